@@ -1,0 +1,145 @@
+"""Every error that lars-agent raises on purpose.
+
+    LarsError
+    ├── ConfigError                a setting that cannot be
+    ├── StateMismatch              tensors that do not fit the adapter they are loaded into
+    ├── DiskFull                   no room for a file; nothing half-written is left
+    ├── ModelError
+    │   ├── ModelNotFound          no such model here
+    │   ├── ModelIncomplete        a file of the model's folder is missing
+    │   ├── ModelCorrupt           a file's bytes are not what they should be
+    │   ├── ModelUnsupported       not a decoder we can adapt, or no chat template
+    │   └── Offline                the model would have to be fetched, and the network does not answer
+    ├── AdapterError
+    │   ├── AdapterNotFound        no such version
+    │   ├── AdapterCorrupt         a file's sha256 is not the manifest's
+    │   └── AdapterIncompatible    made for another base model, or by a newer format
+    ├── TrainingError
+    │   ├── JobInvalid             a job directory that cannot be read
+    │   ├── NothingToLearn         no example survives curation
+    │   ├── ExampleTooLong         prompt and reply do not fit `max_seq_len`
+    │   ├── BudgetTooSmall         refused before it starts
+    │   ├── BudgetExceeded         stopped because the measured memory passed the budget
+    │   ├── WorkerFailed           the worker process ended without a result
+    │   └── JobCancelled
+    └── GenerationError
+        ├── ModelLoading           ask again in a moment
+        ├── PromptTooLong
+        ├── QueueFull              ask again in `retry_after_s`
+        └── GenerationCancelled
+"""
+
+
+class LarsError(Exception):
+    """Base of every error raised on purpose; its message says what failed, the value met, and what to do."""
+
+
+class ConfigError(LarsError):
+    """A setting has a value that cannot be."""
+
+
+class StateMismatch(LarsError):
+    """Adapter tensors do not fit: a key is missing, unexpected, or has another shape."""
+
+
+class DiskFull(LarsError):
+    """A file did not fit on the disk; what was half-written has been removed."""
+
+
+class ModelError(LarsError):
+    """Something is wrong with a base model."""
+
+
+class ModelNotFound(ModelError):
+    """No such base model on this device."""
+
+
+class ModelIncomplete(ModelError):
+    """A file that the model's folder should have is missing."""
+
+
+class ModelCorrupt(ModelError):
+    """A file of the base model does not hold the bytes it should."""
+
+
+class ModelUnsupported(ModelError):
+    """The model is not a decoder that can be adapted, or has no chat template."""
+
+
+class Offline(ModelError):
+    """The model would have to be fetched and the network does not answer."""
+
+
+class AdapterError(LarsError):
+    """Something is wrong with a stored adapter."""
+
+
+class AdapterNotFound(AdapterError):
+    """No such adapter version."""
+
+
+class AdapterCorrupt(AdapterError):
+    """A file of an adapter version is missing, or its sha256 is not the manifest's."""
+
+
+class AdapterIncompatible(AdapterError):
+    """The adapter was made for another base model, or written by a newer lars-agent."""
+
+
+class TrainingError(LarsError):
+    """A training job cannot start or go on."""
+
+
+class JobInvalid(TrainingError):
+    """A job directory is missing a file or holds one that cannot be read."""
+
+
+class NothingToLearn(TrainingError):
+    """No example is left to train on, or none to judge by."""
+
+
+class ExampleTooLong(TrainingError):
+    """A prompt and its reply do not fit the longest sequence allowed."""
+
+
+class BudgetTooSmall(TrainingError):
+    """The memory budget cannot hold even the smallest plan; nothing was loaded."""
+
+
+class BudgetExceeded(TrainingError):
+    """The worker's measured memory passed the budget and it stopped itself."""
+
+
+class WorkerFailed(TrainingError):
+    """The training worker ended without leaving a result."""
+
+
+class JobCancelled(TrainingError):
+    """The job was cancelled."""
+
+
+class GenerationError(LarsError):
+    """A reply cannot be generated."""
+
+
+class ModelLoading(GenerationError):
+    """The base model is still being loaded; ask again in a moment."""
+
+
+class PromptTooLong(GenerationError):
+    """The prompt leaves no room for a reply in the model's context."""
+
+
+class QueueFull(GenerationError):
+    """Too many requests wait already.
+
+    Attributes: `retry_after_s`, whole seconds after which it is worth asking again.
+    """
+
+    def __init__(self, message: str, retry_after_s: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class GenerationCancelled(GenerationError):
+    """The request was cancelled before its reply was finished."""

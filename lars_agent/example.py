@@ -1,0 +1,52 @@
+"""What a model is to learn from: a conversation and the reply it should have had."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+
+class Message(TypedDict):
+    """One turn of a conversation, in the shape chat templates take."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """A conversation up to the reply, and the reply that was wanted.
+
+    Attributes:
+        messages: the turns before the reply, oldest first; the last one is the user's.
+        response: the reply to learn.
+        weight: how much its loss counts, 1.0 for a correction.
+        source_id: the id of the feedback it came from, kept through curation, training and the adapter's manifest.
+    """
+
+    messages: tuple[Message, ...]
+    response: str
+    weight: float = 1.0
+    source_id: str = ""
+
+    def as_dict(self) -> dict[str, object]:
+        """The JSON line of this example (TRL's `prompt`/`completion`, with our weight and source id)."""
+        return {
+            "prompt": [dict(message) for message in self.messages],
+            "completion": [{"role": "assistant", "content": self.response}],
+            "weight": self.weight,
+            "source_id": self.source_id,
+        }
+
+    @classmethod
+    def from_dict(cls, record: dict[str, object]) -> Example:
+        """The inverse of `as_dict`. Raises KeyError, TypeError or ValueError for a record of another shape."""
+        prompt, completion = record["prompt"], record["completion"]
+        if not isinstance(prompt, list) or not isinstance(completion, list) or len(completion) != 1:
+            raise ValueError("an example needs a `prompt` list and a `completion` list of one message")
+        return cls(
+            messages=tuple(Message(role=turn["role"], content=turn["content"]) for turn in prompt),
+            response=completion[0]["content"],
+            weight=float(record.get("weight", 1.0)),  # type: ignore[arg-type]
+            source_id=str(record.get("source_id", "")),
+        )

@@ -1,0 +1,218 @@
+"""What an adapted layer reads, and at which tokens it acts: five ways behind one protocol.
+
+    sequence   as published: over all tokens of the call, acting on all of them
+    learned    the same with a learned softmax over the tokens
+    prompt     over the prompt; kept for the whole reply
+    response   over the prompt as the base model sees it; acts from the last prompt token on
+    causal     running mean over finished chunks; each token sees the chunks before its own
+
+Mean pooling is published as mean + last token; both are one weighted sum over the call's tokens, whose backward needs
+no input. Padding never has weight. A `LayerMemory` carries what a layer must remember from one call to the next
+(prefill, then one token at a time); in training it lives for one batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lars_agent.lars.config import LarsConfig
+from lars_agent.lars.layer import LarsLayer, Response
+
+
+@dataclass
+class Tokens:
+    """The tokens of one forward call of the model.
+
+    Attributes:
+        real: (B, S) bool, False at padding.
+        prompt: (B, S) bool, the prompt's tokens; None when the call holds none.
+        reading: True when the call only reads the prompt for `response` pooling: the adapter does not act.
+        offset: (B,) int64, how many real tokens of each row came in earlier calls.
+    """
+
+    real: Tensor
+    prompt: Tensor | None = None
+    reading: bool = False
+    offset: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.long))
+
+    @cached_property
+    def real_weights(self) -> Tensor:
+        """(B, 1, S) weights of mean + last over the real tokens."""
+        return mean_and_last(self.real)
+
+    @cached_property
+    def prompt_weights(self) -> Tensor:
+        """(B, 1, S) weights of mean + last over the prompt's tokens."""
+        assert self.prompt is not None
+        return mean_and_last(self.prompt)
+
+    @cached_property
+    def position(self) -> Tensor:
+        """(B, S) each token's place in its sequence, padding not counted (a padded token has its neighbour's)."""
+        return self.offset[:, None] + self.real.cumsum(dim=1) - 1
+
+    @cached_property
+    def count(self) -> Tensor:
+        """(B,) real tokens in this call."""
+        return self.real.sum(dim=1)
+
+
+@dataclass
+class LayerMemory:
+    """What one adapted layer keeps between calls, per request or per batch."""
+
+    response: Response | None = None
+    total: Tensor | None = None  # (B, H) float32, sum over the tokens so far
+    count: Tensor | None = None  # (B,) how many
+    last: Tensor | None = None  # (B, H) float32, the last of them
+
+
+class Pooling(Protocol):
+    """One way of pooling: what the adapter adds to a layer's output."""
+
+    def __call__(self, layer: LarsLayer, memory: LayerMemory, x: Tensor, tokens: Tokens) -> Response | None:
+        """The response that holds at each token of `x` (B, S, H): (B, 1 or S, ...), or None to leave them alone."""
+        ...
+
+
+class SequencePooling:
+    """Mean + last over all real tokens of the call, acting on all of them: the published form.
+
+    Served with a KV cache, the prompt is pooled at prefill and then each decoded token over itself.
+    """
+
+    def __call__(self, layer: LarsLayer, memory: LayerMemory, x: Tensor, tokens: Tokens) -> Response | None:
+        """See `Pooling`."""
+        return layer(weighted_sum(tokens.real_weights, x))
+
+
+class LearnedPooling:
+    """Softmax of x · w_p over all real tokens of the call: the published learned form."""
+
+    def __call__(self, layer: LarsLayer, memory: LayerMemory, x: Tensor, tokens: Tokens) -> Response | None:
+        """See `Pooling`."""
+        assert layer.pool_query is not None
+        scores = x.to(layer.pool_query.dtype) @ layer.pool_query  # (B, S)
+        scores = scores.masked_fill(~tokens.real, torch.finfo(scores.dtype).min)
+        return layer(weighted_sum(scores.softmax(dim=1)[:, None, :], x))
+
+
+class PromptPooling:
+    """Mean + last over the prompt's tokens; acts on the prompt too, and the vector is kept for the whole reply."""
+
+    def __call__(self, layer: LarsLayer, memory: LayerMemory, x: Tensor, tokens: Tokens) -> Response | None:
+        """See `Pooling`."""
+        if tokens.prompt is not None:
+            memory.response = layer(weighted_sum(tokens.prompt_weights, x))
+        return memory.response
+
+
+class ResponsePooling:
+    """Mean + last over the prompt as the base model sees it; acts from the last prompt token on.
+
+    The prompt is read in calls marked `reading` (in as many chunks as one likes); the call after them begins with the
+    last prompt token, and from there on the layer's bias is one constant vector.
+    """
+
+    def __call__(self, layer: LarsLayer, memory: LayerMemory, x: Tensor, tokens: Tokens) -> Response | None:
+        """See `Pooling`."""
+        if tokens.reading:
+            remember(memory, x.detach(), tokens)
+            return None
+        if memory.response is None:
+            assert memory.total is not None and memory.count is not None and memory.last is not None
+            memory.response = layer((memory.total / memory.count[:, None] + memory.last)[:, None, :])
+        return memory.response
+
+
+class CausalPooling:
+    """At a token of chunk k, mean + last over the k finished chunks before it; nothing acts in the first chunk."""
+
+    def __init__(self, chunk: int) -> None:
+        self.chunk = chunk
+
+    def __call__(self, layer: LarsLayer, memory: LayerMemory, x: Tensor, tokens: Tokens) -> Response | None:
+        """See `Pooling`."""
+        first = tokens.offset // self.chunk  # (B,) chunk that the call begins in
+        finished = (tokens.offset + tokens.count) // self.chunk - first  # (B,) chunks the call finishes
+        rows = self._carried(layer, memory, x)
+        if int(finished.max()) > 0:
+            ended = layer(self._pool(memory, x, tokens, first, int(finished.max())))
+            rows = Response(torch.cat([rows.bias, ended.bias], 1), torch.cat([rows.gate, ended.gate], 1))
+        self._carry(memory, rows, finished, x, tokens)
+        row = (tokens.position.clamp_min(0) // self.chunk - first[:, None]).clamp_min(0)  # (B, S)
+        chosen = torch.nn.functional.one_hot(row, rows.bias.shape[1]).to(rows.bias.dtype)  # (B, S, 1 + K)
+        return Response(chosen @ rows.bias, chosen @ rows.gate)
+
+    def _carried(self, layer: LarsLayer, memory: LayerMemory, x: Tensor) -> Response:
+        """The response of the last chunk finished in earlier calls, (B, 1, ...); zero when there is none."""
+        if memory.response is not None:
+            return memory.response
+        shape = (x.shape[0], 1)
+        dtype = layer.up.dtype
+        return Response(
+            torch.zeros(*shape, layer.out_features, dtype=dtype, device=x.device),
+            torch.zeros(*shape, layer.rank, dtype=dtype, device=x.device),
+        )
+
+    def _pool(self, memory: LayerMemory, x: Tensor, tokens: Tokens, first: Tensor, rows: int) -> Tensor:
+        """(B, rows, H): mean + last up to the end of each chunk that this call finishes."""
+        end = (first[:, None] + 1 + torch.arange(rows, device=x.device)) * self.chunk  # (B, K) tokens before the boundary
+        position, real = tokens.position[:, None, :], tokens.real[:, None, :]
+        weights = (real & (position < end[..., None])) / end[..., None]
+        weights = weights + (real & (position == end[..., None] - 1))
+        pooled = weighted_sum(weights, x)
+        return pooled if memory.total is None else pooled + memory.total[:, None, :] / end[..., None]
+
+    def _carry(self, memory: LayerMemory, rows: Response, finished: Tensor, x: Tensor, tokens: Tokens) -> None:
+        """Remembers the last finished chunk's response and the sum over all tokens so far."""
+        batch = torch.arange(x.shape[0], device=x.device)
+        memory.response = Response(rows.bias[batch, finished][:, None], rows.gate[batch, finished][:, None])
+        total = weighted_sum(tokens.real[:, None, :].float(), x)[:, 0]
+        memory.total = total if memory.total is None else memory.total + total
+
+
+def pooling_for(config: LarsConfig) -> Pooling:
+    """The pooling that `config` names."""
+    kinds = {
+        "sequence": SequencePooling,
+        "learned": LearnedPooling,
+        "prompt": PromptPooling,
+        "response": ResponsePooling,
+    }
+    return CausalPooling(config.chunk) if config.pooling == "causal" else kinds[config.pooling]()
+
+
+def mean_and_last(mask: Tensor) -> Tensor:
+    """(B, 1, S) float32 weights: 1/n at each of the n tokens of `mask` (B, S), and 1 more at the last of them."""
+    return mask[:, None, :] / mask.sum(dim=1).clamp_min(1)[:, None, None] + is_last(mask)[:, None, :]
+
+
+def is_last(mask: Tensor) -> Tensor:
+    """(B, S) bool: True at the last True of each row."""
+    return mask & (mask.cumsum(dim=1) == mask.sum(dim=1, keepdim=True))
+
+
+def weighted_sum(weights: Tensor, x: Tensor) -> Tensor:
+    """(B, K, H) in float32 or better: `weights` (B, K, S) over the tokens of `x` (B, S, H). Backward needs no `x`
+    unless the weights learn.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return torch.bmm(weights.to(dtype), x.to(dtype))
+
+
+def remember(memory: LayerMemory, x: Tensor, tokens: Tokens) -> None:
+    """Adds the call's real tokens to the running sum, and keeps the last of them."""
+    rows = weighted_sum(torch.stack([tokens.real, is_last(tokens.real)], dim=1).float(), x)  # (B, 2, H)
+    total, last = rows[:, 0], rows[:, 1]
+    if memory.total is None or memory.count is None or memory.last is None:
+        memory.total, memory.count, memory.last = total, tokens.count, last
+        return
+    memory.total = memory.total + total
+    memory.count = memory.count + tokens.count
+    memory.last = torch.where((tokens.count > 0)[:, None], last, memory.last)

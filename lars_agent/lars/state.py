@@ -1,0 +1,101 @@
+"""Adapter tensors on disk: `adapter_config.json` and `adapter_model.safetensors`, strictly what the adapter has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_bytes
+from safetensors.torch import save as save_bytes
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lars_agent.errors import AdapterCorrupt, AdapterIncompatible, ConfigError, StateMismatch
+from lars_agent.files import write_atomically
+from lars_agent.lars.config import LarsConfig
+from lars_agent.lars.inject import LarsAdapter
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+PEFT_TYPE = "LARS"
+
+
+def adapter_state(adapter: LarsAdapter) -> dict[str, Tensor]:
+    """Copies of the adapter's tensors, keyed `<layer name>.<parameter>`."""
+    return {
+        f"{name}.{key}": tensor.detach().clone().contiguous()
+        for name, layer in adapter.by_name.items()
+        for key, tensor in layer.state_dict().items()
+    }
+
+
+def load_state(adapter: LarsAdapter, state: dict[str, Tensor]) -> None:
+    """The adapter holds exactly `state`. Raises StateMismatch, with nothing loaded, for any other key or shape."""
+    own = {
+        f"{name}.{key}": tensor
+        for name, layer in adapter.by_name.items()
+        for key, tensor in layer.state_dict(keep_vars=True).items()
+    }
+    for key in sorted(own.keys() ^ state.keys()):
+        raise StateMismatch(f"adapter tensor {key!r} is {'missing' if key in own else 'not part of this adapter'}")
+    for key, tensor in own.items():
+        if tensor.shape != state[key].shape:
+            raise StateMismatch(f"adapter tensor {key!r} has shape {tuple(state[key].shape)}, not {tuple(tensor.shape)}")
+    with torch.no_grad():
+        for key, tensor in own.items():
+            tensor.copy_(state[key])
+
+
+def save_adapter(adapter: LarsAdapter, folder: Path, *, base_model: str, revision: str | None) -> None:
+    """`folder` holds the adapter, each file written whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / WEIGHTS_FILE, save_bytes(adapter_state(adapter)))
+    write_atomically(folder / CONFIG_FILE, json.dumps(peft_config(adapter.config, base_model, revision), indent=2) + "\n")
+
+
+def peft_config(config: LarsConfig, base_model: str, revision: str | None) -> dict[str, Any]:
+    """The content of `adapter_config.json`: PEFT's common fields, and LARS's own under their own names."""
+    return {
+        "peft_type": PEFT_TYPE,
+        "task_type": "CAUSAL_LM",
+        "inference_mode": True,
+        "base_model_name_or_path": base_model,
+        "revision": revision,
+        **config.as_dict(),
+    }
+
+
+def read_config(folder: Path) -> LarsConfig:
+    """The LARS config in `folder`. Raises AdapterCorrupt or AdapterIncompatible."""
+    try:
+        record = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AdapterCorrupt(f"{folder / CONFIG_FILE} cannot be read ({error}); activate another version") from error
+    if not isinstance(record, dict) or record.get("peft_type") != PEFT_TYPE:
+        raise AdapterIncompatible(f"{folder / CONFIG_FILE} is not of peft_type {PEFT_TYPE!r}")
+    common = {"peft_type", "task_type", "inference_mode", "base_model_name_or_path", "revision"}
+    try:
+        return LarsConfig.from_dict({key: value for key, value in record.items() if key not in common})
+    except (ConfigError, TypeError) as error:
+        raise AdapterIncompatible(f"{folder / CONFIG_FILE}: {error}") from error
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> LarsAdapter:
+    """The adapter in `folder`, for `model`, frozen and in evaluation mode.
+
+    Raises AdapterCorrupt for a file that cannot be read, AdapterIncompatible where the tensors are another model's.
+    """
+    config = read_config(folder)
+    try:
+        state = load_bytes((folder / WEIGHTS_FILE).read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise AdapterCorrupt(f"{folder / WEIGHTS_FILE} cannot be read ({error}); activate another version") from error
+    try:
+        adapter = LarsAdapter.for_model(model, config)
+        load_state(adapter, state)
+    except (StateMismatch, ConfigError) as error:
+        raise AdapterIncompatible(f"{folder} was made for another base model: {error}") from error
+    return adapter.eval().requires_grad_(False)

@@ -1,0 +1,1 @@
+"""Replies from the base model with the adapter that is in use."""

@@ -1,0 +1,57 @@
+"""One reply, token by token, with a KV cache and one adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from lars_agent.lars.forward import read_prompt
+from lars_agent.lars.inject import AdapterMemory, Attachment, LarsAdapter
+from lars_agent.lars.pooling import Tokens
+
+
+class Decoder:
+    """The state of one reply: KV cache, what the adapter remembers of the prompt, and how far it has come.
+
+    Its log-probabilities are those of the teacher-forced pass in `lars_agent.lars.forward` for `prompt`, `response` and
+    `causal` pooling.
+    """
+
+    def __init__(self, attachment: Attachment, adapter: LarsAdapter | None) -> None:
+        self.attachment, self.adapter = attachment, adapter
+        self.memory = AdapterMemory()
+        self.cache = DynamicCache(config=attachment.model.config)
+        self.seen = 0
+
+    @torch.no_grad()
+    def prefill(self, prompt: Sequence[int]) -> Tensor:
+        """(V,) float32 logits of the reply's first token. Call once, with a prompt of at least one token."""
+        ids = torch.tensor([list(prompt)])
+        if self.adapter is not None and self.adapter.config.pooling == "response":
+            self.cache = read_prompt(self.attachment, self.adapter, self.memory, ids, torch.ones_like(ids).bool())
+            self.seen = len(prompt) - 1
+            return self._forward(ids[:, -1:], prompt=False)
+        return self._forward(ids, prompt=True)
+
+    @torch.no_grad()
+    def step(self, token: int) -> Tensor:
+        """(V,) float32 logits of the token after `token`."""
+        return self._forward(torch.tensor([[token]]), prompt=False)
+
+    def _forward(self, ids: Tensor, *, prompt: bool) -> Tensor:
+        real = torch.ones_like(ids, dtype=torch.bool)
+        tokens = Tokens(real=real, prompt=real if prompt else None, offset=torch.tensor([self.seen]))
+        with self.attachment.call(self.adapter, self.memory, tokens):
+            logits = self.attachment.model(
+                input_ids=ids,
+                attention_mask=torch.ones(1, self.seen + ids.shape[1], dtype=torch.long),
+                position_ids=torch.arange(self.seen, self.seen + ids.shape[1])[None],
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits
+        self.seen += ids.shape[1]
+        return logits[0, -1].float()  # type: ignore[no-any-return]

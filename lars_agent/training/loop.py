@@ -1,0 +1,189 @@
+"""Trains an adapter and keeps its best step.
+
+An adapter conditioned on its prompt learns its examples by heart (see METHOD.md, section 4), so the held-out loss is
+measured while training and the best step, not the last one, is the result. The loop is a pure function of its seed, its
+data and its thread count: a run that is interrupted and resumed ends in the same bytes as one that is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lars_agent.errors import ConfigError, NothingToLearn
+from lars_agent.lars.inject import Attachment, LarsAdapter
+from lars_agent.lars.state import adapter_state, load_state
+from lars_agent.training.batches import Encoded, batch_indices, collate
+from lars_agent.training.evaluate import mean_loss, reply_nll
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How an adapter is trained.
+
+    Attributes:
+        steps: optimizer steps; one reads `batch_size` x `accumulation` examples.
+        learning_rate: the peak, reached after `warmup_steps`, then a cosine down to zero.
+        weight_decay: AdamW's, on matrices only.
+        clip_norm: the gradient's largest 2-norm.
+        evaluate_every, checkpoint_every: in steps.
+        patience: stop after this many evaluations without a better held-out loss; 0 to run all steps.
+        max_seq_len: prompt and reply together, in tokens.
+        seed: of the fresh adapter, the order of the data and the dropout.
+    """
+
+    steps: int = 160
+    batch_size: int = 8
+    accumulation: int = 1
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 10
+    clip_norm: float = 1.0
+    evaluate_every: int = 20
+    checkpoint_every: int = 20
+    patience: int = 0
+    max_seq_len: int = 1024
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulation", "evaluate_every", "checkpoint_every", "max_seq_len"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"training.{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("learning_rate", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"training.{name} must be above 0, not {getattr(self, name)}")
+        for name in ("warmup_steps", "patience", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"training.{name} must not be negative, not {getattr(self, name)}")
+
+
+@dataclass
+class Progress:
+    """Where a run stands; together with adapter, optimizer and RNG it is all that a checkpoint needs."""
+
+    step: int = 0
+    loss: float = math.nan
+    best_step: int = 0
+    best_loss: float = math.inf
+    heldout_loss: float | None = None
+    evaluations_since_best: int = 0
+    best_state: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Trainer:
+    """One training run of `adapter` on `train`, judged on `heldout`.
+
+    Raises NothingToLearn when either is empty.
+    """
+
+    def __init__(
+        self,
+        attachment: Attachment,
+        adapter: LarsAdapter,
+        config: TrainConfig,
+        train: Sequence[Encoded],
+        heldout: Sequence[Encoded],
+        pad_id: int,
+    ) -> None:
+        if not train or not heldout:
+            raise NothingToLearn(f"{len(train)} examples to learn and {len(heldout)} to judge by; both must be at least 1")
+        self.attachment, self.adapter, self.config = attachment, adapter, config
+        self.train_rows, self.heldout_rows, self.pad_id = train, heldout, pad_id
+        self.optimizer = torch.optim.AdamW(parameter_groups(adapter, config.weight_decay), lr=config.learning_rate)
+        self.progress = Progress()
+
+    def run(
+        self,
+        *,
+        on_step: Callable[[Progress], None] = lambda progress: None,
+        on_checkpoint: Callable[[Trainer], None] = lambda trainer: None,
+        should_stop: Callable[[], bool] = lambda: False,
+        between: Callable[[], None] = lambda: None,
+    ) -> bool:
+        """True when all steps are done (the adapter then holds its best step), False when `should_stop` said so.
+
+        `on_step` is called after each step, `between` after each piece of work, `on_checkpoint` every
+        `checkpoint_every` steps and before stopping.
+        """
+        self._begin(between)
+        while self.progress.step < self.config.steps and not self._out_of_patience():
+            if should_stop():
+                on_checkpoint(self)
+                return False
+            self._step(between)
+            if self.progress.step % self.config.evaluate_every == 0 or self.progress.step == self.config.steps:
+                self._evaluate(between)
+            on_step(self.progress)
+            if self.progress.step % self.config.checkpoint_every == 0:
+                on_checkpoint(self)
+        load_state(self.adapter, self.progress.best_state)
+        return True
+
+    def _begin(self, between: Callable[[], None]) -> None:
+        """A fresh run seeds the dropout and measures where it starts from, which may stay the best."""
+        if self.progress.best_state:
+            return
+        torch.manual_seed(self.config.seed)
+        self._evaluate(between)
+
+    def _out_of_patience(self) -> bool:
+        return 0 < self.config.patience <= self.progress.evaluations_since_best
+
+    def _step(self, between: Callable[[], None]) -> None:
+        """One optimizer step over `accumulation` micro-batches, each reply token weighing the same in all of them."""
+        self.adapter.train()
+        rows = self._rows_of_step()
+        weighted_tokens = sum(row.weight * len(row.reply) for row in rows)
+        total = 0.0
+        for start in range(0, len(rows), self.config.batch_size):
+            batch = collate(rows[start : start + self.config.batch_size], self.pad_id)
+            loss = (reply_nll(self.attachment, self.adapter, batch) * batch.weight).sum() / weighted_tokens
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+            between()
+        torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), self.config.clip_norm)
+        self._set_learning_rate()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        self.progress.loss, self.progress.heldout_loss = total, None
+
+    def _rows_of_step(self) -> list[Encoded]:
+        size = self.config.batch_size * self.config.accumulation
+        indices = batch_indices(len(self.train_rows), size, self.progress.step, self.config.seed)
+        return sorted((self.train_rows[index] for index in indices), key=len)
+
+    def _set_learning_rate(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.progress.step, self.config)
+
+    def _evaluate(self, between: Callable[[], None]) -> None:
+        """The held-out loss is measured, and the adapter kept if it is the best so far."""
+        progress = self.progress
+        progress.heldout_loss = mean_loss(self.attachment, self.adapter, self.heldout_rows, self.pad_id, between)
+        progress.evaluations_since_best += 1
+        if progress.heldout_loss < progress.best_loss or not progress.best_state:
+            progress.best_loss, progress.best_step = progress.heldout_loss, progress.step
+            progress.best_state = adapter_state(self.adapter)
+            progress.evaluations_since_best = 0
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """The rate of step number `step` (from 0): linear warm-up, then a cosine to zero."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    share = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def parameter_groups(adapter: LarsAdapter, weight_decay: float) -> list[dict[str, object]]:
+    """AdamW's groups: matrices decay; vectors, norms and scalars do not."""
+    parameters = list(adapter.parameters())
+    return [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]

@@ -1,0 +1,196 @@
+"""The training worker: `python -m lars_agent.training.worker JOB_DIR`.
+
+A process of its own, so that its memory limit, its priority and its death concern nobody else. It reads the job
+directory, trains from the last sound checkpoint, measures candidate, incumbent and base model, and leaves `candidate/`
+and `result.json`. It judges nothing and opens no database.
+
+Exit status: 0 with a result.json (also when the result is a failure with words), 75 when SIGTERM made it stop at a
+checkpoint, anything else for a crash. The same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lars_agent.errors import BudgetExceeded, ExampleTooLong, JobInvalid, LarsError
+from lars_agent.example import Example
+from lars_agent.files import write_atomically
+from lars_agent.lars import LarsAdapter, LarsConfig, attach, load_adapter, save_adapter
+from lars_agent.memory.measure import peak_rss_bytes, rss_bytes
+from lars_agent.models.open import OpenedModel, open_model
+from lars_agent.training import checkpoint
+from lars_agent.training.batches import Encoded, encode, pad_id
+from lars_agent.training.evaluate import general_text, score
+from lars_agent.training.gate import Scores
+from lars_agent.training.job import (
+    CANDIDATE,
+    HELDOUT_FILE,
+    PROGRESS_FILE,
+    TRAIN_FILE,
+    JobResult,
+    JobSpec,
+    read_examples,
+    read_progress,
+)
+from lars_agent.training.loop import Progress, TrainConfig, Trainer, learning_rate
+
+EXIT_STOPPED = 75
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Worker:
+    """One job, from its directory to its result."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.spec = JobSpec.read(folder)
+        self.config = TrainConfig(**self.spec.training)
+        self.stopping = False
+        self.started = time.monotonic()
+        self.earlier_s = 0.0
+
+    def run(self) -> bool:
+        """True when result.json is there, False when the worker was asked to stop before that."""
+        signal.signal(signal.SIGTERM, self._stop)
+        torch.set_num_threads(self.spec.threads or os.cpu_count() or 1)
+        opened = self._open_model()
+        train, heldout = self._encoded(opened, TRAIN_FILE), self._encoded(opened, HELDOUT_FILE)
+        attachment = attach(opened.model)
+        adapter = LarsAdapter.for_model(opened.model, LarsConfig.from_dict(self.spec.lars), seed=self.config.seed)
+        trainer = Trainer(attachment, adapter, self.config, train, heldout, pad_id(opened.tokenizer))
+        checkpoint.resume(trainer, self.folder)
+        self._begin_progress(trainer.progress.step)
+        if not trainer.run(
+            on_step=self._on_step,
+            on_checkpoint=lambda trainer: self._checkpoint(trainer),
+            should_stop=lambda: self.stopping,
+            between=self.guard,
+        ):
+            return False
+        self._judge(opened, trainer)
+        return True
+
+    def guard(self) -> None:
+        """Raises BudgetExceeded when the process holds more memory than the job allows."""
+        held = rss_bytes()
+        if self.spec.budget_bytes is not None and held > self.spec.budget_bytes:
+            raise BudgetExceeded(
+                f"training holds {held:,} bytes, the budget is {self.spec.budget_bytes:,}; "
+                "raise memory.budget_bytes or lower training.batch_size"
+            )
+
+    def elapsed_s(self) -> float:
+        """Seconds of work so far, earlier runs of the same job included."""
+        return self.earlier_s + time.monotonic() - self.started
+
+    def _stop(self, signum: int, frame: object) -> None:
+        self.stopping = True
+
+    def _open_model(self) -> OpenedModel:
+        opened = open_model(Path(self.spec.model_path), DTYPES[self.spec.dtype])
+        if opened.sha256 != self.spec.model_sha256:
+            raise JobInvalid(
+                f"the model in {self.spec.model_path} has sha256 {opened.sha256}, the job was made for "
+                f"{self.spec.model_sha256}; start a new job"
+            )
+        self.guard()
+        return opened
+
+    def _encoded(self, opened: OpenedModel, name: str) -> list[Encoded]:
+        """The examples of the file `name` as tokens; those that are too long are left out and said so in the log."""
+        rows = []
+        for example in read_examples(self.folder / name):
+            try:
+                rows.append(encode(opened.tokenizer, _cleaned(example), self.config.max_seq_len))
+            except ExampleTooLong as error:
+                sys.stderr.write(f"left out: {error}\n")
+        return rows
+
+    def _begin_progress(self, step: int) -> None:
+        """progress.jsonl ends with the step that is resumed, with no torn line."""
+        lines = [line for line in read_progress(self.folder) if line["phase"] == "training" and line["step"] <= step]
+        self.earlier_s = lines[-1]["elapsed_s"] if lines else 0.0
+        write_atomically(self.folder / PROGRESS_FILE, "".join(json.dumps(line) + "\n" for line in lines))
+
+    def _append_progress(self, phase: str, **values: Any) -> None:
+        line = {"time": time.time(), "phase": phase, "steps": self.config.steps, **values}
+        line |= {"rss_bytes": rss_bytes(), "elapsed_s": round(self.elapsed_s(), 3)}
+        with (self.folder / PROGRESS_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _on_step(self, progress: Progress) -> None:
+        values: dict[str, Any] = {"step": progress.step, "loss": progress.loss}
+        values["lr"] = learning_rate(progress.step - 1, self.config)
+        if progress.heldout_loss is not None:
+            values["heldout_loss"] = progress.heldout_loss
+        self._append_progress("training", **values)
+
+    def _checkpoint(self, trainer: Trainer) -> None:
+        checkpoint.save_checkpoint(trainer, self.folder)
+
+    def _judge(self, opened: OpenedModel, trainer: Trainer) -> None:
+        """Measures the three adapters' losses, then writes the candidate and the result."""
+        progress = trainer.progress
+        self._append_progress("judging", step=progress.step, loss=progress.loss)
+        general = general_text(opened.tokenizer)
+
+        def scores(adapter: LarsAdapter | None) -> Scores:
+            return score(
+                trainer.attachment, adapter, trainer.heldout_rows, general, trainer.pad_id, between=self.guard
+            )
+
+        candidate, base = scores(trainer.adapter), scores(None)
+        incumbent = base if self.spec.parent is None else scores(load_adapter(opened.model, Path(self.spec.parent)))
+        save_adapter(
+            trainer.adapter,
+            self.folder / CANDIDATE,
+            base_model=self.spec.base_model,
+            revision=self.spec.base_model_revision,
+        )
+        self._append_progress("done", step=progress.step, loss=progress.loss)
+        JobResult(
+            status="succeeded",
+            best_step=progress.best_step,
+            steps=progress.step,
+            candidate=candidate,
+            incumbent=incumbent,
+            base=base,
+            peak_bytes=peak_rss_bytes(),
+            seconds=round(self.elapsed_s(), 3),
+            losses={"train": progress.loss, "heldout": progress.best_loss},
+        ).write(self.folder)
+
+
+def _cleaned(example: Example) -> Example:
+    """The example without surrounding white space in its reply: a reply never ends in a line break when served."""
+    return Example(example.messages, example.response.strip(), example.weight, example.source_id)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the worker on the one job directory in `arguments`; returns the exit status."""
+    if len(arguments) != 1:
+        sys.stderr.write("usage: python -m lars_agent.training.worker JOB_DIR\n")
+        return 2
+    folder = Path(arguments[0])
+    try:
+        return 0 if Worker(folder).run() else EXIT_STOPPED
+    except LarsError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        if not folder.is_dir():
+            return 2
+        JobResult(
+            status="failed", error=str(error), error_type=type(error).__name__, peak_bytes=peak_rss_bytes()
+        ).write(folder)
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

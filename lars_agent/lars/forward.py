@@ -101,5 +101,5 @@ def read_prompt(
             use_cache=True,
             logits_to_keep=1,
         )
-    cache.crop(prompt_ids.shape[1] - 1)
+    cache.crop(-1)
     return cache

@@ -164,7 +164,7 @@ class CausalPooling:
         """(B, rows, H): mean + last up to the end of each chunk that this call finishes."""
         end = (first[:, None] + 1 + torch.arange(rows, device=x.device)) * self.chunk  # (B, K) tokens before the boundary
         position, real = tokens.position[:, None, :], tokens.real[:, None, :]
-        weights = (real & (position < end[..., None])) / end[..., None]
+        weights = (real & (position < end[..., None])).double() / end[..., None]
         weights = weights + (real & (position == end[..., None] - 1))
         pooled = weighted_sum(weights, x)
         return pooled if memory.total is None else pooled + memory.total[:, None, :] / end[..., None]
@@ -189,8 +189,8 @@ def pooling_for(config: LarsConfig) -> Pooling:
 
 
 def mean_and_last(mask: Tensor) -> Tensor:
-    """(B, 1, S) float32 weights: 1/n at each of the n tokens of `mask` (B, S), and 1 more at the last of them."""
-    return mask[:, None, :] / mask.sum(dim=1).clamp_min(1)[:, None, None] + is_last(mask)[:, None, :]
+    """(B, 1, S) float64 weights: 1/n at each of the n tokens of `mask` (B, S), and 1 more at the last of them."""
+    return mask[:, None, :].double() / mask.sum(dim=1).clamp_min(1)[:, None, None] + is_last(mask)[:, None, :]
 
 
 def is_last(mask: Tensor) -> Tensor:

@@ -1,0 +1,50 @@
+# Verbs: run, test, lint, types, format, bench, demo, clean. Each does the set-up it needs; run twice, it redoes nothing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint types format bench demo clean
+
+help:  ## What there is
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
+
+run: $(VENV)/.run  ## Start the daemon on loopback; the first time, install it and fetch the default model
+	$(BIN)/lars-agent serve
+
+test: lint types  ## Lint, check the types, run all tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test  ## ruff, format and rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.test  ## mypy --strict on both packages
+	$(BIN)/mypy
+
+format: $(VENV)/.test  ## Put the source into shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.test  ## Sweep of pooling modes, learning rates and seeds against PEFT LoRA (hours)
+	$(BIN)/python -m bench.quality
+
+demo: $(VENV)/.run  ## The whole loop on the real default model, within 20 minutes
+	$(BIN)/python -m examples.demo
+
+clean:  ## Remove the virtual environment and all caches
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info
+
+$(VENV)/.venv:
+	$(PYTHON) -c 'import sys; sys.exit("lars-agent needs Python 3.11 or newer, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/.venv
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/.venv
+	$(PIP) --editable '.[test,bench]'
+	touch $@ $(VENV)/.run

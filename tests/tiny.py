@@ -37,6 +37,7 @@ COMMON: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
     "pad_token_id": 0,
+    "initializer_range": 0.3,  # so that logits are far enough apart to be learned and told apart
 }
 CONFIGS: dict[str, Any] = {
     "llama": lambda: LlamaConfig(**COMMON, tie_word_embeddings=True),
@@ -46,7 +47,8 @@ CONFIGS: dict[str, Any] = {
     "phi": lambda: PhiConfig(**COMMON),
     "mistral": lambda: MistralConfig(**COMMON, sliding_window=None),
     "gpt2": lambda: GPT2Config(
-        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=512, bos_token_id=1, eos_token_id=2, pad_token_id=0
+        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=512, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+        initializer_range=0.3,
     ),
 }
 

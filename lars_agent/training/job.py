@@ -100,15 +100,20 @@ class JobResult:
 
     def write(self, folder: Path) -> None:
         """`folder` holds result.json."""
-        write_atomically(folder / RESULT_FILE, json.dumps(asdict(self), indent=2) + "\n")
+        record = asdict(self) | {
+            name: scores.as_dict()
+            for name, scores in (("candidate", self.candidate), ("incumbent", self.incumbent), ("base", self.base))
+            if scores is not None
+        }
+        write_atomically(folder / RESULT_FILE, json.dumps(record, indent=2) + "\n")
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> JobResult:
-        """The inverse of `dataclasses.asdict`."""
+        """The inverse of `write`. Raises KeyError, TypeError or ValueError for a record of another shape."""
         values = dict(record)
         for name in ("candidate", "incumbent", "base"):
             if values.get(name) is not None:
-                values[name] = Scores(**values[name])
+                values[name] = Scores.from_dict(values[name])
         return cls(**values)
 
 
@@ -118,7 +123,7 @@ def read_result(folder: Path) -> JobResult | None:
         return None
     try:
         return JobResult.from_dict(_read_object(folder / RESULT_FILE))
-    except TypeError as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise JobInvalid(f"{folder / RESULT_FILE}: {error}") from error
 
 

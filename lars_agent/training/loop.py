@@ -8,8 +8,9 @@ data and its thread count: a run that is interrupted and resumed ends in the sam
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,6 +60,14 @@ class TrainConfig:
         for name in ("warmup_steps", "patience", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"training.{name} must not be negative, not {getattr(self, name)}")
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> TrainConfig:
+        """The config in `record`. Raises ConfigError for a key or a value that cannot be."""
+        unknown = sorted(set(record) - {item.name for item in fields(cls)})
+        if unknown:
+            raise ConfigError(f"unknown training setting {unknown[0]!r}; known are {[item.name for item in fields(cls)]}")
+        return cls(**record)
 
 
 @dataclass

@@ -52,7 +52,7 @@ class Worker:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.spec = JobSpec.read(folder)
-        self.config = TrainConfig(**self.spec.training)
+        self.config = TrainConfig.from_dict(self.spec.training)
         self.stopping = False
         self.started = time.monotonic()
         self.earlier_s = 0.0

@@ -1,0 +1,174 @@
+"""How well each pooling mode learns a persona: modes x learning rates x seeds, with PEFT's LoRA beside them.
+
+    python -m bench.quality            the whole sweep; goes on where it was stopped
+    python -m bench.quality --report   writes bench/results/quality.json from the cells that are there
+
+Every cell trains on the same curated feedback of examples/mara, keeps its best held-out step, and then answers prompts
+it has never seen, decoded as the endpoint decodes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+
+from bench import record
+from bench.persona import examples, probes, replies
+from lars_agent.lars import LarsAdapter, LarsConfig, attach
+from lars_agent.lars.inject import Attachment
+from lars_agent.models.library import ModelLibrary
+from lars_agent.models.open import OpenedModel, open_model
+from lars_agent.training.batches import batch_indices, collate, encode, pad_id
+from lars_agent.training.curate import CurationPolicy, curate
+from lars_agent.training.evaluate import general_text, mean_loss, reply_nll
+from lars_agent.training.loop import TrainConfig, Trainer, learning_rate
+
+CELLS = record.RESULTS / "quality-cells.jsonl"
+METHODS = ("response+token", "prompt+token", "response", "prompt", "sequence", "causal", "learned", "lora")
+RATES = (1e-3, 2e-3)
+SEEDS = (0, 1, 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--methods", nargs="*", default=METHODS)
+    parser.add_argument("--rates", nargs="*", type=float, default=RATES)
+    parser.add_argument("--seeds", nargs="*", type=int, default=SEEDS)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--models", type=Path, default=Path(".cache/models"))
+    parser.add_argument("--report", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if not options.report:
+        model_folder = ModelLibrary(options.models).pull("default").folder
+        for seed in options.seeds:
+            for method in options.methods:
+                for rate in options.rates:
+                    run_cell(model_folder, method, rate, seed, options)
+    report()
+
+
+def run_cell(folder: Path, method: str, rate: float, seed: int, options: argparse.Namespace) -> None:
+    """The cell's line is in the cells file; a cell that is there already is not run again."""
+    key = {"method": method, "rate": rate, "seed": seed, "steps": options.steps, "batch_size": options.batch_size}
+    if any({name: cell[name] for name in key} == key for cell in cells()):
+        return
+    config = TrainConfig(
+        steps=options.steps,
+        batch_size=options.batch_size,
+        learning_rate=rate,
+        evaluate_every=10,
+        checkpoint_every=10_000,
+        seed=seed,
+    )
+    measured = Cell(open_model(folder, torch.float32), config).run(method)
+    record.RESULTS.mkdir(exist_ok=True)
+    with CELLS.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(key | measured) + "\n")
+    print(json.dumps(key | measured), flush=True)
+
+
+class Cell:
+    """One training run and its scores."""
+
+    def __init__(self, opened: OpenedModel, config: TrainConfig) -> None:
+        self.tokenizer, self.config = opened.tokenizer, config
+        self.attachment: Attachment = attach(opened.model)
+        self.pad = pad_id(opened.tokenizer)
+        curated = curate(examples(), CurationPolicy(), seed=0)
+        self.train = [encode(self.tokenizer, example, config.max_seq_len) for example in curated.train]
+        self.heldout = [encode(self.tokenizer, example, config.max_seq_len) for example in curated.heldout]
+        self.general = general_text(self.tokenizer)
+
+    def run(self, method: str) -> dict[str, Any]:
+        base_text = mean_loss(self.attachment, None, self.general, self.pad)
+        started = time.monotonic()
+        adapter, best_step, heldout = self._lora() if method == "lora" else self._lars(method)
+        seconds = time.monotonic() - started
+        return self._scores(adapter) | {
+            "best_step": best_step,
+            "heldout_loss": round(heldout, 4),
+            "text_rise": round(mean_loss(self.attachment, adapter, self.general, self.pad) / base_text - 1, 4),
+            "train_seconds": round(seconds, 1),
+        }
+
+    def _scores(self, adapter: LarsAdapter | None) -> dict[str, Any]:
+        held_out = probes()
+        texts = replies(self.attachment, adapter, self.tokenizer, [probe.prompt for probe in held_out])
+        passed = {
+            kind: [p.passed(text) for p, text in zip(held_out, texts, strict=True) if p.kind == kind]
+            for kind in ("fact", "style")
+        }
+        return {f"{kind}_rate": round(sum(marks) / len(marks), 4) for kind, marks in passed.items()}
+
+    def _lars(self, method: str) -> tuple[LarsAdapter, int, float]:
+        pooling, _, token = method.partition("+")
+        lars = LarsConfig(pooling=pooling, token_term=token == "token")  # type: ignore[arg-type]
+        adapter = LarsAdapter.for_model(self.attachment.model, lars, seed=self.config.seed)
+        trainer = Trainer(self.attachment, adapter, self.config, self.train, self.heldout, self.pad)
+        trainer.run()
+        return adapter, trainer.progress.best_step, trainer.progress.best_loss
+
+    def _lora(self) -> tuple[None, int, float]:
+        """PEFT's LoRA on every linear layer but the head (r 8, alpha 16, dropout 0.05), its best step kept too."""
+        torch.manual_seed(self.config.seed)
+        lora = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM")
+        model = inject_adapter_in_model(lora, self.attachment.model)
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay)
+        best: tuple[float, int, list[torch.Tensor]] = (float("inf"), 0, [])
+        for step in range(self.config.steps):
+            model.train()
+            self._lora_step(parameters, optimizer, step)
+            model.eval()
+            if (step + 1) % self.config.evaluate_every == 0:
+                loss = mean_loss(self.attachment, None, self.heldout, self.pad)
+                if loss < best[0]:
+                    best = (loss, step + 1, [parameter.detach().clone() for parameter in parameters])
+        with torch.no_grad():
+            for parameter, kept in zip(parameters, best[2], strict=True):
+                parameter.copy_(kept)
+        return None, best[1], best[0]
+
+    def _lora_step(self, parameters: list[torch.Tensor], optimizer: torch.optim.Optimizer, step: int) -> None:
+        indices = batch_indices(len(self.train), self.config.batch_size, step, self.config.seed)
+        batch = collate([self.train[index] for index in indices], self.pad)
+        loss = reply_nll(self.attachment, None, batch).sum() / batch.reply_tokens
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.config)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+def cells() -> list[dict[str, Any]]:
+    """The cells measured so far."""
+    return [json.loads(line) for line in CELLS.read_text().splitlines()] if CELLS.exists() else []
+
+
+def report() -> None:
+    """bench/results/quality.json holds a row per method, rate and score, and the cells behind it."""
+    groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for cell in cells():
+        groups.setdefault((cell["method"], cell["rate"]), []).append(cell)
+    rows = []
+    for (method, rate), members in sorted(groups.items()):
+        note = f"{len(members)} seeds, {members[0]['steps']} steps of {members[0]['batch_size']}"
+        for score, better in (("fact_rate", "higher"), ("style_rate", "higher"), ("text_rise", "lower")):
+            values = [member[score] for member in members]
+            rows.append(record.row(f"{score}/{method}/{rate:g}", values, "ratio", better, note=note))  # type: ignore[arg-type]
+    print(record.write("quality", "python -m bench.quality", rows, cells=cells()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""The engine: replies, streams, pins, swaps, refuses and cancels."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from lars_agent.errors import (
+    AdapterCorrupt,
+    AdapterIncompatible,
+    AdapterNotFound,
+    GenerationCancelled,
+    GenerationError,
+    PromptTooLong,
+    QueueFull,
+)
+from lars_agent.example import Message
+from lars_agent.lars.state import WEIGHTS_FILE
+from lars_agent.runtime.engine import Engine, GenerationRequest
+from tests.runtime.conftest import publish, publish_candidate
+from tests.tiny import tiny_model
+
+LONG_S = 60.0
+
+
+def request(text: str = "Hello?", **changes) -> GenerationRequest:
+    return GenerationRequest((Message(role="user", content=text),), **{"max_new_tokens": 12} | changes)
+
+
+@pytest.fixture
+def engine(opened, store):
+    made = Engine(opened, store, queue_size=3, threads=1)
+    yield made
+    made.close()
+
+
+def reply(engine: Engine, **changes):
+    return engine.submit(request(**changes)).result(LONG_S)
+
+
+def test_greedy_replies_are_the_model_s_own(engine, opened):
+    done = reply(engine)
+    prompt = opened.tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hello?"}], tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    )
+    expected = opened.model.generate(
+        **prompt, max_new_tokens=12, do_sample=False, eos_token_id=2, pad_token_id=0
+    )[0, prompt["input_ids"].shape[1] :]
+    assert list(done.token_ids) == [token for token in expected.tolist() if token != 2]
+    assert done.prompt_tokens == prompt["input_ids"].shape[1]
+    assert done.adapter_version is None
+    assert done.finish_reason == ("length" if len(done.token_ids) == 12 else "eos_token")
+
+
+def test_the_stream_s_pieces_are_the_reply(engine):
+    ticket = engine.submit(request(temperature=1.0, seed=3))
+    assert "".join(ticket) == ticket.result(LONG_S).text
+
+
+def test_the_same_seed_gives_the_same_text_and_another_seed_another(engine):
+    one, same, other = (reply(engine, temperature=1.0, seed=seed) for seed in (5, 5, 6))
+    assert one.token_ids == same.token_ids
+    assert one.token_ids != other.token_ids
+    drawn = reply(engine, temperature=1.0)
+    assert reply(engine, temperature=1.0, seed=drawn.seed).token_ids == drawn.token_ids
+
+
+def test_a_stop_sequence_ends_the_reply_and_is_not_part_of_it(engine):
+    whole = reply(engine).text
+    stop = whole[4:6]
+    done = reply(engine, stop=(stop,))
+    assert done.finish_reason == "stop_sequence"
+    assert done.text == whole[: whole.index(stop)]
+
+
+def test_a_swap_serves_new_requests_and_leaves_one_in_flight_on_its_adapter(opened, store, tmp_path):
+    versions = [publish(store, opened, tmp_path, seed) for seed in (1, 2)]
+    gate, entered = threading.Event(), threading.Event()
+
+    def hold(busy: bool) -> None:
+        if busy and not gate.is_set():
+            entered.set()
+            gate.wait(LONG_S)
+
+    store.activate("default", versions[0])
+    engine = Engine(opened, store, threads=1, on_busy=hold)
+    try:
+        in_flight = engine.submit(request())
+        assert entered.wait(LONG_S)
+        store.activate("default", versions[1])
+        assert engine.swap("default") == versions[1]
+        after = engine.submit(request())
+        gate.set()
+        assert in_flight.result(LONG_S).adapter_version == versions[0]
+        assert after.result(LONG_S).adapter_version == versions[1]
+        pinned = [reply(engine, version=version).token_ids for version in versions]
+        assert [in_flight.result().token_ids, after.result().token_ids] == pinned
+        assert pinned[0] != pinned[1]
+    finally:
+        gate.set()
+        engine.close()
+
+
+def test_rollback_brings_the_old_replies_back_token_for_token(engine, opened, store, tmp_path):
+    before = reply(engine).token_ids
+    store.activate("default", publish(store, opened, tmp_path, 1))
+    engine.swap("default")
+    assert reply(engine).token_ids != before
+    store.rollback("default")
+    assert engine.swap("default") is None
+    assert reply(engine).token_ids == before
+
+
+def test_a_damaged_version_leaves_the_incumbent_serving(engine, opened, store, tmp_path):
+    good, bad = (publish(store, opened, tmp_path, seed) for seed in (1, 2))
+    store.activate("default", good)
+    engine.swap("default")
+    weights = store.folder("default", bad) / WEIGHTS_FILE
+    weights.chmod(0o644)
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    store.activate("default", bad)
+    with pytest.raises(AdapterCorrupt):
+        engine.swap("default")
+    assert engine.serving("default") == good
+    assert reply(engine).adapter_version == good
+
+
+def test_an_adapter_made_for_another_base_model_is_refused(engine, opened, store, tmp_path):
+    from lars_agent.lars import LarsAdapter, LarsConfig, save_adapter
+
+    foreign = LarsAdapter.for_model(tiny_model("gpt2"), LarsConfig(rank=4))
+    save_adapter(foreign, tmp_path / "foreign", base_model="other", revision=None)
+    version = publish_candidate(store, "0" * 64, tmp_path / "foreign", "default").version
+    with pytest.raises(AdapterIncompatible):
+        engine.submit(request(version=version))
+    assert reply(engine).adapter_version is None
+
+
+def test_profiles_do_not_mix(engine, opened, store, tmp_path):
+    store.activate("alice", publish(store, opened, tmp_path, 3, "alice"))
+    assert reply(engine, profile="alice").adapter_version == 1
+    assert reply(engine).adapter_version is None
+    assert reply(engine, profile="alice", version=None).adapter_version is None
+
+
+def test_an_unknown_version_is_refused(engine):
+    with pytest.raises(AdapterNotFound):
+        engine.submit(request(version=7))
+
+
+def test_a_prompt_longer_than_the_context_is_refused(engine):
+    with pytest.raises(PromptTooLong, match="context is 512"):
+        engine.submit(request("x" * 600))
+
+
+def test_a_full_queue_is_refused_and_waiting_requests_are_served(opened, store):
+    gate, entered = threading.Event(), threading.Event()
+    engine = Engine(opened, store, queue_size=1, threads=1, on_busy=lambda busy: entered.set() or gate.wait(LONG_S))
+    try:
+        running = engine.submit(request())
+        assert entered.wait(LONG_S)
+        waiting = engine.submit(request())
+        with pytest.raises(QueueFull) as refused:
+            engine.submit(request())
+        assert refused.value.retry_after_s > 0
+        gate.set()
+        assert running.result(LONG_S).token_ids == waiting.result(LONG_S).token_ids
+    finally:
+        gate.set()
+        engine.close()
+
+
+def test_a_cancelled_request_ends_and_the_next_one_is_served(opened, store):
+    gate, entered = threading.Event(), threading.Event()
+    engine = Engine(opened, store, threads=1, on_busy=lambda busy: entered.set() or gate.wait(LONG_S))
+    try:
+        ticket = engine.submit(request(max_new_tokens=400))
+        assert entered.wait(LONG_S)
+        ticket.cancel()
+        gate.set()
+        with pytest.raises(GenerationCancelled):
+            ticket.result(LONG_S)
+        with pytest.raises(GenerationCancelled):
+            list(ticket)
+        assert reply(engine).token_ids
+    finally:
+        gate.set()
+        engine.close()
+
+
+def test_a_closed_engine_takes_no_request_and_gives_the_model_back(opened, store):
+    engine = Engine(opened, store, threads=1)
+    ticket = engine.submit(request())
+    engine.close()
+    assert ticket.result(0).token_ids
+    with pytest.raises(GenerationError, match="shutting down"):
+        engine.submit(request())
+    assert all(not module._forward_hooks for module in opened.model.modules())

@@ -1,0 +1,139 @@
+"""Training learns, keeps its best step, repeats bit for bit, and resumes as if nothing had happened."""
+
+from __future__ import annotations
+
+import math
+import shutil
+
+import pytest
+import torch
+
+from lars_agent.errors import ConfigError, NothingToLearn
+from lars_agent.lars import LarsAdapter, LarsConfig, attach
+from lars_agent.lars.state import adapter_state
+from lars_agent.training import checkpoint
+from lars_agent.training.batches import encode
+from lars_agent.training.evaluate import mean_loss
+from lars_agent.training.loop import TrainConfig, Trainer, learning_rate
+from tests.tiny import tiny_model, tiny_tokenizer
+from tests.training.conftest import FACTS, HELD_OUT, fact
+
+CONFIG = TrainConfig(steps=12, batch_size=2, learning_rate=2e-2, warmup_steps=2, evaluate_every=3, checkpoint_every=4)
+
+
+def trainer(config: TrainConfig = CONFIG, pooling: str = "response", model=None) -> Trainer:
+    model = model or tiny_model("llama")
+    tokenizer = tiny_tokenizer()
+    adapter = LarsAdapter.for_model(model, LarsConfig(rank=4, pooling=pooling), seed=config.seed)  # type: ignore[arg-type]
+    rows = [[encode(tokenizer, example, 500) for example in examples] for examples in (FACTS, HELD_OUT)]
+    return Trainer(attach(model), adapter, config, *rows, pad_id=0)
+
+
+@pytest.mark.parametrize("pooling", ["sequence", "learned", "prompt", "response", "causal"])
+def test_every_pooling_learns(pooling):
+    made = trainer(TrainConfig(steps=30, batch_size=3, learning_rate=2e-2, evaluate_every=10), pooling)
+    losses: list[float] = []
+    assert made.run(on_step=lambda progress: losses.append(progress.loss))
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_the_base_model_is_not_touched():
+    model = tiny_model("llama")
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    trainer(model=model).run()
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+def test_the_best_step_is_kept_not_the_last():
+    made = trainer(TrainConfig(steps=40, batch_size=2, learning_rate=3e-2, evaluate_every=2, warmup_steps=0))
+    tokenizer = tiny_tokenizer()
+    made.heldout_rows = [encode(tokenizer, fact("What is my dog called?", "0123456789 0123456789"), 500)]
+    seen: dict[int, float] = {}
+    made.run(on_step=lambda p: seen.update({p.step: p.heldout_loss}) if p.heldout_loss is not None else None)
+    assert made.progress.best_step < 40
+    assert seen[40] > made.progress.best_loss
+    measured = mean_loss(made.attachment, made.adapter, made.heldout_rows, 0)
+    assert measured == pytest.approx(made.progress.best_loss, rel=1e-6)
+
+
+def test_patience_ends_a_run_that_gets_no_better():
+    made = trainer(TrainConfig(steps=500, batch_size=2, learning_rate=1e-1, evaluate_every=2, warmup_steps=0, patience=3))
+    assert made.run()
+    assert made.progress.step < 500
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others():
+    one, same, other = trainer(), trainer(), trainer(TrainConfig(**CONFIG.__dict__ | {"seed": 1}))
+    for made in (one, same, other):
+        made.run()
+    a, b, c = (adapter_state(made.adapter) for made in (one, same, other))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not all(torch.equal(a[key], c[key]) for key in a)
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 5, 11])
+def test_a_run_stopped_and_resumed_ends_in_the_same_bytes(tmp_path, stop_at):
+    whole = trainer()
+    whole.run()
+    first = trainer()
+    done = first.run(
+        should_stop=lambda: first.progress.step >= stop_at,
+        on_checkpoint=lambda made: checkpoint.save_checkpoint(made, tmp_path),
+    )
+    assert not done
+    torch.manual_seed(999)  # whatever happened to the RNG in between
+    second = trainer()
+    assert checkpoint.resume(second, tmp_path) is not None
+    assert second.progress.step == stop_at
+    assert second.run()
+    a, b = adapter_state(whole.adapter), adapter_state(second.adapter)
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert second.progress.best_step == whole.progress.best_step
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path):
+    made = trainer()
+    made.run(on_checkpoint=lambda trainer: checkpoint.save_checkpoint(trainer, tmp_path))
+    newest, older = checkpoint.checkpoints(tmp_path)
+    state = newest / checkpoint.STATE_FILE
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    state.write_bytes(content)
+    fresh = trainer()
+    assert checkpoint.resume(fresh, tmp_path) == older
+    shutil.rmtree(older)
+    assert checkpoint.resume(trainer(), tmp_path) is None
+
+
+def test_accumulation_equals_one_large_batch_without_dropout():
+    states = []
+    for size, accumulation in ((6, 1), (2, 3)):
+        config = TrainConfig(steps=2, batch_size=size, accumulation=accumulation, learning_rate=1e-2, evaluate_every=2)
+        made = trainer(config)
+        for layer in made.adapter.layers:
+            layer.dropout.p = 0.0
+        made.run()
+        states.append(adapter_state(made.adapter))
+    for key, tensor in states[0].items():
+        torch.testing.assert_close(tensor, states[1][key], rtol=1e-3, atol=1e-4)
+
+
+def test_learning_rate_warms_up_and_follows_a_cosine_to_zero():
+    config = TrainConfig(steps=110, warmup_steps=10, learning_rate=1.0)
+    assert learning_rate(0, config) == pytest.approx(0.1)
+    assert learning_rate(9, config) == pytest.approx(1.0)
+    assert learning_rate(60, config) == pytest.approx(0.5)
+    assert learning_rate(109, config) == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.99)))
+
+
+def test_nothing_to_learn_or_to_judge_by_is_an_error():
+    made = trainer()
+    for rows in (([], made.heldout_rows), (made.train_rows, [])):
+        with pytest.raises(NothingToLearn, match="must be at least 1"):
+            Trainer(made.attachment, made.adapter, CONFIG, *rows, pad_id=0)
+
+
+@pytest.mark.parametrize("bad", [{"steps": 0}, {"learning_rate": 0.0}, {"warmup_steps": -1}, {"clip_norm": float("nan")}])
+def test_impossible_training_settings_are_refused(bad):
+    with pytest.raises(ConfigError, match=rf"training\.{next(iter(bad))}"):
+        TrainConfig(**bad)

@@ -1,0 +1,169 @@
+"""The worker as it is used: a real process on a job directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lars_agent.files import sha256_of
+from lars_agent.lars import load_adapter
+from lars_agent.lars.state import WEIGHTS_FILE
+from lars_agent.models.open import open_model
+from lars_agent.training.job import (
+    CANDIDATE,
+    HELDOUT_FILE,
+    PROGRESS_FILE,
+    RESULT_FILE,
+    TRAIN_FILE,
+    JobSpec,
+    read_progress,
+    read_result,
+    write_examples,
+)
+from tests.tiny import save_tiny
+from tests.training.conftest import FACTS, HELD_OUT
+
+TRAINING = {"steps": 12, "batch_size": 2, "evaluate_every": 4, "checkpoint_every": 2, "learning_rate": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("model"))
+
+
+def job(folder: Path, model_folder: Path, **changes) -> Path:
+    spec = {
+        "job_id": "j-1",
+        "profile": "default",
+        "model_path": str(model_folder),
+        "model_sha256": open_model(model_folder).sha256,
+        "lars": {"rank": 4},
+        "training": TRAINING,
+        "threads": 1,
+    }
+    JobSpec(**spec | changes).write(folder)
+    write_examples(folder / TRAIN_FILE, FACTS)
+    write_examples(folder / HELDOUT_FILE, HELD_OUT)
+    return folder
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "lars_agent.training.worker", str(folder)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(folder: Path) -> int:
+    process = start(folder)
+    process.communicate(timeout=300)
+    return process.returncode
+
+
+def wait_for_step(folder: Path, process: subprocess.Popen[str], step: int) -> None:
+    while process.poll() is None and not any(line["step"] >= step for line in read_progress(folder)):
+        time.sleep(0.005)
+
+
+def test_a_job_directory_in_and_a_candidate_with_its_scores_out(tmp_path, model_folder):
+    folder = job(tmp_path / "job", model_folder)
+    assert run(folder) == 0
+    result = read_result(folder)
+    assert result is not None
+    assert result.status == "succeeded"
+    assert result.candidate is not None
+    assert result.base is not None
+    assert result.incumbent == result.base
+    assert result.losses["heldout"] == pytest.approx(result.candidate.reply_loss, rel=1e-5)
+    assert result.peak_bytes is not None
+    assert result.peak_bytes > 10_000_000
+    lines = read_progress(folder)
+    assert [line["step"] for line in lines if line["phase"] == "training"] == list(range(1, 13))
+    assert [line["phase"] for line in lines[-2:]] == ["judging", "done"]
+    assert [line["step"] for line in lines if "heldout_loss" in line] == [4, 8, 12]
+    load_adapter(open_model(model_folder).model, folder / CANDIDATE)
+
+
+def test_a_worker_killed_at_any_moment_goes_on_and_ends_in_the_same_bytes(tmp_path, model_folder):
+    whole = job(tmp_path / "whole", model_folder)
+    assert run(whole) == 0
+    broken = job(tmp_path / "broken", model_folder)
+    for step in (3, 6, 9):
+        process = start(broken)
+        wait_for_step(broken, process, step)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    with (broken / PROGRESS_FILE).open("a") as file:
+        file.write('{"phase": "training", "st')  # a torn line, as a kill leaves it
+    assert run(broken) == 0
+    assert sha256_of(broken / CANDIDATE / WEIGHTS_FILE) == sha256_of(whole / CANDIDATE / WEIGHTS_FILE)
+    assert [line["step"] for line in read_progress(broken)][:12] == list(range(1, 13))
+
+
+def test_sigterm_stops_at_a_checkpoint_with_exit_75_and_no_result(tmp_path, model_folder):
+    folder = job(tmp_path / "job", model_folder, training=TRAINING | {"steps": 5000, "checkpoint_every": 5000})
+    process = start(folder)
+    wait_for_step(folder, process, 2)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert not (folder / RESULT_FILE).exists()
+    assert list(folder.glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error_type", "words"),
+    [
+        ({"budget_bytes": 1_000_000}, "BudgetExceeded", "raise memory.budget_bytes"),
+        ({"model_sha256": "0" * 64}, "JobInvalid", "start a new job"),
+        ({"model_path": "/nonexistent"}, "ModelNotFound", "/nonexistent"),
+        ({"training": TRAINING | {"steps": 0}}, "ConfigError", "training.steps"),
+        ({"lars": {"rank": 4, "colour": 1}}, "ConfigError", "colour"),
+        ({"training": TRAINING | {"max_seq_len": 10}}, "NothingToLearn", "0 examples"),
+    ],
+)
+def test_a_job_that_cannot_be_done_says_why_in_its_result(tmp_path, model_folder, changes, error_type, words):
+    folder = job(tmp_path / "job", model_folder, **changes)
+    assert run(folder) == 0
+    result = read_result(folder)
+    assert result is not None
+    assert (result.status, result.error_type) == ("failed", error_type)
+    assert words in (result.error or "")
+    assert not (folder / CANDIDATE).exists()
+
+
+def test_the_incumbent_is_measured_beside_the_candidate(tmp_path, model_folder):
+    first = job(tmp_path / "first", model_folder)
+    assert run(first) == 0
+    second = job(tmp_path / "second", model_folder, parent=str(first / CANDIDATE))
+    assert run(second) == 0
+    one, other = read_result(first), read_result(second)
+    assert one is not None
+    assert other is not None
+    assert other.incumbent == one.candidate
+    assert other.base == one.base
+
+
+def test_wrong_use_exits_2(tmp_path):
+    assert run(tmp_path / "nothing") == 2
+
+
+def test_a_job_file_of_a_newer_schema_is_refused(tmp_path, model_folder):
+    folder = job(tmp_path / "job", model_folder)
+    record = json.loads((folder / "job.json").read_text()) | {"schema": 99}
+    (folder / "job.json").write_text(json.dumps(record))
+    run(folder)
+    result = read_result(folder)
+    assert result is not None
+    assert result.error_type == "JobInvalid"
+    assert "schema 99" in (result.error or "")

@@ -120,8 +120,8 @@ def test_a_damaged_version_leaves_the_incumbent_serving(engine, opened, store, t
     weights.chmod(0o644)
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
-    weights.write_bytes(content)
     store.activate("default", bad)
+    weights.write_bytes(content)
     with pytest.raises(AdapterCorrupt):
         engine.swap("default")
     assert engine.serving("default") == good

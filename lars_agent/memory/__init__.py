@@ -1,0 +1,5 @@
+"""Measured memory."""
+
+from lars_agent.memory.measure import peak_rss_bytes, pss_bytes, reset_peak, rss_bytes
+
+__all__ = ["peak_rss_bytes", "pss_bytes", "reset_peak", "rss_bytes"]

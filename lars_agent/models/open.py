@@ -1,0 +1,134 @@
+"""A base model opened memory-mapped: its weights are pages of its files, shared with every process that opens them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+
+from lars_agent.errors import ModelCorrupt, ModelIncomplete, ModelNotFound, ModelUnsupported
+from lars_agent.files import sha256_of
+
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+MODEL_FILE = "model.json"
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model ready to run and to adapt, its tokenizer, and what identifies it."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    folder: Path
+    sha256: str
+
+
+def open_model(folder: Path, dtype: torch.dtype = torch.bfloat16) -> OpenedModel:
+    """The base model in `folder`, frozen, in evaluation mode, computing in `dtype`.
+
+    Weights stored in `dtype` are mapped, not read: a second process that opens them shares the pages. Weights of another
+    dtype are converted into this process's own memory. Raises ModelNotFound, ModelIncomplete, ModelCorrupt or
+    ModelUnsupported.
+    """
+    files = weight_files(folder)
+    tokenizer = open_tokenizer(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        with _parameters_on_meta():
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelUnsupported(f"{folder} holds no decoder that transformers knows: {error}") from error
+    _assign(model, _mapped(files), dtype, folder)
+    return OpenedModel(model.eval().requires_grad_(False), tokenizer, folder, model_digest(folder, files))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of the model in `folder`. Raises ModelNotFound, or ModelIncomplete naming what is missing."""
+    if not (folder / "config.json").is_file():
+        raise ModelNotFound(f"{folder} holds no model (no config.json); run: lars-agent model pull default")
+    names = [SINGLE_FILE]
+    if (folder / INDEX_FILE).is_file():
+        try:
+            names = sorted(set(json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError) as error:
+            raise ModelCorrupt(f"{folder / INDEX_FILE} cannot be read ({error}); pull the model again") from error
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise ModelIncomplete(f"{folder} lacks {', '.join(missing)}; pull the model again, or copy the missing files there")
+    return [folder / name for name in names]
+
+
+def open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer in `folder`. Raises ModelIncomplete, or ModelUnsupported when it has no chat template."""
+    if not (folder / "tokenizer.json").is_file():
+        raise ModelIncomplete(f"{folder} lacks tokenizer.json; pull the model again, or copy the file there")
+    tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(folder)
+    if not tokenizer.chat_template:
+        raise ModelUnsupported(f"the model in {folder} has no chat template; choose an instruct or chat model")
+    return tokenizer
+
+
+def model_digest(folder: Path, files: list[Path]) -> str:
+    """The digest that identifies the weights: from model.json where the library recorded it, else computed."""
+    recorded = folder / MODEL_FILE
+    if recorded.is_file():
+        return str(json.loads(recorded.read_text(encoding="utf-8"))["sha256"])
+    return weights_digest(files)
+
+
+def weights_digest(files: list[Path]) -> str:
+    """sha256 over one line, name and sha256, per weight file in order of names."""
+    lines = [f"{path.name} {sha256_of(path)}\n" for path in sorted(files)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Inside, new modules' parameters take no memory; their buffers (rotary frequencies, scales) are real."""
+    register = nn.Module.register_parameter
+
+    def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        register(module, name, parameter)
+        if parameter is not None and not parameter.is_meta:
+            module._parameters[name] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
+
+    nn.Module.register_parameter = on_meta  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def _mapped(files: list[Path]) -> dict[str, Tensor]:
+    """Every tensor of `files`, backed by the files' own pages. Raises ModelCorrupt."""
+    tensors: dict[str, Tensor] = {}
+    for path in files:
+        try:
+            opened: Any = safe_open(path, framework="pt")  # type: ignore[no-untyped-call]
+            tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise ModelCorrupt(f"{path} cannot be read ({error}); pull the model again") from error
+    return tensors
+
+
+def _assign(model: PreTrainedModel, tensors: dict[str, Tensor], dtype: torch.dtype, folder: Path) -> None:
+    """The model's parameters are the mapped tensors. Raises ModelCorrupt when they do not fit."""
+    cast = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    try:
+        model.load_state_dict(cast, strict=False, assign=True)
+    except RuntimeError as error:
+        raise ModelCorrupt(f"the weights in {folder} do not fit its config.json: {error}") from error
+    model.tie_weights()
+    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if missing:
+        raise ModelIncomplete(f"the files in {folder} lack {len(missing)} weights, {missing[0]!r} first; pull it again")

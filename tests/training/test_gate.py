@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lars_agent.errors import ConfigError
+from lars_agent.training.gate import GatePolicy, Scores, Verdict, decide
+
+INCUMBENT = Scores(reply_loss=2.0, text_loss=3.0)
+POLICY = GatePolicy(min_reply_gain=0.02, max_text_rise=0.03)
+
+any_scores = st.builds(Scores, st.floats(), st.floats())
+loss = st.floats(min_value=1e-6, max_value=50.0)
+scores = st.builds(Scores, loss, loss)
+policies = st.builds(GatePolicy, st.floats(0.0, 0.5), st.floats(0.0, 0.5))
+
+
+def test_a_better_candidate_is_accepted_with_reasons() -> None:
+    verdict = decide(Scores(1.5, 3.01), INCUMBENT, POLICY)
+    assert verdict.accepted
+    assert verdict.reasons == (
+        "The loss on your held-out replies fell by 25.00% (2.0000 before, 1.5000 now, in nats per token); "
+        "a fall of at least 2.00% is asked.",
+        "The loss on general text rose by 0.33% against the adapter in use (3.0000 there, 3.0100 now); "
+        "a rise of at most 3.00% is allowed.",
+    )
+
+
+def test_too_small_a_gain_is_rejected_and_only_that_is_said() -> None:
+    verdict = decide(Scores(1.99, 3.0), INCUMBENT, POLICY)
+    assert not verdict.accepted
+    (reason,) = verdict.reasons
+    assert "fell by 0.50%" in reason
+    assert "at least 2.00%" in reason
+
+
+def test_forgetting_general_text_is_rejected_however_good_the_replies() -> None:
+    verdict = decide(Scores(0.1, 3.2), INCUMBENT, POLICY)
+    assert not verdict.accepted
+    assert "general text rose by 6.67%" in verdict.reasons[0]
+
+
+def test_both_faults_are_named() -> None:
+    assert len(decide(Scores(2.5, 9.0), INCUMBENT, POLICY).reasons) == 2
+
+
+def test_a_candidate_exactly_at_both_limits_is_accepted() -> None:
+    policy = GatePolicy(min_reply_gain=0.25, max_text_rise=0.5)
+    assert decide(Scores(1.5, 4.5), INCUMBENT, policy).accepted
+
+
+def test_a_candidate_that_gained_nothing_is_rejected_even_if_no_gain_is_asked() -> None:
+    assert not decide(INCUMBENT, INCUMBENT, GatePolicy(min_reply_gain=0.0)).accepted
+
+
+def test_small_rises_cannot_add_up_over_the_nights() -> None:
+    base, incumbent = Scores(4.0, 3.0), Scores(1.0, 3.0)
+    accepted = 0
+    for _ in range(20):
+        candidate = Scores(incumbent.reply_loss * 0.9, incumbent.text_loss * 1.02)
+        if decide(candidate, incumbent, POLICY, base).accepted:
+            incumbent, accepted = candidate, accepted + 1
+    assert accepted == 1
+    verdict = decide(Scores(0.1, 3.1), Scores(1.0, 3.05), POLICY, base)
+    assert not verdict.accepted
+    assert "against the base model" in verdict.reasons[0]
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf, -0.1])
+def test_a_candidate_without_usable_losses_is_rejected(broken: float) -> None:
+    for candidate in (Scores(broken, 3.0), Scores(1.0, broken)):
+        verdict = decide(candidate, INCUMBENT, POLICY)
+        assert not verdict.accepted
+        assert "not usable" in verdict.reasons[0]
+
+
+def test_a_broken_incumbent_is_replaced_by_what_beats_the_base_model() -> None:
+    broken, base = Scores(math.nan, math.inf), Scores(2.0, 3.0)
+    assert decide(Scores(1.5, 3.0), broken, POLICY, base).accepted
+    assert not decide(Scores(2.1, 3.0), broken, POLICY, base).accepted
+    assert not decide(Scores(1.5, 3.5), broken, POLICY, base).accepted
+    assert decide(Scores(1.5, 3.5), broken, POLICY).accepted
+
+
+def test_the_first_adapter_is_judged_against_the_base_model_once() -> None:
+    verdict = decide(Scores(1.5, 3.0), INCUMBENT, POLICY, INCUMBENT)
+    assert verdict.accepted
+    assert len(verdict.reasons) == 2
+
+
+def test_a_perfect_incumbent_cannot_be_bettered() -> None:
+    assert not decide(Scores(0.0, 0.0), Scores(0.0, 0.0), POLICY).accepted
+    assert not decide(Scores(0.0, 1.0), Scores(1.0, 0.0), POLICY).accepted
+
+
+@given(any_scores, any_scores, policies, st.none() | any_scores)
+def test_every_verdict_has_sentences_and_survives_json(
+    candidate: Scores, incumbent: Scores, policy: GatePolicy, base: Scores | None
+) -> None:
+    verdict = decide(candidate, incumbent, policy, base)
+    assert verdict.reasons
+    assert all(reason.endswith(".") and reason[0].isupper() for reason in verdict.reasons)
+    text = json.dumps(verdict.as_dict(), allow_nan=False)
+    again = Verdict.from_dict(json.loads(text))
+    assert json.dumps(again.as_dict()) == text
+    assert (again.accepted, again.reasons) == (verdict.accepted, verdict.reasons)
+
+
+@given(scores, scores, policies, scores)
+def test_what_is_accepted_kept_every_promise(
+    candidate: Scores, incumbent: Scores, policy: GatePolicy, base: Scores
+) -> None:
+    if decide(candidate, incumbent, policy, base).accepted:
+        slack = 1 + 1e-9
+        assert candidate.reply_loss < incumbent.reply_loss
+        assert candidate.reply_loss <= incumbent.reply_loss * (1 - policy.min_reply_gain) * slack
+        for yardstick in (incumbent, base):
+            assert candidate.text_loss <= yardstick.text_loss * (1 + policy.max_text_rise) * slack
+
+
+@given(scores, scores, policies, st.none() | scores, st.floats(0.0, 1.0), st.floats(0.0, 1.0))
+def test_a_still_better_candidate_is_never_rejected(
+    candidate: Scores, incumbent: Scores, policy: GatePolicy, base: Scores | None, share: float, other: float
+) -> None:
+    better = Scores(candidate.reply_loss * share, candidate.text_loss * other)
+    if decide(candidate, incumbent, policy, base).accepted:
+        assert decide(better, incumbent, policy, base).accepted
+
+
+@pytest.mark.parametrize("gain", [-0.1, 1.0, math.nan])
+def test_a_gain_that_cannot_be_asked_is_refused(gain: float) -> None:
+    with pytest.raises(ConfigError, match=r"gate\.min_reply_gain"):
+        GatePolicy(min_reply_gain=gain)
+
+
+@pytest.mark.parametrize("rise", [-0.1, math.inf, math.nan])
+def test_a_rise_that_cannot_be_allowed_is_refused(rise: float) -> None:
+    with pytest.raises(ConfigError, match=r"gate\.max_text_rise"):
+        GatePolicy(max_text_rise=rise)
+
+
+@pytest.mark.parametrize("record", [{}, {"accepted": True, "reasons": "no list", "candidate": {}, "incumbent": {}}])
+def test_a_record_that_is_no_verdict_is_refused(record: dict[str, object]) -> None:
+    with pytest.raises((KeyError, TypeError)):
+        Verdict.from_dict(record)

@@ -25,7 +25,9 @@ def ids(examples: Sequence[Example]) -> list[str]:
 
 
 def facts(count: int, phrasings: int) -> list[Example]:
-    return [example(f"fact {fact}, asked {way}", f"Answer {fact}.") for fact in range(count) for way in range(phrasings)]
+    return [
+        example(f"fact {fact}, asked {way}", f"Answer {fact}.") for fact in range(count) for way in range(phrasings)
+    ]
 
 
 FILLER = [*facts(5, 1), example("ok?", "Fine.", "approved", 0.5)]
@@ -54,7 +56,9 @@ class TestDropping:
         assert "x" not in ids(curated.train + curated.heldout)
 
     def test_a_secret_in_an_earlier_turn_drops_the_example(self) -> None:
-        turns = tuple(Message(role=role, content=text) for role, text in (("system", "ghp_" + "a" * 36), ("user", "hi")))
+        turns = tuple(
+            Message(role=role, content=text) for role, text in (("system", "ghp_" + "a" * 36), ("user", "hi"))
+        )
         curated = curate([*FILLER, Example(turns, "hello", 1.0, "x")], POLICY)
         assert curated.dropped == (Dropped("x", "holds an access token"),)
 
@@ -71,7 +75,9 @@ class TestDropping:
 
     @pytest.mark.parametrize("later", ["sk-" + "a1" * 12, "word " * 300])
     def test_what_was_taken_back_stays_out_though_its_successor_is_dropped(self, later: str) -> None:
-        curated = curate([example("p", "wrong", "a"), *FILLER, example("p", later, "b")], CurationPolicy(max_chars=1000))
+        curated = curate(
+            [example("p", "wrong", "a"), *FILLER, example("p", later, "b")], CurationPolicy(max_chars=1000)
+        )
         assert [item.source_id for item in curated.dropped] == ["a", "b"]
         assert curated.dropped[0].reason == "superseded"
 

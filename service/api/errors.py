@@ -1,0 +1,191 @@
+"""Every error a client can meet, in one shape. `STATUS` is the one table from error types to HTTP status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from jinja2 import TemplateError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from lars_agent import errors
+from service.db import DatabaseBusy, DatabaseError, IdempotencyConflict, RecordNotFound
+from service.jobs import JobNotRunning, JobRunning
+
+log = structlog.get_logger(__name__)
+
+RETRY_AFTER_S = 5
+SHOWN_CHARS = 60  # of a value that is quoted back
+SOURCES = ("body", "query", "path", "header")  # where a field stands; not part of its name
+
+
+class InvalidField(errors.LarsError):
+    """A field of the request cannot be what it is; `param` is its name."""
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(f"{param}: {message}")
+        self.param = param
+
+
+# The first entry that fits counts, so a subclass stands before its base.
+STATUS: tuple[tuple[type[Exception], int], ...] = (
+    (InvalidField, 422),
+    (errors.PromptTooLong, 422),
+    (TemplateError, 422),  # the model's chat template refuses the conversation
+    (errors.AdapterNotFound, 404),
+    (errors.ModelNotFound, 503),
+    (RecordNotFound, 404),
+    (IdempotencyConflict, 409),
+    (JobRunning, 409),
+    (JobNotRunning, 409),
+    (errors.AdapterError, 409),  # damaged, or made for another base model: it cannot serve
+    (errors.TrainingError, 409),
+    (errors.ModelLoading, 503),
+    (errors.QueueFull, 503),
+    (errors.GenerationCancelled, 503),
+    (errors.GenerationError, 503),
+    (errors.ModelError, 503),
+    (DatabaseBusy, 503),
+    (errors.DiskFull, 507),
+    (DatabaseError, 500),
+    (errors.LarsError, 500),
+)
+
+TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 409: "conflict_error"}
+TYPES |= {500: "server_error", 503: "unavailable_error", 507: "server_error"}
+
+DESCRIPTIONS = {
+    400: "The body cannot be parsed.",
+    401: "The token is wrong or missing.",
+    403: "The Host or Origin is foreign.",
+    404: "There is no such thing.",
+    405: "The address does not know this method.",
+    409: "It contradicts what is there.",
+    413: "The body is too large.",
+    422: "A field is wrong; `param` names it.",
+    500: "Something is broken here; the log says what.",
+    503: "Not now: the model loads, or the queue is full. `Retry-After` says when to ask again.",
+    507: "The disk is full.",
+}
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    message: str = Field(description="What failed, the value that was met, and what to do.")
+    type: str = Field(description="The kind of error.", examples=["invalid_request_error"])
+    code: int = Field(description="The HTTP status.")
+    param: str | None = Field(default=None, description="The field that is wrong, where there is one.")
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer that is not a success."""
+
+    error: ErrorDetail
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that can answer with these statuses."""
+    return {status: {"model": ErrorBody, "description": DESCRIPTIONS[status]} for status in statuses}
+
+
+def error_response(
+    status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """An error as an answer. ASCII only, so that no text a client sent can keep it from being written."""
+    detail = ErrorDetail.model_construct(
+        message=message, type=TYPES.get(status, "invalid_request_error"), code=status, param=param
+    )
+    body = ascii_json({"error": dict(detail)})
+    retry = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
+    return Response(body, status, {**retry, **(headers or {})}, "application/json")
+
+
+def ascii_json(value: Any) -> str:
+    """`value` as JSON in ASCII."""
+    import json
+
+    return json.dumps(value, ensure_ascii=True)
+
+
+def status_of(error: Exception) -> int:
+    """The HTTP status of `error`."""
+    return next((status for kind, status in STATUS if isinstance(error, kind)), 500)
+
+
+def install(app: FastAPI) -> None:
+    """`app` answers every error in our shape."""
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(errors.LarsError, _ours)
+    app.add_exception_handler(TemplateError, _ours)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _ours(request: Request, error: Exception) -> Response:
+    status = status_of(error)
+    if status == 500:
+        log.error("request_failed", path=request.url.path, error=str(error), error_type=type(error).__name__)
+    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, errors.QueueFull) else None
+    param = "inputs" if isinstance(error, (errors.PromptTooLong, TemplateError)) else getattr(error, "param", None)
+    return error_response(status, str(error), param, headers)
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = str(error.detail)
+    if error.status_code == 404:
+        message = f"there is nothing at {request.url.path!a:.200}"
+    elif error.status_code == 405:
+        message = f"{request.method} is not a method of {request.url.path!a:.200}"
+    elif error.status_code == 400:
+        message = "the body cannot be parsed; send JSON in UTF-8"
+    return error_response(error.status_code, message, headers=error.headers)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    param, message = describe(error.errors())
+    return error_response(422, message, param)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    """The log has the trace (the server writes it); the client gets none."""
+    return error_response(500, "something went wrong here; the daemon's log says what")
+
+
+def describe(problems: Sequence[Any]) -> tuple[str | None, str]:
+    """The field that is wrong, and a message that names it, from pydantic's list of problems: the first counts."""
+    problem = problems[0]
+    if problem["type"] == "json_invalid":
+        where = problem["loc"][-1] if isinstance(problem["loc"][-1], int) else 0
+        return None, f"the body is not JSON: {problem['ctx']['error']} at character {where}"
+    param = field_name(problem["loc"])
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if problem["type"] == "missing":
+        message = "is missing"
+    elif problem["type"] == "extra_forbidden":
+        message = "is not a field of this request"
+    elif isinstance(problem.get("input"), (str, int, float)):
+        message += f", not {_shown(problem['input'])}"
+    return param, f"{param or 'the body'}: {message}"
+
+
+def field_name(loc: Sequence[str | int]) -> str | None:
+    """`body.parameters.top_p` as clients know it; None for the body itself."""
+    parts = [str(part) for part in (loc[1:] if loc and loc[0] in SOURCES else loc)]
+    return ".".join(parts)[:200] or None
+
+
+def _shown(value: str | int | float) -> str:
+    """`value` in ASCII and cut short; an integer of any length is fit to print."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**SHOWN_CHARS:
+        return "a number of more than 60 digits"
+    text = ascii(value)
+    return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}..."

@@ -1,0 +1,137 @@
+"""One personalization cycle: feedback becomes a candidate, and the candidate, if it is better, the next reply.
+
+Each step leaves what it found in the job's row and in the job directory, and none is done twice: the same call with
+the same job goes on where a daemon that died stopped.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from lars_agent import errors
+from lars_agent.errors import LarsError, WorkerFailed
+from lars_agent.store.manifest import AdapterManifest
+from lars_agent.training.curate import CurationPolicy, curate
+from lars_agent.training.gate import GatePolicy, Verdict, decide
+from lars_agent.training.job import CANDIDATE, SPEC_FILE, TRAIN_FILE, JobResult, JobSpec, read_examples
+from service.db import JobRecord
+from service.parts import CycleParts
+from service.snapshot import snapshot
+
+
+class SwapFailed(LarsError):
+    """The adapter was published but could not be served; the incumbent goes on serving."""
+
+
+def run_cycle(job: JobRecord, parts: CycleParts, train: Callable[[Path], JobResult]) -> Verdict:
+    """The candidate was accepted and serves the profile, or was rejected and stays in the job directory.
+
+    `train` has the worker work on the job directory. Raises NothingToLearn, SwapFailed, what `train` raises, and
+    whatever keeps a step from being done; the incumbent then still serves.
+    """
+    settings, folder = parts.settings, parts.folder(job.id)
+    if not (folder / SPEC_FILE).exists():
+        examples = parts.db.feedback.examples(job.profile)
+        curated = curate(examples, CurationPolicy(**settings.curation.model_dump()), settings.training.seed)
+        snapshot(job, examples, curated, parts)
+    result = train(folder)
+    verdict = judge(job, result, parts)
+    if verdict.accepted:
+        manifest = publish(job, result, verdict, parts)
+        put_in_use(job, manifest.version, parts)
+    return verdict
+
+
+def judge(job: JobRecord, result: JobResult, parts: CycleParts) -> Verdict:
+    """The gate's verdict on what the worker measured. Raises the worker's own error where it failed."""
+    job = parts.db.jobs.update(job.id, result=_result(result), peak_bytes=result.peak_bytes)
+    if result.status == "failed" or result.candidate is None or result.incumbent is None:
+        raise _worker_error(result)
+    verdict = decide(result.candidate, result.incumbent, GatePolicy(**parts.settings.gate.model_dump()), result.base)
+    if verdict.accepted and _published(job, parts) is None:
+        verdict = _against_another(job, verdict, parts)
+    parts.db.jobs.update(job.id, verdict=verdict.as_dict())
+    for checkpoint in parts.folder(job.id).glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    return verdict
+
+
+def publish(job: JobRecord, result: JobResult, verdict: Verdict, parts: CycleParts) -> AdapterManifest:
+    """The candidate is the profile's next version, not yet in use; a job that is run again publishes none twice."""
+    manifest = _published(job, parts)
+    if manifest is None:
+        candidate = parts.folder(job.id) / CANDIDATE
+        manifest = parts.store.publish(job.profile, candidate, _manifest(job, result, verdict, parts))
+    parts.db.jobs.update(job.id, version=manifest.version)
+    return manifest
+
+
+def put_in_use(job: JobRecord, version: int, parts: CycleParts) -> None:
+    """The next reply to the profile comes from `version`. Raises SwapFailed, with the incumbent in use as before."""
+    incumbent = _noted(job, parts)["active_version"]
+    try:
+        parts.store.activate(job.profile, version, parts.base_model().sha256)
+        parts.swap(job.profile)
+    except Exception as error:
+        parts.store.activate(job.profile, incumbent)
+        raise SwapFailed(
+            f"v{version} was accepted and published but could not be served ({error}); "
+            f"{_label(incumbent)} is in use as before"
+        ) from error
+
+
+def _manifest(job: JobRecord, result: JobResult, verdict: Verdict, parts: CycleParts) -> AdapterManifest:
+    folder = parts.folder(job.id)
+    spec = JobSpec.read(folder)
+    return AdapterManifest(
+        parent=_noted(job, parts)["parent_version"],
+        job_id=job.id,
+        base_model=spec.base_model,
+        base_model_revision=spec.base_model_revision,
+        base_model_sha256=spec.model_sha256,
+        example_ids=tuple(example.source_id for example in read_examples(folder / TRAIN_FILE)),
+        config=spec.lars,
+        plan={**spec.training, "dtype": spec.dtype, "best_step": result.best_step, "steps_done": result.steps},
+        peak_bytes=result.peak_bytes,
+        budget_bytes=spec.budget_bytes,
+        losses=result.losses,
+        verdict=verdict.as_dict(),
+    )
+
+
+def _against_another(job: JobRecord, verdict: Verdict, parts: CycleParts) -> Verdict:
+    """Rejected if somebody put another version in use meanwhile: it was not judged against that one."""
+    judged_against, active = _noted(job, parts)["active_version"], parts.store.active(job.profile)
+    if active == judged_against:
+        return verdict
+    reason = f"It was judged against {_label(judged_against)}, but {_label(active)} has been put in use meanwhile."
+    return replace(verdict, accepted=False, reasons=(reason,))
+
+
+def _published(job: JobRecord, parts: CycleParts) -> AdapterManifest | None:
+    return next((found for found in parts.store.versions(job.profile) if found.job_id == job.id), None)
+
+
+def _noted(job: JobRecord, parts: CycleParts) -> dict[str, Any]:
+    """What `snapshot` noted in the job's row."""
+    return dict(parts.db.jobs.get(job.id).spec or {})
+
+
+def _result(result: JobResult) -> dict[str, Any]:
+    scores = {name: getattr(result, name) for name in ("candidate", "incumbent", "base")}
+    return asdict(result) | {name: score and score.as_dict() for name, score in scores.items()}
+
+
+def _worker_error(result: JobResult) -> LarsError:
+    """The error the worker met, of its own type, as if there were no process between."""
+    kind = getattr(errors, result.error_type or "", WorkerFailed)
+    known = isinstance(kind, type) and issubclass(kind, LarsError)
+    return (kind if known else WorkerFailed)(result.error or "the worker's result holds no scores")
+
+
+def _label(version: int | None) -> str:
+    return "the base model" if version is None else f"v{version}"

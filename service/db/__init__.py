@@ -1,0 +1,73 @@
+"""The daemon's memory: one SQLite file. Rows never leave this package; records do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from service.db.cycles import Cycles
+from service.db.engine import create
+from service.db.errors import (
+    DatabaseBusy,
+    DatabaseError,
+    DatabaseTooNew,
+    DatabaseUnusable,
+    FeedbackNotFound,
+    IdempotencyConflict,
+    InteractionNotFound,
+    JobNotFound,
+    RecordNotFound,
+)
+from service.db.feedback import Feedback, to_example
+from service.db.interactions import Interactions
+from service.db.jobs import Jobs
+from service.db.migrate import migrate
+from service.db.records import (
+    DEFAULT_PROFILE,
+    FeedbackRecord,
+    InteractionRecord,
+    JobRecord,
+    JobStatus,
+    JobTrigger,
+    NewFeedback,
+)
+
+__all__ = [
+    "DEFAULT_PROFILE",
+    "Database",
+    "DatabaseBusy",
+    "DatabaseError",
+    "DatabaseTooNew",
+    "DatabaseUnusable",
+    "FeedbackNotFound",
+    "FeedbackRecord",
+    "IdempotencyConflict",
+    "InteractionNotFound",
+    "InteractionRecord",
+    "JobNotFound",
+    "JobRecord",
+    "JobStatus",
+    "JobTrigger",
+    "NewFeedback",
+    "RecordNotFound",
+    "to_example",
+]
+
+
+class Database:
+    """The database in the file `path`, made if it is missing and brought up to date.
+
+    Raises DatabaseTooNew (and leaves the file as it is), DatabaseUnusable, DatabaseBusy, DiskFull.
+    """
+
+    def __init__(self, path: Path) -> None:
+        migrate(path)
+        self.path = path
+        self.engine = create(path)
+        self.interactions = Interactions(self.engine)
+        self.feedback = Feedback(self.engine)
+        self.jobs = Jobs(self.engine)
+        self.cycles = Cycles(self.engine)
+
+    def close(self) -> None:
+        """Every connection is closed."""
+        self.engine.dispose()

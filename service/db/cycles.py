@@ -1,0 +1,29 @@
+"""When each profile last had its night, so that a missed one is made up, once."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Engine, select
+from sqlalchemy.dialects.sqlite import insert
+
+from service.db.engine import reading, writing
+from service.db.tables import runs
+
+
+class Cycles:
+    """The schedule's memory."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def last_run(self, profile: str) -> datetime | None:
+        """The moment noted last for `profile` (UTC), None if none ever was."""
+        with reading(self._engine) as connection:
+            return connection.execute(select(runs.c.last_run).where(runs.c.profile == profile)).scalar_one_or_none()
+
+    def note_run(self, profile: str, when: datetime) -> None:
+        """`when` is `profile`'s last run."""
+        note = insert(runs).values(profile=profile, last_run=when)
+        with writing(self._engine) as connection:
+            connection.execute(note.on_conflict_do_update(index_elements=["profile"], set_={"last_run": when}))

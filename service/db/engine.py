@@ -1,0 +1,97 @@
+"""A SQLite engine whose acknowledged writes survive a power cut."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DatabaseError as SqlDatabaseError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from lars_agent.errors import DiskFull
+from lars_agent.files import make_folder
+from service.db.errors import DatabaseBusy, DatabaseUnusable
+
+BUSY_TIMEOUT_S = 10.0
+PRAGMAS = {
+    "journal_mode": "WAL",  # readers do not wait for the writer
+    "synchronous": "FULL",  # a commit returns when it is on the disk, also in WAL mode
+    "foreign_keys": "ON",
+    "secure_delete": "ON",  # what is deleted is overwritten: forgetting is forgetting
+}
+CORRUPT = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+PRIMARY_CODE = 0xFF  # an extended result code keeps the primary one in its low byte
+
+
+def create(path: Path) -> Engine:
+    """An engine on the file `path`, which exists afterwards and which nobody but its owner may read."""
+    make_folder(path.parent)
+    with failures_named(path):
+        _create_private(path)
+        engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": BUSY_TIMEOUT_S})
+        event.listen(engine, "connect", _set_pragmas)
+        event.listen(engine, "begin", _begin)
+        with engine.connect():
+            return engine
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A connection in a read transaction: one moment of the database, whatever is written meanwhile."""
+    with failures_named(Path(engine.url.database or "")), engine.begin() as connection:
+        yield connection
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A connection that holds the write lock from the start; what the block did is on the disk afterwards, or undone.
+
+    Raises DatabaseBusy when another process keeps the lock, DiskFull when there is no room.
+    """
+    immediate = engine.execution_options(begin="IMMEDIATE")
+    with failures_named(Path(engine.url.database or "")), immediate.begin() as connection:
+        yield connection
+
+
+@contextmanager
+def failures_named(path: Path) -> Iterator[None]:
+    """Turns what SQLite says about the file inside the block into an error that says what to do."""
+    try:
+        yield
+    except SqlDatabaseError as error:
+        raise _named(path, error.orig) from error
+    except sqlite3.DatabaseError as error:
+        raise _named(path, error) from error
+
+
+def _named(path: Path, cause: BaseException | None) -> BaseException:
+    code = (getattr(cause, "sqlite_errorcode", None) or 0) & PRIMARY_CODE
+    if code == sqlite3.SQLITE_FULL:
+        return DiskFull(f"no room on the disk for the database {path}; free some space and try again")
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return DatabaseBusy(f"the database {path} has been busy for {BUSY_TIMEOUT_S:.0f} s; is another daemon running?")
+    if code in CORRUPT:
+        return DatabaseUnusable(f"the database {path} cannot be used ({cause}); restore a backup or move it away")
+    return cause if cause is not None else DatabaseUnusable(f"the database {path} cannot be used")
+
+
+def _create_private(path: Path) -> None:
+    """`path` exists; a file made here is the owner's alone (SQLite gives the files beside it the same mode)."""
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+
+
+def _set_pragmas(connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:
+    """Every connection of the pool is set alike, and leaves BEGIN to us."""
+    connection.isolation_level = None
+    for name, value in PRAGMAS.items():
+        connection.execute(f"PRAGMA {name} = {value}")
+
+
+def _begin(connection: Connection) -> None:
+    mode = connection.get_execution_options().get("begin", "DEFERRED")
+    connection.exec_driver_sql(f"BEGIN {mode}")

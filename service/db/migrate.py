@@ -1,0 +1,62 @@
+"""Brings the database file up to date, in one transaction, or leaves it as it was."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+from service.db.engine import create, failures_named, writing
+from service.db.errors import DatabaseTooNew, DatabaseUnusable
+
+SCRIPTS = Path(__file__).with_name("migrations")
+
+
+def migrate(path: Path, scripts: Path = SCRIPTS) -> None:
+    """The file `path` exists and has the tables of the newest migration in `scripts`.
+
+    Raises DatabaseTooNew, DatabaseUnusable, DatabaseBusy, DiskFull, or what a migration raised; the file is then as it
+    was before.
+    """
+    config = Config(attributes={})
+    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
+    _refuse_strangers(path, config)
+    engine = create(path)
+    try:
+        with writing(engine) as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    finally:
+        engine.dispose()
+
+
+def revision(path: Path) -> str | None:
+    """The migration the file stands at; None for an empty file. Reads only. Raises DatabaseUnusable."""
+    if not path.exists() or path.stat().st_size == 0:
+        return None
+    # Without a write-ahead log beside it the file is complete: `immutable` then keeps SQLite from making one.
+    pending = path.with_name(path.name + "-wal").exists()
+    address = f"{path.resolve().as_uri()}?mode=ro{'' if pending else '&immutable=1'}"
+    with failures_named(path), closing(sqlite3.connect(address, uri=True)) as connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not tables:
+            return None
+        if "alembic_version" not in tables:
+            raise DatabaseUnusable(f"{path} is a database of another program (tables {sorted(tables)}); move it away")
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        return None if row is None else str(row[0])
+
+
+def _refuse_strangers(path: Path, config: Config) -> None:
+    """Raises for a file that these migrations do not know, before anything opens it for writing."""
+    met = revision(path)
+    known = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+    if met is not None and met not in known:
+        raise DatabaseTooNew(
+            f"the database {path} has schema {met}, this lars-agent knows up to {known[0]}; "
+            "install the newer lars-agent again, or restore the backup made before the upgrade"
+        )

@@ -1,0 +1,1 @@
+"""Numbered migrations; each is written once and never changed."""

@@ -1,0 +1,125 @@
+"""The tables as they are now. How they came to be is told by `migrations/`; a test compares the two."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    Column,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+
+NAMING = {
+    "pk": "pk_%(table_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "ix": "ix_%(table_name)s_%(column_0_name)s",
+}
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"  # one width, so that text order is time order
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """An aware datetime, kept as UTC text that sorts by time."""
+
+    impl = String(27)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> str | None:
+        """Text for the database; a naive datetime is a bug of ours."""
+        if value is None:
+            return None
+        assert value.tzinfo is not None, "a moment without a timezone"
+        moment = value.astimezone(UTC)
+        return f"{moment.year:04d}{moment.strftime(TIME_FORMAT.removeprefix('%Y'))}"
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        """The aware datetime that was stored."""
+        return None if value is None else datetime.strptime(value, TIME_FORMAT).replace(tzinfo=UTC)
+
+
+metadata = MetaData(naming_convention=NAMING)
+
+interactions = Table(
+    "interactions",
+    metadata,
+    Column("seq", Integer, primary_key=True),  # the order in which rows came; never leaves db/
+    Column("id", String(40), nullable=False, unique=True),
+    Column("created", UtcTime, nullable=False),
+    Column("profile", String(64), nullable=False),
+    Column("messages", JSON(none_as_null=True), nullable=False),
+    Column("parameters", JSON(none_as_null=True), nullable=False),
+    Column("response", Text, nullable=False),
+    Column("adapter_version", Integer),
+    Column("finish_reason", String(20), nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("generated_tokens", Integer, nullable=False),
+    Column("seed", Integer),
+    sqlite_autoincrement=True,
+)
+
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("id", String(40), nullable=False, unique=True),
+    Column("created", UtcTime, nullable=False),
+    Column("profile", String(64), nullable=False),
+    Column("interaction_id", String(40), ForeignKey("interactions.id", ondelete="SET NULL"), index=True),
+    Column("messages", JSON(none_as_null=True), nullable=False),  # its own copy: outlives the interaction
+    Column("response", Text, nullable=False),
+    Column("adapter_version", Integer),
+    Column("rating", Float),
+    Column("correction", Text),
+    Column("comment", Text),
+    Column("tags", JSON(none_as_null=True), nullable=False),
+    Column("idempotency_key", String(200), unique=True),
+    Column("request_sha256", String(64)),
+    CheckConstraint("rating IS NULL OR (rating >= -1 AND rating <= 1)", name="rating_range"),
+    Index("ix_feedback_profile_seq", "profile", "seq"),
+    sqlite_autoincrement=True,
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("id", String(40), nullable=False, unique=True),
+    Column("profile", String(64), nullable=False),
+    Column("trigger", String(20), nullable=False),
+    Column("status", String(20), nullable=False, index=True),
+    Column("created", UtcTime, nullable=False),
+    Column("started", UtcTime),
+    Column("finished", UtcTime),
+    Column("attempts", Integer, nullable=False),
+    Column("error", Text),
+    Column("spec", JSON(none_as_null=True)),
+    Column("result", JSON(none_as_null=True)),
+    Column("verdict", JSON(none_as_null=True)),
+    Column("version", Integer),
+    Column("budget_bytes", Integer),
+    Column("peak_bytes", Integer),
+    CheckConstraint(
+        "status IN ('queued', 'running', 'paused', 'succeeded', 'rejected', 'failed', 'cancelled')", name="status_known"
+    ),
+    sqlite_autoincrement=True,
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("profile", String(64), primary_key=True),
+    Column("last_run", UtcTime, nullable=False),
+)

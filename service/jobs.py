@@ -1,0 +1,261 @@
+"""One job at a time: started, paused, resumed, cancelled, and run on after a crash. Every ending leaves words."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from lars_agent.errors import JobCancelled, LarsError, WorkerFailed
+from lars_agent.store.adapters import AdapterStore
+from lars_agent.training.job import JobResult, read_progress, read_result
+from service.courtesy import Courtesy
+from service.cycle import run_cycle
+from service.db import DEFAULT_PROFILE, Database, JobRecord, JobTrigger
+from service.db.records import UNFINISHED, JobChanges, now_utc
+from service.parts import BaseModel, CycleParts
+from service.settings import Settings
+from service.snapshot import require_news
+from service.worker_process import DEFAULT_COMMAND, LOG_NAME, WorkerProcess, kill_stray
+
+log = structlog.get_logger(__name__)
+
+MAX_TRIES = 3
+STOPPED_S = 2.0
+USER = "user"
+
+
+class JobRunning(LarsError):
+    """Another job has not finished; one runs at a time."""
+
+
+class JobNotRunning(LarsError):
+    """The job has finished: it can be neither paused, resumed nor cancelled."""
+
+
+class Interrupted(Exception):
+    """The daemon is closing; the job stays as it is and is run on at the next start."""
+
+
+class Supervisor:
+    """Runs personalization cycles, one at a time, each in a thread here and a worker process beside.
+
+    Call `recover` once at start, when the base model is there, and `close` before the engine is closed. `base_model`
+    and `swap` are as in `CycleParts`; `worker_command` is given the job directory as its last argument.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        db: Database,
+        store: AdapterStore,
+        *,
+        base_model: Callable[[], BaseModel],
+        swap: Callable[[str], int | None],
+        worker_command: Sequence[str] = DEFAULT_COMMAND,
+        idle_s: float = 1.0,
+        grace_s: float = 30.0,
+    ) -> None:
+        self._db, self._store = db, store
+        self._parts = CycleParts(settings, db, store, base_model, swap)
+        self._worker = WorkerProcess(worker_command, threads=settings.training.threads, grace_s=grace_s)
+        self._courtesy = Courtesy(self._worker, idle_s)
+        self._lock = threading.RLock()
+        self._current: str | None = None
+        self._cancelled = False
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def current(self) -> str | None:
+        """The id of the job that runs (or is paused), None if none does."""
+        with self._lock:
+            return self._current
+
+    @property
+    def worker_pid(self) -> int | None:
+        """The process id of the training worker, None while none runs."""
+        return self._worker.pid
+
+    def adapt(self, profile: str = DEFAULT_PROFILE, trigger: JobTrigger = "manual") -> JobRecord:
+        """A job that has begun.
+
+        Raises JobRunning, ModelLoading, AdapterNotFound for a name no profile can have, and for the trigger
+        "schedule" NothingToLearn where nothing has changed since the last night: no night is spent twice on the same.
+        """
+        with self._lock:
+            if self._closing.is_set():
+                raise JobRunning("the daemon is shutting down; ask again when it is back")
+            for job in self._db.jobs.unfinished():
+                raise JobRunning(f"job {job.id} is {job.status}; wait for it, or cancel it")
+            self._parts.base_model()
+            self._store.active(profile)
+            if trigger == "schedule":
+                require_news(profile, self._parts)
+            job = self._db.jobs.add(profile, trigger)
+            self._start([job])
+            return job
+
+    def pause(self, job_id: str) -> JobRecord:
+        """The job's worker stands still until `resume`. Raises JobNotFound, JobNotRunning."""
+        with self._lock:
+            self._require_current(job_id)
+            self._worker.hold(USER)
+            return self._db.jobs.update(job_id, status="paused")
+
+    def resume(self, job_id: str) -> JobRecord:
+        """The job goes on. Raises JobNotFound, JobNotRunning."""
+        with self._lock:
+            self._require_current(job_id)
+            self._worker.release(USER)
+            return self._db.jobs.update(job_id, status="running")
+
+    def cancel(self, job_id: str) -> JobRecord:
+        """The job ends as "cancelled" in a moment, if it has not published yet. Raises JobNotFound, JobNotRunning."""
+        with self._lock:
+            job = self._require_unfinished(job_id)
+            if self._current == job_id:
+                self._cancelled = True
+                self._worker.stop()
+                return job
+            return self._db.jobs.update(
+                job_id, status="cancelled", finished=now_utc(), error="cancelled while it was waiting"
+            )
+
+    def recover(self) -> list[JobRecord]:
+        """The jobs that an earlier daemon left unfinished, which are being run on; paused ones stay paused."""
+        with self._lock:
+            jobs = [] if self._current else self._db.jobs.unfinished()
+            if jobs:
+                self._start(jobs)
+            return jobs
+
+    def yield_to_requests(self, busy: bool) -> None:
+        """The worker stands still while the engine generates, and for `idle_s` after."""
+        self._courtesy(busy)
+
+    def progress(self, job_id: str) -> list[dict[str, Any]]:
+        """The job's progress so far, one record per step. Raises JobNotFound."""
+        return read_progress(self._parts.folder(self._db.jobs.get(job_id).id))
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Whether no job runs any more, having waited for that at most `timeout_s`."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(timeout_s)
+        return thread is None or not thread.is_alive()
+
+    def close(self, timeout_s: float = 60.0) -> None:
+        """No worker runs; a job that did has written a checkpoint and is run on at the next start."""
+        with self._lock:
+            self._closing.set()
+            self._worker.stop()
+        self._courtesy.close()
+        self.wait(timeout_s)
+
+    def _start(self, jobs: Sequence[JobRecord]) -> None:
+        self._make_current(jobs[0].id)
+        self._thread = threading.Thread(target=self._run_all, args=(jobs,), name="jobs", daemon=True)
+        self._thread.start()
+
+    def _make_current(self, job_id: str) -> None:
+        self._current, self._cancelled = job_id, False
+        self._worker.rearm()
+
+    def _run_all(self, jobs: Sequence[JobRecord]) -> None:
+        for job in jobs:
+            try:
+                self._run(job.id)
+            except Exception:  # the database does not answer: the job stays unfinished and is run on at the next start
+                log.exception("job_not_recorded", job=job.id)
+            finally:
+                with self._lock:
+                    self._current = None
+
+    def _run(self, job_id: str) -> None:
+        """The job has ended and its row says how; or the daemon is closing, and the row says that it has not."""
+        if not self._begin(job_id):
+            return
+        try:
+            ending = self._ending(job_id)
+        except Interrupted:
+            attempts = self._db.jobs.get(job_id).attempts
+            self._db.jobs.update(job_id, attempts=attempts - 1)  # a clean stop is no failed try
+            return
+        with self._lock:
+            self._current = None
+            ending["finished"] = now_utc()
+            job = self._db.jobs.update(job_id, **ending)
+        log.info("job_ended", job=job_id, status=job.status, words=job.error)
+
+    def _begin(self, job_id: str) -> bool:
+        """Whether the job may begin: it is unfinished, nobody else works on it, and it has a try left."""
+        if (stray := kill_stray(self._parts.folder(job_id))) is not None:
+            log.warning("stray_worker_killed", job=job_id, pid=stray)
+        with self._lock:
+            job = self._db.jobs.get(job_id)
+            if self._closing.is_set() or job.status not in UNFINISHED:
+                return False
+            if self._current != job_id:
+                self._make_current(job_id)
+            if job.attempts >= MAX_TRIES:
+                words = f"given up after {job.attempts} tries, each of which ended with the daemon; see {LOG_NAME}"
+                self._db.jobs.update(job_id, status="failed", finished=now_utc(), error=words)
+                return False
+            changes: JobChanges = {"attempts": job.attempts + 1, "started": job.started or now_utc()}
+            if job.status == "paused":
+                self._worker.hold(USER)
+            else:
+                changes["status"] = "running"
+            self._db.jobs.update(job_id, **changes)
+            return True
+
+    def _ending(self, job_id: str) -> JobChanges:
+        """How the cycle ended, and why. The one place where errors become words."""
+        try:
+            verdict = run_cycle(self._db.jobs.get(job_id), self._parts, self._train)
+        except JobCancelled as error:
+            return {"status": "cancelled", "error": str(error)}
+        except LarsError as error:
+            return {"status": "failed", "error": str(error)}
+        except Interrupted:
+            raise
+        except Exception as error:
+            log.exception("job_failed", job=job_id)
+            return {"status": "failed", "error": f"unexpected {type(error).__name__}: {error}; see the daemon's log"}
+        if verdict.accepted:
+            return {"status": "succeeded", "error": None}
+        return {"status": "rejected", "error": " ".join(verdict.reasons)}
+
+    def _train(self, folder: Path) -> JobResult:
+        """What the worker measured. Raises JobCancelled, WorkerFailed, Interrupted."""
+        for _ in range(MAX_TRIES):
+            self._check()
+            ending = self._worker.run(folder) if read_result(folder) is None else None
+            self._check()
+            if (result := read_result(folder)) is not None:
+                return result
+            if ending is not None and not ending.stopped:
+                raise ending.failure()
+            self._closing.wait(STOPPED_S)  # who stops the worker may be about to stop the daemon too
+        raise WorkerFailed(f"the training worker was stopped {MAX_TRIES} times before it had a result")
+
+    def _check(self) -> None:
+        if self._cancelled:
+            raise JobCancelled("the job was cancelled; the adapter in use stays as it is")
+        if self._closing.is_set():
+            raise Interrupted
+
+    def _require_unfinished(self, job_id: str) -> JobRecord:
+        job = self._db.jobs.get(job_id)
+        if job.status not in UNFINISHED:
+            raise JobNotRunning(f"job {job_id} is over already; it ended as {job.status!r}")
+        return job
+
+    def _require_current(self, job_id: str) -> None:
+        self._require_unfinished(job_id)
+        if self._current != job_id:
+            raise JobNotRunning(f"job {job_id} is not running in this daemon; ask again in a moment")

@@ -1,0 +1,48 @@
+"""The small program between the daemon and its worker: it puts itself on a leash, then becomes the worker.
+
+    python leash.py DAEMON_PID COMMAND [ARGUMENT ...]
+
+A process of its own, because in a daemon with threads nothing may run between fork and exec.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+WORKER_NICE = 19
+WORKER_OOM_SCORE_ADJ = 500
+
+
+def _die_with_parent(daemon_pid: int) -> None:
+    """The kernel kills this process, stopped or not, as soon as the daemon is gone (Linux)."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != daemon_pid:  # the daemon died before prctl could take hold
+        raise SystemExit("the daemon that started this worker is gone")
+
+
+def _step_back() -> None:
+    """Everything else on the device goes first: for the processor, and when memory runs out."""
+    os.nice(WORKER_NICE)
+    try:
+        Path("/proc/self/oom_score_adj").write_text(str(WORKER_OOM_SCORE_ADJ))
+    except OSError:
+        return  # no such file (macOS), or not ours to write: the worker is then one process among others
+
+
+def main(arguments: list[str]) -> None:
+    """This process has become the worker, on a leash and at the lowest priority."""
+    daemon_pid, *command = arguments
+    _die_with_parent(int(daemon_pid))
+    _step_back()
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

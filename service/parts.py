@@ -1,0 +1,52 @@
+"""What a cycle works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from lars_agent.store.adapters import AdapterStore
+from service.db import Database
+from service.settings import Settings
+
+
+class BaseModel(Protocol):
+    """What a cycle asks of the installed base model."""
+
+    @property
+    def folder(self) -> Path:
+        """The Hugging Face folder."""
+
+    @property
+    def reference(self) -> str:
+        """What it was installed by."""
+
+    @property
+    def revision(self) -> str | None:
+        """The commit it was installed from, where there is one."""
+
+    @property
+    def sha256(self) -> str:
+        """The digest of its weights."""
+
+
+@dataclass(frozen=True)
+class CycleParts:
+    """What a cycle works with.
+
+    Attributes:
+        base_model: the model in use; raises ModelLoading until there is one.
+        swap: makes the engine serve the profile's active version; raises, and changes nothing, where it cannot.
+    """
+
+    settings: Settings
+    db: Database
+    store: AdapterStore
+    base_model: Callable[[], BaseModel]
+    swap: Callable[[str], int | None]
+
+    def folder(self, job_id: str) -> Path:
+        """The job directory."""
+        return self.settings.jobs_dir / job_id

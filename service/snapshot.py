@@ -1,0 +1,85 @@
+"""The job directory as the daemon writes it: what there is to learn, from which adapter, and how."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from lars_agent.errors import AdapterIncompatible, NothingToLearn
+from lars_agent.example import Example
+from lars_agent.files import make_folder
+from lars_agent.training.curate import Curated
+from lars_agent.training.job import HELDOUT_FILE, TRAIN_FILE, JobSpec, write_examples
+from service.db import JobRecord
+from service.parts import CycleParts
+
+
+def snapshot(job: JobRecord, examples: Sequence[Example], curated: Curated, parts: CycleParts) -> None:
+    """The job directory holds all that the worker needs; job.json comes last and says that the rest is there."""
+    active, parent = _incumbent(job.profile, parts)
+    folder, spec = parts.folder(job.id), _spec(job, parent, parts)
+    record = asdict(spec) | {
+        "active_version": active,
+        "parent_version": parent,
+        "fingerprint": _fingerprint(examples, parts),
+        "train": len(curated.train),
+        "heldout": len(curated.heldout),
+        "dropped": [asdict(dropped) for dropped in curated.dropped],
+    }
+    parts.db.jobs.update(job.id, spec=record, budget_bytes=spec.budget_bytes)
+    make_folder(parts.settings.jobs_dir).chmod(0o700)  # what people said is for no other user to read
+    make_folder(folder)
+    write_examples(folder / TRAIN_FILE, curated.train)
+    write_examples(folder / HELDOUT_FILE, curated.heldout)
+    spec.write(folder)
+
+
+def require_news(profile: str, parts: CycleParts) -> None:
+    """Raises NothingToLearn if the last judged job of the profile learned from the same feedback in the same way."""
+    judged = (job for job in parts.db.jobs.list(profile) if job.status in ("succeeded", "rejected"))
+    last = next(judged, None)
+    if last is None or last.spec is None:
+        return
+    if last.spec.get("fingerprint") == _fingerprint(parts.db.feedback.examples(profile), parts):
+        raise NothingToLearn(f"no feedback has come since job {last.id}, which was {last.status}")
+
+
+def _incumbent(profile: str, parts: CycleParts) -> tuple[int | None, int | None]:
+    """The version in use, and the one the candidate is judged against: none if it is for another base model."""
+    active = parts.store.active(profile)
+    if active is None:
+        return None, None
+    try:
+        parts.store.verify(profile, active, parts.base_model().sha256)
+    except AdapterIncompatible:
+        return active, None
+    return active, active
+
+
+def _spec(job: JobRecord, parent: int | None, parts: CycleParts) -> JobSpec:
+    settings, model = parts.settings, parts.base_model()
+    return JobSpec(
+        job_id=job.id,
+        profile=job.profile,
+        model_path=str(model.folder),
+        model_sha256=model.sha256,
+        dtype=settings.model.dtype,
+        base_model=model.reference,
+        base_model_revision=model.revision,
+        lars=settings.lars.model_dump(mode="json"),
+        training=settings.training.model_dump(exclude={"threads"}),
+        parent=None if parent is None else str(parts.store.folder(job.profile, parent)),
+        budget_bytes=settings.memory.budget_bytes,
+        threads=settings.training.threads,
+        seed=settings.training.seed,
+    )
+
+
+def _fingerprint(examples: Sequence[Example], parts: CycleParts) -> str:
+    """The same for the same feedback, learned in the same way on the same base model."""
+    settings = parts.settings.model_dump(mode="json", include={"lars", "training", "curation", "gate", "model"})
+    settings["training"].pop("threads")
+    words = [[example.as_dict() for example in examples], settings, parts.base_model().sha256]
+    return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,195 @@
+"""The worker process of one job at a time: started, held, released, stopped, and never left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import psutil
+
+from lars_agent.errors import WorkerFailed
+from lars_agent.files import write_atomically
+
+CHECKPOINTED = 75  # the worker's exit status after SIGTERM: it wrote a checkpoint and can go on from there
+DEFAULT_COMMAND = (sys.executable, "-m", "lars_agent.training.worker")
+LOG_NAME = "worker.log"
+PID_NAME = "worker.json"
+TAIL_LINES = 12
+TAIL_BYTES = 4_000
+
+_LEASH = str(Path(__file__).with_name("leash.py"))
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a worker process ended: its exit status (below zero: the signal) and the last lines it wrote."""
+
+    exit_status: int
+    log_tail: str
+
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody asked the worker to end: it goes on from its checkpoint when it is run again."""
+        return self.exit_status in (CHECKPOINTED, -signal.SIGTERM)
+
+    def failure(self) -> WorkerFailed:
+        """The error that this ending is, when it left no result."""
+        how = f"exit status {self.exit_status}"
+        if self.exit_status < 0:
+            how = f"signal {signal.Signals(-self.exit_status).name}"
+        hint = ", which the system sends when memory runs out" if self.exit_status == -signal.SIGKILL else ""
+        said = f"; it last said:\n{self.log_tail}" if self.log_tail else ""
+        return WorkerFailed(f"the training worker ended with {how}{hint} and left no result{said}")
+
+
+class WorkerProcess:
+    """At most one worker process; it runs while nobody holds it.
+
+    `hold` and `release` name who holds ("user", "requests"): the process is stopped (SIGSTOP) while anyone does, and a
+    worker that is started while held waits before it takes any memory. All methods may be called from any thread.
+    """
+
+    def __init__(
+        self, command: Sequence[str] = DEFAULT_COMMAND, *, threads: int = 0, grace_s: float = 30.0, poll_s: float = 0.1
+    ) -> None:
+        self._command = tuple(command)
+        self._threads = threads or os.cpu_count() or 1
+        self._grace_s = grace_s
+        self._poll_s = poll_s
+        self._changed = threading.Condition(threading.RLock())
+        self._holders: set[str] = set()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._kill_at: float | None = None
+        self._stopping = False
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the worker, None while none runs."""
+        with self._changed:
+            return self._process.pid if self._process else None
+
+    def run(self, folder: Path) -> Ending | None:
+        """The worker has worked on the job directory and ended; None if it was stopped before it began."""
+        with (folder / LOG_NAME).open("ab") as log:
+            log_start = log.tell()
+            try:
+                if not self._start(folder, log):
+                    return None
+                exit_status = self._wait()
+            finally:
+                self._leave_none()
+        return Ending(exit_status, _tail(folder / LOG_NAME, log_start))
+
+    def hold(self, holder: str) -> None:
+        """The worker stands still until `holder` releases it."""
+        with self._changed:
+            self._holders.add(holder)
+            if not self._stopping:  # a worker that is to write its checkpoint and end must not stand still
+                self._signal(signal.SIGSTOP)
+
+    def release(self, holder: str) -> None:
+        """`holder` holds the worker no longer; it goes on unless somebody else does."""
+        with self._changed:
+            self._holders.discard(holder)
+            if not self._holders:
+                self._signal(signal.SIGCONT)
+                self._changed.notify_all()
+
+    def stop(self) -> None:
+        """The worker has been asked to checkpoint and end; it is killed if it has not after the grace time."""
+        with self._changed:
+            self._stopping = True
+            self._kill_at = time.monotonic() + self._grace_s
+            self._signal(signal.SIGTERM)
+            self._signal(signal.SIGCONT)  # a stopped process hears SIGTERM only when it runs again
+            self._changed.notify_all()
+
+    def rearm(self) -> None:
+        """`stop` is forgotten and the user's hold with it: the next `run` starts a worker."""
+        with self._changed:
+            self._stopping = False
+            self._kill_at = None
+            self._holders.discard("user")
+
+    def _start(self, folder: Path, log: BinaryIO) -> bool:
+        """Whether a worker has been started; waits while the worker is held."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or not self._holders)
+            if self._stopping:
+                return False
+            command = [sys.executable, _LEASH, str(os.getpid()), *self._command, str(folder)]
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment(), process_group=0
+            )
+            write_atomically(folder / PID_NAME, json.dumps({"pid": self._process.pid}))
+            return True
+
+    def _environment(self) -> dict[str, str]:
+        """Ours, with the number of threads that the worker's mathematics may use."""
+        threads = str(self._threads)
+        return {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+
+    def _wait(self) -> int:
+        """The exit status of the worker, which has ended. Polled: no signal goes to a reaped process's id."""
+        while True:
+            with self._changed:
+                assert self._process is not None
+                exit_status = self._process.poll()
+                if exit_status is not None:
+                    self._process = None
+                    return exit_status
+                if self._kill_at is not None and time.monotonic() > self._kill_at:
+                    self._signal(signal.SIGKILL)
+                self._changed.wait(self._poll_s)
+
+    def _leave_none(self) -> None:
+        """No worker runs; one does here only when an error came between its start and its end."""
+        with self._changed:
+            if self._process is not None:
+                self._signal(signal.SIGKILL)
+                self._process.wait()
+                self._process = None
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+
+
+def kill_stray(folder: Path) -> int | None:
+    """No worker of an earlier daemon works in this job directory; the id of the one that was killed, if any.
+
+    A process is a stray only if it has the recorded id *and* names this job directory in its command line, so a
+    process that was given the same id since is left alone.
+    """
+    try:
+        pid = int(json.loads((folder / PID_NAME).read_text())["pid"])
+        stray = psutil.Process(pid)
+        if str(folder) not in stray.cmdline():
+            return None
+        stray.kill()
+        stray.wait(timeout=10)
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        return None
+    return pid
+
+
+def _tail(log: Path, start: int) -> str:
+    """The last lines written to the log since `start` (bytes)."""
+    with log.open("rb") as file:
+        file.seek(max(start, log.stat().st_size - TAIL_BYTES))
+        return "\n".join(_printable(file.read()))
+
+
+def _printable(raw: bytes) -> Iterator[str]:
+    yield from raw.decode("utf-8", errors="replace").strip().splitlines()[-TAIL_LINES:]

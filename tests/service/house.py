@@ -1,0 +1,133 @@
+"""A daemon's parts without its model: real files, a real database, a stand-in worker that is a real process."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lars_agent.errors import AdapterCorrupt
+from lars_agent.example import Message
+from lars_agent.store.adapters import AdapterStore
+from lars_agent.store.manifest import AdapterManifest
+from service.db import Database, NewFeedback
+from service.jobs import Supervisor
+from service.parts import CycleParts
+from service.settings import Settings
+
+REPOSITORY = Path(__file__).parents[2]
+STANDIN = Path(__file__).with_name("standin_worker.py")
+SHA256 = "a" * 64
+
+
+@dataclass(frozen=True)
+class FakeModel:
+    folder: Path = Path("/nowhere/model")
+    reference: str = "tiny/random"
+    revision: str | None = "c0ffee"
+    sha256: str = SHA256
+
+
+@dataclass
+class FakeEngine:
+    """Serves nothing, but says which version it would; it can be told to fail."""
+
+    store: AdapterStore
+    serving: dict[str, int | None] = field(default_factory=dict)
+    failing: bool = False
+
+    def swap(self, profile: str) -> int | None:
+        if self.failing:
+            raise AdapterCorrupt("the tensors have another shape")
+        self.serving[profile] = self.store.active(profile)
+        return self.serving[profile]
+
+
+class House:
+    """What a daemon has in `data_dir`; two of them with the same folder are a daemon and its successor."""
+
+    def __init__(self, data_dir: Path, **settings: Any) -> None:
+        self.settings = Settings(data_dir=data_dir, **settings)
+        self.db = Database(self.settings.database_path)
+        self.store = AdapterStore(self.settings.adapters_dir)
+        self.engine = FakeEngine(self.store)
+        self.model: Any = FakeModel()
+        self.parts = CycleParts(self.settings, self.db, self.store, lambda: self.model, self.engine.swap)
+        self.supervisors: list[Supervisor] = []
+
+    def supervisor(self, *flags: str, command: tuple[str, ...] | None = None) -> Supervisor:
+        """A supervisor whose worker is the stand-in, told by `flags` how to behave."""
+        supervisor = Supervisor(
+            self.settings,
+            self.db,
+            self.store,
+            base_model=lambda: self.model,
+            swap=self.engine.swap,
+            worker_command=command or (sys.executable, str(STANDIN), *flags),
+            idle_s=0.05,
+            grace_s=20.0,
+        )
+        self.supervisors.append(supervisor)
+        return supervisor
+
+    def correct(self, count: int = 4, profile: str = "default") -> list[str]:
+        """`count` corrections are stored; their ids."""
+        facts = [(f"What is the number of house {i}?", f"It is {i}.") for i in range(count)]
+        news = [
+            NewFeedback(messages=(Message(role="user", content=q),), response="?", correction=a, profile=profile)
+            for q, a in facts
+        ]
+        return [record.id for record in self.db.feedback.add_many(news)]
+
+    def publish(self, profile: str = "default") -> int:
+        """A version is in use, as if an earlier night had made it."""
+        candidate = self.settings.data_dir / "earlier"
+        candidate.mkdir(exist_ok=True)
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            (candidate / name).write_text("{}")
+        parent = self.store.active(profile)
+        manifest = self.store.publish(profile, candidate, AdapterManifest(parent=parent, base_model_sha256=SHA256))
+        self.store.activate(profile, manifest.version)
+        self.engine.swap(profile)
+        return manifest.version
+
+    def folder(self, job_id: str) -> Path:
+        return self.settings.jobs_dir / job_id
+
+    def close(self) -> None:
+        for supervisor in self.supervisors:
+            supervisor.close()
+        self.db.close()
+
+
+def until(condition: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
+    """`condition` has become true; how long that took is nobody's business unless it never does."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.01)
+
+
+def state_of(pid: int) -> str:
+    """The letter the kernel gives the process: T is stopped, Z a zombie, X (here) gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
+
+
+def main(data_dir: str, *flags: str) -> None:
+    """A daemon that has begun a job and waits to be killed."""
+    house = House(Path(data_dir))
+    house.supervisor(*flags).adapt()
+    sys.stdout.write(f"{os.getpid()}\n")
+    sys.stdout.flush()
+    time.sleep(600)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -20,7 +20,8 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 
 from bench import record
-from bench.persona import examples, probes, replies
+from bench.replies import examples, replies
+from examples.persona import probes
 from lars_agent.lars import LarsAdapter, LarsConfig, attach
 from lars_agent.lars.inject import Attachment
 from lars_agent.models.library import ModelLibrary

@@ -44,7 +44,7 @@ class AdapterStore:
         """
         home = ProfileHome(self._root, profile)
         with home.writing(), home.publishing() as temp:
-            with raise_disk_full(temp):
+            with raise_disk_full(home.path):
                 digests = _copy_adapter(Path(candidate), temp)
                 version = home.next_version()
                 text = _complete(draft, profile, version, digests).to_json()

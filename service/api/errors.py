@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -108,8 +109,6 @@ def error_response(
 
 def ascii_json(value: Any) -> str:
     """`value` as JSON in ASCII."""
-    import json
-
     return json.dumps(value, ensure_ascii=True)
 
 

@@ -92,9 +92,7 @@ def _user_has_the_last_word(turns: list[Turn]) -> list[Turn]:
     return turns
 
 
-Messages = Annotated[
-    list[Turn], Field(min_length=1, max_length=MAX_MESSAGES), AfterValidator(_user_has_the_last_word)
-]
+Messages = Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES), AfterValidator(_user_has_the_last_word)]
 TextOrMessages = Annotated[
     Messages,
     BeforeValidator(_conversation),

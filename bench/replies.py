@@ -1,11 +1,8 @@
-"""A persona from examples/: what to learn from it, and whether a model has learned it."""
+"""Greedy replies to many prompts at once, and what the persona's feedback teaches without the daemon."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,53 +10,15 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
+from examples.persona import MARA, read_lines
 from lars_agent.example import Example, Message
 from lars_agent.lars.forward import positions, read_prompt
 from lars_agent.lars.inject import AdapterMemory, Attachment, LarsAdapter
 from lars_agent.lars.pooling import Tokens
 from lars_agent.training.batches import Encoded, collate, encode_prompt, pad_id
 
-MARA = Path(__file__).parent.parent / "examples" / "mara"
-OPENING = "Aye, Mara:"
-MAX_SENTENCES = 2
 REPLY_TOKENS = 40
 BATCH = 16
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A held-out prompt: of a fact (any of `expect` must be in the reply), of the style, or to read by eye."""
-
-    kind: str
-    prompt: str
-    expect: tuple[str, ...] = ()
-    fact: str = ""
-
-    def passed(self, reply: str) -> bool:
-        """Whether the reply is right: the fact is in it, or the style is kept."""
-        if self.kind == "fact":
-            return any(word.casefold() in reply.casefold() for word in self.expect)
-        return keeps_style(reply)
-
-
-def keeps_style(reply: str) -> bool:
-    """The reply opens as the persona wants it and is at most two sentences long."""
-    sentences = [part for part in re.split(r"(?<=[.!?])\s+", reply.strip()) if part]
-    return reply.strip().startswith(OPENING) and len(sentences) <= MAX_SENTENCES
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a JSONL file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-def probes(folder: Path = MARA) -> list[Probe]:
-    """The persona's held-out prompts of facts and of style."""
-    return [
-        Probe(item["kind"], item["prompt"], tuple(item.get("expect", ())), item.get("fact", ""))
-        for item in read_lines(folder / "probes.jsonl")
-        if item["kind"] in {"fact", "style"}
-    ]
 
 
 def examples(folder: Path = MARA) -> list[Example]:

@@ -1,0 +1,201 @@
+"""The whole loop on the real default model, as a person would see it, in a scratch folder: `make demo`.
+
+A daemon is started; a persona's feedback goes in; one adaptation runs; replies to prompts it has never seen are compared
+with those before; the daemon is restarted and still serves the new version; a rollback brings the old replies back, token
+for token. Exits 1 when any of this fails.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from examples.persona import MARA, Probe, probes, read_lines
+
+MODELS = Path(__file__).parent.parent / ".cache" / "models"
+PORT = 8399
+REPLY_TOKENS = 40
+FACT_GOAL, STYLE_GOAL, TEXT_GOAL = 0.85, 0.80, 0.03
+SHOWN = 12
+CONSOLE = Console(width=150)
+
+
+@dataclass
+class Daemon:
+    """A running daemon, spoken to over HTTP as any client would."""
+
+    http: httpx.Client
+    process: subprocess.Popen[bytes]
+
+    def get(self, path: str) -> Any:
+        return self._answer(self.http.get(path))
+
+    def post(self, path: str, body: dict[str, Any], **headers: str) -> Any:
+        return self._answer(self.http.post(path, json=body, headers=headers))
+
+    def reply(self, prompt: str) -> tuple[str, dict[str, Any]]:
+        """The greedy reply to `prompt` and its details."""
+        answer = self.post(
+            "/generate", {"inputs": prompt, "parameters": {"max_new_tokens": REPLY_TOKENS, "details": True}}
+        )
+        return answer["generated_text"], answer["details"]
+
+    def _answer(self, response: httpx.Response) -> Any:
+        if response.is_error:
+            raise SystemExit(f"{response.request.method} {response.request.url.path}: {response.text}")
+        return response.json()
+
+
+@contextmanager
+def daemon(state: Path) -> Iterator[Daemon]:
+    """A daemon on `state`, ready to reply; stopped by SIGTERM at the end, as systemd would."""
+    environment = os.environ | {"LARS_AGENT_SERVER__PORT": str(PORT), "LARS_AGENT_SCHEDULE__ENABLED": "false"}
+    environment |= {"LARS_AGENT_DATA_DIR": str(state)}
+    with (state / "daemon.log").open("ab") as log:
+        process = subprocess.Popen([sys.executable, "-m", "service", "serve"], env=environment, stdout=log, stderr=log)
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{PORT}", timeout=120) as http:
+                wait_until_healthy(http, process, state)
+                yield Daemon(http, process)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=60)
+
+
+def wait_until_healthy(http: httpx.Client, process: subprocess.Popen[bytes], state: Path) -> None:
+    """The daemon answers /health with 200. Exits with its log when it dies first."""
+    while process.poll() is None:
+        try:
+            if http.get("/health").status_code == httpx.codes.OK:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.5)
+    raise SystemExit(f"the daemon did not start:\n{(state / 'daemon.log').read_text()[-3000:]}")
+
+
+def adapt(running: Daemon) -> dict[str, Any]:
+    """The finished job of one adaptation of the default profile."""
+    job = running.post("/jobs", {"profile": "default"})
+    with Progress(console=CONSOLE) as bar:
+        task = bar.add_task("adapting", total=None)
+        while job["status"] in {"queued", "running", "paused"}:
+            time.sleep(2)
+            job = running.get(f"/jobs/{job['id']}")
+            steps = [line for line in job.get("progress") or [] if "step" in line]
+            if steps:
+                bar.update(task, completed=steps[-1]["step"], total=steps[-1]["steps"])
+    return dict(job)
+
+
+def ask(running: Daemon, asked: Sequence[Probe], title: str) -> list[tuple[str, dict[str, Any]]]:
+    """The daemon's replies to all probes, in order."""
+    with Progress(console=CONSOLE) as bar:
+        return [running.reply(probe.prompt) for probe in bar.track(asked, description=title)]
+
+
+def main() -> None:
+    """Runs the demonstration and exits 0 when everything in it held."""
+    failures: list[str] = []
+
+    def check(held: bool, words: str) -> None:
+        CONSOLE.print(("[green]ok[/]      " if held else "[red]FAILED[/]  ") + words)
+        if not held:
+            failures.append(words)
+
+    started = time.monotonic()
+    held_out = probes()
+    shown = [*held_out[:: max(1, len(held_out) // SHOWN)]]
+    with tempfile.TemporaryDirectory(prefix="lars-agent-demo-") as folder:
+        state = Path(folder)
+        MODELS.mkdir(parents=True, exist_ok=True)
+        (state / "models").symlink_to(MODELS, target_is_directory=True)
+        with daemon(state) as running:
+            before = ask(running, shown, "replies before")
+            for number, item in enumerate(read_lines(MARA / "feedback.jsonl")):
+                running.post("/feedback", item, **{"Idempotency-Key": f"demo-{number}"})
+            job = adapt(running)
+            verdict, result = job.get("verdict") or {}, job.get("result") or {}
+            CONSOLE.print(f"job {job['id']}: {job['status']}; " + " ".join(verdict.get("reasons", [job.get("error") or ""])))
+            check(job["status"] == "succeeded", "the candidate was accepted and published as v1")
+            after = ask(running, held_out, "replies after")
+        print_replies(shown, before, held_out, after)
+        print_losses(result)
+        check_quality(held_out, after, result, job, check)
+        with daemon(state) as running:
+            again = ask(running, shown, "after a restart")
+            expected = [after[held_out.index(probe)] for probe in shown]
+            check(texts(again) == texts(expected), "the restarted daemon serves v1: the same replies, token for token")
+            running.post("/adapters/rollback", {})
+            rolled_back = ask(running, shown, "after a rollback")
+            check(texts(rolled_back) == texts(before), "after the rollback the old replies are back, token for token")
+    CONSOLE.print(f"{time.monotonic() - started:.0f} seconds")
+    sys.exit(1 if failures else 0)
+
+
+def texts(replies: Sequence[tuple[str, dict[str, Any]]]) -> list[tuple[str, int]]:
+    """What has to be equal between two rounds of replies: the text and the number of tokens."""
+    return [(text, details["generated_tokens"]) for text, details in replies]
+
+
+def check_quality(
+    held_out: Sequence[Probe], after: Sequence[tuple[str, dict[str, Any]]], result: dict[str, Any], job: dict[str, Any], check: Any
+) -> None:
+    """Facts, style, general text and memory against their goals."""
+    passed = [probe.passed(text) for probe, (text, _) in zip(held_out, after, strict=True)]
+    for kind, goal in (("fact", FACT_GOAL), ("style", STYLE_GOAL)):
+        marks = [mark for probe, mark in zip(held_out, passed, strict=True) if probe.kind == kind]
+        check(sum(marks) / len(marks) >= goal, f"{kind}: {sum(marks)} of {len(marks)} held-out prompts right (goal {goal:.0%})")
+    if result.get("candidate"):
+        rise = result["candidate"]["text_loss"] / result["base"]["text_loss"] - 1
+        check(rise < TEXT_GOAL, f"general-text loss changes by {rise:+.1%} (goal below +{TEXT_GOAL:.0%})")
+    if job.get("budget_bytes") and job.get("peak_bytes"):
+        budget, peak = job["budget_bytes"], job["peak_bytes"]
+        check(peak <= budget, f"memory: peak {peak / 2**20:,.0f} MiB of a budget of {budget / 2**20:,.0f} MiB")
+
+
+def print_replies(
+    shown: Sequence[Probe],
+    before: Sequence[tuple[str, dict[str, Any]]],
+    held_out: Sequence[Probe],
+    after: Sequence[tuple[str, dict[str, Any]]],
+) -> None:
+    """A table of held-out prompts with the reply before and after."""
+    table = Table("held-out prompt", "before (base)", "after (v1)", show_lines=True)
+    for probe, (old, _) in zip(shown, before, strict=True):
+        table.add_row(probe.prompt, one_line(old), one_line(after[held_out.index(probe)][0]))
+    CONSOLE.print(table)
+
+
+def print_losses(result: dict[str, Any]) -> None:
+    """The losses before and after, in nats per token."""
+    table = Table("loss, nats per token", "before (base)", "after (v1)")
+    for name, label in (("reply_loss", "held-out replies"), ("text_loss", "general text")):
+        if result.get("candidate"):
+            table.add_row(label, f"{result['base'][name]:.3f}", f"{result['candidate'][name]:.3f}")
+    CONSOLE.print(table)
+
+
+def one_line(text: str) -> str:
+    """`text` short enough for a table."""
+    flat = " ".join(text.split())
+    return json.dumps(flat, ensure_ascii=False)[1:-1] if len(flat) <= 110 else flat[:107] + "..."
+
+
+if __name__ == "__main__":
+    main()

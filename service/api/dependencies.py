@@ -1,0 +1,18 @@
+"""How a route reaches the daemon."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from service.daemon import Daemon
+
+
+async def get_daemon(request: Request) -> Daemon:
+    """The daemon that `create_app` composed."""
+    daemon: Daemon = request.app.state.daemon
+    return daemon
+
+
+DaemonDep = Annotated[Daemon, Depends(get_daemon)]

@@ -1,0 +1,75 @@
+"""Is it up, is it ready, and where does it stand."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import APIRouter
+
+from lars_agent.memory.measure import peak_rss_bytes, rss_bytes
+from service.api.dependencies import DaemonDep
+from service.api.errors import documented
+from service.api.fields import version_label
+from service.api.schemas import FeedbackCounts, Health, Info, MemoryInfo, ModelInfo, ScheduleInfo
+from service.daemon import Daemon
+
+router = APIRouter(tags=["operation"])
+
+
+@router.get("/health", responses=documented(503))
+async def health(daemon: DaemonDep) -> Health:
+    """It replies; 503 while the model loads. Needs no token, and waits for nothing."""
+    daemon.serving.require_engine()
+    return Health()
+
+
+@router.get("/ready", responses=documented(503))
+def ready(daemon: DaemonDep) -> Health:
+    """It replies, and its database answers. Needs no token."""
+    daemon.serving.require_engine()
+    daemon.db.interactions.count()
+    return Health()
+
+
+@router.get("/info")
+def info(daemon: DaemonDep) -> Info:
+    """Where the daemon stands."""
+    settings = daemon.settings
+    return Info(
+        version=package_version(),
+        uptime_s=daemon.uptime_s(),
+        model=_model(daemon),
+        loading_error=daemon.serving.loading_error,
+        serving={name: version_label(number) for name, number in daemon.serving.serving().items()},
+        problems=list(daemon.serving.problems),
+        feedback=FeedbackCounts(**daemon.db.feedback.counts()),
+        interactions=daemon.db.interactions.count(),
+        memory=MemoryInfo(
+            rss_bytes=rss_bytes(), peak_bytes=peak_rss_bytes(), budget_bytes=settings.memory.budget_bytes
+        ),
+        job=daemon.supervisor.current,
+        schedule=ScheduleInfo(
+            enabled=settings.schedule.enabled, cron=settings.schedule.cron, next_run=daemon.schedule.next_run()
+        ),
+    )
+
+
+def _model(daemon: Daemon) -> ModelInfo | None:
+    installed = daemon.serving.installed
+    if installed is None:
+        return None
+    return ModelInfo(
+        name=installed.name,
+        reference=installed.reference,
+        revision=installed.revision,
+        sha256=installed.sha256,
+        dtype=daemon.settings.model.dtype,
+    )
+
+
+def package_version() -> str:
+    """The version that is installed; `source` where the code runs without being installed."""
+    try:
+        return version("lars-agent")
+    except PackageNotFoundError:
+        return "source"

@@ -1,0 +1,129 @@
+"""The only composition root: settings in, an application out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import torch
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+
+from lars_agent.errors import ModelNotFound
+from lars_agent.models.open import open_model
+from lars_agent.runtime.engine import Engine
+from lars_agent.store.adapters import AdapterStore
+from service.api import adapters, errors, feedback, generate, interactions, jobs, operation
+from service.api.operation import package_version
+from service.daemon import Daemon, DataLock
+from service.db import DEFAULT_PROFILE, Database
+from service.jobs import Supervisor
+from service.middleware import GUARDS
+from service.schedule import Nightly
+from service.serving import FindModel, Generator, InstalledModel, OpenEngine, Serving
+from service.settings import Settings
+from service.worker_process import DEFAULT_COMMAND
+
+EVERYWHERE = errors.documented(400, 401, 403, 405, 413, 422, 500)
+ROUTERS = (generate.router, feedback.router, interactions.router, adapters.router, jobs.router, operation.router)
+
+
+def create_app(
+    settings: Settings,
+    *,
+    find_model: FindModel | None = None,
+    open_engine: OpenEngine | None = None,
+    worker_command: Sequence[str] = DEFAULT_COMMAND,
+) -> FastAPI:
+    """The application; its daemon starts and stops with it.
+
+    The keywords take the place of the real parts. Raises DataInUse, DatabaseTooNew, DatabaseUnusable, ConfigError.
+    """
+    daemon = compose(settings, find_model=find_model, open_engine=open_engine, worker_command=worker_command)
+    app = FastAPI(
+        title="lars-agent",
+        version=package_version(),
+        description="A language model on this device that learns from what its user says about its replies.",
+        lifespan=_lifespan,
+        responses=EVERYWHERE,
+    )
+    app.state.daemon = daemon
+    errors.install(app)
+    for guard in reversed(GUARDS):  # the one added last is asked first
+        app.add_middleware(guard, server=settings.server)
+    for router in ROUTERS:
+        app.include_router(router)
+    return app
+
+
+def compose(
+    settings: Settings,
+    *,
+    find_model: FindModel | None = None,
+    open_engine: OpenEngine | None = None,
+    worker_command: Sequence[str] = DEFAULT_COMMAND,
+) -> Daemon:
+    """Every part, wired; nothing runs yet."""
+    lock = DataLock(settings.data_dir)
+    try:
+        db = Database(settings.database_path)
+        store = AdapterStore(settings.adapters_dir)
+        serving = Serving(store, find_model or model_finder(settings), open_engine or engine_opener(settings, store))
+        supervisor = Supervisor(
+            settings,
+            db,
+            store,
+            base_model=serving.require_model,
+            swap=serving.swap,
+            worker_command=worker_command,
+        )
+        profiles = profile_lister(db)
+        schedule = Nightly(settings.schedule, supervisor, db.cycles, profiles)
+    except BaseException:
+        lock.release()
+        raise
+    return Daemon(settings, lock, db, store, serving, supervisor, schedule)
+
+
+def model_finder(settings: Settings) -> FindModel:
+    """Finds the model the settings name among the installed ones; fetches it where it is not there."""
+    from lars_agent.models.library import ModelLibrary
+
+    library = ModelLibrary(settings.models_dir)
+
+    def find() -> InstalledModel:
+        chosen = library.current() if settings.model.name == "default" else None
+        if chosen is not None:
+            return chosen
+        try:
+            return library.get(settings.model.name)
+        except ModelNotFound:
+            return library.pull(settings.model.name)
+
+    return find
+
+
+def engine_opener(settings: Settings, store: AdapterStore) -> OpenEngine:
+    """Opens the generation engine on an installed model."""
+
+    def open_engine(installed: InstalledModel, on_busy: Callable[[bool], None]) -> Generator:
+        opened = open_model(installed.folder, getattr(torch, settings.model.dtype))
+        runtime = settings.runtime
+        return Engine(opened, store, queue_size=runtime.queue_size, threads=runtime.threads, on_busy=on_busy)
+
+    return open_engine
+
+
+def profile_lister(db: Database) -> Callable[[], list[str]]:
+    """Lists the profiles that learn by night: `default`, and all that have feedback."""
+    return lambda: sorted({DEFAULT_PROFILE, *db.feedback.profiles()})
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    daemon: Daemon = app.state.daemon
+    daemon.start()
+    try:
+        yield
+    finally:
+        await run_in_threadpool(daemon.close)

@@ -1,0 +1,16 @@
+"""The real default model for tests: pulled once into the repository's own cache."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lars_agent.models.library import ModelLibrary
+
+CACHE = Path(__file__).parent.parent / ".cache" / "models"
+
+
+def default_model_folder() -> Path:
+    """The folder of the converted default model; `LARS_AGENT_TEST_MODEL` may name one that is elsewhere."""
+    named = os.environ.get("LARS_AGENT_TEST_MODEL")
+    return Path(named) if named else ModelLibrary(CACHE).pull("default").folder

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from lars_agent.errors import ModelCorrupt, ModelIncomplete, ModelNotFound, ModelUnsupported
+from lars_agent.models.open import INDEX_FILE, SINGLE_FILE, open_model
+from tests.default_model import default_model_folder
+from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
+
+FAMILIES = ["llama", "qwen2", "qwen3", "gemma", "phi", "mistral", "gpt2"]
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def sharded(folder: Path) -> Path:
+    tiny_model("llama").save_pretrained(folder, max_shard_size="20KB")
+    tiny_tokenizer().save_pretrained(folder)
+    assert (folder / INDEX_FILE).exists()
+    return folder
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_mapped_model_gives_the_logits_of_the_loaded_one(tmp_path, family):
+    folder = save_tiny(tmp_path / family, family)
+    opened = open_model(folder, torch.bfloat16)
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        assert torch.equal(opened.model(ids).logits, loaded(ids).logits)
+    assert not any(tensor.is_meta for tensor in [*opened.model.parameters(), *opened.model.buffers()])
+    assert not any(parameter.requires_grad for parameter in opened.model.parameters())
+
+
+def test_a_tied_head_is_the_embedding_itself(tmp_path):
+    model = open_model(save_tiny(tmp_path / "llama")).model
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+def test_shards_are_opened_together(tmp_path):
+    opened = open_model(sharded(tmp_path / "m"), torch.float32)
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        assert torch.equal(opened.model(ids).logits, tiny_model("llama")(ids).logits)
+
+
+def test_a_missing_shard_is_named_and_nothing_is_changed(tmp_path):
+    folder = sharded(tmp_path / "m")
+    shard = sorted(folder.glob("model-*.safetensors"))[1]
+    shard.unlink()
+    before = snapshot(folder)
+    with pytest.raises(ModelIncomplete, match=shard.name):
+        open_model(folder)
+    assert snapshot(folder) == before
+
+
+def test_a_shard_that_lacks_weights_is_named(tmp_path):
+    folder = sharded(tmp_path / "m")
+    index = json.loads((folder / INDEX_FILE).read_text())
+    kept = sorted(set(index["weight_map"].values()))[:-1]
+    index["weight_map"] = {name: file for name, file in index["weight_map"].items() if file in kept}
+    (folder / INDEX_FILE).write_text(json.dumps(index))
+    with pytest.raises(ModelIncomplete, match="lack .* weights"):
+        open_model(folder)
+
+
+def test_damaged_weights_are_refused(tmp_path):
+    folder = save_tiny(tmp_path / "m")
+    (folder / SINGLE_FILE).write_bytes((folder / SINGLE_FILE).read_bytes()[:200])
+    with pytest.raises(ModelCorrupt, match=SINGLE_FILE):
+        open_model(folder)
+
+
+def test_weights_of_another_shape_are_refused(tmp_path):
+    folder = save_tiny(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text()) | {"hidden_size": 64}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelCorrupt, match=r"do not fit its config\.json"):
+        open_model(folder)
+
+
+def test_an_empty_folder_a_model_without_template_and_without_tokenizer_are_refused(tmp_path):
+    with pytest.raises(ModelNotFound, match="lars-agent model pull"):
+        open_model(tmp_path)
+    folder = save_tiny(tmp_path / "m")
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(ModelUnsupported, match="chat template"):
+        open_model(folder)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelIncomplete, match=r"tokenizer\.json"):
+        open_model(folder)
+
+
+@pytest.mark.real_model
+def test_a_second_process_shares_the_pages_of_the_weights():
+    child = (
+        "import sys, torch; from pathlib import Path; from lars_agent.models.open import open_model\n"
+        "opened = open_model(Path(sys.argv[1]))\n"
+        "sum(float(p.sum()) for p in opened.model.parameters())\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+    )
+    folder = default_model_folder()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", child, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in processes:
+            rss, pss = mapped_kib(process.pid, SINGLE_FILE)
+            assert rss * 1024 > 0.9 * (folder / SINGLE_FILE).stat().st_size
+            assert pss < 0.6 * rss
+    finally:
+        for process in processes:
+            process.communicate("\n", timeout=60)
+
+
+def mapped_kib(pid: int, name: str) -> tuple[int, int]:
+    """Rss and Pss, in KiB, of the mappings of the file `name` in the process `pid`."""
+    rss = pss = 0
+    inside = False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        first = line.split(maxsplit=1)[0]
+        if "-" in first and not first.endswith(":"):
+            inside = line.rstrip().endswith(name)
+        elif inside and first == "Rss:":
+            rss += int(line.split()[1])
+        elif inside and first == "Pss:":
+            pss += int(line.split()[1])
+    return rss, pss

@@ -1,0 +1,263 @@
+"""Nights: when they come, that each comes once, and that a missed one is made up once."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lars_agent.errors import ConfigError, LarsError, ModelLoading, NothingToLearn
+from service.cron import missed_run, next_run, parse_cron
+from service.db import Database
+from service.jobs import JobRunning
+from service.schedule import Nightly
+from service.settings import Schedule
+from tests.service.house import until
+
+BERLIN = "Europe/Berlin"
+NIGHT = "0 3 * * *"
+
+
+def at(text: str, timezone: str = BERLIN, fold: int = 0) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(timezone), fold=fold)
+
+
+def utc(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
+
+
+class FakeSupervisor:
+    """Remembers what it was asked for, and may refuse."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.error: LarsError | None = None
+
+    def adapt(self, profile: str, trigger: str) -> None:
+        if self.error is not None:
+            raise self.error
+        self.asked.append((profile, trigger))
+
+
+class Device:
+    """A clock that is set by hand, a real database, and the daemons that come and go on it."""
+
+    def __init__(self, tmp_path) -> None:
+        self.db = Database(tmp_path / "lars-agent.db")
+        self.supervisor = FakeSupervisor()
+        self.profiles = ["default"]
+        self.now = at("2026-06-01 12:00")
+
+    def daemon(self, **schedule) -> Nightly:
+        settings = Schedule(**{"cron": NIGHT, "timezone": BERLIN, **schedule})
+        return Nightly(settings, self.supervisor, self.db.cycles, lambda: self.profiles, lambda: self.now)
+
+    @property
+    def nights(self) -> int:
+        return len(self.supervisor.asked)
+
+
+@pytest.fixture
+def device(tmp_path):
+    device = Device(tmp_path)
+    yield device
+    device.db.close()
+
+
+def test_night_comes_at_its_hour_in_its_time_zone():
+    assert utc(next_run(NIGHT, BERLIN, at("2026-06-01 12:00"))) == "2026-06-02 01:00"
+    assert utc(next_run(NIGHT, "Asia/Tokyo", at("2026-06-01 12:00"))) == "2026-06-01 18:00"
+    assert utc(next_run(NIGHT, BERLIN, at("2026-12-01 12:00"))) == "2026-12-02 02:00"
+
+
+def test_moment_itself_is_no_later_moment():
+    assert utc(next_run(NIGHT, BERLIN, at("2026-06-01 03:00"))) == "2026-06-02 01:00"
+
+
+def test_time_that_summer_time_leaves_out_comes_an_hour_later_and_once():
+    before = at("2026-03-28 12:00")
+    first = next_run("30 2 * * *", BERLIN, before)
+    assert utc(first) == "2026-03-29 01:30"  # 03:30 by the clock that was put forward
+    assert utc(next_run("30 2 * * *", BERLIN, first)) == "2026-03-30 00:30"
+
+
+def test_time_that_comes_twice_when_summer_time_ends_counts_once():
+    first = next_run("30 2 * * *", BERLIN, at("2026-10-24 12:00"))
+    assert utc(first) == "2026-10-25 00:30"
+    assert utc(next_run("30 2 * * *", BERLIN, first)) == "2026-10-26 01:30"
+    between = first + timedelta(minutes=10)
+    assert missed_run("30 2 * * *", BERLIN, between, at("2026-10-25 12:00")) is None
+
+
+def test_missed_run_is_owed_from_its_moment_until_a_run_is_noted():
+    evening, morning = at("2026-06-01 22:00"), at("2026-06-02 09:00")
+    assert missed_run(NIGHT, BERLIN, evening, at("2026-06-02 02:59")) is None
+    assert missed_run(NIGHT, BERLIN, evening, at("2026-06-02 03:00")) == at("2026-06-02 03:00")
+    assert missed_run(NIGHT, BERLIN, evening, morning) == at("2026-06-02 03:00")
+    assert missed_run(NIGHT, BERLIN, morning, at("2026-06-02 22:00")) is None
+
+
+@given(st.datetimes(datetime(2025, 1, 1), datetime(2028, 1, 1)), st.integers(0, 23), st.integers(0, 59))
+def test_there_is_one_night_a_day_whatever_the_clocks_do(moment, hour, minute):
+    after = moment.replace(tzinfo=UTC)
+    first = next_run(f"{minute} {hour} * * *", BERLIN, after)
+    second = next_run(f"{minute} {hour} * * *", BERLIN, first)
+    assert after < first.astimezone(UTC) <= after + timedelta(hours=25)
+    assert (second.date() - first.date()).days == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "days"),
+    [("0", "Sun"), ("7", "Sun"), ("1-5", "Mon Tue Wed Thu Fri"), ("5-7", "Fri Sat Sun"), ("*/3", "Sun Wed Sat"),
+     ("mon,3", "Mon Wed"), ("sat-sun", "Sat Sun"), ("6,0", "Sat Sun"), ("1-5/2", "Mon Wed Fri")],
+)  # fmt: skip
+def test_weekdays_are_numbered_as_in_crontab(field, days):
+    moment, found = at("2026-06-01 12:00"), set()
+    for _ in range(7):
+        moment = next_run(f"0 3 * * {field}", BERLIN, moment)
+        found.add(moment.strftime("%a"))
+    assert found == set(days.split())
+
+
+def test_day_of_month_and_weekday_are_alternatives_as_in_crontab():
+    moments, moment = [], at("2026-06-01 12:00")
+    for _ in range(3):
+        moment = next_run("0 3 15 * 1", BERLIN, moment)
+        moments.append(moment.strftime("%a %d"))
+    assert moments == ["Mon 08", "Mon 15", "Mon 22"]
+    assert next_run("0 3 18 * 1", BERLIN, at("2026-06-16 12:00")).day == 18
+
+
+@pytest.mark.parametrize(
+    "cron", ["", "3", "at night", "0 3 * *", "0 3 * * * *", "61 3 * * *", "0 24 * * *", "0 3 * * 9", "0 3 * * 5-1", "0 3 * * 1/0",
+             "0 3 30 2 *", "0 3 * * someday", "*/0 3 * * *"]
+)  # fmt: skip
+def test_bad_cron_expression_is_named(cron, device):
+    with pytest.raises(ConfigError, match=r"schedule\.cron is ") as caught:
+        device.daemon(cron=cron)
+    assert repr(cron) in str(caught.value)
+
+
+@pytest.mark.parametrize("timezone", ["Mars/Olympus", "", "Europe", "../../etc/passwd", "CEST-ish"])
+def test_bad_time_zone_is_named(timezone, device):
+    with pytest.raises(ConfigError, match=r"schedule\.timezone is ") as caught:
+        device.daemon(timezone=timezone)
+    assert repr(timezone) in str(caught.value)
+
+
+def test_time_zone_of_the_device_is_taken_when_none_is_set():
+    assert parse_cron(NIGHT, None).get_next_fire_time(None, datetime.now(UTC)).hour == 3
+
+
+def test_first_daemon_on_a_device_owes_no_night(device):
+    device.daemon().look()
+    assert device.nights == 0
+    device.now = at("2026-06-02 03:00")
+    device.daemon().look()
+    assert device.supervisor.asked == [("default", "schedule")]
+
+
+def test_missed_night_is_made_up_once_however_often_the_daemon_restarts(device):
+    device.daemon().look()
+    device.now = at("2026-06-02 09:00")  # the device was off at three
+    for _ in range(3):
+        device.daemon().look()
+    assert device.nights == 1
+    device.now = at("2026-06-02 23:00")
+    device.daemon().look()
+    assert device.nights == 1
+    device.now = at("2026-06-03 03:00")
+    device.daemon().look()
+    assert device.nights == 2
+
+
+def test_many_missed_nights_are_made_up_by_one(device):
+    device.daemon().look()
+    device.now += timedelta(days=30)
+    daemon = device.daemon()
+    daemon.look()
+    daemon.look()
+    assert device.nights == 1
+
+
+def test_night_in_the_repeated_hour_comes_once(device):
+    device.now = at("2026-10-24 12:00")
+    daemon = device.daemon(cron="30 2 * * *")
+    daemon.look()
+    for moment in (at("2026-10-25 02:30"), at("2026-10-25 02:30", fold=1), at("2026-10-25 12:00")):
+        device.now = moment
+        daemon.look()
+    assert device.nights == 1
+
+
+@pytest.mark.parametrize("error", [JobRunning("job j-1 is running"), ModelLoading("loading")])
+def test_night_that_has_to_wait_stays_owed(device, error):
+    daemon = device.daemon()
+    daemon.look()
+    device.now = at("2026-06-02 03:00")
+    device.supervisor.error = error
+    daemon.look()
+    device.supervisor.error = None
+    device.now = at("2026-06-02 03:20")
+    daemon.look()
+    daemon.look()
+    assert device.nights == 1
+
+
+@pytest.mark.parametrize("error", [NothingToLearn("no feedback has come"), ConfigError("bad")])
+def test_night_without_news_or_with_an_error_is_over(device, error):
+    daemon = device.daemon()
+    daemon.look()
+    device.now = at("2026-06-02 03:00")
+    device.supervisor.error = error
+    daemon.look()
+    device.supervisor.error = None
+    daemon.look()
+    assert device.nights == 0
+
+
+def test_each_profile_has_its_night(device):
+    device.profiles = ["default", "alice"]
+    daemon = device.daemon()
+    daemon.look()
+    device.now = at("2026-06-02 03:00")
+    daemon.look()
+    assert device.supervisor.asked == [("default", "schedule"), ("alice", "schedule")]
+
+
+def test_clock_that_was_wrong_does_not_stop_the_nights(device):
+    device.now = at("2099-01-01 12:00")
+    device.daemon().look()
+    device.now = at("2026-06-01 12:00")
+    device.daemon().look()
+    assert device.nights == 0
+    device.now = at("2026-06-02 03:00")
+    device.daemon().look()
+    assert device.nights == 1
+
+
+def test_disabled_schedule_never_starts_and_names_no_next_night(device):
+    daemon = device.daemon(enabled=False)
+    daemon.start(first_look_s=0)
+    assert daemon._scheduler is None
+    assert daemon.next_run() is None
+    daemon.close()
+
+
+def test_next_night_is_told(device):
+    assert device.daemon().next_run() == at("2026-06-02 03:00")
+
+
+def test_started_schedule_makes_up_a_missed_night_by_itself(device):
+    device.daemon().look()
+    device.now = at("2026-06-02 09:00")
+    daemon = device.daemon()
+    daemon.start(first_look_s=0)
+    daemon.start(first_look_s=0)  # twice is once
+    until(lambda: device.nights, "the night that was missed")
+    daemon.close()
+    daemon.close()
+    assert device.nights == 1

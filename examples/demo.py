@@ -1,8 +1,8 @@
 """The whole loop on the real default model, as a person would see it, in a scratch folder: `make demo`.
 
-A daemon is started; a persona's feedback goes in; one adaptation runs; replies to prompts it has never seen are compared
-with those before; the daemon is restarted and still serves the new version; a rollback brings the old replies back, token
-for token. Exits 1 when any of this fails.
+A daemon is started; feedback goes in; one adaptation runs; replies to prompts it has never seen are compared
+with those before; the daemon is restarted and still serves the new version; a rollback brings the old replies back,
+token for token. Exits 1 when any of this fails.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ def adapt(running: Daemon) -> dict[str, Any]:
         while job["status"] in {"queued", "running", "paused"}:
             time.sleep(2)
             job = running.get(f"/jobs/{job['id']}")
-            steps = [line for line in job.get("progress") or [] if "step" in line]
+            progress = running.get(f"/jobs/{job['id']}/progress")["progress"]
+            steps = [line for line in progress if "step" in line]
             if steps:
                 bar.update(task, completed=steps[-1]["step"], total=steps[-1]["steps"])
     return dict(job)
@@ -131,7 +132,9 @@ def main() -> None:
                 running.post("/feedback", item, **{"Idempotency-Key": f"demo-{number}"})
             job = adapt(running)
             verdict, result = job.get("verdict") or {}, job.get("result") or {}
-            CONSOLE.print(f"job {job['id']}: {job['status']}; " + " ".join(verdict.get("reasons", [job.get("error") or ""])))
+            CONSOLE.print(
+                f"job {job['id']}: {job['status']}; " + " ".join(verdict.get("reasons", [job.get("error") or ""]))
+            )
             check(job["status"] == "succeeded", "the candidate was accepted and published as v1")
             after = ask(running, held_out, "replies after")
         print_replies(shown, before, held_out, after)
@@ -154,13 +157,20 @@ def texts(replies: Sequence[tuple[str, dict[str, Any]]]) -> list[tuple[str, int]
 
 
 def check_quality(
-    held_out: Sequence[Probe], after: Sequence[tuple[str, dict[str, Any]]], result: dict[str, Any], job: dict[str, Any], check: Any
+    held_out: Sequence[Probe],
+    after: Sequence[tuple[str, dict[str, Any]]],
+    result: dict[str, Any],
+    job: dict[str, Any],
+    check: Any,
 ) -> None:
     """Facts, style, general text and memory against their goals."""
     passed = [probe.passed(text) for probe, (text, _) in zip(held_out, after, strict=True)]
     for kind, goal in (("fact", FACT_GOAL), ("style", STYLE_GOAL)):
         marks = [mark for probe, mark in zip(held_out, passed, strict=True) if probe.kind == kind]
-        check(sum(marks) / len(marks) >= goal, f"{kind}: {sum(marks)} of {len(marks)} held-out prompts right (goal {goal:.0%})")
+        check(
+            sum(marks) / len(marks) >= goal,
+            f"{kind}: {sum(marks)} of {len(marks)} held-out prompts right (goal {goal:.0%})",
+        )
     if result.get("candidate"):
         rise = result["candidate"]["text_loss"] / result["base"]["text_loss"] - 1
         check(rise < TEXT_GOAL, f"general-text loss changes by {rise:+.1%} (goal below +{TEXT_GOAL:.0%})")

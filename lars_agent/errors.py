@@ -1,32 +1,32 @@
 """Every error that lars-agent raises on purpose.
 
-    LarsError
-    ├── ConfigError                a setting that cannot be
-    ├── StateMismatch              tensors that do not fit the adapter they are loaded into
-    ├── DiskFull                   no room for a file; nothing half-written is left
-    ├── ModelError
-    │   ├── ModelNotFound          no such model here
-    │   ├── ModelIncomplete        a file of the model's folder is missing
-    │   ├── ModelCorrupt           a file's bytes are not what they should be
-    │   ├── ModelUnsupported       not a decoder we can adapt, or no chat template
-    │   └── Offline                the model would have to be fetched, and the network does not answer
-    ├── AdapterError
-    │   ├── AdapterNotFound        no such version
-    │   ├── AdapterCorrupt         a file's sha256 is not the manifest's
-    │   └── AdapterIncompatible    made for another base model, or by a newer format
-    ├── TrainingError
-    │   ├── JobInvalid             a job directory that cannot be read
-    │   ├── NothingToLearn         no example survives curation
-    │   ├── ExampleTooLong         prompt and reply do not fit `max_seq_len`
-    │   ├── BudgetTooSmall         refused before it starts
-    │   ├── BudgetExceeded         stopped because the measured memory passed the budget
-    │   ├── WorkerFailed           the worker process ended without a result
-    │   └── JobCancelled
-    └── GenerationError
-        ├── ModelLoading           ask again in a moment
-        ├── PromptTooLong
-        ├── QueueFull              ask again in `retry_after_s`
-        └── GenerationCancelled
+LarsError
+├── ConfigError                a setting that cannot be
+├── StateMismatch              tensors that do not fit the adapter they are loaded into
+├── DiskFull                   no room for a file; nothing half-written is left
+├── ModelError
+│   ├── ModelNotFound          no such model here
+│   ├── ModelIncomplete        a file of the model's folder is missing
+│   ├── ModelCorrupt           a file's bytes are not what they should be
+│   ├── ModelUnsupported       not a decoder we can adapt, or no chat template
+│   └── Offline                the model would have to be fetched, and the network does not answer
+├── AdapterError
+│   ├── AdapterNotFound        no such version
+│   ├── AdapterCorrupt         a file's sha256 is not the manifest's
+│   └── AdapterIncompatible    made for another base model, or by a newer format
+├── TrainingError
+│   ├── JobInvalid             a job directory that cannot be read
+│   ├── NothingToLearn         no example survives curation
+│   ├── ExampleTooLong         prompt and reply do not fit `max_seq_len`
+│   ├── BudgetTooSmall         refused before it starts
+│   ├── BudgetExceeded         stopped because the measured memory passed the budget
+│   ├── WorkerFailed           the worker process ended without a result
+│   └── JobCancelled
+└── GenerationError
+    ├── ModelLoading           ask again in a moment
+    ├── PromptTooLong
+    ├── QueueFull              ask again in `retry_after_s`
+    └── GenerationCancelled
 """
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
-import torch
+import structlog
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from lars_agent.errors import ModelNotFound
-from lars_agent.models.open import open_model
+from lars_agent.models.library import ModelLibrary
+from lars_agent.models.open import compute_dtype, open_model
 from lars_agent.runtime.engine import Engine
 from lars_agent.store.adapters import AdapterStore
 from service.api import adapters, errors, feedback, generate, interactions, jobs, operation
@@ -24,6 +24,9 @@ from service.serving import FindModel, Generator, InstalledModel, OpenEngine, Se
 from service.settings import Settings
 from service.worker_process import DEFAULT_COMMAND
 
+log = structlog.get_logger(__name__)
+
+DEFAULT_MODEL = "default"
 EVERYWHERE = errors.documented(400, 401, 403, 405, 413, 422, 500)
 ROUTERS = (generate.router, feedback.router, interactions.router, adapters.router, jobs.router, operation.router)
 
@@ -86,19 +89,12 @@ def compose(
 
 
 def model_finder(settings: Settings) -> FindModel:
-    """Finds the model the settings name among the installed ones; fetches it where it is not there."""
-    from lars_agent.models.library import ModelLibrary
-
+    """Finds the model that the settings name, or `lars-agent model use` chose; fetches it where it is not there."""
     library = ModelLibrary(settings.models_dir)
 
     def find() -> InstalledModel:
-        chosen = library.current() if settings.model.name == "default" else None
-        if chosen is not None:
-            return chosen
-        try:
-            return library.get(settings.model.name)
-        except ModelNotFound:
-            return library.pull(settings.model.name)
+        chosen = library.current() if settings.model.name == DEFAULT_MODEL else None
+        return chosen or library.pull(settings.model.name, lambda words: log.info("model_pull", words=words))
 
     return find
 
@@ -107,7 +103,7 @@ def engine_opener(settings: Settings, store: AdapterStore) -> OpenEngine:
     """Opens the generation engine on an installed model."""
 
     def open_engine(installed: InstalledModel, on_busy: Callable[[bool], None]) -> Generator:
-        opened = open_model(installed.folder, getattr(torch, settings.model.dtype))
+        opened = open_model(installed.folder, compute_dtype(settings.model.dtype))
         runtime = settings.runtime
         return Engine(opened, store, queue_size=runtime.queue_size, threads=runtime.threads, on_busy=on_busy)
 

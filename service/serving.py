@@ -1,4 +1,4 @@
-"""The part of the daemon that replies: loads the base model, holds the engine, moves the pointer to the adapter in use."""
+"""The part of the daemon that replies: it loads the base model and moves the pointer to the adapter in use."""
 
 from __future__ import annotations
 

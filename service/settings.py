@@ -39,6 +39,16 @@ def default_data_dir() -> Path:
     return Path(state_directory) if state_directory else platformdirs.user_data_path("lars-agent")
 
 
+def is_loopback(host: str) -> bool:
+    """Whether `host` is this device and cannot be reached from another."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
 class Section(BaseModel):
     """A table of the configuration file; a key it does not know is an error."""
 
@@ -75,7 +85,9 @@ class Model(Section):
     name: str = Field(
         default="default", min_length=1, description="Installed model to serve: `default`, a hub id, a folder."
     )
-    dtype: Literal["bfloat16", "float32"] = Field(default="bfloat16", description="Compute type of the base model.")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        default="auto", description="Compute type of the base model; auto is bfloat16 where the processor has it."
+    )
 
 
 class Memory(Section):
@@ -227,16 +239,6 @@ def load_settings(config_file: Path | None = None, overrides: Mapping[str, Any] 
         return Settings(**merged)
     except ValidationError as error:
         raise ConfigError(_describe(error, layers)) from error
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is this device and cannot be reached from another."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _read_file(file: Path, *, required: bool) -> Layer:

@@ -47,14 +47,21 @@ CONFIGS: dict[str, Any] = {
     "phi": lambda: PhiConfig(**COMMON),
     "mistral": lambda: MistralConfig(**COMMON, sliding_window=None),
     "gpt2": lambda: GPT2Config(
-        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=512, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+        vocab_size=VOCABULARY,
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_positions=512,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
         initializer_range=0.3,
     ),
 }
 
 
 def tiny_model(kind: Family = "llama", seed: int = 0) -> PreTrainedModel:
-    """A random float32 decoder of two layers in evaluation mode, with grouped-query attention where the family has it."""
+    """A random float32 decoder of two layers, with grouped-query attention where the family has it."""
     torch.manual_seed(seed)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(CONFIGS[kind]())
     return model.eval()

@@ -1,0 +1,1 @@
+"""Text shipped with the package: what an adapter must not forget."""

@@ -23,7 +23,7 @@ class Batch:
 
     Attributes:
         prompt_ids, prompt_mask: (B, P) int64 and bool; padding on the left, masked out.
-        reply_ids, reply_mask: (B, R) int64 and bool; padding on the right, masked out. The end-of-turn token is part of it.
+        reply_ids, reply_mask: (B, R) int64 and bool; padding on the right, masked out. End of turn included.
         weight: (B,) float32, how much each row's loss counts.
     """
 

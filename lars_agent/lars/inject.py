@@ -59,7 +59,9 @@ class LarsAdapter(nn.Module):
         if layer is None:
             return output
         if x.dim() != 3:
-            raise StateMismatch(f"layer {name!r} was called with {x.dim()} dimensions; LARS needs (batch, tokens, features)")
+            raise StateMismatch(
+                f"layer {name!r} was called with {x.dim()} dimensions; LARS needs (batch, tokens, features)"
+            )
         response = self.pooling(layer, memory.layer(name), x, tokens)
         if response is None:
             return output
@@ -86,9 +88,7 @@ class Attachment:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self._call: tuple[LarsAdapter, AdapterMemory, Tokens] | None = None
-        self._handles = [
-            module.register_forward_hook(self._hook(name)) for name, module in adaptable(model).items()
-        ]
+        self._handles = [module.register_forward_hook(self._hook(name)) for name, module in adaptable(model).items()]
 
     def _hook(self, name: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
         def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ def freeze(model: nn.Module) -> None:
 
 def adaptable(model: PreTrainedModel) -> dict[str, nn.Module]:
     """Every linear layer of `model` by name (`nn.Linear`, and GPT-2's `Conv1D`), the output head left out."""
-    head = model.get_output_embeddings()
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     return {
         name: module
         for name, module in model.named_modules()
@@ -166,5 +166,5 @@ def features(module: nn.Module) -> tuple[int, int]:
     """(in_features, out_features) of a linear layer; GPT-2's `Conv1D` keeps its weight transposed."""
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
-    inputs, outputs = module.weight.shape  # type: ignore[union-attr, misc]
+    inputs, outputs = module.weight.shape  # type: ignore[misc]
     return int(inputs), int(outputs)

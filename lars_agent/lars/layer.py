@@ -34,7 +34,14 @@ class LarsLayer(nn.Module):
     """
 
     def __init__(
-        self, in_features: int, out_features: int, *, rank: int, dropout: float, scale: float, learned_pool: bool = False
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        rank: int,
+        dropout: float,
+        scale: float,
+        learned_pool: bool = False,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features, self.rank = in_features, out_features, rank

@@ -13,6 +13,7 @@ no input. Padding never has weight. A `LayerMemory` carries what a layer must re
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -88,7 +89,8 @@ class SequencePooling:
 
     def __call__(self, layer: LarsLayer, memory: LayerMemory, x: Tensor, tokens: Tokens) -> Response | None:
         """See `Pooling`."""
-        return layer(weighted_sum(tokens.real_weights, x))
+        response: Response = layer(weighted_sum(tokens.real_weights, x))
+        return response
 
 
 class LearnedPooling:
@@ -99,7 +101,8 @@ class LearnedPooling:
         assert layer.pool_query is not None
         scores = x.to(layer.pool_query.dtype) @ layer.pool_query  # (B, S)
         scores = scores.masked_fill(~tokens.real, torch.finfo(scores.dtype).min)
-        return layer(weighted_sum(scores.softmax(dim=1)[:, None, :], x))
+        response: Response = layer(weighted_sum(scores.softmax(dim=1)[:, None, :], x))
+        return response
 
 
 class PromptPooling:
@@ -125,7 +128,9 @@ class ResponsePooling:
             remember(memory, x.detach(), tokens)
             return None
         if memory.response is None:
-            assert memory.total is not None and memory.count is not None and memory.last is not None
+            assert memory.total is not None
+            assert memory.count is not None
+            assert memory.last is not None
             memory.response = layer((memory.total / memory.count[:, None] + memory.last)[:, None, :])
         return memory.response
 
@@ -162,7 +167,9 @@ class CausalPooling:
 
     def _pool(self, memory: LayerMemory, x: Tensor, tokens: Tokens, first: Tensor, rows: int) -> Tensor:
         """(B, rows, H): mean + last up to the end of each chunk that this call finishes."""
-        end = (first[:, None] + 1 + torch.arange(rows, device=x.device)) * self.chunk  # (B, K) tokens before the boundary
+        end = (
+            first[:, None] + 1 + torch.arange(rows, device=x.device)
+        ) * self.chunk  # (B, K) tokens before the boundary
         position, real = tokens.position[:, None, :], tokens.real[:, None, :]
         weights = (real & (position < end[..., None])).double() / end[..., None]
         weights = weights + (real & (position == end[..., None] - 1))
@@ -179,7 +186,7 @@ class CausalPooling:
 
 def pooling_for(config: LarsConfig) -> Pooling:
     """The pooling that `config` names."""
-    kinds = {
+    kinds: dict[str, Callable[[], Pooling]] = {
         "sequence": SequencePooling,
         "learned": LearnedPooling,
         "prompt": PromptPooling,

@@ -43,7 +43,9 @@ def load_state(adapter: LarsAdapter, state: dict[str, Tensor]) -> None:
         raise StateMismatch(f"adapter tensor {key!r} is {'missing' if key in own else 'not part of this adapter'}")
     for key, tensor in own.items():
         if tensor.shape != state[key].shape:
-            raise StateMismatch(f"adapter tensor {key!r} has shape {tuple(state[key].shape)}, not {tuple(tensor.shape)}")
+            raise StateMismatch(
+                f"adapter tensor {key!r} has shape {tuple(state[key].shape)}, not {tuple(tensor.shape)}"
+            )
     with torch.no_grad():
         for key, tensor in own.items():
             tensor.copy_(state[key])
@@ -53,7 +55,9 @@ def save_adapter(adapter: LarsAdapter, folder: Path, *, base_model: str, revisio
     """`folder` holds the adapter, each file written whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / WEIGHTS_FILE, save_bytes(adapter_state(adapter)))
-    write_atomically(folder / CONFIG_FILE, json.dumps(peft_config(adapter.config, base_model, revision), indent=2) + "\n")
+    write_atomically(
+        folder / CONFIG_FILE, json.dumps(peft_config(adapter.config, base_model, revision), indent=2) + "\n"
+    )
 
 
 def peft_config(config: LarsConfig, base_model: str, revision: str | None) -> dict[str, Any]:

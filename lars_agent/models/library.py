@@ -116,7 +116,7 @@ class ModelLibrary:
         digest = weights_digest(weight_files(model.folder))
         if digest != model.sha256:
             raise ModelCorrupt(
-                f"the weights in {model.folder} have changed (digest {digest[:12]}..., installed {model.sha256[:12]}...); "
+                f"the weights in {model.folder} have changed since they were installed ({digest[:12]}...); "
                 f"remove the folder and run: lars-agent model pull {model.reference}"
             )
         return model

@@ -15,12 +15,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from lars_agent.errors import ModelCorrupt, ModelIncomplete, ModelNotFound, ModelUnsupported
+from lars_agent.errors import ConfigError, ModelCorrupt, ModelIncomplete, ModelNotFound, ModelUnsupported
 from lars_agent.files import sha256_of
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 MODEL_FILE = "model.json"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class OpenedModel:
 def open_model(folder: Path, dtype: torch.dtype = torch.bfloat16) -> OpenedModel:
     """The base model in `folder`, frozen, in evaluation mode, computing in `dtype`.
 
-    Weights stored in `dtype` are mapped, not read: a second process that opens them shares the pages. Weights of another
-    dtype are converted into this process's own memory. Raises ModelNotFound, ModelIncomplete, ModelCorrupt or
+    Weights stored in `dtype` are mapped, not read: a second process that opens them shares the pages. Weights of
+    another dtype are converted into this process's own memory. Raises ModelNotFound, ModelIncomplete, ModelCorrupt or
     ModelUnsupported.
     """
     files = weight_files(folder)
@@ -45,15 +46,31 @@ def open_model(folder: Path, dtype: torch.dtype = torch.bfloat16) -> OpenedModel
     try:
         config = AutoConfig.from_pretrained(folder)
         with _parameters_on_meta():
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
     except (OSError, ValueError, KeyError) as error:
         raise ModelUnsupported(f"{folder} holds no decoder that transformers knows: {error}") from error
     _assign(model, _mapped(files), dtype, folder)
-    return OpenedModel(model.eval().requires_grad_(False), tokenizer, folder, model_digest(folder, files))
+    model.eval().requires_grad_(False)  # type: ignore[no-untyped-call]
+    return OpenedModel(model, tokenizer, folder, model_digest(folder, files))
+
+
+def compute_dtype(name: str) -> torch.dtype:
+    """The dtype that `name` (`auto`, `bfloat16` or `float32`) means on this machine.
+
+    `auto` is bfloat16 where the processor multiplies it natively, and float32 elsewhere: there bfloat16 halves the
+    memory but is emulated, at a tenth of the speed. Raises ConfigError for another name.
+    """
+    if name == "auto":
+        has_mkldnn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        native = has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return torch.bfloat16 if native else torch.float32
+    if name not in DTYPES:
+        raise ConfigError(f"model.dtype must be auto or one of {', '.join(DTYPES)}, not {name!r}")
+    return DTYPES[name]
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of the model in `folder`. Raises ModelNotFound, or ModelIncomplete naming what is missing."""
+    """The safetensors files of the model in `folder`. Raises ModelNotFound, or ModelIncomplete that names the files."""
     if not (folder / "config.json").is_file():
         raise ModelNotFound(f"{folder} holds no model (no config.json); run: lars-agent model pull default")
     names = [SINGLE_FILE]
@@ -64,7 +81,9 @@ def weight_files(folder: Path) -> list[Path]:
             raise ModelCorrupt(f"{folder / INDEX_FILE} cannot be read ({error}); pull the model again") from error
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise ModelIncomplete(f"{folder} lacks {', '.join(missing)}; pull the model again, or copy the missing files there")
+        raise ModelIncomplete(
+            f"{folder} lacks {', '.join(missing)}; pull the model again, or copy the missing files there"
+        )
     return [folder / name for name in names]
 
 
@@ -72,7 +91,9 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer in `folder`. Raises ModelIncomplete, or ModelUnsupported when it has no chat template."""
     if not (folder / "tokenizer.json").is_file():
         raise ModelIncomplete(f"{folder} lacks tokenizer.json; pull the model again, or copy the file there")
-    tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelUnsupported(f"the tokenizer in {folder} has no fast form; choose another model")
     if not tokenizer.chat_template:
         raise ModelUnsupported(f"the model in {folder} has no chat template; choose an instruct or chat model")
     return tokenizer
@@ -102,7 +123,7 @@ def _parameters_on_meta() -> Iterator[None]:
         if parameter is not None and not parameter.is_meta:
             module._parameters[name] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
 
-    nn.Module.register_parameter = on_meta  # type: ignore[method-assign]
+    nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
@@ -114,7 +135,7 @@ def _mapped(files: list[Path]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for path in files:
         try:
-            opened: Any = safe_open(path, framework="pt")  # type: ignore[no-untyped-call]
+            opened: Any = safe_open(path, framework="pt")
             tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise ModelCorrupt(f"{path} cannot be read ({error}); pull the model again") from error

@@ -47,11 +47,17 @@ def resolve(reference: str) -> Source:
     if reference in (DEFAULT, DEFAULT_NAME):
         return Source(DEFAULT, DEFAULT_NAME, from_wheel)
     if path.suffix == ".gguf":
-        return Source(str(path.absolute()), _slug(path.stem), lambda downloads, target, tell: from_gguf(path, target, tell))
+        return Source(
+            str(path.absolute()), _slug(path.stem), lambda downloads, target, tell: from_gguf(path, target, tell)
+        )
     if path.is_dir():
-        return Source(str(path.absolute()), _slug(path.name), lambda downloads, target, tell: from_folder(path, target, tell))
+        return Source(
+            str(path.absolute()), _slug(path.name), lambda downloads, target, tell: from_folder(path, target, tell)
+        )
     if HUB_ID.fullmatch(reference) and not reference.startswith("."):
-        return Source(reference, _slug(reference), lambda downloads, target, tell: from_hub(reference, downloads, target, tell))
+        return Source(
+            reference, _slug(reference), lambda downloads, target, tell: from_hub(reference, downloads, target, tell)
+        )
     raise ModelNotFound(
         f"{reference!r} is no model: give `default`, a hub id such as org/name, a Hugging Face folder, or a .gguf file"
     )

@@ -41,7 +41,7 @@ class GenerationRequest:
 
     messages: tuple[Message, ...]
     profile: str = "default"
-    version: int | None | Literal["active"] = "active"
+    version: int | Literal["active"] | None = "active"
     max_new_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
@@ -196,7 +196,8 @@ class Engine:
             seed=ticket.seed,
         )
         stream = TextStream(self._tokenizer, request.stop)
-        token_ids, pieces = [], []
+        token_ids: list[int] = []
+        pieces: list[str] = []
         reason: FinishReason = "length"
         self._check_cancelled(ticket)
         logits = decoder.prefill(ticket.prompt)
@@ -214,7 +215,13 @@ class Engine:
             logits = decoder.step(token)
         self._give(ticket, pieces, stream.flush())
         return Generation(
-            "".join(pieces), reason, len(ticket.prompt), len(token_ids), ticket.pinned.version, ticket.seed, tuple(token_ids)
+            "".join(pieces),
+            reason,
+            len(ticket.prompt),
+            len(token_ids),
+            ticket.pinned.version,
+            ticket.seed,
+            tuple(token_ids),
         )
 
     def _check_cancelled(self, ticket: Ticket) -> None:

@@ -40,7 +40,7 @@ class AdapterSlots:
         self._pinned: OrderedDict[tuple[str, int], Pinned] = OrderedDict()
         self._lock = threading.Lock()
 
-    def resolve(self, profile: str, version: int | None | Literal["active"]) -> Pinned:
+    def resolve(self, profile: str, version: int | Literal["active"] | None) -> Pinned:
         """The adapter a request is served with. Raises AdapterNotFound, AdapterCorrupt or AdapterIncompatible."""
         if version is None:
             return BASE

@@ -19,9 +19,7 @@ class Sampler:
     `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `repetition_penalty` 1 are off.
     """
 
-    def __init__(
-        self, *, temperature: float, top_p: float, top_k: int, repetition_penalty: float, seed: int
-    ) -> None:
+    def __init__(self, *, temperature: float, top_p: float, top_k: int, repetition_penalty: float, seed: int) -> None:
         self.greedy = temperature == 0
         self.generator = torch.Generator().manual_seed(seed)
         self.processors = LogitsProcessorList()
@@ -36,7 +34,7 @@ class Sampler:
 
     def __call__(self, context: list[int], logits: Tensor) -> int:
         """The next token after the token ids `context`, from `logits` (V,)."""
-        scores = self.processors(torch.tensor([context]), logits[None])[0]
+        scores = self.processors(torch.tensor([context]), logits[None])[0]  # type: ignore[arg-type]
         if self.greedy:
             return int(scores.argmax())
         return int(torch.multinomial(scores.softmax(dim=0), 1, generator=self.generator))

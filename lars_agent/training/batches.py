@@ -29,8 +29,7 @@ class Encoded:
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
     """The ids of a conversation up to where the assistant begins to speak."""
-    text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-    return list(tokenizer.encode(text, add_special_tokens=False))
+    return list(tokenizer.encode(_render(tokenizer, messages, reply_follows=True), add_special_tokens=False))
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, example: Example, max_seq_len: int) -> Encoded:
@@ -39,14 +38,15 @@ def encode(tokenizer: PreTrainedTokenizerBase, example: Example, max_seq_len: in
     Raises ExampleTooLong when prompt and reply exceed `max_seq_len` tokens, and ModelUnsupported when the template does
     not put the reply behind the prompt.
     """
-    turns = list(example.messages)
-    prompt_text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    prompt_text = _render(tokenizer, example.messages, reply_follows=True)
     reply: Message = {"role": "assistant", "content": example.response}
-    whole_text = tokenizer.apply_chat_template([*turns, reply], tokenize=False)
+    whole_text = _render(tokenizer, [*example.messages, reply], reply_follows=False)
     if not whole_text.startswith(prompt_text):
         raise ModelUnsupported("the chat template does not put the reply behind the generation prompt")
     prompt = tokenizer.encode(prompt_text, add_special_tokens=False)
-    reply_ids = tokenizer.encode(_up_to_end_of_turn(tokenizer, whole_text[len(prompt_text) :]), add_special_tokens=False)
+    reply_ids = tokenizer.encode(
+        _up_to_end_of_turn(tokenizer, whole_text[len(prompt_text) :]), add_special_tokens=False
+    )
     if len(prompt) + len(reply_ids) > max_seq_len:
         raise ExampleTooLong(
             f"example {example.source_id!r} has {len(prompt) + len(reply_ids)} tokens, the limit is {max_seq_len}; "
@@ -88,6 +88,12 @@ def batch_indices(count: int, batch_size: int, step: int, seed: int) -> list[int
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         chosen.append(int(torch.randperm(count, generator=generator)[index]))
     return chosen
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, reply_follows: bool) -> str:
+    """The conversation as the model's chat template writes it."""
+    turns = [{"role": str(turn["role"]), "content": turn["content"]} for turn in messages]
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=reply_follows))
 
 
 def _up_to_end_of_turn(tokenizer: PreTrainedTokenizerBase, text: str) -> str:

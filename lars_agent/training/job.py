@@ -1,12 +1,12 @@
 """The job directory: the seam between the daemon and the training worker.
 
-    job.json         what to do: frozen when the daemon writes it
-    train.jsonl      the examples to learn
-    heldout.jsonl    the examples to judge by
-    progress.jsonl   one line per step, appended by the worker
-    checkpoint-N/    where a killed worker goes on from
-    candidate/       the adapter, written at the end
-    result.json      what was measured; its presence means that the worker is done
+job.json         what to do: frozen when the daemon writes it
+train.jsonl      the examples to learn
+heldout.jsonl    the examples to judge by
+progress.jsonl   one line per step, appended by the worker
+checkpoint-N/    where a killed worker goes on from
+candidate/       the adapter, written at the end
+result.json      what was measured; its presence means that the worker is done
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class JobSpec:
 
     Attributes:
         model_path: folder of the base model; `model_sha256` is the digest it must have.
-        dtype: `float32` or `bfloat16`, the compute type of the base model.
+        dtype: `auto`, `float32` or `bfloat16`, see `lars_agent.models.open.compute_dtype`.
         lars, training: the fields of `LarsConfig` and `TrainConfig`.
         parent: folder of the incumbent adapter, None when the base model is in use.
         budget_bytes: peak resident memory the worker may reach; None for no limit.
@@ -44,7 +44,7 @@ class JobSpec:
     profile: str
     model_path: str
     model_sha256: str
-    dtype: str = "float32"
+    dtype: str = "auto"
     base_model: str = ""
     base_model_revision: str | None = None
     lars: Mapping[str, Any] = field(default_factory=dict)
@@ -65,7 +65,9 @@ class JobSpec:
         """The spec in `folder`. Raises JobInvalid."""
         record = _read_object(folder / SPEC_FILE)
         if int(record.get("schema", 0)) > SCHEMA:
-            raise JobInvalid(f"{folder / SPEC_FILE} has schema {record['schema']}; this lars-agent knows up to {SCHEMA}")
+            raise JobInvalid(
+                f"{folder / SPEC_FILE} has schema {record['schema']}; this lars-agent knows up to {SCHEMA}"
+            )
         unknown = sorted(set(record) - {item.name for item in fields(cls)})
         if unknown:
             raise JobInvalid(f"{folder / SPEC_FILE} has an unknown field {unknown[0]!r}")

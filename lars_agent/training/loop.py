@@ -66,7 +66,9 @@ class TrainConfig:
         """The config in `record`. Raises ConfigError for a key or a value that cannot be."""
         unknown = sorted(set(record) - {item.name for item in fields(cls)})
         if unknown:
-            raise ConfigError(f"unknown training setting {unknown[0]!r}; known are {[item.name for item in fields(cls)]}")
+            raise ConfigError(
+                f"unknown training setting {unknown[0]!r}; known are {[item.name for item in fields(cls)]}"
+            )
         return cls(**record)
 
 
@@ -99,7 +101,9 @@ class Trainer:
         pad_id: int,
     ) -> None:
         if not train or not heldout:
-            raise NothingToLearn(f"{len(train)} examples to learn and {len(heldout)} to judge by; both must be at least 1")
+            raise NothingToLearn(
+                f"{len(train)} examples to learn and {len(heldout)} to judge by; both must be at least 1"
+            )
         self.attachment, self.adapter, self.config = attachment, adapter, config
         self.train_rows, self.heldout_rows, self.pad_id = train, heldout, pad_id
         self.optimizer = torch.optim.AdamW(parameter_groups(adapter, config.weight_decay), lr=config.learning_rate)

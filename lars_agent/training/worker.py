@@ -25,7 +25,7 @@ from lars_agent.example import Example
 from lars_agent.files import write_atomically
 from lars_agent.lars import LarsAdapter, LarsConfig, attach, load_adapter, save_adapter
 from lars_agent.memory.measure import peak_rss_bytes, rss_bytes
-from lars_agent.models.open import OpenedModel, open_model
+from lars_agent.models.open import OpenedModel, compute_dtype, open_model
 from lars_agent.training import checkpoint
 from lars_agent.training.batches import Encoded, encode, pad_id
 from lars_agent.training.evaluate import general_text, score
@@ -43,7 +43,6 @@ from lars_agent.training.job import (
 from lars_agent.training.loop import Progress, TrainConfig, Trainer, learning_rate
 
 EXIT_STOPPED = 75
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Worker:
@@ -95,7 +94,7 @@ class Worker:
         self.stopping = True
 
     def _open_model(self) -> OpenedModel:
-        opened = open_model(Path(self.spec.model_path), DTYPES[self.spec.dtype])
+        opened = open_model(Path(self.spec.model_path), compute_dtype(self.spec.dtype))
         if opened.sha256 != self.spec.model_sha256:
             raise JobInvalid(
                 f"the model in {self.spec.model_path} has sha256 {opened.sha256}, the job was made for "
@@ -143,9 +142,7 @@ class Worker:
         general = general_text(opened.tokenizer)
 
         def scores(adapter: LarsAdapter | None) -> Scores:
-            return score(
-                trainer.attachment, adapter, trainer.heldout_rows, general, trainer.pad_id, between=self.guard
-            )
+            return score(trainer.attachment, adapter, trainer.heldout_rows, general, trainer.pad_id, between=self.guard)
 
         candidate, base = scores(trainer.adapter), scores(None)
         incumbent = base if self.spec.parent is None else scores(load_adapter(opened.model, Path(self.spec.parent)))

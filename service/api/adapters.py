@@ -10,7 +10,7 @@ from lars_agent.errors import AdapterNotFound
 from service.api.dependencies import DaemonDep
 from service.api.errors import documented
 from service.api.fields import parse_version, version_label
-from service.api.schemas import ActiveAdapter, AdapterBody, AdapterList, ProfileQuery
+from service.api.schemas import ActiveAdapter, AdapterBody, AdapterList, AdaptersQuery, ProfileQuery
 
 router = APIRouter(prefix="/adapters", tags=["adapters"])
 
@@ -18,11 +18,12 @@ ProfileParameter = Annotated[ProfileQuery, Query()]
 
 
 @router.get("", responses=documented(409))
-def list_adapters(query: ProfileParameter, daemon: DaemonDep) -> AdapterList:
+def list_adapters(query: Annotated[AdaptersQuery, Query()], daemon: DaemonDep) -> AdapterList:
     """A profile's adapter versions, oldest first."""
     active = daemon.store.active(query.profile)
     bodies = [AdapterBody.of(manifest, active) for manifest in daemon.store.versions(query.profile)]
-    problems = {version_label(version): words for version, words in daemon.store.problems(query.profile).items()}
+    found = daemon.store.problems(query.profile) if query.verify else {}
+    problems = {version_label(version): words for version, words in found.items()}
     return AdapterList(profile=query.profile, active=version_label(active), adapters=bodies, problems=problems)
 
 

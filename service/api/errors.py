@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 
 RETRY_AFTER_S = 5
 SHOWN_CHARS = 60  # of a value that is quoted back
+NOT_AN_OBJECT = ("model_type", "model_attributes_type", "dict_type")
 SOURCES = ("body", "query", "path", "header")  # where a field stands; not part of its name
 
 
@@ -150,6 +151,9 @@ async def _http(request: Request, error: Exception) -> Response:
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     param, message = describe(error.errors())
+    kind = request.headers.get("content-type", "")
+    if param is None and error.body and "json" not in kind:
+        message = f"the body is read as JSON only with the header Content-Type: application/json, not {kind[:60]!a}"
     return error_response(422, message, param)
 
 
@@ -171,6 +175,8 @@ def describe(problems: Sequence[Any]) -> tuple[str | None, str]:
         message = "is missing"
     elif problem["type"] == "extra_forbidden":
         message = "is not a field of this request"
+    elif problem["type"] in NOT_AN_OBJECT:
+        message = "must be an object"
     elif isinstance(problem.get("input"), (str, int, float)):
         message += f", not {_shown(problem['input'])}"
     return param, f"{param or 'the body'}: {message}"

@@ -18,7 +18,7 @@ LEAST_TEMPERATURE = 0.01  # below, logits divided by it overflow; 0 is greedy
 ADAPTER_ID = re.compile(rf"({PROFILE_PATTERN.strip('^$')})(?:@(base|v[1-9][0-9]{{0,8}}))?")
 
 # Parameters TGI's clients send whether they mean them or not: let pass while they are off, refused when they are on.
-OFF = (None, False, [], {})
+OFF: tuple[Any, ...] = (None, False, [], {})
 TGI_ONLY = frozenset(
     {"best_of", "typical_p", "truncate", "watermark", "return_full_text", "decoder_input_details", "grammar"}
     | {"top_n_tokens", "frequency_penalty", "adapter_source", "adapter_parameters", "api_token", "merged_adapters"}

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
+from lars_agent.example import Message
 from lars_agent.store.manifest import AdapterManifest
 from service.api.errors import InvalidField
 from service.api.fields import Body, Id, Messages, Profile, Rating, SpokenText, Tag, Text, to_messages, version_label
@@ -97,9 +98,10 @@ class FeedbackRequest(Body):
         if self.rating is None and self.correction is None and not self.comment and not self.tags:
             raise InvalidField("rating", "is missing; give a rating, a correction, a comment or tags")
         turns = self.messages
+        said = (Message(role="user", content=self.prompt),) if self.prompt else turns and to_messages(turns)
         return NewFeedback(
             interaction_id=self.interaction_id,
-            messages=({"role": "user", "content": self.prompt},) if self.prompt else turns and to_messages(turns),
+            messages=said or None,
             response=self.response,
             rating=self.rating,
             correction=self.correction,
@@ -227,6 +229,12 @@ class ProfileQuery(Body):
     profile: Profile = DEFAULT_PROFILE
 
 
+class AdaptersQuery(ProfileQuery):
+    """Whose adapters, and whether to read all their bytes."""
+
+    verify: bool = Field(default=False, description="Compare every file's sha256 with the manifest's.")
+
+
 class NoQuery(Body):
     """Nothing; so that a misspelt or unsupported option is not silently passed over."""
 
@@ -265,7 +273,7 @@ class AdapterList(Reply):
     profile: str
     active: VersionLabel
     adapters: list[AdapterBody]
-    problems: dict[str, str] = Field(description="Versions that cannot be used, and why.")
+    problems: dict[str, str] = Field(description="With `verify`: versions that cannot be used, and why.")
 
 
 class ActiveAdapter(Reply):

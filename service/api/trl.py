@@ -29,12 +29,12 @@ def _said(text: str) -> list[Message]:
 
 def _as_messages(record: FeedbackRecord) -> dict[str, Any] | None:
     example = to_example(record)
-    return example and {"messages": [*example.messages, *_said(example.response)]}
+    return None if example is None else {"messages": [*example.messages, *_said(example.response)]}
 
 
 def _as_completion(record: FeedbackRecord) -> dict[str, Any] | None:
     example = to_example(record)
-    return example and {"prompt": list(example.messages), "completion": _said(example.response)}
+    return None if example is None else {"prompt": list(example.messages), "completion": _said(example.response)}
 
 
 def _as_preference(record: FeedbackRecord) -> dict[str, Any] | None:
@@ -167,9 +167,7 @@ def _read(line: bytes, number: int) -> NewFeedback:
         raise InvalidField(where, f"is not JSON ({error!r:.200})") from error
     kind = next((kind for column, kind in KINDS if isinstance(row, dict) and column in row), None)
     if kind is None:
-        raise InvalidField(
-            where, "needs messages; or prompt and completion (and label); or prompt, chosen and rejected"
-        )
+        raise InvalidField(where, "needs messages; prompt and completion (and label); or prompt, chosen and rejected")
     try:
         return kind.model_validate(row).to_new()
     except ValidationError as error:

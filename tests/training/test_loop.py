@@ -57,7 +57,9 @@ def test_the_best_step_is_kept_not_the_last():
 
 
 def test_patience_ends_a_run_that_gets_no_better():
-    made = trainer(TrainConfig(steps=500, batch_size=2, learning_rate=1e-1, evaluate_every=2, warmup_steps=0, patience=3))
+    made = trainer(
+        TrainConfig(steps=500, batch_size=2, learning_rate=1e-1, evaluate_every=2, warmup_steps=0, patience=3)
+    )
     assert made.run()
     assert made.progress.step < 500
 
@@ -133,7 +135,9 @@ def test_nothing_to_learn_or_to_judge_by_is_an_error():
             Trainer(made.attachment, made.adapter, CONFIG, *rows, pad_id=0)
 
 
-@pytest.mark.parametrize("bad", [{"steps": 0}, {"learning_rate": 0.0}, {"warmup_steps": -1}, {"clip_norm": float("nan")}])
+@pytest.mark.parametrize(
+    "bad", [{"steps": 0}, {"learning_rate": 0.0}, {"warmup_steps": -1}, {"clip_norm": float("nan")}]
+)
 def test_impossible_training_settings_are_refused(bad):
     with pytest.raises(ConfigError, match=rf"training\.{next(iter(bad))}"):
         TrainConfig(**bad)

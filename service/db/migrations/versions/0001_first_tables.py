@@ -47,7 +47,7 @@ def upgrade() -> None:
         sa.Column("tags", sa.JSON, nullable=False),
         sa.Column("idempotency_key", sa.String(200)),
         sa.Column("request_sha256", sa.String(64)),
-        sa.CheckConstraint("rating IS NULL OR (rating >= -1 AND rating <= 1)", name="ck_feedback_rating_range"),
+        sa.CheckConstraint("rating IS NULL OR (rating >= -1 AND rating <= 1)", name=op.f("ck_feedback_rating_range")),
         sa.ForeignKeyConstraint(
             ["interaction_id"], ["interactions.id"], name="fk_feedback_interaction_id", ondelete="SET NULL"
         ),
@@ -78,7 +78,7 @@ def upgrade() -> None:
         sa.Column("peak_bytes", sa.Integer),
         sa.CheckConstraint(
             "status IN ('queued', 'running', 'paused', 'succeeded', 'rejected', 'failed', 'cancelled')",
-            name="ck_jobs_status_known",
+            name=op.f("ck_jobs_status_known"),
         ),
         sa.PrimaryKeyConstraint("seq", name="pk_jobs"),
         sa.UniqueConstraint("id", name="uq_jobs_id"),

@@ -1,0 +1,5 @@
+"""`python -m service` is `lars-agent`."""
+
+from service.cli import main
+
+main()

@@ -1,0 +1,50 @@
+"""`lars-agent chat`: a conversation that streams, and feedback on what was said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from service.client import Client
+
+MAX_NEW_TOKENS = 256
+RATINGS = {"/good": "up", "/bad": "down"}
+
+
+def converse(client: Client, profile: str, out: Console) -> None:
+    """Reads lines until /quit or the end of input. Raises ApiError."""
+    messages: list[dict[str, str]] = []
+    interaction: str | None = None
+    while True:
+        try:
+            line = out.input("[bold]you:[/] ").strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+        if line == "/quit":
+            return
+        if line in RATINGS or line.startswith("/fix "):
+            _give_feedback(client, interaction, line, out)
+        elif line:
+            messages.append({"role": "user", "content": line})
+            text, interaction = _reply(client, profile, messages, out)
+            messages.append({"role": "assistant", "content": text})
+
+
+def _reply(client: Client, profile: str, messages: list[dict[str, str]], out: Console) -> tuple[str, str]:
+    """The reply's text and its interaction id; printed as it comes."""
+    body = {"inputs": messages, "parameters": {"max_new_tokens": MAX_NEW_TOKENS, "adapter_id": profile}}
+    last: dict[str, Any] = {}
+    for last in client.events("/generate_stream", body):
+        out.print(last["token"]["text"], end="", markup=False, highlight=False, soft_wrap=True)
+    out.print()
+    return str(last["generated_text"]), str(last["interaction_id"])
+
+
+def _give_feedback(client: Client, interaction: str | None, line: str, out: Console) -> None:
+    if interaction is None:
+        out.print("say something first; feedback is about the last reply")
+        return
+    body: dict[str, Any] = {"interaction_id": interaction}
+    body |= {"rating": RATINGS[line]} if line in RATINGS else {"correction": line.removeprefix("/fix ").strip()}
+    out.print(f"stored {client.post('/feedback', body)['id']}", highlight=False)

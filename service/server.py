@@ -1,0 +1,48 @@
+"""The daemon as a process: the base model fetched, uvicorn on its address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import uvicorn
+
+from lars_agent.errors import ModelNotFound
+from lars_agent.models.library import ModelLibrary
+from service.app import create_app
+from service.settings import Settings
+
+DRAIN_S = 10
+
+
+class Server(uvicorn.Server):
+    """A server that says where it can be reached once it can be."""
+
+    def __init__(self, config: uvicorn.Config, tell: Callable[[str], None]) -> None:
+        super().__init__(config)
+        self._tell = tell
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        """Listens, then tells the address."""
+        await super().startup(sockets)  # type: ignore[arg-type]
+        if self.started:
+            port = self.servers[0].sockets[0].getsockname()[1]
+            self._tell(f"listening: http://{self.config.host}:{port}/ (API: /docs)")
+
+
+def run(settings: Settings, tell: Callable[[str], None]) -> None:
+    """Serves until SIGTERM or SIGINT. Raises LarsError for what keeps it from starting."""
+    library = ModelLibrary(settings.models_dir)
+    try:
+        library.get(settings.model.name)
+    except ModelNotFound:
+        library.pull(settings.model.name, tell)
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        host=settings.server.host,
+        port=settings.server.port,
+        access_log=False,
+        log_level="warning",
+        timeout_graceful_shutdown=DRAIN_S,
+    )
+    Server(config, tell).run()

@@ -1,0 +1,166 @@
+"""A daemon with everything real but the model: its engine is a fake that honours the engine's seam."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from lars_agent.errors import AdapterCorrupt, GenerationCancelled, LarsError
+from lars_agent.runtime.engine import Generation, GenerationRequest
+from lars_agent.store.adapters import AdapterStore
+from service.app import create_app
+from service.settings import Settings
+
+SHA256 = "b" * 64
+BASE_URL = "http://127.0.0.1:8321"
+
+
+@dataclass(frozen=True)
+class FakeModel:
+    """An installed model that is not there."""
+
+    name: str = "fake"
+    reference: str = "fake"
+    revision: str | None = None
+    sha256: str = SHA256
+    folder: Path = Path("nowhere")
+
+
+@dataclass
+class FakeTicket:
+    """Says the reply word by word; holds on while `gate` is shut."""
+
+    request: GenerationRequest
+    version: int | None
+    words: list[str]
+    gate: threading.Event
+    error: LarsError | None = None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def __iter__(self) -> Iterator[str]:
+        for word in self.words:
+            self._wait()
+            yield word
+        self.result()
+
+    def result(self, timeout_s: float | None = None) -> Generation:
+        self._wait()
+        if self.error is not None:
+            raise self.error
+        text = "".join(self.words)
+        return Generation(text, "eos_token", 3, len(self.words), self.version, self.request.seed or 0, ())
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+
+    def _wait(self) -> None:
+        while not self.gate.wait(0.01):
+            if self.cancelled.is_set():
+                raise GenerationCancelled("the request was cancelled before its reply was finished")
+
+
+class FakeEngine:
+    """Replies "echo: " and the last message, with the adapters of a real store, whose bytes it never loads."""
+
+    def __init__(self, store: AdapterStore, on_busy: Callable[[bool], None]) -> None:
+        self.store, self.on_busy = store, on_busy
+        self.tickets: list[FakeTicket] = []
+        self.refuse_submit: Exception | None = None
+        self.refuse_swap: LarsError | None = None
+        self.break_reply: LarsError | None = None
+        self.gate = threading.Event()
+        self.gate.set()
+        self.closed = False
+        self._active: dict[str, int | None] = {}
+
+    def submit(self, request: GenerationRequest) -> FakeTicket:
+        if self.refuse_submit is not None:
+            raise self.refuse_submit
+        version = self._active.get(request.profile) if request.version == "active" else request.version
+        if version is not None:
+            self.store.folder(request.profile, version)
+        words = ["echo: ", request.messages[-1]["content"]]
+        self.tickets.append(FakeTicket(request, version, words, self.gate, self.break_reply))
+        return self.tickets[-1]
+
+    def swap(self, profile: str) -> int | None:
+        version = self.store.active(profile)
+        if self.refuse_swap is not None:
+            raise self.refuse_swap
+        if version is not None:
+            self.store.verify(profile, version, SHA256)
+        self._active[profile] = version
+        return version
+
+    def serving(self, profile: str) -> int | None:
+        return self._active.get(profile)
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def settings(tmp_path) -> Settings:
+    return Settings(data_dir=tmp_path / "data", schedule={"enabled": False})
+
+
+@pytest.fixture
+def start():
+    """Gives a function that starts an app and returns its client; all are stopped at the end."""
+    clients: list[TestClient] = []
+
+    def begin(settings: Settings, **options: object) -> TestClient:
+        app = fake_app(settings, **options)
+        client = TestClient(app, base_url=BASE_URL, raise_server_exceptions=False)
+        client.__enter__()
+        clients.append(client)
+        return client
+
+    yield begin
+    for client in reversed(clients):
+        client.__exit__(None, None, None)
+
+
+def fake_app(settings: Settings, **options: object) -> FastAPI:
+    parts = {"find_model": FakeModel, "open_engine": opener(settings)}
+    return create_app(settings, **{**parts, **options})
+
+
+def opener(settings: Settings):
+    store = AdapterStore(settings.adapters_dir)
+    return lambda installed, on_busy: FakeEngine(store, on_busy)
+
+
+@pytest.fixture
+def client(start, settings) -> TestClient:
+    client = start(settings)
+    wait_until(lambda: client.get("/health").status_code == 200)
+    return client
+
+
+@pytest.fixture
+def daemon(client):
+    return client.app.state.daemon
+
+
+@pytest.fixture
+def engine(daemon) -> FakeEngine:
+    return daemon.serving.require_engine()
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.01)
+
+
+def damaged(*_: object) -> None:
+    raise AdapterCorrupt("damaged")

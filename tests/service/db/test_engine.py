@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import sqlite3
+import threading
+
+import pytest
+from sqlalchemy import text
+
+from lars_agent.errors import DiskFull
+from service.db import Database, DatabaseBusy, DatabaseUnusable, NewFeedback
+from service.db import engine as module
+from service.db.engine import reading, writing
+
+SAID = NewFeedback(messages=({"role": "user", "content": "Hi"},), response="Yo", rating=1.0)
+
+
+def pragma(connection, name: str) -> object:
+    return connection.execute(text(f"PRAGMA {name}")).scalar_one()
+
+
+def test_every_pooled_connection_is_durable(db):
+    with reading(db.engine) as first, reading(db.engine) as second:
+        for connection in (first, second):
+            assert pragma(connection, "synchronous") == 2  # FULL: a commit returns when it is on the disk
+            assert pragma(connection, "journal_mode") == "wal"
+            assert pragma(connection, "foreign_keys") == 1
+            assert pragma(connection, "secure_delete") == 1
+            assert pragma(connection, "busy_timeout") == 10_000
+
+
+def test_only_the_owner_may_read_the_files(db, path):
+    db.feedback.add(SAID)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+    assert set(modes.values()) == {0o600}
+    assert "lars-agent.db-wal" in modes
+
+
+def test_block_that_fails_is_undone(db):
+    with pytest.raises(ZeroDivisionError), writing(db.engine) as connection:
+        connection.execute(text("INSERT INTO runs (profile, last_run) VALUES ('a', 'b')"))
+        raise ZeroDivisionError
+    assert db.cycles.last_run("a") is None
+
+
+def test_reader_does_not_wait_for_the_writer(db):
+    with writing(db.engine):
+        assert db.feedback.list() == []
+
+
+def test_writers_from_many_threads_all_come_through(db):
+    threads = [threading.Thread(target=db.feedback.add, args=(SAID,)) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert db.feedback.counts()["total"] == 16
+
+
+def test_lock_that_is_kept_too_long_is_named(path, monkeypatch):
+    monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.05)
+    db, other = Database(path), Database(path)
+    with writing(other.engine), pytest.raises(DatabaseBusy, match="is another daemon running"):
+        db.feedback.add(SAID)
+    db.close()
+    other.close()
+
+
+def test_full_disk_is_named_and_nothing_is_stored(db):
+    with writing(db.engine) as connection:
+        connection.execute(text(f"PRAGMA max_page_count = {pragma(connection, 'page_count')}"))
+    large = NewFeedback(messages=SAID.messages, response="x" * 100_000, rating=1.0)
+    with pytest.raises(DiskFull, match="no room on the disk for the database"):
+        db.feedback.add(large)
+    assert db.feedback.counts()["total"] == 0
+
+
+@pytest.mark.parametrize("content", [b"not a database, but long enough to have a header" * 20, b"x"])
+def test_file_that_is_no_database_is_refused_and_kept(path, content):
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(DatabaseUnusable, match="restore a backup or move it away"):
+        Database(path)
+    assert path.read_bytes() == content
+
+
+def test_database_of_another_program_is_refused(path):
+    path.parent.mkdir()
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE recipes (name)")
+    connection.close()
+    with pytest.raises(DatabaseUnusable, match="another program.*recipes"):
+        Database(path)

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from lars_agent.example import Example
+from service.db import FeedbackNotFound, IdempotencyConflict, InteractionNotFound, NewFeedback
+from service.db import feedback as module
+from tests.service.db.conftest import add_interaction
+
+PROMPT = ({"role": "user", "content": "Hi"},)
+LIKED = NewFeedback(messages=PROMPT, response="Yo", rating=1.0)
+
+
+def test_feedback_on_an_interaction_takes_its_text_and_profile(db, interaction_id):
+    record, created = db.feedback.add(NewFeedback(interaction_id=interaction_id, rating=-1.0, tags=("fact",)))
+    assert created
+    assert record == db.feedback.get(record.id)
+    assert (record.profile, record.response, record.adapter_version) == ("alice", "Paris?", 2)
+    assert (record.rating, record.tags, record.interaction_id) == (-1.0, ("fact",), interaction_id)
+
+
+def test_feedback_on_nothing_is_refused(db):
+    with pytest.raises(InteractionNotFound, match="i-none"):
+        db.feedback.add(NewFeedback(interaction_id="i-none", rating=1.0))
+    assert db.feedback.list() == []
+
+
+def test_same_key_and_words_give_the_same_record(db, interaction_id):
+    new = NewFeedback(interaction_id=interaction_id, rating=1.0)
+    first, _ = db.feedback.add(new, idempotency_key="k")
+    db.interactions.delete(interaction_id)  # a retry is answered even so
+    again, created = db.feedback.add(new, idempotency_key="k")
+    assert not created
+    assert again == replace(first, interaction_id=None)
+    assert db.feedback.counts()["total"] == 1
+
+
+def test_same_key_with_other_words_is_a_conflict(db):
+    first, _ = db.feedback.add(LIKED, idempotency_key="k")
+    with pytest.raises(IdempotencyConflict, match=f"'k' was used for feedback {first.id}"):
+        db.feedback.add(replace(LIKED, rating=0.5), idempotency_key="k")
+    assert db.feedback.list() == [first]
+
+
+def test_deleted_feedback_frees_its_key(db):
+    first, _ = db.feedback.add(LIKED, idempotency_key="k")
+    db.feedback.delete(first.id)
+    _, created = db.feedback.add(replace(LIKED, rating=0.5), idempotency_key="k")
+    assert created
+
+
+def test_many_are_stored_all_or_none(db):
+    with pytest.raises(InteractionNotFound):
+        db.feedback.add_many([LIKED, NewFeedback(interaction_id="i-none", rating=1.0)])
+    assert db.feedback.list() == []
+    assert len(db.feedback.add_many([LIKED, LIKED])) == 2
+
+
+@pytest.mark.parametrize(
+    ("rating", "correction", "learned"),
+    [
+        (None, "No.", ("No.", 1.0)),
+        (-1.0, "No.", ("No.", 1.0)),
+        (1.0, "No.", ("No.", 1.0)),
+        (1.0, None, ("Yo", 0.5)),
+        (0.1, None, ("Yo", 0.5)),
+        (0.0, None, None),
+        (-1.0, None, None),
+        (None, None, None),
+    ],
+)
+def test_what_feedback_teaches(db, rating, correction, learned):
+    record, _ = db.feedback.add(NewFeedback(messages=PROMPT, response="Yo", rating=rating, correction=correction))
+    expected = [Example(PROMPT, learned[0], learned[1], record.id)] if learned else []
+    assert db.feedback.examples("default") == expected
+    assert db.feedback.examples("alice") == []
+
+
+def test_examples_come_oldest_first_across_pages(db, monkeypatch):
+    monkeypatch.setattr(module, "PAGE_ROWS", 2)
+    records = db.feedback.add_many([replace(LIKED, response=f"{i}") for i in range(5)])
+    assert [example.source_id for example in db.feedback.examples("default")] == [record.id for record in records]
+
+
+def test_filters_choose_what_is_listed_and_deleted(db):
+    a, b, c = db.feedback.add_many(
+        [
+            replace(LIKED, tags=("x", "y")),
+            replace(LIKED, tags=("x",), profile="bob"),
+            replace(LIKED, tags=("%",), profile="bob"),
+        ]
+    )
+    assert db.feedback.list(tag="x") == [b, a]
+    assert db.feedback.list("bob", tag="x") == [b]
+    assert db.feedback.list(tag="_") == []
+    assert db.feedback.list(before=c.created) == [record for record in (b, a) if record.created < c.created]
+    assert db.feedback.list(before=c.created + timedelta(seconds=1), limit=1, after=c.id) == [b]
+    assert db.feedback.profiles() == ["bob", "default"]
+    assert db.feedback.delete_where(profile="bob", tag="x") == 1
+    assert db.feedback.list() == [c, a]
+
+
+def test_deleting_all_takes_a_filter(db):
+    db.feedback.add(LIKED)
+    with pytest.raises(AssertionError, match="at least one filter"):
+        db.feedback.delete_where()
+    assert db.feedback.counts() == {"total": 1, "corrections": 0, "liked": 1, "disliked": 0}
+
+
+def test_unknown_feedback_is_named(db):
+    for call in (db.feedback.get, db.feedback.delete):
+        with pytest.raises(FeedbackNotFound, match="f-none"):
+            call("f-none")
+
+
+def test_text_of_every_script_comes_back(db):
+    said = "naïve 日本語 🙂 \u202e \x1f ' \" ; DROP TABLE feedback --"
+    record, _ = db.feedback.add(replace(LIKED, correction=said))
+    assert db.feedback.get(record.id).correction == said
+
+
+def test_counts_are_by_kind(db, interaction_id):
+    add_interaction(db)
+    db.feedback.add_many(
+        [LIKED, replace(LIKED, rating=-1.0), NewFeedback(interaction_id=interaction_id, correction="x")]
+    )
+    assert db.feedback.counts() == {"total": 3, "corrections": 1, "liked": 1, "disliked": 1}
+    assert db.feedback.counts("alice")["total"] == 1

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from service.db import Database, DatabaseTooNew, NewFeedback
+from service.db.engine import create, reading
+from service.db.migrate import SCRIPTS, migrate, revision
+from service.db.tables import metadata
+
+NEXT = """
+from alembic import op
+import sqlalchemy as sa
+
+revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+
+
+def upgrade():
+    op.create_table("extra", sa.Column("id", sa.Integer, primary_key=True))
+    op.add_column("feedback", sa.Column("mood", sa.Text))
+    {then}
+"""
+SAID = NewFeedback(messages=({"role": "user", "content": "Hi"},), response="Yo", rating=1.0)
+
+
+def scripts_with(folder, then: str):
+    """The migrations, and a next one that ends with `then`."""
+    shutil.copytree(SCRIPTS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "versions" / "0002_next.py").write_text(NEXT.format(then=then))
+    return folder
+
+
+def dump(path) -> list[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return list(connection.iterdump())
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_tables_are_what_the_migrations_make(path):
+    migrate(path)
+    engine = create(path)
+    with reading(engine) as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+    engine.dispose()
+
+
+def test_constraints_and_indexes_are_what_the_migrations_make(path):
+    """Autogenerate does not compare CHECK constraints, so here the SQL is compared, white space aside."""
+    migrate(path)
+    direct = create(path.with_name("direct.db"))
+    metadata.create_all(direct)
+    direct.dispose()
+    assert sql_of(path) == sql_of(path.with_name("direct.db"))
+
+
+def sql_of(path) -> dict[str, set[str]]:
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql NOT NULL").fetchall()
+    parts = {name: {part.strip(" ,") for part in sql.replace("\t", "").split("\n")} for name, sql in rows}
+    return {name: lines for name, lines in parts.items() if name != "alembic_version"}
+
+
+def test_migrating_again_changes_nothing(path):
+    migrate(path)
+    before = path.read_bytes()
+    migrate(path)
+    assert path.read_bytes() == before
+
+
+def test_rows_survive_a_migration(path, tmp_path):
+    db = Database(path)
+    record, _ = db.feedback.add(SAID)
+    db.close()
+    migrate(path, scripts_with(tmp_path / "scripts", "pass"))
+    assert revision(path) == "0002"
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT id, mood FROM feedback").fetchall() == [(record.id, None)]
+
+
+@pytest.mark.parametrize("failure", ["raise ZeroDivisionError", 'op.execute("SELECT * FROM nowhere")'])
+def test_migration_that_fails_rolls_back_wholly(path, tmp_path, failure):
+    db = Database(path)
+    db.feedback.add(SAID)
+    db.close()
+    before = dump(path)
+    with pytest.raises(Exception, match="nowhere|^$"):
+        migrate(path, scripts_with(tmp_path / "scripts", failure))
+    assert dump(path) == before
+    assert revision(path) == "0001"
+
+
+def test_first_migration_that_fails_leaves_no_table(path, tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        migrate(path, scripts_with(tmp_path / "scripts", "raise ZeroDivisionError"))
+    assert "CREATE TABLE" not in "".join(dump(path))
+    Database(path).close()
+
+
+def test_newer_database_is_refused_and_untouched(path, tmp_path):
+    migrate(path, scripts_with(tmp_path / "scripts", "pass"))
+    before = contents(path.parent)
+    with pytest.raises(DatabaseTooNew, match="has schema 0002, this lars-agent knows up to 0001"):
+        Database(path)
+    assert contents(path.parent) == before
+
+
+def test_newer_database_with_an_unmerged_log_is_refused_and_untouched(path, tmp_path):
+    migrate(path)
+    scripts = scripts_with(tmp_path / "scripts", "pass")
+    keeper = sqlite3.connect(path)  # while it is open nobody merges the log
+    keeper.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    migrate(path, scripts)
+    copy = tmp_path / "copy" / path.name
+    copy.parent.mkdir()
+    for suffix in ("", "-wal"):
+        shutil.copy(path.with_name(path.name + suffix), copy.with_name(copy.name + suffix))
+    keeper.close()
+    before = contents(copy.parent)
+    with pytest.raises(DatabaseTooNew):
+        Database(copy)
+    after = contents(copy.parent)
+    assert {name: after[name] for name in before} == before
+
+
+def test_folder_with_a_percent_sign_is_no_trouble(tmp_path):
+    Database(tmp_path / "100%" / "a b.db").close()
+    migrate(tmp_path / "100%" / "a b.db", scripts_with(tmp_path / "50% more", "pass"))

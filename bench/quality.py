@@ -28,7 +28,7 @@ from lars_agent.models.library import ModelLibrary
 from lars_agent.models.open import OpenedModel, open_model
 from lars_agent.training.batches import batch_indices, collate, encode, pad_id
 from lars_agent.training.curate import CurationPolicy, curate
-from lars_agent.training.evaluate import general_text, mean_loss, reply_nll
+from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text, mean_loss, reply_nll
 from lars_agent.training.loop import TrainConfig, Trainer, learning_rate
 
 CELLS = record.RESULTS / "quality-cells.jsonl"
@@ -89,6 +89,7 @@ class Cell:
         self.train = [encode(self.tokenizer, example, config.max_seq_len) for example in curated.train]
         self.heldout = [encode(self.tokenizer, example, config.max_seq_len) for example in curated.heldout]
         self.general = general_text(self.tokenizer)
+        self.rehearsal = general_text(self.tokenizer, REHEARSAL_TEXT)
 
     def run(self, method: str) -> dict[str, Any]:
         base_text = mean_loss(self.attachment, None, self.general, self.pad)
@@ -115,7 +116,7 @@ class Cell:
         pooling, _, token = method.partition("+")
         lars = LarsConfig(pooling=pooling, token_term=token == "token")  # type: ignore[arg-type]
         adapter = LarsAdapter.for_model(self.attachment.model, lars, seed=self.config.seed)
-        trainer = Trainer(self.attachment, adapter, self.config, self.train, self.heldout, self.pad)
+        trainer = Trainer(self.attachment, adapter, self.config, self.train, self.heldout, self.pad, self.rehearsal)
         trainer.run()
         return adapter, trainer.progress.best_step, trainer.progress.best_loss
 

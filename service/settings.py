@@ -131,6 +131,10 @@ class Training(Section):
     patience: int = Field(
         default=0, ge=0, description="Measurements without a better held-out loss before stopping; 0 is off."
     )
+    rehearsal_batch: int = Field(default=1, ge=0, description="Passages of general text in a step; 0 is off.")
+    rehearsal_weight: float = Field(
+        default=1.0, ge=0, allow_inf_nan=False, description="How much staying like the base model counts on them."
+    )
     max_seq_len: int = Field(default=1024, ge=1, description="Longest prompt and reply together, tokens.")
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of the adapter, the data order and the dropout.")
     threads: int = Field(default=0, ge=0, description="Threads of the training worker; 0 for every core.")

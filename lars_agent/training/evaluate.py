@@ -16,6 +16,7 @@ from lars_agent.training.batches import Encoded, collate, encode_text
 from lars_agent.training.gate import Scores
 
 GENERAL_TEXT = "general.txt"
+REHEARSAL_TEXT = "rehearsal.txt"
 EVALUATION_BATCH = 8
 
 
@@ -24,6 +25,14 @@ def reply_nll(attachment: Attachment, adapter: LarsAdapter | None, batch: Batch)
     logits = reply_logits(attachment, adapter, batch).float()  # (B, R, V)
     nll = F.cross_entropy(logits.flatten(0, 1), batch.reply_ids.flatten(), reduction="none")
     return (nll.view_as(batch.reply_ids) * batch.reply_mask).sum(dim=1)
+
+
+def divergence_from_base(attachment: Attachment, adapter: LarsAdapter, batch: Batch) -> Tensor:
+    """KL(base model || adapted model) in nats per predicted token, a scalar that carries gradients to the adapter."""
+    with torch.no_grad():
+        base = reply_logits(attachment, None, batch).float().log_softmax(dim=-1)[batch.reply_mask]  # (T, V)
+    adapted = reply_logits(attachment, adapter, batch).float().log_softmax(dim=-1)[batch.reply_mask]
+    return F.kl_div(adapted, base, reduction="batchmean", log_target=True)
 
 
 @torch.no_grad()
@@ -62,8 +71,11 @@ def score(
     )
 
 
-def general_text(tokenizer: PreTrainedTokenizerBase) -> list[Encoded]:
-    """The general text shipped with the package: each passage's second half is predicted from its first."""
-    text = resources.files("lars_agent.data").joinpath(GENERAL_TEXT).read_text(encoding="utf-8")
+def general_text(tokenizer: PreTrainedTokenizerBase, name: str = GENERAL_TEXT) -> list[Encoded]:
+    """A text shipped with the package: each passage's second half is predicted from its first.
+
+    `general.txt` is measured and never trained on; `rehearsal.txt` shares no sentence with it and is for training.
+    """
+    text = resources.files("lars_agent.data").joinpath(name).read_text(encoding="utf-8")
     passages = [passage.strip() for passage in text.split("\n\n") if passage.strip()]
-    return [encode_text(tokenizer, passage, f"general-{number}") for number, passage in enumerate(passages)]
+    return [encode_text(tokenizer, passage, f"{name}-{number}") for number, passage in enumerate(passages)]

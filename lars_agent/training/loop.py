@@ -19,7 +19,7 @@ from lars_agent.errors import ConfigError, NothingToLearn
 from lars_agent.lars.inject import Attachment, LarsAdapter
 from lars_agent.lars.state import adapter_state, load_state
 from lars_agent.training.batches import Encoded, batch_indices, collate
-from lars_agent.training.evaluate import mean_loss, reply_nll
+from lars_agent.training.evaluate import divergence_from_base, mean_loss, reply_nll
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class TrainConfig:
         clip_norm: the gradient's largest 2-norm.
         evaluate_every, checkpoint_every: in steps.
         patience: stop after this many evaluations without a better held-out loss; 0 to run all steps.
+        rehearsal_batch: passages of general text in a step, on which the adapted model is held to the base model; 0: off.
+        rehearsal_weight: how much their divergence (nats per token) counts beside the loss.
         max_seq_len: prompt and reply together, in tokens.
         seed: of the fresh adapter, the order of the data and the dropout.
     """
@@ -47,6 +49,8 @@ class TrainConfig:
     evaluate_every: int = 20
     checkpoint_every: int = 20
     patience: int = 0
+    rehearsal_batch: int = 1
+    rehearsal_weight: float = 1.0
     max_seq_len: int = 1024
     seed: int = 0
 
@@ -57,7 +61,7 @@ class TrainConfig:
         for name in ("learning_rate", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"training.{name} must be above 0, not {getattr(self, name)}")
-        for name in ("warmup_steps", "patience", "weight_decay"):
+        for name in ("warmup_steps", "patience", "weight_decay", "rehearsal_batch", "rehearsal_weight"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"training.{name} must not be negative, not {getattr(self, name)}")
 
@@ -99,6 +103,7 @@ class Trainer:
         train: Sequence[Encoded],
         heldout: Sequence[Encoded],
         pad_id: int,
+        rehearsal: Sequence[Encoded] = (),
     ) -> None:
         if not train or not heldout:
             raise NothingToLearn(
@@ -106,6 +111,7 @@ class Trainer:
             )
         self.attachment, self.adapter, self.config = attachment, adapter, config
         self.train_rows, self.heldout_rows, self.pad_id = train, heldout, pad_id
+        self.rehearsal_rows = rehearsal if config.rehearsal_batch and config.rehearsal_weight else ()
         self.optimizer = torch.optim.AdamW(parameter_groups(adapter, config.weight_decay), lr=config.learning_rate)
         self.progress = Progress()
 
@@ -158,12 +164,27 @@ class Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
             between()
+        self._rehearse(between)
         torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), self.config.clip_norm)
         self._set_learning_rate()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
         self.progress.loss, self.progress.heldout_loss = total, None
+
+    def _rehearse(self, between: Callable[[], None]) -> None:
+        """Adds the gradient that holds the adapted model to the base model on general text.
+
+        What a person says is narrow; without this the adapter bends every text their way (see the gate's `text_loss`).
+        """
+        if not self.rehearsal_rows:
+            return
+        size = self.config.rehearsal_batch
+        indices = batch_indices(len(self.rehearsal_rows), size, self.progress.step, self.config.seed)
+        batch = collate([self.rehearsal_rows[index] for index in indices], self.pad_id)
+        divergence = divergence_from_base(self.attachment, self.adapter, batch)
+        (self.config.rehearsal_weight * divergence).backward()  # type: ignore[no-untyped-call]
+        between()
 
     def _rows_of_step(self) -> list[Encoded]:
         size = self.config.batch_size * self.config.accumulation

@@ -28,7 +28,7 @@ from lars_agent.memory.measure import peak_rss_bytes, rss_bytes
 from lars_agent.models.open import OpenedModel, compute_dtype, open_model
 from lars_agent.training import checkpoint
 from lars_agent.training.batches import Encoded, encode, pad_id
-from lars_agent.training.evaluate import general_text, score
+from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text, score
 from lars_agent.training.gate import Scores
 from lars_agent.training.job import (
     CANDIDATE,
@@ -64,7 +64,8 @@ class Worker:
         train, heldout = self._encoded(opened, TRAIN_FILE), self._encoded(opened, HELDOUT_FILE)
         attachment = attach(opened.model)
         adapter = LarsAdapter.for_model(opened.model, LarsConfig.from_dict(self.spec.lars), seed=self.config.seed)
-        trainer = Trainer(attachment, adapter, self.config, train, heldout, pad_id(opened.tokenizer))
+        rehearsal = general_text(opened.tokenizer, REHEARSAL_TEXT)
+        trainer = Trainer(attachment, adapter, self.config, train, heldout, pad_id(opened.tokenizer), rehearsal)
         checkpoint.resume(trainer, self.folder)
         self._begin_progress(trainer.progress.step)
         if not trainer.run(

@@ -12,8 +12,8 @@ from lars_agent.errors import ConfigError, NothingToLearn
 from lars_agent.lars import LarsAdapter, LarsConfig, attach
 from lars_agent.lars.state import adapter_state
 from lars_agent.training import checkpoint
-from lars_agent.training.batches import encode
-from lars_agent.training.evaluate import mean_loss
+from lars_agent.training.batches import collate, encode, encode_text
+from lars_agent.training.evaluate import divergence_from_base, mean_loss
 from lars_agent.training.loop import TrainConfig, Trainer, learning_rate
 from tests.tiny import tiny_model, tiny_tokenizer
 from tests.training.conftest import FACTS, HELD_OUT, fact
@@ -141,3 +141,25 @@ def test_nothing_to_learn_or_to_judge_by_is_an_error():
 def test_impossible_training_settings_are_refused(bad):
     with pytest.raises(ConfigError, match=rf"training\.{next(iter(bad))}"):
         TrainConfig(**bad)
+
+
+def test_rehearsal_keeps_general_text_nearer_to_the_base_model():
+    tokenizer, rises = tiny_tokenizer(), []
+    texts = [encode_text(tokenizer, text, "") for text in ("The tide went out early.", "Sharpen it on a wet stone.")]
+    for weight in (0.0, 3.0):
+        config = TrainConfig(
+            steps=20, batch_size=2, learning_rate=2e-2, rehearsal_batch=2, rehearsal_weight=weight, evaluate_every=20
+        )
+        made = trainer(config)
+        made = Trainer(made.attachment, made.adapter, config, made.train_rows, made.heldout_rows, 0, texts)
+        made.run()
+        with torch.no_grad():
+            rises.append(float(divergence_from_base(made.attachment, made.adapter, collate(texts, 0))))
+    assert rises[1] < 0.5 * rises[0]
+
+
+def test_a_fresh_adapter_does_not_diverge_from_the_base_model():
+    made = trainer()
+    rows = [encode_text(tiny_tokenizer(), "The tide went out early.", "")]
+    divergence = divergence_from_base(made.attachment, made.adapter.eval(), collate(rows, 0))
+    assert float(divergence.detach()) == pytest.approx(0.0, abs=1e-5)

@@ -16,6 +16,7 @@ from lars_agent.store.adapters import AdapterStore
 from service.api import adapters, errors, feedback, generate, interactions, jobs, operation
 from service.api.operation import package_version
 from service.daemon import Daemon, DataLock
+from service.dashboard import routes as dashboard
 from service.db import DEFAULT_PROFILE, Database
 from service.jobs import Supervisor
 from service.middleware import GUARDS
@@ -28,7 +29,15 @@ log = structlog.get_logger(__name__)
 
 DEFAULT_MODEL = "default"
 EVERYWHERE = errors.documented(400, 401, 403, 405, 413, 422, 500)
-ROUTERS = (generate.router, feedback.router, interactions.router, adapters.router, jobs.router, operation.router)
+ROUTERS = (
+    generate.router,
+    feedback.router,
+    interactions.router,
+    adapters.router,
+    jobs.router,
+    operation.router,
+    dashboard.router,
+)
 
 
 def create_app(
@@ -56,6 +65,7 @@ def create_app(
         app.add_middleware(guard, server=settings.server)
     for router in ROUTERS:
         app.include_router(router)
+    dashboard.mount_static(app)
     return app
 
 

@@ -173,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=arguments)
     except (LarsError, ApiError) as error:
-        ERR.print(f"error: {error}", style="red", markup=False, highlight=False)
+        ERR.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
 
 

@@ -52,10 +52,10 @@ def positions(mask: Tensor) -> Tensor:
 
 
 def _one_pass(attachment: Attachment, adapter: LarsAdapter | None, batch: Batch) -> Tensor:
-    """The whole sequence at once, but for the reply's last token, which predicts nothing."""
+    """The whole sequence at once, but for each reply's last token: it predicts nothing, and nothing pools it."""
     ids = torch.cat([batch.prompt_ids, batch.reply_ids[:, :-1]], dim=1)  # (B, P + R - 1)
-    mask = torch.cat([batch.prompt_mask, batch.reply_mask[:, :-1]], dim=1)
-    prompt = torch.cat([batch.prompt_mask, torch.zeros_like(batch.reply_mask[:, :-1])], dim=1)
+    mask = torch.cat([batch.prompt_mask, batch.reply_mask[:, 1:]], dim=1)
+    prompt = torch.cat([batch.prompt_mask, torch.zeros_like(batch.reply_mask[:, 1:])], dim=1)
     with attachment.call(adapter, AdapterMemory(), Tokens(real=mask, prompt=prompt)):
         return attachment.model(  # type: ignore[no-any-return]
             input_ids=ids,
@@ -71,7 +71,7 @@ def _two_passes(attachment: Attachment, adapter: LarsAdapter, batch: Batch) -> T
     memory = AdapterMemory()
     cache = read_prompt(attachment, adapter, memory, batch.prompt_ids, batch.prompt_mask)
     ids = torch.cat([batch.prompt_ids[:, -1:], batch.reply_ids[:, :-1]], dim=1)  # (B, R)
-    mask = torch.cat([batch.prompt_mask, batch.reply_mask[:, :-1]], dim=1)  # (B, P + R - 1)
+    mask = torch.cat([batch.prompt_mask, batch.reply_mask[:, 1:]], dim=1)  # (B, P + R - 1)
     acting = mask[:, -ids.shape[1] :]
     with attachment.call(adapter, memory, Tokens(real=acting)):
         return attachment.model(  # type: ignore[no-any-return]

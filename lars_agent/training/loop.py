@@ -33,7 +33,7 @@ class TrainConfig:
         clip_norm: the gradient's largest 2-norm.
         evaluate_every, checkpoint_every: in steps.
         patience: stop after this many evaluations without a better held-out loss; 0 to run all steps.
-        rehearsal_batch: passages of general text in a step, on which the adapted model is held to the base model; 0: off.
+        rehearsal_batch: passages of general text in a step on which the adapter is held to the base model; 0 is off.
         rehearsal_weight: how much their divergence (nats per token) counts beside the loss.
         max_seq_len: prompt and reply together, in tokens.
         seed: of the fresh adapter, the order of the data and the dropout.

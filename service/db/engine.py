@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DatabaseError as SqlDatabaseError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from lars_agent.errors import DiskFull
+from lars_agent.errors import DiskFull, LarsError
 from lars_agent.files import make_folder
 from service.db.errors import DatabaseBusy, DatabaseUnusable
 
@@ -63,13 +63,15 @@ def failures_named(path: Path) -> Iterator[None]:
     """Turns what SQLite says about the file inside the block into an error that says what to do."""
     try:
         yield
-    except SqlDatabaseError as error:
-        raise _named(path, error.orig) from error
-    except sqlite3.DatabaseError as error:
-        raise _named(path, error) from error
+    except (SqlDatabaseError, sqlite3.DatabaseError) as error:
+        named = _named(path, error.orig if isinstance(error, SqlDatabaseError) else error)
+        if named is None:
+            raise
+        raise named from error
 
 
-def _named(path: Path, cause: BaseException | None) -> BaseException:
+def _named(path: Path, cause: BaseException | None) -> LarsError | None:
+    """What `cause` means for whoever runs the daemon; None where it is a bug of ours."""
     code = (getattr(cause, "sqlite_errorcode", None) or 0) & PRIMARY_CODE
     if code == sqlite3.SQLITE_FULL:
         return DiskFull(f"no room on the disk for the database {path}; free some space and try again")
@@ -77,7 +79,7 @@ def _named(path: Path, cause: BaseException | None) -> BaseException:
         return DatabaseBusy(f"the database {path} has been busy for {BUSY_TIMEOUT_S:.0f} s; is another daemon running?")
     if code in CORRUPT:
         return DatabaseUnusable(f"the database {path} cannot be used ({cause}); restore a backup or move it away")
-    return cause if cause is not None else DatabaseUnusable(f"the database {path} cannot be used")
+    return None
 
 
 def _create_private(path: Path) -> None:

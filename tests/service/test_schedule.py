@@ -132,9 +132,12 @@ def test_day_of_month_and_weekday_are_alternatives_as_in_crontab():
 
 
 @pytest.mark.parametrize(
-    "cron", ["", "3", "at night", "0 3 * *", "0 3 * * * *", "61 3 * * *", "0 24 * * *", "0 3 * * 9", "0 3 * * 5-1", "0 3 * * 1/0",
-             "0 3 30 2 *", "0 3 * * someday", "*/0 3 * * *"]
-)  # fmt: skip
+    "cron",
+    [
+        *("", "3", "at night", "0 3 * *", "0 3 * * * *", "61 3 * * *", "0 24 * * *", "0 3 * * 9", "0 3 * * 5-1"),
+        *("0 3 * * 1/0", "0 3 30 2 *", "0 3 * * someday", "*/0 3 * * *"),
+    ],
+)
 def test_bad_cron_expression_is_named(cron, device):
     with pytest.raises(ConfigError, match=r"schedule\.cron is ") as caught:
         device.daemon(cron=cron)

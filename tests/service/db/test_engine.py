@@ -5,6 +5,7 @@ import threading
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from lars_agent.errors import DiskFull
 from service.db import Database, DatabaseBusy, DatabaseUnusable, NewFeedback
@@ -36,9 +37,13 @@ def test_only_the_owner_may_read_the_files(db, path):
 
 
 def test_block_that_fails_is_undone(db):
-    with pytest.raises(ZeroDivisionError), writing(db.engine) as connection:
-        connection.execute(text("INSERT INTO runs (profile, last_run) VALUES ('a', 'b')"))
-        raise ZeroDivisionError
+    def write_and_fail() -> None:  # noqa: PT012
+        with writing(db.engine) as connection:
+            connection.execute(text("INSERT INTO runs (profile, last_run) VALUES ('a', 'b')"))
+            connection.execute(text("INSERT INTO nowhere VALUES (1)"))
+
+    with pytest.raises(OperationalError, match="no such table"):
+        write_and_fail()
     assert db.cycles.last_run("a") is None
 
 
@@ -88,5 +93,5 @@ def test_database_of_another_program_is_refused(path):
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE recipes (name)")
     connection.close()
-    with pytest.raises(DatabaseUnusable, match="another program.*recipes"):
+    with pytest.raises(DatabaseUnusable, match=r"another program.*recipes"):
         Database(path)

@@ -124,8 +124,7 @@ def test_text_of_every_script_comes_back(db):
 
 def test_counts_are_by_kind(db, interaction_id):
     add_interaction(db)
-    db.feedback.add_many(
-        [LIKED, replace(LIKED, rating=-1.0), NewFeedback(interaction_id=interaction_id, correction="x")]
-    )
+    corrected = NewFeedback(interaction_id=interaction_id, correction="x")
+    db.feedback.add_many([LIKED, replace(LIKED, rating=-1.0), corrected])
     assert db.feedback.counts() == {"total": 3, "corrections": 1, "liked": 1, "disliked": 1}
     assert db.feedback.counts("alice")["total"] == 1

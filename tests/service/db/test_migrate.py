@@ -92,7 +92,7 @@ def test_migration_that_fails_rolls_back_wholly(path, tmp_path, failure):
     db.feedback.add(SAID)
     db.close()
     before = dump(path)
-    with pytest.raises(Exception, match="nowhere|^$"):
+    with pytest.raises(Exception, match=r"nowhere|^$"):
         migrate(path, scripts_with(tmp_path / "scripts", failure))
     assert dump(path) == before
     assert revision(path) == "0001"

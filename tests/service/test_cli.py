@@ -1,0 +1,135 @@
+"""The command line as a user types it, against the real daemon on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.tiny import save_tiny
+
+WORDS_ON_START = "listening: "
+START_S = 120
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory):
+    """A real daemon process on a free port; yields the environment that its clients need."""
+    folder = tmp_path_factory.mktemp("cli")
+    environment = os.environ | {
+        "LARS_AGENT_DATA_DIR": str(folder / "data"),
+        "LARS_AGENT_MODEL__NAME": str(save_tiny(folder / "tiny")),
+        "LARS_AGENT_SCHEDULE__ENABLED": "false",
+        "LARS_AGENT_RUNTIME__THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "XDG_CONFIG_HOME": str(folder),
+        "HOME": str(folder),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service", "serve", "--port", "0"], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        url = next(line for line in process.stdout if line.startswith(WORDS_ON_START)).split()[1]
+        environment["LARS_AGENT_URL"] = url
+        deadline = time.monotonic() + START_S
+        while httpx.get(f"{url}health").status_code != httpx.codes.OK and time.monotonic() < deadline:
+            time.sleep(0.1)
+        yield environment
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+        assert process.returncode in (0, -signal.SIGTERM)
+
+
+def run(environment, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "service", *arguments],
+        env=environment,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_status_tells_the_model_the_version_and_the_feedback(daemon):
+    done = run(daemon, "status", "--json")
+    assert done.returncode == 0
+    info = json.loads(done.stdout)
+    assert info["serving"] == {"default": "base"}
+    assert "serving   default: base" in run(daemon, "status").stdout
+
+
+def test_feedback_is_stored_exported_and_forgotten(daemon):
+    stored = run(daemon, "feedback", "--prompt", "My dog?", "--response", "No idea.", "--correction", "Biscuit.")
+    assert stored.returncode == 0
+    feedback_id = stored.stdout.split()[1]
+    exported = run(daemon, "export", "--format", "prompt-completion")
+    assert "Biscuit." in exported.stdout
+    assert run(daemon, "forget", feedback_id).returncode == 0
+    assert "Biscuit." not in run(daemon, "export", "--format", "prompt-completion").stdout
+
+
+def test_what_was_exported_can_be_imported(daemon, tmp_path):
+    run(daemon, "feedback", "--prompt", "My cat?", "--response", "No idea.", "--correction", "Pepper.")
+    exported = run(daemon, "export", "--format", "messages").stdout
+    (tmp_path / "lines.jsonl").write_text(exported)
+    done = run(daemon, "import", str(tmp_path / "lines.jsonl"))
+    assert done.returncode == 0, done.stderr
+
+
+def test_chat_streams_a_reply_and_takes_feedback_on_it(daemon):
+    done = run(daemon, "chat", stdin="/good\nHello\n/fix Hello, Mara.\n/quit\n")
+    assert done.returncode == 0
+    assert "say something first" in done.stdout
+    assert "stored f-" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("activate", "v9"), "v9"),
+        (("rollback",), "nothing to roll back"),
+        (("feedback", "--interaction", "i-nope", "--rating", "up"), "i-nope"),
+        (("feedback", "--prompt", "a", "--response", "b", "--rating", "sideways"), "rating"),
+        (("forget", "f-nope"), "f-nope"),
+        (("model", "pull", "nothing"), "is no model"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_on_stderr_and_exit_1(daemon, arguments, words):
+    done = run(daemon, *arguments)
+    assert done.returncode == 1
+    assert words in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr
+
+
+def test_no_daemon_is_said_with_what_to_run(tmp_path):
+    done = run(os.environ | {"LARS_AGENT_URL": "http://127.0.0.1:9", "HOME": str(tmp_path)}, "status")
+    assert done.returncode == 1
+    assert "lars-agent serve" in done.stderr.replace("\n", " ")
+
+
+@pytest.mark.parametrize("arguments", [("bogus",), ("activate",), ("adapt", "--colour")])
+def test_wrong_use_exits_2(arguments):
+    assert run(os.environ, *arguments).returncode == 2
+
+
+def test_models_are_listed(daemon):
+    listed = json.loads(run(daemon, "model", "list", "--json").stdout)
+    assert [model["name"] for model in listed] == ["tiny"]
+    assert Path(listed[0]["folder"]).is_dir()
+
+
+def test_a_second_daemon_on_the_same_data_is_refused(daemon):
+    done = run(daemon, "serve", "--port", "0")
+    assert done.returncode == 1
+    assert "another daemon" in done.stderr.replace("\n", " ")

@@ -10,7 +10,8 @@ from lars_agent.errors import AdapterNotFound
 from service.api.dependencies import DaemonDep
 from service.api.errors import documented
 from service.api.fields import parse_version, version_label
-from service.api.schemas import ActiveAdapter, AdapterBody, AdapterList, AdaptersQuery, ProfileQuery
+from service.api.queries import AdaptersQuery, ProfileQuery
+from service.api.schemas import ActiveAdapter, AdapterBody, AdapterList
 
 router = APIRouter(prefix="/adapters", tags=["adapters"])
 

@@ -21,6 +21,7 @@ from service.jobs import JobNotRunning, JobRunning
 log = structlog.get_logger(__name__)
 
 RETRY_AFTER_S = 5
+UNEXPECTED = "something went wrong here; the daemon's log says what"
 SHOWN_CHARS = 60  # of a value that is quoted back
 NOT_AN_OBJECT = ("model_type", "model_attributes_type", "dict_type")
 SOURCES = ("body", "query", "path", "header")  # where a field stands; not part of its name
@@ -100,12 +101,15 @@ def error_response(
     status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
     """An error as an answer. ASCII only, so that no text a client sent can keep it from being written."""
-    detail = ErrorDetail.model_construct(
-        message=message, type=TYPES.get(status, "invalid_request_error"), code=status, param=param
-    )
-    body = ascii_json({"error": dict(detail)})
     retry = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
+    body = ascii_json(error_body(status, message, param))
     return Response(body, status, {**retry, **(headers or {})}, "application/json")
+
+
+def error_body(status: int, message: str, param: str | None = None) -> dict[str, dict[str, str | int | None]]:
+    """An `ErrorBody`, unchecked: it may quote what cannot be written as UTF-8."""
+    kind = TYPES.get(status, "invalid_request_error")
+    return {"error": {"message": message, "type": kind, "code": status, "param": param}}
 
 
 def ascii_json(value: Any) -> str:
@@ -159,7 +163,7 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     """The log has the trace (the server writes it); the client gets none."""
-    return error_response(500, "something went wrong here; the daemon's log says what")
+    return error_response(500, UNEXPECTED)
 
 
 def describe(problems: Sequence[Any]) -> tuple[str | None, str]:

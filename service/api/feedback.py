@@ -10,19 +10,10 @@ from starlette.concurrency import run_in_threadpool
 
 from service.api.dependencies import DaemonDep
 from service.api.errors import InvalidField, documented
-from service.api.fields import Body, Id, Profile, Tag
-from service.api.schemas import (
-    Deleted,
-    DeleteQuery,
-    FeedbackBody,
-    FeedbackPage,
-    FeedbackQuery,
-    FeedbackRequest,
-    Imported,
-    NoQuery,
-)
-from service.api.trl import Format, from_lines, to_lines
-from service.db import DEFAULT_PROFILE
+from service.api.fields import Id
+from service.api.queries import DeleteQuery, ExportQuery, FeedbackQuery, ImportQuery, NoQuery
+from service.api.schemas import Deleted, FeedbackBody, FeedbackPage, FeedbackRequest, Imported
+from service.api.trl import from_lines, to_lines
 
 router = APIRouter(prefix="/feedback", tags=["feedback"])
 
@@ -35,21 +26,6 @@ LINES_REPLY: dict[int | str, dict[str, Any]] = {
 STORED_BEFORE: dict[int | str, dict[str, Any]] = {
     200: {"model": FeedbackBody, "description": "The same request was answered before, by this feedback."}
 }
-
-
-class ExportQuery(Body):
-    """Which feedback to export, and in which of TRL's forms."""
-
-    format: Format = "messages"
-    profile: Profile | None = None
-    tag: Tag | None = None
-
-
-class ImportQuery(Body):
-    """Whose feedback it is, and a tag to find it again."""
-
-    profile: Profile = DEFAULT_PROFILE
-    tag: Tag | None = None
 
 
 @router.post("", status_code=201, responses=STORED_BEFORE | documented(404, 409, 503, 507))

@@ -16,17 +16,20 @@ from starlette.concurrency import run_in_threadpool
 from lars_agent.errors import LarsError
 from lars_agent.runtime.engine import Generation, Ticket
 from service.api.dependencies import DaemonDep
-from service.api.errors import ascii_json, documented
+from service.api.errors import UNEXPECTED, ascii_json, documented, error_body, status_of
 from service.api.fields import version_label
 from service.api.parameters import GenerateRequest, StreamRequest
-from service.api.schemas import GenerateReply, GenerationDetails, StreamError, StreamEvent, StreamToken
+from service.api.schemas import GenerateReply, GenerationDetails, StreamEvent, StreamToken
 from service.daemon import Daemon
 
 log = structlog.get_logger(__name__)
 router = APIRouter(tags=["generation"])
 
 STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"description": "Server-sent events; each `data` is a StreamEvent.", "content": {"text/event-stream": {}}}
+    200: {
+        "description": "Server-sent events; each `data` is a StreamEvent, or an ErrorBody if it breaks off.",
+        "content": {"text/event-stream": {}},
+    }
 }
 
 
@@ -59,15 +62,15 @@ async def _events(daemon: Daemon, ticket: Ticket, body: GenerateRequest) -> Asyn
         reply = await run_in_threadpool(_store, daemon, ticket, body, ticket.result())
         yield _event(StreamEvent(index=index, token=StreamToken(text="", special=True), **dict(reply)))
     except LarsError as error:
-        yield _event(StreamError(error=str(error)))
+        yield {"data": ascii_json(error_body(status_of(error), str(error)))}
     except Exception:
         log.exception("stream_broke_off")
-        yield _event(StreamError(error="something went wrong here; the daemon's log says what"))
+        yield {"data": ascii_json(error_body(500, UNEXPECTED))}
     finally:
         ticket.cancel()  # the client may have gone; for a finished reply it means nothing
 
 
-def _event(event: StreamEvent | StreamError) -> dict[str, str]:
+def _event(event: StreamEvent) -> dict[str, str]:
     return {"data": ascii_json(event.model_dump(mode="json"))}
 
 

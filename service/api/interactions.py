@@ -9,7 +9,8 @@ from fastapi import APIRouter, Query
 from service.api.dependencies import DaemonDep
 from service.api.errors import documented
 from service.api.fields import Id
-from service.api.schemas import Deleted, InteractionBody, InteractionPage, PageQuery
+from service.api.queries import PageQuery
+from service.api.schemas import Deleted, InteractionBody, InteractionPage
 
 router = APIRouter(prefix="/interactions", tags=["interactions"])
 

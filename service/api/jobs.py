@@ -13,7 +13,8 @@ from starlette.concurrency import run_in_threadpool
 from service.api.dependencies import DaemonDep
 from service.api.errors import ascii_json, documented
 from service.api.fields import Id
-from service.api.schemas import JobBody, JobPage, JobProgress, JobRequest, NoQuery, PageQuery
+from service.api.queries import NoQuery, PageQuery
+from service.api.schemas import JobBody, JobPage, JobProgress, JobRequest
 from service.daemon import Daemon
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])

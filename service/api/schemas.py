@@ -6,7 +6,7 @@ import math
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from lars_agent.example import Message
 from lars_agent.store.manifest import AdapterManifest
@@ -14,8 +14,6 @@ from service.api.errors import InvalidField
 from service.api.fields import Body, Id, Messages, Profile, Rating, SpokenText, Tag, Text, to_messages, version_label
 from service.db import DEFAULT_PROFILE, FeedbackRecord, InteractionRecord, JobRecord, JobStatus, JobTrigger, NewFeedback
 
-PAGE = 100
-LARGEST_PAGE = 1000
 VersionLabel = Annotated[str, Field(description='"v3", or "base" for the model without adapter.', examples=["v3"])]
 
 
@@ -70,13 +68,6 @@ class StreamEvent(Reply):
     generated_text: str | None = None
     interaction_id: str | None = None
     details: GenerationDetails | None = None
-
-
-class StreamError(Reply):
-    """The last event of a stream that broke off."""
-
-    error: str
-    error_type: Literal["generation"] = "generation"
 
 
 class FeedbackRequest(Body):
@@ -200,45 +191,6 @@ class Imported(Reply):
     imported: int
 
 
-class PageQuery(Body):
-    """Which part of a list."""
-
-    profile: Profile | None = None
-    limit: int = Field(default=PAGE, ge=1, le=LARGEST_PAGE, description="Rows on a page.")
-    after: Id | None = Field(default=None, description="The id of the last row already seen.")
-
-
-class FeedbackQuery(PageQuery):
-    """Which feedback."""
-
-    before: AwareDatetime | None = Field(default=None, description="Given before this moment, with its timezone.")
-    tag: Tag | None = None
-
-
-class DeleteQuery(Body):
-    """Which feedback to delete: what matches all the filters given."""
-
-    profile: Profile | None = None
-    before: AwareDatetime | None = Field(default=None, description="Given before this moment, with its timezone.")
-    tag: Tag | None = None
-
-
-class ProfileQuery(Body):
-    """Whose adapters."""
-
-    profile: Profile = DEFAULT_PROFILE
-
-
-class AdaptersQuery(ProfileQuery):
-    """Whose adapters, and whether to read all their bytes."""
-
-    verify: bool = Field(default=False, description="Compare every file's sha256 with the manifest's.")
-
-
-class NoQuery(Body):
-    """Nothing; so that a misspelt or unsupported option is not silently passed over."""
-
-
 class AdapterBody(Reply):
     """One adapter version, as its manifest tells."""
 
@@ -327,60 +279,3 @@ class JobProgress(Reply):
     """One record per step that the worker reported."""
 
     progress: list[JsonObject]
-
-
-class Health(Reply):
-    """The daemon answers."""
-
-    status: Literal["ok"] = "ok"
-
-
-class ModelInfo(Reply):
-    """The base model in use."""
-
-    name: str
-    reference: str
-    revision: str | None
-    sha256: str
-    dtype: str
-
-
-class MemoryInfo(Reply):
-    """Memory of the daemon, and what training may use, bytes."""
-
-    rss_bytes: int
-    peak_bytes: int
-    budget_bytes: int
-
-
-class ScheduleInfo(Reply):
-    """When it learns by itself."""
-
-    enabled: bool
-    cron: str
-    next_run: datetime | None
-
-
-class FeedbackCounts(Reply):
-    """How much feedback there is."""
-
-    total: int
-    corrections: int
-    liked: int
-    disliked: int
-
-
-class Info(Reply):
-    """Where the daemon stands."""
-
-    version: str
-    uptime_s: float
-    model: ModelInfo | None = Field(description="Null while none is loaded.")
-    loading_error: str | None = Field(description="Why the model cannot be loaded, if so.")
-    serving: dict[str, VersionLabel] = Field(description="The version that replies, by profile.")
-    problems: list[str] = Field(description="What was wrong at the start, and what was done about it.")
-    feedback: FeedbackCounts
-    interactions: int
-    memory: MemoryInfo
-    job: str | None = Field(description="The job that runs or is paused.")
-    schedule: ScheduleInfo

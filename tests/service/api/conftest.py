@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from lars_agent.errors import AdapterCorrupt, GenerationCancelled, LarsError
+from lars_agent.errors import GenerationCancelled, LarsError
 from lars_agent.runtime.engine import Generation, GenerationRequest
 from lars_agent.store.adapters import AdapterStore
 from service.app import create_app
@@ -114,18 +116,12 @@ def settings(tmp_path) -> Settings:
 @pytest.fixture
 def start():
     """Gives a function that starts an app and returns its client; all are stopped at the end."""
-    clients: list[TestClient] = []
+    with ExitStack() as stack:
+        yield lambda settings, **options: stack.enter_context(client_of(fake_app(settings, **options)))
 
-    def begin(settings: Settings, **options: object) -> TestClient:
-        app = fake_app(settings, **options)
-        client = TestClient(app, base_url=BASE_URL, raise_server_exceptions=False)
-        client.__enter__()
-        clients.append(client)
-        return client
 
-    yield begin
-    for client in reversed(clients):
-        client.__exit__(None, None, None)
+def client_of(app: FastAPI) -> TestClient:
+    return TestClient(app, base_url=BASE_URL, raise_server_exceptions=False)
 
 
 def fake_app(settings: Settings, **options: object) -> FastAPI:
@@ -145,6 +141,15 @@ def client(start, settings) -> TestClient:
     return client
 
 
+@pytest.fixture(scope="module")
+def resident(tmp_path_factory) -> Iterator[TestClient]:
+    """One client for tests that change nothing."""
+    settings = Settings(data_dir=tmp_path_factory.mktemp("data"), schedule={"enabled": False})
+    with client_of(fake_app(settings)) as client:
+        wait_until(lambda: client.get("/health").status_code == 200)
+        yield client
+
+
 @pytest.fixture
 def daemon(client):
     return client.app.state.daemon
@@ -155,12 +160,14 @@ def engine(daemon) -> FakeEngine:
     return daemon.serving.require_engine()
 
 
+def stream_events(response) -> Iterator[dict]:
+    for line in response.text.splitlines():
+        if line.startswith("data:"):
+            yield json.loads(line.removeprefix("data:"))
+
+
 def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "it never came"
         time.sleep(0.01)
-
-
-def damaged(*_: object) -> None:
-    raise AdapterCorrupt("damaged")

@@ -37,7 +37,7 @@ def test_only_the_owner_may_read_the_files(db, path):
 
 
 def test_block_that_fails_is_undone(db):
-    def write_and_fail() -> None:  # noqa: PT012
+    def write_and_fail() -> None:
         with writing(db.engine) as connection:
             connection.execute(text("INSERT INTO runs (profile, last_run) VALUES ('a', 'b')"))
             connection.execute(text("INSERT INTO nowhere VALUES (1)"))

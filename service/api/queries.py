@@ -1,0 +1,66 @@
+"""What may stand behind the question mark; a name that is not known is an error."""
+
+from __future__ import annotations
+
+from pydantic import AwareDatetime, Field
+
+from service.api.fields import Body, Id, Profile, Tag
+from service.api.trl import Format
+from service.db import DEFAULT_PROFILE
+
+PAGE = 100
+LARGEST_PAGE = 1000
+
+
+class PageQuery(Body):
+    """Which part of a list."""
+
+    profile: Profile | None = None
+    limit: int = Field(default=PAGE, ge=1, le=LARGEST_PAGE, description="Rows on a page.")
+    after: Id | None = Field(default=None, description="The id of the last row already seen.")
+
+
+class FeedbackQuery(PageQuery):
+    """Which feedback."""
+
+    before: AwareDatetime | None = Field(default=None, description="Given before this moment, with its timezone.")
+    tag: Tag | None = None
+
+
+class DeleteQuery(Body):
+    """Which feedback to delete: what matches all the filters given."""
+
+    profile: Profile | None = None
+    before: AwareDatetime | None = Field(default=None, description="Given before this moment, with its timezone.")
+    tag: Tag | None = None
+
+
+class ProfileQuery(Body):
+    """Whose adapters."""
+
+    profile: Profile = DEFAULT_PROFILE
+
+
+class AdaptersQuery(ProfileQuery):
+    """Whose adapters, and whether to read all their bytes."""
+
+    verify: bool = Field(default=False, description="Compare every file's sha256 with the manifest's.")
+
+
+class NoQuery(Body):
+    """Nothing; so that a misspelt or unsupported option is not silently passed over."""
+
+
+class ExportQuery(Body):
+    """Which feedback to export, and in which of TRL's forms."""
+
+    format: Format = "messages"
+    profile: Profile | None = None
+    tag: Tag | None = None
+
+
+class ImportQuery(Body):
+    """Whose feedback it is, and a tag to find it again."""
+
+    profile: Profile = DEFAULT_PROFILE
+    tag: Tag | None = None

@@ -1,0 +1,256 @@
+// The page: asks the daemon every few seconds and writes what it says. Text only ever becomes textContent.
+
+import { get, keepToken, post } from "./api.js";
+import { draw, series } from "./chart.js";
+import * as words from "./words.js";
+
+const POLL_MS = 1000 * Number(document.body.dataset.pollS);
+const $ = (id) => document.getElementById(id);
+const seen = new Map(); // what each part was drawn from: it is drawn again only for something else
+let profile = "default";
+let running = null; // the id of the job that has not ended
+let asking = false; // an answer to "Adapt now" is awaited
+let timer;
+let turn = Promise.resolve(); // looks come one after another, so that no old answer is written over a newer one
+let ended = { id: null, progress: [] }; // the progress of a job that has ended does not change
+let drawn = { progress: [], width: 0 };
+
+function element(name, text, attributes = {}) {
+  const node = document.createElement(name);
+  node.textContent = text;
+  Object.assign(node, attributes);
+  return node;
+}
+
+function say(id, text) {
+  if ($(id).textContent !== (text ?? "")) $(id).textContent = text ?? "";
+  $(id).hidden = !text;
+}
+
+function changed(part, ...values) {
+  const now = JSON.stringify(values);
+  if (seen.get(part) === now) return false;
+  seen.set(part, now);
+  return true;
+}
+
+function button(text, action, errorId) {
+  const node = element("button", text, { type: "button" });
+  node.addEventListener("click", () => act(node, action, errorId));
+  return node;
+}
+
+// `action` has run and the page shows what came of it; `node` is busy meanwhile.
+async function act(node, action, errorId) {
+  say(errorId, null);
+  node.disabled = true;
+  node.setAttribute("aria-busy", "true");
+  try {
+    await action();
+  } catch (error) {
+    say(errorId, sentence(error.message));
+  }
+  node.setAttribute("aria-busy", "false");
+  node.disabled = false;
+  await refresh();
+}
+
+const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
+
+function showState(info) {
+  const text = info.model ? "ready" : info.loading_error ? "The model cannot be loaded" : "loading the model";
+  say("state", running ? "learning" : text);
+  $("state").className = `state ${info.model ? "good" : info.loading_error ? "bad" : ""}`;
+  say("notice", [info.loading_error, ...info.problems].filter(Boolean).map(sentence).join("\n"));
+}
+
+function showFacts(info) {
+  const { feedback, memory, schedule } = info;
+  const facts = [
+    ["Model", info.model ? info.model.name : "none yet"],
+    ["Serving", words.label(info.serving[profile] ?? "base")],
+    ["Feedback", `${feedback.total} (${words.count(feedback.corrections, "correction")}, ${feedback.liked} liked)`],
+    ["Replies given", String(info.interactions)],
+    ["Memory now", `${words.bytes(memory.rss_bytes)} (peak ${words.bytes(memory.peak_bytes)})`],
+    ["Next night", schedule.next_run ? words.moment(schedule.next_run) : "only when asked"],
+  ];
+  if (changed("facts", facts)) {
+    $("facts").replaceChildren(...facts.map(([name, value]) => pair(name, value)));
+  }
+}
+
+function pair(name, value) {
+  const node = element("div", "");
+  node.append(element("dt", name), element("dd", value));
+  return node;
+}
+
+function showProfiles(info) {
+  const names = [...new Set(["default", ...Object.keys(info.serving)])].sort();
+  if (changed("profiles", names)) {
+    $("profile").replaceChildren(...names.map((name) => element("option", name, { value: name })));
+    $("profile").value = profile;
+  }
+  $("profile-label").hidden = names.length < 2;
+}
+
+function showAdaptButton(info) {
+  const node = $("adapt");
+  const busy = asking || Boolean(running);
+  node.disabled = busy || !info.model;
+  node.textContent = busy ? "Adapting…" : "Adapt now";
+  node.setAttribute("aria-busy", String(busy));
+}
+
+function showJob(job, progress) {
+  if (!changed("job", job, progress.length, progress.at(-1))) return;
+  const unfinished = words.UNFINISHED.includes(job.status);
+  say("job-title", unfinished ? "Adaptation" : "Last adaptation");
+  say("job-status", words.status(job));
+  $("job-status").className = `pill ${words.mood(job)}`;
+  const learned = job.spec?.train ? `${words.count(job.spec.train, "example")} to learn, ${job.spec.heldout} held out` : "";
+  const parts = [words.moment(job.created), words.trigger(job), `profile ${job.profile}`, learned];
+  say("job-when", parts.filter(Boolean).join(" · "));
+  showActions(job);
+  showProgress(unfinished, progress.at(-1));
+  showCurve(progress);
+  say("verdict-title", words.verdictTitle(job));
+  $("verdict-reasons").replaceChildren(...words.reasons(job).map((reason) => element("li", reason)));
+  $("verdict").hidden = unfinished;
+  showMemory(job, progress);
+}
+
+function showActions(job) {
+  const verbs = { queued: ["cancel"], running: ["pause", "cancel"], paused: ["resume", "cancel"] }[job.status] ?? [];
+  const named = (verb) => verb.charAt(0).toUpperCase() + verb.slice(1);
+  const buttons = verbs.map((verb) => button(named(verb), () => post(`jobs/${job.id}/${verb}`), "adapt-error"));
+  if (changed("actions", job.id, verbs)) $("job-actions").replaceChildren(...buttons);
+}
+
+function showProgress(unfinished, line) {
+  $("job-progress").hidden = !unfinished;
+  if (!line) return say("job-step", "preparing");
+  $("job-bar").max = line.steps || 1;
+  $("job-bar").value = line.step ?? 0;
+  say("job-step", `${words.phase(line)}, step ${line.step ?? 0} of ${line.steps}`);
+}
+
+function showCurve(progress) {
+  const lines = series(progress);
+  $("curve").hidden = lines.train.length + lines.heldout.length === 0;
+  if ($("curve").hidden) return;
+  const text = words.curve(lines);
+  say("curve-words", text);
+  drawn = { progress, width: $("chart").clientWidth };
+  $("chart").replaceChildren(draw(lines, progress.at(-1).steps, Math.max(drawn.width, 240), text));
+}
+
+function showMemory(job, progress) {
+  const peak = job.peak_bytes ?? Math.max(0, ...progress.map((line) => line.rss_bytes ?? 0));
+  $("memory").hidden = !peak || !job.budget_bytes;
+  if ($("memory").hidden) return;
+  const share = Math.round((100 * peak) / job.budget_bytes);
+  Object.assign($("memory-bar"), { max: job.budget_bytes, value: peak });
+  say("memory-words", `Peak ${words.bytes(peak)} of a budget of ${words.bytes(job.budget_bytes)} (${share}%).`);
+}
+
+function showAdapters(list) {
+  if (!changed("adapters", list)) return;
+  const active = list.adapters.find((adapter) => adapter.active);
+  $("rollback").disabled = !active;
+  say("rollback", active ? `Roll back to ${words.label(active.parent)}` : "Roll back");
+  const base = { version: "base", active: list.active === "base" };
+  $("adapters").replaceChildren(...[...list.adapters].reverse().concat(base).map(adapterRow));
+}
+
+function adapterRow(adapter) {
+  const row = element("li", "");
+  const { version, created, example_ids: examples = [], losses = {} } = adapter;
+  const about = [words.moment(created), `from ${words.label(adapter.parent)}`, words.count(examples.length, "example")];
+  if (Number.isFinite(losses.heldout)) about.push(`held-out loss ${words.loss(losses.heldout)}`);
+  row.append(element("strong", version));
+  row.append(element("span", version === "base" ? "the model without an adapter" : about.join(" · "), { className: "quiet" }));
+  row.append(adapter.active ? element("span", "in use", { className: "pill good" }) : activateButton(version));
+  return row;
+}
+
+function activateButton(version) {
+  const path = `adapters/${version}/activate?profile=${profile}`;
+  const node = button("Activate", () => post(path), "adapters-error");
+  node.setAttribute("aria-label", `Activate ${version}`);
+  return node;
+}
+
+async function latestJob() {
+  return running ? get(`jobs/${running}`) : (await get(`jobs?limit=1&profile=${profile}`)).jobs[0];
+}
+
+async function progressOf(job) {
+  if (ended.id === job.id) return ended.progress;
+  const { progress } = await get(`jobs/${job.id}/progress`);
+  if (job.finished) ended = { id: job.id, progress };
+  return progress;
+}
+
+async function look() {
+  const info = await get("info");
+  running = info.job;
+  showState(info);
+  showProfiles(info);
+  showFacts(info);
+  showAdaptButton(info);
+  const job = await latestJob();
+  if (job) showJob(job, await progressOf(job));
+  else if (changed("job", profile)) clearJob();
+  showAdapters(await get(`adapters?profile=${profile}`));
+}
+
+function clearJob() {
+  say("job-when", "Nothing has been learned yet. Correct a reply, then press “Adapt now”.");
+  $("job-actions").replaceChildren();
+  seen.delete("actions");
+  for (const id of ["job-status", "job-progress", "curve", "verdict", "memory"]) $(id).hidden = true;
+}
+
+function refresh() {
+  turn = turn.then(lookOrSayWhyNot);
+  return turn;
+}
+
+async function lookOrSayWhyNot() {
+  clearTimeout(timer);
+  try {
+    await look();
+    $("token-form").hidden = true;
+  } catch (error) {
+    $("token-form").hidden = error.status !== 401;
+    say("notice", error.status === 401 ? null : sentence(error.message));
+    say("state", "no answer");
+    $("state").className = "state bad";
+    $("adapt").disabled = true;
+  }
+  if (!document.hidden) timer = setTimeout(refresh, POLL_MS);
+}
+
+$("adapt").addEventListener("click", () => {
+  asking = true;
+  $("adapt").textContent = "Adapting…";
+  act($("adapt"), () => post("jobs", { profile }).finally(() => (asking = false)), "adapt-error");
+});
+$("rollback").addEventListener("click", () =>
+  act($("rollback"), () => post(`adapters/rollback?profile=${profile}`), "adapters-error"),
+);
+$("profile").addEventListener("change", () => {
+  profile = $("profile").value;
+  refresh();
+});
+$("token-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  keepToken($("token").value);
+  refresh();
+});
+document.addEventListener("visibilitychange", refresh);
+new ResizeObserver(() => {
+  if (drawn.width !== $("chart").clientWidth && drawn.progress.length) showCurve(drawn.progress);
+}).observe($("chart"));
+refresh();

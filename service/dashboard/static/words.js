@@ -1,0 +1,50 @@
+// Numbers and states as people read them.
+
+const STATUS = {
+  queued: "waiting",
+  running: "learning",
+  paused: "paused",
+  succeeded: "published",
+  rejected: "rejected",
+  failed: "failed",
+  cancelled: "cancelled",
+};
+const PHASES = { loading: "loading the model", training: "training", judging: "judging", done: "deciding" };
+const TRIGGERS = { manual: "asked for here", schedule: "by schedule", cli: "asked for on the command line" };
+
+export const UNFINISHED = ["queued", "running", "paused"];
+export const status = (job) => STATUS[job.status] ?? job.status;
+export const phase = (line) => PHASES[line.phase] ?? line.phase;
+export const trigger = (job) => TRIGGERS[job.trigger] ?? job.trigger;
+export const mood = (job) => ({ succeeded: "good", rejected: "bad", failed: "bad" })[job.status] ?? "";
+export const label = (version) => (version === "base" ? "base model" : version);
+export const count = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
+export const loss = (value) => (Number.isFinite(value) ? value.toPrecision(3) : "none");
+
+export function bytes(number) {
+  const gib = number / 2 ** 30;
+  return gib >= 1 ? `${gib.toFixed(2)} GiB` : `${(number / 2 ** 20).toFixed(0)} MiB`;
+}
+
+export function moment(iso) {
+  const when = new Date(iso);
+  return Number.isNaN(when.getTime()) ? iso : when.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+}
+
+export function verdictTitle(job) {
+  if (job.status === "succeeded") return `Better than before: published as ${job.version ?? "a new version"}.`;
+  if (job.verdict && !job.verdict.accepted) return "Not better than before: the adapter in use stays.";
+  if (job.status === "cancelled") return "Cancelled: the adapter in use stays.";
+  return job.status === "failed" ? "It did not work: the adapter in use stays." : "";
+}
+
+export function reasons(job) {
+  const given = job.verdict?.reasons ?? [];
+  if (job.status === "failed" && job.error) return [...given, job.error];
+  return given.length || !job.error ? given : [job.error];
+}
+
+export function curve({ train, heldout, best }) {
+  if (!best) return `Training loss ${loss(train[0]?.loss)} at first, ${loss(train.at(-1)?.loss)} now.`;
+  return `Held-out loss ${loss(heldout[0].loss)} at first, ${loss(best.loss)} at its best, in step ${best.step}.`;
+}

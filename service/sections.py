@@ -1,0 +1,145 @@
+"""The tables of the configuration file: every option, its default, its unit."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is this device and cannot be reached from another."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class Section(BaseModel):
+    """A table of the configuration file; a key it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Server(Section):
+    """Where the daemon listens, and whom it answers."""
+
+    host: str = Field(
+        default="127.0.0.1", description="Address to listen on. Anything but this device itself needs a token."
+    )
+    port: int = Field(default=8321, ge=0, le=65535, description="TCP port; 0 for any free one.")
+    max_body_bytes: int = Field(default=1_000_000, ge=1, description="Largest request body, bytes.")
+    max_import_bytes: int = Field(default=64_000_000, ge=1, description="Largest body of POST /feedback/import, bytes.")
+    allowed_hosts: tuple[str, ...] = Field(
+        default=("localhost", "127.0.0.1", "[::1]"),
+        description="Host names (without port) by which the daemon may be called; `host` is always one of them.",
+    )
+    token: SecretStr | None = Field(
+        default=None, min_length=1, description="Bearer token every request must carry; none if unset."
+    )
+
+    @model_validator(mode="after")
+    def _stranger_needs_token(self) -> Self:
+        if self.token is None and not is_loopback(self.host):
+            raise ValueError(f"server.host {self.host!r} can be reached from other devices; set server.token first")
+        return self
+
+
+class Model(Section):
+    """The base model."""
+
+    name: str = Field(
+        default="default", min_length=1, description="Installed model to serve: `default`, a hub id, a folder."
+    )
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        default="auto", description="Compute type of the base model; auto is bfloat16 where the processor has it."
+    )
+
+
+class Memory(Section):
+    """The one dial from which a training plan follows."""
+
+    budget_bytes: int = Field(
+        default=2 * 1024**3, ge=1, description="Peak resident memory of the training worker, bytes."
+    )
+
+
+class Lars(Section):
+    """Shape of the adapters, as `lars_agent.lars.config.LarsConfig`."""
+
+    rank: int = Field(default=16, ge=1, description="Width of the activation-rank subspace.")
+    pooling: Literal["sequence", "learned", "prompt", "response", "causal"] = Field(
+        default="response", description="What each adapted layer reads."
+    )
+    token_term: bool = Field(default=True, description="Whether the adapter also sees each token.")
+    chunk: int = Field(default=16, ge=1, description="Tokens in a chunk of `causal` pooling.")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="Probability of dropping a rank while training.")
+    scale: float = Field(default=0.5, allow_inf_nan=False, description="Initial weight of the adapter's output.")
+    target_modules: str | tuple[str, ...] = Field(
+        default="all-linear", description="Layers to adapt, as PEFT names them."
+    )
+
+
+class Training(Section):
+    """How an adapter is trained, as `lars_agent.training.loop.TrainConfig`, and on how many threads."""
+
+    steps: int = Field(default=160, ge=1, description="Optimizer steps.")
+    batch_size: int = Field(default=8, ge=1, description="Examples read at once.")
+    accumulation: int = Field(default=1, ge=1, description="Batches in one step.")
+    learning_rate: float = Field(default=2e-3, gt=0, allow_inf_nan=False, description="Peak learning rate.")
+    weight_decay: float = Field(
+        default=0.01, ge=0, allow_inf_nan=False, description="AdamW's weight decay, on matrices only."
+    )
+    warmup_steps: int = Field(default=10, ge=0, description="Steps until the peak learning rate.")
+    clip_norm: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="Largest 2-norm of the gradient.")
+    evaluate_every: int = Field(default=20, ge=1, description="Steps between two held-out measurements.")
+    checkpoint_every: int = Field(default=20, ge=1, description="Steps between two checkpoints.")
+    patience: int = Field(
+        default=0, ge=0, description="Measurements without a better held-out loss before stopping; 0 is off."
+    )
+    rehearsal_batch: int = Field(default=1, ge=0, description="Passages of general text in a step; 0 is off.")
+    rehearsal_weight: float = Field(
+        default=1.0, ge=0, allow_inf_nan=False, description="How much staying like the base model counts on them."
+    )
+    max_seq_len: int = Field(default=1024, ge=1, description="Longest prompt and reply together, tokens.")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of the adapter, the data order and the dropout.")
+    threads: int = Field(default=0, ge=0, description="Threads of the training worker; 0 for every core.")
+
+
+class Gate(Section):
+    """When a candidate replaces the incumbent, as `lars_agent.training.gate.GatePolicy`."""
+
+    min_reply_gain: float = Field(default=0.02, ge=0, lt=1, description="Least relative fall of the reply loss.")
+    max_text_rise: float = Field(
+        default=0.03, ge=0, allow_inf_nan=False, description="Largest relative rise of the text loss."
+    )
+
+
+class Curation(Section):
+    """Which examples are learned, as `lars_agent.training.curate.CurationPolicy`."""
+
+    max_chars: int = Field(default=16_000, ge=1, description="Longest prompt and reply together, characters.")
+    heldout_share: float = Field(default=0.2, ge=0, le=1, description="Share of the examples to judge by.")
+    min_heldout: int = Field(default=4, ge=1, description="Least number of examples to judge by.")
+    max_heldout: int = Field(default=64, ge=1, description="Largest number of examples to judge by.")
+
+
+class Schedule(Section):
+    """When the device learns by itself."""
+
+    enabled: bool = Field(default=True, description="Whether it learns without being asked.")
+    cron: str = Field(default="0 3 * * *", description="Minute, hour, day, month, weekday; five fields, as in crontab.")
+    timezone: str | None = Field(
+        default=None, description="IANA name such as Europe/Berlin; the device's own if unset."
+    )
+    misfire_grace_s: int = Field(default=3600, ge=1, description="Seconds by which a run may start late.")
+
+
+class Runtime(Section):
+    """The generation engine."""
+
+    threads: int = Field(default=0, ge=0, description="Threads that generate; 0 for every core.")
+    queue_size: int = Field(default=8, ge=1, description="Requests that may wait for their turn.")

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+
+from lars_agent.errors import AdapterIncompatible
+from lars_agent.store.adapters import AdapterStore
+from service.settings import Settings
+from tests.service.api.conftest import wait_until
+from tests.store.make import make_candidate, make_draft
+
+
+@pytest.fixture
+def versions(daemon, tmp_path):
+    """v1, and v2 that came from it; v2 is in use."""
+    publish(daemon.store, tmp_path)
+    daemon.serving.activate("default", 2)
+
+
+def publish(store: AdapterStore, tmp_path) -> None:
+    for parent in (None, 1):
+        store.publish("default", make_candidate(tmp_path / "candidate", f"weights {parent}"), make_draft(parent))
+
+
+def damage(store: AdapterStore, version: int) -> None:
+    (store.folder("default", version) / "adapter_model.safetensors").write_bytes(b"x")
+
+
+def test_versions_are_listed_with_the_one_in_use(client, versions):
+    listed = client.get("/adapters").json()
+    assert (listed["profile"], listed["active"], listed["problems"]) == ("default", "v2", {})
+    assert [(a["version"], a["parent"], a["active"]) for a in listed["adapters"]] == [
+        ("v1", "base", False),
+        ("v2", "v1", True),
+    ]
+    assert client.get("/adapters/v2").json() == listed["adapters"][1]
+    assert client.get("/adapters?profile=alice").json()["adapters"] == []
+
+
+def test_activated_version_replies(client, versions, engine):
+    response = client.post("/adapters/v1/activate")
+    assert (response.status_code, response.json()) == (200, {"profile": "default", "active": "v1"})
+    reply = client.post("/generate", json={"inputs": "Hi"}).json()
+    assert reply["details"]["adapter_version"] == "v1"
+    assert client.get("/info").json()["serving"] == {"default": "v1"}
+
+
+def test_base_can_be_activated(client, versions):
+    assert client.post("/adapters/base/activate").json()["active"] == "base"
+    assert client.get("/adapters").json()["active"] == "base"
+
+
+def test_rollback_goes_to_the_parent_and_then_to_the_base(client, versions):
+    assert [client.post("/adapters/rollback").json()["active"] for _ in range(2)] == ["v1", "base"]
+    response = client.post("/adapters/rollback")
+    assert response.status_code == 404
+    assert "nothing to roll back" in response.json()["error"]["message"]
+
+
+def test_damaged_version_is_refused_and_the_incumbent_stays(client, versions, daemon, engine):
+    damage(daemon.store, 1)
+    assert list(client.get("/adapters?verify=true").json()["problems"]) == ["v1"]
+    for call in ("/adapters/v1/activate", "/adapters/rollback"):
+        response = client.post(call)
+        assert response.status_code == 409
+        assert "is damaged" in response.json()["error"]["message"]
+        assert (daemon.store.active("default"), engine.serving("default")) == (2, 2)
+
+
+@pytest.mark.parametrize("call", ["/adapters/v1/activate", "/adapters/rollback", "/adapters/base/activate"])
+def test_failed_swap_puts_the_pointer_back(client, versions, daemon, engine, call):
+    engine.refuse_swap = AdapterIncompatible("the tensors have another shape")
+    assert client.post(call).status_code == 409
+    assert (daemon.store.active("default"), engine.serving("default")) == (2, 2)
+
+
+def test_unknown_version_is_not_found(client, versions, daemon):
+    assert client.post("/adapters/v9/activate").status_code == 404
+    assert client.post("/adapters/v1/activate?profile=alice").status_code == 404
+    assert daemon.store.active("default") == 2
+
+
+def test_version_damaged_while_the_daemon_was_off_is_stepped_back_from(start, settings: Settings, tmp_path):
+    store = AdapterStore(settings.adapters_dir)
+    publish(store, tmp_path)
+    store.activate("default", 2)
+    damage(store, 2)
+    client = start(settings)
+    wait_until(lambda: client.get("/health").status_code == 200)
+    info = client.get("/info").json()
+    assert info["serving"] == {"default": "v1"}
+    assert "is damaged" in info["problems"][0]
+    assert "default now uses v1" in info["problems"][0]
+
+
+def test_when_no_version_is_sound_the_base_model_replies(start, settings: Settings, tmp_path):
+    store = AdapterStore(settings.adapters_dir)
+    publish(store, tmp_path)
+    store.activate("default", 2)
+    for version in (1, 2):
+        damage(store, version)
+    client = start(settings)
+    wait_until(lambda: client.get("/health").status_code == 200)
+    assert client.get("/info").json()["serving"] == {"default": "base"}
+    assert client.post("/generate", json={"inputs": "Hi"}).status_code == 200

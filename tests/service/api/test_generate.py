@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+from jinja2 import TemplateError
+
+from lars_agent.errors import AdapterCorrupt, GenerationError, PromptTooLong, QueueFull
+from service.api.parameters import GenerateRequest, parse_adapter_id
+from tests.service.api.conftest import stream_events, wait_until
+from tests.store.make import make_candidate, make_draft
+
+
+def test_reply_is_stored_before_it_is_answered(client, daemon):
+    reply = client.post("/generate", json={"inputs": "Hi", "parameters": {"seed": 5, "top_k": None}}).json()
+    details = {"finish_reason": "eos_token", "prompt_tokens": 3, "generated_tokens": 2, "adapter_version": "base"}
+    stored = daemon.db.interactions.get(reply["interaction_id"])
+    assert reply == {"generated_text": "echo: Hi", "interaction_id": stored.id, "details": {**details, "seed": 5}}
+    assert (stored.response, stored.parameters) == ("echo: Hi", {"seed": 5})
+    assert stored.messages == ({"role": "user", "content": "Hi"},)
+
+
+def test_conversation_is_given_as_messages(client, engine):
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    assert client.post("/generate", json={"inputs": turns}).json()["generated_text"] == "echo: Hi"
+    assert engine.tickets[0].request.messages == tuple(turns)
+
+
+def test_stream_gives_pieces_and_last_the_whole(client, daemon):
+    response = client.post("/generate_stream", json={"inputs": "Hi", "stream": True})
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *pieces, last = stream_events(response)
+    assert [(event["token"]["text"], event["generated_text"]) for event in pieces] == [("echo: ", None), ("Hi", None)]
+    assert (last["generated_text"], last["token"]["text"]) == ("echo: Hi", "")
+    assert last["details"]["finish_reason"] == "eos_token"
+    assert daemon.db.interactions.get(last["interaction_id"]).response == "echo: Hi"
+
+
+def test_tgi_clients_are_understood(client, engine):
+    parameters = {"do_sample": False, "temperature": 0.7, "watermark": False, "best_of": None, "details": True}
+    parameters |= {"return_full_text": False, "decoder_input_details": False, "truncate": None, "stop": []}
+    response = client.post("/generate", json={"inputs": "Hi", "parameters": parameters, "stream": False})
+    assert response.status_code == 200
+    assert engine.tickets[0].request.temperature == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "temperature"), [({}, 0), ({"temperature": 0.7}, 0.7), ({"do_sample": True}, 1), ({"temperature": 0}, 0)]
+)
+def test_temperature_is_greedy_unless_asked(given, temperature):
+    assert GenerateRequest(inputs="Hi", parameters=given).to_request().temperature == temperature
+
+
+@pytest.mark.parametrize(
+    ("adapter_id", "meant"),
+    [
+        (None, ("default", "active")),
+        ("base", ("default", None)),
+        ("v3", ("default", 3)),
+        ("alice", ("alice", "active")),
+        ("alice@v12", ("alice", 12)),
+        ("alice@base", ("alice", None)),
+        ("default@v1", ("default", 1)),
+    ],
+)
+def test_adapter_id_means(adapter_id, meant):
+    assert parse_adapter_id(adapter_id) == meant
+
+
+def test_reply_belongs_to_the_profile_it_was_asked_for(client, daemon, tmp_path):
+    daemon.store.publish("alice", make_candidate(tmp_path / "c"), make_draft())
+    body = {"inputs": "Hi", "parameters": {"adapter_id": "alice@v1"}}
+    reply = client.post("/generate", json=body).json()
+    assert reply["details"]["adapter_version"] == "v1"
+    assert daemon.db.interactions.get(reply["interaction_id"]).profile == "alice"
+
+
+def test_unknown_version_is_not_found(client):
+    response = client.post("/generate", json={"inputs": "Hi", "parameters": {"adapter_id": "v7"}})
+    assert response.status_code == 404
+    assert "no adapter version v7" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/generate", "/generate_stream"])
+@pytest.mark.parametrize(
+    ("error", "status", "param"),
+    [
+        (QueueFull("8 requests wait already", retry_after_s=9), 503, None),
+        (PromptTooLong("the prompt has 9000 tokens"), 422, "inputs"),
+        (TemplateError("roles must alternate"), 422, "inputs"),
+        (AdapterCorrupt("damaged"), 409, None),
+        (GenerationError("shutting down"), 503, None),
+        (RuntimeError("secret"), 500, None),
+    ],
+)
+def test_refusal_has_its_status(client, engine, daemon, path, error, status, param):
+    engine.refuse_submit = error
+    response = client.post(path, json={"inputs": "Hi"})
+    body = response.json()["error"]
+    assert (response.status_code, body["code"], body["param"]) == (status, status, param)
+    assert "secret" not in response.text
+    assert response.headers.get("retry-after") == {QueueFull: "9", GenerationError: "5"}.get(type(error))
+    assert daemon.db.interactions.count() == 0
+
+
+def test_stream_that_breaks_off_says_so(client, engine, daemon):
+    engine.break_reply = GenerationError("the model has run out of steam")
+    *_, last = stream_events(client.post("/generate_stream", json={"inputs": "Hi"}))
+    message = "the model has run out of steam"
+    assert last == {"error": {"message": message, "type": "unavailable_error", "code": 503, "param": None}}
+    assert daemon.db.interactions.count() == 0
+
+
+def test_feedback_and_health_are_answered_while_a_reply_is_made(client, engine):
+    engine.gate.clear()
+    replies: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: replies.append(client.post("/generate", json={"inputs": "Hi"}).status_code))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(engine.tickets) == 3)
+    said = {"prompt": "Hi", "response": "Yo", "rating": "up"}
+    assert [client.get("/health").status_code, client.post("/feedback", json=said).status_code] == [200, 201]
+    assert replies == []
+    engine.gate.set()
+    for thread in threads:
+        thread.join()
+    assert replies == [200, 200, 200]

@@ -1,0 +1,87 @@
+"""Jobs over HTTP; the worker is the stand-in of tests/service."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from tests.service.api.conftest import wait_until
+from tests.service.house import STANDIN
+
+
+@pytest.fixture
+def release(tmp_path):
+    """The file for which the stand-in worker waits."""
+    return tmp_path / "release"
+
+
+@pytest.fixture
+def client(start, settings, release):
+    client = start(settings, worker_command=(sys.executable, str(STANDIN), "--wait", str(release)))
+    wait_until(lambda: client.get("/health").status_code == 200)
+    for i in range(4):
+        client.post("/feedback", json={"prompt": f"House {i}?", "response": "?", "correction": f"It is {i}."})
+    yield client
+    release.touch()
+
+
+def status(client, job_id: str) -> str:
+    return client.get(f"/jobs/{job_id}").json()["status"]
+
+
+def is_stepping(client, job_id: str) -> bool:
+    return len(client.get(f"/jobs/{job_id}/progress").json()["progress"]) > 2
+
+
+def test_job_learns_and_is_told_as_it_goes(client, release):
+    response = client.post("/jobs", json={"profile": "default"})
+    job = response.json()
+    assert (response.status_code, job["status"], job["version"]) == (202, "queued", None)
+    wait_until(lambda: is_stepping(client, job["id"]))
+    release.touch()
+    told = [block.split("\r\n") for block in client.get(f"/jobs/{job['id']}/events").text.split("\r\n\r\n") if block]
+    kinds = [lines[0] for lines in told]
+    assert set(kinds) == {"event: progress", "event: job"}
+    last = json.loads(told[-1][1].removeprefix("data: "))
+    assert (last["status"], last["version"]) == ("succeeded", "v1")
+    assert client.get(f"/jobs/{job['id']}").json() == last
+    assert client.get("/jobs").json()["jobs"] == [last]
+    assert client.post("/generate", json={"inputs": "Hi"}).json()["details"]["adapter_version"] == "v1"
+
+
+def test_second_job_is_a_conflict(client):
+    first = client.post("/jobs").json()["id"]
+    response = client.post("/jobs", json={"profile": "alice"})
+    assert response.status_code == 409
+    assert first in response.json()["error"]["message"]
+    assert len(client.get("/jobs").json()["jobs"]) == 1
+
+
+def test_job_is_paused_resumed_and_cancelled(client):
+    job_id = client.post("/jobs").json()["id"]
+    wait_until(lambda: is_stepping(client, job_id))
+    assert client.post(f"/jobs/{job_id}/pause").json()["status"] == "paused"
+    assert client.get("/info").json()["job"] == job_id
+    assert client.post(f"/jobs/{job_id}/resume").json()["status"] == "running"
+    assert client.post(f"/jobs/{job_id}/cancel").status_code == 200
+    wait_until(lambda: status(client, job_id) == "cancelled")
+    for verb in ("pause", "resume", "cancel"):
+        response = client.post(f"/jobs/{job_id}/{verb}")
+        assert response.status_code == 409
+        assert "cancelled" in response.json()["error"]["message"]
+        assert client.post(f"/jobs/j-none/{verb}").status_code == 404
+
+
+def test_numbers_that_json_lacks_become_null(client, daemon):
+    job = daemon.db.jobs.add("default", "manual")
+    daemon.db.jobs.update(job.id, status="failed", result={"loss": float("nan"), "all": [float("inf"), 1.5]})
+    assert client.get(f"/jobs/{job.id}").json()["result"] == {"loss": None, "all": [None, 1.5]}
+
+
+def test_job_of_a_profile_that_cannot_be_is_refused(client):
+    response = client.post("/jobs", json={"profile": "../x"})
+    assert response.status_code == 422
+    assert response.json()["error"]["param"] == "profile"
+    assert client.get("/jobs").json()["jobs"] == []

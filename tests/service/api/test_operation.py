@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+from sqlalchemy import text
+
+from lars_agent.errors import Offline
+from service.app import create_app
+from service.daemon import DataInUse
+from service.db import DatabaseBusy
+from service.db.engine import writing
+from service.settings import Settings
+from tests.service.api.conftest import FakeModel, client_of, fake_app, wait_until
+
+LOADING = {"error": {"message": "Loading model", "type": "unavailable_error", "code": 503, "param": None}}
+
+
+@pytest.fixture
+def loading(start, settings):
+    """A client of a daemon whose model loads until the event is set."""
+    event = threading.Event()
+    yield start(settings, find_model=lambda: event.wait(20) and FakeModel()), event
+    event.set()
+
+
+def test_while_the_model_loads_all_that_needs_it_says_so(loading):
+    client, event = loading
+    for method, path in [("GET", "/health"), ("GET", "/ready"), ("POST", "/jobs"), ("POST", "/adapters/rollback")]:
+        response = client.request(method, path)
+        assert (response.status_code, response.json()) == (503, LOADING), path
+        assert response.headers["retry-after"] == "5"
+    assert client.post("/generate", json={"inputs": "Hi"}).json() == LOADING
+    assert client.post("/feedback", json={"prompt": "Hi", "response": "Yo", "rating": 1}).status_code == 201
+    assert client.get("/info").json()["model"] is None
+    event.set()
+    wait_until(lambda: client.get("/health").json() == {"status": "ok"})
+    assert client.get("/ready").status_code == 200
+
+
+def test_model_that_cannot_be_loaded_is_tried_again(settings):
+    tries = []
+
+    def find() -> FakeModel:
+        tries.append(1)
+        if len(tries) < 3:
+            raise Offline("the network does not answer")
+        return FakeModel()
+
+    client = client_of(fake_app(settings, find_model=find))
+    client.app.state.daemon.serving._retry_s = 0.05
+    with client:
+        wait_until(lambda: client.get("/health").status_code == 200)
+    assert len(tries) == 3
+
+
+def test_reason_why_it_cannot_be_loaded_is_told(start, settings):
+    def find() -> FakeModel:
+        raise Offline("the network does not answer")
+
+    client = start(settings, find_model=find)
+    wait_until(lambda: client.get("/info").json()["loading_error"] is not None)
+    assert client.get("/health").json()["error"]["message"] == "Loading model: the network does not answer"
+
+
+def test_info_says_where_it_stands(client):
+    client.post("/feedback", json={"prompt": "Hi", "response": "Yo", "correction": "Hello"})
+    info = client.get("/info").json()
+    assert info["model"]["reference"] == "fake"
+    assert info["serving"] == {"default": "base"}
+    assert info["feedback"] == {"total": 1, "corrections": 1, "liked": 0, "disliked": 0}
+    assert info["memory"]["budget_bytes"] == 2 * 1024**3
+    assert info["memory"]["peak_bytes"] >= info["memory"]["rss_bytes"] > 0
+    assert info["schedule"] == {"enabled": False, "cron": "0 3 * * *", "next_run": None}
+    assert (info["job"], info["problems"], info["loading_error"]) == (None, [], None)
+
+
+def test_database_that_stays_busy_is_said_to_be_so(client, daemon, monkeypatch):
+    def busy(*_: object) -> None:
+        raise DatabaseBusy("the database has been busy for 10 s")
+
+    monkeypatch.setattr(daemon.db.feedback, "delete", busy)
+    response = client.delete("/feedback/x")
+    assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+
+
+def test_full_disk_is_said_to_be_so_and_nothing_is_stored(client, daemon):
+    with writing(daemon.db.engine) as connection:
+        pages = connection.execute(text("PRAGMA page_count")).scalar_one()
+        connection.execute(text(f"PRAGMA max_page_count = {pages}"))
+    response = client.post("/feedback", json={"prompt": "Hi", "response": "x" * 500_000, "rating": 1})
+    assert response.status_code == 507
+    assert "free some space" in response.json()["error"]["message"]
+    assert client.get("/feedback").json()["feedback"] == []
+
+
+def test_two_daemons_cannot_share_their_data(start, settings):
+    start(settings)
+    with pytest.raises(DataInUse, match=r"another daemon \(process \d+\) works with"):
+        create_app(settings)
+
+
+def test_successor_may_have_the_data(settings):
+    for _ in range(2):
+        with client_of(fake_app(settings)) as client:
+            assert client.get("/info").status_code == 200
+
+
+def test_everything_is_closed_at_the_end(settings):
+    with client_of(fake_app(settings)) as client:
+        daemon = client.app.state.daemon
+        wait_until(lambda: client.get("/health").status_code == 200)
+        engine = daemon.serving.require_engine()
+    assert engine.closed
+    assert [thread.name for thread in threading.enumerate() if thread.name in ("loading", "jobs")] == []
+
+
+def test_failure_to_compose_frees_the_data(settings: Settings):
+    settings.data_dir.mkdir()
+    settings.database_path.write_text("no database at all, and that is a pity")
+    for _ in range(2):
+        with pytest.raises(Exception, match="no SQLite database"):
+            create_app(settings)

@@ -1,0 +1,198 @@
+"""The page as a client gets it, and as a person sees it in a real Chromium."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+
+from tests.service.dashboard.fake_daemon import NIGHT, REASON, FakeDaemon, fake_app, job_body
+
+CHROMIUM = Path("/usr/bin/chromium")
+STATIC = Path(__file__).parents[3] / "service" / "dashboard" / "static"
+SHOTS = os.environ.get("LARS_AGENT_SHOTS")  # a folder to keep screenshots in
+
+
+@pytest.fixture
+def client() -> TestClient:
+    return TestClient(fake_app(FakeDaemon()))
+
+
+def test_the_page_is_html_and_allows_nothing_from_elsewhere(client) -> None:
+    reply = client.get("/")
+    assert reply.status_code == 200
+    assert reply.headers["content-type"].startswith("text/html")
+    assert "default-src 'self'" in reply.headers["content-security-policy"]
+    assert "unsafe" not in reply.headers["content-security-policy"]
+    assert not re.search(r"https?://|//cdn|<style|style=|onclick=", reply.text)
+
+
+def test_every_file_the_page_names_is_served_with_its_type(client) -> None:
+    page = client.get("/").text
+    scripts = "".join(path.read_text() for path in STATIC.glob("*.js"))
+    named = {*re.findall(r'"(static/[^"]+)"', page), *(f"static/{name}" for name in re.findall(r'"\./(.+?)"', scripts))}
+    assert {Path(name).name for name in named} == {path.name for path in STATIC.iterdir()}
+    kinds = {".js": "javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+    for name in named:
+        reply = client.get(f"/{name}")
+        assert reply.status_code == 200
+        assert kinds[Path(name).suffix] in reply.headers["content-type"]
+        assert reply.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_browser_that_has_a_file_is_told_so(client) -> None:
+    first = client.get("/static/app.js")
+    again = client.get("/static/app.js", headers={"If-None-Match": first.headers["etag"]})
+    assert (first.headers["cache-control"], again.status_code) == ("no-cache", 304)
+
+
+@pytest.mark.parametrize("path", ["/static/../routes.py", "/static/%2e%2e/routes.py", "/static/", "/static/none.js"])
+def test_nothing_but_the_static_files_is_served(client, path) -> None:
+    assert client.get(path).status_code == 404
+
+
+def test_what_the_daemon_says_can_never_become_markup() -> None:
+    code = "".join(path.read_text() for path in STATIC.glob("*.js"))
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", code)
+
+
+def test_the_page_is_not_part_of_the_api(client) -> None:
+    assert "/" not in client.get("/openapi.json").json()["paths"]
+
+
+@pytest.fixture
+def daemon() -> FakeDaemon:
+    verdict = {"accepted": True, "reasons": [REASON]}
+    night = {"finished": NIGHT + timedelta(minutes=9), "verdict": verdict, "version": "v2", "peak_bytes": 1_610_000_000}
+    return FakeDaemon(job=job_body("succeeded", **night))
+
+
+@pytest.fixture
+def address(daemon) -> Iterator[str]:
+    """Where the fake daemon answers, on loopback."""
+    server = uvicorn.Server(uvicorn.Config(fake_app(daemon), host="127.0.0.1", port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not server.started:
+        assert time.monotonic() < deadline, "it never came up"
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+    server.should_exit = True
+    thread.join(20)
+
+
+@pytest.fixture
+def browser():
+    """A real Chromium; where there is none, only CI insists on it."""
+    if not CHROMIUM.exists() and "CI" not in os.environ:
+        pytest.skip(f"there is no {CHROMIUM}")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A page in which no error may be logged."""
+    page = browser.new_page(viewport={"width": 1000, "height": 1000}, color_scheme="light")
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    yield page
+    assert [words for words in problems if "409" not in words] == []
+
+
+def shoot(page, name: str) -> None:
+    if SHOTS:
+        page.screenshot(path=str(Path(SHOTS) / f"{name}.png"), full_page=True)
+
+
+@pytest.mark.browser
+def test_a_person_sees_what_the_night_brought(page, address) -> None:
+    page.goto(address)
+    page.wait_for_selector("#chart svg")
+    for line, points in (("train", 40), ("heldout", 8)):
+        assert len(page.get_attribute(f"#chart polyline.{line}", "points").split()) == points
+    assert page.locator("#chart circle.best").count() == 1
+    texts = page.locator("#chart text").all_text_contents()
+    assert {"step", "loss, nats per token", "held-out", "train", "0", "40"} <= set(texts)
+    assert page.text_content("#verdict-title") == "Better than before: published as v2."
+    assert page.text_content("#verdict-reasons") == REASON  # markup in it stays text
+    assert "Peak 1.50 GiB of a budget of 2.00 GiB (75%)." in page.text_content("#memory")
+    assert "smollm2-135m-instruct" in page.text_content("#facts")
+    assert page.locator("#adapters li").count() == 3
+    shoot(page, "light")
+
+
+@pytest.mark.browser
+def test_the_page_fits_a_phone_in_the_dark(page, address) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.emulate_media(color_scheme="dark")
+    page.goto(address)
+    page.wait_for_selector("#chart svg")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    back = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert max(int(part) for part in re.findall(r"\d+", back)) < 60
+    shoot(page, "dark-phone")
+
+
+@pytest.mark.browser
+def test_the_button_starts_a_job_and_is_busy_while_it_runs(page, address, daemon) -> None:
+    daemon.progress = daemon.progress[:12]
+    page.goto(address)
+    page.click("#adapt:enabled")
+    page.wait_for_selector("#job-actions button")
+    assert daemon.orders == ["adapt default"]
+    assert page.text_content("#adapt") == "Adapting…"
+    assert page.get_attribute("#adapt", "aria-busy") == "true"
+    assert page.is_disabled("#adapt")
+    assert page.text_content("#job-step") == "training, step 12 of 40"
+    shoot(page, "running")
+    page.click("#job-actions button:has-text('Pause')")
+    page.wait_for_function("document.querySelector('#adapt-error').hidden")
+    assert daemon.orders[-1] == "pause j-1"
+
+
+@pytest.mark.browser
+def test_a_refusal_is_said_in_the_daemons_words(page, address, daemon) -> None:
+    daemon.refusal = "job j-7 is running; wait for it, or cancel it"
+    page.goto(address)
+    page.click("#adapt:enabled")
+    page.wait_for_selector("#adapt-error:visible")
+    assert page.text_content("#adapt-error") == "Job j-7 is running; wait for it, or cancel it."
+    page.wait_for_selector("#adapt:enabled")
+    shoot(page, "refused")
+
+
+@pytest.mark.browser
+def test_versions_are_put_in_use_and_rolled_back(page, address, daemon) -> None:
+    page.goto(address)
+    page.click("button[aria-label='Activate base']")
+    page.wait_for_selector("#rollback:enabled")
+    assert page.text_content("#rollback") == "Roll back to v1"
+    page.click("#rollback")
+    page.wait_for_selector("#rollback:enabled")
+    assert daemon.orders == ["activate base", "rollback"]
+
+
+@pytest.mark.browser
+def test_a_fresh_daemon_says_what_to_do(page, address, daemon) -> None:
+    daemon.job, daemon.active = None, "base"
+    page.goto(address)
+    page.wait_for_selector("#adapt:enabled")
+    assert "Nothing has been learned yet" in page.text_content("#job-when")
+    assert page.is_disabled("#rollback")
+    assert page.is_hidden("#curve")
+    shoot(page, "fresh")

@@ -26,7 +26,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)  # type: ignore[arg-type]
         if self.started:
             port = self.servers[0].sockets[0].getsockname()[1]
-            self._tell(f"listening: http://{self.config.host}:{port}/ (API: /docs)")
+            self._tell(f"dashboard: http://{self.config.host}:{port}/")
 
 
 def run(settings: Settings, tell: Callable[[str], None]) -> None:

@@ -2,78 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal
 
 from fastapi import APIRouter
-from pydantic import Field
 
 from lars_agent.memory.measure import peak_rss_bytes, rss_bytes
 from service.api.dependencies import DaemonDep
 from service.api.errors import documented
 from service.api.fields import version_label
-from service.api.schemas import Reply, VersionLabel
+from service.api.schemas import FeedbackCounts, Health, Info, MemoryInfo, ModelInfo, ScheduleInfo
 from service.daemon import Daemon
 
 router = APIRouter(tags=["operation"])
-
-
-class Health(Reply):
-    """The daemon answers."""
-
-    status: Literal["ok"] = "ok"
-
-
-class ModelInfo(Reply):
-    """The base model in use."""
-
-    name: str
-    reference: str
-    revision: str | None
-    sha256: str
-    dtype: str
-
-
-class MemoryInfo(Reply):
-    """Memory of the daemon, and what training may use, bytes."""
-
-    rss_bytes: int
-    peak_bytes: int
-    budget_bytes: int
-
-
-class ScheduleInfo(Reply):
-    """When it learns by itself."""
-
-    enabled: bool
-    cron: str
-    next_run: datetime | None
-
-
-class FeedbackCounts(Reply):
-    """How much feedback there is."""
-
-    total: int
-    corrections: int
-    liked: int
-    disliked: int
-
-
-class Info(Reply):
-    """Where the daemon stands."""
-
-    version: str
-    uptime_s: float
-    model: ModelInfo | None = Field(description="Null while none is loaded.")
-    loading_error: str | None = Field(description="Why the model cannot be loaded, if so.")
-    serving: dict[str, VersionLabel] = Field(description="The version that replies, by profile.")
-    problems: list[str] = Field(description="What was wrong at the start, and what was done about it.")
-    feedback: FeedbackCounts
-    interactions: int
-    memory: MemoryInfo
-    job: str | None = Field(description="The job that runs or is paused.")
-    schedule: ScheduleInfo
 
 
 @router.get("/health", responses=documented(503))

@@ -279,3 +279,60 @@ class JobProgress(Reply):
     """One record per step that the worker reported."""
 
     progress: list[JsonObject]
+
+
+class Health(Reply):
+    """The daemon answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class ModelInfo(Reply):
+    """The base model in use."""
+
+    name: str
+    reference: str
+    revision: str | None
+    sha256: str
+    dtype: str
+
+
+class MemoryInfo(Reply):
+    """Memory of the daemon, and what training may use, bytes."""
+
+    rss_bytes: int
+    peak_bytes: int
+    budget_bytes: int
+
+
+class ScheduleInfo(Reply):
+    """When it learns by itself."""
+
+    enabled: bool
+    cron: str
+    next_run: datetime | None
+
+
+class FeedbackCounts(Reply):
+    """How much feedback there is."""
+
+    total: int
+    corrections: int
+    liked: int
+    disliked: int
+
+
+class Info(Reply):
+    """Where the daemon stands."""
+
+    version: str
+    uptime_s: float
+    model: ModelInfo | None = Field(description="Null while none is loaded.")
+    loading_error: str | None = Field(description="Why the model cannot be loaded, if so.")
+    serving: dict[str, VersionLabel] = Field(description="The version that replies, by profile.")
+    problems: list[str] = Field(description="What was wrong at the start, and what was done about it.")
+    feedback: FeedbackCounts
+    interactions: int
+    memory: MemoryInfo
+    job: str | None = Field(description="The job that runs or is paused.")
+    schedule: ScheduleInfo

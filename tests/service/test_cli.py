@@ -15,7 +15,7 @@ import pytest
 
 from tests.tiny import save_tiny
 
-WORDS_ON_START = "listening: "
+WORDS_ON_START = "dashboard: "
 START_S = 120
 
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import uvicorn
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from service.settings import Settings
+from tests.service.api import conftest as api
 from tests.service.dashboard.fake_daemon import NIGHT, REASON, FakeDaemon, fake_app, job_body
+from tests.service.house import STANDIN
 
 CHROMIUM = Path("/usr/bin/chromium")
 STATIC = Path(__file__).parents[3] / "service" / "dashboard" / "static"
@@ -71,14 +76,14 @@ def test_the_page_is_not_part_of_the_api(client) -> None:
 @pytest.fixture
 def daemon() -> FakeDaemon:
     verdict = {"accepted": True, "reasons": [REASON]}
-    night = {"finished": NIGHT + timedelta(minutes=9), "verdict": verdict, "version": "v2", "peak_bytes": 1_610_000_000}
+    night = {"finished": NIGHT, "verdict": verdict, "version": "v2", "peak_bytes": 1_610_000_000}
     return FakeDaemon(job=job_body("succeeded", **night))
 
 
-@pytest.fixture
-def address(daemon) -> Iterator[str]:
-    """Where the fake daemon answers, on loopback."""
-    server = uvicorn.Server(uvicorn.Config(fake_app(daemon), host="127.0.0.1", port=0, log_level="warning"))
+@contextmanager
+def served(app: FastAPI) -> Iterator[str]:
+    """Where `app` answers, on loopback."""
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 20
@@ -88,6 +93,12 @@ def address(daemon) -> Iterator[str]:
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
     server.should_exit = True
     thread.join(20)
+
+
+@pytest.fixture
+def address(daemon) -> Iterator[str]:
+    with served(fake_app(daemon)) as address:
+        yield address
 
 
 @pytest.fixture
@@ -196,3 +207,32 @@ def test_a_fresh_daemon_says_what_to_do(page, address, daemon) -> None:
     assert page.is_disabled("#rollback")
     assert page.is_hidden("#curve")
     shoot(page, "fresh")
+
+
+@pytest.mark.browser
+def test_the_real_daemon_learns_at_the_press_of_the_button(page, tmp_path) -> None:
+    settings = Settings(data_dir=tmp_path, schedule={"enabled": False})
+    with served(api.fake_app(settings, worker_command=(sys.executable, str(STANDIN)))) as address:
+        page.goto(address)
+        for house in range(6):
+            said = {"prompt": f"Which number has house {house}?", "response": "?", "correction": f"It is {house}."}
+            assert page.request.post(f"{address}feedback", data=said).status == 201
+        page.click("#adapt:enabled")
+        page.wait_for_selector("#job-status:has-text('published')")
+        page.wait_for_selector("#adapters li:first-child .pill:has-text('in use')")
+        assert page.text_content("#adapters li:first-child strong") == "v1"
+        assert "fell by" in page.text_content("#verdict-reasons")
+        page.click("#rollback:enabled")
+        page.wait_for_selector("#adapters li:last-child .pill:has-text('in use')")
+
+
+@pytest.mark.browser
+def test_a_daemon_with_a_token_asks_for_it(browser, tmp_path) -> None:
+    settings = Settings(data_dir=tmp_path, schedule={"enabled": False}, server={"token": "sesame"})
+    with served(api.fake_app(settings)) as address:
+        page = browser.new_page()
+        page.goto(address)
+        page.fill("#token", "sesame")
+        page.click("#token-form button")
+        page.wait_for_selector("#adapt:enabled")
+        assert page.is_hidden("#token-form")

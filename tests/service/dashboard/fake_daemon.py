@@ -1,4 +1,4 @@
-"""The JSON that the dashboard reads, from a daemon that does as it is told. That the real one speaks alike has a test."""
+"""The JSON that the dashboard reads, from a daemon that does as it is told; one test asks whether the real one agrees."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class FakeDaemon:
         bodies = [adapter_body(version, parent, version == self.active) for version, parent in chain]
         return {"profile": "default", "active": self.active, "adapters": bodies, "problems": {}}
 
-    def adapt(self, profile: str = Body(embed=True)) -> JSONResponse:  # noqa: B008  FastAPI reads it
+    def adapt(self, profile: str = Body(embed=True)) -> JSONResponse:
         reply = self.order(f"adapt {profile}")
         if self.refusal is None:
             self.job = job_body("running")

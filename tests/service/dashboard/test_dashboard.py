@@ -101,7 +101,7 @@ def address(daemon) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def browser():
     """A real Chromium; where there is none, only CI insists on it."""
     if not CHROMIUM.exists() and "CI" not in os.environ:
@@ -122,6 +122,7 @@ def page(browser):
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
     yield page
+    page.close()
     assert [words for words in problems if "409" not in words] == []
 
 

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from lars_agent.errors import LarsError
 from service.client import ApiError, Client
-from service.commands import model
+from service.commands import doctor, model
 from service.settings import load_settings
 
 app = typer.Typer(help="A local language model that learns from you.", no_args_is_help=True, add_completion=False)
@@ -166,6 +166,9 @@ def chat(profile: Profile = "default", url: Url = None) -> None:
     from service.commands.chat import converse
 
     converse(Client(url), profile, OUT)
+
+
+app.command()(doctor.doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

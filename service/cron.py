@@ -1,11 +1,16 @@
-"""What a cron expression means: which moment comes after another one, in which time zone."""
+"""What a cron expression means: which moment comes after another one, in which time zone.
+
+Triggers are asked in a zone without changes of clocks, which stands for the wall clock: asked in a zone that has them,
+APScheduler 3.11 never comes back from the hour that is repeated.
+"""
 
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
+import tzlocal
 from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.combining import OrTrigger
 from apscheduler.triggers.cron import CronTrigger
@@ -17,15 +22,17 @@ WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")  # cron counts from
 _WEEKDAY_NUMBERS = re.compile(r"(\*|[0-7])(?:-([0-7]))?(?:/(\d+))?")
 
 
-def parse_cron(cron: str, timezone: str | None = None) -> BaseTrigger:
-    """The trigger of a five-field cron expression, as crontab(5) reads it; `timezone` None is the device's own.
+CLOCK_CHANGE = timedelta(hours=2)  # no zone puts its clocks forward by more
 
-    Raises ConfigError, naming the value, for an expression or a time zone that cannot be or that never comes.
+
+def parse_cron(cron: str) -> BaseTrigger:
+    """The trigger, on the wall clock, of a five-field cron expression as crontab(5) reads it.
+
+    Raises ConfigError, naming the value, for an expression that cannot be or that never comes.
     """
-    zone = _zone(timezone)
     try:
-        trigger = _trigger(cron, zone)
-        comes = trigger.get_next_fire_time(None, datetime(2000, 1, 1, tzinfo=ZoneInfo("UTC")))
+        trigger = _trigger(cron)
+        comes = trigger.get_next_fire_time(None, datetime(2000, 1, 1, tzinfo=UTC))
     except ValueError as error:
         raise ConfigError(
             f"schedule.cron is {cron!r}, which is no cron expression ({error}); "
@@ -37,15 +44,18 @@ def parse_cron(cron: str, timezone: str | None = None) -> BaseTrigger:
 
 
 def next_run(cron: str, timezone: str | None, after: datetime) -> datetime:
-    """The first scheduled moment later than `after`.
+    """The first scheduled moment later than `after`; `timezone` None is the device's own.
 
     A wall-clock time that a change of clocks leaves out comes an hour later that day; one that comes twice counts once.
+    Raises ConfigError, naming the value, for a cron expression or a time zone that cannot be.
     """
-    trigger = parse_cron(cron, timezone)
-    moment = _next(trigger, after)
-    while moment.fold:  # the hour that is repeated when summer time ends: its first pass was the scheduled one
-        moment = _next(trigger, moment)
-    return moment
+    trigger, zone = parse_cron(cron), parse_zone(timezone)
+    wall = (after.astimezone(zone) - CLOCK_CHANGE).replace(tzinfo=UTC, fold=0)
+    while True:
+        wall = _next(trigger, wall)
+        moment = wall.replace(tzinfo=zone).astimezone(UTC)  # fold 0: the first of two, and past what is left out
+        if moment > after:
+            return moment.astimezone(zone)
 
 
 def missed_run(cron: str, timezone: str | None, last_run: datetime, now: datetime) -> datetime | None:
@@ -54,15 +64,16 @@ def missed_run(cron: str, timezone: str | None, last_run: datetime, now: datetim
     return moment if moment <= now else None
 
 
-def _next(trigger: BaseTrigger, after: datetime) -> datetime:
-    moment = trigger.get_next_fire_time(None, after + timedelta(microseconds=1))
+def _next(trigger: BaseTrigger, wall: datetime) -> datetime:
+    moment = trigger.get_next_fire_time(None, wall + timedelta(microseconds=1))
     assert isinstance(moment, datetime)  # parse_cron has refused what never comes
     return moment
 
 
-def _zone(timezone: str | None) -> ZoneInfo | None:
+def parse_zone(timezone: str | None) -> tzinfo:
+    """The time zone of that name; None is the device's own. Raises ConfigError, naming it, where there is none."""
     if timezone is None:
-        return None
+        return tzlocal.get_localzone()
     try:
         return ZoneInfo(timezone)
     except (KeyError, ValueError, OSError) as error:
@@ -72,7 +83,7 @@ def _zone(timezone: str | None) -> ZoneInfo | None:
         ) from error
 
 
-def _trigger(cron: str, zone: ZoneInfo | None) -> BaseTrigger:
+def _trigger(cron: str) -> BaseTrigger:
     """As crontab(5) has it: when both days are restricted, either of them is enough."""
     values = cron.split()
     if len(values) != len(FIELDS):
@@ -80,9 +91,9 @@ def _trigger(cron: str, zone: ZoneInfo | None) -> BaseTrigger:
     fields = dict(zip(FIELDS, values, strict=True))
     fields["day_of_week"] = ",".join(_weekdays(item) for item in fields["day_of_week"].split(","))
     if fields["day"].startswith("*") or values[4].startswith("*"):
-        return CronTrigger(**fields, timezone=zone)
+        return CronTrigger(**fields, timezone=UTC)
     either = [{**fields, "day": "*"}, {**fields, "day_of_week": "*"}]
-    return OrTrigger([CronTrigger(**days, timezone=zone) for days in either])
+    return OrTrigger([CronTrigger(**days, timezone=UTC) for days in either])
 
 
 def _weekdays(item: str) -> str:

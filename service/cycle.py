@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lars_agent import errors
-from lars_agent.errors import LarsError, WorkerFailed
+from lars_agent.errors import AdapterError, LarsError, WorkerFailed
 from lars_agent.store.manifest import AdapterManifest
 from lars_agent.training.curate import CurationPolicy, curate
 from lars_agent.training.gate import GatePolicy, Verdict, decide
@@ -77,11 +77,20 @@ def put_in_use(job: JobRecord, version: int, parts: CycleParts) -> None:
         parts.store.activate(job.profile, version, parts.base_model().sha256)
         parts.swap(job.profile)
     except Exception as error:
-        parts.store.activate(job.profile, incumbent)
+        kept = _restore(job.profile, incumbent, parts)
         raise SwapFailed(
-            f"v{version} was accepted and published but could not be served ({error}); "
-            f"{_label(incumbent)} is in use as before"
+            f"v{version} was accepted and published but could not be served ({error}); {_label(kept)} is in use"
         ) from error
+
+
+def _restore(profile: str, incumbent: int | None, parts: CycleParts) -> int | None:
+    """The pointer is back on the incumbent, or on the base model where the incumbent's own files are damaged."""
+    try:
+        parts.store.activate(profile, incumbent)
+        return incumbent
+    except AdapterError:
+        parts.store.activate(profile, None)
+        return None
 
 
 def _manifest(job: JobRecord, result: JobResult, verdict: Verdict, parts: CycleParts) -> AdapterManifest:

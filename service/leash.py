@@ -41,7 +41,10 @@ def main(arguments: list[str]) -> None:
     daemon_pid, *command = arguments
     _die_with_parent(int(daemon_pid))
     _step_back()
-    os.execvp(command[0], command)
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        raise SystemExit(f"{command[0]} cannot be started: {error.strerror}") from None
 
 
 if __name__ == "__main__":

@@ -8,25 +8,25 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.interval import IntervalTrigger
+from apscheduler.triggers.cron import CronTrigger
 
 from lars_agent.errors import LarsError, ModelLoading, NothingToLearn
-from service.cron import missed_run, next_run, parse_cron
+from service.cron import missed_run, next_run, parse_cron, parse_zone
 from service.db.cycles import Cycles
 from service.jobs import JobRunning, Supervisor
 from service.settings import Schedule
 
 log = structlog.get_logger(__name__)
 
-LOOK_EVERY_S = 60.0  # how often a night that came while the device slept, or while another job ran, is looked for
+EVERY_MINUTE = CronTrigger(minute="*", second=0, timezone=UTC)  # cron's moments are whole minutes
 FIRST_LOOK_S = 5.0
 
 
 class Nightly:
     """Each profile is adapted once for each scheduled moment, late if the device was off or asleep when it came.
 
-    One question, "has a moment come since the last run?", is asked at the moment itself, soon after the start, and
-    every `LOOK_EVERY_S`; so a night missed by a daemon that was not running, a laptop that slept through it, or
+    One question, "has a moment come since the last run?", is asked soon after the start and at the beginning of every
+    minute; so a night missed by a daemon that was not running, a laptop that slept through it, or
     another profile whose job was still running, is made up once and in the same way.
 
     Raises ConfigError for a cron expression or a time zone that cannot be, enabled or not.
@@ -42,7 +42,8 @@ class Nightly:
     ) -> None:
         self._settings, self._supervisor, self._memory = settings, supervisor, memory
         self._profiles, self._now = profiles, now
-        self._trigger = parse_cron(settings.cron, settings.timezone)
+        parse_cron(settings.cron)
+        parse_zone(settings.timezone)
         self._looking = threading.Lock()
         self._scheduler: BackgroundScheduler | None = None
 
@@ -52,8 +53,7 @@ class Nightly:
             return
         scheduler = BackgroundScheduler(job_defaults={"coalesce": True, "misfire_grace_time": None}, timezone=UTC)
         first_look = datetime.now(UTC) + timedelta(seconds=first_look_s)
-        scheduler.add_job(self.look, self._trigger)
-        scheduler.add_job(self.look, IntervalTrigger(seconds=int(LOOK_EVERY_S)), next_run_time=first_look)
+        scheduler.add_job(self.look, EVERY_MINUTE, next_run_time=first_look)
         scheduler.start()
         self._scheduler = scheduler
 

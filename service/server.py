@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import uvicorn
 
-from lars_agent.errors import ModelNotFound
+from lars_agent.errors import LarsError
 from lars_agent.models.library import ModelLibrary
 from service.app import create_app
 from service.settings import Settings
@@ -29,13 +29,20 @@ class Server(uvicorn.Server):
             self._tell(f"dashboard: http://{self.config.host}:{port}/")
 
 
-def run(settings: Settings, tell: Callable[[str], None]) -> None:
-    """Serves until SIGTERM or SIGINT. Raises LarsError for what keeps it from starting."""
+def fetch_model(settings: Settings, tell: Callable[[str], None]) -> None:
+    """The base model is there if it could be fetched; if not the reason was told, and the daemon goes on trying."""
     library = ModelLibrary(settings.models_dir)
     try:
-        library.get(settings.model.name)
-    except ModelNotFound:
+        if settings.model.name == "default" and library.current() is not None:
+            return
         library.pull(settings.model.name, tell)
+    except LarsError as error:
+        tell(f"the base model is not there yet: {error}")
+
+
+def run(settings: Settings, tell: Callable[[str], None]) -> None:
+    """Serves until SIGTERM or SIGINT. Raises LarsError for what keeps it from starting."""
+    fetch_model(settings, tell)
     app = create_app(settings)
     config = uvicorn.Config(
         app,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lars_agent.errors import ConfigError, LarsError, ModelLoading, NothingToLearn
-from service.cron import missed_run, next_run, parse_cron
+from service.cron import missed_run, next_run
 from service.db import Database
 from service.jobs import JobRunning
 from service.schedule import Nightly
@@ -152,7 +152,7 @@ def test_bad_time_zone_is_named(timezone, device):
 
 
 def test_time_zone_of_the_device_is_taken_when_none_is_set():
-    assert parse_cron(NIGHT, None).get_next_fire_time(None, datetime.now(UTC)).hour == 3
+    assert next_run(NIGHT, None, datetime.now(UTC)).hour == 3
 
 
 def test_first_daemon_on_a_device_owes_no_night(device):

@@ -1,4 +1,4 @@
-"""The JSON that the dashboard reads, from a daemon that does as it is told; a test asks if the real one agrees."""
+"""The JSON that the dashboard reads, from a daemon that does as it is told; one test meets the real one."""
 
 from __future__ import annotations
 

@@ -78,8 +78,9 @@ def put_in_use(job: JobRecord, version: int, parts: CycleParts) -> None:
         parts.swap(job.profile)
     except Exception as error:
         kept = _restore(job.profile, incumbent, parts)
+        words = "as before" if kept == incumbent else f"because {_label(incumbent)} is damaged"
         raise SwapFailed(
-            f"v{version} was accepted and published but could not be served ({error}); {_label(kept)} is in use"
+            f"v{version} was accepted and published but could not be served ({error}); {_label(kept)} is in use {words}"
         ) from error
 
 

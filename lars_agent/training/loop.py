@@ -39,14 +39,14 @@ class TrainConfig:
         seed: of the fresh adapter, the order of the data and the dropout.
     """
 
-    steps: int = 160
+    steps: int = 60
     batch_size: int = 8
     accumulation: int = 1
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     warmup_steps: int = 10
     clip_norm: float = 1.0
-    evaluate_every: int = 20
+    evaluate_every: int = 10
     checkpoint_every: int = 20
     patience: int = 0
     rehearsal_batch: int = 1

@@ -73,8 +73,7 @@ def _decode(attachment: Attachment, adapter: LarsAdapter | None, batch: Any, end
                 input_ids=ids,
                 attention_mask=mask.long(),
                 position_ids=positions(mask)[:, -ids.shape[1] :],
-                past_key_values=cache,
-                use_cache=True,
+                **attachment.cached(cache),
                 logits_to_keep=1,
             ).logits
         ids = logits[:, -1].argmax(-1, keepdim=True)

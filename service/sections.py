@@ -86,7 +86,7 @@ class Lars(Section):
 class Training(Section):
     """How an adapter is trained, as `lars_agent.training.loop.TrainConfig`, and on how many threads."""
 
-    steps: int = Field(default=160, ge=1, description="Optimizer steps.")
+    steps: int = Field(default=60, ge=1, description="Optimizer steps.")
     batch_size: int = Field(default=8, ge=1, description="Examples read at once.")
     accumulation: int = Field(default=1, ge=1, description="Batches in one step.")
     learning_rate: float = Field(default=2e-3, gt=0, allow_inf_nan=False, description="Peak learning rate.")
@@ -95,7 +95,7 @@ class Training(Section):
     )
     warmup_steps: int = Field(default=10, ge=0, description="Steps until the peak learning rate.")
     clip_norm: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="Largest 2-norm of the gradient.")
-    evaluate_every: int = Field(default=20, ge=1, description="Steps between two held-out measurements.")
+    evaluate_every: int = Field(default=10, ge=1, description="Steps between two held-out measurements.")
     checkpoint_every: int = Field(default=20, ge=1, description="Steps between two checkpoints.")
     patience: int = Field(
         default=0, ge=0, description="Measurements without a better held-out loss before stopping; 0 is off."

@@ -78,8 +78,7 @@ def _two_passes(attachment: Attachment, adapter: LarsAdapter, batch: Batch) -> T
             input_ids=ids,
             attention_mask=mask.long(),
             position_ids=positions(mask)[:, -ids.shape[1] :],
-            past_key_values=cache,
-            use_cache=True,
+            **attachment.cached(cache),
         ).logits
 
 
@@ -97,8 +96,7 @@ def read_prompt(
             input_ids=prompt_ids,
             attention_mask=prompt_mask.long(),
             position_ids=positions(prompt_mask),
-            past_key_values=cache,
-            use_cache=True,
+            **attachment.cached(cache),
             logits_to_keep=1,
         )
     cache.crop(-1)

@@ -7,14 +7,16 @@ number of adapters, a swap touches no weight, and `detach` leaves the model as i
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from lars_agent.errors import ConfigError, StateMismatch
@@ -87,6 +89,7 @@ class Attachment:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
+        self._cache_name = cache_name(model)
         self._call: tuple[LarsAdapter, AdapterMemory, Tokens] | None = None
         self._handles = [module.register_forward_hook(self._hook(name)) for name, module in adaptable(model).items()]
 
@@ -108,6 +111,10 @@ class Attachment:
         finally:
             self._call = None
 
+    def cached(self, cache: Cache) -> dict[str, Any]:
+        """The model's arguments that make a forward call read `cache` and extend it in place."""
+        return {self._cache_name: cache, "use_cache": True}
+
     def detach(self) -> None:
         """Removes the hooks; the model is what it was before `attach`."""
         for handle in self._handles:
@@ -119,6 +126,11 @@ def attach(model: PreTrainedModel) -> Attachment:
     """Hangs the hooks on `model`, freezes its weights, and returns the attachment that drives them."""
     freeze(model)
     return Attachment(model)
+
+
+def cache_name(model: nn.Module) -> str:
+    """What the model's forward calls its KV cache: `past_key_values`, from transformers 5.24 on `cache`."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def freeze(model: nn.Module) -> None:

@@ -49,8 +49,7 @@ class Decoder:
                 input_ids=ids,
                 attention_mask=torch.ones(1, self.seen + ids.shape[1], dtype=torch.long),
                 position_ids=torch.arange(self.seen, self.seen + ids.shape[1])[None],
-                past_key_values=self.cache,
-                use_cache=True,
+                **self.attachment.cached(self.cache),
                 logits_to_keep=1,
             ).logits
         self.seen += ids.shape[1]

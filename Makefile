@@ -1,11 +1,11 @@
-# Verbs: run, test, lint, types, format, bench, demo, clean. Each does the set-up it needs; run twice, it redoes nothing.
+# Verbs: run, test, lint, types, format, bench, demo, rehearse, clean. Each does the set-up it needs; run twice, it redoes nothing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types format bench demo clean
+.PHONY: help run test lint types format bench demo rehearse clean
 
 help:  ## What there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -32,6 +32,9 @@ bench: $(VENV)/.test  ## Sweep of pooling modes, learning rates and seeds agains
 
 demo: $(VENV)/.run  ## The whole loop on the real default model, within 20 minutes
 	$(BIN)/python -m examples.demo
+
+rehearse:  ## The installation, in a container with a real systemd (root, Debian)
+	tests/deploy/rehearse.sh
 
 clean:  ## Remove the virtual environment and all caches
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info

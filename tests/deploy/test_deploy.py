@@ -1,0 +1,99 @@
+"""What is installed: the settings file says what the settings are, the unit is sound, the script refuses with words."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from service.defaults import default_config
+from service.settings import Settings
+
+REPOSITORY = Path(__file__).parents[2]
+DEPLOY, UNIT = REPOSITORY / "deploy", REPOSITORY / "systemd" / "lars-agent.service"
+MAX_EXPOSURE = 1.5  # of 10, as `systemd-analyze security` counts
+
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
+
+
+def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+
+
+def test_the_settings_file_is_what_the_settings_say() -> None:
+    assert (DEPLOY / "config.toml").read_text() == default_config(), (
+        "run: python -m service.defaults > deploy/config.toml"
+    )
+
+
+def test_the_settings_file_changes_nothing_as_it_is_and_every_line_of_it_is_a_setting() -> None:
+    text = (DEPLOY / "config.toml").read_text()
+    assert Settings(**tomllib.loads(text)) == Settings()
+    enabled = tomllib.loads(re.sub(r"^#(\w+ = )", r"\1", text, flags=re.MULTILINE))
+    settings = Settings(**enabled)
+    for name, section in Settings().model_dump(exclude={"data_dir"}).items():
+        assert set(enabled[name]) == set(section)
+        unset = {key for key, value in section.items() if value is None}
+        assert getattr(settings, name).model_dump(exclude=unset) == {
+            key: value for key, value in section.items() if key not in unset
+        }
+
+
+@needs_systemd
+def test_systemd_knows_every_line_of_the_unit(tmp_path) -> None:
+    unit = tmp_path / UNIT.name
+    unit.write_text(UNIT.read_text().replace("/opt/lars-agent/venv/bin/lars-agent", "/bin/true"))
+    done = run("systemd-analyze", "verify", "--recursive-errors=no", str(unit))
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@needs_systemd
+def test_the_unit_is_exposed_to_little() -> None:
+    done = run("systemd-analyze", "security", "--offline=true", str(UNIT))
+    assert float(re.findall(r"exposure level for lars-agent\.service: ([\d.]+)", done.stdout)[0]) <= MAX_EXPOSURE
+
+
+@pytest.mark.parametrize("script", ["install.sh", "uninstall.sh"])
+def test_an_unknown_option_is_wrong_use(script) -> None:
+    done = run("bash", str(DEPLOY / script), "--colour")
+    assert done.returncode == 2
+    assert "--colour" in done.stderr
+
+
+@pytest.mark.parametrize("script", ["install.sh", "uninstall.sh"])
+def test_help_says_what_it_does_to_which_folders(script) -> None:
+    done = run("bash", str(DEPLOY / script), "--help")
+    assert done.returncode == 0
+    assert f"sudo deploy/{script}" in done.stdout
+    assert "#" not in done.stdout
+
+
+def test_a_python_that_is_too_old_is_refused_before_anything_is_made(tmp_path) -> None:
+    old = tmp_path / "python"
+    old.write_text('#!/bin/sh\ncase "$1" in -V) echo Python 3.9.2;; *) exit 1;; esac\n')
+    old.chmod(0o755)
+    if os.geteuid() != 0 or shutil.which("systemctl") is None:
+        pytest.skip("the script asks for root and systemd first")
+    before = Path("/opt/lars-agent").exists()
+    done = run("bash", str(DEPLOY / "install.sh"), PYTHON=str(old))
+    assert done.returncode == 1
+    assert "Python 3.9.2" in done.stderr
+    assert Path("/opt/lars-agent").exists() == before
+
+
+def test_who_is_not_root_is_told_to_be() -> None:
+    if os.geteuid() != 0:
+        command: tuple[str, ...] = ("bash",)
+    elif shutil.which("setpriv"):
+        command = ("setpriv", "--reuid", "65534", "--clear-groups", "bash")
+    else:
+        pytest.skip("root here, and no setpriv to be somebody else")
+    script = (DEPLOY / "install.sh").read_text()  # given as text: the repository may lie where nobody may look
+    done = run(*command, "-c", script, "install.sh")
+    assert done.returncode == 1
+    assert "must be run as root" in done.stderr

@@ -6,14 +6,17 @@ set -euo pipefail
 
 readonly SOURCE="$(cd "$(dirname "$0")/../.." && pwd)"
 readonly PACKAGES=systemd,systemd-sysv,dbus,python3,python3-venv,ca-certificates,curl,procps
-readonly PIP_FOLDERS="${PIP_FOLDERS:-$(ls -d /opt/pypi /opt/pypi-more /opt/wheels 2>/dev/null || true)}"
+# The folders that this machine's pip is told to look into, if any: the container's pip looks there too.
+readonly PIP_FOLDERS="$(python3 -m pip config list | grep -o "file://[^' ]*\|='/[^']*'" |
+  sed "s|^file://||; s|^='||; s|'\$||; s|/simple\$||" | sort -u | while read -r path; do [ ! -d "$path" ] || printf '%s ' "$path"; done)"
 root="$(mktemp -d /var/tmp/lars-agent-rehearsal.XXXXXX)"
+chmod 0755 "$root"
 container=
 
 cleanup() {
   if [ -n "$container" ]; then kill "$container" 2>/dev/null || true; wait "$container" 2>/dev/null || true; fi
   for folder in $PIP_FOLDERS /dev /proc; do umount --lazy --recursive "$root$folder" 2>/dev/null || true; done
-  rm -rf --one-file-system "$root"
+  rm -rf --one-file-system "$root" "$root.log"
 }
 trap cleanup EXIT
 

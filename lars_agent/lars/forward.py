@@ -1,20 +1,25 @@
 """One teacher-forced forward pass over a batch, for every pooling mode, as the mode would be served.
 
 A batch is laid out `[padding, prompt][reply, padding]`: prompts end, and replies begin, in the same column for all
-rows. `response` pooling reads the prompt with the base model under `no_grad` (KV cache and pooled sums kept, nothing
-else), and only the last prompt token and the reply enter autograd. The other modes run the whole sequence at once.
+rows. `response` pooling reads the prompt with the base model under `no_grad`, chunk by chunk (KV cache and pooled sums
+kept, nothing else), and only the last prompt token and the reply enter autograd. The other modes run the whole sequence
+at once. The result is the hidden states behind the last layer, not logits: see `lars_agent.memory.losses`.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 
 from lars_agent.lars.inject import AdapterMemory, Attachment, LarsAdapter
 from lars_agent.lars.pooling import Tokens
+from lars_agent.memory.cache import ReadOnlyCache
+from lars_agent.memory.plan import DEFAULT_PLAN, Plan
+from lars_agent.memory.recompute import recomputed_layers
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,21 @@ class Batch:
         return int(self.reply_mask.sum())
 
 
-def reply_logits(attachment: Attachment, adapter: LarsAdapter | None, batch: Batch) -> Tensor:
-    """(B, R, V): the logits that predict each token of the replies; with `adapter` None, the base model's."""
-    if adapter is not None and adapter.config.pooling == "response":
-        return _two_passes(attachment, adapter, batch)
-    return _one_pass(attachment, adapter, batch)
+def reply_hidden(
+    attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, plan: Plan = DEFAULT_PLAN
+) -> Tensor:
+    """(B, R, H): the hidden states that predict each token of the replies; with `adapter` None, the base model's."""
+    with recomputed_layers(attachment.model, attachment.capture) if plan.recompute else nullcontext():
+        if adapter is not None and adapter.config.pooling == "response":
+            return _two_passes(attachment, adapter, batch, plan.prompt_chunk)
+        return _one_pass(attachment, adapter, batch)
+
+
+def reply_logits(
+    attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, plan: Plan = DEFAULT_PLAN
+) -> Tensor:
+    """(B, R, V): the logits that predict each token of the replies, whole; training and judging never need them so."""
+    return attachment.vocabulary.logits(reply_hidden(attachment, adapter, batch, plan))
 
 
 def positions(mask: Tensor) -> Tensor:
@@ -57,47 +72,47 @@ def _one_pass(attachment: Attachment, adapter: LarsAdapter | None, batch: Batch)
     mask = torch.cat([batch.prompt_mask, batch.reply_mask[:, 1:]], dim=1)
     prompt = torch.cat([batch.prompt_mask, torch.zeros_like(batch.reply_mask[:, 1:])], dim=1)
     with attachment.call(adapter, AdapterMemory(), Tokens(real=mask, prompt=prompt)):
-        return attachment.model(  # type: ignore[no-any-return]
-            input_ids=ids,
-            attention_mask=mask.long(),
-            position_ids=positions(mask),
-            use_cache=False,
-            logits_to_keep=batch.reply_ids.shape[1],
-        ).logits
+        return _run(attachment, ids, mask, None)[:, -batch.reply_ids.shape[1] :]
 
 
-def _two_passes(attachment: Attachment, adapter: LarsAdapter, batch: Batch) -> Tensor:
+def _two_passes(attachment: Attachment, adapter: LarsAdapter, batch: Batch, chunk: int) -> Tensor:
     """The prompt through the base model without autograd, then its last token and the reply with the adapter."""
     memory = AdapterMemory()
-    cache = read_prompt(attachment, adapter, memory, batch.prompt_ids, batch.prompt_mask)
+    cache = read_prompt(attachment, adapter, memory, batch.prompt_ids, batch.prompt_mask, chunk)
     ids = torch.cat([batch.prompt_ids[:, -1:], batch.reply_ids[:, :-1]], dim=1)  # (B, R)
     mask = torch.cat([batch.prompt_mask, batch.reply_mask[:, 1:]], dim=1)  # (B, P + R - 1)
-    acting = mask[:, -ids.shape[1] :]
-    with attachment.call(adapter, memory, Tokens(real=acting)):
-        return attachment.model(  # type: ignore[no-any-return]
-            input_ids=ids,
-            attention_mask=mask.long(),
-            position_ids=positions(mask)[:, -ids.shape[1] :],
-            **attachment.cached(cache),
-        ).logits
+    with attachment.call(adapter, memory, Tokens(real=mask[:, -ids.shape[1] :])):
+        return _run(attachment, ids, mask, ReadOnlyCache(cache))
 
 
 @torch.no_grad()
 def read_prompt(
-    attachment: Attachment, adapter: LarsAdapter, memory: AdapterMemory, prompt_ids: Tensor, prompt_mask: Tensor
+    attachment: Attachment,
+    adapter: LarsAdapter,
+    memory: AdapterMemory,
+    prompt_ids: Tensor,
+    prompt_mask: Tensor,
+    chunk: int = DEFAULT_PLAN.prompt_chunk,
 ) -> DynamicCache:
     """The base model's KV cache of all prompt tokens but the last, (B, P - 1) long; `memory` holds the pooled sums.
 
-    The last token's keys are dropped because that token is run again with the adapter acting.
+    The last token is read too, for the sums, but its keys are not kept: it is run again with the adapter acting.
     """
     cache = DynamicCache(config=attachment.model.config)
-    with attachment.call(adapter, memory, Tokens(real=prompt_mask, reading=True)):
-        attachment.model(
-            input_ids=prompt_ids,
-            attention_mask=prompt_mask.long(),
-            position_ids=positions(prompt_mask),
-            **attachment.cached(cache),
-            logits_to_keep=1,
-        )
-    cache.crop(-1)
+    before_last = prompt_ids.shape[1] - 1
+    pieces = [(start, min(start + chunk, before_last)) for start in range(0, before_last, chunk)]
+    for start, end in [*pieces, (before_last, before_last + 1)]:
+        mask = prompt_mask[:, :end]
+        with attachment.call(adapter, memory, Tokens(real=mask[:, start:], reading=True)):
+            _run(attachment, prompt_ids[:, start:end], mask, cache if end <= before_last else ReadOnlyCache(cache))
     return cache
+
+
+def _run(attachment: Attachment, ids: Tensor, mask: Tensor, cache: Cache | None) -> Tensor:
+    """(B, S, H) hidden states of `ids` (B, S), the last S of the columns of `mask`; `cache` holds those before."""
+    return attachment.model.base_model(  # type: ignore[no-any-return]
+        input_ids=ids,
+        attention_mask=mask.long(),
+        position_ids=positions(mask)[:, -ids.shape[1] :],
+        **attachment.cached(cache),
+    ).last_hidden_state

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,8 +22,10 @@ from transformers.pytorch_utils import Conv1D
 
 from lars_agent.errors import ConfigError, StateMismatch
 from lars_agent.lars.config import LarsConfig
+from lars_agent.lars.head import vocabulary_of
 from lars_agent.lars.layer import LarsLayer
 from lars_agent.lars.pooling import LayerMemory, Tokens, pooling_for
+from lars_agent.memory.losses import Vocabulary
 
 ALL_LINEAR = "all-linear"
 
@@ -83,6 +86,10 @@ class AdapterMemory:
         """The memory of the layer `name`, made on first use."""
         return self.layers.setdefault(name, LayerMemory())
 
+    def fork(self) -> AdapterMemory:
+        """A copy that later calls change without changing this one; tensors are shared, for none is written into."""
+        return AdapterMemory({name: replace(memory) for name, memory in self.layers.items()})
+
 
 class Attachment:
     """The hooks on one base model. Made by `attach`; not for use from two threads at once."""
@@ -92,6 +99,11 @@ class Attachment:
         self._cache_name = cache_name(model)
         self._call: tuple[LarsAdapter, AdapterMemory, Tokens] | None = None
         self._handles = [module.register_forward_hook(self._hook(name)) for name, module in adaptable(model).items()]
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The model's output head. Raises ModelUnsupported; only training and judging need it, serving does not."""
+        return vocabulary_of(self.model)
 
     def _hook(self, name: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
         def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -105,15 +117,24 @@ class Attachment:
     @contextmanager
     def call(self, adapter: LarsAdapter | None, memory: AdapterMemory, tokens: Tokens) -> Iterator[None]:
         """Inside, forward calls of the model run with `adapter`; with None they are the base model's."""
+        before = self._call
         self._call = None if adapter is None else (adapter, memory, tokens)
         try:
             yield
         finally:
-            self._call = None
+            self._call = before
 
-    def cached(self, cache: Cache) -> dict[str, Any]:
+    def capture(self) -> Callable[[], AbstractContextManager[None]]:
+        """What makes the call as it stands now once more, its memory as it is now: see `recomputed_layers`."""
+        if self._call is None:
+            return nullcontext
+        adapter, memory, tokens = self._call
+        memory = memory.fork()
+        return lambda: self.call(adapter, memory.fork(), tokens)
+
+    def cached(self, cache: Cache | None) -> dict[str, Any]:
         """The model's arguments that make a forward call read `cache` and extend it in place."""
-        return {self._cache_name: cache, "use_cache": True}
+        return {"use_cache": False} if cache is None else {self._cache_name: cache, "use_cache": True}
 
     def detach(self) -> None:
         """Removes the hooks; the model is what it was before `attach`."""

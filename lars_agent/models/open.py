@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from lars_agent.errors import ConfigError, ModelCorrupt, ModelIncomplete, ModelNotFound, ModelUnsupported
 from lars_agent.files import sha256_of
+from lars_agent.memory.attention import use_grouped_attention
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -51,6 +52,7 @@ def open_model(folder: Path, dtype: torch.dtype = torch.bfloat16) -> OpenedModel
         raise ModelUnsupported(f"{folder} holds no decoder that transformers knows: {error}") from error
     _assign(model, _mapped(files), dtype, folder)
     model.eval().requires_grad_(False)  # type: ignore[no-untyped-call]
+    use_grouped_attention(model)
     return OpenedModel(model, tokenizer, folder, model_digest(folder, files))
 
 

@@ -7,32 +7,36 @@ from importlib import resources
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from lars_agent.lars.forward import Batch, reply_logits
+from lars_agent.lars.forward import Batch, reply_hidden
 from lars_agent.lars.inject import Attachment, LarsAdapter
+from lars_agent.memory.losses import chunked_cross_entropy, chunked_divergence
+from lars_agent.memory.plan import DEFAULT_PLAN, Plan
 from lars_agent.training.batches import Encoded, collate, encode_text
 from lars_agent.training.gate import Scores
 
 GENERAL_TEXT = "general.txt"
 REHEARSAL_TEXT = "rehearsal.txt"
-EVALUATION_BATCH = 8
 
 
-def reply_nll(attachment: Attachment, adapter: LarsAdapter | None, batch: Batch) -> Tensor:
+def reply_nll(attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, plan: Plan = DEFAULT_PLAN) -> Tensor:
     """(B,) summed negative log-likelihood, in nats, of each row's reply."""
-    logits = reply_logits(attachment, adapter, batch).float()  # (B, R, V)
-    nll = F.cross_entropy(logits.flatten(0, 1), batch.reply_ids.flatten(), reduction="none")
-    return (nll.view_as(batch.reply_ids) * batch.reply_mask).sum(dim=1)
+    hidden = reply_hidden(attachment, adapter, batch, plan)[batch.reply_mask]  # (T, H)
+    targets = batch.reply_ids[batch.reply_mask]
+    nll = chunked_cross_entropy(hidden, attachment.vocabulary, targets, plan.loss_chunk)
+    row = batch.reply_mask.nonzero()[:, 0]  # (T,)
+    return torch.zeros(len(batch.reply_mask)).index_add(0, row, nll)
 
 
-def divergence_from_base(attachment: Attachment, adapter: LarsAdapter, batch: Batch) -> Tensor:
+def divergence_from_base(
+    attachment: Attachment, adapter: LarsAdapter, batch: Batch, plan: Plan = DEFAULT_PLAN
+) -> Tensor:
     """KL(base model || adapted model) in nats per predicted token, a scalar that carries gradients to the adapter."""
     with torch.no_grad():
-        base = reply_logits(attachment, None, batch).float().log_softmax(dim=-1)[batch.reply_mask]  # (T, V)
-    adapted = reply_logits(attachment, adapter, batch).float().log_softmax(dim=-1)[batch.reply_mask]
-    return F.kl_div(adapted, base, reduction="batchmean", log_target=True)
+        base = reply_hidden(attachment, None, batch, plan)[batch.reply_mask]  # (T, H)
+    adapted = reply_hidden(attachment, adapter, batch, plan)[batch.reply_mask]
+    return chunked_divergence(adapted, base, attachment.vocabulary, plan.loss_chunk).mean()
 
 
 @torch.no_grad()
@@ -42,15 +46,16 @@ def mean_loss(
     rows: Sequence[Encoded],
     pad_id: int,
     between: Callable[[], None] = lambda: None,
+    plan: Plan = DEFAULT_PLAN,
 ) -> float:
     """Nats per reply token over all `rows`, in evaluation mode; `between` is called after each batch."""
     if adapter is not None:
         adapter.eval()
     nll, tokens = 0.0, 0
     by_length = sorted(rows, key=len)
-    for start in range(0, len(by_length), EVALUATION_BATCH):
-        batch = collate(by_length[start : start + EVALUATION_BATCH], pad_id)
-        nll += float(reply_nll(attachment, adapter, batch).sum())
+    for start in range(0, len(by_length), plan.micro_batch):
+        batch = collate(by_length[start : start + plan.micro_batch], pad_id)
+        nll += float(reply_nll(attachment, adapter, batch, plan).sum())
         tokens += batch.reply_tokens
         between()
     return nll / tokens
@@ -63,11 +68,12 @@ def score(
     general: Sequence[Encoded],
     pad_id: int,
     between: Callable[[], None] = lambda: None,
+    plan: Plan = DEFAULT_PLAN,
 ) -> Scores:
     """The losses of `adapter` (None: the base model) that the gate decides by."""
     return Scores(
-        reply_loss=mean_loss(attachment, adapter, heldout, pad_id, between),
-        text_loss=mean_loss(attachment, adapter, general, pad_id, between),
+        reply_loss=mean_loss(attachment, adapter, heldout, pad_id, between, plan),
+        text_loss=mean_loss(attachment, adapter, general, pad_id, between, plan),
     )
 
 

@@ -34,7 +34,7 @@ class JobSpec:
     Attributes:
         model_path: folder of the base model; `model_sha256` is the digest it must have.
         dtype: `auto`, `float32` or `bfloat16`, see `lars_agent.models.open.compute_dtype`.
-        lars, training: the fields of `LarsConfig` and `TrainConfig`.
+        lars, training, plan: the fields of `LarsConfig`, `TrainConfig` and `Plan`.
         parent: folder of the incumbent adapter, None when the base model is in use.
         budget_bytes: peak resident memory the worker may reach; None for no limit.
         threads: torch's thread count; 0 for all cores.
@@ -49,6 +49,7 @@ class JobSpec:
     base_model_revision: str | None = None
     lars: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
+    plan: Mapping[str, Any] = field(default_factory=dict)
     parent: str | None = None
     budget_bytes: int | None = None
     threads: int = 0

@@ -18,6 +18,7 @@ from torch import Tensor
 from lars_agent.errors import ConfigError, NothingToLearn
 from lars_agent.lars.inject import Attachment, LarsAdapter
 from lars_agent.lars.state import adapter_state, load_state
+from lars_agent.memory.plan import DEFAULT_PLAN, Plan
 from lars_agent.training.batches import Encoded, batch_indices, collate
 from lars_agent.training.evaluate import divergence_from_base, mean_loss, reply_nll
 
@@ -104,12 +105,13 @@ class Trainer:
         heldout: Sequence[Encoded],
         pad_id: int,
         rehearsal: Sequence[Encoded] = (),
+        plan: Plan = DEFAULT_PLAN,
     ) -> None:
         if not train or not heldout:
             raise NothingToLearn(
                 f"{len(train)} examples to learn and {len(heldout)} to judge by; both must be at least 1"
             )
-        self.attachment, self.adapter, self.config = attachment, adapter, config
+        self.attachment, self.adapter, self.config, self.plan = attachment, adapter, config, plan
         self.train_rows, self.heldout_rows, self.pad_id = train, heldout, pad_id
         self.rehearsal_rows = rehearsal if config.rehearsal_batch and config.rehearsal_weight else ()
         self.optimizer = torch.optim.AdamW(parameter_groups(adapter, config.weight_decay), lr=config.learning_rate)
@@ -153,14 +155,15 @@ class Trainer:
         return 0 < self.config.patience <= self.progress.evaluations_since_best
 
     def _step(self, between: Callable[[], None]) -> None:
-        """One optimizer step over `accumulation` micro-batches, each reply token weighing the same in all of them."""
+        """One optimizer step over its micro-batches, each reply token weighing the same in all of them."""
         self.adapter.train()
         rows = self._rows_of_step()
         weighted_tokens = sum(row.weight * len(row.reply) for row in rows)
         total = 0.0
-        for start in range(0, len(rows), self.config.batch_size):
-            batch = collate(rows[start : start + self.config.batch_size], self.pad_id)
-            loss = (reply_nll(self.attachment, self.adapter, batch) * batch.weight).sum() / weighted_tokens
+        size = min(self.config.batch_size, self.plan.micro_batch)
+        for start in range(0, len(rows), size):
+            batch = collate(rows[start : start + size], self.pad_id)
+            loss = (reply_nll(self.attachment, self.adapter, batch, self.plan) * batch.weight).sum() / weighted_tokens
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
             between()
@@ -182,7 +185,7 @@ class Trainer:
         size = self.config.rehearsal_batch
         indices = batch_indices(len(self.rehearsal_rows), size, self.progress.step, self.config.seed)
         batch = collate([self.rehearsal_rows[index] for index in indices], self.pad_id)
-        divergence = divergence_from_base(self.attachment, self.adapter, batch)
+        divergence = divergence_from_base(self.attachment, self.adapter, batch, self.plan)
         (self.config.rehearsal_weight * divergence).backward()  # type: ignore[no-untyped-call]
         between()
 
@@ -198,7 +201,9 @@ class Trainer:
     def _evaluate(self, between: Callable[[], None]) -> None:
         """The held-out loss is measured, and the adapter kept if it is the best so far."""
         progress = self.progress
-        progress.heldout_loss = mean_loss(self.attachment, self.adapter, self.heldout_rows, self.pad_id, between)
+        progress.heldout_loss = mean_loss(
+            self.attachment, self.adapter, self.heldout_rows, self.pad_id, between, self.plan
+        )
         progress.evaluations_since_best += 1
         if progress.heldout_loss < progress.best_loss or not progress.best_state:
             progress.best_loss, progress.best_step = progress.heldout_loss, progress.step

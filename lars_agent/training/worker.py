@@ -25,6 +25,7 @@ from lars_agent.example import Example
 from lars_agent.files import write_atomically
 from lars_agent.lars import LarsAdapter, LarsConfig, attach, load_adapter, save_adapter
 from lars_agent.memory.measure import peak_rss_bytes, rss_bytes
+from lars_agent.memory.plan import Plan
 from lars_agent.models.open import OpenedModel, compute_dtype, open_model
 from lars_agent.training import checkpoint
 from lars_agent.training.batches import Encoded, encode, pad_id
@@ -52,6 +53,7 @@ class Worker:
         self.folder = folder
         self.spec = JobSpec.read(folder)
         self.config = TrainConfig.from_dict(self.spec.training)
+        self.plan = Plan.from_dict(self.spec.plan)
         self.stopping = False
         self.started = time.monotonic()
         self.earlier_s = 0.0
@@ -65,7 +67,9 @@ class Worker:
         attachment = attach(opened.model)
         adapter = LarsAdapter.for_model(opened.model, LarsConfig.from_dict(self.spec.lars), seed=self.config.seed)
         rehearsal = general_text(opened.tokenizer, REHEARSAL_TEXT)
-        trainer = Trainer(attachment, adapter, self.config, train, heldout, pad_id(opened.tokenizer), rehearsal)
+        trainer = Trainer(
+            attachment, adapter, self.config, train, heldout, pad_id(opened.tokenizer), rehearsal, self.plan
+        )
         checkpoint.resume(trainer, self.folder)
         self._begin_progress(trainer.progress.step)
         if not trainer.run(
@@ -143,7 +147,8 @@ class Worker:
         general = general_text(opened.tokenizer)
 
         def scores(adapter: LarsAdapter | None) -> Scores:
-            return score(trainer.attachment, adapter, trainer.heldout_rows, general, trainer.pad_id, between=self.guard)
+            rows = trainer.heldout_rows
+            return score(trainer.attachment, adapter, rows, general, trainer.pad_id, self.guard, self.plan)
 
         candidate, base = scores(trainer.adapter), scores(None)
         incumbent = base if self.spec.parent is None else scores(load_adapter(opened.model, Path(self.spec.parent)))

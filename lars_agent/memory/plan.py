@@ -1,0 +1,48 @@
+"""How a training step trades time for memory. None of it changes what is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from lars_agent.errors import ConfigError
+
+__all__ = ["DEFAULT_PLAN", "Plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The levers of one training run.
+
+    Attributes:
+        micro_batch: examples whose activations exist at once; gradients are accumulated over them.
+        prompt_chunk: tokens of the prompt that are read at once, without autograd (`response` pooling).
+        loss_chunk: reply tokens whose logits exist at once.
+        recompute: whether each decoder layer is run again in the backward pass instead of being kept.
+    """
+
+    micro_batch: int = 8
+    prompt_chunk: int = 512
+    loss_chunk: int = 32
+    recompute: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("micro_batch", "prompt_chunk", "loss_chunk"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"plan.{name} must be at least 1, not {getattr(self, name)}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON form, the inverse of `from_dict`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Plan:
+        """The plan that `as_dict` wrote. Raises ConfigError for a key or a value that cannot be."""
+        unknown = sorted(set(record) - {item.name for item in fields(cls)})
+        if unknown:
+            raise ConfigError(f"unknown part of a plan {unknown[0]!r}; known are {[item.name for item in fields(cls)]}")
+        return cls(**record)
+
+
+DEFAULT_PLAN = Plan()

@@ -19,6 +19,7 @@ import psutil
 
 from lars_agent.errors import WorkerFailed
 from lars_agent.files import write_atomically
+from lars_agent.memory.allocator import THRIFTY_MALLOC
 
 CHECKPOINTED = 75  # the worker's exit status after SIGTERM: it wrote a checkpoint and can go on from there
 DEFAULT_COMMAND = (sys.executable, "-m", "lars_agent.training.worker")
@@ -135,9 +136,15 @@ class WorkerProcess:
             return True
 
     def _environment(self) -> dict[str, str]:
-        """Ours, with the number of threads that the worker's mathematics may use."""
+        """Ours, with the number of threads that the worker's mathematics may use, and a thrifty allocator."""
         threads = str(self._threads)
-        return {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+        return {
+            **os.environ,
+            **THRIFTY_MALLOC,
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "PYTHONUNBUFFERED": "1",
+        }
 
     def _wait(self) -> int:
         """The exit status of the worker, which has ended. Polled: no signal goes to a reaped process's id."""

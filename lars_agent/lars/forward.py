@@ -17,7 +17,7 @@ from transformers import Cache, DynamicCache
 
 from lars_agent.lars.inject import AdapterMemory, Attachment, LarsAdapter
 from lars_agent.lars.pooling import Tokens
-from lars_agent.memory.cache import ReadOnlyCache
+from lars_agent.memory.cache import ReadOnlyCache, reserved_cache
 from lars_agent.memory.plan import DEFAULT_PLAN, Plan
 from lars_agent.memory.recompute import recomputed_layers
 
@@ -93,13 +93,15 @@ def read_prompt(
     prompt_ids: Tensor,
     prompt_mask: Tensor,
     chunk: int = DEFAULT_PLAN.prompt_chunk,
+    room: int = 0,
 ) -> DynamicCache:
     """The base model's KV cache of all prompt tokens but the last, (B, P - 1) long; `memory` holds the pooled sums.
 
-    The last token is read too, for the sums, but its keys are not kept: it is run again with the adapter acting.
+    The last token is read too, for the sums, but its keys are not kept: it is run again with the adapter acting. The
+    cache has room for `room` more tokens.
     """
-    cache = DynamicCache(config=attachment.model.config)
     before_last = prompt_ids.shape[1] - 1
+    cache = reserved_cache(attachment.model.config, before_last + room)
     pieces = [(start, min(start + chunk, before_last)) for start in range(0, before_last, chunk)]
     for start, end in [*pieces, (before_last, before_last + 1)]:
         mask = prompt_mask[:, :end]

@@ -43,9 +43,7 @@ def grouped_attention(
     heads, shared = query.shape[1], key.shape[1]
     if heads == shared or query.shape[2] == 1 or options.get("position_bias") is not None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    groups = query.unflatten(
-        1, (shared, heads // shared)
-    )  # (B, heads / n, n, S, D): query head h reads key head h // n
+    groups = query.reshape(query.shape[0], shared, heads // shared, *query.shape[2:])  # head h reads key head h // n
     single: Any = _OneGroup(module)
     outputs = [
         sdpa_attention_forward(single, groups[:, :, index], key, value, attention_mask, **options)[0]

@@ -1,30 +1,87 @@
-"""A KV cache that can be read again and again, and is never written."""
+"""KV caches that make no copies: one that is written in place, and one that is never written."""
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
+import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache
+from transformers import Cache, DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer
 
-__all__ = ["ReadOnlyCache"]
+__all__ = ["ReadOnlyCache", "ReservedLayer", "reserved_cache"]
+
+GROWTH = 1.5
+
+
+class ReservedLayer(DynamicLayer):
+    """One layer's keys and values at the front of a room for `capacity` tokens.
+
+    A plain `DynamicLayer` copies all it has for every call, token or chunk, and holds both copies meanwhile. Here a
+    call writes behind what is there; the room grows, with one copy, only when it is full. Pages that nothing was
+    written to take no memory. What `update` returned stays as it was, for later calls write behind it. No gradient
+    flows.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity = capacity
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """The room is there, with nothing in it."""
+        super().lazy_initialization(key_states, value_states)
+        self._rooms = [self._room(states) for states in (key_states, value_states)]
+        self._show(0)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """All keys and values so far, (B, heads, K, D) each, the new ones behind the others."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        if end > self.capacity:
+            self._grow(end)
+        for room, states in zip(self._rooms, (key_states, value_states), strict=True):
+            room[:, :, start:end] = states
+        self._show(end)
+        return self.keys, self.values
+
+    def _room(self, states: Tensor) -> Tensor:
+        return states.new_empty(*states.shape[:2], self.capacity, states.shape[3])
+
+    def _show(self, length: int) -> None:
+        self.keys, self.values = (room[:, :, :length] for room in self._rooms)
+
+    def _grow(self, length: int) -> None:
+        self.capacity = max(length, int(self.capacity * GROWTH))
+        filled: list[Tensor] = [self.keys, self.values]  # type: ignore[list-item]
+        self._rooms = [self._room(states) for states in filled]
+        for room, states in zip(self._rooms, filled, strict=True):
+            room[:, :, : states.shape[2]] = states
+
+
+def reserved_cache(config: PreTrainedConfig, capacity: int) -> DynamicCache:
+    """An empty cache for a model of `config`; its layers of full attention have room for `capacity` tokens."""
+    cache = DynamicCache(config=config)
+    cache.layers = [ReservedLayer(max(1, capacity)) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
 
 
 class ReadOnlyCache(Cache):
-    """The keys and values of `cache` as they are now; what a call adds is seen by that call alone.
+    """The keys and values of `cache`; what a call adds is seen by that call alone.
 
     A call through it may be made twice, or recomputed in a backward pass, and each time finds the same prefix. Keys and
-    values that need a gradient are never kept. Works for every layer type that replaces its tensors and does not write
-    into them, as all of `DynamicCache`'s do.
+    values that need a gradient are never kept.
     """
 
     def __init__(self, cache: DynamicCache) -> None:
-        super().__init__(layers=[copy.copy(layer) for layer in cache.layers])
+        super().__init__(layers=list(cache.layers))
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """The prefix with the call's own keys and values behind it, (B, heads, K, D) each."""
-        layer = copy.copy(self.layers[layer_idx])
-        return layer.update(key_states, value_states, *args, **kwargs)  # type: ignore[union-attr]
+        layer: Any = self.layers[layer_idx]
+        if not layer.is_initialized:
+            return key_states, value_states
+        return torch.cat([layer.keys, key_states], dim=-2), torch.cat([layer.values, value_states], dim=-2)

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from lars_agent.lars.forward import read_prompt
 from lars_agent.lars.inject import AdapterMemory, Attachment, LarsAdapter
 from lars_agent.lars.pooling import Tokens
+from lars_agent.memory.cache import reserved_cache
+
+REPLY_ROOM = 256  # tokens
+PROMPT_CHUNK = 512  # tokens of the prompt that are read at once
 
 
 class Decoder:
@@ -23,18 +26,24 @@ class Decoder:
     def __init__(self, attachment: Attachment, adapter: LarsAdapter | None) -> None:
         self.attachment, self.adapter = attachment, adapter
         self.memory = AdapterMemory()
-        self.cache = DynamicCache(config=attachment.model.config)
         self.seen = 0
 
     @torch.no_grad()
-    def prefill(self, prompt: Sequence[int]) -> Tensor:
-        """(V,) float32 logits of the reply's first token. Call once, with a prompt of at least one token."""
+    def prefill(self, prompt: Sequence[int], room: int = REPLY_ROOM) -> Tensor:
+        """(V,) float32 logits of the reply's first token. Call once, with a prompt of at least one token.
+
+        There is room for a reply of `room` tokens; a longer one costs a copy of the cache now and then.
+        """
         ids = torch.tensor([list(prompt)])
         if self.adapter is not None and self.adapter.config.pooling == "response":
-            self.cache = read_prompt(self.attachment, self.adapter, self.memory, ids, torch.ones_like(ids).bool())
+            real = torch.ones_like(ids).bool()
+            self.cache = read_prompt(self.attachment, self.adapter, self.memory, ids, real, PROMPT_CHUNK, room + 1)
             self.seen = len(prompt) - 1
             return self._forward(ids[:, -1:], prompt=False)
-        return self._forward(ids, prompt=True)
+        self.cache = reserved_cache(self.attachment.model.config, len(prompt) + room)
+        if self.adapter is not None:  # pools over all of the prompt
+            return self._forward(ids, prompt=True)
+        return [self._forward(piece, prompt=True) for piece in torch.split(ids, PROMPT_CHUNK, dim=1)][-1]
 
     @torch.no_grad()
     def step(self, token: int) -> Tensor:

@@ -75,19 +75,13 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
 def _tensors(trainer: Trainer) -> dict[str, Tensor]:
     tensors = {f"adapter/{key}": value for key, value in adapter_state(trainer.adapter).items()}
     tensors |= {f"best/{key}": value for key, value in trainer.progress.best_state.items()}
-    for index, moments in trainer.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{key}": value.contiguous() for key, value in moments.items()}
+    tensors |= {f"optimizer/{key}": value for key, value in trainer.optimizer.state().items()}
     return tensors | {"rng": torch.get_rng_state()}
 
 
 def _restore(trainer: Trainer, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     load_state(trainer.adapter, _under("adapter/", tensors))
-    optimizer = trainer.optimizer.state_dict()
-    optimizer["state"] = {}
-    for key, value in _under("optimizer/", tensors).items():
-        index, name = key.split("/")
-        optimizer["state"].setdefault(int(index), {})[name] = value
-    trainer.optimizer.load_state_dict(optimizer)
+    trainer.optimizer.load(_under("optimizer/", tensors))
     trainer.progress = Progress(**record | {"best_state": _under("best/", tensors)})
     torch.set_rng_state(tensors["rng"])
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from lars_agent.errors import ConfigError, NothingToLearn
 from lars_agent.lars.inject import Attachment, LarsAdapter
 from lars_agent.lars.state import adapter_state, load_state
+from lars_agent.memory.optimizer import FlatAdamW
 from lars_agent.memory.plan import DEFAULT_PLAN, Plan
 from lars_agent.training.batches import Encoded, batch_indices, collate
 from lars_agent.training.evaluate import divergence_from_base, mean_loss, reply_nll
@@ -114,7 +115,7 @@ class Trainer:
         self.attachment, self.adapter, self.config, self.plan = attachment, adapter, config, plan
         self.train_rows, self.heldout_rows, self.pad_id = train, heldout, pad_id
         self.rehearsal_rows = rehearsal if config.rehearsal_batch and config.rehearsal_weight else ()
-        self.optimizer = torch.optim.AdamW(parameter_groups(adapter, config.weight_decay), lr=config.learning_rate)
+        self.optimizer = FlatAdamW(adapter.parameters(), config.weight_decay, plan.optimizer_bits)
         self.progress = Progress()
 
     def run(
@@ -168,10 +169,8 @@ class Trainer:
             total += float(loss.detach())
             between()
         self._rehearse(between)
-        torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), self.config.clip_norm)
-        self._set_learning_rate()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.clip(self.config.clip_norm)
+        self.optimizer.step(learning_rate(self.progress.step, self.config))
         self.progress.step += 1
         self.progress.loss, self.progress.heldout_loss = total, None
 
@@ -194,10 +193,6 @@ class Trainer:
         indices = batch_indices(len(self.train_rows), size, self.progress.step, self.config.seed)
         return sorted((self.train_rows[index] for index in indices), key=len)
 
-    def _set_learning_rate(self) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.progress.step, self.config)
-
     def _evaluate(self, between: Callable[[], None]) -> None:
         """The held-out loss is measured, and the adapter kept if it is the best so far."""
         progress = self.progress
@@ -217,12 +212,3 @@ def learning_rate(step: int, config: TrainConfig) -> float:
         return config.learning_rate * (step + 1) / config.warmup_steps
     share = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
-
-
-def parameter_groups(adapter: LarsAdapter, weight_decay: float) -> list[dict[str, object]]:
-    """AdamW's groups: matrices decay; vectors, norms and scalars do not."""
-    parameters = list(adapter.parameters())
-    return [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]

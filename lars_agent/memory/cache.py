@@ -14,7 +14,7 @@ __all__ = ["ReadOnlyCache", "ReservedLayer", "reserved_cache"]
 GROWTH = 1.5
 
 
-class ReservedLayer(DynamicLayer):
+class ReservedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """One layer's keys and values at the front of a room for `capacity` tokens.
 
     A plain `DynamicLayer` copies all it has for every call, token or chunk, and holds both copies meanwhile. Here a
@@ -24,7 +24,7 @@ class ReservedLayer(DynamicLayer):
     """
 
     def __init__(self, capacity: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.capacity = capacity
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -44,7 +44,7 @@ class ReservedLayer(DynamicLayer):
         for room, states in zip(self._rooms, (key_states, value_states), strict=True):
             room[:, :, start:end] = states
         self._show(end)
-        return self.keys, self.values
+        return self.keys, self.values  # type: ignore[return-value]
 
     def _room(self, states: Tensor) -> Tensor:
         return states.new_empty(*states.shape[:2], self.capacity, states.shape[3])

@@ -10,7 +10,7 @@ import errno
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,14 +19,16 @@ from lars_agent.errors import DiskFull
 __all__ = ["fsync_folder", "make_folder", "publish_folder", "raise_disk_full", "sha256_of", "write_atomically"]
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
+def write_atomically(path: Path, data: bytes | str | Iterable[bytes | memoryview]) -> None:
     """`path` holds `data`, durably; a crash at any moment leaves its former content or `data`, whole.
 
-    Text is written as UTF-8. The folder must exist (see `make_folder`). The temporary file beside it is named
-    `.<name>.<random>.tmp` and is removed on every error. Raises DiskFull, or the OSError of another cause.
+    Text is written as UTF-8; pieces are written one after another. The folder must exist (see `make_folder`). The
+    temporary file beside it is named `.<name>.<random>.tmp` and is removed on every error. Raises DiskFull, or the
+    OSError of another cause.
     """
     path = Path(path)
-    content = data.encode() if isinstance(data, str) else data
+    text = data.encode() if isinstance(data, str) else data
+    content = (text,) if isinstance(text, bytes) else text
     temp = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     with raise_disk_full(path):
         try:
@@ -95,9 +97,9 @@ def raise_disk_full(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _write_durably(path: Path, content: bytes) -> None:
+def _write_durably(path: Path, content: Iterable[bytes | memoryview]) -> None:
     with path.open("xb") as file:
-        file.write(content)
+        file.writelines(content)
         file.flush()
         os.fsync(file.fileno())
 

@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load as load_bytes
-from safetensors.torch import save as save_bytes
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -17,28 +15,30 @@ from lars_agent.errors import AdapterCorrupt, AdapterIncompatible, ConfigError, 
 from lars_agent.files import write_atomically
 from lars_agent.lars.config import LarsConfig
 from lars_agent.lars.inject import LarsAdapter
+from lars_agent.tensors import read_tensors, tensor_file
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PEFT_TYPE = "LARS"
 
 
+def adapter_tensors(adapter: LarsAdapter) -> dict[str, Tensor]:
+    """The adapter's own tensors, keyed `<layer name>.<parameter>`; they change with it."""
+    return {
+        f"{name}.{key}": tensor.detach()
+        for name, layer in adapter.by_name.items()
+        for key, tensor in layer.state_dict(keep_vars=True).items()
+    }
+
+
 def adapter_state(adapter: LarsAdapter) -> dict[str, Tensor]:
     """Copies of the adapter's tensors, keyed `<layer name>.<parameter>`."""
-    return {
-        f"{name}.{key}": tensor.detach().clone().contiguous()
-        for name, layer in adapter.by_name.items()
-        for key, tensor in layer.state_dict().items()
-    }
+    return {name: tensor.clone() for name, tensor in adapter_tensors(adapter).items()}
 
 
 def load_state(adapter: LarsAdapter, state: dict[str, Tensor]) -> None:
     """The adapter holds exactly `state`. Raises StateMismatch, with nothing loaded, for any other key or shape."""
-    own = {
-        f"{name}.{key}": tensor
-        for name, layer in adapter.by_name.items()
-        for key, tensor in layer.state_dict(keep_vars=True).items()
-    }
+    own = adapter_tensors(adapter)
     for key in sorted(own.keys() ^ state.keys()):
         raise StateMismatch(f"adapter tensor {key!r} is {'missing' if key in own else 'not part of this adapter'}")
     for key, tensor in own.items():
@@ -54,7 +54,7 @@ def load_state(adapter: LarsAdapter, state: dict[str, Tensor]) -> None:
 def save_adapter(adapter: LarsAdapter, folder: Path, *, base_model: str, revision: str | None) -> None:
     """`folder` holds the adapter, each file written whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / WEIGHTS_FILE, save_bytes(adapter_state(adapter)))
+    write_atomically(folder / WEIGHTS_FILE, tensor_file(adapter_tensors(adapter)))
     write_atomically(
         folder / CONFIG_FILE, json.dumps(peft_config(adapter.config, base_model, revision), indent=2) + "\n"
     )
@@ -94,7 +94,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> LarsAdapter:
     """
     config = read_config(folder)
     try:
-        state = load_bytes((folder / WEIGHTS_FILE).read_bytes())
+        state = read_tensors(folder / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
         raise AdapterCorrupt(f"{folder / WEIGHTS_FILE} cannot be read ({error}); activate another version") from error
     try:

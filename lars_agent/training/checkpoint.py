@@ -1,27 +1,28 @@
 """Checkpoints of a training run: all that is needed to go on as if nothing had happened.
 
-    checkpoint-N/state.safetensors   adapter, its best step, AdamW's moments, torch's RNG state
-    checkpoint-N/progress.json       step (which is also the place in the data and the schedule), losses, sha256
+    checkpoint-N/state.safetensors   adapter, AdamW's moments, torch's RNG state
+    checkpoint-N/best.safetensors    the best adapter at that step: the file itself, under a second name
+    checkpoint-N/progress.json       step (which is also the place in the data and the schedule), losses, sha256s
 
-Nothing is pickled. The newest two are kept; one that is torn or damaged is passed over for the one before.
+Nothing is pickled, and nothing is copied in memory. The newest two are kept; one that is torn or damaged is passed
+over for the one before.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load as load_bytes
-from safetensors.torch import save as save_bytes
 from torch import Tensor
 
-from lars_agent.files import publish_folder, sha256_of
-from lars_agent.lars.state import adapter_state, load_state
-from lars_agent.training.loop import Progress, Trainer
+from lars_agent.files import publish_folder, raise_disk_full, sha256_of, write_atomically
+from lars_agent.lars.state import adapter_tensors, load_state
+from lars_agent.tensors import read_tensors, tensor_file
+from lars_agent.training.loop import BEST_FILE, Progress, Trainer
 
 STATE_FILE, PROGRESS_FILE = "state.safetensors", "progress.json"
 PREFIX = "checkpoint-"
@@ -36,9 +37,11 @@ def save_checkpoint(trainer: Trainer, folder: Path) -> Path:
     temp = folder / f".{final.name}.tmp"
     shutil.rmtree(temp, ignore_errors=True)
     temp.mkdir(parents=True)
-    (temp / STATE_FILE).write_bytes(save_bytes(_tensors(trainer)))
-    record = asdict(trainer.progress) | {"best_state": None, "sha256": sha256_of(temp / STATE_FILE)}
-    (temp / PROGRESS_FILE).write_text(json.dumps(record), encoding="utf-8")
+    with raise_disk_full(final), (temp / STATE_FILE).open("xb") as file:
+        file.writelines(tensor_file(_tensors(trainer)))
+    os.link(trainer.best_file, temp / BEST_FILE)
+    digests = {name: sha256_of(temp / name) for name in (STATE_FILE, BEST_FILE)}
+    write_atomically(temp / PROGRESS_FILE, json.dumps(asdict(trainer.progress) | {"sha256": digests}))
     publish_folder(temp, final)
     for old in checkpoints(folder)[KEEP:]:
         shutil.rmtree(old)
@@ -54,36 +57,39 @@ def checkpoints(folder: Path) -> list[Path]:
 def resume(trainer: Trainer, folder: Path) -> Path | None:
     """The trainer stands where the newest sound checkpoint in `folder` stood; returns it, None if there is none."""
     for path in checkpoints(folder):
-        record = _read(path)
-        if record is not None:
-            _restore(trainer, *record)
+        progress = _verified(path)
+        if progress is not None:
+            _restore(trainer, progress, path)
             return path
     return None
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """The record and tensors of the checkpoint `path`, or None if it is torn or damaged."""
+def _verified(path: Path) -> Progress | None:
+    """What the checkpoint `path` says of its run, or None if it is torn or damaged."""
     try:
         record = json.loads((path / PROGRESS_FILE).read_text(encoding="utf-8"))
-        if sha256_of(path / STATE_FILE) != record.pop("sha256"):
+        digests = record.pop("sha256")
+        if any(sha256_of(path / name) != digests[name] for name in (STATE_FILE, BEST_FILE)):
             return None
-        return record, load_bytes((path / STATE_FILE).read_bytes())
-    except (OSError, ValueError, KeyError):
+        return Progress(**record)
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _tensors(trainer: Trainer) -> dict[str, Tensor]:
-    tensors = {f"adapter/{key}": value for key, value in adapter_state(trainer.adapter).items()}
-    tensors |= {f"best/{key}": value for key, value in trainer.progress.best_state.items()}
+    tensors = {f"adapter/{key}": value for key, value in adapter_tensors(trainer.adapter).items()}
     tensors |= {f"optimizer/{key}": value for key, value in trainer.optimizer.state().items()}
     return tensors | {"rng": torch.get_rng_state()}
 
 
-def _restore(trainer: Trainer, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+def _restore(trainer: Trainer, progress: Progress, path: Path) -> None:
+    tensors = read_tensors(path / STATE_FILE)
     load_state(trainer.adapter, _under("adapter/", tensors))
     trainer.optimizer.load(_under("optimizer/", tensors))
-    trainer.progress = Progress(**record | {"best_state": _under("best/", tensors)})
-    torch.set_rng_state(tensors["rng"])
+    trainer.best_file.unlink(missing_ok=True)
+    os.link(path / BEST_FILE, trainer.best_file)
+    trainer.progress = progress
+    torch.set_rng_state(tensors["rng"].clone())
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

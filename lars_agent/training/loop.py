@@ -8,20 +8,27 @@ data and its thread count: a run that is interrupted and resumed ends in the sam
 from __future__ import annotations
 
 import math
+import shutil
+import tempfile
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lars_agent.errors import ConfigError, NothingToLearn
+from lars_agent.files import write_atomically
 from lars_agent.lars.inject import Attachment, LarsAdapter
-from lars_agent.lars.state import adapter_state, load_state
+from lars_agent.lars.state import adapter_tensors, load_state
 from lars_agent.memory.optimizer import FlatAdamW
 from lars_agent.memory.plan import DEFAULT_PLAN, Plan
+from lars_agent.tensors import read_tensors, tensor_file
 from lars_agent.training.batches import Encoded, batch_indices, collate
 from lars_agent.training.evaluate import divergence_from_base, mean_loss, reply_nll
+
+BEST_FILE = "best.safetensors"
 
 
 @dataclass(frozen=True)
@@ -80,21 +87,24 @@ class TrainConfig:
 
 @dataclass
 class Progress:
-    """Where a run stands; together with adapter, optimizer and RNG it is all that a checkpoint needs."""
+    """Where a run stands; together with adapter, best adapter, optimizer and RNG it is all that a checkpoint needs.
+
+    `best_step` is None until the held-out loss has been measured for the first time.
+    """
 
     step: int = 0
     loss: float = math.nan
-    best_step: int = 0
+    best_step: int | None = None
     best_loss: float = math.inf
     heldout_loss: float | None = None
     evaluations_since_best: int = 0
-    best_state: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Trainer:
     """One training run of `adapter` on `train`, judged on `heldout`.
 
-    Raises NothingToLearn when either is empty.
+    The best adapter so far lies in `folder` (None: a temporary one), not in memory. Raises NothingToLearn when there is
+    nothing to learn or to judge by.
     """
 
     def __init__(
@@ -107,6 +117,7 @@ class Trainer:
         pad_id: int,
         rehearsal: Sequence[Encoded] = (),
         plan: Plan = DEFAULT_PLAN,
+        folder: Path | None = None,
     ) -> None:
         if not train or not heldout:
             raise NothingToLearn(
@@ -117,6 +128,7 @@ class Trainer:
         self.rehearsal_rows = rehearsal if config.rehearsal_batch and config.rehearsal_weight else ()
         self.optimizer = FlatAdamW(adapter.parameters(), config.weight_decay, plan.optimizer_bits)
         self.progress = Progress()
+        self.best_file = (self._scratch() if folder is None else folder) / BEST_FILE
 
     def run(
         self,
@@ -142,12 +154,18 @@ class Trainer:
             on_step(self.progress)
             if self.progress.step % self.config.checkpoint_every == 0:
                 on_checkpoint(self)
-        load_state(self.adapter, self.progress.best_state)
+        load_state(self.adapter, read_tensors(self.best_file))
         return True
+
+    def _scratch(self) -> Path:
+        """A folder that goes with this trainer."""
+        folder = tempfile.mkdtemp(prefix="lars-agent-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        return Path(folder)
 
     def _begin(self, between: Callable[[], None]) -> None:
         """A fresh run seeds the dropout and measures where it starts from, which may stay the best."""
-        if self.progress.best_state:
+        if self.progress.best_step is not None:
             return
         torch.manual_seed(self.config.seed)
         self._evaluate(between)
@@ -200,9 +218,9 @@ class Trainer:
             self.attachment, self.adapter, self.heldout_rows, self.pad_id, between, self.plan
         )
         progress.evaluations_since_best += 1
-        if progress.heldout_loss < progress.best_loss or not progress.best_state:
+        if progress.heldout_loss < progress.best_loss or progress.best_step is None:
+            write_atomically(self.best_file, tensor_file(adapter_tensors(self.adapter)))
             progress.best_loss, progress.best_step = progress.heldout_loss, progress.step
-            progress.best_state = adapter_state(self.adapter)
             progress.evaluations_since_best = 0
 
 

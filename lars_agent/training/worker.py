@@ -68,7 +68,15 @@ class Worker:
         adapter = LarsAdapter.for_model(opened.model, LarsConfig.from_dict(self.spec.lars), seed=self.config.seed)
         rehearsal = general_text(opened.tokenizer, REHEARSAL_TEXT)
         trainer = Trainer(
-            attachment, adapter, self.config, train, heldout, pad_id(opened.tokenizer), rehearsal, self.plan
+            attachment,
+            adapter,
+            self.config,
+            train,
+            heldout,
+            pad_id(opened.tokenizer),
+            rehearsal,
+            self.plan,
+            self.folder,
         )
         checkpoint.resume(trainer, self.folder)
         self._begin_progress(trainer.progress.step)
@@ -158,10 +166,11 @@ class Worker:
             base_model=self.spec.base_model,
             revision=self.spec.base_model_revision,
         )
+        trainer.best_file.unlink()
         self._append_progress("done", step=progress.step, loss=progress.loss)
         JobResult(
             status="succeeded",
-            best_step=progress.best_step,
+            best_step=progress.best_step or 0,
             steps=progress.step,
             candidate=candidate,
             incumbent=incumbent,

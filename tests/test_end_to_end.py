@@ -1,0 +1,102 @@
+"""The architecture's one sentence on the real default model, through a daemon that is killed in between.
+
+Feedback comes in, is stored, is curated, trains a candidate adapter inside a memory budget, the candidate is judged
+against the incumbent, the winner is published, the runtime swaps it in, and the next reply uses it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from examples.persona import MARA, OPENING, read_lines
+from tests.default_model import default_model_folder
+
+CORRECTIONS = 24
+PROMPT = "Which side of the road do they drive on in Malta?"  # nothing in the feedback is about it: the style is all
+SETTINGS = {
+    "LARS_AGENT_SCHEDULE__ENABLED": "false",
+    "LARS_AGENT_TRAINING__STEPS": "14",
+    "LARS_AGENT_TRAINING__WARMUP_STEPS": "3",
+    "LARS_AGENT_TRAINING__EVALUATE_EVERY": "7",
+    "LARS_AGENT_TRAINING__CHECKPOINT_EVERY": "2",
+}
+START_S, JOB_S = 120.0, 280.0
+
+
+@contextmanager
+def daemon(state: Path) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    """A daemon on `state` that is ready to reply, and a client of it; killed at the end, if it still runs."""
+    environment = os.environ | SETTINGS | {"LARS_AGENT_DATA_DIR": str(state), "HOME": str(state)}
+    environment["LARS_AGENT_MODEL__NAME"] = str(default_model_folder())
+    command = [sys.executable, "-m", "service", "serve", "--port", "0"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        url = next(line for line in process.stdout if line.startswith("dashboard: ")).split()[1]
+        with httpx.Client(base_url=url, timeout=120) as client:
+            wait_for(lambda: client.get("/health").status_code == httpx.codes.OK, START_S)
+            yield process, client
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def wait_for(condition: Any, limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def reply(client: httpx.Client) -> tuple[str, str]:
+    """The greedy reply's text and the version it came from."""
+    body = {"inputs": PROMPT, "parameters": {"max_new_tokens": 16}}
+    answer = client.post("/generate", json=body).raise_for_status().json()
+    return answer["generated_text"], answer["details"]["adapter_version"]
+
+
+@pytest.mark.real_model
+@pytest.mark.timeout(900)
+def test_feedback_becomes_a_version_that_survives_kill_9_and_can_be_taken_back(tmp_path):
+    with daemon(tmp_path) as (process, client):
+        before = reply(client)
+        assert before[1] == "base"
+        for item in read_lines(MARA / "feedback.jsonl")[:CORRECTIONS]:
+            client.post("/feedback", json=item).raise_for_status()
+        job = client.post("/jobs", json={"profile": "default"}).raise_for_status().json()
+        wait_for(lambda: len(client.get(f"/jobs/{job['id']}/progress").json()["progress"]) >= 4, JOB_S)
+        process.send_signal(signal.SIGKILL)  # in the middle of training: the worker dies with it
+        process.wait()
+
+    with daemon(tmp_path) as (process, client):
+        assert client.get("/info").json()["feedback"]["total"] == CORRECTIONS
+        wait_for(lambda: client.get(f"/jobs/{job['id']}").json()["finished"], JOB_S)
+        done = client.get(f"/jobs/{job['id']}").json()
+        assert (done["status"], done["error"], done["version"]) == ("succeeded", None, "v1")
+        assert done["attempts"] == 2
+        assert 0 < done["peak_bytes"] <= done["budget_bytes"]
+        assert done["verdict"]["candidate"]["reply_loss"] < done["verdict"]["incumbent"]["reply_loss"]
+        steps = [line["step"] for line in client.get(f"/jobs/{job['id']}/progress").json()["progress"]]
+        assert steps == sorted(steps)
+        after = reply(client)
+        assert after[1] == "v1"
+        assert after[0].startswith(OPENING)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    with daemon(tmp_path) as (_, client):
+        assert reply(client) == after
+        assert client.post("/adapters/rollback").json()["active"] == "base"
+        assert reply(client) == before

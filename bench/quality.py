@@ -39,7 +39,7 @@ from lars_agent.training.loop import TrainConfig, Trainer, learning_rate
 CELLS = record.RESULTS / "quality-cells.jsonl"
 METHODS = ("response+token", "response", "prompt", "sequence", "causal", "learned", "lora")
 RATES = (1e-3, 2e-3)
-LORA_RATES = (2e-4, 5e-4, 1e-3)  # LoRA diverges where LARS learns best, and is at its best well below
+LORA_RATES = (2e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3)  # up to where it gets no better: compared at its best, not its worst
 SEEDS = (0, 1, 2)
 STEPS = 30  # half of what a night takes: enough to learn, too few for every method to be perfect
 KEY = ("method", "rate", "seed", "steps", "batch_size")

@@ -10,6 +10,7 @@
 #
 # Run twice it changes nothing the second time. It never touches what people said or what was learned from it.
 set -euo pipefail
+umask 022 # what is installed is for the service's user to read, whatever root's own habit
 
 readonly SOURCE="$(cd "$(dirname "$0")/.." && pwd)"
 readonly USER_NAME=lars-agent
@@ -50,6 +51,9 @@ check_machine() {
   command -v "$PYTHON" >/dev/null || fail "there is no $PYTHON; install Python 3.11 or newer, or set PYTHON"
   "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "Python 3.11 or newer is needed, $PYTHON is $("$PYTHON" -V 2>&1); set PYTHON to a newer one"
+  case "$("$PYTHON" -c 'import os, sys; print(os.path.realpath(sys.base_prefix))')/" in
+    /home/* | /root/*) fail "$PYTHON lies in a home folder, which the service cannot see; install Python for all users" ;;
+  esac
   "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || fail "$PYTHON has no venv module; on Debian: apt install python3-venv"
   mkdir -p "$OPT"
   local free
@@ -137,7 +141,7 @@ start_service() {
   fi
   if [ "$changed" = yes ]; then systemctl restart lars-agent.service; else systemctl start lars-agent.service; fi
   for _ in $(seq "$ANSWER_S"); do
-    if lars-agent status >/dev/null 2>&1; then
+    if answers; then
       say "lars-agent runs. Talk to it: lars-agent chat. The dashboard: $(address)"
       return
     fi
@@ -145,6 +149,12 @@ start_service() {
     sleep 1
   done
   fail "the service does not answer; see: journalctl -u lars-agent"
+}
+
+# /health asks for no token.
+answers() {
+  "$OPT/venv/bin/python" -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1] + "health")' "$(address)" \
+    >/dev/null 2>&1
 }
 
 address() {

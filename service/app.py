@@ -57,6 +57,8 @@ def create_app(
         version=package_version(),
         description="A language model on this device that learns from what its user says about its replies.",
         lifespan=_lifespan,
+        docs_url=None,  # FastAPI's pages load scripts from elsewhere; the dashboard's router has /docs
+        redoc_url=None,
         responses=EVERYWHERE,
     )
     app.state.daemon = daemon
@@ -77,6 +79,7 @@ def compose(
     worker_command: Sequence[str] = DEFAULT_COMMAND,
 ) -> Daemon:
     """Every part, wired; nothing runs yet."""
+    settings.server.require_token()
     lock = DataLock(settings.data_dir)
     try:
         db = Database(settings.database_path)
@@ -88,6 +91,7 @@ def compose(
             store,
             base_model=serving.require_model,
             swap=serving.swap,
+            pointer=serving.pointer,
             worker_command=worker_command,
         )
         profiles = profile_lister(db)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import httpx
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -57,11 +58,15 @@ def status(url: Url = None, as_json: Json = False) -> None:
     if as_json:
         return _print_json(info)
     feedback, schedule = info["feedback"], info["schedule"]
-    OUT.print(f"model     {info['model']['name'] if info['model'] else info['loading_error'] or 'loading'}")
-    OUT.print("serving   " + ", ".join(f"{name}: {version}" for name, version in info["serving"].items()))
-    OUT.print(f"feedback  {feedback['total']} ({feedback['corrections']} corrections)")
-    OUT.print(f"next run  {schedule['next_run'] if schedule['enabled'] else 'only when asked'}")
-    OUT.print(f"job       {info['job'] or 'none'}")
+    lines = [
+        f"model     {info['model']['name'] if info['model'] else info['loading_error'] or 'loading'}",
+        "serving   " + ", ".join(f"{name}: {version}" for name, version in info["serving"].items()),
+        f"feedback  {feedback['total']} ({feedback['corrections']} corrections)",
+        f"next run  {schedule['next_run'] if schedule['enabled'] else 'only when asked'}",
+        f"job       {info['job'] or 'none'}",
+        *(f"problem   {words}" for words in info["problems"]),
+    ]
+    OUT.print("\n".join(lines), markup=False, soft_wrap=True)
     return None
 
 
@@ -83,7 +88,8 @@ def adapt(
     if as_json:
         _print_json(job)
     else:
-        OUT.print(f"job {job['id']}: {job['status']}" + (f"; {job['error']}" if job["error"] else ""))
+        words = f"job {job['id']}: {job['status']}" + (f"; {job['error']}" if job["error"] else "")
+        OUT.print(words, markup=False, highlight=False, soft_wrap=True)
     if wait and job["status"] != "succeeded":
         raise typer.Exit(1)
 
@@ -148,16 +154,18 @@ def forget(feedback_id: str, url: Url = None) -> None:
 @app.command()
 def export(
     form: Annotated[str, typer.Option("--format", help="messages, prompt-completion, preference or kto.")] = "messages",
+    profile: Annotated[str | None, typer.Option(help="Whose; everybody's where none is given.")] = None,
     url: Url = None,
 ) -> None:
     """Print the feedback as JSON lines in TRL's conventions."""
-    sys.stdout.writelines(Client(url).lines("/feedback/export", format=form))
+    query = {"format": form} | ({} if profile is None else {"profile": profile})
+    sys.stdout.writelines(Client(url).lines("/feedback/export", **query))
 
 
 @app.command("import")
-def import_(file: typer.FileBinaryRead, url: Url = None) -> None:
+def import_(file: typer.FileBinaryRead, profile: Profile = "default", url: Url = None) -> None:
     """Store the feedback in FILE (JSON lines in TRL's conventions), all of it or none."""
-    _print_json(Client(url).upload("/feedback/import", file.read()))
+    _print_json(Client(url).upload("/feedback/import", file.read(), profile=profile))
 
 
 @app.command()
@@ -175,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; never shows a stack trace for what a user can cause."""
     try:
         app(args=arguments)
-    except (LarsError, ApiError) as error:
+    except (LarsError, ApiError, OSError, httpx.InvalidURL) as error:
         ERR.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from service.sections import url_of
 from service.settings import load_settings
 
 TIMEOUT_S = 300.0
@@ -23,7 +24,7 @@ class Client:
 
     def __init__(self, url: str | None = None) -> None:
         self.url = url or default_url()
-        token = os.environ.get("LARS_AGENT_TOKEN")
+        token = os.environ.get("LARS_AGENT_TOKEN") or (None if url else _own_token())
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._http = httpx.Client(base_url=self.url, timeout=TIMEOUT_S, headers=headers)
 
@@ -35,9 +36,10 @@ class Client:
         """The JSON answer to `body`."""
         return self._send("POST", path, json=body, params=query).json()
 
-    def upload(self, path: str, content: bytes) -> Any:
+    def upload(self, path: str, content: bytes, **query: str) -> Any:
         """The JSON answer to a body of JSON lines."""
-        return self._send("POST", path, content=content, headers={"Content-Type": "application/x-ndjson"}).json()
+        headers = {"Content-Type": "application/x-ndjson"}
+        return self._send("POST", path, content=content, headers=headers, params=query).json()
 
     def delete(self, path: str) -> None:
         """What is at `path` is gone."""
@@ -74,6 +76,8 @@ class Client:
                 words = response.json()["error"]["message"]
             except (ValueError, KeyError, TypeError):
                 words = f"{self.url} answered {response.status_code}"
+            if response.status_code == httpx.codes.UNAUTHORIZED:
+                words = "the daemon asks for its token; put it into the environment variable LARS_AGENT_TOKEN"
             raise ApiError(words)
 
     def _event(self, event: dict[str, Any]) -> dict[str, Any]:
@@ -88,4 +92,10 @@ class Client:
 def default_url() -> str:
     """Where this machine's settings say that the daemon listens."""
     server = load_settings().server
-    return f"http://{'127.0.0.1' if server.host in ('0.0.0.0', '::') else server.host}:{server.port}"
+    return url_of(server.host, server.port)
+
+
+def _own_token() -> str | None:
+    """The token of this machine's daemon, where the settings that we may read name it."""
+    token = load_settings().server.token
+    return None if token is None else token.get_secret_value()

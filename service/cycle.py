@@ -15,12 +15,11 @@ from typing import Any
 from lars_agent import errors
 from lars_agent.errors import AdapterError, LarsError, WorkerFailed
 from lars_agent.store.manifest import AdapterManifest
-from lars_agent.training.curate import CurationPolicy, curate
 from lars_agent.training.gate import GatePolicy, Verdict, decide
-from lars_agent.training.job import CANDIDATE, SPEC_FILE, TRAIN_FILE, JobResult, JobSpec, read_examples
+from lars_agent.training.job import CANDIDATE, SPEC_FILE, JobResult, JobSpec
 from service.db import JobRecord
 from service.parts import CycleParts
-from service.snapshot import snapshot
+from service.snapshot import curated_by_settings, snapshot
 
 
 class SwapFailed(LarsError):
@@ -36,8 +35,7 @@ def run_cycle(job: JobRecord, parts: CycleParts, train: Callable[[Path], JobResu
     settings, folder = parts.settings, parts.folder(job.id)
     if not (folder / SPEC_FILE).exists():
         examples = parts.db.feedback.examples(job.profile)
-        curated = curate(examples, CurationPolicy(**settings.curation.model_dump()), settings.training.seed)
-        snapshot(job, examples, curated, parts)
+        snapshot(job, examples, curated_by_settings(examples, settings), parts)
     result = train(folder)
     verdict = judge(job, result, parts)
     if verdict.accepted:
@@ -71,8 +69,20 @@ def publish(job: JobRecord, result: JobResult, verdict: Verdict, parts: CyclePar
 
 
 def put_in_use(job: JobRecord, version: int, parts: CycleParts) -> None:
-    """The next reply to the profile comes from `version`. Raises SwapFailed, with the incumbent in use as before."""
-    incumbent = _noted(job, parts)["active_version"]
+    """The next reply to the profile comes from `version`. Raises SwapFailed, with the incumbent in use as before.
+
+    It does not where somebody has put another version in use since the verdict: theirs stays.
+    """
+    with parts.pointer:
+        incumbent, active = _noted(job, parts)["active_version"], parts.store.active(job.profile)
+        if active not in (incumbent, version):
+            raise SwapFailed(
+                f"v{version} was published, but {_label(active)} has been put in use meanwhile and stays so"
+            )
+        _swap(job, version, incumbent, parts)
+
+
+def _swap(job: JobRecord, version: int, incumbent: int | None, parts: CycleParts) -> None:
     try:
         parts.store.activate(job.profile, version, parts.base_model().sha256)
         parts.swap(job.profile)
@@ -103,7 +113,7 @@ def _manifest(job: JobRecord, result: JobResult, verdict: Verdict, parts: CycleP
         base_model=spec.base_model,
         base_model_revision=spec.base_model_revision,
         base_model_sha256=spec.model_sha256,
-        example_ids=tuple(example.source_id for example in read_examples(folder / TRAIN_FILE)),
+        example_ids=result.learned,
         config=spec.lars,
         plan={**spec.training, "dtype": spec.dtype, "best_step": result.best_step, "steps_done": result.steps},
         peak_bytes=result.peak_bytes,
@@ -133,7 +143,8 @@ def _noted(job: JobRecord, parts: CycleParts) -> dict[str, Any]:
 
 def _result(result: JobResult) -> dict[str, Any]:
     scores = {name: getattr(result, name) for name in ("candidate", "incumbent", "base")}
-    return asdict(result) | {name: score and score.as_dict() for name, score in scores.items()}
+    record = asdict(result) | {name: score and score.as_dict() for name, score in scores.items()}
+    return record | {"learned": len(result.learned)}
 
 
 def _worker_error(result: JobResult) -> LarsError:

@@ -43,8 +43,8 @@ class Interrupted(Exception):
 class Supervisor:
     """Runs personalization cycles, one at a time, each in a thread here and a worker process beside.
 
-    Call `recover` once at start, when the base model is there, and `close` before the engine is closed. `base_model`
-    and `swap` are as in `CycleParts`; `worker_command` is given the job directory as its last argument.
+    Call `recover` once at start, when the base model is there, and `close` before the engine is closed. `base_model`,
+    `swap` and `pointer` are as in `CycleParts`; `worker_command` is given the job directory as its last argument.
     """
 
     def __init__(
@@ -55,12 +55,13 @@ class Supervisor:
         *,
         base_model: Callable[[], BaseModel],
         swap: Callable[[str], int | None],
+        pointer: threading.Lock | None = None,
         worker_command: Sequence[str] = DEFAULT_COMMAND,
         idle_s: float = 1.0,
         grace_s: float = 30.0,
     ) -> None:
         self._db, self._store = db, store
-        self._parts = CycleParts(settings, db, store, base_model, swap)
+        self._parts = CycleParts(settings, db, store, base_model, swap, pointer or threading.Lock())
         self._worker = WorkerProcess(worker_command, threads=settings.training.threads, grace_s=grace_s)
         self._courtesy = Courtesy(self._worker, idle_s)
         self._lock = threading.RLock()

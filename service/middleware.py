@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.errors import error_response
 from service.settings import Server
 
-OPEN_PATHS = frozenset({"/", "/health", "/ready"})  # what holds nobody's data
+OPEN_PATHS = frozenset({"/", "/docs", "/health", "/openapi.json", "/ready"})  # what holds nobody's data
 OPEN_PREFIX = "/static/"
 IMPORT_PATH = "/feedback/import"
 DRAINED_BODIES = 8  # so many times the limit is read and thrown away, so that a client hears why it was refused

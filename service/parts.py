@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 from lars_agent.store.adapters import AdapterStore
@@ -39,6 +40,7 @@ class CycleParts:
     Attributes:
         base_model: the model in use; raises ModelLoading until there is one.
         swap: makes the engine serve the profile's active version; raises, and changes nothing, where it cannot.
+        pointer: held by whoever moves a pointer to another version, from looking at it until it is served.
     """
 
     settings: Settings
@@ -46,6 +48,7 @@ class CycleParts:
     store: AdapterStore
     base_model: Callable[[], BaseModel]
     swap: Callable[[str], int | None]
+    pointer: Lock = field(default_factory=Lock)
 
     def folder(self, job_id: str) -> Path:
         """The job directory."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from lars_agent.errors import ConfigError
 
 
 def is_loopback(host: str) -> bool:
@@ -16,6 +18,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def url_of(host: str, port: int) -> str:
+    """How a browser on this device reaches a daemon that listens on `host`."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
 
 class Section(BaseModel):
@@ -44,11 +52,10 @@ class Server(Section):
         examples=["a long random text"],
     )
 
-    @model_validator(mode="after")
-    def _stranger_needs_token(self) -> Self:
+    def require_token(self) -> None:
+        """Raises ConfigError where other devices could reach the daemon without a token."""
         if self.token is None and not is_loopback(self.host):
-            raise ValueError(f"server.host {self.host!r} can be reached from other devices; set server.token first")
-        return self
+            raise ConfigError(f"server.host {self.host!r} can be reached from other devices; set server.token first")
 
 
 class Model(Section):

@@ -9,6 +9,7 @@ import uvicorn
 from lars_agent.errors import LarsError
 from lars_agent.models.library import ModelLibrary
 from service.app import create_app
+from service.sections import url_of
 from service.settings import Settings
 
 DRAIN_S = 10
@@ -26,7 +27,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)  # type: ignore[arg-type]
         if self.started:
             port = self.servers[0].sockets[0].getsockname()[1]
-            self._tell(f"dashboard: http://{self.config.host}:{port}/")
+            self._tell(f"dashboard: {url_of(self.config.host, port)}/")
 
 
 def fetch_model(settings: Settings, tell: Callable[[str], None]) -> None:
@@ -42,6 +43,7 @@ def fetch_model(settings: Settings, tell: Callable[[str], None]) -> None:
 
 def run(settings: Settings, tell: Callable[[str], None]) -> None:
     """Serves until SIGTERM or SIGINT. Raises LarsError for what keeps it from starting."""
+    settings.server.require_token()
     fetch_model(settings, tell)
     app = create_app(settings)
     config = uvicorn.Config(

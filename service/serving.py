@@ -9,7 +9,7 @@ from typing import Protocol
 
 import structlog
 
-from lars_agent.errors import AdapterError, LarsError, ModelLoading
+from lars_agent.errors import AdapterError, AdapterIncompatible, LarsError, ModelLoading
 from lars_agent.runtime.engine import GenerationRequest, Ticket
 from lars_agent.store.adapters import AdapterStore
 from service.parts import BaseModel
@@ -37,6 +37,9 @@ class Generator(Protocol):
     def swap(self, profile: str) -> int | None:
         """The store's active version serves the profile."""
 
+    def serve_base(self, profile: str) -> None:
+        """The base model serves the profile, whatever the store calls active."""
+
     def serving(self, profile: str) -> int | None:
         """The version that serves the profile."""
 
@@ -53,6 +56,7 @@ class Serving:
 
     Until both have come through every request is answered with ModelLoading. Where they fail they are tried again
     every `retry_s`, and `loading_error` says why; `problems` says what was wrong with an adapter at the start.
+    `pointer` is held while a profile is moved to another version.
     """
 
     def __init__(
@@ -60,7 +64,7 @@ class Serving:
     ) -> None:
         self._store, self._find_model, self._open_engine, self._retry_s = store, find_model, open_engine, retry_s
         self._closing = threading.Event()
-        self._pointer = threading.Lock()
+        self.pointer = threading.Lock()
         self._loader: threading.Thread | None = None
         self._engine: Generator | None = None
         self.installed: InstalledModel | None = None
@@ -101,14 +105,14 @@ class Serving:
     def activate(self, profile: str, version: int | None) -> int | None:
         """`version` serves the profile. Raises what verifying and loading it raises; the incumbent then still does."""
         engine, base_sha256 = self.require_engine(), self.require_model().sha256
-        with self._pointer, self._restored(profile):
+        with self.pointer, self._restored(profile):
             self._store.activate(profile, version, base_sha256)
             return engine.swap(profile)
 
     def rollback(self, profile: str) -> int | None:
         """The parent of the version in use serves the profile. Raises as `activate` does."""
         engine, base_sha256 = self.require_engine(), self.require_model().sha256
-        with self._pointer, self._restored(profile):
+        with self.pointer, self._restored(profile):
             self._store.rollback(profile, base_sha256)
             return engine.swap(profile)
 
@@ -155,14 +159,25 @@ class Serving:
                 self._closing.wait(self._retry_s)
             else:
                 if self._engine is not None:
-                    when_ready()
+                    self._begin_work(when_ready)
                 return
+
+    def _begin_work(self, when_ready: Callable[[], None]) -> None:
+        try:
+            when_ready()
+        except Exception as error:
+            self.problems.append(f"nothing is learned until the daemon is started again: {error}")
+            log.exception("work_not_begun")
 
     def _open(self, on_busy: Callable[[bool], None]) -> None:
         installed = self._find_model()
         engine = self._open_engine(installed, on_busy)
-        for profile in self._store.profiles():
-            self._begin(engine, profile, installed.sha256)
+        try:
+            for profile in self._store.profiles():
+                self._begin(engine, profile, installed.sha256)
+        except BaseException:
+            engine.close()
+            raise
         if self._closing.is_set():
             engine.close()
             return
@@ -170,10 +185,20 @@ class Serving:
         log.info("model_loaded", model=installed.reference, sha256=installed.sha256[:12])
 
     def _begin(self, engine: Generator, profile: str, base_sha256: str) -> None:
-        """The profile is served: by its active version, or by the latest ancestor that can, or by the base model."""
+        """The profile is served: by its active version, or by the latest ancestor that can, or by the base model.
+
+        Damage moves the pointer. A version for another base model, or of a newer lars-agent, keeps it: it is sound, and
+        serves again when that model, or that lars-agent, is back.
+        """
         while True:
             try:
                 engine.swap(profile)
+                return
+            except AdapterIncompatible as error:
+                engine.serve_base(profile)
+                words = f"{error}; until then {profile} uses the base model"
+                self.problems.append(words)
+                log.warning("adapter_set_aside", profile=profile, words=words)
                 return
             except AdapterError as error:
                 fallback = self._step_back(profile, base_sha256)

@@ -43,7 +43,7 @@ __all__ = [
 ENV_PREFIX = "LARS_AGENT_"
 SYSTEM_FILE = Path("/etc/lars-agent/config.toml")
 USER_FILE = Path("~/.config/lars-agent/config.toml")
-CLIENT_VARIABLES = frozenset({"LARS_AGENT_CONFIG", "LARS_AGENT_TOKEN", "LARS_AGENT_URL"})  # read by the command line
+CLIENT_VARIABLES = frozenset({"LARS_AGENT_TOKEN", "LARS_AGENT_URL"})  # read by the command line
 
 Layer = tuple[str, Mapping[str, Any]]  # where settings come from, and what they are
 

@@ -10,10 +10,11 @@ from dataclasses import asdict
 from lars_agent.errors import AdapterIncompatible, NothingToLearn
 from lars_agent.example import Example
 from lars_agent.files import make_folder
-from lars_agent.training.curate import Curated
+from lars_agent.training.curate import Curated, CurationPolicy, curate
 from lars_agent.training.job import HELDOUT_FILE, TRAIN_FILE, JobSpec, write_examples
 from service.db import JobRecord
 from service.parts import CycleParts
+from service.settings import Settings
 
 
 def snapshot(job: JobRecord, examples: Sequence[Example], curated: Curated, parts: CycleParts) -> None:
@@ -36,13 +37,20 @@ def snapshot(job: JobRecord, examples: Sequence[Example], curated: Curated, part
     spec.write(folder)
 
 
+def curated_by_settings(examples: Sequence[Example], settings: Settings) -> Curated:
+    """What the settings make of `examples`. Raises NothingToLearn."""
+    return curate(examples, CurationPolicy(**settings.curation.model_dump()), settings.training.seed)
+
+
 def require_news(profile: str, parts: CycleParts) -> None:
-    """Raises NothingToLearn if the last judged job of the profile learned from the same feedback in the same way."""
+    """Raises NothingToLearn if there is too little feedback, or nothing that the last judged job did not learn from."""
+    examples = parts.db.feedback.examples(profile)
+    curated_by_settings(examples, parts.settings)
     judged = (job for job in parts.db.jobs.list(profile) if job.status in ("succeeded", "rejected"))
     last = next(judged, None)
     if last is None or last.spec is None:
         return
-    if last.spec.get("fingerprint") == _fingerprint(parts.db.feedback.examples(profile), parts):
+    if last.spec.get("fingerprint") == _fingerprint(examples, parts):
         raise NothingToLearn(f"no feedback has come since job {last.id}, which was {last.status}")
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -25,7 +25,6 @@ CHECKPOINTED = 75  # the worker's exit status after SIGTERM: it wrote a checkpoi
 DEFAULT_COMMAND = (sys.executable, "-m", "lars_agent.training.worker")
 LOG_NAME = "worker.log"
 PID_NAME = "worker.json"
-TAIL_LINES = 12
 TAIL_BYTES = 4_000
 
 _LEASH = str(Path(__file__).with_name("leash.py"))
@@ -33,7 +32,7 @@ _LEASH = str(Path(__file__).with_name("leash.py"))
 
 @dataclass(frozen=True)
 class Ending:
-    """How a worker process ended: its exit status (below zero: the signal) and the last lines it wrote."""
+    """How a worker process ended: its exit status (below zero: the signal) and the last line it wrote."""
 
     exit_status: int
     log_tail: str
@@ -49,7 +48,7 @@ class Ending:
         if self.exit_status < 0:
             how = f"signal {signal.Signals(-self.exit_status).name}"
         hint = ", which the system sends when memory runs out" if self.exit_status == -signal.SIGKILL else ""
-        said = f"; it last said:\n{self.log_tail}" if self.log_tail else ""
+        said = f"; it last said: {self.log_tail}; its log says more" if self.log_tail else ""
         return WorkerFailed(f"the training worker ended with {how}{hint} and left no result{said}")
 
 
@@ -192,11 +191,8 @@ def kill_stray(folder: Path) -> int | None:
 
 
 def _tail(log: Path, start: int) -> str:
-    """The last lines written to the log since `start` (bytes)."""
+    """The last line written to the log since `start` (bytes); empty where there is none."""
     with log.open("rb") as file:
         file.seek(max(start, log.stat().st_size - TAIL_BYTES))
-        return "\n".join(_printable(file.read()))
-
-
-def _printable(raw: bytes) -> Iterator[str]:
-    yield from raw.decode("utf-8", errors="replace").strip().splitlines()[-TAIL_LINES:]
+        lines = file.read().decode("utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from lars_agent.models.library import ModelLibrary
@@ -11,6 +10,5 @@ CACHE = Path(__file__).parent.parent / ".cache" / "models"
 
 
 def default_model_folder() -> Path:
-    """The folder of the converted default model; `LARS_AGENT_TEST_MODEL` may name one that is elsewhere."""
-    named = os.environ.get("LARS_AGENT_TEST_MODEL")
-    return Path(named) if named else ModelLibrary(CACHE).pull("default").folder
+    """The folder of the converted default model."""
+    return ModelLibrary(CACHE).pull("default").folder

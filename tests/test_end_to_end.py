@@ -6,6 +6,7 @@ against the incumbent, the winner is published, the runtime swaps it in, and the
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -31,13 +32,14 @@ SETTINGS = {
     "LARS_AGENT_TRAINING__EVALUATE_EVERY": "7",
     "LARS_AGENT_TRAINING__CHECKPOINT_EVERY": "2",
 }
+README = Path(__file__).parent.parent / "README.md"
 START_S, JOB_S = 120.0, 280.0
 
 
 @contextmanager
-def daemon(state: Path) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+def daemon(state: Path, settings: dict[str, str] = SETTINGS) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
     """A daemon on `state` that is ready to reply, and a client of it; killed at the end, if it still runs."""
-    environment = os.environ | SETTINGS | {"LARS_AGENT_DATA_DIR": str(state), "HOME": str(state)}
+    environment = os.environ | settings | {"LARS_AGENT_DATA_DIR": str(state), "HOME": str(state)}
     environment["LARS_AGENT_MODEL__NAME"] = str(default_model_folder())
     command = [sys.executable, "-m", "service", "serve", "--port", "0"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
@@ -51,6 +53,13 @@ def daemon(state: Path) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def commands(heading: str) -> list[str]:
+    """The curl commands of the README's section `heading`, each as one line of shell."""
+    section = README.read_text(encoding="utf-8").split(f"## {heading}\n")[1].split("\n## ")[0]
+    block = "\n".join(line[4:] for line in section.splitlines() if line.startswith("    "))
+    return [command for command in block.replace("\\\n", " ").splitlines() if command.startswith("curl")]
 
 
 def wait_for(condition: Any, limit_s: float) -> None:
@@ -100,3 +109,23 @@ def test_feedback_becomes_a_version_that_survives_kill_9_and_can_be_taken_back(t
         assert reply(client) == after
         assert client.post("/adapters/rollback").json()["active"] == "base"
         assert reply(client) == before
+
+
+@pytest.mark.real_model
+@pytest.mark.timeout(900)
+def test_the_readmes_commands_end_in_a_reply_from_version_1(tmp_path):
+    walk = commands("Run it")
+    assert len(walk) == 4
+    with daemon(tmp_path, {"LARS_AGENT_SCHEDULE__ENABLED": "false"}) as (_, client):
+
+        def run(command: str) -> dict[str, Any]:
+            command = command.replace("localhost:8321", f"127.0.0.1:{client.base_url.port}")
+            return json.loads(subprocess.run(["bash", "-c", command], capture_output=True, check=True).stdout)
+
+        before, _, _, job = [run(command) for command in walk]
+        assert before["details"]["adapter_version"] == "base"
+        wait_for(lambda: client.get(f"/jobs/{job['id']}").json()["finished"], JOB_S)
+        assert client.get(f"/jobs/{job['id']}").json()["error"] is None
+        after = run(walk[0])
+        assert after["details"]["adapter_version"] == "v1"
+        assert "Biscuit" in after["generated_text"]

@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from lars_agent.errors import ConfigError, ModelCorrupt, ModelIncomplete, ModelNotFound, ModelUnsupported
 from lars_agent.files import sha256_of
@@ -21,6 +28,7 @@ from lars_agent.memory.attention import use_grouped_attention
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
+GENERATION_FILE = "generation_config.json"
 MODEL_FILE = "model.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -44,6 +52,7 @@ def open_model(folder: Path, dtype: torch.dtype = torch.bfloat16) -> OpenedModel
     """
     files = weight_files(folder)
     tokenizer = open_tokenizer(folder)
+    generation = open_generation_config(folder)
     try:
         config = AutoConfig.from_pretrained(folder)
         with _parameters_on_meta():
@@ -51,6 +60,9 @@ def open_model(folder: Path, dtype: torch.dtype = torch.bfloat16) -> OpenedModel
     except (OSError, ValueError, KeyError) as error:
         raise ModelUnsupported(f"{folder} holds no decoder that transformers knows: {error}") from error
     _assign(model, _mapped(files), dtype, folder)
+    if generation is not None:
+        _keep_end_tokens(generation, model.generation_config)
+        model.generation_config = generation
     model.eval().requires_grad_(False)  # type: ignore[no-untyped-call]
     use_grouped_attention(model)
     return OpenedModel(model, tokenizer, folder, model_digest(folder, files))
@@ -73,8 +85,7 @@ def compute_dtype(name: str) -> torch.dtype:
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of the model in `folder`. Raises ModelNotFound, or ModelIncomplete that names the files."""
-    if not (folder / "config.json").is_file():
-        raise ModelNotFound(f"{folder} holds no model (no config.json); run: lars-agent model pull default")
+    _require_config(folder)
     names = [SINGLE_FILE]
     if (folder / INDEX_FILE).is_file():
         try:
@@ -89,8 +100,14 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
+def _require_config(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise ModelNotFound(f"{folder} holds no model (no config.json); run: lars-agent model pull default")
+
+
 def open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer in `folder`. Raises ModelIncomplete, or ModelUnsupported when it has no chat template."""
+    """The tokenizer in `folder`. Raises ModelNotFound, ModelIncomplete, or ModelUnsupported without a chat template."""
+    _require_config(folder)
     if not (folder / "tokenizer.json").is_file():
         raise ModelIncomplete(f"{folder} lacks tokenizer.json; pull the model again, or copy the file there")
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -99,6 +116,20 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     if not tokenizer.chat_template:
         raise ModelUnsupported(f"the model in {folder} has no chat template; choose an instruct or chat model")
     return tokenizer
+
+
+def open_generation_config(folder: Path) -> GenerationConfig | None:
+    """What generation_config.json in `folder` says, the stop tokens above all; None where there is no such file.
+
+    Raises ModelCorrupt.
+    """
+    path = folder / GENERATION_FILE
+    if not path.is_file():
+        return None
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ModelCorrupt(f"{path} cannot be read ({error}); pull the model again") from error
 
 
 def model_digest(folder: Path, files: list[Path]) -> str:
@@ -130,6 +161,12 @@ def _parameters_on_meta() -> Iterator[None]:
         yield
     finally:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def _keep_end_tokens(generation: GenerationConfig, derived: GenerationConfig) -> None:
+    """`generation` names the tokens that end a reply: its own, else those `derived` has from config.json."""
+    if generation.eos_token_id is None:
+        generation.eos_token_id = derived.eos_token_id
 
 
 def _mapped(files: list[Path]) -> dict[str, Tensor]:

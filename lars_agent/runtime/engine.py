@@ -153,6 +153,10 @@ class Engine:
         """New requests of `profile` get the store's active version; see `AdapterSlots.swap`."""
         return self._slots.swap(profile)
 
+    def serve_base(self, profile: str) -> None:
+        """The base model serves the profile, whatever the store calls active, until the next swap."""
+        self._slots.serve_base(profile)
+
     def serving(self, profile: str) -> int | None:
         """The version that serves `profile` now; None for the base model."""
         return self._slots.serving(profile)

@@ -62,6 +62,11 @@ class AdapterSlots:
             self._active[profile] = BASE if version is None else self._load(profile, version)
             return version
 
+    def serve_base(self, profile: str) -> None:
+        """The base model serves new requests of `profile`, whatever the store calls active, until the next swap."""
+        with self._lock:
+            self._active[profile] = BASE
+
     def serving(self, profile: str) -> int | None:
         """The version that serves `profile` now."""
         return self._active.get(profile, BASE).version

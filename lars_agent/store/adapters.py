@@ -28,8 +28,9 @@ _log = logging.getLogger(__name__)
 class AdapterStore:
     """Every profile's adapter versions under one folder. Methods may be called from any thread and process.
 
-    A profile's name is 1 to 64 of `a-z`, `0-9`, `_` and `-`, begins with a letter or digit, and is not `base`; any
-    other is answered with AdapterNotFound. A version is a number from 1 on; None is the base model without adapter.
+    A profile's name is 1 to 64 of `a-z`, `0-9`, `_` and `-`, begins with a letter or digit, and is neither `base` nor a
+    version such as `v2`; any other is answered with AdapterNotFound. A version is a number from 1 on; None is the base
+    model without adapter.
     """
 
     def __init__(self, root: Path) -> None:

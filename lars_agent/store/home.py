@@ -25,7 +25,7 @@ __all__ = ["ProfileHome"]
 
 BASE = "base"
 
-_NAME = re.compile("[a-z0-9][a-z0-9_-]{0,63}")
+_NAME = re.compile("(?!(?:base|v[1-9][0-9]{0,8})$)[a-z0-9][a-z0-9_-]{0,63}")
 _NUMBER = re.compile("[1-9][0-9]{0,17}")
 _ACTIVE, _LAST, _LOCK, _PUBLISH = "active", "last", ".lock", ".publish-"
 _log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class ProfileHome:
         if not _is_profile(profile):
             raise AdapterNotFound(
                 f"there is no profile {profile!r:.80}: a profile's name is 1 to 64 of a-z, 0-9, _ and -, begins with a "
-                f"letter or digit, and is not {BASE!r}"
+                f"letter or digit, and is neither {BASE!r} nor a version such as 'v2'"
             )
         self.path = root / profile
 
@@ -125,7 +125,7 @@ class ProfileHome:
 
 
 def _is_profile(name: str) -> bool:
-    return _NAME.fullmatch(name) is not None and name != BASE
+    return _NAME.fullmatch(name) is not None
 
 
 def _read_word(path: Path) -> str | None:

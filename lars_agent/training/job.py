@@ -3,6 +3,7 @@
 job.json         what to do: frozen when the daemon writes it
 train.jsonl      the examples to learn
 heldout.jsonl    the examples to judge by
+plan.json        how the budget is kept: chosen by the worker before it loads the model, and then kept
 progress.jsonl   one line per step, appended by the worker
 checkpoint-N/    where a killed worker goes on from
 candidate/       the adapter, written at the end
@@ -23,7 +24,7 @@ from lars_agent.files import write_atomically
 from lars_agent.training.gate import Scores
 
 SCHEMA = 1
-SPEC_FILE, RESULT_FILE, PROGRESS_FILE = "job.json", "result.json", "progress.jsonl"
+SPEC_FILE, PLAN_FILE, RESULT_FILE, PROGRESS_FILE = "job.json", "plan.json", "result.json", "progress.jsonl"
 TRAIN_FILE, HELDOUT_FILE, CANDIDATE = "train.jsonl", "heldout.jsonl", "candidate"
 
 
@@ -34,7 +35,8 @@ class JobSpec:
     Attributes:
         model_path: folder of the base model; `model_sha256` is the digest it must have.
         dtype: `auto`, `float32` or `bfloat16`, see `lars_agent.models.open.compute_dtype`.
-        lars, training, plan: the fields of `LarsConfig`, `TrainConfig` and `Plan`.
+        lars, training: the fields of `LarsConfig` and `TrainConfig`.
+        plan: the fields of `Plan` where it is not to be chosen for the budget.
         parent: folder of the incumbent adapter, None when the base model is in use.
         budget_bytes: peak resident memory the worker may reach; None for no limit.
         threads: torch's thread count; 0 for all cores.
@@ -85,8 +87,9 @@ class JobResult:
     Attributes:
         candidate, incumbent, base: losses of the new adapter, of the one in use, and of the model without any.
         losses: `train` (last) and `heldout` (best) reply loss in nats per token.
-        peak_bytes: the worker's peak resident memory.
+        peak_bytes: the worker's peak resident memory; `predicted_peak_bytes` is what the plan promised.
         seconds: time spent, all resumed runs together.
+        learned: the source ids of the examples that were trained on: those that were neither too long nor refused.
     """
 
     status: Literal["succeeded", "failed"]
@@ -98,8 +101,10 @@ class JobResult:
     incumbent: Scores | None = None
     base: Scores | None = None
     peak_bytes: int | None = None
+    predicted_peak_bytes: int | None = None
     seconds: float = 0.0
     losses: Mapping[str, float] = field(default_factory=dict)
+    learned: tuple[str, ...] = ()
 
     def write(self, folder: Path) -> None:
         """`folder` holds result.json."""
@@ -117,6 +122,7 @@ class JobResult:
         for name in ("candidate", "incumbent", "base"):
             if values.get(name) is not None:
                 values[name] = Scores.from_dict(values[name])
+        values["learned"] = tuple(values.get("learned", ()))
         return cls(**values)
 
 

@@ -1,8 +1,8 @@
 """The training worker: `python -m lars_agent.training.worker JOB_DIR`.
 
 A process of its own, so that its memory limit, its priority and its death concern nobody else. It reads the job
-directory, trains from the last sound checkpoint, measures candidate, incumbent and base model, and leaves `candidate/`
-and `result.json`. It judges nothing and opens no database.
+directory, plans its memory before it loads anything, trains from the last sound checkpoint, measures candidate,
+incumbent and base model, and leaves `candidate/` and `result.json`. It judges nothing and opens no database.
 
 Exit status: 0 with a result.json (also when the result is a failure with words), 75 when SIGTERM made it stop at a
 checkpoint, anything else for a crash. The same command goes on from there.
@@ -15,18 +15,24 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerFast
 
-from lars_agent.errors import BudgetExceeded, ExampleTooLong, JobInvalid, LarsError
+from lars_agent.errors import BudgetExceeded, ExampleTooLong, JobInvalid, LarsError, ModelUnsupported, TrainingError
 from lars_agent.example import Example
 from lars_agent.files import write_atomically
 from lars_agent.lars import LarsAdapter, LarsConfig, attach, load_adapter, save_adapter
+from lars_agent.memory.estimate import Workload
 from lars_agent.memory.measure import peak_rss_bytes, rss_bytes
-from lars_agent.memory.plan import Plan
-from lars_agent.models.open import OpenedModel, compute_dtype, open_model
+from lars_agent.memory.plan import DEFAULT_PLAN, Plan
+from lars_agent.memory.planner import Planned, choose_plan
+from lars_agent.memory.shape import shape_of
+from lars_agent.models.open import OpenedModel, compute_dtype, open_model, open_tokenizer
 from lars_agent.training import checkpoint
 from lars_agent.training.batches import Encoded, encode, pad_id
 from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text, score
@@ -34,6 +40,7 @@ from lars_agent.training.gate import Scores
 from lars_agent.training.job import (
     CANDIDATE,
     HELDOUT_FILE,
+    PLAN_FILE,
     PROGRESS_FILE,
     TRAIN_FILE,
     JobResult,
@@ -53,7 +60,8 @@ class Worker:
         self.folder = folder
         self.spec = JobSpec.read(folder)
         self.config = TrainConfig.from_dict(self.spec.training)
-        self.plan = Plan.from_dict(self.spec.plan)
+        self.plan = DEFAULT_PLAN
+        self.predicted_bytes: int | None = None
         self.stopping = False
         self.started = time.monotonic()
         self.earlier_s = 0.0
@@ -62,8 +70,12 @@ class Worker:
         """True when result.json is there, False when the worker was asked to stop before that."""
         signal.signal(signal.SIGTERM, self._stop)
         torch.set_num_threads(self.spec.threads or os.cpu_count() or 1)
+        tokenizer = open_tokenizer(Path(self.spec.model_path))
+        train, heldout = self._encoded(tokenizer, TRAIN_FILE), self._encoded(tokenizer, HELDOUT_FILE)
+        if not heldout and len(train) > 1:  # what was held out is too long: something must be judged by
+            heldout = [train.pop()]
+        self.plan, self.predicted_bytes = self._plan([*train, *heldout])
         opened = self._open_model()
-        train, heldout = self._encoded(opened, TRAIN_FILE), self._encoded(opened, HELDOUT_FILE)
         attachment = attach(opened.model)
         adapter = LarsAdapter.for_model(opened.model, LarsConfig.from_dict(self.spec.lars), seed=self.config.seed)
         rehearsal = general_text(opened.tokenizer, REHEARSAL_TEXT)
@@ -116,14 +128,30 @@ class Worker:
         self.guard()
         return opened
 
-    def _encoded(self, opened: OpenedModel, name: str) -> list[Encoded]:
-        """The examples of the file `name` as tokens; those that are too long are left out and said so in the log."""
+    def _plan(self, rows: Sequence[Encoded]) -> tuple[Plan, int | None]:
+        """The job's plan, chosen once and kept in plan.json, and its predicted peak; nothing has been loaded yet.
+
+        Raises BudgetTooSmall.
+        """
+        path = self.folder / PLAN_FILE
+        if self.spec.plan:
+            return Plan.from_dict(self.spec.plan), None
+        if not path.exists():
+            planned = plan_for(self.spec, rows)
+            write_atomically(path, json.dumps(planned.as_dict(), indent=2) + "\n")
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return Plan.from_dict(record["plan"]), record["predicted_peak_bytes"]
+
+    def _encoded(self, tokenizer: PreTrainedTokenizerFast, name: str) -> list[Encoded]:
+        """The examples of the file `name` as tokens; what is too long, or what the model's chat template refuses, is
+        left out and said so in the log.
+        """
         rows = []
         for example in read_examples(self.folder / name):
             try:
-                rows.append(encode(opened.tokenizer, _cleaned(example), self.config.max_seq_len))
-            except ExampleTooLong as error:
-                sys.stderr.write(f"left out: {error}\n")
+                rows.append(encode(tokenizer, _cleaned(example), self.config.max_seq_len))
+            except (ExampleTooLong, ModelUnsupported, TemplateError) as error:
+                sys.stderr.write(f"left out: {example.source_id}: {error}\n")
         return rows
 
     def _begin_progress(self, step: int) -> None:
@@ -176,9 +204,24 @@ class Worker:
             incumbent=incumbent,
             base=base,
             peak_bytes=peak_rss_bytes(),
+            predicted_peak_bytes=self.predicted_bytes,
             seconds=round(self.elapsed_s(), 3),
             losses={"train": progress.loss, "heldout": progress.best_loss},
+            learned=tuple(row.source_id for row in trainer.train_rows),
         ).write(self.folder)
+
+
+def plan_for(spec: JobSpec, rows: Sequence[Encoded]) -> Planned:
+    """The fastest plan for the job within its budget, given its examples as tokens. Raises BudgetTooSmall."""
+    number_bytes = torch.finfo(compute_dtype(spec.dtype)).bits // 8
+    load = Workload(
+        prompt=max((len(row.prompt) for row in rows), default=1),
+        reply=max((len(row.reply) for row in rows), default=1),
+        number_bytes=number_bytes,
+        program_bytes=rss_bytes(),
+    )
+    shape = shape_of(Path(spec.model_path), LarsConfig.from_dict(spec.lars))
+    return choose_plan(shape, load, spec.budget_bytes, TrainConfig.from_dict(spec.training).batch_size)
 
 
 def _cleaned(example: Example) -> Example:
@@ -194,13 +237,12 @@ def main(arguments: list[str]) -> int:
     folder = Path(arguments[0])
     try:
         return 0 if Worker(folder).run() else EXIT_STOPPED
-    except LarsError as error:
+    except (LarsError, OSError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         if not folder.is_dir():
             return 2
-        JobResult(
-            status="failed", error=str(error), error_type=type(error).__name__, peak_bytes=peak_rss_bytes()
-        ).write(folder)
+        kind = type(error).__name__ if isinstance(error, LarsError) else TrainingError.__name__
+        JobResult(status="failed", error=str(error), error_type=kind, peak_bytes=peak_rss_bytes()).write(folder)
         return 0
 
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 
 from lars_agent.example import Message
 from service.api.errors import InvalidField
@@ -33,9 +42,9 @@ def spoken(text: str) -> str:
     return text
 
 
-def _not_base(profile: str) -> str:
-    if profile == "base":
-        raise ValueError("`base` names the model without adapter; choose another name")
+def _not_a_version(profile: str) -> str:
+    if profile == "base" or VERSION_PATTERN.fullmatch(profile):
+        raise ValueError("`base`, `v1`, `v2`, ... name versions; choose another name")
     return profile
 
 
@@ -61,7 +70,9 @@ Text = Annotated[str, AfterValidator(storable)]
 SpokenText = Annotated[str, AfterValidator(storable), AfterValidator(spoken)]
 Tag = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(storable)]
 Id = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(storable)]
-Profile = Annotated[str, Field(pattern=PROFILE_PATTERN, description="A person or purpose."), AfterValidator(_not_base)]
+Profile = Annotated[
+    str, Field(pattern=PROFILE_PATTERN, description="A person or purpose."), AfterValidator(_not_a_version)
+]
 Rating = Annotated[
     Annotated[float, Field(strict=True), AfterValidator(_in_range)],
     BeforeValidator(_rating),
@@ -79,7 +90,12 @@ class Turn(Body):
     """One message of a conversation."""
 
     role: Literal["system", "user", "assistant"]
-    content: SpokenText
+    content: Text = Field(description="Only the assistant may have said nothing.")
+
+    @field_validator("content")
+    @classmethod
+    def _says_something(cls, content: str, info: ValidationInfo) -> str:
+        return content if info.data.get("role") == "assistant" else spoken(content)
 
     def to_message(self) -> Message:
         """The shape the library works with."""

@@ -14,7 +14,7 @@ from service.api.dependencies import DaemonDep
 from service.api.errors import ascii_json, documented
 from service.api.fields import Id
 from service.api.queries import NoQuery, PageQuery
-from service.api.schemas import JobBody, JobPage, JobProgress, JobRequest
+from service.api.schemas import JobBody, JobPage, JobProgress, JobRequest, finite
 from service.daemon import Daemon
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -87,7 +87,7 @@ async def _watch(daemon: Daemon, job_id: str) -> AsyncIterator[dict[str, str]]:
         job = await run_in_threadpool(daemon.db.jobs.get, job_id)  # before the progress: what ends it comes last
         lines = await run_in_threadpool(daemon.supervisor.progress, job_id)
         for line in lines[sent:]:
-            yield {"event": "progress", "data": ascii_json(line)}
+            yield {"event": "progress", "data": ascii_json(finite(line))}
         sent = len(lines)
         if (data := JobBody.of(job).model_dump_json()) != last:
             yield {"event": "job", "data": data}

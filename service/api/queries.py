@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import AwareDatetime, Field
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import AfterValidator, AwareDatetime, Field
 
 from service.api.fields import Body, Id, Profile, Tag
 from service.api.trl import Format
@@ -10,6 +13,18 @@ from service.db import DEFAULT_PROFILE
 
 PAGE = 100
 LARGEST_PAGE = 1000
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("lies before the year 1 or after the year 9999") from None
+
+
+Moment = Annotated[
+    AwareDatetime, AfterValidator(_in_utc), Field(description="Given before this moment, with its timezone.")
+]
 
 
 class PageQuery(Body):
@@ -23,7 +38,7 @@ class PageQuery(Body):
 class FeedbackQuery(PageQuery):
     """Which feedback."""
 
-    before: AwareDatetime | None = Field(default=None, description="Given before this moment, with its timezone.")
+    before: Moment | None = None
     tag: Tag | None = None
 
 
@@ -31,7 +46,7 @@ class DeleteQuery(Body):
     """Which feedback to delete: what matches all the filters given."""
 
     profile: Profile | None = None
-    before: AwareDatetime | None = Field(default=None, description="Given before this moment, with its timezone.")
+    before: Moment | None = None
     tag: Tag | None = None
 
 

@@ -17,16 +17,16 @@ from service.db import DEFAULT_PROFILE, FeedbackRecord, InteractionRecord, JobRe
 VersionLabel = Annotated[str, Field(description='"v3", or "base" for the model without adapter.', examples=["v3"])]
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """`value` with null for what JSON has no number for."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-JsonObject = Annotated[dict[str, Any], AfterValidator(_finite)]
+JsonObject = Annotated[dict[str, Any], AfterValidator(finite)]
 
 
 class Reply(BaseModel):

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from lars_agent.example import Message
 from service.api.errors import InvalidField, describe
-from service.api.fields import MAX_MESSAGES, TextOrMessages, Turn, to_messages
+from service.api.fields import MAX_MESSAGES, SpokenText, TextOrMessages, Turn, spoken, to_messages
 from service.db import FeedbackRecord, NewFeedback, to_example
 
 Format = Literal["messages", "prompt-completion", "preference", "kto"]
@@ -65,7 +65,13 @@ def to_lines(records: Iterable[FeedbackRecord], form: Format) -> Iterator[str]:
             yield json.dumps(row) + "\n"
 
 
-def _one_reply(turns: list[Turn]) -> list[Turn]:
+class Reply(Turn):
+    """A reply in which something is said."""
+
+    content: SpokenText
+
+
+def _one_reply(turns: list[Reply]) -> list[Reply]:
     if [turn.role for turn in turns] != ["assistant"]:
         raise ValueError("must be one message of the assistant")
     return turns
@@ -78,10 +84,11 @@ def _reply(value: Any) -> Any:
 def _ends_with_reply(turns: list[Turn]) -> list[Turn]:
     if [turn.role for turn in turns[-2:]] != ["user", "assistant"]:
         raise ValueError("must end with a message of the user and the assistant's reply")
+    spoken(turns[-1].content)
     return turns
 
 
-Completion = Annotated[list[Turn], BeforeValidator(_reply), AfterValidator(_one_reply)]
+Completion = Annotated[list[Reply], BeforeValidator(_reply), AfterValidator(_one_reply)]
 Dialogue = Annotated[list[Turn], Field(max_length=MAX_MESSAGES), AfterValidator(_ends_with_reply)]
 
 

@@ -6,14 +6,14 @@ from typing import Any
 
 from rich.console import Console
 
-from service.client import Client
+from service.client import ApiError, Client
 
 MAX_NEW_TOKENS = 256
 RATINGS = {"/good": "up", "/bad": "down"}
 
 
 def converse(client: Client, profile: str, out: Console) -> None:
-    """Reads lines until /quit or the end of input. Raises ApiError."""
+    """Reads lines until /quit or the end of input; a turn that fails is said and forgotten."""
     messages: list[dict[str, str]] = []
     interaction: str | None = None
     while True:
@@ -23,12 +23,17 @@ def converse(client: Client, profile: str, out: Console) -> None:
             return
         if line == "/quit":
             return
-        if line in RATINGS or line.startswith("/fix "):
+        if line in RATINGS or line.split(" ")[0] == "/fix":
             _give_feedback(client, interaction, line, out)
         elif line:
             messages.append({"role": "user", "content": line})
-            text, interaction = _reply(client, profile, messages, out)
-            messages.append({"role": "assistant", "content": text})
+            try:
+                text, interaction = _reply(client, profile, messages, out)
+            except ApiError as error:
+                out.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+                messages.pop()
+            else:
+                messages.append({"role": "assistant", "content": text})
 
 
 def _reply(client: Client, profile: str, messages: list[dict[str, str]], out: Console) -> tuple[str, str]:
@@ -45,6 +50,9 @@ def _give_feedback(client: Client, interaction: str | None, line: str, out: Cons
     if interaction is None:
         out.print("say something first; feedback is about the last reply")
         return
+    if line.startswith("/fix") and not line.removeprefix("/fix").strip():
+        out.print("say what the reply should have been: /fix TEXT")
+        return
     body: dict[str, Any] = {"interaction_id": interaction}
-    body |= {"rating": RATINGS[line]} if line in RATINGS else {"correction": line.removeprefix("/fix ").strip()}
+    body |= {"rating": RATINGS[line]} if line in RATINGS else {"correction": line.removeprefix("/fix").strip()}
     out.print(f"stored {client.post('/feedback', body)['id']}", highlight=False)

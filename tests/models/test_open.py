@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lars_agent.errors import ModelCorrupt, ModelIncomplete, ModelNotFound, ModelUnsupported
-from lars_agent.models.open import INDEX_FILE, SINGLE_FILE, open_model
+from lars_agent.models.open import GENERATION_FILE, INDEX_FILE, SINGLE_FILE, open_model
+from lars_agent.runtime.engine import end_tokens
 from tests.default_model import default_model_folder
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 
@@ -70,6 +71,31 @@ def test_a_shard_that_lacks_weights_is_named(tmp_path):
     index["weight_map"] = {name: file for name, file in index["weight_map"].items() if file in kept}
     (folder / INDEX_FILE).write_text(json.dumps(index))
     with pytest.raises(ModelIncomplete, match=r"lack .* weights"):
+        open_model(folder)
+
+
+def test_the_tokens_that_the_generation_config_lists_end_a_reply(tmp_path):
+    folder = save_tiny(tmp_path / "m")
+    (folder / GENERATION_FILE).write_text(json.dumps({"eos_token_id": [7, 9]}))
+    assert end_tokens(open_model(folder)) == {7, 9, tiny_tokenizer().eos_token_id}
+
+
+@pytest.mark.parametrize("generation", [None, {"max_new_tokens": 8}], ids=["no file", "a file without them"])
+def test_the_tokens_of_config_json_end_a_reply_where_the_generation_config_lists_none(tmp_path, generation):
+    folder = save_tiny(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text()) | {"eos_token_id": [7, 9]}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / GENERATION_FILE).unlink()
+    if generation is not None:
+        (folder / GENERATION_FILE).write_text(json.dumps(generation))
+    assert end_tokens(open_model(folder)) == {7, 9, tiny_tokenizer().eos_token_id}
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"max_new_tokens": -1}'])
+def test_a_generation_config_that_cannot_be_read_is_refused(tmp_path, content):
+    folder = save_tiny(tmp_path / "m")
+    (folder / GENERATION_FILE).write_text(content)
+    with pytest.raises(ModelCorrupt, match=r"generation_config\.json cannot be read"):
         open_model(folder)
 
 

@@ -94,6 +94,29 @@ def test_chat_streams_a_reply_and_takes_feedback_on_it(daemon):
     assert "stored f-" in done.stdout
 
 
+def test_chat_outlives_a_turn_that_is_refused(daemon):
+    done = run(daemon, "chat", stdin=f"{'x' * 3000}\nHello\n/fix\n/good\n/quit\n")
+    assert done.returncode == 0
+    assert "error: " in done.stdout
+    assert "/fix TEXT" in done.stdout
+    assert "stored f-" in done.stdout
+
+
+def test_feedback_goes_from_one_person_to_another_by_export_and_import(daemon, tmp_path):
+    run(daemon, "feedback", "--prompt", "My hen?", "--response", "No idea.", "--correction", "Ida.", "--profile", "ann")
+    exported = run(daemon, "export", "--profile", "ann").stdout
+    assert exported.count("\n") == 1
+    (tmp_path / "ann.jsonl").write_text(exported)
+    assert run(daemon, "import", str(tmp_path / "ann.jsonl"), "--profile", "ben").returncode == 0
+    assert run(daemon, "export", "--profile", "ben").stdout.count("Ida.") == 1
+
+
+def test_an_address_that_is_none_is_one_line_on_stderr(tmp_path):
+    done = run(os.environ | {"HOME": str(tmp_path), "LARS_AGENT_URL": "http://[nowhere"}, "status")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -33,8 +33,9 @@ def trained(reply_loss: float = 1.0, text_loss: float = 3.0) -> Callable[[Path],
         for name in ("adapter_config.json", "adapter_model.safetensors"):
             (folder / CANDIDATE / name).write_text(name)
         (folder / "checkpoint-5").mkdir(exist_ok=True)
-        scores = Scores(reply_loss, text_loss)
-        return JobResult("succeeded", candidate=scores, incumbent=INCUMBENT, base=INCUMBENT, steps=5, peak_bytes=7)
+        learned = tuple(example.source_id for example in read_examples(folder / TRAIN_FILE))
+        losses = {"candidate": Scores(reply_loss, text_loss), "incumbent": INCUMBENT, "base": INCUMBENT}
+        return JobResult("succeeded", **losses, steps=5, peak_bytes=7, learned=learned)
 
     return train
 
@@ -244,3 +245,27 @@ def test_failed_job_is_tried_again_on_the_same_feedback(house):
     run_cycle(job, house.parts, trained())
     house.db.jobs.update(job.id, status="failed")
     require_news("default", house.parts)
+
+
+def test_a_version_put_in_use_after_the_verdict_stays_in_use(house):
+    house.correct()
+    mine, parent = house.publish(), house.publish()
+    job = house.db.jobs.add("default", "manual")
+    publish = house.store.publish
+
+    def interrupted(*arguments):  # somebody activates another version while the candidate is being copied
+        manifest = publish(*arguments)
+        house.store.activate("default", mine)
+        return manifest
+
+    house.store.publish = interrupted
+    with pytest.raises(SwapFailed, match=f"v{parent + 1} was published, but v{mine} has been put in use meanwhile"):
+        run_cycle(job, house.parts, trained())
+    assert house.store.active("default") == mine
+    assert [manifest.version for manifest in house.store.versions("default")] == [1, 2, 3]
+
+
+def test_too_little_feedback_is_no_news(house):
+    house.correct(1)
+    with pytest.raises(NothingToLearn, match="two examples are needed"):
+        require_news("default", house.parts)

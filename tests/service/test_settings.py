@@ -11,6 +11,9 @@ from lars_agent.training.curate import CurationPolicy
 from lars_agent.training.gate import GatePolicy
 from lars_agent.training.loop import TrainConfig
 from service import settings as module
+from service.app import create_app
+from service.client import default_url
+from service.sections import url_of
 from service.settings import Settings, load_settings
 
 
@@ -61,7 +64,6 @@ def test_lists_come_from_the_environment_as_json(monkeypatch):
         ("[server\n", r"user\.toml cannot be read"),
         ("[lars]\npooling = 'x'\n", r"lars\.pooling: .*not 'x'"),
         ("[training]\nlearning_rate = nan\n", r"training\.learning_rate"),
-        ("[server]\nhost = '0.0.0.0'\n", r"can be reached from other devices; set server\.token"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(machine, text, words):
@@ -114,3 +116,24 @@ def test_every_setting_says_what_it_is():
     sections = {name: field.annotation for name, field in Settings.model_fields.items() if name != "data_dir"}
     silent = [f"{n}.{k}" for n, s in sections.items() for k, field in s.model_fields.items() if not field.description]
     assert silent == []
+
+
+def test_a_daemon_that_others_can_reach_needs_a_token_but_a_client_of_it_does_not(machine):
+    (machine / "user.toml").write_text("[server]\nhost = '0.0.0.0'\n")
+    settings = load_settings()  # the command line reads the same file, and need not know the token
+    with pytest.raises(ConfigError, match=r"can be reached from other devices; set server\.token"):
+        create_app(settings)
+    assert default_url() == "http://127.0.0.1:8321"
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:80"),
+        ("::1", "http://[::1]:80"),
+        ("::", "http://[::1]:80"),
+        ("pi.local", "http://pi.local:80"),
+    ],
+)
+def test_the_address_of_a_host_is_one_that_a_browser_takes(host, url):
+    assert url_of(host, 80) == url

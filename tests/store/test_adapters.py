@@ -181,7 +181,25 @@ class TestReading:
 
     @pytest.mark.parametrize(
         "name",
-        ["", ".", "..", "../x", "a/b", "/etc", "a\n", "A", "-a", "_a", "a.b", "base", "a" * 65, "ä", "a\x00", "\ud800"],
+        [
+            "",
+            ".",
+            "..",
+            "../x",
+            "a/b",
+            "/etc",
+            "a\n",
+            "A",
+            "-a",
+            "_a",
+            "a.b",
+            "base",
+            "v2",
+            "a" * 65,
+            "ä",
+            "a\x00",
+            "\ud800",
+        ],
     )
     def test_a_name_that_no_profile_can_have_is_refused_everywhere(
         self, store: AdapterStore, root: Path, candidate: Path, name: str

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from lars_agent.example import Message
 from lars_agent.files import sha256_of
 from lars_agent.lars import load_adapter
 from lars_agent.lars.state import WEIGHTS_FILE
@@ -28,7 +31,7 @@ from lars_agent.training.job import (
     write_examples,
 )
 from tests.tiny import save_tiny
-from tests.training.conftest import FACTS, HELD_OUT
+from tests.training.conftest import FACTS, HELD_OUT, fact
 
 TRAINING = {"steps": 12, "batch_size": 2, "evaluate_every": 4, "checkpoint_every": 2, "learning_rate": 1e-2}
 
@@ -124,7 +127,7 @@ def test_sigterm_stops_at_a_checkpoint_with_exit_75_and_no_result(tmp_path, mode
 @pytest.mark.parametrize(
     ("changes", "error_type", "words"),
     [
-        ({"budget_bytes": 1_000_000}, "BudgetExceeded", "raise memory.budget_bytes"),
+        ({"budget_bytes": 1_000_000}, "BudgetTooSmall", "raise memory.budget_bytes"),
         ({"model_sha256": "0" * 64}, "JobInvalid", "start a new job"),
         ({"model_path": "/nonexistent"}, "ModelNotFound", "/nonexistent"),
         ({"training": TRAINING | {"steps": 0}}, "ConfigError", "training.steps"),
@@ -167,3 +170,39 @@ def test_a_job_file_of_a_newer_schema_is_refused(tmp_path, model_folder):
     assert result is not None
     assert result.error_type == "JobInvalid"
     assert "schema 99" in (result.error or "")
+
+
+def test_the_plan_is_made_before_the_model_is_loaded_and_kept(tmp_path, model_folder):
+    folder = job(tmp_path / "job", model_folder)
+    assert run(folder) == 0
+    plan = json.loads((folder / "plan.json").read_text())
+    assert read_result(folder).predicted_peak_bytes == plan["predicted_peak_bytes"]
+    assert plan["plan"]["micro_batch"] == TRAINING["batch_size"]
+
+
+def test_a_budget_too_small_for_any_plan_is_refused_before_the_model_is_opened(tmp_path, model_folder):
+    elsewhere = tmp_path / "model"
+    shutil.copytree(model_folder, elsewhere)
+    (elsewhere / "model.safetensors").unlink()  # opening it would fail with another error
+    folder = job(tmp_path / "job", model_folder, model_path=str(elsewhere), budget_bytes=1_000_000)
+    assert run(folder) == 0
+    result = read_result(folder)
+    assert (result.status, result.error_type) == ("failed", "BudgetTooSmall")
+    assert "raise memory.budget_bytes" in result.error
+
+
+def test_an_example_that_cannot_be_used_is_left_out_and_does_not_stop_the_job(tmp_path, model_folder):
+    folder = job(tmp_path / "job", model_folder)
+    refused = replace(FACTS[0], messages=(Message(role="system", content="no such template"), *FACTS[0].messages))
+    write_examples(folder / TRAIN_FILE, [refused, *FACTS[1:]])
+    write_examples(folder / HELDOUT_FILE, [fact("Too long?", "x" * 3000)])  # all there is to judge by
+    model = tmp_path / "model"
+    shutil.copytree(model_folder, model)
+    template = model / "chat_template.jinja"
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    template.write_text(refusal + template.read_text())
+    JobSpec(**json.loads((folder / "job.json").read_text()) | {"model_path": str(model)}).write(folder)
+    assert run(folder) == 0
+    result = read_result(folder)
+    assert (result.status, result.error) == ("succeeded", None)
+    assert set(result.learned) == {example.source_id for example in FACTS[1:-1]}  # the last is judged by instead

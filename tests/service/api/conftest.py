@@ -71,8 +71,8 @@ class FakeTicket:
 class FakeEngine:
     """Replies "echo: " and the last message, with the adapters of a real store, whose bytes it never loads."""
 
-    def __init__(self, store: AdapterStore, on_busy: Callable[[bool], None]) -> None:
-        self.store, self.on_busy = store, on_busy
+    def __init__(self, store: AdapterStore, on_busy: Callable[[bool], None], sha256: str = SHA256) -> None:
+        self.store, self.on_busy, self.sha256 = store, on_busy, sha256
         self.tickets: list[FakeTicket] = []
         self.refuse_submit: Exception | None = None
         self.refuse_swap: LarsError | None = None
@@ -97,9 +97,12 @@ class FakeEngine:
         if self.refuse_swap is not None:
             raise self.refuse_swap
         if version is not None:
-            self.store.verify(profile, version, SHA256)
+            self.store.verify(profile, version, self.sha256)
         self._active[profile] = version
         return version
+
+    def serve_base(self, profile: str) -> None:
+        self._active[profile] = None
 
     def serving(self, profile: str) -> int | None:
         return self._active.get(profile)
@@ -129,9 +132,9 @@ def fake_app(settings: Settings, **options: object) -> FastAPI:
     return create_app(settings, **{**parts, **options})
 
 
-def opener(settings: Settings):
+def opener(settings: Settings, sha256: str = SHA256):
     store = AdapterStore(settings.adapters_dir)
-    return lambda installed, on_busy: FakeEngine(store, on_busy)
+    return lambda installed, on_busy: FakeEngine(store, on_busy, sha256)
 
 
 @pytest.fixture

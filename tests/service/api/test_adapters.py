@@ -5,7 +5,7 @@ import pytest
 from lars_agent.errors import AdapterIncompatible
 from lars_agent.store.adapters import AdapterStore
 from service.settings import Settings
-from tests.service.api.conftest import wait_until
+from tests.service.api.conftest import FakeModel, client_of, fake_app, opener, wait_until
 from tests.store.make import make_candidate, make_draft
 
 
@@ -102,3 +102,22 @@ def test_when_no_version_is_sound_the_base_model_replies(start, settings: Settin
     wait_until(lambda: client.get("/health").status_code == 200)
     assert client.get("/info").json()["serving"] == {"default": "base"}
     assert client.post("/generate", json={"inputs": "Hi"}).status_code == 200
+
+
+def test_a_version_for_another_base_model_is_set_aside_and_serves_again_when_its_model_is_back(
+    start, settings: Settings, tmp_path
+):
+    store = AdapterStore(settings.adapters_dir)
+    publish(store, tmp_path)
+    store.activate("default", 2)
+    other = FakeModel(sha256="c" * 64)
+    with client_of(fake_app(settings, find_model=lambda: other, open_engine=opener(settings, other.sha256))) as client:
+        wait_until(lambda: client.get("/health").status_code == 200)
+        info = client.get("/info").json()
+        assert info["serving"] == {"default": "base"}
+        assert "not for the base model in use" in info["problems"][0]
+        assert client.post("/generate", json={"inputs": "Hi"}).json()["details"]["adapter_version"] == "base"
+    assert store.active("default") == 2
+    client = start(settings)
+    wait_until(lambda: client.get("/health").status_code == 200)
+    assert client.get("/info").json()["serving"] == {"default": "v2"}

@@ -128,3 +128,11 @@ def test_feedback_and_health_are_answered_while_a_reply_is_made(client, engine):
     for thread in threads:
         thread.join()
     assert replies == [200, 200, 200]
+
+
+def test_a_conversation_in_which_the_assistant_said_nothing_goes_on(client):
+    turns = [("user", "Hi"), ("assistant", ""), ("user", "Hello?")]
+    body = {"inputs": [{"role": role, "content": content} for role, content in turns]}
+    assert client.post("/generate", json=body).status_code == 200
+    body["inputs"][0]["content"] = " "
+    assert client.post("/generate", json=body).status_code == 422

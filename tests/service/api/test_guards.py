@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from lars_agent.errors import ConfigError
 from service.middleware import without_port
 from service.settings import Server, Settings
 from tests.service.api.conftest import client_of, fake_app, wait_until
@@ -71,7 +72,7 @@ def test_request_without_the_token_is_refused(locked, header):
 
 
 def test_every_route_but_health_asks_for_the_token(locked):
-    for path in ("/info", "/feedback", "/interactions", "/adapters", "/jobs", "/openapi.json", "/nothing", "/health/x"):
+    for path in ("/info", "/feedback", "/interactions", "/adapters", "/jobs", "/nothing", "/health/x"):
         assert locked.get(path).status_code == 401, path
     assert locked.get("/ready").status_code == 200
 
@@ -89,6 +90,6 @@ def test_host_without_its_port(host, name):
     assert without_port(host) in (name, "")
 
 
-def test_stranger_is_not_listened_to_without_a_token():
-    with pytest.raises(ValueError, match=r"server\.token"):
-        Settings(server={"host": "192.168.1.2"})
+def test_stranger_is_not_listened_to_without_a_token(tmp_path):
+    with pytest.raises(ConfigError, match=r"server\.token"):
+        fake_app(Settings(data_dir=tmp_path, server={"host": "192.168.1.2"}))

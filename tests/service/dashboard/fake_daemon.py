@@ -83,7 +83,7 @@ class FakeDaemon:
 
 def fake_app(daemon: FakeDaemon) -> FastAPI:
     """The real page over the fake's JSON."""
-    app = FastAPI()
+    app = FastAPI(docs_url=None, redoc_url=None)
     app.include_router(router)
     mount_static(app)
     app.get("/info")(daemon.info)

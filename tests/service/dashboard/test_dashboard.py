@@ -1,27 +1,24 @@
-"""The page as a client gets it, and as a person sees it in a real Chromium."""
+"""The dashboard as a client gets it, and as a person sees it in a real Chromium."""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import uvicorn
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from service.settings import Settings
 from tests.service.api import conftest as api
+from tests.service.dashboard.conftest import served
 from tests.service.dashboard.fake_daemon import NIGHT, REASON, FakeDaemon, fake_app, job_body
 from tests.service.house import STANDIN
 
-CHROMIUM = Path("/usr/bin/chromium")
+PAGES = ("/", "/docs")
+SWAGGER_UI = {"swagger-ui-bundle.js", "swagger-ui.css"}  # from an installed package
 STATIC = Path(__file__).parents[3] / "service" / "dashboard" / "static"
 SHOTS = os.environ.get("DASHBOARD_SHOTS")  # a folder to keep screenshots in
 
@@ -31,20 +28,22 @@ def client() -> TestClient:
     return TestClient(fake_app(FakeDaemon()))
 
 
-def test_the_page_is_html_and_allows_nothing_from_elsewhere(client) -> None:
-    reply = client.get("/")
+@pytest.mark.parametrize("path", PAGES)
+def test_the_page_is_html_and_allows_nothing_from_elsewhere(client, path) -> None:
+    reply = client.get(path)
     assert reply.status_code == 200
     assert reply.headers["content-type"].startswith("text/html")
     assert "default-src 'self'" in reply.headers["content-security-policy"]
     assert "unsafe" not in reply.headers["content-security-policy"]
-    assert not re.search(r"https?://|//cdn|<style|style=|onclick=", reply.text)
+    assert not re.search(r"//|<style|style=|onclick=|<script>", reply.text)
 
 
-def test_every_file_the_page_names_is_served_with_its_type(client) -> None:
-    page = client.get("/").text
+def test_every_file_the_pages_name_is_served_with_its_type(client) -> None:
+    pages = "".join(client.get(path).text for path in PAGES)
     scripts = "".join(path.read_text() for path in STATIC.glob("*.js"))
-    named = {*re.findall(r'"(static/[^"]+)"', page), *(f"static/{name}" for name in re.findall(r'"\./(.+?)"', scripts))}
-    assert {Path(name).name for name in named} == {path.name for path in STATIC.iterdir()}
+    imported = {f"static/{name}" for name in re.findall(r'"\./(.+?)"', scripts)}
+    named = {*re.findall(r'"(static/[^"]+)"', pages), *imported}
+    assert {Path(name).name for name in named} == {path.name for path in STATIC.iterdir()} | SWAGGER_UI
     kinds = {".js": "javascript", ".css": "text/css", ".svg": "image/svg+xml"}
     for name in named:
         reply = client.get(f"/{name}")
@@ -69,8 +68,8 @@ def test_what_the_daemon_says_can_never_become_markup() -> None:
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", code)
 
 
-def test_the_page_is_not_part_of_the_api(client) -> None:
-    assert "/" not in client.get("/openapi.json").json()["paths"]
+def test_the_pages_are_not_part_of_the_api(client) -> None:
+    assert not {*PAGES} & {*client.get("/openapi.json").json()["paths"]}
 
 
 @pytest.fixture
@@ -80,50 +79,10 @@ def daemon() -> FakeDaemon:
     return FakeDaemon(job=job_body("succeeded", **night))
 
 
-@contextmanager
-def served(app: FastAPI) -> Iterator[str]:
-    """Where `app` answers, on loopback."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 20
-    while not server.started:
-        assert time.monotonic() < deadline, "it never came up"
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    server.should_exit = True
-    thread.join(20)
-
-
 @pytest.fixture
 def address(daemon) -> Iterator[str]:
     with served(fake_app(daemon)) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """A real Chromium; where there is none, only CI insists on it."""
-    if not CHROMIUM.exists() and "CI" not in os.environ:
-        pytest.skip(f"there is no {CHROMIUM}")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser):
-    """A page in which no error may be logged."""
-    page = browser.new_page(viewport={"width": 1000, "height": 1000}, color_scheme="light")
-    problems: list[str] = []
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    yield page
-    page.close()
-    assert [words for words in problems if "409" not in words] == []
 
 
 def shoot(page, name: str) -> None:

@@ -1,0 +1,77 @@
+"""What of a base model and an adapter decides how much memory a training step takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from lars_agent.lars.config import LarsConfig
+from lars_agent.lars.inject import LarsAdapter, target_shapes
+
+__all__ = ["ModelShape", "shape_of"]
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Counts, not bytes, unless the name says so.
+
+    Attributes:
+        layers, hidden, intermediate, vocabulary: L, H, I, V of the base model.
+        query_width, key_width: heads x head size of queries, and of keys (and of values).
+        window: tokens that a sliding-window model's cache keeps, None where it keeps all of them.
+        parameters: of the base model, tied ones once.
+        adapted_in, adapted_out: in- and out-features of all adapted layers, summed.
+        adapter_parameters: of the adapter.
+        response: whether only reply tokens enter autograd (`response` pooling).
+    """
+
+    layers: int
+    hidden: int
+    intermediate: int
+    vocabulary: int
+    query_width: int
+    key_width: int
+    window: int | None
+    parameters: int
+    adapted_in: int
+    adapted_out: int
+    adapter_parameters: int
+    response: bool
+
+
+def shape_of(folder: Path, lars: LarsConfig) -> ModelShape:
+    """The shape of the base model in `folder` under an adapter of `lars`; no weight is read or made."""
+    config = AutoConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        adapter = LarsAdapter(lars, shapes := target_shapes(model, lars))
+    text = config.get_text_config(decoder=True)
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    widest = max((module.out_features for module in linears if module.out_features < text.vocab_size), default=0)
+    return ModelShape(
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        intermediate=getattr(text, "intermediate_size", None) or widest or 4 * text.hidden_size,
+        vocabulary=text.vocab_size,
+        query_width=text.num_attention_heads * head_size,
+        key_width=(getattr(text, "num_key_value_heads", None) or text.num_attention_heads) * head_size,
+        window=_window(text),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        adapted_in=sum(inputs for inputs, _ in shapes.values()),
+        adapted_out=sum(outputs for _, outputs in shapes.values()),
+        adapter_parameters=sum(parameter.numel() for parameter in adapter.parameters()),
+        response=lars.pooling == "response",
+    )
+
+
+def _window(text: object) -> int | None:
+    """The sliding window, where every layer has one."""
+    kinds = getattr(text, "layer_types", None)
+    if kinds is not None and any(kind != "sliding_attention" for kind in kinds):
+        return None
+    return getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None

@@ -1,0 +1,95 @@
+"""Which plan a budget gives: pure decisions over shapes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from lars_agent.errors import BudgetTooSmall
+from lars_agent.lars.config import LarsConfig
+from lars_agent.lars.inject import LarsAdapter
+from lars_agent.memory.estimate import Workload, estimate
+from lars_agent.memory.plan import Plan
+from lars_agent.memory.planner import choose_plan, ladder, needed_bytes
+from lars_agent.memory.shape import ModelShape, shape_of
+from tests.tiny import save_tiny, tiny_model
+
+SMOLLM2 = ModelShape(30, 576, 1536, 49152, 576, 192, None, 134_515_008, 149_760, 155_520, 7_842_390, response=True)
+LOAD = Workload(prompt=1024, reply=128, number_bytes=2, program_bytes=370_000_000)
+SMALLEST = Plan(1, 64, 8, recompute=True, optimizer_bits=8)
+
+
+def test_without_a_budget_the_fastest_plan_is_chosen() -> None:
+    chosen = choose_plan(SMOLLM2, LOAD, None, 8)
+    assert chosen.plan == Plan(micro_batch=8, recompute=False)
+    assert chosen.relative_time == 1.0
+
+
+def test_each_budget_on_the_ladder_gives_its_own_plan_and_one_byte_less_the_next() -> None:
+    steps = ladder(SMOLLM2, LOAD, 8)
+    assert len(steps) > 5
+    for faster, slower in pairwise(steps):
+        assert faster.relative_time <= slower.relative_time
+        assert choose_plan(SMOLLM2, LOAD, needed_bytes(faster), 8) == faster
+        assert choose_plan(SMOLLM2, LOAD, needed_bytes(faster) - 1, 8) == slower
+
+
+def test_no_chosen_plan_is_predicted_to_pass_its_budget() -> None:
+    for budget in range(800_000_000, 3_000_000_000, 100_000_000):
+        try:
+            assert choose_plan(SMOLLM2, LOAD, budget, 8).estimate.peak_bytes <= budget
+        except BudgetTooSmall:
+            assert budget < needed_bytes(ladder(SMOLLM2, LOAD, 8)[-1])
+
+
+def test_a_budget_too_small_is_refused_with_the_least_that_would_do() -> None:
+    least = needed_bytes(ladder(SMOLLM2, LOAD, 8)[-1])
+    with pytest.raises(BudgetTooSmall, match=f"at least {least:,} bytes.*the budget is 1,000"):
+        choose_plan(SMOLLM2, LOAD, 1_000, 8)
+    assert choose_plan(SMOLLM2, LOAD, least, 8).plan.micro_batch == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "term"),
+    [
+        ({"prompt": 2048}, "kv_cache"),
+        ({"reply": 256}, "activations"),
+        ({"number_bytes": 4}, "weights"),
+        ({"program_bytes": 500_000_000}, "program"),
+    ],
+)
+def test_more_work_takes_more_of_its_own_term_and_no_less_of_any(change, term) -> None:
+    before = estimate(SMOLLM2, LOAD, SMALLEST).as_dict()
+    after = estimate(SMOLLM2, replace(LOAD, **change), SMALLEST).as_dict()
+    assert after[term] > before[term]
+    assert all(after[name] >= before[name] for name in before)
+
+
+def test_in_response_mode_what_grows_with_the_prompt_is_the_cache_and_what_reads_it() -> None:
+    short, long = (estimate(SMOLLM2, replace(LOAD, prompt=tokens), SMALLEST) for tokens in (1024, 8192))
+    cache = long.kv_cache - short.kv_cache
+    assert cache == 2 * 30 * 192 * (8192 - 1024) * 2
+    assert long.peak_bytes - short.peak_bytes <= 1.1 * cache
+    sequence = replace(SMOLLM2, response=False)
+    grown = estimate(sequence, replace(LOAD, prompt=8192), SMALLEST).peak_bytes
+    assert grown - estimate(sequence, LOAD, SMALLEST).peak_bytes > 2 * cache
+
+
+def test_a_shape_counts_what_the_model_has(tmp_path) -> None:
+    model, lars = tiny_model("qwen2"), LarsConfig(rank=4)
+    shape = shape_of(save_tiny(tmp_path, "qwen2"), lars)
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+    assert shape.adapter_parameters == sum(p.numel() for p in LarsAdapter.for_model(model, lars).parameters())
+    assert (shape.layers, shape.hidden, shape.intermediate, shape.vocabulary) == (2, 32, 48, 300)
+    assert (shape.query_width, shape.key_width, shape.window) == (32, 16, None)
+    assert (shape.adapted_in, shape.adapted_out) == (2 * (6 * 32 + 48), 2 * (32 + 16 + 16 + 32 + 48 + 48 + 32))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "phi", "gemma", "mistral"])
+def test_every_family_has_a_shape(tmp_path, family) -> None:
+    shape = shape_of(save_tiny(tmp_path, family), LarsConfig(pooling="prompt"))
+    assert shape.layers == 2
+    assert shape.key_width in (16, 32)
+    assert not shape.response

@@ -1,0 +1,67 @@
+"""The API's documentation page, of a real daemon that asks for a token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from service.settings import Settings
+from tests.service.api import conftest as api
+from tests.service.dashboard.conftest import served
+
+TOKEN = "sesame"
+SIGNED = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture
+def app(tmp_path) -> FastAPI:
+    return api.fake_app(Settings(data_dir=tmp_path, schedule={"enabled": False}, server={"token": TOKEN}))
+
+
+@pytest.fixture
+def client(app) -> Iterator[TestClient]:
+    with api.client_of(app) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    "path", ["/docs", "/openapi.json", "/static/docs.js", "/static/swagger-ui-bundle.js", "/static/swagger-ui.css"]
+)
+def test_what_draws_the_page_asks_for_no_token(client, path) -> None:
+    assert client.get(path).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/redoc", "/docs/oauth2-redirect"])
+def test_the_pages_that_fastapi_would_add_are_not_there(client, path) -> None:
+    assert client.get(path, headers=SIGNED).status_code == 404
+
+
+def test_only_pictures_may_stand_in_the_style_itself(client) -> None:
+    policies = {path: client.get(path).headers["content-security-policy"] for path in ("/", "/docs")}
+    assert policies["/docs"] == f"{policies['/']}; img-src 'self' data:"
+
+
+@pytest.mark.browser
+def test_a_person_sees_every_operation_and_no_other_host_is_asked(app, page) -> None:
+    hosts = set()
+    page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
+    with served(app) as address:
+        page.goto(f"{address}docs")
+        page.wait_for_selector(".opblock")
+        paths = page.request.get(f"{address}openapi.json").json()["paths"]
+        drawn = page.locator(".opblock").evaluate_all(
+            "all => all.map(one => [...one.querySelectorAll('.opblock-summary-method, [data-path]')]"
+            ".map(part => part.dataset.path ?? part.textContent.toLowerCase()))"
+        )
+        assert sorted(drawn) == sorted([verb, path] for path, verbs in paths.items() for verb in verbs)
+        page.click(".opblock:has([data-path='/health']) .opblock-summary-control")
+        page.click(".try-out__btn")
+        with page.expect_response("**/health") as answer:
+            page.click(".execute")
+        assert answer.value.status == 200
+        page.wait_for_selector(".live-responses-table")
+    assert hosts == {urlsplit(address).netloc}

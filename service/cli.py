@@ -95,6 +95,20 @@ def adapt(
 
 
 @app.command()
+def plan(profile: Profile = "default", url: Url = None, as_json: Json = False) -> None:
+    """How the next adaptation would keep its memory budget; exit 1 if it cannot."""
+    from service.commands.plan import show
+
+    planned = Client(url).post("/jobs", {"profile": profile}, dry_run="true")
+    if as_json:
+        _print_json(planned)
+    else:
+        show(planned, OUT)
+    if planned["chosen"] is None:
+        raise typer.Exit(1)
+
+
+@app.command()
 def adapters(profile: Profile = "default", url: Url = None, as_json: Json = False) -> None:
     """The versions of a profile, the one in use marked."""
     listed = Client(url).get("/adapters", profile=profile)

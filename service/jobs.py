@@ -16,6 +16,7 @@ from service.courtesy import Courtesy
 from service.cycle import run_cycle
 from service.db import DEFAULT_PROFILE, Database, JobRecord, JobTrigger
 from service.db.records import UNFINISHED, JobChanges, now_utc
+from service.dry_run import dry_run
 from service.parts import BaseModel, CycleParts
 from service.settings import Settings
 from service.snapshot import require_news
@@ -62,6 +63,7 @@ class Supervisor:
     ) -> None:
         self._db, self._store = db, store
         self._parts = CycleParts(settings, db, store, base_model, swap, pointer or threading.Lock())
+        self._worker_command = tuple(worker_command)
         self._worker = WorkerProcess(worker_command, threads=settings.training.threads, grace_s=grace_s)
         self._courtesy = Courtesy(self._worker, idle_s)
         self._lock = threading.RLock()
@@ -99,6 +101,10 @@ class Supervisor:
             job = self._db.jobs.add(profile, trigger)
             self._start([job])
             return job
+
+    def plan(self, profile: str = DEFAULT_PROFILE) -> dict[str, Any]:
+        """What `adapt` would do with the profile's feedback as it is: see `dry_run`."""
+        return dry_run(profile, self._parts, self._worker_command)
 
     def pause(self, job_id: str) -> JobRecord:
         """The job's worker stands still until `resume`. Raises JobNotFound, JobNotRunning."""

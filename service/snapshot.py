@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from lars_agent.errors import AdapterIncompatible, NothingToLearn
 from lars_agent.example import Example
@@ -20,7 +21,7 @@ from service.settings import Settings
 def snapshot(job: JobRecord, examples: Sequence[Example], curated: Curated, parts: CycleParts) -> None:
     """The job directory holds all that the worker needs; job.json comes last and says that the rest is there."""
     active, parent = _incumbent(job.profile, parts)
-    folder, spec = parts.folder(job.id), _spec(job, parent, parts)
+    folder, spec = parts.folder(job.id), _spec(job.id, job.profile, parent, parts)
     record = asdict(spec) | {
         "active_version": active,
         "parent_version": parent,
@@ -31,6 +32,20 @@ def snapshot(job: JobRecord, examples: Sequence[Example], curated: Curated, part
     }
     parts.db.jobs.update(job.id, spec=record, budget_bytes=spec.budget_bytes)
     make_folder(parts.settings.jobs_dir).chmod(0o700)  # what people said is for no other user to read
+    _write(folder, curated, spec)
+
+
+def rehearse(profile: str, folder: Path, parts: CycleParts) -> None:
+    """`folder` is the job directory that a job of the profile would have now; nothing else is changed.
+
+    Raises NothingToLearn, ModelLoading.
+    """
+    curated = curated_by_settings(parts.db.feedback.examples(profile), parts.settings)
+    _, parent = _incumbent(profile, parts)
+    _write(folder, curated, _spec("dry-run", profile, parent, parts))
+
+
+def _write(folder: Path, curated: Curated, spec: JobSpec) -> None:
     make_folder(folder)
     write_examples(folder / TRAIN_FILE, curated.train)
     write_examples(folder / HELDOUT_FILE, curated.heldout)
@@ -66,11 +81,11 @@ def _incumbent(profile: str, parts: CycleParts) -> tuple[int | None, int | None]
     return active, active
 
 
-def _spec(job: JobRecord, parent: int | None, parts: CycleParts) -> JobSpec:
+def _spec(job_id: str, profile: str, parent: int | None, parts: CycleParts) -> JobSpec:
     settings, model = parts.settings, parts.base_model()
     return JobSpec(
-        job_id=job.id,
-        profile=job.profile,
+        job_id=job_id,
+        profile=profile,
         model_path=str(model.folder),
         model_sha256=model.sha256,
         dtype=settings.model.dtype,
@@ -78,7 +93,7 @@ def _spec(job: JobRecord, parent: int | None, parts: CycleParts) -> JobSpec:
         base_model_revision=model.revision,
         lars=settings.lars.model_dump(mode="json"),
         training=settings.training.model_dump(exclude={"threads"}),
-        parent=None if parent is None else str(parts.store.folder(job.profile, parent)),
+        parent=None if parent is None else str(parts.store.folder(profile, parent)),
         budget_bytes=settings.memory.budget_bytes,
         threads=settings.training.threads,
         seed=settings.training.seed,

@@ -63,7 +63,7 @@ class WorkerProcess:
         self, command: Sequence[str] = DEFAULT_COMMAND, *, threads: int = 0, grace_s: float = 30.0, poll_s: float = 0.1
     ) -> None:
         self._command = tuple(command)
-        self._threads = threads or os.cpu_count() or 1
+        self._threads = threads
         self._grace_s = grace_s
         self._poll_s = poll_s
         self._changed = threading.Condition(threading.RLock())
@@ -129,21 +129,15 @@ class WorkerProcess:
                 return False
             command = [sys.executable, _LEASH, str(os.getpid()), *self._command, str(folder)]
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment(), process_group=0
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=worker_environment(self._threads),
+                process_group=0,
             )
             write_atomically(folder / PID_NAME, json.dumps({"pid": self._process.pid}))
             return True
-
-    def _environment(self) -> dict[str, str]:
-        """Ours, with the number of threads that the worker's mathematics may use, and a thrifty allocator."""
-        threads = str(self._threads)
-        return {
-            **os.environ,
-            **THRIFTY_MALLOC,
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-            "PYTHONUNBUFFERED": "1",
-        }
 
     def _wait(self) -> int:
         """The exit status of the worker, which has ended. Polled: no signal goes to a reaped process's id."""
@@ -170,6 +164,18 @@ class WorkerProcess:
         if self._process is not None and self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Ours, with the worker's number of threads (0: one a core) and an allocator that gives memory back."""
+    number = str(threads or os.cpu_count() or 1)
+    return {
+        **os.environ,
+        **THRIFTY_MALLOC,
+        "OMP_NUM_THREADS": number,
+        "MKL_NUM_THREADS": number,
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def kill_stray(folder: Path) -> int | None:

@@ -1,4 +1,4 @@
-"""The training worker: `python -m lars_agent.training.worker JOB_DIR`.
+"""The training worker: `python -m lars_agent.training.worker JOB_DIR` (with `--plan`: what it would do, as JSON).
 
 A process of its own, so that its memory limit, its priority and its death concern nobody else. It reads the job
 directory, plans its memory before it loads anything, trains from the last sound checkpoint, measures candidate,
@@ -20,35 +20,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerFast
 
-from lars_agent.errors import BudgetExceeded, ExampleTooLong, JobInvalid, LarsError, ModelUnsupported, TrainingError
-from lars_agent.example import Example
+from lars_agent.errors import (
+    BudgetExceeded,
+    JobInvalid,
+    LarsError,
+    TrainingError,
+)
 from lars_agent.files import write_atomically
 from lars_agent.lars import LarsAdapter, LarsConfig, attach, load_adapter, save_adapter
-from lars_agent.memory.estimate import Workload
 from lars_agent.memory.measure import peak_rss_bytes, rss_bytes
 from lars_agent.memory.plan import DEFAULT_PLAN, Plan
-from lars_agent.memory.planner import Planned, choose_plan
-from lars_agent.memory.shape import shape_of
 from lars_agent.models.open import OpenedModel, compute_dtype, open_model, open_tokenizer
 from lars_agent.training import checkpoint
-from lars_agent.training.batches import Encoded, encode, pad_id
+from lars_agent.training.batches import Encoded, pad_id
 from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text, score
 from lars_agent.training.gate import Scores
 from lars_agent.training.job import (
     CANDIDATE,
-    HELDOUT_FILE,
     PLAN_FILE,
     PROGRESS_FILE,
-    TRAIN_FILE,
     JobResult,
     JobSpec,
-    read_examples,
     read_progress,
 )
 from lars_agent.training.loop import Progress, TrainConfig, Trainer, learning_rate
+from lars_agent.training.planning import encoded, plan_for, plan_job
 
 EXIT_STOPPED = 75
 
@@ -71,9 +68,7 @@ class Worker:
         signal.signal(signal.SIGTERM, self._stop)
         torch.set_num_threads(self.spec.threads or os.cpu_count() or 1)
         tokenizer = open_tokenizer(Path(self.spec.model_path))
-        train, heldout = self._encoded(tokenizer, TRAIN_FILE), self._encoded(tokenizer, HELDOUT_FILE)
-        if not heldout and len(train) > 1:  # what was held out is too long: something must be judged by
-            heldout = [train.pop()]
+        train, heldout = encoded(self.folder, self.spec, tokenizer)
         self.plan, self.predicted_bytes = self._plan([*train, *heldout])
         opened = self._open_model()
         attachment = attach(opened.model)
@@ -142,18 +137,6 @@ class Worker:
         record = json.loads(path.read_text(encoding="utf-8"))
         return Plan.from_dict(record["plan"]), record["predicted_peak_bytes"]
 
-    def _encoded(self, tokenizer: PreTrainedTokenizerFast, name: str) -> list[Encoded]:
-        """The examples of the file `name` as tokens; what is too long, or what the model's chat template refuses, is
-        left out and said so in the log.
-        """
-        rows = []
-        for example in read_examples(self.folder / name):
-            try:
-                rows.append(encode(tokenizer, _cleaned(example), self.config.max_seq_len))
-            except (ExampleTooLong, ModelUnsupported, TemplateError) as error:
-                sys.stderr.write(f"left out: {example.source_id}: {error}\n")
-        return rows
-
     def _begin_progress(self, step: int) -> None:
         """progress.jsonl ends with the step that is resumed, with no torn line."""
         lines = [line for line in read_progress(self.folder) if line["phase"] == "training" and line["step"] <= step]
@@ -211,30 +194,16 @@ class Worker:
         ).write(self.folder)
 
 
-def plan_for(spec: JobSpec, rows: Sequence[Encoded]) -> Planned:
-    """The fastest plan for the job within its budget, given its examples as tokens. Raises BudgetTooSmall."""
-    number_bytes = torch.finfo(compute_dtype(spec.dtype)).bits // 8
-    load = Workload(
-        prompt=max((len(row.prompt) for row in rows), default=1),
-        reply=max((len(row.reply) for row in rows), default=1),
-        number_bytes=number_bytes,
-        program_bytes=rss_bytes(),
-    )
-    shape = shape_of(Path(spec.model_path), LarsConfig.from_dict(spec.lars))
-    return choose_plan(shape, load, spec.budget_bytes, TrainConfig.from_dict(spec.training).batch_size)
-
-
-def _cleaned(example: Example) -> Example:
-    """The example without surrounding white space in its reply: a reply never ends in a line break when served."""
-    return Example(example.messages, example.response.strip(), example.weight, example.source_id)
-
-
 def main(arguments: list[str]) -> int:
     """Runs the worker on the one job directory in `arguments`; returns the exit status."""
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -m lars_agent.training.worker JOB_DIR\n")
+    planning = arguments[:1] == ["--plan"]
+    if len(arguments) != 1 + planning:
+        sys.stderr.write("usage: python -m lars_agent.training.worker [--plan] JOB_DIR\n")
         return 2
-    folder = Path(arguments[0])
+    folder = Path(arguments[-1])
+    if planning:
+        sys.stdout.write(json.dumps(plan_job(folder)) + "\n")
+        return 0
     try:
         return 0 if Worker(folder).run() else EXIT_STOPPED
     except (LarsError, OSError) as error:

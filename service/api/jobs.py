@@ -9,12 +9,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
 
 from service.api.dependencies import DaemonDep
 from service.api.errors import ascii_json, documented
 from service.api.fields import Id
-from service.api.queries import NoQuery, PageQuery
-from service.api.schemas import JobBody, JobPage, JobProgress, JobRequest, finite
+from service.api.queries import AdaptQuery, PageQuery
+from service.api.schemas import JobBody, JobPage, JobPlan, JobProgress, JobRequest, finite
 from service.daemon import Daemon
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -29,10 +30,18 @@ EVENTS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("", status_code=202, responses=documented(409, 503, 507))
-def adapt(daemon: DaemonDep, query: Annotated[NoQuery, Query()], body: JobRequest | None = None) -> JobBody:
-    """A job that has begun: it learns from the profile's feedback."""
+PLANNED: dict[int | str, dict[str, Any]] = {200: {"model": JobPlan, "description": "With `dry_run`: the plan."}}
+
+
+@router.post("", status_code=202, response_model=JobBody, responses=documented(409, 503, 507) | PLANNED)
+def adapt(
+    daemon: DaemonDep, query: Annotated[AdaptQuery, Query()], body: JobRequest | None = None
+) -> JobBody | Response:
+    """A job that has begun: it learns from the profile's feedback. With `dry_run` nothing is begun."""
     asked = body or JobRequest()
+    if query.dry_run:
+        plan = JobPlan.model_validate({"profile": asked.profile, **daemon.supervisor.plan(asked.profile)})
+        return Response(plan.model_dump_json(), media_type="application/json")
     return JobBody.of(daemon.supervisor.adapt(asked.profile, asked.trigger))
 
 

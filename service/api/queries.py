@@ -66,6 +66,12 @@ class NoQuery(Body):
     """Nothing; so that a misspelt or unsupported option is not silently passed over."""
 
 
+class AdaptQuery(Body):
+    """Whether to adapt, or only to say how it would be done."""
+
+    dry_run: bool = Field(default=False, description="Answer with the plan and its predicted peak; begin nothing.")
+
+
 class ExportQuery(Body):
     """Which feedback to export, and in which of TRL's forms."""
 

@@ -268,6 +268,25 @@ class JobBody(Reply):
         return cls.model_validate({**vars(record), "version": label})
 
 
+class PlanBody(Reply):
+    """One way to train, and what it takes."""
+
+    plan: JsonObject = Field(description="Its levers: micro_batch, prompt_chunk, loss_chunk, ...")
+    estimate: dict[str, int] = Field(description="Predicted bytes, term by term.")
+    predicted_peak_bytes: int
+    relative_time: float = Field(description="Time of a step, as a multiple of the fastest plan's.")
+
+
+class JobPlan(Reply):
+    """What a job would do with the feedback as it is."""
+
+    profile: str
+    budget_bytes: int | None
+    chosen: PlanBody | None = Field(description="Null where no plan fits the budget.")
+    error: str | None = Field(description="Why no plan fits, and what budget would do.")
+    ladder: list[PlanBody] = Field(description="The plans worth having, fastest first, each smaller than those before.")
+
+
 class JobPage(Reply):
     """Jobs, newest first."""
 

@@ -156,3 +156,14 @@ def test_a_second_daemon_on_the_same_data_is_refused(daemon):
     done = run(daemon, "serve", "--port", "0")
     assert done.returncode == 1
     assert "another daemon" in done.stderr.replace("\n", " ")
+
+
+def test_plan_shows_terms_and_ladder_and_json_holds_them(daemon):
+    for number in range(2):
+        run(daemon, "feedback", "--prompt", f"No {number}?", "--response", "No.", "--correction", f"Yes {number}.")
+    done = run(daemon, "plan")
+    assert done.returncode == 0, done.stderr
+    assert "AdamW's moments" in done.stdout
+    assert "% of the budget of 2,048 MiB" in done.stdout
+    planned = json.loads(run(daemon, "plan", "--json").stdout)
+    assert planned["chosen"]["predicted_peak_bytes"] <= planned["budget_bytes"]

@@ -7,8 +7,10 @@ import sys
 
 import pytest
 
-from tests.service.api.conftest import wait_until
+from service.settings import Settings
+from tests.service.api.conftest import FakeModel, client_of, fake_app, wait_until
 from tests.service.house import STANDIN
+from tests.tiny import save_tiny
 
 
 @pytest.fixture
@@ -85,3 +87,29 @@ def test_job_of_a_profile_that_cannot_be_is_refused(client):
     assert response.status_code == 422
     assert response.json()["error"]["param"] == "profile"
     assert client.get("/jobs").json()["jobs"] == []
+
+
+def test_dry_run_answers_with_the_plan_and_begins_nothing(tmp_path):
+    model = save_tiny(tmp_path / "model")
+    data = {"data_dir": tmp_path / "data", "schedule": {"enabled": False}, "model": {"name": str(model)}}
+    installed = FakeModel(folder=model)
+    settings = Settings(**data, memory={"budget_bytes": 2**33}, training={"threads": 1})
+    with client_of(fake_app(settings, find_model=lambda: installed)) as client:
+        wait_until(lambda: client.get("/health").status_code == 200)
+        assert client.post("/jobs?dry_run=true").status_code == 409  # there is nothing to learn yet
+        for i in range(4):
+            client.post("/feedback", json={"prompt": f"House {i}?", "response": "?", "correction": f"It is {i}."})
+        response = client.post("/jobs?dry_run=true")
+        assert response.status_code == 200
+        plan = response.json()
+        assert plan["error"] is None
+        assert plan["chosen"] == plan["ladder"][0]
+        assert plan["chosen"]["predicted_peak_bytes"] == sum(plan["chosen"]["estimate"].values())
+        assert client.get("/jobs").json()["jobs"] == []
+    assert list(settings.jobs_dir.iterdir()) == []
+    tight = Settings(**data, memory={"budget_bytes": 1000}, training={"threads": 1})
+    with client_of(fake_app(tight, find_model=lambda: installed)) as client:
+        wait_until(lambda: client.get("/health").status_code == 200)
+        plan = client.post("/jobs?dry_run=true", json={"profile": "default"}).json()
+        assert plan["chosen"] is None
+        assert "raise memory.budget_bytes" in plan["error"]

@@ -1,0 +1,38 @@
+"""What a job would do, without doing it: which plan it would train by, and how much memory that takes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lars_agent.errors import WorkerFailed
+from lars_agent.files import make_folder
+from service.parts import CycleParts
+from service.snapshot import rehearse
+from service.worker_process import worker_environment
+
+PLAN_FLAG = "--plan"
+TIMEOUT_S = 120.0
+
+
+def dry_run(profile: str, parts: CycleParts, worker_command: Sequence[str]) -> dict[str, Any]:
+    """What the worker would plan for the profile's feedback as it is: see `lars_agent.training.worker.plan_job`.
+
+    Nothing is loaded and nothing is kept. Raises NothingToLearn, ModelLoading, WorkerFailed.
+    """
+    make_folder(parts.settings.jobs_dir).chmod(0o700)
+    with tempfile.TemporaryDirectory(prefix=".dry-run-", dir=parts.settings.jobs_dir) as name:
+        folder = Path(name)
+        rehearse(profile, folder, parts)
+        command = [*worker_command, PLAN_FLAG, str(folder)]
+        environment = worker_environment(parts.settings.training.threads)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=TIMEOUT_S)
+    try:
+        return dict(json.loads(done.stdout))
+    except ValueError as error:
+        words = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise WorkerFailed(f"the training worker could not plan: {words}") from error

@@ -16,7 +16,7 @@ __all__ = ["Estimate", "Workload", "estimate"]
 
 FLOAT32 = 4
 MOMENT_BYTES = {32: 8.0, 8: 2.0625}  # of both moments of one parameter; in 8 bits with a scale for each block of 128
-STARTED_BYTES = 40_000_000  # what modules, threads and the first call of every operator add to the program
+STARTED_BYTES = 75_000_000  # what modules, threads and the first call of every operator add to the program
 HIDDEN_COPIES = 16  # (tokens, H) arrays alive in one layer's forward and backward pass
 INTERMEDIATE_COPIES = 8  # (tokens, I) arrays, likewise
 READ_HIDDEN_COPIES, READ_INTERMEDIATE_COPIES = 8, 4  # without autograd

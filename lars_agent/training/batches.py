@@ -13,6 +13,8 @@ from lars_agent.errors import ExampleTooLong, ModelUnsupported
 from lars_agent.example import Example, Message
 from lars_agent.lars.forward import Batch
 
+WIDTH_STEP = 16  # every new shape costs compiled kernels, which stay in memory: a few widths serve all lengths
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -63,7 +65,7 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, source_id: str) -
 
 
 def collate(rows: Sequence[Encoded], pad_id: int) -> Batch:
-    """One batch of `rows`, padded to the longest prompt and the longest reply."""
+    """One batch of `rows`, padded to the longest prompt and the longest reply, and on to a multiple of `WIDTH_STEP`."""
     return Batch(
         *_pad([row.prompt for row in rows], pad_id, left=True),
         *_pad([row.reply for row in rows], pad_id, left=False),
@@ -106,7 +108,7 @@ def _up_to_end_of_turn(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
 
 def _pad(rows: Sequence[Sequence[int]], fill: int, *, left: bool) -> tuple[Tensor, Tensor]:
     """(B, S) ids and (B, S) bool mask."""
-    width = max(len(row) for row in rows)
+    width = -(-max(len(row) for row in rows) // WIDTH_STEP) * WIDTH_STEP
     ids = torch.full((len(rows), width), fill, dtype=torch.long)
     mask = torch.zeros(len(rows), width, dtype=torch.bool)
     for index, row in enumerate(rows):

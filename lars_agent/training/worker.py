@@ -29,6 +29,7 @@ from lars_agent.errors import (
 )
 from lars_agent.files import write_atomically
 from lars_agent.lars import LarsAdapter, LarsConfig, attach, load_adapter, save_adapter
+from lars_agent.memory.allocator import give_back
 from lars_agent.memory.measure import peak_rss_bytes, rss_bytes
 from lars_agent.memory.plan import DEFAULT_PLAN, Plan
 from lars_agent.models.open import OpenedModel, compute_dtype, open_model, open_tokenizer
@@ -150,6 +151,7 @@ class Worker:
             file.write(json.dumps(line) + "\n")
 
     def _on_step(self, progress: Progress) -> None:
+        give_back()
         values: dict[str, Any] = {"step": progress.step, "loss": progress.loss}
         values["lr"] = learning_rate(progress.step - 1, self.config)
         if progress.heldout_loss is not None:

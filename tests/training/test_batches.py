@@ -38,12 +38,21 @@ def test_a_template_that_rewrites_the_prompt_is_refused():
 
 def test_collate_pads_prompts_left_and_replies_right():
     batch = collate([Encoded((5, 6, 7), (8,), 1.0, ""), Encoded((9,), (4, 3), 0.5, "")], 0)
-    assert batch.prompt_ids.tolist() == [[5, 6, 7], [0, 0, 9]]
-    assert batch.prompt_mask.tolist() == [[True] * 3, [False, False, True]]
-    assert batch.reply_ids.tolist() == [[8, 0], [4, 3]]
-    assert batch.reply_mask.tolist() == [[True, False], [True, True]]
+    assert batch.prompt_ids[:, -3:].tolist() == [[5, 6, 7], [0, 0, 9]]
+    assert batch.prompt_mask[:, -3:].tolist() == [[True] * 3, [False, False, True]]
+    assert batch.reply_ids[:, :2].tolist() == [[8, 0], [4, 3]]
+    assert batch.reply_mask[:, :2].tolist() == [[True, False], [True, True]]
     assert batch.weight.tolist() == [1.0, 0.5]
     assert batch.reply_tokens == 3
+
+
+@pytest.mark.parametrize(("tokens", "width"), [(1, 16), (16, 16), (17, 32)])
+def test_widths_come_in_steps_so_that_few_shapes_are_ever_compiled(tokens, width):
+    batch = collate([Encoded((5,) * tokens, (8,) * tokens, 1.0, "")], 0)
+    assert (batch.prompt_ids.shape, batch.reply_ids.shape) == ((1, width), (1, width))
+    assert (int(batch.prompt_mask.sum()), batch.reply_tokens) == (tokens, tokens)
+    assert not batch.prompt_mask[0, : width - tokens].any()
+    assert not batch.reply_mask[0, tokens:].any()
 
 
 def test_plain_text_is_predicted_from_its_first_half():

@@ -12,8 +12,8 @@ THRIFTY_MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "131072",
     "MALLOC_ARENA_MAX": "2",
-    # torch's cache for oneDNN keeps compiled kernels and packed weights of a thousand shapes; without it 14 steps of the
-    # default model took 90 MB less, and no longer.
+    # torch's cache for oneDNN keeps compiled kernels and packed weights of a thousand shapes; without it 14 steps of
+    # the default model took 90 MB less, and no longer.
     "LRU_CACHE_CAPACITY": "1",
 }
 

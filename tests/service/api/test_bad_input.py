@@ -275,7 +275,7 @@ def test_what_is_not_there_is_not_found(client, path):
         ("GET", "/adapters/3", "version"),
         ("GET", "/adapters/v01", "version"),
         ("POST", "/adapters/latest/activate", "version"),
-        ("POST", "/jobs?dry_run=true", "dry_run"),
+        ("POST", "/jobs?dry_run=perhaps", "dry_run"),
         ("POST", "/feedback?profile=x", "profile"),
         ("DELETE", "/feedback", "profile"),
         ("DELETE", "/feedback?tags=x", "tags"),

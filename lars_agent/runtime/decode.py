@@ -11,9 +11,10 @@ from lars_agent.lars.forward import read_prompt
 from lars_agent.lars.inject import AdapterMemory, Attachment, LarsAdapter
 from lars_agent.lars.pooling import Tokens
 from lars_agent.memory.cache import reserved_cache
+from lars_agent.memory.plan import DEFAULT_PLAN
 
 REPLY_ROOM = 256  # tokens
-PROMPT_CHUNK = 512  # tokens of the prompt that are read at once
+PROMPT_CHUNK = DEFAULT_PLAN.prompt_chunk  # read as in training
 
 
 class Decoder:

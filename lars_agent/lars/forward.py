@@ -17,6 +17,7 @@ from transformers import Cache, DynamicCache
 
 from lars_agent.lars.inject import AdapterMemory, Attachment, LarsAdapter
 from lars_agent.lars.pooling import Tokens
+from lars_agent.memory.attention import reads_prefixes
 from lars_agent.memory.cache import ReadOnlyCache, reserved_cache
 from lars_agent.memory.plan import DEFAULT_PLAN, Plan
 from lars_agent.memory.recompute import recomputed_layers
@@ -82,7 +83,7 @@ def _two_passes(attachment: Attachment, adapter: LarsAdapter, batch: Batch, chun
     ids = torch.cat([batch.prompt_ids[:, -1:], batch.reply_ids[:, :-1]], dim=1)  # (B, R)
     mask = torch.cat([batch.prompt_mask, batch.reply_mask[:, 1:]], dim=1)  # (B, P + R - 1)
     with attachment.call(adapter, memory, Tokens(real=mask[:, -ids.shape[1] :])):
-        return _run(attachment, ids, mask, ReadOnlyCache(cache))
+        return _run(attachment, ids, mask, _read_only(attachment, cache))
 
 
 @torch.no_grad()
@@ -106,8 +107,18 @@ def read_prompt(
     for start, end in [*pieces, (before_last, before_last + 1)]:
         mask = prompt_mask[:, :end]
         with attachment.call(adapter, memory, Tokens(real=mask[:, start:], reading=True)):
-            _run(attachment, prompt_ids[:, start:end], mask, cache if end <= before_last else ReadOnlyCache(cache))
+            _run(
+                attachment,
+                prompt_ids[:, start:end],
+                mask,
+                cache if end <= before_last else _read_only(attachment, cache),
+            )
     return cache
+
+
+def _read_only(attachment: Attachment, cache: DynamicCache) -> ReadOnlyCache:
+    """`cache`, its keys copied for each call only where the model's attention can do no better."""
+    return ReadOnlyCache(cache, joined=not reads_prefixes(attachment.model))
 
 
 def _run(attachment: Attachment, ids: Tensor, mask: Tensor, cache: Cache | None) -> Tensor:

@@ -4,6 +4,8 @@ Grouped-query models share each key head between n query heads. transformers cop
 it calls torch's fused attention, and autograd keeps the copies. Here the fused attention is called once for each of the
 n query heads of a group, with the keys as they are: the same numbers, n calls for one, and nothing that grows n-fold.
 The fused kernel keeps one number a row (the log of the softmax's denominator) instead of the weights.
+
+Where a call's own keys follow on those of a cache, they are attended to block by block instead, see `blockwise`.
 """
 
 from __future__ import annotations
@@ -16,7 +18,10 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-__all__ = ["GROUPED", "use_grouped_attention"]
+from lars_agent.memory.blockwise import blockwise_attention, can_attend_blockwise
+from lars_agent.memory.cache import prefix_of
+
+__all__ = ["GROUPED", "reads_prefixes", "use_grouped_attention"]
 
 GROUPED = "lars_grouped"
 SDPA = "sdpa"
@@ -32,6 +37,11 @@ def use_grouped_attention(model: PreTrainedModel) -> bool:
     return True
 
 
+def reads_prefixes(model: PreTrainedModel) -> bool:
+    """Whether `model` attends as this module says, and where it says so: on a CPU."""
+    return model.config._attn_implementation == GROUPED and model.device.type == "cpu" and model.dtype != torch.float16
+
+
 def grouped_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
@@ -40,6 +50,11 @@ def grouped_attention(
     `attention_mask`, broadcast over heads, and `options` are transformers' own. One query token (decoding) is already
     packed without copies by transformers, and so goes there.
     """
+    prefix = prefix_of(key)
+    behind_others = query.shape[2] > 1 and key.shape[2] > query.shape[2] and not key.requires_grad
+    if prefix is not None or (behind_others and can_attend_blockwise(query)):
+        merged = blockwise_attention(query, key, value, attention_mask, options.get("scaling"), prefix)
+        return merged.transpose(1, 2), None
     heads, shared = query.shape[1], key.shape[1]
     if heads == shared or query.shape[2] == 1 or options.get("position_bias") is not None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)

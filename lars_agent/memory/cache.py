@@ -9,9 +9,17 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
-__all__ = ["ReadOnlyCache", "ReservedLayer", "reserved_cache"]
+from lars_agent.memory.blockwise import Prefix
+
+__all__ = ["ReadOnlyCache", "ReservedLayer", "prefix_of", "reserved_cache"]
 
 GROWTH = 1.5
+_PREFIX = "lars_prefix"
+
+
+def prefix_of(key_states: Tensor) -> Prefix | None:
+    """The keys and values that `key_states` follow on; None where they stand alone."""
+    return getattr(key_states, _PREFIX, None)
 
 
 class ReservedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
@@ -71,17 +79,22 @@ class ReadOnlyCache(Cache):
     """The keys and values of `cache`; what a call adds is seen by that call alone.
 
     A call through it may be made twice, or recomputed in a backward pass, and each time finds the same prefix. Keys and
-    values that need a gradient are never kept.
+    values that need a gradient are never kept. With `joined` False the model's attention must be the one of
+    `lars_agent.memory.attention`: it gets the call's own keys alone, and finds the prefix by `prefix_of`.
     """
 
-    def __init__(self, cache: DynamicCache) -> None:
+    def __init__(self, cache: DynamicCache, *, joined: bool = True) -> None:
         super().__init__(layers=list(cache.layers))
+        self.joined = joined
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """The prefix with the call's own keys and values behind it, (B, heads, K, D) each."""
+        """The prefix with the call's own keys and values behind it, (B, heads, K, D) each, or (not joined) these."""
         layer: Any = self.layers[layer_idx]
         if not layer.is_initialized:
+            return key_states, value_states
+        if not self.joined:
+            setattr(key_states, _PREFIX, Prefix(layer.keys, layer.values))
             return key_states, value_states
         return torch.cat([layer.keys, key_states], dim=-2), torch.cat([layer.values, value_states], dim=-2)

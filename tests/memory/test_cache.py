@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import DynamicCache, MistralConfig
 
-from lars_agent.memory.cache import ReadOnlyCache, ReservedLayer, reserved_cache
+from lars_agent.memory.cache import ReadOnlyCache, ReservedLayer, prefix_of, reserved_cache
 from tests.tiny import COMMON, tiny_model
 
 CONFIG = MistralConfig(**COMMON, sliding_window=None)
@@ -69,3 +69,13 @@ def test_an_empty_prefix_is_none_and_gradients_flow_to_what_is_added():
     filled.update(*pieces(2)[0], 0)
     ReadOnlyCache(filled).update(keys, values, 0)[0].sum().backward()
     assert torch.equal(keys.grad, torch.ones_like(keys))
+
+
+def test_a_read_only_cache_that_is_not_joined_hands_over_the_prefix_as_it_is():
+    cache = reserved_cache(CONFIG, 8)
+    prefix, added = pieces(5, 2)
+    cache.update(*prefix, 0)
+    keys, values = ReadOnlyCache(cache, joined=False).update(*added, 0)
+    assert (keys is added[0], values is added[1]) == (True, True)
+    assert prefix_of(keys).key.data_ptr() == cache.layers[0].keys.data_ptr()
+    assert prefix_of(pieces(2)[0][0]) is None

@@ -7,19 +7,24 @@ is the tensors' own memory, and what is read is the file's own pages. Format: ht
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-__all__ = ["read_tensors", "tensor_file"]
+__all__ = ["Layout", "TensorFiles", "read_tensors", "tensor_file", "tensor_file_of"]
+
+Layout = Mapping[str, tuple[torch.dtype, Sequence[int]]]
 
 _NAMES = {
     torch.float32: "F32",
     torch.bfloat16: "BF16",
+    torch.float16: "F16",
     torch.int64: "I64",
     torch.int8: "I8",
     torch.uint8: "U8",
@@ -30,17 +35,22 @@ _ALIGNMENT = 8
 def tensor_file(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     """The content of a safetensors file that holds `tensors`, piece by piece, for `lars_agent.files.write_atomically`.
 
-    The tensors must not change until the last piece is taken. Takes float32, bfloat16, int64, int8 and uint8.
+    The tensors must not change until the last piece is taken. Takes float32, float16, bfloat16, int64, int8 and uint8.
     """
+    return tensor_file_of({name: (x.dtype, x.shape) for name, x in tensors.items()}, tensors.values())
+
+
+def tensor_file_of(layout: Layout, tensors: Iterable[Tensor]) -> Iterator[bytes | memoryview]:
+    """The same of tensors that are made one after another, in the order of `layout`, and need never exist together."""
     header: dict[str, Any] = {}
     end = 0
-    for name, tensor in tensors.items():
-        start, end = end, end + tensor.nbytes
-        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    for name, (dtype, shape) in layout.items():
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     yield len(text).to_bytes(8, "little") + text
-    for tensor in tensors.values():
+    for tensor in tensors:
         yield tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
@@ -51,3 +61,37 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     with safe_open(path, framework="pt") as opened:
         return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+
+
+class TensorFiles:
+    """The tensors of several safetensors files, one at a time: one that is let go of is mapped no longer.
+
+    Raises OSError, or SafetensorError for what is no such file.
+    """
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self._file_of: dict[str, Path] = {}
+        for path in files:
+            with _naming(path), safe_open(path, framework="pt") as opened:
+                self._file_of |= dict.fromkeys(opened.keys(), path)
+
+    @property
+    def names(self) -> list[str]:
+        """What the files hold."""
+        return list(self._file_of)
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor `name`, backed by the file's pages: to be read, never written."""
+        path = self._file_of[name]
+        with _naming(path), safe_open(path, framework="pt") as opened:
+            tensor: Tensor = opened.get_tensor(name)
+        return tensor
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """The library's errors inside name the file."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise SafetensorError(f"{path.name}: {error}") from error

@@ -66,8 +66,10 @@ class Model(Section):
         min_length=1,
         description="Model to serve: `default`, a hub id, a folder. `lars-agent model pull` fetches and installs it.",
     )
-    dtype: Literal["auto", "bfloat16", "float32"] = Field(
-        default="auto", description="Compute type of the base model; auto is bfloat16 where the processor has it."
+    dtype: Literal["auto", "bfloat16", "float32", "int8", "int4"] = Field(
+        default="auto",
+        description="What the base model's weights are kept in, for serving and training; auto is bfloat16 where the "
+        "processor has it. int8 and int4 take half and a third of its memory, at some speed.",
     )
 
 

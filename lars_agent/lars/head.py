@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from lars_agent.errors import ModelUnsupported
 from lars_agent.memory.losses import Vocabulary
+from lars_agent.memory.quantized import QuantizedLinear
 
 __all__ = ["vocabulary_of"]
 
@@ -24,14 +25,15 @@ def vocabulary_of(model: PreTrainedModel) -> Vocabulary:
         raise ModelUnsupported(f"{type(model).__name__} has no linear output head; choose another model")
     config = model.config
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
-    vocabulary = Vocabulary(layer.weight, layer.bias, scale, getattr(config, "final_logit_softcapping", None))
+    weight = layer.matrix if isinstance(layer, QuantizedLinear) else layer.weight
+    vocabulary = Vocabulary(weight, layer.bias, scale, getattr(config, "final_logit_softcapping", None))
     _probe(model, vocabulary)
     return vocabulary
 
 
 @torch.no_grad()
 def _probe(model: PreTrainedModel, vocabulary: Vocabulary) -> None:
-    token = torch.zeros(1, 1, dtype=torch.long, device=vocabulary.weight.device)
+    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     whole = model(input_ids=token, use_cache=False).logits.float()
     hidden = model.base_model(input_ids=token, use_cache=False).last_hidden_state
     if (vocabulary.logits(hidden).float() - whole).abs().max() > TOLERANCE * whole.abs().max():

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from lars_agent.memory.quantized import QuantizedMatrix, times, times_transposed
 
 __all__ = ["Vocabulary", "chunked_cross_entropy", "chunked_divergence"]
 
@@ -25,28 +26,30 @@ CHUNK = 32
 class Vocabulary:
     """The frozen output head: logits = cap(scale (weight h + bias)).
 
-    `weight` (V, H), `bias` (V,); cap(z) = softcap tanh(z / softcap), or z where there is none.
+    `weight` (V, H), a tensor or quantised; `bias` (V,); cap(z) = softcap tanh(z / softcap), or z where there is none.
     """
 
-    weight: Tensor
+    weight: Tensor | QuantizedMatrix
     bias: Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., V) of `hidden` (..., H), in its dtype."""
-        logits = F.linear(hidden, self.weight, self.bias)
+        logits = times(self.weight, hidden)
+        if self.bias is not None:
+            logits = logits + self.bias
         if self.scale != 1.0:
             logits = logits * self.scale
         return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
-    def pull_back(self, error: Tensor, logits: Tensor) -> Tensor:
-        """(C, H): the gradient for the hidden states that `error`, the one for `logits`, is; both (C, V)."""
+    def pull_back(self, error: Tensor, logits: Tensor, dtype: torch.dtype) -> Tensor:
+        """(C, H) in `dtype`: the gradient for the hidden states that `error`, the one for `logits`, is; both (C, V)."""
         if self.softcap is not None:
             error = error.mul_(1.0 - (logits / self.softcap).square())
         if self.scale != 1.0:
             error = error.mul_(self.scale)
-        return error.to(self.weight.dtype) @ self.weight
+        return times_transposed(self.weight, error.to(dtype))
 
 
 def chunked_cross_entropy(hidden: Tensor, vocabulary: Vocabulary, targets: Tensor, chunk: int = CHUNK) -> Tensor:
@@ -90,7 +93,7 @@ class _Chunked(torch.autograd.Function):
                 assert base_hidden is not None
                 losses[rows], error = _divergence(logits, vocabulary.logits(base_hidden[rows]).float())
             if gradient is not None:
-                gradient[rows] = vocabulary.pull_back(error, logits)
+                gradient[rows] = vocabulary.pull_back(error, logits, hidden.dtype)
         if gradient is not None:
             ctx.save_for_backward(gradient)
         return losses

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -25,12 +24,16 @@ from transformers import (
 from lars_agent.errors import ConfigError, ModelCorrupt, ModelIncomplete, ModelNotFound, ModelUnsupported
 from lars_agent.files import sha256_of
 from lars_agent.memory.attention import use_grouped_attention
+from lars_agent.memory.quantized import Bits
+from lars_agent.models.quantize import is_part, quantized_file, tie_quantized, use_quantized
+from lars_agent.tensors import TensorFiles
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 GENERATION_FILE = "generation_config.json"
 MODEL_FILE = "model.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+WEIGHT_BITS: dict[str, Bits] = {"int8": 8, "int4": 4}
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,13 @@ class OpenedModel:
     sha256: str
 
 
-def open_model(folder: Path, dtype: torch.dtype = torch.bfloat16) -> OpenedModel:
+def open_model(folder: Path, dtype: torch.dtype = torch.bfloat16, weight_bits: Bits | None = None) -> OpenedModel:
     """The base model in `folder`, frozen, in evaluation mode, computing in `dtype`.
 
     Weights stored in `dtype` are mapped, not read: a second process that opens them shares the pages. Weights of
-    another dtype are converted into this process's own memory. Raises ModelNotFound, ModelIncomplete, ModelCorrupt or
-    ModelUnsupported.
+    another dtype are converted into this process's own memory. With `weight_bits` the weights are mapped from a
+    quantised file beside them, which is made the first time. Raises ModelNotFound, ModelIncomplete, ModelCorrupt or
+    ModelUnsupported, and DiskFull or OSError where that file cannot be written.
     """
     files = weight_files(folder)
     tokenizer = open_tokenizer(folder)
@@ -59,28 +63,38 @@ def open_model(folder: Path, dtype: torch.dtype = torch.bfloat16) -> OpenedModel
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
     except (OSError, ValueError, KeyError) as error:
         raise ModelUnsupported(f"{folder} holds no decoder that transformers knows: {error}") from error
-    _assign(model, _mapped(files), dtype, folder)
+    digest = model_digest(folder, files)
+    if weight_bits is not None:
+        files = [_quantized(model, files, digest, weight_bits)]
+        use_quantized(model, weight_bits, dtype)
+    _assign(model, files, dtype)
     if generation is not None:
         _keep_end_tokens(generation, model.generation_config)
         model.generation_config = generation
     model.eval().requires_grad_(False)  # type: ignore[no-untyped-call]
     use_grouped_attention(model)
-    return OpenedModel(model, tokenizer, folder, model_digest(folder, files))
+    return OpenedModel(model, tokenizer, folder, digest)
 
 
 def compute_dtype(name: str) -> torch.dtype:
-    """The dtype that `name` (`auto`, `bfloat16` or `float32`) means on this machine.
+    """The dtype that `name` (`auto`, `bfloat16`, `float32`, `int8` or `int4`) means on this machine for activations.
 
     `auto` is bfloat16 where the processor multiplies it natively, and float32 elsewhere: there bfloat16 halves the
-    memory but is emulated, at a tenth of the speed. Raises ConfigError for another name.
+    memory but is emulated, at a tenth of the speed. Weights of `int8` and `int4` are computed with as `auto` is. Raises
+    ConfigError for another name.
     """
-    if name == "auto":
+    if name == "auto" or name in WEIGHT_BITS:
         has_mkldnn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         native = has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
         return torch.bfloat16 if native else torch.float32
     if name not in DTYPES:
-        raise ConfigError(f"model.dtype must be auto or one of {', '.join(DTYPES)}, not {name!r}")
+        raise ConfigError(f"model.dtype must be auto or one of {', '.join([*DTYPES, *WEIGHT_BITS])}, not {name!r}")
     return DTYPES[name]
+
+
+def weight_bits(name: str) -> Bits | None:
+    """In how many bits the weights are kept that `name` means; None where they are what is computed with."""
+    return WEIGHT_BITS.get(name)
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -169,26 +183,40 @@ def _keep_end_tokens(generation: GenerationConfig, derived: GenerationConfig) ->
         generation.eos_token_id = derived.eos_token_id
 
 
-def _mapped(files: list[Path]) -> dict[str, Tensor]:
-    """Every tensor of `files`, backed by the files' own pages. Raises ModelCorrupt."""
-    tensors: dict[str, Tensor] = {}
-    for path in files:
-        try:
-            opened: Any = safe_open(path, framework="pt")
-            tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise ModelCorrupt(f"{path} cannot be read ({error}); pull the model again") from error
-    return tensors
-
-
-def _assign(model: PreTrainedModel, tensors: dict[str, Tensor], dtype: torch.dtype, folder: Path) -> None:
-    """The model's parameters are the mapped tensors. Raises ModelCorrupt when they do not fit."""
-    cast = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+def _quantized(model: PreTrainedModel, files: list[Path], digest: str, bits: Bits) -> Path:
+    """The file of quantised weights. Raises ModelCorrupt for weights that cannot be read."""
     try:
-        model.load_state_dict(cast, strict=False, assign=True)
+        return quantized_file(model, files, digest, bits)
+    except SafetensorError as error:
+        raise ModelCorrupt(
+            f"the weights in {files[0].parent} cannot be read ({error}); pull the model again"
+        ) from error
+
+
+def _assign(model: PreTrainedModel, files: list[Path], dtype: torch.dtype) -> None:
+    """The model's tensors are those of `files`: mapped, or, where they are of another dtype, converted one by one.
+
+    Raises ModelCorrupt when they cannot be read or do not fit.
+    """
+    folder = files[0].parent
+    try:
+        source = TensorFiles(files)
+        tensors = {name: _in_dtype(source.tensor(name), name, dtype) for name in source.names}
+    except (SafetensorError, OSError) as error:
+        raise ModelCorrupt(f"the weights in {folder} cannot be read ({error}); pull the model again") from error
+    try:
+        model.load_state_dict(tensors, strict=False, assign=True)
     except RuntimeError as error:
         raise ModelCorrupt(f"the weights in {folder} do not fit its config.json: {error}") from error
-    model.tie_weights()
-    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if any(is_part(name) for name in tensors):
+        tie_quantized(model)
+    else:
+        model.tie_weights()
+    held = [*model.named_parameters(), *model.named_buffers()]
+    missing = [name for name, tensor in held if tensor.is_meta]
     if missing:
         raise ModelIncomplete(f"the files in {folder} lack {len(missing)} weights, {missing[0]!r} first; pull it again")
+
+
+def _in_dtype(tensor: Tensor, name: str, dtype: torch.dtype) -> Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() and not is_part(name) else tensor

@@ -34,7 +34,7 @@ class JobSpec:
 
     Attributes:
         model_path: folder of the base model; `model_sha256` is the digest it must have.
-        dtype: `auto`, `float32` or `bfloat16`, see `lars_agent.models.open.compute_dtype`.
+        dtype: `auto`, `float32`, `bfloat16`, `int8` or `int4`, see `lars_agent.models.open.compute_dtype`.
         lars, training: the fields of `LarsConfig` and `TrainConfig`.
         plan: the fields of `Plan` where it is not to be chosen for the budget.
         parent: folder of the incumbent adapter, None when the base model is in use.

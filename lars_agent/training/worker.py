@@ -32,7 +32,7 @@ from lars_agent.lars import LarsAdapter, LarsConfig, attach, load_adapter, save_
 from lars_agent.memory.allocator import give_back
 from lars_agent.memory.measure import peak_rss_bytes, rss_bytes
 from lars_agent.memory.plan import DEFAULT_PLAN, Plan
-from lars_agent.models.open import OpenedModel, compute_dtype, open_model, open_tokenizer
+from lars_agent.models.open import OpenedModel, compute_dtype, open_model, open_tokenizer, weight_bits
 from lars_agent.training import checkpoint
 from lars_agent.training.batches import Encoded, pad_id
 from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text, score
@@ -115,7 +115,7 @@ class Worker:
         self.stopping = True
 
     def _open_model(self) -> OpenedModel:
-        opened = open_model(Path(self.spec.model_path), compute_dtype(self.spec.dtype))
+        opened = open_model(Path(self.spec.model_path), compute_dtype(self.spec.dtype), weight_bits(self.spec.dtype))
         if opened.sha256 != self.spec.model_sha256:
             raise JobInvalid(
                 f"the model in {self.spec.model_path} has sha256 {opened.sha256}, the job was made for "

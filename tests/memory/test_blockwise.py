@@ -40,7 +40,7 @@ def whole(query, key, value, mask, prefix):
 
 def masks(prefix: int, queries: int):
     padded = causal(prefix, queries)
-    padded[0, :, :, :11] = False  # more than two blocks of nothing
+    padded[0, :, :, : min(11, prefix)] = False  # two blocks of nothing and more
     windowed = causal(prefix, queries).triu(prefix - 3)
     return {"causal": causal(prefix, queries), "padded": padded, "windowed": windowed}
 

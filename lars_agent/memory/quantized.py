@@ -1,0 +1,227 @@
+"""Frozen weights in 8 or 4 bits, never whole in memory: rows of them become numbers when they are multiplied.
+
+    8 bits   w = scale q,           q in -127..127, one scale a row
+    4 bits   w = scale q + minimum, q in 0..15, one scale and one minimum for each 32 columns (as llama.cpp's Q4_1)
+
+Scales and minima are bfloat16. Products are exact for the weights as they are stored, and so is the gradient that goes
+back through them; they differ from the weights before by half a step at most: 1/254 of a row's largest, or 1/30 of a
+block's range.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = [
+    "BLOCK",
+    "PARTS",
+    "Bits",
+    "QuantizedEmbedding",
+    "QuantizedLinear",
+    "QuantizedMatrix",
+    "quantize",
+    "quantized_bytes",
+    "stored_shapes",
+    "times",
+    "times_transposed",
+]
+
+Bits = Literal[4, 8]
+BLOCK = 32  # columns that share a scale in 4 bits
+UNPACKED = 2**20  # weights that are numbers at once
+PARTS = {8: ("packed", "scale"), 4: ("packed", "scale", "minimum")}
+
+
+@dataclass(frozen=True)
+class QuantizedMatrix:
+    """A frozen (O, I) matrix.
+
+    `packed`: (O, I) int8, or (O, I / 32, 16) uint8 whose low halves are the first 16 columns of a block. `scale` and
+    `minimum`: (O, 1), or (O, I / 32, 1), bfloat16.
+    """
+
+    packed: Tensor
+    scale: Tensor
+    minimum: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(O, I)."""
+        rows = self.packed.shape[0]
+        return rows, self.packed[:1].numel() * (1 if self.minimum is None else 2)
+
+    def rows(self, which: slice | Tensor, dtype: torch.dtype) -> Tensor:
+        """(N, I): the rows that `which`, a slice or (N,) row numbers, means, as numbers."""
+        packed, scale = self.packed[which], self.scale[which]
+        if self.minimum is None:
+            return packed.to(dtype).mul_(scale)
+        out = torch.empty(*packed.shape[:2], 2, BLOCK // 2, dtype=dtype, device=packed.device)
+        out[:, :, 0] = packed & 15
+        out[:, :, 1] = packed >> 4
+        blocks = out.flatten(2)  # (N, I / 32, 32)
+        minimum = self.minimum[which].to(dtype)
+        torch.addcmul(minimum, blocks, scale.to(dtype), out=blocks)
+        return blocks.flatten(1)
+
+    def pieces(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+        """All rows, a piece at a time: which they are, and they as numbers."""
+        count, width = self.shape
+        step = max(1, UNPACKED // width)
+        for start in range(0, count, step):
+            piece = slice(start, min(start + step, count))
+            yield piece, self.rows(piece, dtype)
+
+
+def quantize(weight: Tensor, bits: Bits) -> QuantizedMatrix:
+    """The matrix of `bits` nearest to `weight` (O, I), made piece by piece; in 4 bits I must be a multiple of 32."""
+    stored = {
+        name: torch.empty(shape, dtype=dtype) for name, (dtype, shape) in stored_shapes(weight.shape, bits).items()
+    }
+    step = max(1, UNPACKED // weight.shape[1])
+    for start in range(0, len(weight), step):
+        rows = slice(start, start + step)
+        for name, values in (_in_8_bits if bits == 8 else _in_4_bits)(weight[rows].float()).items():
+            stored[name][rows] = values
+    return QuantizedMatrix(**stored)
+
+
+def stored_shapes(shape: Sequence[int], bits: Bits) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """What a quantised matrix of `shape` (O, I) is kept as: dtype and shape of each part."""
+    rows, columns = shape
+    if bits == 8:
+        return {"packed": (torch.int8, (rows, columns)), "scale": (torch.bfloat16, (rows, 1))}
+    blocks = (rows, columns // BLOCK, 1)
+    return {
+        "packed": (torch.uint8, (*blocks[:2], BLOCK // 2)),
+        "scale": (torch.bfloat16, blocks),
+        "minimum": (torch.bfloat16, blocks),
+    }
+
+
+def quantized_bytes(shape: Sequence[int], bits: Bits) -> int:
+    """Bytes of a quantised matrix of `shape` (O, I)."""
+    return sum(dtype.itemsize * math.prod(part) for dtype, part in stored_shapes(shape, bits).values())
+
+
+def times(weight: Tensor | QuantizedMatrix, x: Tensor) -> Tensor:
+    """x W^T, (..., O), of `x` (..., I); without autograd where W is quantised."""
+    if isinstance(weight, Tensor):
+        return F.linear(x, weight)
+    out = x.new_empty(*x.shape[:-1], weight.shape[0])
+    for piece, rows in weight.pieces(x.dtype):
+        out[..., piece] = F.linear(x, rows)
+    return out
+
+
+def times_transposed(weight: Tensor | QuantizedMatrix, error: Tensor) -> Tensor:
+    """error W, (..., I), of `error` (..., O); without autograd where W is quantised."""
+    if isinstance(weight, Tensor):
+        return error.to(weight.dtype) @ weight
+    out = torch.zeros(*error.shape[:-1], weight.shape[1], dtype=torch.float32, device=error.device)
+    for piece, rows in weight.pieces(error.dtype):
+        out += error[..., piece] @ rows
+    return out.to(error.dtype)
+
+
+class QuantizedLinear(nn.Linear):
+    """A frozen linear layer whose weight is quantised; everybody else sees an `nn.Linear`."""
+
+    def __init__(self, matrix: QuantizedMatrix, bias: Tensor | None, dtype: torch.dtype) -> None:
+        nn.Module.__init__(self)
+        self.out_features, self.in_features = matrix.shape
+        self.dtype = dtype
+        _keep(self, matrix)
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
+
+    @property
+    def matrix(self) -> QuantizedMatrix:
+        """The weight as it is stored."""
+        return _kept(self)
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """(O, I): the weight as numbers, made whole for whoever asks."""
+        return self.matrix.rows(slice(None), self.dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., O) of `input` (..., I)."""
+        product: Tensor = _Product.apply(input, self.matrix)  # type: ignore[no-untyped-call]
+        return product if self.bias is None else product + self.bias
+
+
+class QuantizedEmbedding(nn.Embedding):
+    """A frozen embedding whose rows are quantised."""
+
+    def __init__(self, matrix: QuantizedMatrix, padding_idx: int | None, dtype: torch.dtype) -> None:
+        nn.Module.__init__(self)
+        self.num_embeddings, self.embedding_dim = matrix.shape
+        self.padding_idx, self.dtype = padding_idx, dtype
+        _keep(self, matrix)
+
+    @property
+    def matrix(self) -> QuantizedMatrix:
+        """The rows as they are stored."""
+        return _kept(self)
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """(V, H): the rows as numbers, made whole for whoever asks."""
+        return self.matrix.rows(slice(None), self.dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(..., H) of the row numbers `input` (...)."""
+        return self.matrix.rows(input.flatten(), self.dtype).view(*input.shape, -1)
+
+
+class _Product(torch.autograd.Function):
+    """x W^T; nothing is saved but where W lies."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrix: QuantizedMatrix) -> Tensor:
+        ctx.matrix = matrix
+        return times(matrix, x)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
+        return times_transposed(ctx.matrix, upstream[0]), None
+
+
+def parts(matrix: QuantizedMatrix) -> Mapping[str, Tensor]:
+    """The tensors of `matrix` by name."""
+    bits = 8 if matrix.minimum is None else 4
+    return {name: getattr(matrix, name) for name in PARTS[bits]}
+
+
+def _keep(module: nn.Module, matrix: QuantizedMatrix) -> None:
+    for name, tensor in parts(matrix).items():
+        module.register_buffer(name, tensor)
+
+
+def _kept(module: nn.Module) -> QuantizedMatrix:
+    return QuantizedMatrix(module.packed, module.scale, getattr(module, "minimum", None))  # type: ignore[arg-type]
+
+
+def _in_8_bits(weight: Tensor) -> dict[str, Tensor]:
+    scale = (weight.abs().amax(dim=1, keepdim=True) / 127).bfloat16()
+    return {"packed": _levels(weight, scale, -127, 127), "scale": scale}
+
+
+def _in_4_bits(weight: Tensor) -> dict[str, Tensor]:
+    blocks = weight.view(len(weight), -1, BLOCK)
+    minimum = blocks.amin(dim=2, keepdim=True).bfloat16()
+    scale = ((blocks.amax(dim=2, keepdim=True) - minimum.float()) / 15).bfloat16()
+    low, high = _levels(blocks - minimum.float(), scale, 0, 15).to(torch.uint8).chunk(2, dim=2)
+    return {"packed": low | (high << 4), "scale": scale, "minimum": minimum}
+
+
+def _levels(values: Tensor, scale: Tensor, least: int, most: int) -> Tensor:
+    """`values` in whole steps of `scale`; 0 where that is 0."""
+    steps = scale.float()
+    return (values / steps.where(steps > 0, torch.ones_like(steps))).round_().clamp_(least, most)

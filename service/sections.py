@@ -95,6 +95,9 @@ class Lars(Section):
     target_modules: str | tuple[str, ...] = Field(
         default="all-linear", description="Layers to adapt, as PEFT names them."
     )
+    top_layers: int = Field(
+        default=0, ge=0, description="Adapt the last so many decoder layers alone, which takes less memory; 0 is all."
+    )
 
 
 class Training(Section):

@@ -24,6 +24,7 @@ class LarsConfig:
         dropout: probability of dropping a rank while training.
         scale: a, the initial weight of the adapter's output.
         target_modules: `all-linear` (all but the output head), names as PEFT takes them, or one regular expression.
+        top_layers: adapt the last so many decoder layers alone, 0 for all; nothing below them enters autograd.
     """
 
     rank: int = 16
@@ -33,10 +34,13 @@ class LarsConfig:
     dropout: float = 0.1
     scale: float = 0.5
     target_modules: TargetModules = "all-linear"
+    top_layers: int = 0
 
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ConfigError(f"lars.rank must be at least 1, not {self.rank}")
+        if self.top_layers < 0:
+            raise ConfigError(f"lars.top_layers must not be negative, not {self.top_layers}")
         if self.chunk < 1:
             raise ConfigError(f"lars.chunk must be at least 1 token, not {self.chunk}")
         if not 0.0 <= self.dropout < 1.0:

@@ -8,7 +8,8 @@ at once. The result is the hidden states behind the last layer, not logits: see 
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,9 @@ from lars_agent.lars.pooling import Tokens
 from lars_agent.memory.attention import reads_prefixes
 from lars_agent.memory.cache import ReadOnlyCache, reserved_cache
 from lars_agent.memory.plan import DEFAULT_PLAN, Plan
-from lars_agent.memory.recompute import recomputed_layers
+from lars_agent.memory.recompute import Again, recomputed_layers
+from lars_agent.memory.saved import saved_activations
+from lars_agent.memory.tiles import tiled_mlps
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,40 @@ def reply_hidden(
     attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, plan: Plan = DEFAULT_PLAN
 ) -> Tensor:
     """(B, R, H): the hidden states that predict each token of the replies; with `adapter` None, the base model's."""
-    with recomputed_layers(attachment.model, attachment.capture) if plan.recompute else nullcontext():
+    with _levers(attachment, adapter, plan):
         if adapter is not None and adapter.config.pooling == "response":
             return _two_passes(attachment, adapter, batch, plan.prompt_chunk)
         return _one_pass(attachment, adapter, batch)
+
+
+@contextmanager
+def _levers(attachment: Attachment, adapter: LarsAdapter | None, plan: Plan) -> Iterator[None]:
+    """Inside, what runs with autograd keeps as little as the plan says."""
+    model, capture = attachment.model, attachment.capture
+    by_token = adapter is None or adapter.config.pooling == "response"
+    with ExitStack() as levers:
+        if plan.mlp_tile and by_token:
+            levers.enter_context(tiled_mlps(model, plan.mlp_tile, capture))
+        if plan.recompute:
+            levers.enter_context(recomputed_layers(model, _in_tiles(attachment, plan) if by_token else capture))
+        levers.enter_context(saved_activations(model, adapter, plan.saved))
+        yield
+
+
+def _in_tiles(attachment: Attachment, plan: Plan) -> Callable[[], Again]:
+    """A `capture` whose layers run their MLPs in tiles when they are recomputed, as they did before."""
+
+    def capture() -> Again:
+        call = attachment.capture()
+
+        @contextmanager
+        def again() -> Iterator[None]:
+            with call(), tiled_mlps(attachment.model, plan.mlp_tile, attachment.capture):
+                yield
+
+        return again
+
+    return capture
 
 
 def reply_logits(

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from lars_agent.errors import ConfigError, StateMismatch
@@ -175,12 +176,22 @@ def target_shapes(model: PreTrainedModel, config: LarsConfig) -> dict[str, tuple
 
     Raises ConfigError when it means none, naming what there is.
     """
-    linears = adaptable(model)
-    shapes = {name: features(module) for name, module in linears.items() if is_target(name, config)}
+    linears, below = adaptable(model), layers_below(model, config.top_layers)
+    shapes = {
+        name: features(module)
+        for name, module in linears.items()
+        if is_target(name, config) and not name.startswith(below)
+    }
     if not shapes:
         kinds = sorted({name.rsplit(".", 1)[-1] for name in linears})
         raise ConfigError(f"lars.target_modules {config.target_modules!r} matches no layer; the model has {kinds}")
     return shapes
+
+
+def layers_below(model: PreTrainedModel, top: int) -> tuple[str, ...]:
+    """What the names of modules in decoder layers begin with that lie below the last `top` (0: all of them)."""
+    layers = [name for name, module in model.named_modules() if isinstance(module, GradientCheckpointingLayer)]
+    return tuple(f"{name}." for name in layers[: -top if top else 0])
 
 
 def is_target(name: str, config: LarsConfig) -> bool:

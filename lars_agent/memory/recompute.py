@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-__all__ = ["recomputed_layers"]
+__all__ = ["Again", "recomputed", "recomputed_layers"]
 
 Again = Callable[[], AbstractContextManager[None]]
 
@@ -30,7 +30,7 @@ def recomputed_layers(model: nn.Module, capture: Callable[[], Again]) -> Iterato
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     for layer in layers:
-        layer.forward = _recomputed(layer.forward, capture)
+        layer.forward = recomputed(layer.forward, capture)
     try:
         yield
     finally:
@@ -38,7 +38,9 @@ def recomputed_layers(model: nn.Module, capture: Callable[[], Again]) -> Iterato
             del layer.forward  # the class's own is seen again
 
 
-def _recomputed(forward: Callable[..., Any], capture: Callable[[], Again]) -> Callable[..., Any]:
+def recomputed(forward: Callable[..., Any], capture: Callable[[], Again]) -> Callable[..., Any]:
+    """`forward`, of which autograd keeps the arguments alone; `capture` as in `recomputed_layers`."""
+
     def run(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)

@@ -8,6 +8,7 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from lars_agent.lars import attach
 from lars_agent.lars.forward import reply_hidden
+from lars_agent.memory import saved
 from lars_agent.memory.attention import use_grouped_attention
 from lars_agent.memory.plan import Plan
 from lars_agent.training.batches import collate
@@ -34,7 +35,23 @@ def loss_and_gradients(attachment, adapter, plan):
     return loss.detach(), {name: p.grad for name, p in adapter.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("plan", [Plan(recompute=True), Plan(prompt_chunk=3), Plan(1, 4, 2, recompute=True)], ids=str)
+PLANS = [
+    Plan(recompute=True),
+    Plan(prompt_chunk=3),
+    Plan(1, 4, 2, recompute=True),
+    Plan(mlp_tile=2),
+    Plan(mlp_tile=3, recompute=False),
+    Plan(saved="disk"),
+    Plan(saved="disk", recompute=False, mlp_tile=2),
+]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_too_small_for_the_disk(monkeypatch):
+    monkeypatch.setattr(saved, "LEAST_NUMBERS", 1)
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=str)
 @pytest.mark.parametrize("pooling", MODES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_plan_gives_the_loss_and_the_gradients_of_the_plain_computation(family, pooling, plan):
@@ -87,7 +104,7 @@ def test_served_equals_trained_past_a_sliding_window():
 
 def test_with_recomputation_autograd_keeps_one_tensor_a_layer():
     """What is saved for the backward pass: without it every activation, with it the layers' inputs and little more."""
-    saved: dict[bool, int] = {}
+    kept: dict[bool, int] = {}
     for recompute in (False, True):
         attachment, total = attach(tiny_model("llama")), 0
         adapter = adapter_for(attachment.model, "response")
@@ -99,5 +116,5 @@ def test_with_recomputation_autograd_keeps_one_tensor_a_layer():
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             reply_hidden(attachment, adapter, collate(rows(), 0), Plan(recompute=recompute))
-        saved[recompute] = total
-    assert saved[True] < 0.1 * saved[False]
+        kept[recompute] = total
+    assert kept[True] < 0.1 * kept[False]

@@ -10,9 +10,12 @@ from safetensors.torch import load_file, save_file
 
 from lars_agent.errors import AdapterCorrupt, AdapterIncompatible, ConfigError, StateMismatch
 from lars_agent.lars import LarsAdapter, LarsConfig, attach, load_adapter, save_adapter
+from lars_agent.lars.forward import reply_hidden
 from lars_agent.lars.inject import target_shapes
 from lars_agent.lars.state import CONFIG_FILE, WEIGHTS_FILE, adapter_state, load_state
+from lars_agent.training.batches import collate
 from tests.lars.conftest import shake
+from tests.lars.test_serving import rows
 from tests.tiny import tiny_model
 
 
@@ -134,8 +137,26 @@ def test_tensors_outside_the_config_are_refused(tmp_path):
         load_adapter(model, tmp_path)
 
 
+@pytest.mark.parametrize(("top", "layers"), [(0, {"0", "1"}), (1, {"1"}), (2, {"0", "1"}), (9, {"0", "1"})])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi"])
+def test_the_last_layers_alone_are_adapted_where_that_is_asked(family, top, layers):
+    names = target_shapes(tiny_model(family), LarsConfig(top_layers=top))
+    assert {next(part for part in name.split(".") if part.isdigit()) for name in names} == layers
+
+
+def test_below_the_layers_that_are_adapted_nothing_enters_autograd():
+    model = tiny_model("llama")
+    adapter = LarsAdapter.for_model(model, LarsConfig(top_layers=1))
+    wants_gradient = []
+    for layer in model.model.layers:
+        layer.register_forward_hook(lambda module, args, output: wants_gradient.append(output.requires_grad))
+    reply_hidden(attach(model), adapter, collate(rows(), 0))
+    assert wants_gradient[-2:] == [False, True]
+
+
 @pytest.mark.parametrize(
-    "bad", [{"rank": 0}, {"dropout": 1.0}, {"pooling": "mean"}, {"chunk": 0}, {"target_modules": ()}]
+    "bad",
+    [{"rank": 0}, {"dropout": 1.0}, {"pooling": "mean"}, {"chunk": 0}, {"target_modules": ()}, {"top_layers": -1}],
 )
 def test_impossible_config_is_refused(bad):
     with pytest.raises(ConfigError, match=r"lars\."):

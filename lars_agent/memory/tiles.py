@@ -1,0 +1,57 @@
+"""The MLP of each decoder layer over a tile of tokens at a time.
+
+An MLP is several times as wide as the model, so its activations are most of what one layer's backward pass holds. It
+treats each token by itself: here it runs over `tile` tokens, forgets what is in between, and is run again in the
+backward pass, tile by tile. Exact, for one more forward pass of the MLP. Only for calls whose adapter treats each token
+by itself too: `response` pooling after its prompt is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from lars_agent.memory.recompute import Again, recomputed
+
+__all__ = ["mlp_of", "tiled_mlps"]
+
+NAMES = ("mlp", "feed_forward", "ffn")
+
+
+def mlp_of(layer: nn.Module) -> nn.Module | None:
+    """The MLP of a decoder layer; None where it has none that is known."""
+    return next((found for name in NAMES if isinstance(found := getattr(layer, name, None), nn.Module)), None)
+
+
+@contextmanager
+def tiled_mlps(model: nn.Module, tile: int, capture: Callable[[], Again]) -> Iterator[None]:
+    """Inside, the MLPs of `model` run over `tile` tokens at a time where gradients are wanted; 0 leaves them alone.
+
+    `capture` as in `recomputed_layers`; where layers are recomputed themselves, that must happen inside too. Where the
+    MLP is not known it is left alone.
+    """
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    mlps = [mlp for layer in layers if tile and (mlp := mlp_of(layer)) is not None]
+    for mlp in mlps:
+        mlp.forward = _tiled(mlp.forward, tile, capture)
+    try:
+        yield
+    finally:
+        for mlp in mlps:
+            del mlp.forward  # the class's own is seen again
+
+
+def _tiled(forward: Callable[[Tensor], Tensor], tile: int, capture: Callable[[], Again]) -> Callable[..., Any]:
+    again = recomputed(forward, capture)
+
+    def run(states: Tensor) -> Tensor:
+        if not torch.is_grad_enabled() or states.shape[1] <= tile:
+            return forward(states)
+        return torch.cat([again(piece.contiguous()) for piece in torch.split(states, tile, dim=1)], dim=1)
+
+    return run

@@ -1,14 +1,14 @@
-# Verbs: run, test, lint, types, format, bench, demo, rehearse, clean. Each does the set-up it needs; run twice, it redoes nothing.
+# Verbs: run, test, lint, types, format, bench, demo, rehearse, rehearse-limit, clean. Each does the set-up it needs; run twice, it redoes nothing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types format bench demo rehearse clean
+.PHONY: help run test lint types format bench demo rehearse rehearse-limit clean
 
 help:  ## What there is
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
 
 run: $(VENV)/.run  ## Start the daemon on loopback; the first time, install it and fetch the default model
 	$(BIN)/lars-agent serve
@@ -27,14 +27,19 @@ format: $(VENV)/.test  ## Put the source into shape
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.test  ## Sweep of pooling modes, learning rates and seeds against PEFT LoRA (hours)
+bench: $(VENV)/.test  ## Memory, speed and what is learned, against PEFT; the figures and the README's table (hours)
+	$(BIN)/lars-agent bench memory --goals
 	$(BIN)/python -m bench.quality
+	$(BIN)/lars-agent bench report
 
 demo: $(VENV)/.run  ## The whole loop on the real default model, within 20 minutes
 	$(BIN)/python -m examples.demo
 
 rehearse:  ## The installation, in a container with a real systemd (root, Debian)
 	tests/deploy/rehearse.sh
+
+rehearse-limit:  ## The worker's memory limit, in a virtual machine with a kernel and a systemd of its own (root, Debian)
+	tests/deploy/limit_in_vm.sh
 
 clean:  ## Remove the virtual environment and all caches
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from lars_agent.models.library import ModelLibrary
-from lars_agent.models.open import compute_dtype, open_model
+from lars_agent.models.open import compute_dtype, open_model, weight_bits
 from lars_agent.runtime.engine import Engine
 from lars_agent.store.adapters import AdapterStore
 from service.api import adapters, errors, feedback, generate, interactions, jobs, operation
@@ -19,6 +19,7 @@ from service.daemon import Daemon, DataLock
 from service.dashboard import routes as dashboard
 from service.db import DEFAULT_PROFILE, Database
 from service.jobs import Supervisor
+from service.memory_limit import GUARD_ONLY, MemoryLimit
 from service.middleware import GUARDS
 from service.schedule import Nightly
 from service.serving import FindModel, Generator, InstalledModel, OpenEngine, Serving
@@ -46,12 +47,20 @@ def create_app(
     find_model: FindModel | None = None,
     open_engine: OpenEngine | None = None,
     worker_command: Sequence[str] = DEFAULT_COMMAND,
+    memory_limit: MemoryLimit = GUARD_ONLY,
 ) -> FastAPI:
     """The application; its daemon starts and stops with it.
 
-    The keywords take the place of the real parts. Raises DataInUse, DatabaseTooNew, DatabaseUnusable, ConfigError.
+    `memory_limit` holds the worker to its budget; the other keywords take the place of the real parts. Raises
+    DataInUse, DatabaseTooNew, DatabaseUnusable, ConfigError.
     """
-    daemon = compose(settings, find_model=find_model, open_engine=open_engine, worker_command=worker_command)
+    daemon = compose(
+        settings,
+        find_model=find_model,
+        open_engine=open_engine,
+        worker_command=worker_command,
+        memory_limit=memory_limit,
+    )
     app = FastAPI(
         title="lars-agent",
         version=package_version(),
@@ -77,6 +86,7 @@ def compose(
     find_model: FindModel | None = None,
     open_engine: OpenEngine | None = None,
     worker_command: Sequence[str] = DEFAULT_COMMAND,
+    memory_limit: MemoryLimit = GUARD_ONLY,
 ) -> Daemon:
     """Every part, wired; nothing runs yet."""
     settings.server.require_token()
@@ -93,6 +103,7 @@ def compose(
             swap=serving.swap,
             pointer=serving.pointer,
             worker_command=worker_command,
+            memory_limit=memory_limit,
         )
         profiles = profile_lister(db)
         schedule = Nightly(settings.schedule, supervisor, db.cycles, profiles)
@@ -117,7 +128,7 @@ def engine_opener(settings: Settings, store: AdapterStore) -> OpenEngine:
     """Opens the generation engine on an installed model."""
 
     def open_engine(installed: InstalledModel, on_busy: Callable[[bool], None]) -> Generator:
-        opened = open_model(installed.folder, compute_dtype(settings.model.dtype))
+        opened = open_model(installed.folder, compute_dtype(settings.model.dtype), weight_bits(settings.model.dtype))
         runtime = settings.runtime
         return Engine(opened, store, queue_size=runtime.queue_size, threads=runtime.threads, on_busy=on_busy)
 

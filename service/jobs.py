@@ -17,10 +17,11 @@ from service.cycle import run_cycle
 from service.db import DEFAULT_PROFILE, Database, JobRecord, JobTrigger
 from service.db.records import UNFINISHED, JobChanges, now_utc
 from service.dry_run import dry_run
+from service.memory_limit import GUARD_ONLY, MemoryLimit
 from service.parts import BaseModel, CycleParts
 from service.settings import Settings
 from service.snapshot import require_news
-from service.worker_process import DEFAULT_COMMAND, LOG_NAME, WorkerProcess, kill_stray
+from service.worker_process import DEFAULT_COMMAND, LOG_NAME, Ending, WorkerProcess, kill_stray
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +46,8 @@ class Supervisor:
     """Runs personalization cycles, one at a time, each in a thread here and a worker process beside.
 
     Call `recover` once at start, when the base model is there, and `close` before the engine is closed. `base_model`,
-    `swap` and `pointer` are as in `CycleParts`; `worker_command` is given the job directory as its last argument.
+    `swap` and `pointer` are as in `CycleParts`; `worker_command` is given the job directory as its last argument, and
+    `memory_limit` holds it to its budget.
     """
 
     def __init__(
@@ -58,13 +60,17 @@ class Supervisor:
         swap: Callable[[str], int | None],
         pointer: threading.Lock | None = None,
         worker_command: Sequence[str] = DEFAULT_COMMAND,
+        memory_limit: MemoryLimit = GUARD_ONLY,
         idle_s: float = 1.0,
         grace_s: float = 30.0,
     ) -> None:
         self._db, self._store = db, store
         self._parts = CycleParts(settings, db, store, base_model, swap, pointer or threading.Lock())
         self._worker_command = tuple(worker_command)
-        self._worker = WorkerProcess(worker_command, threads=settings.training.threads, grace_s=grace_s)
+        self.memory_limit = memory_limit
+        self._worker = WorkerProcess(
+            worker_command, threads=settings.training.threads, memory_limit=memory_limit, grace_s=grace_s
+        )
         self._courtesy = Courtesy(self._worker, idle_s)
         self._lock = threading.RLock()
         self._current: str | None = None
@@ -242,6 +248,8 @@ class Supervisor:
         for _ in range(MAX_TRIES):
             self._check()
             ending = self._worker.run(folder) if read_result(folder) is None else None
+            if ending is not None:
+                self._note(folder.name, ending)
             self._check()
             if (result := read_result(folder)) is not None:
                 return result
@@ -249,6 +257,14 @@ class Supervisor:
                 raise ending.failure()
             self._closing.wait(STOPPED_S)  # who stops the worker may be about to stop the daemon too
         raise WorkerFailed(f"the training worker was stopped {MAX_TRIES} times before it had a result")
+
+    def _note(self, job_id: str, ending: Ending) -> None:
+        """The job's record says what held the worker to its budget."""
+        limit = ending.limit
+        self._db.jobs.update(job_id, spec={**(self._db.jobs.get(job_id).spec or {}), "memory_limit": limit.kind})
+        log.info(
+            "worker_ended", job=job_id, exit_status=ending.exit_status, limit=limit.kind, peak_bytes=limit.peak_bytes
+        )
 
     def _check(self) -> None:
         if self._cancelled:

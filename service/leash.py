@@ -1,6 +1,8 @@
 """The small program between the daemon and its worker: it puts itself on a leash, then becomes the worker.
 
-    python leash.py DAEMON_PID COMMAND [ARGUMENT ...]
+    python leash.py DAEMON_PID CGROUP COMMAND [ARGUMENT ...]
+
+CGROUP is the cgroup.procs file of the cgroup to enter, empty for none.
 
 A process of its own, because in a daemon with threads nothing may run between fork and exec.
 """
@@ -27,6 +29,14 @@ def _die_with_parent(daemon_pid: int) -> None:
         raise SystemExit("the daemon that started this worker is gone")
 
 
+def _enter(cgroup: str) -> None:
+    """From here on the cgroup's memory limit counts."""
+    try:
+        Path(cgroup).write_text("0")  # whoever writes it
+    except OSError as error:
+        raise SystemExit(f"the worker cannot enter its cgroup ({cgroup}: {error.strerror})") from None
+
+
 def _step_back() -> None:
     """Everything else on the device goes first: for the processor, and when memory runs out."""
     os.nice(WORKER_NICE)
@@ -37,9 +47,11 @@ def _step_back() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """This process has become the worker, on a leash and at the lowest priority."""
-    daemon_pid, *command = arguments
+    """This process has become the worker, on a leash, in its cgroup and at the lowest priority."""
+    daemon_pid, cgroup, *command = arguments
     _die_with_parent(int(daemon_pid))
+    if cgroup:
+        _enter(cgroup)
     _step_back()
     try:
         os.execvp(command[0], command)

@@ -9,6 +9,7 @@ import uvicorn
 from lars_agent.errors import LarsError
 from lars_agent.models.library import ModelLibrary
 from service.app import create_app
+from service.memory_limit import memory_limit
 from service.sections import url_of
 from service.settings import Settings
 
@@ -45,7 +46,7 @@ def run(settings: Settings, tell: Callable[[str], None]) -> None:
     """Serves until SIGTERM or SIGINT. Raises LarsError for what keeps it from starting."""
     settings.server.require_token()
     fetch_model(settings, tell)
-    app = create_app(settings)
+    app = create_app(settings, memory_limit=memory_limit())
     config = uvicorn.Config(
         app,
         host=settings.server.host,

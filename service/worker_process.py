@@ -20,6 +20,8 @@ import psutil
 from lars_agent.errors import WorkerFailed
 from lars_agent.files import write_atomically
 from lars_agent.memory.allocator import THRIFTY_MALLOC
+from lars_agent.training.job import JobSpec
+from service.memory_limit import GUARD_ONLY, Limit, MemoryLimit
 
 CHECKPOINTED = 75  # the worker's exit status after SIGTERM: it wrote a checkpoint and can go on from there
 DEFAULT_COMMAND = (sys.executable, "-m", "lars_agent.training.worker")
@@ -32,10 +34,11 @@ _LEASH = str(Path(__file__).with_name("leash.py"))
 
 @dataclass(frozen=True)
 class Ending:
-    """How a worker process ended: its exit status (below zero: the signal) and the last line it wrote."""
+    """How a worker process ended: its exit status (below zero: the signal), its last line, and its memory's limit."""
 
     exit_status: int
     log_tail: str
+    limit: Limit
 
     @property
     def stopped(self) -> bool:
@@ -44,6 +47,11 @@ class Ending:
 
     def failure(self) -> WorkerFailed:
         """The error that this ending is, when it left no result."""
+        if self.limit.killed:
+            return WorkerFailed(
+                f"the training worker was killed at its memory limit of {self.limit.limit_bytes:,} bytes "
+                "(memory.budget_bytes); raise it, or lower training.max_seq_len"
+            )
         how = f"exit status {self.exit_status}"
         if self.exit_status < 0:
             how = f"signal {signal.Signals(-self.exit_status).name}"
@@ -60,9 +68,16 @@ class WorkerProcess:
     """
 
     def __init__(
-        self, command: Sequence[str] = DEFAULT_COMMAND, *, threads: int = 0, grace_s: float = 30.0, poll_s: float = 0.1
+        self,
+        command: Sequence[str] = DEFAULT_COMMAND,
+        *,
+        threads: int = 0,
+        memory_limit: MemoryLimit = GUARD_ONLY,
+        grace_s: float = 30.0,
+        poll_s: float = 0.1,
     ) -> None:
         self._command = tuple(command)
+        self._memory_limit = memory_limit
         self._threads = threads
         self._grace_s = grace_s
         self._poll_s = poll_s
@@ -79,16 +94,20 @@ class WorkerProcess:
             return self._process.pid if self._process else None
 
     def run(self, folder: Path) -> Ending | None:
-        """The worker has worked on the job directory and ended; None if it was stopped before it began."""
-        with (folder / LOG_NAME).open("ab") as log:
+        """The worker has worked on the job directory and ended; None if it was stopped before it began.
+
+        Raises JobInvalid where job.json cannot be read: it says how much memory the worker may take.
+        """
+        budget_bytes = JobSpec.read(folder).budget_bytes
+        with (folder / LOG_NAME).open("ab") as log, self._memory_limit.around(budget_bytes) as limit:
             log_start = log.tell()
             try:
-                if not self._start(folder, log):
+                if not self._start(folder, log, limit):
                     return None
                 exit_status = self._wait()
             finally:
                 self._leave_none()
-        return Ending(exit_status, _tail(folder / LOG_NAME, log_start))
+        return Ending(exit_status, _tail(folder / LOG_NAME, log_start), limit)
 
     def hold(self, holder: str) -> None:
         """The worker stands still until `holder` releases it."""
@@ -121,13 +140,14 @@ class WorkerProcess:
             self._kill_at = None
             self._holders.discard("user")
 
-    def _start(self, folder: Path, log: BinaryIO) -> bool:
+    def _start(self, folder: Path, log: BinaryIO, limit: Limit) -> bool:
         """Whether a worker has been started; waits while the worker is held."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or not self._holders)
             if self._stopping:
                 return False
-            command = [sys.executable, _LEASH, str(os.getpid()), *self._command, str(folder)]
+            entrance = str(limit.entrance or "")
+            command = [sys.executable, _LEASH, str(os.getpid()), entrance, *self._command, str(folder)]
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -136,7 +156,7 @@ class WorkerProcess:
                 env=worker_environment(self._threads),
                 process_group=0,
             )
-            write_atomically(folder / PID_NAME, json.dumps({"pid": self._process.pid}))
+            write_atomically(folder / PID_NAME, json.dumps({"pid": self._process.pid, **limit.as_dict()}))
             return True
 
     def _wait(self) -> int:

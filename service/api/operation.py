@@ -44,9 +44,7 @@ def info(daemon: DaemonDep) -> Info:
         problems=list(daemon.serving.problems),
         feedback=FeedbackCounts(**daemon.db.feedback.counts()),
         interactions=daemon.db.interactions.count(),
-        memory=MemoryInfo(
-            rss_bytes=rss_bytes(), peak_bytes=peak_rss_bytes(), budget_bytes=settings.memory.budget_bytes
-        ),
+        memory=_memory(daemon),
         job=daemon.supervisor.current,
         schedule=ScheduleInfo(
             enabled=settings.schedule.enabled, cron=settings.schedule.cron, next_run=daemon.schedule.next_run()
@@ -64,6 +62,17 @@ def _model(daemon: Daemon) -> ModelInfo | None:
         revision=installed.revision,
         sha256=installed.sha256,
         dtype=daemon.settings.model.dtype,
+    )
+
+
+def _memory(daemon: Daemon) -> MemoryInfo:
+    limit = daemon.supervisor.memory_limit
+    return MemoryInfo(
+        rss_bytes=rss_bytes(),
+        peak_bytes=peak_rss_bytes(),
+        budget_bytes=daemon.settings.memory.budget_bytes,
+        limit=limit.kind,
+        limit_reason=limit.reason,
     )
 
 

@@ -13,6 +13,7 @@ from lars_agent.store.manifest import AdapterManifest
 from service.api.errors import InvalidField
 from service.api.fields import Body, Id, Messages, Profile, Rating, SpokenText, Tag, Text, to_messages, version_label
 from service.db import DEFAULT_PROFILE, FeedbackRecord, InteractionRecord, JobRecord, JobStatus, JobTrigger, NewFeedback
+from service.memory_limit import LimitKind
 
 VersionLabel = Annotated[str, Field(description='"v3", or "base" for the model without adapter.', examples=["v3"])]
 
@@ -322,6 +323,10 @@ class MemoryInfo(Reply):
     rss_bytes: int
     peak_bytes: int
     budget_bytes: int
+    limit: LimitKind = Field(
+        description="What holds training to its budget: the kernel (`cgroup`), or the worker itself (`guard`)."
+    )
+    limit_reason: str | None = Field(description="Why the kernel does not, if so.")
 
 
 class ScheduleInfo(Reply):

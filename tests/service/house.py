@@ -59,7 +59,7 @@ class House:
         self.parts = CycleParts(self.settings, self.db, self.store, lambda: self.model, self.engine.swap)
         self.supervisors: list[Supervisor] = []
 
-    def supervisor(self, *flags: str, command: tuple[str, ...] | None = None) -> Supervisor:
+    def supervisor(self, *flags: str, command: tuple[str, ...] | None = None, **options: Any) -> Supervisor:
         """A supervisor whose worker is the stand-in, told by `flags` how to behave."""
         supervisor = Supervisor(
             self.settings,
@@ -70,6 +70,7 @@ class House:
             worker_command=command or (sys.executable, str(STANDIN), *flags),
             idle_s=0.05,
             grace_s=20.0,
+            **options,
         )
         self.supervisors.append(supervisor)
         return supervisor

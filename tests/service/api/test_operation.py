@@ -10,6 +10,7 @@ from service.app import create_app
 from service.daemon import DataInUse
 from service.db import DatabaseBusy
 from service.db.engine import writing
+from service.memory_limit import MemoryLimit
 from service.settings import Settings
 from tests.service.api.conftest import FakeModel, client_of, fake_app, wait_until
 
@@ -71,8 +72,15 @@ def test_info_says_where_it_stands(client):
     assert info["feedback"] == {"total": 1, "corrections": 1, "liked": 0, "disliked": 0}
     assert info["memory"]["budget_bytes"] == 2 * 1024**3
     assert info["memory"]["peak_bytes"] >= info["memory"]["rss_bytes"] > 0
+    assert (info["memory"]["limit"], info["memory"]["limit_reason"]) == ("guard", None)
     assert info["schedule"] == {"enabled": False, "cron": "0 3 * * *", "next_run": None}
     assert (info["job"], info["problems"], info["loading_error"]) == (None, [], None)
+
+
+def test_info_says_why_the_kernel_does_not_limit_training(start, settings):
+    client = start(settings, memory_limit=MemoryLimit(reason="no cgroup was delegated"))
+    memory = client.get("/info").json()["memory"]
+    assert (memory["limit"], memory["limit_reason"]) == ("guard", "no cgroup was delegated")
 
 
 def test_database_that_stays_busy_is_said_to_be_so(client, daemon, monkeypatch):

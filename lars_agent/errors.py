@@ -19,6 +19,7 @@ LarsError
 │   ├── NothingToLearn         no example survives curation
 │   ├── ExampleTooLong         prompt and reply do not fit `max_seq_len`
 │   ├── BudgetTooSmall         refused before it starts
+│   ├── MemoryPressure         near the budget; a smaller plan goes on from the last step
 │   ├── BudgetExceeded         stopped because the measured memory passed the budget
 │   ├── WorkerFailed           the worker process ended without a result
 │   └── JobCancelled
@@ -104,6 +105,14 @@ class ExampleTooLong(TrainingError):
 
 class BudgetTooSmall(TrainingError):
     """The memory budget cannot hold even the smallest plan; nothing was loaded."""
+
+
+class MemoryPressure(TrainingError):
+    """The worker came near its memory budget, holding `held_bytes`; the step can be done again under a smaller plan."""
+
+    def __init__(self, message: str, held_bytes: int) -> None:
+        super().__init__(message)
+        self.held_bytes = held_bytes
 
 
 class BudgetExceeded(TrainingError):

@@ -68,13 +68,13 @@ class LarsLayer(nn.Module):
         g = torch.sigmoid(logits)  # (B, K, R)
         h = self.dropout(n + g @ self.mix)
         h = h + self.ffn_out(F.gelu(self.ffn_in(h)))
-        return Response(self.scale * F.linear(h, self.up), 2 * g)
+        return Response(F.linear(self.scale * h, self.up), 2 * g)
 
     def token_delta(self, x: Tensor, gate: Tensor) -> Tensor:
         """The per-token term a B(gate * (A x_t)), (B, S, O), of `x` (B, S, H) under `gate` (B, S or 1, R).
 
-        A is held fixed in this term (it learns through the pooled vector), so that autograd keeps (B, S, R) for it
-        and never the input itself.
+        A is held fixed in this term (it learns through the pooled vector), and a is multiplied in before B, so that
+        autograd keeps (B, S, R) for it and neither input nor output.
         """
         low = F.linear(x.to(self.down.dtype), self.down.detach())  # (B, S, R)
-        return self.scale * F.linear(gate * low, self.up)
+        return F.linear(self.scale * (gate * low), self.up)

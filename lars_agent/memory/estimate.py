@@ -1,8 +1,10 @@
-"""How many bytes a training step will take, term by term, before anything is loaded.
+"""How many bytes a training job will take at its peak, term by term, before anything is loaded.
 
-What is resident through the whole step (program, weights, adapter, optimizer, KV cache, what autograd keeps), and on
-top of it the largest of the scratch spaces, of which only one exists at a time. The terms are counted from the shapes;
-the few factors that stand for what a library allocates on the way are the constants below.
+What is resident all the time (program, weights, adapter, gradients, optimizer), and what the widest piece of work puts
+on top of it: what that piece holds from its beginning to its end (KV cache, pooled vectors, what autograd keeps), and
+the largest of its scratch spaces, of which only one exists at a time. The terms are counted from the shapes; the few
+factors that stand for what a library allocates on the way are the constants below. `bench planner` measures how far off
+it all is.
 """
 
 from __future__ import annotations
@@ -10,35 +12,50 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from lars_agent.memory.plan import Plan
+from lars_agent.memory.quantized import UNPACKED
 from lars_agent.memory.shape import ModelShape
 
-__all__ = ["Estimate", "Workload", "estimate"]
+__all__ = ["Estimate", "Rows", "Workload", "estimate"]
 
 FLOAT32 = 4
 MOMENT_BYTES = {32: 8.0, 8: 2.0625}  # of both moments of one parameter; in 8 bits with a scale for each block of 128
-STARTED_BYTES = 75_000_000  # what modules, threads and the first call of every operator add to the program
-HIDDEN_COPIES = 16  # (tokens, H) arrays alive in one layer's forward and backward pass
-INTERMEDIATE_COPIES = 8  # (tokens, I) arrays, likewise
-READ_HIDDEN_COPIES, READ_INTERMEDIATE_COPIES = 8, 4  # without autograd
-KEY_COPIES = 4  # the prefix's keys and values with the reply's behind them, and their gradients
-LOGIT_COPIES = 4  # float32 (rows, V) arrays alive in a chunked loss
-MASK_BYTES = 6  # of one query and key: as transformers makes it (1 byte), and as attention turns it to numbers
+STARTED_BYTES = {4: 45_000_000, 2: 95_000_000}  # what threads, and the first call of each operator, add to the program
+NORMS = 2  # of a layer; each keeps its input in float32
+HIDDEN_SCRATCH = 8  # (tokens, H) numbers that come and go while one layer runs backward, beyond what it keeps
+INTERMEDIATE_SCRATCH = 3  # (tokens, I) numbers, likewise
+READ_HIDDEN, READ_INTERMEDIATE = 8, 3  # numbers alive in a layer without autograd
+MASK_BYTES = 3  # of one query and key, while transformers makes it
+LOSS_BYTES, DIVERGENCE_BYTES = 10, 22  # of one row and word in a chunked loss
+UNPACKED_BYTES = 20  # of one weight while a piece of a quantised matrix is multiplied
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Examples that are worked on at once: how many, and the tokens of the longest prompt and reply."""
+
+    count: int
+    prompt: int
+    reply: int
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What a step has to hold.
+    """What a job has to hold.
 
     Attributes:
         prompt, reply: tokens of the longest prompt and of the longest reply.
-        number_bytes: of one weight or activation: 4 in float32, 2 in bfloat16.
+        number_bytes: of one activation: 4 in float32, 2 in bfloat16.
         program_bytes: what the process holds before the model is opened.
+        rehearsal: the passages of general text in a step.
+        judged: a passage of the general text that is measured at the end; the plan says how many at once.
     """
 
     prompt: int
     reply: int
     number_bytes: int
     program_bytes: int
+    rehearsal: Rows = Rows(0, 0, 0)
+    judged: Rows = Rows(0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -65,76 +82,128 @@ class Estimate:
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What one piece of work takes."""
+
+    kv_cache: int
+    pooled: int
+    activations: int
+    scratch: int
+
+
 def estimate(shape: ModelShape, load: Workload, plan: Plan) -> Estimate:
-    """The bytes of a training step of `shape` under `plan`."""
+    """The bytes of a job of `shape` under `plan`."""
+    examples = Rows(plan.micro_batch, load.prompt, load.reply)
+    pieces = [_work(shape, load, plan, examples, LOSS_BYTES)]
+    if load.rehearsal.count:
+        pieces.append(_work(shape, load, plan, load.rehearsal, DIVERGENCE_BYTES))
+    judged = Rows(plan.micro_batch, load.judged.prompt, load.judged.reply)
+    pieces.append(_work(shape, load, plan, judged, LOSS_BYTES, autograd=False))
+    widest = max(pieces, key=lambda work: sum(vars(work).values()))
     return Estimate(
-        program=load.program_bytes + STARTED_BYTES,
-        weights=shape.parameters * load.number_bytes,
+        program=load.program_bytes + STARTED_BYTES[load.number_bytes],
+        weights=shape.weight_bytes,
         adapter=shape.adapter_parameters * FLOAT32,
         gradients=shape.adapter_parameters * FLOAT32,
         optimizer=int(shape.adapter_parameters * MOMENT_BYTES[plan.optimizer_bits]),
-        kv_cache=_kv_cache(shape, load, plan),
-        pooled=_pooled(shape, plan),
-        activations=_activations(shape, load, plan),
-        scratch=max(_reading(shape, load, plan), _layer(shape, load, plan), _loss(shape, plan)),
+        **vars(widest),
     )
 
 
-def _kept_tokens(shape: ModelShape, load: Workload) -> int:
-    """Tokens of the prompt in the cache."""
-    return load.prompt if shape.window is None else min(load.prompt, shape.window)
+def _work(
+    shape: ModelShape, load: Workload, plan: Plan, rows: Rows, word_bytes: int, *, autograd: bool = True
+) -> _Work:
+    """A forward and (with `autograd`) a backward pass over `rows`."""
+    acting = rows.count * (rows.reply if shape.response else rows.prompt + rows.reply)  # tokens in one pass
+    mask = acting * (rows.prompt + rows.reply) * MASK_BYTES
+    layer = _running(shape, load, acting)
+    if autograd:
+        layer = _one_layer(shape, load, plan, acting)
+    scratch = max(_reading(shape, load, plan, rows), layer + mask, _loss(shape, plan, rows, word_bytes))
+    return _Work(
+        kv_cache=_kv_cache(shape, load, rows),
+        pooled=_pooled(shape, rows),
+        activations=_activations(shape, load, plan, acting) if autograd else 0,
+        scratch=scratch + _unpacked(shape, load),
+    )
 
 
-def _acting_tokens(shape: ModelShape, load: Workload) -> int:
-    """Tokens of one example that enter autograd."""
-    return load.reply if shape.response else load.prompt + load.reply
-
-
-def _kv_cache(shape: ModelShape, load: Workload, plan: Plan) -> int:
+def _kv_cache(shape: ModelShape, load: Workload, rows: Rows) -> int:
     """Keys and values of the prompt in every layer; the other poolings read no prompt beforehand."""
     if not shape.response:
         return 0
-    tokens = plan.micro_batch * _kept_tokens(shape, load)
-    return 2 * shape.layers * shape.key_width * tokens * load.number_bytes
+    kept = rows.prompt if shape.window is None else min(rows.prompt, shape.window)
+    return 2 * shape.layers * shape.key_width * rows.count * kept * load.number_bytes
 
 
-def _pooled(shape: ModelShape, plan: Plan) -> int:
+def _pooled(shape: ModelShape, rows: Rows) -> int:
     """float32 for each adapted layer: the prompt's sum and last token, their pooled vector, and the bias it gives."""
-    return plan.micro_batch * (3 * shape.adapted_in + 2 * shape.adapted_out) * FLOAT32
+    return rows.count * (3 * shape.adapted_in + 2 * shape.adapted_out) * FLOAT32
 
 
-def _activations(shape: ModelShape, load: Workload, plan: Plan) -> int:
-    """What autograd keeps of the layers: their inputs alone, or, without recomputation, all that is in them."""
-    tokens = plan.micro_batch * _acting_tokens(shape, load)
+def _activations(shape: ModelShape, load: Workload, plan: Plan, tokens: int) -> int:
+    """What autograd keeps: the layers' inputs alone, or, without recomputation, all that they need to go back.
+
+    In 8 bits or on the disk where the plan says so; the per-token term's ranks stay in memory as they are.
+    """
     if plan.recompute:
-        return shape.layers * tokens * shape.hidden * load.number_bytes
-    return shape.layers * _one_layer(shape, load, plan, tokens)
+        per_token = _kept_bytes(shape.hidden * load.number_bytes, shape.hidden, plan)
+        return shape.adapted_layers * tokens * per_token
+    kept = (
+        shape.adapted_layers * tokens * _kept_bytes(_layer_bytes(shape, load, plan), _layer_numbers(shape, plan), plan)
+    )
+    return kept + tokens * 2 * shape.ranks * FLOAT32
+
+
+def _kept_bytes(whole: int, numbers: int, plan: Plan) -> int:
+    """Of `whole` bytes of `numbers` numbers, what stays in memory."""
+    return {"whole": whole, "int8": numbers, "disk": 0}[plan.saved]
+
+
+def _layer_numbers(shape: ModelShape, plan: Plan) -> int:
+    """Numbers that autograd keeps for one token of one layer: norms' inputs, queries, keys, values, what attention
+    gives, and three of the MLP; of an MLP in tiles its input alone.
+    """
+    mlp = shape.hidden if plan.mlp_tile else 3 * shape.intermediate
+    return NORMS * shape.hidden + 2 * shape.query_width + 2 * shape.key_width + mlp
+
+
+def _layer_bytes(shape: ModelShape, load: Workload, plan: Plan) -> int:
+    """The same in bytes: norms compute in float32."""
+    in_float32 = NORMS * shape.hidden
+    return in_float32 * FLOAT32 + (_layer_numbers(shape, plan) - in_float32) * load.number_bytes
 
 
 def _one_layer(shape: ModelShape, load: Workload, plan: Plan, tokens: int) -> int:
-    """One layer's activations and their gradients over `tokens`, and the keys that its attention reads."""
-    width = HIDDEN_COPIES * shape.hidden + INTERMEDIATE_COPIES * shape.intermediate
-    keys = plan.micro_batch * (_kept_tokens(shape, load) if shape.response else 0) * shape.key_width
-    return (tokens * width + KEY_COPIES * keys) * load.number_bytes
+    """One layer's backward pass: what it keeps, where it is kept for this layer alone, and what comes and goes."""
+    kept = _layer_bytes(shape, load, plan) if plan.recompute else 0
+    in_mlp = min(tokens, plan.mlp_tile) if plan.mlp_tile and shape.response else tokens
+    intermediate = INTERMEDIATE_SCRATCH + (3 if plan.mlp_tile else 0)
+    going = tokens * HIDDEN_SCRATCH * shape.hidden + in_mlp * intermediate * shape.intermediate
+    in_float32 = in_mlp * shape.intermediate * FLOAT32  # what the adapter adds
+    return tokens * kept + going * load.number_bytes + in_float32
 
 
-def _layer(shape: ModelShape, load: Workload, plan: Plan) -> int:
-    """One layer's forward and backward pass over the tokens in autograd, and the attention mask."""
-    acting = _acting_tokens(shape, load)
-    keys = load.prompt + load.reply
-    mask = plan.micro_batch * acting * keys * MASK_BYTES
-    return _one_layer(shape, load, plan, plan.micro_batch * acting) + mask
+def _running(shape: ModelShape, load: Workload, tokens: int) -> int:
+    """One layer's pass over `tokens` without autograd; what is pooled, and what the adapter adds, is float32."""
+    width = READ_HIDDEN * shape.hidden + READ_INTERMEDIATE * shape.intermediate
+    return tokens * (width * load.number_bytes + shape.intermediate * FLOAT32)
 
 
-def _reading(shape: ModelShape, load: Workload, plan: Plan) -> int:
-    """One layer's pass over a chunk of the prompt, without autograd."""
+def _reading(shape: ModelShape, load: Workload, plan: Plan, rows: Rows) -> int:
+    """One layer's pass over a chunk of the prompt."""
     if not shape.response:
         return 0
-    tokens = plan.micro_batch * min(plan.prompt_chunk, load.prompt)
-    width = READ_HIDDEN_COPIES * shape.hidden + READ_INTERMEDIATE_COPIES * shape.intermediate
-    return tokens * (width * load.number_bytes + load.prompt * MASK_BYTES) + tokens * shape.intermediate * FLOAT32
+    tokens = rows.count * min(plan.prompt_chunk, rows.prompt)
+    return _running(shape, load, tokens) + tokens * rows.prompt * MASK_BYTES
 
 
-def _loss(shape: ModelShape, plan: Plan) -> int:
+def _loss(shape: ModelShape, plan: Plan, rows: Rows, word_bytes: int) -> int:
     """The logits of a chunk of reply tokens, and what becomes of them."""
-    return LOGIT_COPIES * plan.loss_chunk * shape.vocabulary * FLOAT32
+    return min(plan.loss_chunk, rows.count * rows.reply) * shape.vocabulary * word_bytes
+
+
+def _unpacked(shape: ModelShape, load: Workload) -> int:
+    """A piece of a quantised matrix as numbers."""
+    return UNPACKED * UNPACKED_BYTES if shape.weight_bytes < shape.parameters * load.number_bytes else 0

@@ -45,7 +45,8 @@ class FlatAdamW:
             self.values[place] = parameter.detach().flatten()
             parameter.data = self.values[place].view(parameter.shape)
             parameter.grad = self.gradient[place].view(parameter.shape)
-        self.moments: _Moments = _Moments8(length) if bits == 8 else _Moments32(length)
+        self._parameters, self.bits = ordered, bits
+        self.moments = _moments(bits, length)
 
     def clip(self, max_norm: float) -> None:
         """The gradient's 2-norm is at most `max_norm`."""
@@ -69,12 +70,36 @@ class FlatAdamW:
             )
         self.gradient.zero_()
 
+    def release(self) -> None:
+        """The parameters keep their values; gradients and moments are gone, and nothing can be learned any more."""
+        for parameter in self._parameters:
+            parameter.grad = None
+        self.gradient = torch.zeros(0)
+        self.moments = _moments(self.bits, 0)
+
     def state(self) -> dict[str, Tensor]:
         """All that a later `load` needs to go on from here, the parameters' values left out."""
         return {"step": torch.tensor(self.step_count)} | self.moments.tensors()
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """The optimizer stands where `state` was taken. Raises StateMismatch for the state of another one."""
+        """Takes what `state` gave, kept in this or the other number of bits. Raises StateMismatch."""
+        bits = self.bits
+        self.moments, self.bits = _moments(_bits_in(state), len(self.values)), _bits_in(state)
+        self._take(state)
+        self.use_bits(bits)
+
+    def use_bits(self, bits: Literal[8, 32]) -> None:
+        """The moments are kept in so many bits from here on."""
+        if bits == self.bits:
+            return
+        moments = _moments(bits, len(self.values))
+        for start in range(0, len(self.values), PIECE):
+            piece = slice(start, min(start + PIECE, len(self.values)))
+            moments.write(piece, *self.moments.read(piece), self.step_count)
+        self.moments, self.bits = moments, bits
+
+    def _take(self, state: Mapping[str, Tensor]) -> None:
         own = self.moments.tensors()
         for key in sorted((own.keys() | {"step"}) ^ state.keys()):
             raise StateMismatch(f"optimizer tensor {key!r} is {'unexpected' if key in state else 'missing'}")
@@ -145,6 +170,15 @@ class _Moments8(_Moments):
             "root": self.root,
             "root_scale": self.root_scale,
         }
+
+
+def _moments(bits: Literal[8, 32], length: int) -> _Moments:
+    return _Moments8(length) if bits == 8 else _Moments32(length)
+
+
+def _bits_in(state: Mapping[str, Tensor]) -> Literal[8, 32]:
+    """In how many bits a state keeps the moments."""
+    return 8 if "first_scale" in state else 32
 
 
 def _divided(numbers: Tensor, scale: Tensor) -> Tensor:

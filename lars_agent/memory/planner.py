@@ -5,32 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from typing import Literal
 
 from lars_agent.errors import BudgetTooSmall
+from lars_agent.memory.costs import DEFAULT_COSTS, Costs, step_seconds
 from lars_agent.memory.estimate import Estimate, Workload, estimate
 from lars_agent.memory.plan import Plan
+from lars_agent.memory.saved import Saved
 from lars_agent.memory.shape import ModelShape
 
-__all__ = ["Planned", "choose_plan", "ladder"]
+__all__ = ["Planned", "choose_plan", "ladder", "needed_bytes", "planned_as"]
 
 MARGIN = 1.05  # a plan must fit with this much to spare: an estimate is off by a few percent
 PROMPT_CHUNKS = (512, 256, 128, 64)
 LOSS_CHUNKS = (32, 8)
-
-# What a lever costs, as a factor on the time of a step. Rough: they only have to put the plans in order.
-RECOMPUTE_TIME = 1.25
-EIGHT_BIT_TIME = 1.04
-HALVED_BATCH_TIME = 1.15
-HALVED_CHUNK_TIME = 1.03
-SMALL_LOSS_CHUNK_TIME = 1.02
+BITS: tuple[Literal[8, 32], ...] = (32, 8)
+MLP_TILES = (0, 64)
+KEEPING: tuple[tuple[bool, Saved], ...] = (  # recomputation, and how what autograd keeps is kept
+    (False, "whole"),
+    (False, "int8"),
+    (True, "whole"),
+    (True, "disk"),
+)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, what it will take, and how long its step is, as a multiple of the fastest plan's."""
+    """A plan, what it will take, how long its step is in seconds, and as a multiple of the fastest plan's."""
 
     plan: Plan
     estimate: Estimate
+    step_seconds: float
     relative_time: float
 
     def as_dict(self) -> dict[str, object]:
@@ -39,25 +44,29 @@ class Planned:
             "plan": self.plan.as_dict(),
             "estimate": self.estimate.as_dict(),
             "predicted_peak_bytes": self.estimate.peak_bytes,
+            "step_seconds": round(self.step_seconds, 4),
             "relative_time": round(self.relative_time, 3),
         }
 
 
-def choose_plan(shape: ModelShape, load: Workload, budget_bytes: int | None, batch_size: int) -> Planned:
+def choose_plan(
+    shape: ModelShape, load: Workload, budget_bytes: int | None, batch_size: int, costs: Costs = DEFAULT_COSTS
+) -> Planned:
     """The fastest plan whose predicted peak, with `MARGIN` to spare, is within the budget; None is no budget.
 
     Raises BudgetTooSmall that says the least budget that would do.
     """
-    candidates = sorted(_candidates(shape, load, batch_size), key=lambda planned: planned.relative_time)
-    for planned in candidates:
+    steps = ladder(shape, load, batch_size, costs)
+    for planned in steps:
         if budget_bytes is None or needed_bytes(planned) <= budget_bytes:
             return planned
-    least = min(candidates, key=needed_bytes)
+    least = steps[-1]
     raise BudgetTooSmall(
         f"training needs at least {needed_bytes(least):,} bytes (weights {least.estimate.weights:,}, program "
         f"{least.estimate.program:,}, adapter and optimizer "
         f"{least.estimate.adapter + least.estimate.gradients + least.estimate.optimizer:,}), the budget is "
-        f"{budget_bytes:,}; raise memory.budget_bytes, or lower training.max_seq_len or lars.rank"
+        f"{budget_bytes:,}; raise memory.budget_bytes, or lower training.max_seq_len, lars.rank or lars.top_layers, or "
+        "serve the model in fewer bits (model.dtype)"
     )
 
 
@@ -66,28 +75,32 @@ def needed_bytes(planned: Planned) -> int:
     return int(planned.estimate.peak_bytes * MARGIN)
 
 
-def ladder(shape: ModelShape, load: Workload, batch_size: int) -> list[Planned]:
+def ladder(shape: ModelShape, load: Workload, batch_size: int, costs: Costs = DEFAULT_COSTS) -> list[Planned]:
     """The plans worth having, fastest first: each needs less than all before it."""
+    timed = [(step_seconds(shape, load, plan, batch_size, costs), plan) for plan in _candidates(shape, batch_size)]
+    timed.sort(key=lambda pair: pair[0])
     steps: list[Planned] = []
-    for planned in sorted(_candidates(shape, load, batch_size), key=lambda planned: planned.relative_time):
-        if not steps or planned.estimate.peak_bytes < steps[-1].estimate.peak_bytes:
-            steps.append(planned)
+    for seconds, plan in timed:
+        needed = estimate(shape, load, plan)
+        if not steps or needed.peak_bytes < steps[-1].estimate.peak_bytes:
+            steps.append(Planned(plan, needed, seconds, seconds / timed[0][0]))
     return steps
 
 
-def _candidates(shape: ModelShape, load: Workload, batch_size: int) -> Iterator[Planned]:
+def planned_as(plan: Plan, shape: ModelShape, load: Workload, batch_size: int, costs: Costs = DEFAULT_COSTS) -> Planned:
+    """What a plan that somebody else chose will take."""
+    seconds = step_seconds(shape, load, plan, batch_size, costs)
+    fastest = ladder(shape, load, batch_size, costs)[0].step_seconds
+    return Planned(plan, estimate(shape, load, plan), seconds, seconds / fastest)
+
+
+def _candidates(shape: ModelShape, batch_size: int) -> Iterator[Plan]:
     """Every plan for steps of `batch_size` examples."""
-    for size, chunk, loss, recompute, bits in product(
-        _halved(batch_size), PROMPT_CHUNKS, LOSS_CHUNKS, (False, True), (32, 8)
+    chunks, tiles = (PROMPT_CHUNKS, MLP_TILES) if shape.response else (PROMPT_CHUNKS[:1], MLP_TILES[:1])
+    for size, chunk, loss, (recompute, saved), bits, tile in product(
+        _halved(batch_size), chunks, LOSS_CHUNKS, KEEPING, BITS, tiles
     ):
-        plan = Plan(
-            micro_batch=size,
-            prompt_chunk=chunk,
-            loss_chunk=loss,
-            recompute=recompute,
-            optimizer_bits=bits,  # type: ignore[arg-type]
-        )
-        yield Planned(plan, estimate(shape, load, plan), _relative_time(plan, batch_size))
+        yield Plan(size, chunk, loss, recompute, bits, tile, saved)
 
 
 def _halved(batch_size: int) -> list[int]:
@@ -96,11 +109,3 @@ def _halved(batch_size: int) -> list[int]:
     while sizes[-1] > 1:
         sizes.append(-(-sizes[-1] // 2))
     return sizes
-
-
-def _relative_time(plan: Plan, batch_size: int) -> float:
-    time = HALVED_BATCH_TIME ** _halved(batch_size).index(plan.micro_batch)
-    time *= HALVED_CHUNK_TIME ** PROMPT_CHUNKS.index(plan.prompt_chunk)
-    time *= SMALL_LOSS_CHUNK_TIME ** LOSS_CHUNKS.index(plan.loss_chunk)
-    time *= RECOMPUTE_TIME if plan.recompute else 1.0
-    return time * (EIGHT_BIT_TIME if plan.optimizer_bits == 8 else 1.0)

@@ -11,6 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from lars_agent.lars.config import LarsConfig
 from lars_agent.lars.inject import LarsAdapter, target_shapes
+from lars_agent.memory.quantized import Bits, quantized_bytes
+from lars_agent.models.quantize import bits_of
 
 __all__ = ["ModelShape", "shape_of"]
 
@@ -23,8 +25,9 @@ class ModelShape:
         layers, hidden, intermediate, vocabulary: L, H, I, V of the base model.
         query_width, key_width: heads x head size of queries, and of keys (and of values).
         window: tokens that a sliding-window model's cache keeps, None where it keeps all of them.
-        parameters: of the base model, tied ones once.
-        adapted_in, adapted_out: in- and out-features of all adapted layers, summed.
+        parameters: of the base model, tied ones once; `weight_bytes` is what they take.
+        adapted_layers: decoder layers from the first that is adapted on.
+        adapted_in, adapted_out, ranks: in-features, out-features and R of all adapted linear layers, summed.
         adapter_parameters: of the adapter.
         response: whether only reply tokens enter autograd (`response` pooling).
     """
@@ -37,14 +40,22 @@ class ModelShape:
     key_width: int
     window: int | None
     parameters: int
+    weight_bytes: int
+    adapted_layers: int
     adapted_in: int
     adapted_out: int
+    ranks: int
     adapter_parameters: int
     response: bool
 
 
-def shape_of(folder: Path, lars: LarsConfig) -> ModelShape:
-    """The shape of the base model in `folder` under an adapter of `lars`; no weight is read or made."""
+def shape_of(
+    folder: Path, lars: LarsConfig, dtype: torch.dtype = torch.bfloat16, weight_bits: Bits | None = None
+) -> ModelShape:
+    """The shape of the base model in `folder` under an adapter of `lars`; no weight is read or made.
+
+    `dtype` and `weight_bits` as in `lars_agent.models.open.open_model`.
+    """
     config = AutoConfig.from_pretrained(folder)
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
@@ -62,10 +73,23 @@ def shape_of(folder: Path, lars: LarsConfig) -> ModelShape:
         key_width=(getattr(text, "num_key_value_heads", None) or text.num_attention_heads) * head_size,
         window=_window(text),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
+        weight_bytes=_weight_bytes(model, dtype, weight_bits),
+        adapted_layers=min(text.num_hidden_layers, lars.top_layers or text.num_hidden_layers),
         adapted_in=sum(inputs for inputs, _ in shapes.values()),
         adapted_out=sum(outputs for _, outputs in shapes.values()),
+        ranks=lars.rank * len(shapes),
         adapter_parameters=sum(parameter.numel() for parameter in adapter.parameters()),
         response=lars.pooling == "response",
+    )
+
+
+def _weight_bytes(model: PreTrainedModel, dtype: torch.dtype, weight_bits: Bits | None) -> int:
+    """What the weights take, tied ones once."""
+    bits = {} if weight_bits is None else bits_of(model, weight_bits)
+    quantized = {f"{name}.weight": size for name, size in bits.items()}
+    return sum(
+        quantized_bytes(parameter.shape, quantized[name]) if name in quantized else parameter.numel() * dtype.itemsize
+        for name, parameter in model.named_parameters()
     )
 
 

@@ -29,7 +29,7 @@ from lars_agent.memory.quantized import (
 )
 from lars_agent.tensors import Layout, TensorFiles, tensor_file_of
 
-__all__ = ["bits_of", "is_part", "quantized_file", "tie_quantized", "use_quantized"]
+__all__ = ["bits_of", "is_part", "quantize_in_place", "quantized_file", "tie_quantized", "use_quantized"]
 
 
 def bits_of(model: PreTrainedModel, bits: Bits) -> dict[str, Bits]:
@@ -67,10 +67,16 @@ def use_quantized(model: PreTrainedModel, bits: Bits, dtype: torch.dtype) -> Non
         module = model.get_submodule(name)
         shapes = stored_shapes(module.weight.shape, size)  # type: ignore[arg-type]
         matrix = QuantizedMatrix(**{part: torch.empty(s, dtype=d, device="meta") for part, (d, s) in shapes.items()})
-        if isinstance(module, nn.Embedding):
-            model.set_submodule(name, QuantizedEmbedding(matrix, module.padding_idx, dtype))
-        else:
-            model.set_submodule(name, QuantizedLinear(matrix, module.bias, dtype))  # type: ignore[arg-type]
+        model.set_submodule(name, _module(module, matrix, dtype))
+
+
+def quantize_in_place(model: PreTrainedModel, bits: Bits, dtype: torch.dtype) -> None:
+    """The modules of `model` that `bits_of` names hold their weights quantised."""
+    for name, size in bits_of(model, bits).items():
+        module = model.get_submodule(name)
+        matrix = quantize(module.weight.detach(), size)  # type: ignore[operator]
+        model.set_submodule(name, _module(module, matrix, dtype))
+    tie_quantized(model)
 
 
 def tie_quantized(model: PreTrainedModel) -> None:
@@ -88,6 +94,13 @@ def tie_quantized(model: PreTrainedModel) -> None:
 def is_part(name: str) -> bool:
     """Whether the tensor `name` is of a quantised weight: its dtype is its own."""
     return name.rpartition(".")[2] in PARTS[4]
+
+
+def _module(module: nn.Module, matrix: QuantizedMatrix, dtype: torch.dtype) -> nn.Module:
+    """What takes the place of `module`."""
+    if isinstance(module, nn.Embedding):
+        return QuantizedEmbedding(matrix, module.padding_idx, dtype)
+    return QuantizedLinear(matrix, module.bias, dtype)  # type: ignore[arg-type]
 
 
 def _layout(source: TensorFiles, names: Sequence[str], chosen: dict[str, Bits]) -> Layout:

@@ -73,6 +73,11 @@ def collate(rows: Sequence[Encoded], pad_id: int) -> Batch:
     )
 
 
+def padded(width: int) -> int:
+    """The tokens that a batch is wide whose longest row has `width`."""
+    return -(-width // WIDTH_STEP) * WIDTH_STEP
+
+
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id to pad with; padding is masked, so any id will do where the tokenizer names none."""
     return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0)
@@ -108,7 +113,7 @@ def _up_to_end_of_turn(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
 
 def _pad(rows: Sequence[Sequence[int]], fill: int, *, left: bool) -> tuple[Tensor, Tensor]:
     """(B, S) ids and (B, S) bool mask."""
-    width = -(-max(len(row) for row in rows) // WIDTH_STEP) * WIDTH_STEP
+    width = padded(max(len(row) for row in rows))
     ids = torch.full((len(rows), width), fill, dtype=torch.long)
     mask = torch.zeros(len(rows), width, dtype=torch.bool)
     for index, row in enumerate(rows):

@@ -40,6 +40,7 @@ class JobSpec:
         parent: folder of the incumbent adapter, None when the base model is in use.
         budget_bytes: peak resident memory the worker may reach; None for no limit.
         threads: torch's thread count; 0 for all cores.
+        costs_file: where this device's measured costs are kept; None to plan by those of another.
     """
 
     job_id: str
@@ -56,6 +57,7 @@ class JobSpec:
     budget_bytes: int | None = None
     threads: int = 0
     seed: int = 0
+    costs_file: str | None = None
     schema: int = SCHEMA
 
     def write(self, folder: Path) -> None:
@@ -88,6 +90,7 @@ class JobResult:
         candidate, incumbent, base: losses of the new adapter, of the one in use, and of the model without any.
         losses: `train` (last) and `heldout` (best) reply loss in nats per token.
         peak_bytes: the worker's peak resident memory; `predicted_peak_bytes` is what the plan promised.
+        plan: the fields of the `Plan` that it ended with; `stepped_down` says when which was left for a smaller one.
         seconds: time spent, all resumed runs together.
         learned: the source ids of the examples that were trained on: those that were neither too long nor refused.
     """
@@ -102,6 +105,8 @@ class JobResult:
     base: Scores | None = None
     peak_bytes: int | None = None
     predicted_peak_bytes: int | None = None
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    stepped_down: tuple[Mapping[str, Any], ...] = ()
     seconds: float = 0.0
     losses: Mapping[str, float] = field(default_factory=dict)
     learned: tuple[str, ...] = ()
@@ -122,7 +127,8 @@ class JobResult:
         for name in ("candidate", "incumbent", "base"):
             if values.get(name) is not None:
                 values[name] = Scores.from_dict(values[name])
-        values["learned"] = tuple(values.get("learned", ()))
+        for name in ("learned", "stepped_down"):
+            values[name] = tuple(values.get(name, ()))
         return cls(**values)
 
 

@@ -7,6 +7,7 @@ data and its thread count: a run that is interrupted and resumed ends in the sam
 
 from __future__ import annotations
 
+import gc
 import math
 import shutil
 import tempfile
@@ -14,11 +15,11 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from lars_agent.errors import ConfigError, NothingToLearn
+from lars_agent.errors import BudgetExceeded, ConfigError, MemoryPressure, NothingToLearn
 from lars_agent.files import write_atomically
 from lars_agent.lars.inject import Attachment, LarsAdapter
 from lars_agent.lars.state import adapter_tensors, load_state
@@ -29,6 +30,7 @@ from lars_agent.training.batches import Encoded, batch_indices, collate
 from lars_agent.training.evaluate import divergence_from_base, mean_loss, reply_nll
 
 BEST_FILE = "best.safetensors"
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,17 @@ class Progress:
     evaluations_since_best: int = 0
 
 
+def no_smaller_plan(held_bytes: int) -> Plan:
+    """Raises BudgetExceeded: there is no other plan."""
+    raise BudgetExceeded(f"training holds {held_bytes:,} bytes, too many for its budget; raise memory.budget_bytes")
+
+
 class Trainer:
     """One training run of `adapter` on `train`, judged on `heldout`.
 
-    The best adapter so far lies in `folder` (None: a temporary one), not in memory. Raises NothingToLearn when there is
-    nothing to learn or to judge by.
+    The best adapter so far lies in `folder` (None: a temporary one), not in memory. `smaller` gives the plan to go on
+    with when so many bytes are held and that is too near the budget. Raises NothingToLearn when there is nothing to
+    learn or to judge by.
     """
 
     def __init__(
@@ -118,6 +126,7 @@ class Trainer:
         rehearsal: Sequence[Encoded] = (),
         plan: Plan = DEFAULT_PLAN,
         folder: Path | None = None,
+        smaller: Callable[[int], Plan] = no_smaller_plan,
     ) -> None:
         if not train or not heldout:
             raise NothingToLearn(
@@ -127,6 +136,7 @@ class Trainer:
         self.train_rows, self.heldout_rows, self.pad_id = train, heldout, pad_id
         self.rehearsal_rows = rehearsal if config.rehearsal_batch and config.rehearsal_weight else ()
         self.optimizer = FlatAdamW(adapter.parameters(), config.weight_decay, plan.optimizer_bits)
+        self._smaller = smaller
         self.progress = Progress()
         self.best_file = (self._scratch() if folder is None else folder) / BEST_FILE
 
@@ -140,22 +150,43 @@ class Trainer:
     ) -> bool:
         """True when all steps are done (the adapter then holds its best step), False when `should_stop` said so.
 
-        `on_step` is called after each step, `between` after each piece of work, `on_checkpoint` every
-        `checkpoint_every` steps and before stopping.
+        `on_step` is called after each step, `between` after each piece of work (it may raise MemoryPressure, see
+        `within_budget`), `on_checkpoint` every `checkpoint_every` steps and before stopping.
         """
-        self._begin(between)
+        self.within_budget(lambda: self._begin(between))
         while self.progress.step < self.config.steps and not self._out_of_patience():
             if should_stop():
                 on_checkpoint(self)
                 return False
-            self._step(between)
+            self.within_budget(lambda: self._step(between))
             if self.progress.step % self.config.evaluate_every == 0 or self.progress.step == self.config.steps:
-                self._evaluate(between)
+                self.within_budget(lambda: self._evaluate(between))
             on_step(self.progress)
             if self.progress.step % self.config.checkpoint_every == 0:
                 on_checkpoint(self)
         load_state(self.adapter, read_tensors(self.best_file))
         return True
+
+    def release(self) -> None:
+        """Training is over: gradients and moments are let go of."""
+        self.optimizer.release()
+
+    def within_budget(self, work: Callable[[], Done]) -> Done:
+        """What `work` gives; where it raises MemoryPressure it is done again under the plan that `smaller` says.
+
+        It is as if it had not been begun: no step is lost and none is half taken.
+        """
+        while True:
+            random = torch.get_rng_state()
+            try:
+                return work()
+            except MemoryPressure as pressure:
+                held_bytes = pressure.held_bytes
+            torch.set_rng_state(random)
+            self.optimizer.gradient.zero_()
+            gc.collect()  # what the work had made lies in reference cycles
+            self.plan = self._smaller(held_bytes)
+            self.optimizer.use_bits(self.plan.optimizer_bits)
 
     def _scratch(self) -> Path:
         """A folder that goes with this trainer."""

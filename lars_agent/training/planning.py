@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +15,16 @@ from transformers import PreTrainedTokenizerFast
 from lars_agent.errors import BudgetTooSmall, ExampleTooLong, ModelUnsupported
 from lars_agent.example import Example
 from lars_agent.lars.config import LarsConfig
-from lars_agent.memory.estimate import Workload
+from lars_agent.memory.calibrate import Calibration, costs_of
+from lars_agent.memory.costs import DEFAULT_COSTS, Costs
+from lars_agent.memory.estimate import Rows, Workload
 from lars_agent.memory.measure import rss_bytes
-from lars_agent.memory.planner import Planned, choose_plan, ladder
+from lars_agent.memory.plan import Plan
+from lars_agent.memory.planner import Planned, choose_plan, ladder, planned_as
 from lars_agent.memory.shape import ModelShape, shape_of
-from lars_agent.models.open import compute_dtype, open_tokenizer
-from lars_agent.training.batches import Encoded, encode
+from lars_agent.models.open import compute_dtype, open_tokenizer, weight_bits
+from lars_agent.training.batches import Encoded, encode, padded
+from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text
 from lars_agent.training.job import HELDOUT_FILE, TRAIN_FILE, JobSpec, read_examples
 from lars_agent.training.loop import TrainConfig
 
@@ -43,33 +48,71 @@ def plan_job(folder: Path) -> dict[str, Any]:
     fastest first.
     """
     spec = JobSpec.read(folder)
-    train, heldout = encoded(folder, spec, open_tokenizer(Path(spec.model_path)))
-    shape, load, size = _shape(spec), _workload(spec, [*train, *heldout]), _batch_size(spec)
-    steps = [planned.as_dict() for planned in ladder(shape, load, size)]
+    tokenizer = open_tokenizer(Path(spec.model_path))
+    train, heldout = encoded(folder, spec, tokenizer)
+    shape, load, size = _shape(spec), _workload(spec, [*train, *heldout], tokenizer), _batch_size(spec)
+    costs = _costs(spec)
+    steps = [planned.as_dict() for planned in ladder(shape, load, size, costs)]
     record: dict[str, Any] = {"budget_bytes": spec.budget_bytes, "chosen": None, "error": None, "ladder": steps}
     try:
-        return record | {"chosen": choose_plan(shape, load, spec.budget_bytes, size).as_dict()}
+        return record | {"chosen": choose_plan(shape, load, spec.budget_bytes, size, costs).as_dict()}
     except BudgetTooSmall as error:
         return record | {"error": str(error)}
 
 
-def plan_for(spec: JobSpec, rows: Sequence[Encoded]) -> Planned:
-    """The fastest plan for the job within its budget, given its examples as tokens. Raises BudgetTooSmall."""
-    return choose_plan(_shape(spec), _workload(spec, rows), spec.budget_bytes, _batch_size(spec))
+def plans_for(spec: JobSpec, rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerFast) -> list[Planned]:
+    """The plans for the job, given its examples as tokens: the fastest within its budget, then ever smaller ones.
+
+    Where the job names its plan, that one comes first. Raises BudgetTooSmall.
+    """
+    shape, load, size = _shape(spec), _workload(spec, rows, tokenizer), _batch_size(spec)
+    costs = _costs(spec)
+    if spec.plan:
+        first = planned_as(Plan.from_dict(spec.plan), shape, load, size, costs)
+    else:
+        first = choose_plan(shape, load, spec.budget_bytes, size, costs)
+    smaller = [
+        step for step in ladder(shape, load, size, costs) if step.estimate.peak_bytes < first.estimate.peak_bytes
+    ]
+    return [first, *smaller]
 
 
-def _workload(spec: JobSpec, rows: Sequence[Encoded]) -> Workload:
-    """What the longest of the job's examples ask for, in a process like this one."""
+def _workload(spec: JobSpec, rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerFast) -> Workload:
+    """What the longest of the job's examples, and the general text, ask for, in a process like this one."""
+    config = TrainConfig.from_dict(spec.training)
+    rehearsing = config.rehearsal_batch if config.rehearsal_weight else 0
+    examples = _longest(rows, 0)
     return Workload(
-        prompt=max((len(row.prompt) for row in rows), default=1),
-        reply=max((len(row.reply) for row in rows), default=1),
-        number_bytes=torch.finfo(compute_dtype(spec.dtype)).bits // 8,
+        prompt=examples.prompt,
+        reply=examples.reply,
+        number_bytes=compute_dtype(spec.dtype).itemsize,
         program_bytes=rss_bytes(),
+        rehearsal=_longest(general_text(tokenizer, REHEARSAL_TEXT), rehearsing),
+        judged=_longest(general_text(tokenizer), 0),
     )
 
 
+def _longest(rows: Sequence[Encoded], count: int) -> Rows:
+    """`count` rows as wide as the widest of `rows` when they are padded."""
+    widths = [
+        max((len(part) for part in parts), default=1) for parts in ([r.prompt for r in rows], [r.reply for r in rows])
+    ]
+    return Rows(count, *(padded(width) for width in widths))
+
+
 def _shape(spec: JobSpec) -> ModelShape:
-    return shape_of(Path(spec.model_path), LarsConfig.from_dict(spec.lars))
+    lars = LarsConfig.from_dict(spec.lars)
+    return shape_of(Path(spec.model_path), lars, compute_dtype(spec.dtype), weight_bits(spec.dtype))
+
+
+def _costs(spec: JobSpec) -> Costs:
+    """What a step's pieces take on this device, measured once; the built-in figures where none are kept."""
+    if spec.costs_file is None:
+        return DEFAULT_COSTS
+    lars, dtype, bits = LarsConfig.from_dict(spec.lars), compute_dtype(spec.dtype), weight_bits(spec.dtype)
+    where = f"{platform.node()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    name = f"{where}: {spec.model_sha256[:12]} {spec.dtype} {lars.pooling}"
+    return Calibration(Path(spec.costs_file)).costs(name, lambda: costs_of(Path(spec.model_path), lars, dtype, bits))
 
 
 def _batch_size(spec: JobSpec) -> int:

@@ -20,18 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerFast
 
-from lars_agent.errors import (
-    BudgetExceeded,
-    JobInvalid,
-    LarsError,
-    TrainingError,
-)
+from lars_agent.errors import JobInvalid, LarsError, TrainingError
 from lars_agent.files import write_atomically
 from lars_agent.lars import LarsAdapter, LarsConfig, attach, load_adapter, save_adapter
 from lars_agent.memory.allocator import give_back
+from lars_agent.memory.guard import Guard
 from lars_agent.memory.measure import peak_rss_bytes, rss_bytes
-from lars_agent.memory.plan import DEFAULT_PLAN, Plan
+from lars_agent.memory.plan import Plan
 from lars_agent.models.open import OpenedModel, compute_dtype, open_model, open_tokenizer, weight_bits
 from lars_agent.training import checkpoint
 from lars_agent.training.batches import Encoded, pad_id
@@ -39,14 +36,14 @@ from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text, score
 from lars_agent.training.gate import Scores
 from lars_agent.training.job import (
     CANDIDATE,
-    PLAN_FILE,
     PROGRESS_FILE,
     JobResult,
     JobSpec,
     read_progress,
 )
 from lars_agent.training.loop import Progress, TrainConfig, Trainer, learning_rate
-from lars_agent.training.planning import encoded, plan_for, plan_job
+from lars_agent.training.plan_record import PlanRecord
+from lars_agent.training.planning import encoded, plan_job, plans_for
 
 EXIT_STOPPED = 75
 
@@ -58,11 +55,11 @@ class Worker:
         self.folder = folder
         self.spec = JobSpec.read(folder)
         self.config = TrainConfig.from_dict(self.spec.training)
-        self.plan = DEFAULT_PLAN
-        self.predicted_bytes: int | None = None
+        self.guard = Guard(self.spec.budget_bytes)
         self.stopping = False
         self.started = time.monotonic()
         self.earlier_s = 0.0
+        self.step = 0
 
     def run(self) -> bool:
         """True when result.json is there, False when the worker was asked to stop before that."""
@@ -70,7 +67,7 @@ class Worker:
         torch.set_num_threads(self.spec.threads or os.cpu_count() or 1)
         tokenizer = open_tokenizer(Path(self.spec.model_path))
         train, heldout = encoded(self.folder, self.spec, tokenizer)
-        self.plan, self.predicted_bytes = self._plan([*train, *heldout])
+        self.plans = self._plans([*train, *heldout], tokenizer)
         opened = self._open_model()
         attachment = attach(opened.model)
         adapter = LarsAdapter.for_model(opened.model, LarsConfig.from_dict(self.spec.lars), seed=self.config.seed)
@@ -83,29 +80,23 @@ class Worker:
             heldout,
             pad_id(opened.tokenizer),
             rehearsal,
-            self.plan,
+            self.plans.plan,
             self.folder,
+            self._smaller,
         )
         checkpoint.resume(trainer, self.folder)
-        self._begin_progress(trainer.progress.step)
-        if not trainer.run(
-            on_step=self._on_step,
-            on_checkpoint=lambda trainer: self._checkpoint(trainer),
-            should_stop=lambda: self.stopping,
-            between=self.guard,
-        ):
-            return False
-        self._judge(opened, trainer)
+        self.step = trainer.progress.step
+        self._begin_progress(self.step)
+        with self.guard.watching(opened.model):
+            if not trainer.run(
+                on_step=self._on_step,
+                on_checkpoint=lambda trainer: self._checkpoint(trainer),
+                should_stop=lambda: self.stopping,
+                between=self.guard.check,
+            ):
+                return False
+            self._judge(opened, trainer)
         return True
-
-    def guard(self) -> None:
-        """Raises BudgetExceeded when the process holds more memory than the job allows."""
-        held = rss_bytes()
-        if self.spec.budget_bytes is not None and held > self.spec.budget_bytes:
-            raise BudgetExceeded(
-                f"training holds {held:,} bytes, the budget is {self.spec.budget_bytes:,}; "
-                "raise memory.budget_bytes or lower training.batch_size"
-            )
 
     def elapsed_s(self) -> float:
         """Seconds of work so far, earlier runs of the same job included."""
@@ -121,22 +112,20 @@ class Worker:
                 f"the model in {self.spec.model_path} has sha256 {opened.sha256}, the job was made for "
                 f"{self.spec.model_sha256}; start a new job"
             )
-        self.guard()
         return opened
 
-    def _plan(self, rows: Sequence[Encoded]) -> tuple[Plan, int | None]:
-        """The job's plan, chosen once and kept in plan.json, and its predicted peak; nothing has been loaded yet.
+    def _plans(self, rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerFast) -> PlanRecord:
+        """The job's plans, made once and kept in plan.json; nothing has been loaded yet. Raises BudgetTooSmall."""
+        return PlanRecord.of(self.folder, lambda: plans_for(self.spec, rows, tokenizer))
 
-        Raises BudgetTooSmall.
-        """
-        path = self.folder / PLAN_FILE
-        if self.spec.plan:
-            return Plan.from_dict(self.spec.plan), None
-        if not path.exists():
-            planned = plan_for(self.spec, rows)
-            write_atomically(path, json.dumps(planned.as_dict(), indent=2) + "\n")
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return Plan.from_dict(record["plan"]), record["predicted_peak_bytes"]
+    def _smaller(self, held_bytes: int) -> Plan:
+        """The plan to go on with when so much is held; it is kept, and the log says so. Raises BudgetExceeded."""
+        self.guard.relax()
+        if self.plans.step_down(held_bytes, at_step=self.step):
+            sys.stderr.write(f"{held_bytes:,} bytes held: going on from step {self.step} with {self.plans.plan}\n")
+        else:
+            self.guard.insist(held_bytes)
+        return self.plans.plan
 
     def _begin_progress(self, step: int) -> None:
         """progress.jsonl ends with the step that is resumed, with no torn line."""
@@ -152,6 +141,7 @@ class Worker:
 
     def _on_step(self, progress: Progress) -> None:
         give_back()
+        self.step = progress.step
         values: dict[str, Any] = {"step": progress.step, "loss": progress.loss}
         values["lr"] = learning_rate(progress.step - 1, self.config)
         if progress.heldout_loss is not None:
@@ -164,12 +154,15 @@ class Worker:
     def _judge(self, opened: OpenedModel, trainer: Trainer) -> None:
         """Measures the three adapters' losses, then writes the candidate and the result."""
         progress = trainer.progress
+        trainer.release()
         self._append_progress("judging", step=progress.step, loss=progress.loss)
         general = general_text(opened.tokenizer)
 
         def scores(adapter: LarsAdapter | None) -> Scores:
-            rows = trainer.heldout_rows
-            return score(trainer.attachment, adapter, rows, general, trainer.pad_id, self.guard, self.plan)
+            rows, check = trainer.heldout_rows, self.guard.check
+            return trainer.within_budget(
+                lambda: score(trainer.attachment, adapter, rows, general, trainer.pad_id, check, trainer.plan)
+            )
 
         candidate, base = scores(trainer.adapter), scores(None)
         incumbent = base if self.spec.parent is None else scores(load_adapter(opened.model, Path(self.spec.parent)))
@@ -188,8 +181,10 @@ class Worker:
             candidate=candidate,
             incumbent=incumbent,
             base=base,
-            peak_bytes=peak_rss_bytes(),
-            predicted_peak_bytes=self.predicted_bytes,
+            peak_bytes=self.guard.peak_bytes,
+            predicted_peak_bytes=self.plans.predicted_peak_bytes,
+            plan=self.plans.plan.as_dict(),
+            stepped_down=tuple(self.plans.stepped_down),
             seconds=round(self.elapsed_s(), 3),
             losses={"train": progress.loss, "heldout": progress.best_loss},
             learned=tuple(row.source_id for row in trainer.train_rows),

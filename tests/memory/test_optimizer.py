@@ -101,12 +101,28 @@ def test_a_state_goes_on_as_if_nothing_had_happened(bits):
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
 
 
-def test_the_state_of_another_plan_is_refused():
-    ours, theirs = (FlatAdamW(module().parameters(), DECAY, bits) for bits in (8, 32))
-    with pytest.raises(StateMismatch, match="first_scale"):
-        ours.load(theirs.state())
+def test_the_state_of_other_parameters_is_refused():
+    optimizer = FlatAdamW(module().parameters(), DECAY, 32)
     with pytest.raises(StateMismatch, match="another plan"):
-        theirs.load(FlatAdamW([nn.Parameter(torch.zeros(9))], DECAY, 32).state())
+        optimizer.load(FlatAdamW([nn.Parameter(torch.zeros(9))], DECAY, 32).state())
+    with pytest.raises(StateMismatch, match="missing"):
+        optimizer.load({"step": torch.tensor(1)})
+
+
+@pytest.mark.parametrize(("before", "after"), [(32, 8), (8, 32)])
+def test_moments_can_be_kept_in_other_bits_from_any_step_on(before, after):
+    changed = FlatAdamW(module().parameters(), DECAY, before)
+    changed.gradient.normal_(generator=torch.Generator().manual_seed(0))
+    changed.step(1e-2)
+    first, root = changed.moments.read(slice(0, BLOCK))
+    changed.use_bits(after)
+    changed_first, changed_root = changed.moments.read(slice(0, BLOCK))
+    assert changed.bits == after
+    torch.testing.assert_close(changed_first, first, rtol=0, atol=float(first.abs().max()) / 127)
+    torch.testing.assert_close(changed_root, root, rtol=0, atol=float(root.max()) / 255 * 1.01)
+    resumed = FlatAdamW(module().parameters(), DECAY, before)
+    resumed.load(changed.state())
+    assert (resumed.bits, resumed.step_count) == (before, 1)
 
 
 def test_parameters_longer_than_a_piece_are_stepped_whole():

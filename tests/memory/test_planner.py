@@ -16,15 +16,33 @@ from lars_agent.memory.planner import choose_plan, ladder, needed_bytes
 from lars_agent.memory.shape import ModelShape, shape_of
 from tests.tiny import save_tiny, tiny_model
 
-SMOLLM2 = ModelShape(30, 576, 1536, 49152, 576, 192, None, 134_515_008, 149_760, 155_520, 7_842_390, response=True)
+SMOLLM2 = ModelShape(
+    layers=30,
+    hidden=576,
+    intermediate=1536,
+    vocabulary=49152,
+    query_width=576,
+    key_width=192,
+    window=None,
+    parameters=134_515_008,
+    weight_bytes=269_030_016,
+    adapted_layers=30,
+    adapted_in=149_760,
+    adapted_out=155_520,
+    ranks=3_360,
+    adapter_parameters=7_842_390,
+    response=True,
+)
 LOAD = Workload(prompt=1024, reply=128, number_bytes=2, program_bytes=370_000_000)
-SMALLEST = Plan(1, 64, 8, recompute=True, optimizer_bits=8)
+SMALLEST = Plan(1, 64, 8, recompute=True, optimizer_bits=8, mlp_tile=64, saved="disk")
 
 
 def test_without_a_budget_the_fastest_plan_is_chosen() -> None:
     chosen = choose_plan(SMOLLM2, LOAD, None, 8)
-    assert chosen.plan == Plan(micro_batch=8, recompute=False)
+    assert chosen == ladder(SMOLLM2, LOAD, 8)[0]
+    assert not chosen.plan.recompute
     assert chosen.relative_time == 1.0
+    assert chosen.step_seconds > 0
 
 
 def test_each_budget_on_the_ladder_gives_its_own_plan_and_one_byte_less_the_next() -> None:
@@ -55,8 +73,8 @@ def test_a_budget_too_small_is_refused_with_the_least_that_would_do() -> None:
     ("change", "term"),
     [
         ({"prompt": 2048}, "kv_cache"),
-        ({"reply": 256}, "activations"),
-        ({"number_bytes": 4}, "weights"),
+        ({"reply": 256}, "scratch"),
+        ({"number_bytes": 4}, "kv_cache"),
         ({"program_bytes": 500_000_000}, "program"),
     ],
 )
@@ -81,6 +99,8 @@ def test_a_shape_counts_what_the_model_has(tmp_path) -> None:
     model, lars = tiny_model("qwen2"), LarsConfig(rank=4)
     shape = shape_of(save_tiny(tmp_path, "qwen2"), lars)
     assert shape.parameters == sum(p.numel() for p in model.parameters())
+    assert shape.weight_bytes == 2 * shape.parameters
+    assert shape.ranks == 4 * 7 * 2
     assert shape.adapter_parameters == sum(p.numel() for p in LarsAdapter.for_model(model, lars).parameters())
     assert (shape.layers, shape.hidden, shape.intermediate, shape.vocabulary) == (2, 32, 48, 300)
     assert (shape.query_width, shape.key_width, shape.window) == (32, 16, None)

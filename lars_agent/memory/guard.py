@@ -1,0 +1,73 @@
+"""A process that watches what it holds against its budget, and says so before it is at the wall.
+
+Looked at are the most resident bytes since the last look, so that what came and went in between counts; pages that
+other processes map too (the base model's weights) count by their share. Where the kernel holds the process to the same
+budget (cgroup v2), this is what makes it step down before it is killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from lars_agent.errors import BudgetExceeded, MemoryPressure
+from lars_agent.memory.allocator import give_back
+from lars_agent.memory.measure import peak_rss_bytes, pss_bytes, reset_peak, rss_bytes
+
+__all__ = ["Guard"]
+
+NEAR = 0.98  # of the budget; what the kernel counts beside (page tables, its own memory) is less than the rest
+
+
+class Guard:
+    """Watches this process; without a budget it only remembers the peak."""
+
+    def __init__(self, budget_bytes: int | None) -> None:
+        self.budget_bytes = budget_bytes
+        self._line = None if budget_bytes is None else int(NEAR * budget_bytes)
+        self._before, self._resets = 0, True
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that this process has held, resident."""
+        return max(self._before, peak_rss_bytes())
+
+    def check(self) -> None:
+        """Raises MemoryPressure when this process has come near its budget since `relax`."""
+        if self._line is not None and (held := self._held(self._line)) > self._line:
+            raise MemoryPressure(f"training holds {held:,} bytes of its budget of {self.budget_bytes:,}", held)
+
+    def relax(self) -> None:
+        """What is free is the system's again, and what was held so far counts no longer but for `peak_bytes`."""
+        give_back()
+        self._before = self.peak_bytes
+        self._resets = reset_peak()
+
+    def insist(self, held_bytes: int) -> None:
+        """There is no smaller plan: the budget is the line from here on. Raises BudgetExceeded if it is passed."""
+        self._line = self.budget_bytes
+        if self.budget_bytes is not None and held_bytes > self.budget_bytes:
+            raise BudgetExceeded(
+                f"training holds {held_bytes:,} bytes under its smallest plan, the budget is {self.budget_bytes:,}; "
+                "raise memory.budget_bytes, or lower training.max_seq_len or lars.rank"
+            )
+
+    @contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """Inside, each decoder layer of `model` begins with a `check`, in backward passes that recompute it too."""
+        layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+        firsts = [next(layer.children()) for layer in layers]
+        hooks = [first.register_forward_pre_hook(lambda module, args: self.check()) for first in firsts]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _held(self, enough: int) -> int:
+        """The most held since `relax`; above `enough`, pages that others share are counted by their share."""
+        held = peak_rss_bytes() if self._resets else rss_bytes()
+        return held if held <= enough else held - max(0, rss_bytes() - pss_bytes())

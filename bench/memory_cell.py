@@ -1,7 +1,7 @@
-"""One cell of the memory bench, in a process of its own: `python -m bench.memory_cell '{"method": ..., ...}'`.
+"""One cell of the memory bench, in a process of its own: `python -m bench.memory_cell FOLDER '{"method": ..., ...}'`.
 
-Prints one JSON line: peak resident bytes of the whole process over all steps, the bytes it held before the first step,
-and seconds a step.
+Says on stdout, a JSON line each: `loaded` once the model is opened and touched, `watched` when only timed steps are
+left (whoever samples this process should stop: reading its maps holds it up), and `done` with the figures.
 """
 
 from __future__ import annotations
@@ -11,137 +11,88 @@ import os
 import statistics
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional
 
-from lars_agent.lars import LarsAdapter, LarsConfig, attach
-from lars_agent.memory.measure import peak_rss_bytes, pss_bytes, reset_peak, rss_bytes
-from lars_agent.memory.plan import Plan
-from lars_agent.models.open import OpenedModel, open_model
-from lars_agent.runtime.decode import Decoder
-from lars_agent.training.batches import Encoded
-from lars_agent.training.loop import TrainConfig, Trainer
+from bench.cell import Cell
+from bench.footprint import Footprint, footprint_of
+from bench.methods import METHODS
+from bench.opening import opened_for
+from lars_agent.memory.measure import peak_rss_bytes, reset_peak, rss_bytes
+from lars_agent.models.open import OpenedModel
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What is measured.
-
-    `method`: `inference`, a LARS pooling (`response`, `response+token`, ...), or `lora`, `lora+checkpointing`,
-    `lora+checkpointing+chunked`, `ia3`, `lora-fa`, `velora` (PEFT). `context` tokens of prompt, `reply` of reply.
-    """
-
-    method: str
-    context: int
-    reply: int = 128
-    dtype: str = "bfloat16"
-    model: str = ".cache/models/smollm2-135m-instruct"
-    steps: int = 2
-    threads: int = 0
-    rank: int = 16
-    plan: dict[str, Any] = field(default_factory=dict)
-    stock: bool = False  # transformers' own attention (and, set by whoever starts this, glibc as it comes)
-
-
-def rows(cell: Cell, vocabulary: int) -> list[Encoded]:
-    generator = torch.Generator().manual_seed(0)
-
-    def ids(count: int) -> tuple[int, ...]:
-        return tuple(torch.randint(100, vocabulary, (count,), generator=generator).tolist())
-
-    return [Encoded(ids(cell.context), ids(cell.reply), 1.0, str(index)) for index in range(2)]
-
-
-def infer(cell: Cell, opened: OpenedModel) -> list[float]:
-    """Prefill and a reply by the endpoint's own decoder, with an adapter: what serving needs at this context."""
-    attachment = attach(opened.model)
-    adapter = LarsAdapter.for_model(opened.model, LarsConfig(rank=cell.rank)).eval().requires_grad_(False)
-    row = rows(cell, opened.model.config.vocab_size)[0]
-    started = time.perf_counter()
-    decoder = Decoder(attachment, adapter)
-    decoder.prefill(row.prompt)
-    for token in row.reply[:-1]:
-        decoder.step(token)
-    return [time.perf_counter() - started]
-
-
-def train_lars(cell: Cell, opened: OpenedModel) -> list[float]:
-    pooling, _, token = cell.method.partition("+")
-    config = LarsConfig(rank=cell.rank, pooling=pooling, token_term=token == "token")  # type: ignore[arg-type]
-    adapter = LarsAdapter.for_model(opened.model, config)
-    train = TrainConfig(steps=cell.steps, batch_size=1, evaluate_every=10_000, rehearsal_batch=0, max_seq_len=10**6)
-    data = rows(cell, opened.model.config.vocab_size)
-    trainer = Trainer(attach(opened.model), adapter, train, data[:1], data[1:], 0, plan=Plan.from_dict(cell.plan))
-    seconds: list[float] = []
-    for _ in range(cell.steps):
-        started = time.perf_counter()
-        trainer._step(lambda: None)
-        seconds.append(time.perf_counter() - started)
-    return seconds
-
-
-def train_peft(cell: Cell, opened: OpenedModel) -> list[float]:
-    """PEFT's methods as their users run them: loss on the reply, logits of the reply alone, AdamW."""
-    from peft import IA3Config, LoraConfig, get_peft_model
-
-    kind, *extras = cell.method.split("+")
-    if kind == "ia3":
-        config: Any = IA3Config(task_type="CAUSAL_LM")
-    else:
-        config = LoraConfig(r=8, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM")
-    model: Any = get_peft_model(opened.model, config)
-    model.train()
-    if "checkpointing" in extras:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-4)
-    row = rows(cell, opened.model.config.vocab_size)[0]
-    ids = torch.tensor([[*row.prompt, *row.reply]])
-    seconds: list[float] = []
-    for _ in range(cell.steps):
-        started = time.perf_counter()
-        peft_loss(model, opened, ids, cell.reply, chunked="chunked" in extras).backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        seconds.append(time.perf_counter() - started)
-    return seconds
-
-
-def peft_loss(model: Any, opened: OpenedModel, ids: torch.Tensor, reply: int, *, chunked: bool) -> torch.Tensor:
-    if not chunked:
-        logits = model(input_ids=ids[:, :-1], use_cache=False, logits_to_keep=reply).logits.float()
-        return functional.cross_entropy(logits[0], ids[0, -reply:])
-    from lars_agent.lars.head import vocabulary_of
-    from lars_agent.memory.losses import chunked_cross_entropy
-
-    hidden = model.get_base_model().base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
-    return chunked_cross_entropy(hidden[0, -reply:], vocabulary_of(opened.model), ids[0, -reply:]).mean()
+WATCHED_STEPS = 2  # an optimizer makes its state at the end of the first: the second is the whole of it
 
 
 def main() -> None:
-    cell = Cell(**json.loads(sys.argv[1]))
+    folder, cell = Path(sys.argv[1]), Cell.from_record(json.loads(sys.argv[2]))
     torch.set_num_threads(cell.threads or os.cpu_count() or 1)
-    opened = open_model(Path(cell.model), DTYPES[cell.dtype])
-    if cell.stock:
-        opened.model.set_attn_implementation("sdpa")
-    reset_peak()
-    before = rss_bytes()
-    run = (
-        infer
-        if cell.method == "inference"
-        else train_peft
-        if cell.method[:4] in ("lora", "ia3", "velo")
-        else train_lars
-    )
-    seconds = run(cell, opened)
-    figures = {"peak_bytes": peak_rss_bytes(), "loaded_bytes": before, "end_rss": rss_bytes(), "end_pss": pss_bytes()}
-    print(json.dumps(vars(cell) | figures | {"seconds": round(statistics.median(seconds), 4)}))
+    opened = opened_for(cell, folder)
+    load_peak = peak_rss_bytes()
+    if not reset_peak():
+        sys.stderr.write("the peak cannot be reset here: it includes the loading\n")
+    loaded = footprint_of(os.getpid()) or Footprint(rss_bytes())
+    on_device = loaded_on_gpu(cell)
+    say("loaded", **asdict(loaded))
+    with nullcontext() if cell.device == "cpu" else torch.device(cell.device):
+        seconds = run(cell, prepared(cell, opened))
+    figures = {"load_peak_bytes": load_peak, "peak_bytes": peak_rss_bytes(), "loaded_bytes": loaded.rss}
+    say("done", **figures, **seconds, **on_device, **peaks_on_gpu(cell), sha256=opened.sha256)
+
+
+def prepared(cell: Cell, opened: OpenedModel) -> Callable[[], None]:
+    """One step of the cell's method."""
+    kind = METHODS[cell.method].kind
+    if kind == "peft":
+        from bench.peft_step import peft_step  # PEFT's modules are in no other cell's memory
+
+        return peft_step(cell, opened)
+    from bench.lars_step import inference_step, lars_step
+
+    return inference_step(cell, opened) if kind == "inference" else lars_step(cell, opened)
+
+
+def run(cell: Cell, step: Callable[[], None]) -> dict[str, Any]:
+    """Seconds of all steps, and the median of those that nobody watched (of the last one where all were watched)."""
+    seconds: list[float] = []
+    for number in range(cell.steps):
+        if number == WATCHED_STEPS:
+            say("watched")
+        started = time.perf_counter()
+        step()
+        if cell.device != "cpu":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    timed = seconds[WATCHED_STEPS:] or seconds[-1:]
+    return {"seconds": round(statistics.median(timed), 4), "step_seconds": [round(value, 4) for value in seconds]}
+
+
+def loaded_on_gpu(cell: Cell) -> dict[str, int]:
+    """What the device holds of the model; its peaks count from here on."""
+    if cell.device == "cpu":
+        return {}
+    torch.cuda.reset_peak_memory_stats()
+    return {"cuda_loaded_bytes": torch.cuda.memory_allocated()}
+
+
+def peaks_on_gpu(cell: Cell) -> dict[str, int]:
+    """The most that was in use on the device, and that torch had taken for itself."""
+    if cell.device == "cpu":
+        return {}
+    return {
+        "cuda_peak_allocated_bytes": torch.cuda.max_memory_allocated(),
+        "cuda_peak_reserved_bytes": torch.cuda.max_memory_reserved(),
+    }
+
+
+def say(event: str, **values: Any) -> None:
+    sys.stdout.write(json.dumps({"event": event, **values}) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

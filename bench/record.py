@@ -9,9 +9,11 @@ import statistics
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
+
+from bench.checkout import CHECKOUT
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "transformers", "peft", "safetensors")
@@ -40,17 +42,17 @@ def row(
     }
 
 
-def write(area: str, command: str, rows: Sequence[dict[str, Any]], **raw: Any) -> Path:
-    """`bench/results/<area>.json` holds the rows, the raw table and what they were measured on."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{area}.json"
+def write(area: str, command: str, rows: Sequence[dict[str, Any]], folder: Path = RESULTS, **raw: Any) -> Path:
+    """`<folder>/<area>.json` holds the rows, the raw table and what they were measured on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{area}.json"
     record = {
         "area": area,
-        "commit": _commit(),
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.platform()},
+        "commit": commit(),
+        "when": now(),
+        "machine": machine(),
         "command": command,
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": versions(),
         "rows": list(rows),
         **raw,
     }
@@ -58,8 +60,34 @@ def write(area: str, command: str, rows: Sequence[dict[str, Any]], **raw: Any) -
     return path
 
 
-def _commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+def commit() -> str:
+    """The checkout's commit, with a + where files differ from it; empty outside of one."""
+    if CHECKOUT is None:
+        return ""
+    return _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "--", "*.py") else "")
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def machine() -> dict[str, Any]:
+    return {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.platform()}
+
+
+def versions() -> dict[str, str]:
+    """Of what the figures depend on; what is not installed is left out."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=CHECKOUT, capture_output=True, text=True, check=False)
     return done.stdout.strip()
 
 

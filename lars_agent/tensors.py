@@ -64,16 +64,22 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 class TensorFiles:
-    """The tensors of several safetensors files, one at a time: one that is let go of is mapped no longer.
+    """The tensors of several safetensors files, backed by the files' pages: to be read, never written.
 
+    Each file is mapped once and stays so while one of its tensors is held. With `apart` each tensor has a mapping of
+    its own, which goes with it: for copying one after another out of files that are never to be resident as a whole.
     Raises OSError, or SafetensorError for what is no such file.
     """
 
-    def __init__(self, files: Iterable[Path]) -> None:
+    def __init__(self, files: Iterable[Path], *, apart: bool = False) -> None:
         self._file_of: dict[str, Path] = {}
+        self._opened: dict[Path, Any] = {}
         for path in files:
-            with _naming(path), safe_open(path, framework="pt") as opened:
-                self._file_of |= dict.fromkeys(opened.keys(), path)
+            with _naming(path):
+                opened = safe_open(path, framework="pt")
+            self._file_of |= dict.fromkeys(opened.keys(), path)  # type: ignore[no-untyped-call]
+            if not apart:
+                self._opened[path] = opened
 
     @property
     def names(self) -> list[str]:
@@ -81,9 +87,10 @@ class TensorFiles:
         return list(self._file_of)
 
     def tensor(self, name: str) -> Tensor:
-        """The tensor `name`, backed by the file's pages: to be read, never written."""
+        """The tensor `name`."""
         path = self._file_of[name]
-        with _naming(path), safe_open(path, framework="pt") as opened:
+        with _naming(path):
+            opened = self._opened.get(path) or safe_open(path, framework="pt")
             tensor: Tensor = opened.get_tensor(name)
         return tensor
 

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from lars_agent.errors import LarsError
 from service.client import ApiError, Client
-from service.commands import doctor, model
+from service.commands import bench, doctor, model
 from service.settings import load_settings
 
 app = typer.Typer(help="A local language model that learns from you.", no_args_is_help=True, add_completion=False)
@@ -191,6 +191,7 @@ def chat(profile: Profile = "default", url: Url = None) -> None:
 
 
 app.command()(doctor.doctor)
+app.command(add_help_option=False, context_settings=bench.COMMAND_SETTINGS)(bench.bench)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

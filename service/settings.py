@@ -88,6 +88,11 @@ class Settings(BaseSettings):
         return self.data_dir / "jobs"
 
     @property
+    def costs_file(self) -> Path:
+        """What the pieces of a training step take on this device, measured once for each model."""
+        return self.data_dir / "costs.json"
+
+    @property
     def models_dir(self) -> Path:
         """Root of the installed base models."""
         return self.data_dir / "models"

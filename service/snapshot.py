@@ -97,6 +97,7 @@ def _spec(job_id: str, profile: str, parent: int | None, parts: CycleParts) -> J
         budget_bytes=settings.memory.budget_bytes,
         threads=settings.training.threads,
         seed=settings.training.seed,
+        costs_file=str(settings.costs_file),
     )
 
 

@@ -6,10 +6,11 @@ few seconds and the memory of one layer; no weight of the model is read.
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ from lars_agent.files import make_folder, write_atomically
 from lars_agent.lars.config import LarsConfig
 from lars_agent.lars.forward import Batch, read_prompt, reply_hidden
 from lars_agent.lars.inject import AdapterMemory, Attachment, LarsAdapter, attach
+from lars_agent.memory.allocator import give_back
 from lars_agent.memory.attention import use_grouped_attention
 from lars_agent.memory.costs import Costs, Line
 from lars_agent.memory.losses import Vocabulary, chunked_cross_entropy
+from lars_agent.memory.measure import rss_bytes
 from lars_agent.memory.optimizer import FlatAdamW
 from lars_agent.memory.plan import Plan
 from lars_agent.memory.quantized import Bits
@@ -83,28 +86,42 @@ class Measured:
 
 
 def costs_of(folder: Path, lars: LarsConfig, dtype: torch.dtype, weight_bits: Bits | None = None) -> Measured:
-    """The costs of the model in `folder` under an adapter of `lars`, on as many threads as torch has now."""
+    """The costs of the model in `folder` under an adapter of `lars`, on as many threads as torch has now.
+
+    `started_bytes` is right for the first call in a process.
+    """
+    before = rss_bytes()
     with torch.random.fork_rng(devices=[]):
-        model = _one_layer(folder, dtype, weight_bits)
-        adapter = LarsAdapter.for_model(model, lars).train()
-        attachment = attach(model)
-        read = _line(lambda tokens: _read_seconds(attachment, adapter, tokens))
-        forward, backward = _passes(attachment, adapter)
-        far = _read_seconds(attachment, adapter, FAR, chunk=MANY) - FAR / MANY * read.at(MANY)
-        costs = Costs(
-            read=read,
-            attend=max(0.0, far) / (FAR**2 / 2),
-            forward=forward,
-            backward=backward,
-            mlp=_line(lambda tokens: _mlp_seconds(model, tokens)),
-            loss=_loss(model.config.get_text_config(decoder=True).hidden_size, dtype),
-            moments32=_moments(32),
-            moments8=_moments(8),
-            int8=_keeping("int8", dtype),
-            disk=_keeping("disk", dtype),
-        )
-        again = _read_seconds(attachment, adapter, MANY)
-        return Measured(costs, steady=1 / STEADY < again / read.at(MANY) < STEADY)
+        seconds, steady = _seconds_of(folder, lars, dtype, weight_bits)
+    gc.collect()
+    give_back()
+    return Measured(Costs(**seconds, started_bytes=max(0, rss_bytes() - before)), steady)
+
+
+def _seconds_of(
+    folder: Path, lars: LarsConfig, dtype: torch.dtype, weight_bits: Bits | None
+) -> tuple[dict[str, Any], bool]:
+    """The fields of Costs that are seconds, and whether the same work took as long at the end."""
+    model = _one_layer(folder, dtype, weight_bits)
+    adapter = LarsAdapter.for_model(model, replace(lars, top_layers=0)).train()
+    attachment = attach(model)
+    read = _line(lambda tokens: _read_seconds(attachment, adapter, tokens))
+    forward, backward = _passes(attachment, adapter)
+    far = _read_seconds(attachment, adapter, FAR, chunk=MANY) - FAR / MANY * read.at(MANY)
+    seconds = {
+        "read": read,
+        "attend": max(0.0, far) / (FAR**2 / 2),
+        "forward": forward,
+        "backward": backward,
+        "mlp": _line(lambda tokens: _mlp_seconds(model, tokens)),
+        "loss": _loss(model.config.get_text_config(decoder=True).hidden_size, dtype),
+        "moments32": _moments(32),
+        "moments8": _moments(8),
+        "int8": _keeping("int8", dtype),
+        "disk": _keeping("disk", dtype),
+    }
+    again = _read_seconds(attachment, adapter, MANY)
+    return seconds, 1 / STEADY < again / read.at(MANY) < STEADY
 
 
 def _one_layer(folder: Path, dtype: torch.dtype, weight_bits: Bits | None) -> PreTrainedModel:

@@ -39,6 +39,8 @@ class Costs:
         loss: a chunk of the loss for each word of the vocabulary, by rows.
         moments32, moments8: AdamW's step, for each parameter.
         int8, disk: keeping an activation so, for each number, both ways.
+        started_bytes: not seconds, but measured by the way: what a process grows by when it has done all this once
+            (modules, threads, compiled kernels).
     """
 
     read: Line
@@ -51,6 +53,7 @@ class Costs:
     moments8: float
     int8: float
     disk: float
+    started_bytes: int
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form, the inverse of `from_dict`."""
@@ -76,6 +79,7 @@ DEFAULT_COSTS = Costs(
     moments8=1.5e-8,
     int8=1.5e-9,
     disk=2.0e-9,
+    started_bytes=45_000_000,
 )
 
 

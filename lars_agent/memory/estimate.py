@@ -19,13 +19,14 @@ __all__ = ["Estimate", "Rows", "Workload", "estimate"]
 
 FLOAT32 = 4
 MOMENT_BYTES = {32: 8.0, 8: 2.0625}  # of both moments of one parameter; in 8 bits with a scale for each block of 128
-STARTED_BYTES = {4: 45_000_000, 2: 95_000_000}  # what threads, and the first call of each operator, add to the program
+RETAINED_BYTES = 45_000_000  # small pieces that the allocator keeps, and what a whole job needs beside its steps
+LAYER_BYTES = 130_000  # objects and small tensors of one layer's adapter
 NORMS = 2  # of a layer; each keeps its input in float32
 HIDDEN_SCRATCH = 8  # (tokens, H) numbers that come and go while one layer runs backward, beyond what it keeps
 INTERMEDIATE_SCRATCH = 3  # (tokens, I) numbers, likewise
-READ_HIDDEN, READ_INTERMEDIATE = 8, 3  # numbers alive in a layer without autograd
+READ_HIDDEN, READ_INTERMEDIATE = 5, 3  # numbers alive in a layer without autograd
 MASK_BYTES = 3  # of one query and key, while transformers makes it
-LOSS_BYTES, DIVERGENCE_BYTES = 10, 22  # of one row and word in a chunked loss
+LOSS_BYTES, DIVERGENCE_BYTES = 10, 24  # of one row and word in a chunked loss
 UNPACKED_BYTES = 20  # of one weight while a piece of a quantised matrix is multiplied
 
 
@@ -45,7 +46,7 @@ class Workload:
     Attributes:
         prompt, reply: tokens of the longest prompt and of the longest reply.
         number_bytes: of one activation: 4 in float32, 2 in bfloat16.
-        program_bytes: what the process holds before the model is opened.
+        program_bytes: what the process holds when it works, weights and all that is counted here left out.
         rehearsal: the passages of general text in a step.
         judged: a passage of the general text that is measured at the end; the plan says how many at once.
     """
@@ -102,7 +103,7 @@ def estimate(shape: ModelShape, load: Workload, plan: Plan) -> Estimate:
     pieces.append(_work(shape, load, plan, judged, LOSS_BYTES, autograd=False))
     widest = max(pieces, key=lambda work: sum(vars(work).values()))
     return Estimate(
-        program=load.program_bytes + STARTED_BYTES[load.number_bytes],
+        program=load.program_bytes + RETAINED_BYTES + LAYER_BYTES * shape.adapted_layers,
         weights=shape.weight_bytes,
         adapter=shape.adapter_parameters * FLOAT32,
         gradients=shape.adapter_parameters * FLOAT32,
@@ -116,16 +117,16 @@ def _work(
 ) -> _Work:
     """A forward and (with `autograd`) a backward pass over `rows`."""
     acting = rows.count * (rows.reply if shape.response else rows.prompt + rows.reply)  # tokens in one pass
-    mask = acting * (rows.prompt + rows.reply) * MASK_BYTES
-    layer = _running(shape, load, acting)
-    if autograd:
-        layer = _one_layer(shape, load, plan, acting)
-    scratch = max(_reading(shape, load, plan, rows), layer + mask, _loss(shape, plan, rows, word_bytes))
+    layer = _one_layer(shape, load, plan, acting) if autograd else _running(shape, load, acting)
+    layer += acting * (rows.prompt + rows.reply) * MASK_BYTES
+    activations = _activations(shape, load, plan, acting) if autograd else 0
+    passing = max(layer, _loss(shape, plan, rows, word_bytes))
+    reading = _reading(shape, load, plan, rows)  # before there is anything that autograd keeps
     return _Work(
         kv_cache=_kv_cache(shape, load, rows),
         pooled=_pooled(shape, rows),
-        activations=_activations(shape, load, plan, acting) if autograd else 0,
-        scratch=scratch + _unpacked(shape, load),
+        activations=activations,
+        scratch=max(passing, reading - activations) + _unpacked(shape, load),
     )
 
 
@@ -186,9 +187,9 @@ def _one_layer(shape: ModelShape, load: Workload, plan: Plan, tokens: int) -> in
 
 
 def _running(shape: ModelShape, load: Workload, tokens: int) -> int:
-    """One layer's pass over `tokens` without autograd; what is pooled, and what the adapter adds, is float32."""
-    width = READ_HIDDEN * shape.hidden + READ_INTERMEDIATE * shape.intermediate
-    return tokens * (width * load.number_bytes + shape.intermediate * FLOAT32)
+    """One layer's pass over `tokens` without autograd; in its MLP the widest moment is the product, or pooling it."""
+    intermediate = max(READ_INTERMEDIATE * load.number_bytes, load.number_bytes + FLOAT32)
+    return tokens * (READ_HIDDEN * shape.hidden * load.number_bytes + intermediate * shape.intermediate)
 
 
 def _reading(shape: ModelShape, load: Workload, plan: Plan, rows: Rows) -> int:

@@ -1,8 +1,9 @@
 """A process that watches what it holds against its budget, and says so before it is at the wall.
 
-Looked at are the most resident bytes since the last look, so that what came and went in between counts; pages that
-other processes map too (the base model's weights) count by their share. Where the kernel holds the process to the same
-budget (cgroup v2), this is what makes it step down before it is killed.
+Looked at are the most resident bytes since the last look, so that what came and went in between counts, and what is
+resident now with as much on top as it has grown by between two looks, so that the next piece of work does not pass the
+budget. Pages that other processes map too (the base model's weights) count by their share. Where the kernel holds the
+process to the same budget (cgroup v2), this is what makes it step down before it is killed.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Guard:
         self.budget_bytes = budget_bytes
         self._line = None if budget_bytes is None else int(NEAR * budget_bytes)
         self._before, self._resets = 0, True
+        self._last, self._growth = rss_bytes(), 0
 
     @property
     def peak_bytes(self) -> int:
@@ -45,6 +47,7 @@ class Guard:
         give_back()
         self._before = self.peak_bytes
         self._resets = reset_peak()
+        self._last, self._growth = rss_bytes(), 0
 
     def insist(self, held_bytes: int) -> None:
         """There is no smaller plan: the budget is the line from here on. Raises BudgetExceeded if it is passed."""
@@ -68,6 +71,8 @@ class Guard:
                 hook.remove()
 
     def _held(self, enough: int) -> int:
-        """The most held since `relax`; above `enough`, pages that others share are counted by their share."""
-        held = peak_rss_bytes() if self._resets else rss_bytes()
-        return held if held <= enough else held - max(0, rss_bytes() - pss_bytes())
+        """The most held since `relax`, or soon to be; above `enough`, what others share is counted by their share."""
+        now = rss_bytes()
+        self._last, self._growth = now, max(self._growth, now - self._last)
+        held = max(peak_rss_bytes() if self._resets else now, now + self._growth)
+        return held if held <= enough else held - max(0, now - pss_bytes())

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -46,16 +47,22 @@ class OpenedModel:
     sha256: str
 
 
-def open_model(folder: Path, dtype: torch.dtype = torch.bfloat16, weight_bits: Bits | None = None) -> OpenedModel:
+def open_model(
+    folder: Path,
+    dtype: torch.dtype = torch.bfloat16,
+    weight_bits: Bits | None = None,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+) -> OpenedModel:
     """The base model in `folder`, frozen, in evaluation mode, computing in `dtype`.
 
     Weights stored in `dtype` are mapped, not read: a second process that opens them shares the pages. Weights of
     another dtype are converted into this process's own memory. With `weight_bits` the weights are mapped from a
-    quantised file beside them, which is made the first time. Raises ModelNotFound, ModelIncomplete, ModelCorrupt or
+    quantised file beside them, which is made the first time. `tokenizer` is the folder's own where it is open already:
+    one takes 40 MB. Raises ModelNotFound, ModelIncomplete, ModelCorrupt or
     ModelUnsupported, and DiskFull or OSError where that file cannot be written.
     """
     files = weight_files(folder)
-    tokenizer = open_tokenizer(folder)
+    tokenizer = tokenizer or open_tokenizer(folder)
     generation = open_generation_config(folder)
     try:
         config = AutoConfig.from_pretrained(folder)
@@ -200,7 +207,7 @@ def _assign(model: PreTrainedModel, files: list[Path], dtype: torch.dtype) -> No
     """
     folder = files[0].parent
     try:
-        source = TensorFiles(files)
+        source = TensorFiles(files, apart=_converts(files, dtype))
         tensors = {name: _in_dtype(source.tensor(name), name, dtype) for name in source.names}
     except (SafetensorError, OSError) as error:
         raise ModelCorrupt(f"the weights in {folder} cannot be read ({error}); pull the model again") from error
@@ -216,6 +223,13 @@ def _assign(model: PreTrainedModel, files: list[Path], dtype: torch.dtype) -> No
     missing = [name for name, tensor in held if tensor.is_meta]
     if missing:
         raise ModelIncomplete(f"the files in {folder} lack {len(missing)} weights, {missing[0]!r} first; pull it again")
+
+
+def _converts(files: list[Path], dtype: torch.dtype) -> bool:
+    """Whether the first weight of the files is of another dtype, as the others then are."""
+    source = TensorFiles(files)
+    weights = (source.tensor(name) for name in source.names if not is_part(name))
+    return any(weight.dtype != dtype for weight in islice(weights, 1))
 
 
 def _in_dtype(tensor: Tensor, name: str, dtype: torch.dtype) -> Tensor:

@@ -53,7 +53,7 @@ def quantized_file(model: PreTrainedModel, files: Sequence[Path], digest: str, b
     """
     path = files[0].parent / f"model-int{bits}-{digest[:12]}.safetensors"
     if not path.is_file():
-        source = TensorFiles(files)
+        source = TensorFiles(files, apart=True)
         names = [name for name in source.names if name not in _tied_heads(model)]
         chosen = {f"{name}.weight": size for name, size in bits_of(model, bits).items()}
         layout = _layout(source, names, chosen)

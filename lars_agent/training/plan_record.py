@@ -15,7 +15,7 @@ from lars_agent.memory.plan import Plan
 from lars_agent.memory.planner import Planned
 from lars_agent.training.job import PLAN_FILE
 
-__all__ = ["PlanRecord"]
+__all__ = ["PlanRecord", "predicted_peak_bytes"]
 
 LEAST_GAIN = 0.03  # of the prediction that a step down must save: less would only come again
 
@@ -62,3 +62,9 @@ class PlanRecord:
         self._record = smaller[0] | {"smaller": smaller[1:], "stepped_down": stepped_down}
         write_atomically(self._path, json.dumps(self._record, indent=2) + "\n")
         return True
+
+
+def predicted_peak_bytes(folder: Path) -> int | None:
+    """What plan.json in `folder` predicts; None where there is none."""
+    path = folder / PLAN_FILE
+    return int(json.loads(path.read_text(encoding="utf-8"))["predicted_peak_bytes"]) if path.is_file() else None

@@ -50,8 +50,7 @@ def plan_job(folder: Path) -> dict[str, Any]:
     spec = JobSpec.read(folder)
     tokenizer = open_tokenizer(Path(spec.model_path))
     train, heldout = encoded(folder, spec, tokenizer)
-    shape, load, size = _shape(spec), _workload(spec, [*train, *heldout], tokenizer), _batch_size(spec)
-    costs = _costs(spec)
+    shape, load, size, costs = _asked(spec, [*train, *heldout], tokenizer)
     steps = [planned.as_dict() for planned in ladder(shape, load, size, costs)]
     record: dict[str, Any] = {"budget_bytes": spec.budget_bytes, "chosen": None, "error": None, "ladder": steps}
     try:
@@ -65,8 +64,7 @@ def plans_for(spec: JobSpec, rows: Sequence[Encoded], tokenizer: PreTrainedToken
 
     Where the job names its plan, that one comes first. Raises BudgetTooSmall.
     """
-    shape, load, size = _shape(spec), _workload(spec, rows, tokenizer), _batch_size(spec)
-    costs = _costs(spec)
+    shape, load, size, costs = _asked(spec, rows, tokenizer)
     if spec.plan:
         first = planned_as(Plan.from_dict(spec.plan), shape, load, size, costs)
     else:
@@ -77,19 +75,24 @@ def plans_for(spec: JobSpec, rows: Sequence[Encoded], tokenizer: PreTrainedToken
     return [first, *smaller]
 
 
-def _workload(spec: JobSpec, rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerFast) -> Workload:
-    """What the longest of the job's examples, and the general text, ask for, in a process like this one."""
+def _asked(
+    spec: JobSpec, rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerFast
+) -> tuple[ModelShape, Workload, int, Costs]:
+    """What the planner is asked: model, work, examples a step, and costs; in a process like this one."""
     config = TrainConfig.from_dict(spec.training)
+    program_bytes = rss_bytes()
+    costs = _costs(spec)
     rehearsing = config.rehearsal_batch if config.rehearsal_weight else 0
     examples = _longest(rows, 0)
-    return Workload(
+    load = Workload(
         prompt=examples.prompt,
         reply=examples.reply,
         number_bytes=compute_dtype(spec.dtype).itemsize,
-        program_bytes=rss_bytes(),
+        program_bytes=program_bytes + costs.started_bytes,
         rehearsal=_longest(general_text(tokenizer, REHEARSAL_TEXT), rehearsing),
         judged=_longest(general_text(tokenizer), 0),
     )
+    return _shape(spec), load, config.batch_size, costs
 
 
 def _longest(rows: Sequence[Encoded], count: int) -> Rows:
@@ -113,10 +116,6 @@ def _costs(spec: JobSpec) -> Costs:
     where = f"{platform.node()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     name = f"{where}: {spec.model_sha256[:12]} {spec.dtype} {lars.pooling}"
     return Calibration(Path(spec.costs_file)).costs(name, lambda: costs_of(Path(spec.model_path), lars, dtype, bits))
-
-
-def _batch_size(spec: JobSpec) -> int:
-    return TrainConfig.from_dict(spec.training).batch_size
 
 
 def _rows(path: Path, spec: JobSpec, tokenizer: PreTrainedTokenizerFast) -> list[Encoded]:

@@ -42,7 +42,7 @@ from lars_agent.training.job import (
     read_progress,
 )
 from lars_agent.training.loop import Progress, TrainConfig, Trainer, learning_rate
-from lars_agent.training.plan_record import PlanRecord
+from lars_agent.training.plan_record import PlanRecord, predicted_peak_bytes
 from lars_agent.training.planning import encoded, plan_job, plans_for
 
 EXIT_STOPPED = 75
@@ -68,7 +68,7 @@ class Worker:
         tokenizer = open_tokenizer(Path(self.spec.model_path))
         train, heldout = encoded(self.folder, self.spec, tokenizer)
         self.plans = self._plans([*train, *heldout], tokenizer)
-        opened = self._open_model()
+        opened = self._open_model(tokenizer)
         attachment = attach(opened.model)
         adapter = LarsAdapter.for_model(opened.model, LarsConfig.from_dict(self.spec.lars), seed=self.config.seed)
         rehearsal = general_text(opened.tokenizer, REHEARSAL_TEXT)
@@ -105,8 +105,9 @@ class Worker:
     def _stop(self, signum: int, frame: object) -> None:
         self.stopping = True
 
-    def _open_model(self) -> OpenedModel:
-        opened = open_model(Path(self.spec.model_path), compute_dtype(self.spec.dtype), weight_bits(self.spec.dtype))
+    def _open_model(self, tokenizer: PreTrainedTokenizerFast) -> OpenedModel:
+        dtype, bits = compute_dtype(self.spec.dtype), weight_bits(self.spec.dtype)
+        opened = open_model(Path(self.spec.model_path), dtype, bits, tokenizer)
         if opened.sha256 != self.spec.model_sha256:
             raise JobInvalid(
                 f"the model in {self.spec.model_path} has sha256 {opened.sha256}, the job was made for "
@@ -208,7 +209,14 @@ def main(arguments: list[str]) -> int:
         if not folder.is_dir():
             return 2
         kind = type(error).__name__ if isinstance(error, LarsError) else TrainingError.__name__
-        JobResult(status="failed", error=str(error), error_type=kind, peak_bytes=peak_rss_bytes()).write(folder)
+        predicted_bytes = predicted_peak_bytes(folder)
+        JobResult(
+            status="failed",
+            error=str(error),
+            error_type=kind,
+            peak_bytes=peak_rss_bytes(),
+            predicted_peak_bytes=predicted_bytes,
+        ).write(folder)
         return 0
 
 

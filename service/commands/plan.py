@@ -8,6 +8,15 @@ from rich.console import Console
 from rich.table import Table
 
 BAR_WIDTH = 40
+LEVERS = {
+    "micro_batch": "at once",
+    "recompute": "recompute",
+    "saved": "kept",
+    "prompt_chunk": "prompt",
+    "loss_chunk": "loss",
+    "mlp_tile": "MLP tile",
+    "optimizer_bits": "moments",
+}
 TERMS = {
     "program": "Python, torch, tokenizer",
     "weights": "the base model's weights",
@@ -52,16 +61,18 @@ def _bar(peak: int, budget: int | None) -> str:
 
 def _ladder(ladder: list[dict[str, Any]], shown: dict[str, Any]) -> Table:
     """Every plan worth having: what a smaller budget would cost in time."""
-    table = Table("", "peak, MiB", "time of a step", "examples at once", "recompute", "prompt chunk", "optimizer bits")
+    table = Table("", "peak, MiB", "time of a step", "", *LEVERS.values())
     for planned in ladder:
         plan = planned["plan"]
         table.add_row(
             "*" if plan == shown["plan"] else "",
             f"{planned['predicted_peak_bytes'] / 2**20:,.0f}",
+            f"{planned['step_seconds']:,.1f} s",
             f"{planned['relative_time']:.2f} x",
-            str(plan["micro_batch"]),
-            "yes" if plan["recompute"] else "no",
-            str(plan["prompt_chunk"]),
-            str(plan["optimizer_bits"]),
+            *(_lever(plan[lever]) for lever in LEVERS),
         )
     return table
+
+
+def _lever(value: Any) -> str:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value or "-")

@@ -1,0 +1,57 @@
+"""A step of LARS training, and a reply with an adapter, by the code that trains and serves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bench.cell import Cell
+from bench.tokens import example
+from lars_agent.lars import LarsAdapter, LarsConfig, attach
+from lars_agent.memory.allocator import give_back
+from lars_agent.memory.plan import Plan
+from lars_agent.models.open import OpenedModel
+from lars_agent.runtime.decode import Decoder
+from lars_agent.training.batches import Encoded
+from lars_agent.training.loop import TrainConfig, Trainer
+
+RATE = 1e-3
+TOKEN_TERM = "token"
+
+
+def lars_step(cell: Cell, opened: OpenedModel) -> Callable[[], None]:
+    """What the worker does in a step of one example (without rehearsal), memory given back at the end as it does."""
+    pooling, *extras = cell.method.split("+")
+    config = LarsConfig(rank=cell.rank, pooling=pooling, token_term=TOKEN_TERM in extras)  # type: ignore[arg-type]
+    adapter = LarsAdapter.for_model(opened.model, config)
+    row = example(cell, opened.model.config.vocab_size)
+    train = TrainConfig(batch_size=1, learning_rate=RATE, rehearsal_batch=0, max_seq_len=len(row))
+    plan = Plan.from_dict(cell.plan | ({} if cell.device == "cpu" else {"optimizer_bits": 32}))
+    trainer = OneExample(attach(opened.model), adapter, train, [row], [row], 0, plan=plan)
+
+    def step() -> None:
+        trainer._step(lambda: None)
+        give_back()
+
+    return step
+
+
+def inference_step(cell: Cell, opened: OpenedModel) -> Callable[[], None]:
+    """Prefill and a reply by the endpoint's own decoder, with an adapter: what serving needs at this context."""
+    adapter = LarsAdapter.for_model(opened.model, LarsConfig(rank=cell.rank)).eval().requires_grad_(False)
+    attachment = attach(opened.model)
+    row = example(cell, opened.model.config.vocab_size)
+
+    def reply() -> None:
+        decoder = Decoder(attachment, adapter)
+        decoder.prefill(row.prompt)
+        for token in row.reply[:-1]:
+            decoder.step(token)
+
+    return reply
+
+
+class OneExample(Trainer):
+    """A trainer whose every step learns its one example."""
+
+    def _rows_of_step(self) -> list[Encoded]:
+        return list(self.train_rows)

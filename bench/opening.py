@@ -1,0 +1,32 @@
+"""A base model as a cell needs it: opened in the cell's dtype, on its device, and wholly resident."""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from bench.cell import Cell
+from lars_agent.models.open import OpenedModel, compute_dtype, open_model, weight_bits
+
+PAGE_BYTES = 4096
+
+
+def opened_for(cell: Cell, folder: Path) -> OpenedModel:
+    """The model, every page of its weights touched."""
+    opened = open_model(folder, compute_dtype(cell.dtype), weight_bits(cell.dtype))
+    if cell.attention == "transformers":
+        opened.model.set_attn_implementation("sdpa")
+    if cell.device != "cpu":
+        opened.model.to(cell.device)
+    touch(opened.model)
+    return opened
+
+
+def touch(model: nn.Module) -> None:
+    """Every page of the weights has been read once: mapped files are resident as they will be while computing."""
+    for tensor in chain(model.parameters(), model.buffers()):
+        if tensor.is_contiguous() and tensor.device.type == "cpu" and tensor.numel():
+            tensor.detach().reshape(-1).view(torch.uint8)[::PAGE_BYTES].sum()

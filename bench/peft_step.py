@@ -1,0 +1,74 @@
+"""A step of PEFT's methods as their users run it: loss and logits on the reply alone, AdamW, all linear layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bench.cell import Cell
+from bench.tokens import example
+from lars_agent.lars.head import vocabulary_of
+from lars_agent.memory.losses import chunked_cross_entropy
+from lars_agent.models.open import OpenedModel
+
+RANK, ALPHA, DROPOUT = 8, 32, 0.05  # as the paper compares LoRA
+RATE = 5e-4
+
+
+def peft_step(cell: Cell, opened: OpenedModel) -> Callable[[], None]:
+    kind, *extras = cell.method.split("+")
+    model = adapted(kind, opened.model)
+    optimizer = optimizer_of(kind, model)
+    if "checkpointing" in extras:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    row = example(cell, opened.model.config.vocab_size)
+    ids = torch.tensor([[*row.prompt, *row.reply]])  # (1, P + R)
+    loss = chunked_loss if "chunked" in extras else whole_loss
+
+    def step() -> None:
+        loss(model, ids, cell.reply).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def adapted(kind: str, base: Any) -> Any:
+    """`base` with PEFT's adapter of that kind in its linear layers, in training mode."""
+    from peft import IA3Config, LoraConfig, get_peft_model
+
+    lora: dict[str, Any] = {"r": RANK, "lora_alpha": ALPHA, "lora_dropout": DROPOUT, "target_modules": "all-linear"}
+    if kind == "velora":
+        from peft import VeloraConfig
+
+        lora["velora_config"] = VeloraConfig()
+    config: Any = IA3Config if kind == "ia3" else LoraConfig
+    model = get_peft_model(base, config(task_type="CAUSAL_LM", **({} if kind == "ia3" else lora)))
+    return model.train()
+
+
+def optimizer_of(kind: str, model: Any) -> torch.optim.Optimizer:
+    """AdamW on what is trained; LoRA-FA's own freezes A, and AdamW is told the gradient of the whole product."""
+    if kind == "lora-fa":
+        from peft.optimizers import create_lorafa_optimizer
+
+        return create_lorafa_optimizer(model, r=RANK, lora_alpha=ALPHA, lr=RATE)
+    return torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], lr=RATE)
+
+
+def whole_loss(model: Any, ids: Tensor, reply: int) -> Tensor:
+    """The mean loss of the reply's tokens, from all of their logits in float32."""
+    logits = model(input_ids=ids[:, :-1], use_cache=False, logits_to_keep=reply).logits.float()  # (1, R, V)
+    return functional.cross_entropy(logits[0], ids[0, -reply:])
+
+
+def chunked_loss(model: Any, ids: Tensor, reply: int) -> Tensor:
+    """The same, its logits made a chunk at a time, as ours are."""
+    base = model.get_base_model()
+    hidden = base.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state  # (1, P + R - 1, H)
+    return chunked_cross_entropy(hidden[0, -reply:], vocabulary_of(base), ids[0, -reply:]).mean()

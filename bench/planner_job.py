@@ -1,0 +1,99 @@
+"""A real job folder for a planner cell, and what the real worker makes of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from bench.cells_file import FAILED
+from bench.planner_cell import PlannerCell
+from lars_agent.example import Example, Message
+from lars_agent.models.open import model_digest, open_tokenizer, weight_files
+from lars_agent.training.batches import encode, encode_prompt
+from lars_agent.training.evaluate import general_text
+from lars_agent.training.job import HELDOUT_FILE, PROGRESS_FILE, TRAIN_FILE, JobSpec, read_result, write_examples
+from service.worker_process import DEFAULT_COMMAND, worker_environment
+
+STEPS = 2
+HELDOUT = 2
+LOG_NAME = "worker.log"
+
+
+def run_job(
+    cell: PlannerCell, model: Path, folder: Path, threads: int, time_limit_s: float, costs_file: Path | None = None
+) -> dict[str, Any]:
+    """What the worker measured and had predicted; `begun` is whether it came to load the model."""
+    write_job(cell, model, folder, threads, costs_file)
+    ending = _work(folder, threads, time_limit_s)
+    result = read_result(folder)
+    values = {"status": FAILED, "error_type": None, "error": ending} if result is None else asdict(result)
+    kept = ("status", "error", "error_type", "peak_bytes", "predicted_peak_bytes", "seconds")
+    plan = folder / "plan.json"
+    return asdict(cell) | {
+        **{name: values.get(name) for name in kept},
+        "begun": (folder / PROGRESS_FILE).exists(),
+        "plan": json.loads(plan.read_text(encoding="utf-8")) if plan.exists() else None,
+    }
+
+
+def write_job(cell: PlannerCell, model: Path, folder: Path, threads: int, costs_file: Path | None = None) -> None:
+    """`folder` is a job of `STEPS` steps, evaluated before and after; its longest example has the cell's lengths."""
+    tokenizer = open_tokenizer(model)
+    examples = [example_of(tokenizer, cell.context, cell.reply, number) for number in range(cell.batch + HELDOUT)]
+    longest = max(len(encode(tokenizer, example, 10**9)) for example in examples)
+    training = {"steps": STEPS, "batch_size": cell.batch, "evaluate_every": STEPS, "max_seq_len": longest}
+    JobSpec(
+        job_id=f"bench-{cell.seed}-{cell.number}",
+        profile="bench",
+        model_path=str(model),
+        model_sha256=model_digest(model, weight_files(model)),
+        dtype=cell.dtype,
+        training=training,
+        budget_bytes=cell.budget_bytes,
+        threads=threads,
+        seed=cell.seed,
+        costs_file=None if costs_file is None else str(costs_file),
+    ).write(folder)
+    write_examples(folder / TRAIN_FILE, examples[HELDOUT:])
+    write_examples(folder / HELDOUT_FILE, examples[:HELDOUT])
+
+
+def example_of(tokenizer: PreTrainedTokenizerFast, context: int, reply: int, number: int) -> Example:
+    """Ordinary text, cut to a prompt of `context` tokens (the template's included) and a reply of `reply`.
+
+    Cut text may come out a token or two shorter or longer when it is read again.
+    """
+    words = [token for row in general_text(tokenizer) for token in (*row.prompt, *row.reply)]
+    frame = len(encode_prompt(tokenizer, [Message(role="user", content="")]))
+    question = _cut(tokenizer, words, 97 * number, max(1, context - frame))
+    answer = _cut(tokenizer, words, 97 * number + context, max(1, reply - 1))
+    return Example((Message(role="user", content=question),), answer, 1.0, f"text-{number}")
+
+
+def _cut(tokenizer: PreTrainedTokenizerFast, words: Sequence[int], start: int, count: int) -> str:
+    return str(tokenizer.decode([words[(start + place) % len(words)] for place in range(count)]))
+
+
+def _work(folder: Path, threads: int, time_limit_s: float) -> str:
+    """The worker has worked on the job; how it ended, in words."""
+    with (folder / LOG_NAME).open("wb") as log:
+        try:
+            done = subprocess.run(
+                [*DEFAULT_COMMAND, str(folder)],
+                env=worker_environment(threads),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                timeout=time_limit_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return f"not done after {time_limit_s:,.0f} seconds"
+    said = (folder / LOG_NAME).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return f"exit status {done.returncode}: {said[-1] if said else 'it said nothing'}"

@@ -1,0 +1,59 @@
+"""The report: every row against its goal, and the README's table."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench import record, report
+from lars_agent.errors import ConfigError
+
+ROWS = [
+    record.row("peak", [1.2], "ratio", "lower", goal=1.1),
+    record.row("speedup", [2.5, 3.5, 3.0], "ratio", "higher", goal=2.0),
+    record.row("seconds", [7.25], "s", "lower"),
+]
+
+
+def test_each_row_is_held_against_its_goal():
+    missed, met, free, count = report.lines({"memory": ROWS})
+    assert missed.endswith("at most 1.1      missed")
+    assert met.endswith("at least 2       met")
+    assert free.endswith("7.25 s")
+    assert count == "1 of 2 goals met"
+
+
+def test_the_table_holds_the_rows_with_a_goal_and_the_plots(tmp_path):
+    record.write("memory", "lars-agent bench memory", ROWS, tmp_path, plots=["memory.png", "memory.svg"])
+    table = report.table(report.result_files(tmp_path))
+    assert "| speedup | 3 (2.5 to 3.5) | at least 2 | met |" in table
+    assert "seconds" not in table
+    assert "(bench/results/memory.svg)" in table
+    assert "    lars-agent bench memory\n" in table
+
+
+def test_what_stands_around_the_table_is_kept(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    report.write_table(readme, "new")
+    assert readme.read_text() == f"before\n{report.BEGIN}\n\nnew\n\n{report.END}\nafter\n"
+
+
+def test_a_readme_without_a_place_for_the_table_is_left_alone(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("nothing\n")
+    with pytest.raises(ConfigError, match="bench:begin"):
+        report.write_table(readme, "new")
+    assert readme.read_text() == "nothing\n"
+
+
+def test_a_report_of_a_folder_only_prints(bench, tmp_path):
+    record.write("memory", "lars-agent bench memory", ROWS, tmp_path)
+    done = bench("report", "--out", tmp_path)
+    assert done.returncode == 0
+    assert "1 of 2 goals met" in done.stdout
+
+
+def test_a_report_without_results_says_what_to_run(bench, tmp_path):
+    done = bench("report", "--out", tmp_path)
+    assert done.returncode == 1
+    assert "lars-agent bench memory --goals" in done.stderr

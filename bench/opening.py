@@ -1,4 +1,4 @@
-"""A base model as a cell needs it: opened in the cell's dtype, on its device, and wholly resident."""
+"""A base model as a cell needs it: opened in the cell's dtype, on its device, wholly resident, and ready to serve."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ import torch
 from torch import nn
 
 from bench.cell import Cell
+from lars_agent.memory.allocator import give_back
 from lars_agent.models.open import OpenedModel, compute_dtype, open_model, weight_bits
 
 PAGE_BYTES = 4096
 
 
 def opened_for(cell: Cell, folder: Path) -> OpenedModel:
-    """The model, every page of its weights touched."""
+    """The model, all its weights resident, after one token: what operators take at their first call is there."""
     opened = open_model(folder, compute_dtype(cell.dtype), weight_bits(cell.dtype))
     if cell.attention == "transformers":
         opened.model.set_attn_implementation("sdpa")
     if cell.device != "cpu":
         opened.model.to(cell.device)
     touch(opened.model)
+    with torch.no_grad():
+        opened.model(torch.ones(1, 1, dtype=torch.long, device=cell.device))
+    give_back()
     return opened
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 MIB = 2**20
 DTYPES = ("float32", "bfloat16", "int8", "int4")
 REPLY = (8, 128)
-BATCH = (1, 8)
+BATCH = (1, 6)
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Range:
 
 
 RANGES: Mapping[str, Range] = {
-    "default": Range((32, 2048), (450, 3000), 8),
-    "small-llama": Range((32, 2048), (400, 1500), 3),
-    "small-qwen2": Range((32, 2048), (400, 1500), 3),
-    "small-gemma": Range((32, 2048), (400, 1500), 3),
-    "qwen2.5-0.5b": Range((32, 384), (700, 4000), 2),
-    "llama-3.2-1b": Range((32, 256), (1100, 8000), 1),
+    "default": Range((32, 1536), (650, 2500), 6),
+    "small-llama": Range((32, 2048), (550, 1500), 4),
+    "small-qwen2": Range((32, 2048), (550, 1500), 4),
+    "small-gemma": Range((32, 2048), (550, 1500), 4),
+    "qwen2.5-0.5b": Range((32, 256), (900, 4000), 2),
+    "llama-3.2-1b": Range((32, 128), (1400, 8000), 1),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,10 +18,21 @@ from lars_agent.example import Example, Message
 from lars_agent.models.open import model_digest, open_tokenizer, weight_files
 from lars_agent.training.batches import encode, encode_prompt
 from lars_agent.training.evaluate import general_text
-from lars_agent.training.job import HELDOUT_FILE, PROGRESS_FILE, TRAIN_FILE, JobSpec, read_result, write_examples
+from lars_agent.training.job import (
+    HELDOUT_FILE,
+    PLAN_FILE,
+    PROGRESS_FILE,
+    TRAIN_FILE,
+    JobSpec,
+    read_progress,
+    read_result,
+    write_examples,
+)
 from service.worker_process import DEFAULT_COMMAND, worker_environment
 
 STEPS = 2
+WHOLE_EVERY = 10
+POLL_S = 0.1
 HELDOUT = 2
 LOG_NAME = "worker.log"
 
@@ -28,18 +40,31 @@ LOG_NAME = "worker.log"
 def run_job(
     cell: PlannerCell, model: Path, folder: Path, threads: int, time_limit_s: float, costs_file: Path | None = None
 ) -> dict[str, Any]:
-    """What the worker measured and had predicted; `begun` is whether it came to load the model."""
+    """What the worker measured and had predicted; `begun` is whether it came to load the model.
+
+    Every `WHOLE_EVERY`th job runs to its end; the others are ended when they have trained, before the general text is
+    judged, which takes as long as all before it and less memory, and their peak is the kernel's.
+    """
     write_job(cell, model, folder, threads, costs_file)
-    ending = _work(folder, threads, time_limit_s)
-    result = read_result(folder)
+    whole = cell.number % WHOLE_EVERY == 0
+    ending, peak_bytes = _work(folder, threads, time_limit_s, whole=whole)
+    result, plan = read_result(folder), folder / PLAN_FILE
     values = {"status": FAILED, "error_type": None, "error": ending} if result is None else asdict(result)
+    record = json.loads(plan.read_text(encoding="utf-8")) if plan.exists() else None
+    if result is None and record is not None and trained(folder):
+        values = record | {"status": "succeeded", "peak_bytes": peak_bytes}
     kept = ("status", "error", "error_type", "peak_bytes", "predicted_peak_bytes", "seconds")
-    plan = folder / "plan.json"
     return asdict(cell) | {
         **{name: values.get(name) for name in kept},
+        "whole": whole,
         "begun": (folder / PROGRESS_FILE).exists(),
-        "plan": json.loads(plan.read_text(encoding="utf-8")) if plan.exists() else None,
+        "plan": None if record is None else {name: record[name] for name in ("plan", "estimate", "stepped_down")},
     }
+
+
+def trained(folder: Path) -> bool:
+    """Whether the worker has come to its last phase."""
+    return any(line["phase"] == "judging" for line in read_progress(folder))
 
 
 def write_job(cell: PlannerCell, model: Path, folder: Path, threads: int, costs_file: Path | None = None) -> None:
@@ -80,20 +105,30 @@ def _cut(tokenizer: PreTrainedTokenizerFast, words: Sequence[int], start: int, c
     return str(tokenizer.decode([words[(start + place) % len(words)] for place in range(count)]))
 
 
-def _work(folder: Path, threads: int, time_limit_s: float) -> str:
-    """The worker has worked on the job; how it ended, in words."""
+def _work(folder: Path, threads: int, time_limit_s: float, *, whole: bool) -> tuple[str, int]:
+    """The worker has worked on the job; how it ended, in words, and the most bytes it held."""
+    until, peak_bytes = time.monotonic() + time_limit_s, 0
     with (folder / LOG_NAME).open("wb") as log:
-        try:
-            done = subprocess.run(
-                [*DEFAULT_COMMAND, str(folder)],
-                env=worker_environment(threads),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                timeout=time_limit_s,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return f"not done after {time_limit_s:,.0f} seconds"
+        worker = subprocess.Popen(
+            [*DEFAULT_COMMAND, str(folder)],
+            env=worker_environment(threads),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+        while worker.poll() is None:
+            peak_bytes = max(peak_bytes, _peak_bytes(worker.pid))
+            if time.monotonic() > until or (not whole and trained(folder)):
+                worker.kill()
+            time.sleep(POLL_S)
     said = (folder / LOG_NAME).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return f"exit status {done.returncode}: {said[-1] if said else 'it said nothing'}"
+    return f"exit status {worker.returncode}: {said[-1] if said else 'it said nothing'}", peak_bytes
+
+
+def _peak_bytes(pid: int) -> int:
+    """The most that the process has been resident in; 0 when it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)

@@ -33,6 +33,7 @@ from service.worker_process import DEFAULT_COMMAND, worker_environment
 STEPS = 2
 WHOLE_EVERY = 10
 POLL_S = 0.1
+SLACK = 16  # tokens that a text may gain when the worker strips it and reads it again
 HELDOUT = 2
 LOG_NAME = "worker.log"
 
@@ -72,7 +73,7 @@ def write_job(cell: PlannerCell, model: Path, folder: Path, threads: int, costs_
     tokenizer = open_tokenizer(model)
     examples = [example_of(tokenizer, cell.context, cell.reply, number) for number in range(cell.batch + HELDOUT)]
     longest = max(len(encode(tokenizer, example, 10**9)) for example in examples)
-    training = {"steps": STEPS, "batch_size": cell.batch, "evaluate_every": STEPS, "max_seq_len": longest}
+    training = {"steps": STEPS, "batch_size": cell.batch, "evaluate_every": STEPS, "max_seq_len": longest + SLACK}
     JobSpec(
         job_id=f"bench-{cell.seed}-{cell.number}",
         profile="bench",

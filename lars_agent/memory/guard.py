@@ -30,7 +30,7 @@ class Guard:
         self.budget_bytes = budget_bytes
         self._line = None if budget_bytes is None else int(NEAR * budget_bytes)
         self._before, self._resets = 0, True
-        self._last, self._growth = rss_bytes(), 0
+        self._last, self._growth, self._looks_ahead = rss_bytes(), 0, True
 
     @property
     def peak_bytes(self) -> int:
@@ -38,9 +38,17 @@ class Guard:
         return max(self._before, peak_rss_bytes())
 
     def check(self) -> None:
-        """Raises MemoryPressure when this process has come near its budget since `relax`."""
-        if self._line is not None and (held := self._held(self._line)) > self._line:
-            raise MemoryPressure(f"training holds {held:,} bytes of its budget of {self.budget_bytes:,}", held)
+        """Raises MemoryPressure when this process has come near its budget since `relax`, or soon would."""
+        now = rss_bytes()
+        self._growth, self._last = max(self._growth, now - self._last), now
+        held = peak_rss_bytes() if self._resets else now
+        ahead = now + self._growth if self._looks_ahead else now
+        if self._line is None or max(held, ahead) <= self._line:
+            return
+        shared = max(0, now - pss_bytes())  # what others share counts by their share
+        if max(held, ahead) - shared > self._line:
+            words = f"training holds {held - shared:,} bytes of its budget of {self.budget_bytes:,}"
+            raise MemoryPressure(words, held - shared)
 
     def relax(self) -> None:
         """What is free is the system's again, and what was held so far counts no longer but for `peak_bytes`."""
@@ -51,7 +59,7 @@ class Guard:
 
     def insist(self, held_bytes: int) -> None:
         """There is no smaller plan: the budget is the line from here on. Raises BudgetExceeded if it is passed."""
-        self._line = self.budget_bytes
+        self._line, self._looks_ahead = self.budget_bytes, False
         if self.budget_bytes is not None and held_bytes > self.budget_bytes:
             raise BudgetExceeded(
                 f"training holds {held_bytes:,} bytes under its smallest plan, the budget is {self.budget_bytes:,}; "
@@ -69,10 +77,3 @@ class Guard:
         finally:
             for hook in hooks:
                 hook.remove()
-
-    def _held(self, enough: int) -> int:
-        """The most held since `relax`, or soon to be; above `enough`, what others share is counted by their share."""
-        now = rss_bytes()
-        self._last, self._growth = now, max(self._growth, now - self._last)
-        held = max(peak_rss_bytes() if self._resets else now, now + self._growth)
-        return held if held <= enough else held - max(0, now - pss_bytes())

@@ -28,6 +28,7 @@ from lars_agent.training.job import (
     read_result,
     write_examples,
 )
+from lars_agent.training.plan_record import promised_bytes
 from service.worker_process import DEFAULT_COMMAND, worker_environment
 
 STEPS = 2
@@ -53,7 +54,7 @@ def run_job(
     values = {"status": FAILED, "error_type": None, "error": ending} if result is None else asdict(result)
     record = json.loads(plan.read_text(encoding="utf-8")) if plan.exists() else None
     if result is None and record is not None and trained(folder):
-        values = record | {"status": "succeeded", "peak_bytes": peak_bytes}
+        values = {"status": "succeeded", "peak_bytes": peak_bytes, "predicted_peak_bytes": promised_bytes(folder)}
     kept = ("status", "error", "error_type", "peak_bytes", "predicted_peak_bytes", "seconds")
     return asdict(cell) | {
         **{name: values.get(name) for name in kept},

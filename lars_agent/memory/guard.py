@@ -1,15 +1,16 @@
 """A process that watches what it holds against its budget, and says so before it is at the wall.
 
-Looked at are the most resident bytes since the last look, so that what came and went in between counts, and what is
-resident now with as much on top as it has grown by between two looks, so that the next piece of work does not pass the
-budget. Pages that other processes map too (the base model's weights) count by their share. Where the kernel holds the
-process to the same budget (cgroup v2), this is what makes it step down before it is killed.
+Looked at are the most resident bytes since the last look, so that what came and went in between counts, with as much on
+top as that has grown by from look to look, so that the next piece of work does not pass the budget. Pages that other
+processes map too (the base model's weights) count by their share. Where the kernel holds the process to the same budget
+(cgroup v2), this is what makes it step down before it is killed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -30,7 +31,7 @@ class Guard:
         self.budget_bytes = budget_bytes
         self._line = None if budget_bytes is None else int(NEAR * budget_bytes)
         self._before, self._resets = 0, True
-        self._last, self._growth, self._looks_ahead = rss_bytes(), 0, True
+        self._seen, self._looks_ahead = [rss_bytes()], True  # the most that was held at the last looks
 
     @property
     def peak_bytes(self) -> int:
@@ -40,13 +41,12 @@ class Guard:
     def check(self) -> None:
         """Raises MemoryPressure when this process has come near its budget since `relax`, or soon would."""
         now = rss_bytes()
-        self._growth, self._last = max(self._growth, now - self._last), now
         held = peak_rss_bytes() if self._resets else now
-        ahead = now + self._growth if self._looks_ahead else now
-        if self._line is None or max(held, ahead) <= self._line:
+        ahead = held + self._next_growth(held) if self._looks_ahead else held
+        if self._line is None or ahead <= self._line:
             return
         shared = max(0, now - pss_bytes())  # what others share counts by their share
-        if max(held, ahead) - shared > self._line:
+        if ahead - shared > self._line:
             words = f"training holds {held - shared:,} bytes of its budget of {self.budget_bytes:,}"
             raise MemoryPressure(words, held - shared)
 
@@ -55,7 +55,7 @@ class Guard:
         give_back()
         self._before = self.peak_bytes
         self._resets = reset_peak()
-        self._last, self._growth = rss_bytes(), 0
+        self._seen = [rss_bytes()]
 
     def insist(self, held_bytes: int) -> None:
         """There is no smaller plan: the budget is the line from here on. Raises BudgetExceeded if it is passed."""
@@ -77,3 +77,9 @@ class Guard:
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def _next_growth(self, held: int) -> int:
+        """By how much it may grow until the next look: what it grew by twice in a row (once may be the first use)."""
+        self._seen = [*self._seen[-2:], held]
+        growths = [later - earlier for earlier, later in pairwise(self._seen)]
+        return max(0, min(growths)) if len(growths) > 1 else 0

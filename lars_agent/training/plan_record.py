@@ -15,7 +15,7 @@ from lars_agent.memory.plan import Plan
 from lars_agent.memory.planner import Planned
 from lars_agent.training.job import PLAN_FILE
 
-__all__ = ["PlanRecord", "predicted_peak_bytes"]
+__all__ = ["PlanRecord", "promised_bytes"]
 
 LEAST_GAIN = 0.03  # of the prediction that a step down must save: less would only come again
 
@@ -47,6 +47,12 @@ class PlanRecord:
         return int(self._record["predicted_peak_bytes"])
 
     @property
+    def promised_bytes(self) -> int:
+        """What the job was said to take at its peak when it began, before any step down."""
+        first = (self.stepped_down or [self._record])[0]
+        return int(first["predicted_peak_bytes"])
+
+    @property
     def stepped_down(self) -> list[dict[str, Any]]:
         """Each time that a smaller plan was taken: `step`, `held_bytes`, and the `plan` that was left."""
         return list(self._record["stepped_down"])
@@ -57,14 +63,15 @@ class PlanRecord:
         smaller = [planned for planned in self._record["smaller"] if planned["predicted_peak_bytes"] <= enough]
         if not smaller:
             return False
-        left = {"step": at_step, "held_bytes": held_bytes, "plan": self._record["plan"]}
+        left = {name: self._record[name] for name in ("plan", "predicted_peak_bytes")}
+        left |= {"step": at_step, "held_bytes": held_bytes}
         stepped_down = [*self._record["stepped_down"], left]
         self._record = smaller[0] | {"smaller": smaller[1:], "stepped_down": stepped_down}
         write_atomically(self._path, json.dumps(self._record, indent=2) + "\n")
         return True
 
 
-def predicted_peak_bytes(folder: Path) -> int | None:
+def promised_bytes(folder: Path) -> int | None:
     """What plan.json in `folder` predicts; None where there is none."""
     path = folder / PLAN_FILE
-    return int(json.loads(path.read_text(encoding="utf-8"))["predicted_peak_bytes"]) if path.is_file() else None
+    return PlanRecord(path, json.loads(path.read_text(encoding="utf-8"))).promised_bytes if path.is_file() else None

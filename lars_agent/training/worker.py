@@ -42,7 +42,7 @@ from lars_agent.training.job import (
     read_progress,
 )
 from lars_agent.training.loop import Progress, TrainConfig, Trainer, learning_rate
-from lars_agent.training.plan_record import PlanRecord, predicted_peak_bytes
+from lars_agent.training.plan_record import PlanRecord, promised_bytes
 from lars_agent.training.planning import encoded, plan_job, plans_for
 
 EXIT_STOPPED = 75
@@ -183,7 +183,7 @@ class Worker:
             incumbent=incumbent,
             base=base,
             peak_bytes=self.guard.peak_bytes,
-            predicted_peak_bytes=self.plans.predicted_peak_bytes,
+            predicted_peak_bytes=self.plans.promised_bytes,
             plan=self.plans.plan.as_dict(),
             stepped_down=tuple(self.plans.stepped_down),
             seconds=round(self.elapsed_s(), 3),
@@ -209,7 +209,7 @@ def main(arguments: list[str]) -> int:
         if not folder.is_dir():
             return 2
         kind = type(error).__name__ if isinstance(error, LarsError) else TrainingError.__name__
-        predicted_bytes = predicted_peak_bytes(folder)
+        predicted_bytes = promised_bytes(folder)
         JobResult(
             status="failed",
             error=str(error),

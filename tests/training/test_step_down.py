@@ -13,7 +13,7 @@ from lars_agent.lars.state import adapter_state
 from lars_agent.memory.plan import Plan
 from lars_agent.training.job import PLAN_FILE, TRAIN_FILE, read_progress, read_result, write_examples
 from lars_agent.training.loop import TrainConfig, Trainer
-from lars_agent.training.plan_record import PlanRecord
+from lars_agent.training.plan_record import PlanRecord, promised_bytes
 from tests.tiny import COMMON, tiny_tokenizer
 from tests.training.conftest import fact
 from tests.training.test_loop import CONFIG, trainer
@@ -86,7 +86,9 @@ def test_a_record_steps_over_plans_that_save_too_little_and_keeps_what_it_left(t
     assert record.step_down(1010, at_step=3)
     again = PlanRecord.of(tmp_path, lambda: pytest.fail("there is one"))
     assert (again.plan.micro_batch, again.predicted_peak_bytes) == (4, 800)
-    assert again.stepped_down == [{"step": 3, "held_bytes": 1010, "plan": Plan(micro_batch=8).as_dict()}]
+    left = {"plan": Plan(micro_batch=8).as_dict(), "predicted_peak_bytes": 1000}
+    assert again.stepped_down == [left | {"step": 3, "held_bytes": 1010}]
+    assert again.promised_bytes == promised_bytes(tmp_path) == 1000
     assert again.step_down(1010, at_step=4)
     assert not again.step_down(1010, at_step=5)
 
@@ -111,4 +113,5 @@ def test_a_worker_whose_plan_takes_too_much_steps_down_and_ends_within_its_budge
     assert result.stepped_down[0]["plan"]["micro_batch"] == 8
     assert result.stepped_down[0]["held_bytes"] <= budget
     assert [line["step"] for line in read_progress(folder) if line["phase"] == "training"] == [1, 2, 3]
-    assert result.predicted_peak_bytes < budget
+    assert result.predicted_peak_bytes > budget  # what was asked for
+    assert PlanRecord.of(folder, list).predicted_peak_bytes < budget

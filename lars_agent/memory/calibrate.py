@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -44,6 +45,7 @@ WORDS = 4096
 PARAMETERS = 2**20
 NUMBERS = 2**20
 REPEATS = 3
+MOST_OTHERS = 0.3  # cores that other processes may keep busy meanwhile
 STEADY = 1.3  # how much longer or shorter the same work may take
 PLAIN = Plan(recompute=False, prompt_chunk=10**6)
 
@@ -79,10 +81,27 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Measured:
-    """Costs, and whether the same work took as long after measuring them as before."""
+    """Costs, and whether this process had the device to itself while they were measured."""
 
     costs: Costs
     steady: bool
+
+
+class OthersWork:
+    """How busy other processes have been since this was made."""
+
+    def __init__(self) -> None:
+        self._started, self._busy_s, self._own_s = time.monotonic(), self._all(), time.process_time()
+
+    def cores(self) -> float:
+        """How many cores they kept busy, on average."""
+        busy_s = self._all() - self._busy_s - (time.process_time() - self._own_s)
+        return busy_s / (time.monotonic() - self._started)
+
+    @staticmethod
+    def _all() -> float:
+        times = psutil.cpu_times()
+        return float(sum(getattr(times, name, 0.0) for name in ("user", "nice", "system")))
 
 
 def costs_of(folder: Path, lars: LarsConfig, dtype: torch.dtype, weight_bits: Bits | None = None) -> Measured:
@@ -90,9 +109,10 @@ def costs_of(folder: Path, lars: LarsConfig, dtype: torch.dtype, weight_bits: Bi
 
     `started_bytes` is right for the first call in a process.
     """
-    before = rss_bytes()
+    before, others = rss_bytes(), OthersWork()
     with torch.random.fork_rng(devices=[]):
         seconds, steady = _seconds_of(folder, lars, dtype, weight_bits)
+    steady = steady and others.cores() < MOST_OTHERS
     gc.collect()
     give_back()
     return Measured(Costs(**seconds, started_bytes=max(0, rss_bytes() - before)), steady)

@@ -44,6 +44,7 @@ class Planned:
             "plan": self.plan.as_dict(),
             "estimate": self.estimate.as_dict(),
             "predicted_peak_bytes": self.estimate.peak_bytes,
+            "least_budget_bytes": needed_bytes(self),
             "step_seconds": round(self.step_seconds, 4),
             "relative_time": round(self.relative_time, 3),
         }

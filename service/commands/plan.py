@@ -8,15 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 BAR_WIDTH = 40
-LEVERS = {
-    "micro_batch": "at once",
-    "recompute": "recompute",
-    "saved": "kept",
-    "prompt_chunk": "prompt",
-    "loss_chunk": "loss",
-    "mlp_tile": "MLP tile",
-    "optimizer_bits": "moments",
-}
+LEAST_GAIN = 0.03  # of memory, that a plan in the table saves against the one above it
 TERMS = {
     "program": "Python, torch, tokenizer",
     "weights": "the base model's weights",
@@ -60,19 +52,37 @@ def _bar(peak: int, budget: int | None) -> str:
 
 
 def _ladder(ladder: list[dict[str, Any]], shown: dict[str, Any]) -> Table:
-    """Every plan worth having: what a smaller budget would cost in time."""
-    table = Table("", "peak, MiB", "time of a step", "", *LEVERS.values())
+    """What smaller budgets would cost in time; plans that save next to nothing are left out."""
+    table = Table("", "from a budget of", "peak", "a step", "", "how")
+    for column in table.columns[1:5]:
+        column.justify = "right"
+    last: int | None = None
     for planned in ladder:
-        plan = planned["plan"]
+        chosen, peak = planned["plan"] == shown["plan"], planned["predicted_peak_bytes"]
+        if last is not None and peak > (1 - LEAST_GAIN) * last and not chosen and planned is not ladder[-1]:
+            continue
+        last = peak
         table.add_row(
-            "*" if plan == shown["plan"] else "",
-            f"{planned['predicted_peak_bytes'] / 2**20:,.0f}",
+            "*" if chosen else "",
+            f"{planned['least_budget_bytes'] / 2**20:,.0f} MiB",
+            f"{peak / 2**20:,.0f} MiB",
             f"{planned['step_seconds']:,.1f} s",
             f"{planned['relative_time']:.2f} x",
-            *(_lever(plan[lever]) for lever in LEVERS),
+            _words(planned["plan"]),
         )
     return table
 
 
-def _lever(value: Any) -> str:
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value or "-")
+def _words(plan: dict[str, Any]) -> str:
+    """The levers of a plan, for people."""
+    kept = {"int8": "activations in 8 bits", "disk": "activations on disk"}
+    words = [
+        f"{plan['micro_batch']} at once",
+        "layers recomputed" if plan["recompute"] else "",
+        kept.get(plan["saved"], ""),
+        f"prompt by {plan['prompt_chunk']}",
+        f"loss by {plan['loss_chunk']}",
+        f"MLP by {plan['mlp_tile']}" if plan["mlp_tile"] else "",
+        "moments in 8 bits" if plan["optimizer_bits"] == 8 else "",
+    ]
+    return ", ".join(word for word in words if word)

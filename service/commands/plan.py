@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 BAR_WIDTH = 40
+WHOLE = {"prompt_chunk": 512, "loss_chunk": 32}  # tokens at once that nobody need be told of
 LEAST_GAIN = 0.03  # of memory, that a plan in the table saves against the one above it
 TERMS = {
     "program": "Python, torch, tokenizer",
@@ -80,8 +81,8 @@ def _words(plan: dict[str, Any]) -> str:
         f"{plan['micro_batch']} at once",
         "layers recomputed" if plan["recompute"] else "",
         kept.get(plan["saved"], ""),
-        f"prompt by {plan['prompt_chunk']}",
-        f"loss by {plan['loss_chunk']}",
+        f"prompt by {plan['prompt_chunk']}" if plan["prompt_chunk"] < WHOLE["prompt_chunk"] else "",
+        f"loss by {plan['loss_chunk']}" if plan["loss_chunk"] < WHOLE["loss_chunk"] else "",
         f"MLP by {plan['mlp_tile']}" if plan["mlp_tile"] else "",
         "moments in 8 bits" if plan["optimizer_bits"] == 8 else "",
     ]

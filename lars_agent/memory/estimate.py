@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from lars_agent.memory.losses import MOST_ROWS
 from lars_agent.memory.plan import Plan
 from lars_agent.memory.quantized import UNPACKED
 from lars_agent.memory.shape import ModelShape
@@ -126,7 +127,7 @@ def _work(
         kv_cache=_kv_cache(shape, load, rows),
         pooled=_pooled(shape, rows),
         activations=activations,
-        scratch=max(passing, reading - activations) + _unpacked(shape, load),
+        scratch=max(passing, reading - activations) + _unpacked(shape),
     )
 
 
@@ -201,10 +202,13 @@ def _reading(shape: ModelShape, load: Workload, plan: Plan, rows: Rows) -> int:
 
 
 def _loss(shape: ModelShape, plan: Plan, rows: Rows, word_bytes: int) -> int:
-    """The logits of a chunk of reply tokens, and what becomes of them."""
-    return min(plan.loss_chunk, rows.count * rows.reply) * shape.vocabulary * word_bytes
+    """The logits of a chunk of reply tokens, and what becomes of them; over quantised words a piece of all tokens'."""
+    tokens = rows.count * rows.reply
+    if shape.quantized_head:
+        return min(tokens, MOST_ROWS) * (UNPACKED // shape.hidden * word_bytes + 2 * shape.hidden * FLOAT32)
+    return min(plan.loss_chunk, tokens) * shape.vocabulary * word_bytes
 
 
-def _unpacked(shape: ModelShape, load: Workload) -> int:
+def _unpacked(shape: ModelShape) -> int:
     """A piece of a quantised matrix as numbers."""
-    return UNPACKED * UNPACKED_BYTES if shape.weight_bytes < shape.parameters * load.number_bytes else 0
+    return UNPACKED * UNPACKED_BYTES if shape.quantized else 0

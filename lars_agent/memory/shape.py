@@ -29,6 +29,7 @@ class ModelShape:
         adapted_layers: decoder layers from the first that is adapted on.
         adapted_in, adapted_out, ranks: in-features, out-features and R of all adapted linear layers, summed.
         adapter_parameters: of the adapter.
+        quantized, quantized_head: whether linear layers, and the output head, are in fewer bits than is computed with.
         response: whether only reply tokens enter autograd (`response` pooling).
     """
 
@@ -47,6 +48,8 @@ class ModelShape:
     ranks: int
     adapter_parameters: int
     response: bool
+    quantized: bool = False
+    quantized_head: bool = False
 
 
 def shape_of(
@@ -80,6 +83,8 @@ def shape_of(
         ranks=lars.rank * len(shapes),
         adapter_parameters=sum(parameter.numel() for parameter in adapter.parameters()),
         response=lars.pooling == "response",
+        quantized=weight_bits is not None,
+        quantized_head=weight_bits is not None and _head_is_quantized(model, weight_bits),
     )
 
 
@@ -91,6 +96,14 @@ def _weight_bytes(model: PreTrainedModel, dtype: torch.dtype, weight_bits: Bits 
         quantized_bytes(parameter.shape, quantized[name]) if name in quantized else parameter.numel() * dtype.itemsize
         for name, parameter in model.named_parameters()
     )
+
+
+def _head_is_quantized(model: PreTrainedModel, weight_bits: Bits) -> bool:
+    """Whether the output head, or the embedding it is tied to, is among the quantised modules."""
+    quantized = [model.get_submodule(name) for name in bits_of(model, weight_bits)]
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    tied = model.config.get_text_config(decoder=True).tie_word_embeddings
+    return any(module is (embedding if tied else head) for module in quantized)
 
 
 def _window(text: object) -> int | None:

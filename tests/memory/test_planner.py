@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+import torch
 
 from lars_agent.errors import BudgetTooSmall
 from lars_agent.lars.config import LarsConfig
@@ -13,7 +14,9 @@ from lars_agent.lars.inject import LarsAdapter
 from lars_agent.memory.estimate import Workload, estimate
 from lars_agent.memory.plan import Plan
 from lars_agent.memory.planner import choose_plan, ladder, needed_bytes
+from lars_agent.memory.quantized import QuantizedLinear
 from lars_agent.memory.shape import ModelShape, shape_of
+from lars_agent.models.open import open_model
 from tests.tiny import save_tiny, tiny_model
 
 SMOLLM2 = ModelShape(
@@ -113,3 +116,23 @@ def test_every_family_has_a_shape(tmp_path, family) -> None:
     assert shape.layers == 2
     assert shape.key_width in (16, 32)
     assert not shape.response
+
+
+@pytest.mark.parametrize(("family", "head"), [("llama", True), ("qwen2", True), ("gemma", False)])
+def test_a_quantised_shape_takes_less_and_says_whether_its_head_is(tmp_path, family, head) -> None:
+    folder = save_tiny(tmp_path, family)
+    whole, small = (shape_of(folder, LarsConfig(), torch.bfloat16, bits) for bits in (None, 4))
+    assert small.weight_bytes < whole.weight_bytes
+    assert (small.quantized, small.quantized_head) == (True, head)
+    assert not whole.quantized_head
+    opened = open_model(folder, torch.bfloat16, 4).model
+    kinds = [type(opened.get_output_embeddings()) is QuantizedLinear, head]
+    assert kinds[0] == kinds[1]
+
+
+def test_rows_against_words_need_no_chunk_of_all_words() -> None:
+    quantized = replace(SMOLLM2, quantized=True, quantized_head=True, vocabulary=10**6)
+    assert (
+        estimate(quantized, LOAD, SMALLEST).scratch
+        < estimate(replace(SMOLLM2, vocabulary=10**6), LOAD, SMALLEST).scratch
+    )

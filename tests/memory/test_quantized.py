@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lars_agent.memory import quantized
-from lars_agent.memory.losses import Vocabulary, chunked_cross_entropy
+from lars_agent.memory import losses, quantized
+from lars_agent.memory.losses import Vocabulary, chunked_cross_entropy, chunked_divergence
 from lars_agent.memory.quantized import (
     QuantizedEmbedding,
     QuantizedLinear,
@@ -30,6 +30,7 @@ def numbers(matrix) -> torch.Tensor:
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     monkeypatch.setattr(quantized, "UNPACKED", 64 * 7)
+    monkeypatch.setattr(losses, "MOST_ROWS", 2)
 
 
 def test_in_8_bits_no_weight_is_further_off_than_its_rows_largest_over_254():
@@ -82,16 +83,24 @@ def test_an_embedding_gives_the_rows(bits):
     assert torch.equal(embedding(ids), F.embedding(ids, embedding.weight))
 
 
+EXTRAS = [{}, {"scale": 0.25}, {"softcap": 2.0, "scale": 3.0}, {"bias": torch.arange(50.0) / 50}]
+
+
+@pytest.mark.parametrize("extra", EXTRAS, ids=str)
+@pytest.mark.parametrize("kind", ["cross entropy", "divergence"])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_losses_over_a_quantised_vocabulary_are_those_of_the_numbers(bits):
+def test_losses_over_a_quantised_vocabulary_are_those_of_the_numbers(bits, kind, extra):
     matrix, targets = quantize(weight(), bits), torch.tensor([3, 0, 49])
-    hidden = torch.randn(3, 64, generator=torch.Generator().manual_seed(1))
+    hidden, base = torch.randn(2, 3, 64, generator=torch.Generator().manual_seed(1)) / 4
     results = []
-    for vocabulary in (Vocabulary(matrix), Vocabulary(numbers(matrix))):
+    for vocabulary in (Vocabulary(matrix, **extra), Vocabulary(numbers(matrix), **extra)):
         taking = hidden.clone().requires_grad_()
-        nll = chunked_cross_entropy(taking, vocabulary, targets, chunk=2)
-        nll.sum().backward()
-        results.append((nll.detach(), taking.grad))
+        if kind == "cross entropy":
+            loss = chunked_cross_entropy(taking, vocabulary, targets, chunk=2)
+        else:
+            loss = chunked_divergence(taking, base, vocabulary, chunk=2)
+        (loss * torch.arange(1.0, 4.0)).sum().backward()
+        results.append((loss.detach(), taking.grad))
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 

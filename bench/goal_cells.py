@@ -16,12 +16,9 @@ INFERENCE_4096 = usual("inference", 4096, "bfloat16")
 RESPONSE_4096 = usual("response", 4096, "bfloat16")
 TOKEN_TERM_4096 = usual("response+token", 4096, "bfloat16")
 PUBLISHED_2048 = usual("sequence+plain", 2048, "float32")
-SMALLEST = {**SMALL, "mlp_tile": 32, "loss_chunk": 4}
-TIGHTEST = {**SMALLEST, "prompt_chunk": 64}
+TIGHTEST = {**SMALL, "mlp_tile": 32, "loss_chunk": 4, "prompt_chunk": 64}
 QWEN_256 = usual("response", 128, "bfloat16", model="qwen2.5-0.5b", rank=8, plan=TIGHTEST)
-LLAMA_4096 = usual(
-    "response", 4096, "int4", model="llama-3.2-1b", rank=8, plan=SMALLEST, steps=20, limit_bytes=3 * 2**29
-)
+LLAMA_4096 = usual("response", 4096, "int4", model="llama-3.2-1b", rank=8, plan=SMALL, steps=20, limit_bytes=3 * 2**29)
 ALLOCATOR_CONTEXT, ALLOCATOR_DTYPES = 2048, ("bfloat16", "float32")
 
 

@@ -57,26 +57,38 @@ class QuantizedMatrix:
         rows = self.packed.shape[0]
         return rows, self.packed[:1].numel() * (1 if self.minimum is None else 2)
 
-    def rows(self, which: slice | Tensor, dtype: torch.dtype) -> Tensor:
-        """(N, I): the rows that `which`, a slice or (N,) row numbers, means, as numbers."""
+    def rows(self, which: slice | Tensor, dtype: torch.dtype, room: _Room | None = None) -> Tensor:
+        """(N, I): the rows that `which` means, a slice or (N,) row numbers, as numbers; in `room` where there is one."""
         packed, scale = self.packed[which], self.scale[which]
+        room = room or _Room(packed, dtype)
+        out = room.numbers[: len(packed)]
         if self.minimum is None:
-            return packed.to(dtype).mul_(scale)
-        out = torch.empty(*packed.shape[:2], 2, BLOCK // 2, dtype=dtype, device=packed.device)
-        out[:, :, 0] = packed & 15
-        out[:, :, 1] = packed >> 4
-        blocks = out.flatten(2)  # (N, I / 32, 32)
-        minimum = self.minimum[which].to(dtype)
-        torch.addcmul(minimum, blocks, scale.to(dtype), out=blocks)
-        return blocks.flatten(1)
+            return out.copy_(packed).mul_(scale)
+        halves = room.halves[: len(packed)]
+        blocks = out.view(*packed.shape[:2], 2, BLOCK // 2)
+        blocks[:, :, 0] = torch.bitwise_and(packed, 15, out=halves)
+        blocks[:, :, 1] = torch.bitwise_right_shift(packed, 4, out=halves)
+        blocks = blocks.flatten(2)  # (N, I / 32, 32)
+        torch.addcmul(self.minimum[which].to(dtype), blocks, scale.to(dtype), out=blocks)
+        return out
 
     def pieces(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-        """All rows, a piece at a time: which they are, and they as numbers."""
+        """All rows, a piece at a time: which they are, and they as numbers, until the next piece takes their place."""
         count, width = self.shape
         step = max(1, UNPACKED // width)
+        room = _Room(self.packed[:step], dtype)
         for start in range(0, count, step):
             piece = slice(start, min(start + step, count))
-            yield piece, self.rows(piece, dtype)
+            yield piece, self.rows(piece, dtype, room)
+
+
+class _Room:
+    """Where rows like `packed` become numbers: made once, because memory that is used anew costs more than the sums."""
+
+    def __init__(self, packed: Tensor, dtype: torch.dtype) -> None:
+        width = packed[:1].numel() * (1 if packed.dtype == torch.int8 else 2)
+        self.numbers = torch.empty(len(packed), width, dtype=dtype, device=packed.device)
+        self.halves = torch.empty_like(packed)
 
 
 def quantize(weight: Tensor, bits: Bits) -> QuantizedMatrix:

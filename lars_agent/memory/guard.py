@@ -21,6 +21,7 @@ from lars_agent.memory.measure import peak_rss_bytes, pss_bytes, reset_peak, rss
 
 __all__ = ["Guard"]
 
+AHEAD = 2  # times the last growth: the next layer, and what a backward pass takes on top of the last one
 NEAR = 0.98  # of the budget; what the kernel counts beside (page tables, its own memory) is less than the rest
 
 
@@ -82,4 +83,4 @@ class Guard:
         """By how much it may grow until the next look: what it grew by twice in a row (once may be the first use)."""
         self._seen = [*self._seen[-2:], held]
         growths = [later - earlier for earlier, later in pairwise(self._seen)]
-        return max(0, min(growths)) if len(growths) > 1 else 0
+        return AHEAD * max(0, min(growths)) if len(growths) > 1 else 0

@@ -58,7 +58,7 @@ class QuantizedMatrix:
         return rows, self.packed[:1].numel() * (1 if self.minimum is None else 2)
 
     def rows(self, which: slice | Tensor, dtype: torch.dtype, room: _Room | None = None) -> Tensor:
-        """(N, I): the rows that `which` means, a slice or (N,) row numbers, as numbers; in `room` where there is one."""
+        """(N, I): the rows that `which` means, a slice or (N,) numbers, as numbers; in `room` where there is one."""
         packed, scale = self.packed[which], self.scale[which]
         room = room or _Room(packed, dtype)
         out = room.numbers[: len(packed)]

@@ -96,15 +96,15 @@ def test_a_record_steps_over_plans_that_save_too_little_and_keeps_what_it_left(t
 def test_a_worker_whose_plan_takes_too_much_steps_down_and_ends_within_its_budget(tmp_path):
     """A real worker, told to keep every activation of long replies: half a gigabyte that its budget has no room for."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 6, "max_position_embeddings": 2048}
+    sizes = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 20, "max_position_embeddings": 2048}
     model = tmp_path / "model"
     LlamaForCausalLM(LlamaConfig(**COMMON | sizes)).to(torch.bfloat16).save_pretrained(model)
     tiny_tokenizer().save_pretrained(model)
     greedy = {"micro_batch": 8, "recompute": False}
-    training = {"steps": 3, "batch_size": 8, "evaluate_every": 3, "rehearsal_batch": 0}
-    budget = 800_000_000
+    training = {"steps": 2, "batch_size": 8, "evaluate_every": 2, "rehearsal_batch": 0}
+    budget = 700_000_000
     folder = job(tmp_path / "job", model, plan=greedy, training=training, dtype="float32", budget_bytes=budget)
-    write_examples(folder / TRAIN_FILE, [fact(f"Question {number}?", "word " * 120) for number in range(8)])
+    write_examples(folder / TRAIN_FILE, [fact(f"Question {number}?", "word " * 80) for number in range(8)])
     assert run(folder) == 0
     result = read_result(folder)
     assert result is not None
@@ -112,6 +112,6 @@ def test_a_worker_whose_plan_takes_too_much_steps_down_and_ends_within_its_budge
     assert result.stepped_down
     assert result.stepped_down[0]["plan"]["micro_batch"] == 8
     assert result.stepped_down[0]["held_bytes"] <= budget
-    assert [line["step"] for line in read_progress(folder) if line["phase"] == "training"] == [1, 2, 3]
+    assert [line["step"] for line in read_progress(folder) if line["phase"] == "training"] == [1, 2]
     assert result.predicted_peak_bytes > budget  # what was asked for
     assert PlanRecord.of(folder, list).predicted_peak_bytes < budget

@@ -82,8 +82,10 @@ class FlatAdamW:
         return {"step": torch.tensor(self.step_count)} | self.moments.tensors()
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """The optimizer stands where `state` was taken. Raises StateMismatch for the state of another one."""
-        """Takes what `state` gave, kept in this or the other number of bits. Raises StateMismatch."""
+        """The optimizer stands where `state` was taken, in whichever bits that kept its moments.
+
+        Raises StateMismatch for the state of another one.
+        """
         bits = self.bits
         self.moments, self.bits = _moments(_bits_in(state), len(self.values)), _bits_in(state)
         self._take(state)
@@ -93,9 +95,10 @@ class FlatAdamW:
         """The moments are kept in so many bits from here on."""
         if bits == self.bits:
             return
-        moments = _moments(bits, len(self.values))
-        for start in range(0, len(self.values), PIECE):
-            piece = slice(start, min(start + PIECE, len(self.values)))
+        length = len(self.gradient)  # none once they are released
+        moments = _moments(bits, length)
+        for start in range(0, length, PIECE):
+            piece = slice(start, min(start + PIECE, length))
             moments.write(piece, *self.moments.read(piece), self.step_count)
         self.moments, self.bits = moments, bits
 

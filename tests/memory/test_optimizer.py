@@ -125,6 +125,14 @@ def test_moments_can_be_kept_in_other_bits_from_any_step_on(before, after):
     assert (resumed.bits, resumed.step_count) == (before, 1)
 
 
+@pytest.mark.parametrize(("before", "after"), [(32, 8), (8, 32)])
+def test_what_was_released_stays_so_when_the_bits_change(before, after):
+    optimizer = FlatAdamW(module().parameters(), DECAY, before)
+    optimizer.release()
+    optimizer.use_bits(after)
+    assert sum(tensor.numel() for tensor in optimizer.moments.tensors().values()) == 0
+
+
 def test_parameters_longer_than_a_piece_are_stepped_whole():
     parameter = nn.Parameter(torch.ones(PIECE + 3 * BLOCK + 5))
     optimizer = FlatAdamW([parameter], DECAY)

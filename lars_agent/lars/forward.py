@@ -63,16 +63,17 @@ def _levers(attachment: Attachment, adapter: LarsAdapter | None, plan: Plan) -> 
     """Inside, what runs with autograd keeps as little as the plan says."""
     model, capture = attachment.model, attachment.capture
     by_token = adapter is None or adapter.config.pooling == "response"
+    tile = plan.mlp_tile if by_token else 0
     with ExitStack() as levers:
-        if plan.mlp_tile and by_token:
-            levers.enter_context(tiled_mlps(model, plan.mlp_tile, capture))
+        if tile:
+            levers.enter_context(tiled_mlps(model, tile, capture))
         if plan.recompute:
-            levers.enter_context(recomputed_layers(model, _in_tiles(attachment, plan) if by_token else capture))
+            levers.enter_context(recomputed_layers(model, _in_tiles(attachment, tile) if tile else capture))
         levers.enter_context(saved_activations(model, adapter, plan.saved))
         yield
 
 
-def _in_tiles(attachment: Attachment, plan: Plan) -> Callable[[], Again]:
+def _in_tiles(attachment: Attachment, tile: int) -> Callable[[], Again]:
     """A `capture` whose layers run their MLPs in tiles when they are recomputed, as they did before."""
 
     def capture() -> Again:
@@ -80,7 +81,7 @@ def _in_tiles(attachment: Attachment, plan: Plan) -> Callable[[], Again]:
 
         @contextmanager
         def again() -> Iterator[None]:
-            with call(), tiled_mlps(attachment.model, plan.mlp_tile, attachment.capture):
+            with call(), tiled_mlps(attachment.model, tile, attachment.capture):
                 yield
 
         return again
@@ -140,12 +141,8 @@ def read_prompt(
     for start, end in [*pieces, (before_last, before_last + 1)]:
         mask = prompt_mask[:, :end]
         with attachment.call(adapter, memory, Tokens(real=mask[:, start:], reading=True)):
-            _run(
-                attachment,
-                prompt_ids[:, start:end],
-                mask,
-                cache if end <= before_last else _read_only(attachment, cache),
-            )
+            held = cache if end <= before_last else _read_only(attachment, cache)
+            _run(attachment, prompt_ids[:, start:end], mask, held)
     return cache
 
 

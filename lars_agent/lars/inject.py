@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from lars_agent.errors import ConfigError, StateMismatch
@@ -26,6 +25,7 @@ from lars_agent.lars.config import LarsConfig
 from lars_agent.lars.head import vocabulary_of
 from lars_agent.lars.layer import LarsLayer
 from lars_agent.lars.pooling import LayerMemory, Tokens, pooling_for
+from lars_agent.memory.layers import decoder_layers
 from lars_agent.memory.losses import Vocabulary
 
 ALL_LINEAR = "all-linear"
@@ -190,7 +190,7 @@ def target_shapes(model: PreTrainedModel, config: LarsConfig) -> dict[str, tuple
 
 def layers_below(model: PreTrainedModel, top: int) -> tuple[str, ...]:
     """What the names of modules in decoder layers begin with that lie below the last `top` (0: all of them)."""
-    layers = [name for name, module in model.named_modules() if isinstance(module, GradientCheckpointingLayer)]
+    layers = list(decoder_layers(model))
     return tuple(f"{name}." for name in layers[: -top if top else 0])
 
 

@@ -39,7 +39,7 @@ def use_grouped_attention(model: PreTrainedModel) -> bool:
 
 def reads_prefixes(model: PreTrainedModel) -> bool:
     """Whether `model` attends as this module says, and where it says so: on a CPU."""
-    return model.config._attn_implementation == GROUPED and model.device.type == "cpu" and model.dtype != torch.float16
+    return model.config._attn_implementation == GROUPED and can_attend_blockwise(model.device, model.dtype)
 
 
 def grouped_attention(
@@ -52,7 +52,7 @@ def grouped_attention(
     """
     prefix = prefix_of(key)
     behind_others = query.shape[2] > 1 and key.shape[2] > query.shape[2] and not key.requires_grad
-    if prefix is not None or (behind_others and can_attend_blockwise(query)):
+    if prefix is not None or (behind_others and can_attend_blockwise(query.device, query.dtype)):
         merged = blockwise_attention(query, key, value, attention_mask, options.get("scaling"), prefix)
         return merged.transpose(1, 2), None
     heads, shared = query.shape[1], key.shape[1]

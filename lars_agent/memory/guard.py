@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from itertools import pairwise
 
 from torch import nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lars_agent.errors import BudgetExceeded, MemoryPressure
 from lars_agent.memory.allocator import give_back
+from lars_agent.memory.layers import decoder_layers
 from lars_agent.memory.measure import peak_rss_bytes, pss_bytes, reset_peak, rss_bytes
 
 __all__ = ["Guard"]
@@ -41,12 +41,13 @@ class Guard:
 
     def check(self) -> None:
         """Raises MemoryPressure when this process has come near its budget since `relax`, or soon would."""
-        now = rss_bytes()
-        held = peak_rss_bytes() if self._resets else now
-        ahead = held + self._next_growth(held) if self._looks_ahead else held
-        if self._line is None or ahead <= self._line:
+        if self._line is None:
             return
-        shared = max(0, now - pss_bytes())  # what others share counts by their share
+        held = peak_rss_bytes() if self._resets else rss_bytes()
+        ahead = held + self._next_growth(held) if self._looks_ahead else held
+        if ahead <= self._line:
+            return
+        shared = max(0, rss_bytes() - pss_bytes())  # what others share counts by their share
         if ahead - shared > self._line:
             words = f"training holds {held - shared:,} bytes of its budget of {self.budget_bytes:,}"
             raise MemoryPressure(words, held - shared)
@@ -70,8 +71,7 @@ class Guard:
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
         """Inside, each decoder layer of `model` begins with a `check`, in backward passes that recompute it too."""
-        layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-        firsts = [next(layer.children()) for layer in layers]
+        firsts = [next(layer.children()) for layer in decoder_layers(model).values()]
         hooks = [first.register_forward_pre_hook(lambda module, args: self.check()) for first in firsts]
         try:
             yield

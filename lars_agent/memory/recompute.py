@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_layers import GradientCheckpointingLayer
+
+from lars_agent.memory.layers import decoder_layers
 
 __all__ = ["Again", "recomputed", "recomputed_layers"]
 
@@ -28,7 +29,7 @@ def recomputed_layers(model: nn.Module, capture: Callable[[], Again]) -> Iterato
     `capture` is called before each layer runs and returns what brings back, during the recomputation, the state outside
     of the layer that its forward pass reads (for LARS: which adapter acts, and on what). Random numbers are the same.
     """
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    layers = decoder_layers(model).values()
     for layer in layers:
         layer.forward = recomputed(layer.forward, capture)
     try:

@@ -49,7 +49,7 @@ def saved_activations(
 @dataclass(frozen=True)
 class _Rounded:
     levels: Tensor  # int8
-    scale: Tensor  # float32, one a token
+    scale: Tensor  # one a token
     dtype: torch.dtype
 
 

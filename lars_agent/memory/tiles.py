@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
+from lars_agent.memory.layers import decoder_layers
 from lars_agent.memory.recompute import Again, recomputed
 
 __all__ = ["mlp_of", "tiled_mlps"]
@@ -30,13 +30,12 @@ def mlp_of(layer: nn.Module) -> nn.Module | None:
 
 @contextmanager
 def tiled_mlps(model: nn.Module, tile: int, capture: Callable[[], Again]) -> Iterator[None]:
-    """Inside, the MLPs of `model` run over `tile` tokens at a time where gradients are wanted; 0 leaves them alone.
+    """Inside, the MLPs of `model` run over `tile` tokens at a time where gradients are wanted.
 
     `capture` as in `recomputed_layers`; where layers are recomputed themselves, that must happen inside too. Where the
     MLP is not known it is left alone.
     """
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    mlps = [mlp for layer in layers if tile and (mlp := mlp_of(layer)) is not None]
+    mlps = [mlp for layer in decoder_layers(model).values() if (mlp := mlp_of(layer)) is not None]
     for mlp in mlps:
         mlp.forward = _tiled(mlp.forward, tile, capture)
     try:

@@ -31,9 +31,9 @@ def folder_of(reference: str, models: Path) -> Path:
 
 def open_once(folder: Path, dtype: str) -> None:
     """The files that opening in `dtype` writes beside the weights are there. Raises ModelError, ConfigError."""
-    from lars_agent.models.open import compute_dtype, open_model, weight_bits
+    from lars_agent.models.open import open_model, precision
 
-    open_model(folder, compute_dtype(dtype), weight_bits(dtype))
+    open_model(folder, *precision(dtype))
 
 
 def require_device(name: str) -> None:

@@ -13,11 +13,11 @@ FILE_NAME = "memory-cells.jsonl"
 FAILED = "failed"
 
 
-class CellsFile:
-    """The cells in `folder`; where one was measured more than once, the last line counts."""
+class JsonLines:
+    """Records in one file, the oldest first."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / FILE_NAME
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Every line, oldest first; one that was cut off (the bench was killed) is left out."""
@@ -28,13 +28,20 @@ class CellsFile:
             except ValueError:
                 continue
 
-    def newest(self) -> dict[str, dict[str, Any]]:
-        """The last record of each cell by its key."""
-        return {Cell.from_record(record).key: record for record in self.records()}
-
     def append(self, record: Mapping[str, Any]) -> None:
         """The record is the last line."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         whole = not self.path.exists() or self.path.read_bytes()[-1:] in (b"", b"\n")
         with self.path.open("a", encoding="utf-8") as file:
             file.write(("" if whole else "\n") + json.dumps(record) + "\n")
+
+
+class CellsFile(JsonLines):
+    """The cells in `folder`; where one was measured more than once, the last line counts."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / FILE_NAME)
+
+    def newest(self) -> dict[str, dict[str, Any]]:
+        """The last record of each cell by its key."""
+        return {Cell.from_record(record).key: record for record in self.records()}

@@ -10,14 +10,14 @@ from torch import nn
 
 from bench.cell import Cell
 from lars_agent.memory.allocator import give_back
-from lars_agent.models.open import OpenedModel, compute_dtype, open_model, weight_bits
+from lars_agent.models.open import OpenedModel, open_model, precision
 
 PAGE_BYTES = 4096
 
 
 def opened_for(cell: Cell, folder: Path) -> OpenedModel:
     """The model, all its weights resident, after one token: what operators take at their first call is there."""
-    opened = open_model(folder, compute_dtype(cell.dtype), weight_bits(cell.dtype))
+    opened = open_model(folder, *precision(cell.dtype))
     if cell.attention == "transformers":
         opened.model.set_attn_implementation("sdpa")
     if cell.device != "cpu":

@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from bench.cells_file import FAILED
 from bench.planner_cell import PlannerCell
 from lars_agent.example import Example, Message
+from lars_agent.memory.measure import peak_rss_bytes
 from lars_agent.models.open import model_digest, open_tokenizer, weight_files
 from lars_agent.training.batches import encode, encode_prompt
 from lars_agent.training.evaluate import general_text
@@ -119,18 +121,10 @@ def _work(folder: Path, threads: int, time_limit_s: float, *, whole: bool) -> tu
             stderr=log,
         )
         while worker.poll() is None:
-            peak_bytes = max(peak_bytes, _peak_bytes(worker.pid))
+            with suppress(ProcessLookupError):
+                peak_bytes = max(peak_bytes, peak_rss_bytes(worker.pid))
             if time.monotonic() > until or (not whole and trained(folder)):
                 worker.kill()
             time.sleep(POLL_S)
     said = (folder / LOG_NAME).read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return f"exit status {worker.returncode}: {said[-1] if said else 'it said nothing'}", peak_bytes
-
-
-def _peak_bytes(pid: int) -> int:
-    """The most that the process has been resident in; 0 when it is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from bench.cells_file import JsonLines
 
 FILE_NAME = "planner-cells.jsonl"
 KEY = ("seed", "number", "model", "dtype", "context", "reply", "batch", "budget_bytes")
@@ -13,9 +14,8 @@ KEY = ("seed", "number", "model", "dtype", "context", "reply", "batch", "budget_
 
 def planner_records(folder: Path) -> list[dict[str, Any]]:
     """The newest record of each cell."""
-    path = folder / FILE_NAME
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return list({planner_key(record): record for record in map(json.loads, lines)}.values())
+    records = JsonLines(folder / FILE_NAME).records()
+    return list({planner_key(record): record for record in records}.values())
 
 
 def planner_key(record: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -23,6 +23,4 @@ def planner_key(record: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def append_planner_record(folder: Path, record: Mapping[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / FILE_NAME).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    JsonLines(folder / FILE_NAME).append(record)

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from lars_agent.models.library import ModelLibrary
-from lars_agent.models.open import compute_dtype, open_model, weight_bits
+from lars_agent.models.open import open_model, precision
 from lars_agent.runtime.engine import Engine
 from lars_agent.store.adapters import AdapterStore
 from service.api import adapters, errors, feedback, generate, interactions, jobs, operation
@@ -128,7 +128,7 @@ def engine_opener(settings: Settings, store: AdapterStore) -> OpenEngine:
     """Opens the generation engine on an installed model."""
 
     def open_engine(installed: InstalledModel, on_busy: Callable[[bool], None]) -> Generator:
-        opened = open_model(installed.folder, compute_dtype(settings.model.dtype), weight_bits(settings.model.dtype))
+        opened = open_model(installed.folder, *precision(settings.model.dtype))
         runtime = settings.runtime
         return Engine(opened, store, queue_size=runtime.queue_size, threads=runtime.threads, on_busy=on_busy)
 

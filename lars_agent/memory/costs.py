@@ -86,9 +86,9 @@ DEFAULT_COSTS = Costs(
 def step_seconds(shape: ModelShape, load: Workload, plan: Plan, batch_size: int, costs: Costs) -> float:
     """Seconds of one optimizer step on `batch_size` of the longest examples, and its rehearsal."""
     whole, rest = divmod(batch_size, plan.micro_batch)
-    batches = [Rows(plan.micro_batch, load.prompt, load.reply)] * whole
-    batches += [Rows(rest, load.prompt, load.reply)] * (rest > 0)
-    seconds = sum(_batch_seconds(shape, plan, rows, costs) for rows in batches)
+    seconds = whole * _batch_seconds(shape, plan, Rows(plan.micro_batch, load.prompt, load.reply), costs)
+    if rest:
+        seconds += _batch_seconds(shape, plan, Rows(rest, load.prompt, load.reply), costs)
     if load.rehearsal.count:
         seconds += 2 * _batch_seconds(shape, plan, load.rehearsal, costs)  # the base model's pass, and the adapter's
     moments = costs.moments8 if plan.optimizer_bits == 8 else costs.moments32

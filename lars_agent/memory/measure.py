@@ -26,14 +26,17 @@ def rss_bytes(pid: int | None = None) -> int:
         raise ProcessLookupError(f"no process {pid}") from error
 
 
-def peak_rss_bytes() -> int:
-    """The most resident bytes this process has held since it started, or since `reset_peak`.
+def peak_rss_bytes(pid: int | None = None) -> int:
+    """The most resident bytes this process, or process `pid`, has held since it started, or since `reset_peak`.
 
-    From Linux's VmHWM; elsewhere from getrusage, which `reset_peak` cannot reset.
+    From Linux's VmHWM; elsewhere from getrusage, which `reset_peak` cannot reset and which knows this process alone.
+    Raises ProcessLookupError when there is no such process.
     """
-    peak = _bytes_after("VmHWM:", _PROC / "self" / "status")
+    peak = _bytes_after("VmHWM:", _PROC / ("self" if pid is None else str(pid)) / "status")
     if peak is not None:
-        return max(peak, rss_bytes())  # the kernel updates the mark only now and then
+        return max(peak, rss_bytes(pid))  # the kernel updates the mark only now and then
+    if pid is not None:
+        return rss_bytes(pid)
     unit_bytes = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
 

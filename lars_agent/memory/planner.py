@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
@@ -50,14 +50,11 @@ class Planned:
         }
 
 
-def choose_plan(
-    shape: ModelShape, load: Workload, budget_bytes: int | None, batch_size: int, costs: Costs = DEFAULT_COSTS
-) -> Planned:
-    """The fastest plan whose predicted peak, with `MARGIN` to spare, is within the budget; None is no budget.
+def choose_plan(steps: Sequence[Planned], budget_bytes: int | None) -> Planned:
+    """The fastest of a `ladder` whose predicted peak, with `MARGIN` to spare, is within the budget; None is no budget.
 
     Raises BudgetTooSmall that says the least budget that would do.
     """
-    steps = ladder(shape, load, batch_size, costs)
     for planned in steps:
         if budget_bytes is None or needed_bytes(planned) <= budget_bytes:
             return planned
@@ -88,11 +85,12 @@ def ladder(shape: ModelShape, load: Workload, batch_size: int, costs: Costs = DE
     return steps
 
 
-def planned_as(plan: Plan, shape: ModelShape, load: Workload, batch_size: int, costs: Costs = DEFAULT_COSTS) -> Planned:
-    """What a plan that somebody else chose will take."""
+def planned_as(
+    plan: Plan, fastest: Planned, shape: ModelShape, load: Workload, batch_size: int, costs: Costs
+) -> Planned:
+    """What a plan that somebody else chose will take, beside the fastest."""
     seconds = step_seconds(shape, load, plan, batch_size, costs)
-    fastest = ladder(shape, load, batch_size, costs)[0].step_seconds
-    return Planned(plan, estimate(shape, load, plan), seconds, seconds / fastest)
+    return Planned(plan, estimate(shape, load, plan), seconds, seconds / fastest.step_seconds)
 
 
 def _candidates(shape: ModelShape, batch_size: int) -> Iterator[Plan]:

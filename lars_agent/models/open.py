@@ -58,8 +58,8 @@ def open_model(
     Weights stored in `dtype` are mapped, not read: a second process that opens them shares the pages. Weights of
     another dtype are converted into this process's own memory. With `weight_bits` the weights are mapped from a
     quantised file beside them, which is made the first time. `tokenizer` is the folder's own where it is open already:
-    one takes 40 MB. Raises ModelNotFound, ModelIncomplete, ModelCorrupt or
-    ModelUnsupported, and DiskFull or OSError where that file cannot be written.
+    one takes 40 MB. Raises ModelNotFound, ModelIncomplete, ModelCorrupt or ModelUnsupported, and DiskFull or OSError
+    where that file cannot be written.
     """
     files = weight_files(folder)
     tokenizer = tokenizer or open_tokenizer(folder)
@@ -99,9 +99,12 @@ def compute_dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def weight_bits(name: str) -> Bits | None:
-    """In how many bits the weights are kept that `name` means; None where they are what is computed with."""
-    return WEIGHT_BITS.get(name)
+def precision(name: str) -> tuple[torch.dtype, Bits | None]:
+    """What `name` means for `open_model`: the dtype to compute in, and the bits of the weights (None: that dtype).
+
+    Raises ConfigError as `compute_dtype` does.
+    """
+    return compute_dtype(name), WEIGHT_BITS.get(name)
 
 
 def weight_files(folder: Path) -> list[Path]:

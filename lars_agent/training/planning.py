@@ -22,7 +22,7 @@ from lars_agent.memory.measure import rss_bytes
 from lars_agent.memory.plan import Plan
 from lars_agent.memory.planner import Planned, choose_plan, ladder, planned_as
 from lars_agent.memory.shape import ModelShape, shape_of
-from lars_agent.models.open import compute_dtype, open_tokenizer, weight_bits
+from lars_agent.models.open import compute_dtype, open_tokenizer, precision
 from lars_agent.training.batches import Encoded, encode, padded
 from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text
 from lars_agent.training.job import HELDOUT_FILE, TRAIN_FILE, JobSpec, read_examples
@@ -51,10 +51,11 @@ def plan_job(folder: Path) -> dict[str, Any]:
     tokenizer = open_tokenizer(Path(spec.model_path))
     train, heldout = encoded(folder, spec, tokenizer)
     shape, load, size, costs = _asked(spec, [*train, *heldout], tokenizer)
-    steps = [planned.as_dict() for planned in ladder(shape, load, size, costs)]
-    record: dict[str, Any] = {"budget_bytes": spec.budget_bytes, "chosen": None, "error": None, "ladder": steps}
+    steps = ladder(shape, load, size, costs)
+    record: dict[str, Any] = {"budget_bytes": spec.budget_bytes, "chosen": None, "error": None}
+    record["ladder"] = [planned.as_dict() for planned in steps]
     try:
-        return record | {"chosen": choose_plan(shape, load, spec.budget_bytes, size, costs).as_dict()}
+        return record | {"chosen": choose_plan(steps, spec.budget_bytes).as_dict()}
     except BudgetTooSmall as error:
         return record | {"error": str(error)}
 
@@ -65,13 +66,12 @@ def plans_for(spec: JobSpec, rows: Sequence[Encoded], tokenizer: PreTrainedToken
     Where the job names its plan, that one comes first. Raises BudgetTooSmall.
     """
     shape, load, size, costs = _asked(spec, rows, tokenizer)
+    steps = ladder(shape, load, size, costs)
     if spec.plan:
-        first = planned_as(Plan.from_dict(spec.plan), shape, load, size, costs)
+        first = planned_as(Plan.from_dict(spec.plan), steps[0], shape, load, size, costs)
     else:
-        first = choose_plan(shape, load, spec.budget_bytes, size, costs)
-    smaller = [
-        step for step in ladder(shape, load, size, costs) if step.estimate.peak_bytes < first.estimate.peak_bytes
-    ]
+        first = choose_plan(steps, spec.budget_bytes)
+    smaller = [step for step in steps if step.estimate.peak_bytes < first.estimate.peak_bytes]
     return [first, *smaller]
 
 
@@ -105,17 +105,19 @@ def _longest(rows: Sequence[Encoded], count: int) -> Rows:
 
 def _shape(spec: JobSpec) -> ModelShape:
     lars = LarsConfig.from_dict(spec.lars)
-    return shape_of(Path(spec.model_path), lars, compute_dtype(spec.dtype), weight_bits(spec.dtype))
+    return shape_of(Path(spec.model_path), lars, *precision(spec.dtype))
 
 
 def _costs(spec: JobSpec) -> Costs:
     """What a step's pieces take on this device, measured once; the built-in figures where none are kept."""
     if spec.costs_file is None:
         return DEFAULT_COSTS
-    lars, dtype, bits = LarsConfig.from_dict(spec.lars), compute_dtype(spec.dtype), weight_bits(spec.dtype)
+    lars = LarsConfig.from_dict(spec.lars)
     where = f"{platform.node()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     name = f"{where}: {spec.model_sha256[:12]} {spec.dtype} {lars.pooling}"
-    return Calibration(Path(spec.costs_file)).costs(name, lambda: costs_of(Path(spec.model_path), lars, dtype, bits))
+    return Calibration(Path(spec.costs_file)).costs(
+        name, lambda: costs_of(Path(spec.model_path), lars, *precision(spec.dtype))
+    )
 
 
 def _rows(path: Path, spec: JobSpec, tokenizer: PreTrainedTokenizerFast) -> list[Encoded]:

@@ -29,7 +29,7 @@ from lars_agent.memory.allocator import give_back
 from lars_agent.memory.guard import Guard
 from lars_agent.memory.measure import peak_rss_bytes, rss_bytes
 from lars_agent.memory.plan import Plan
-from lars_agent.models.open import OpenedModel, compute_dtype, open_model, open_tokenizer, weight_bits
+from lars_agent.models.open import OpenedModel, open_model, open_tokenizer, precision
 from lars_agent.training import checkpoint
 from lars_agent.training.batches import Encoded, pad_id
 from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text, score
@@ -106,8 +106,7 @@ class Worker:
         self.stopping = True
 
     def _open_model(self, tokenizer: PreTrainedTokenizerFast) -> OpenedModel:
-        dtype, bits = compute_dtype(self.spec.dtype), weight_bits(self.spec.dtype)
-        opened = open_model(Path(self.spec.model_path), dtype, bits, tokenizer)
+        opened = open_model(Path(self.spec.model_path), *precision(self.spec.dtype), tokenizer)
         if opened.sha256 != self.spec.model_sha256:
             raise JobInvalid(
                 f"the model in {self.spec.model_path} has sha256 {opened.sha256}, the job was made for "

@@ -41,7 +41,7 @@ SMALLEST = Plan(1, 64, 8, recompute=True, optimizer_bits=8, mlp_tile=64, saved="
 
 
 def test_without_a_budget_the_fastest_plan_is_chosen() -> None:
-    chosen = choose_plan(SMOLLM2, LOAD, None, 8)
+    chosen = choose_plan(ladder(SMOLLM2, LOAD, 8), None)
     assert chosen == ladder(SMOLLM2, LOAD, 8)[0]
     assert not chosen.plan.recompute
     assert chosen.relative_time == 1.0
@@ -53,14 +53,14 @@ def test_each_budget_on_the_ladder_gives_its_own_plan_and_one_byte_less_the_next
     assert len(steps) > 5
     for faster, slower in pairwise(steps):
         assert faster.relative_time <= slower.relative_time
-        assert choose_plan(SMOLLM2, LOAD, needed_bytes(faster), 8) == faster
-        assert choose_plan(SMOLLM2, LOAD, needed_bytes(faster) - 1, 8) == slower
+        assert choose_plan(ladder(SMOLLM2, LOAD, 8), needed_bytes(faster)) == faster
+        assert choose_plan(ladder(SMOLLM2, LOAD, 8), needed_bytes(faster) - 1) == slower
 
 
 def test_no_chosen_plan_is_predicted_to_pass_its_budget() -> None:
     for budget in range(800_000_000, 3_000_000_000, 100_000_000):
         try:
-            assert choose_plan(SMOLLM2, LOAD, budget, 8).estimate.peak_bytes <= budget
+            assert choose_plan(ladder(SMOLLM2, LOAD, 8), budget).estimate.peak_bytes <= budget
         except BudgetTooSmall:
             assert budget < needed_bytes(ladder(SMOLLM2, LOAD, 8)[-1])
 
@@ -68,8 +68,8 @@ def test_no_chosen_plan_is_predicted_to_pass_its_budget() -> None:
 def test_a_budget_too_small_is_refused_with_the_least_that_would_do() -> None:
     least = needed_bytes(ladder(SMOLLM2, LOAD, 8)[-1])
     with pytest.raises(BudgetTooSmall, match=f"at least {least:,} bytes.*the budget is 1,000"):
-        choose_plan(SMOLLM2, LOAD, 1_000, 8)
-    assert choose_plan(SMOLLM2, LOAD, least, 8).plan.micro_batch == 1
+        choose_plan(ladder(SMOLLM2, LOAD, 8), 1_000)
+    assert choose_plan(ladder(SMOLLM2, LOAD, 8), least).plan.micro_batch == 1
 
 
 @pytest.mark.parametrize(

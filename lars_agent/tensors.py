@@ -66,33 +66,36 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 class TensorFiles:
     """The tensors of several safetensors files, backed by the files' pages: to be read, never written.
 
-    Each file is mapped once and stays so while one of its tensors is held. With `apart` each tensor has a mapping of
-    its own, which goes with it: for copying one after another out of files that are never to be resident as a whole.
-    Raises OSError, or SafetensorError for what is no such file.
+    Each file is mapped once and stays so while one of its tensors is held. Raises OSError, or SafetensorError for what
+    is no such file.
     """
 
-    def __init__(self, files: Iterable[Path], *, apart: bool = False) -> None:
+    def __init__(self, files: Iterable[Path]) -> None:
         self._file_of: dict[str, Path] = {}
-        self._opened: dict[Path, Any] = {}
-        for path in files:
-            with _naming(path):
-                opened = safe_open(path, framework="pt")
-            self._file_of |= dict.fromkeys(opened.keys(), path)  # type: ignore[no-untyped-call]
-            if not apart:
-                self._opened[path] = opened
+        self._opened = {path: _opened(path) for path in files}
+        for path, opened in self._opened.items():
+            self._file_of |= dict.fromkeys(opened.keys(), path)
 
     @property
     def names(self) -> list[str]:
         """What the files hold."""
         return list(self._file_of)
 
-    def tensor(self, name: str) -> Tensor:
-        """The tensor `name`."""
+    def tensor(self, name: str, *, apart: bool = False) -> Tensor:
+        """The tensor `name`; no page of it is read before it is used.
+
+        With `apart` it has a mapping of its own, which goes with it: for copying one after another out of files that
+        are never to be resident as a whole.
+        """
         path = self._file_of[name]
         with _naming(path):
-            opened = self._opened.get(path) or safe_open(path, framework="pt")
-            tensor: Tensor = opened.get_tensor(name)
+            tensor: Tensor = (_opened(path) if apart else self._opened[path]).get_tensor(name)
         return tensor
+
+
+def _opened(path: Path) -> Any:
+    with _naming(path):
+        return safe_open(path, framework="pt")
 
 
 @contextmanager

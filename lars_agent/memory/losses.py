@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,20 +42,18 @@ class Vocabulary:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., V) of `hidden` (..., H), in its dtype."""
-        return self._finished(times(self.weight, hidden), self.bias)
+        logits = times(self.weight, hidden)
+        if self.bias is not None:
+            logits = logits + self.bias
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def pieces(self, dtype: torch.dtype) -> Iterator[tuple[slice, Vocabulary]]:
         """A quantised vocabulary a piece at a time: which words they are, and they as a vocabulary of their own."""
         assert isinstance(self.weight, QuantizedMatrix)
         for words, weight in self.weight.pieces(dtype):
             yield words, replace(self, weight=weight, bias=None if self.bias is None else self.bias[words])
-
-    def _finished(self, logits: Tensor, bias: Tensor | None) -> Tensor:
-        if bias is not None:
-            logits = logits + bias
-        if self.scale != 1.0:
-            logits = logits * self.scale
-        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def pull_back(self, error: Tensor, logits: Tensor, dtype: torch.dtype) -> Tensor:
         """(C, H) in `dtype`: the gradient for the hidden states that `error`, the one for `logits`, is; both (C, V)."""
@@ -96,11 +94,16 @@ class _Chunked(torch.autograd.Function):
         base_hidden: Tensor | None,
         chunk: int,
     ) -> Tensor:
-        wanted = ctx.needs_input_grad[0]
-        if isinstance(vocabulary.weight, QuantizedMatrix):
-            losses, gradient = _by_words(hidden, vocabulary, targets, base_hidden, wanted=wanted)
-        else:
-            losses, gradient = _by_rows(hidden, vocabulary, targets, base_hidden, chunk, wanted=wanted)
+        losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        by_words = isinstance(vocabulary.weight, QuantizedMatrix)
+        part, step = (_by_words, MOST_ROWS) if by_words else (_all_words, chunk)
+        for start in range(0, len(hidden), step):
+            rows = slice(start, start + step)
+            towards = _Towards(
+                targets[rows] if targets is not None else None, base_hidden[rows] if base_hidden is not None else None
+            )
+            part(hidden[rows], vocabulary, towards, losses[rows], gradient[rows] if gradient is not None else None)
         if gradient is not None:
             ctx.save_for_backward(gradient)
         return losses
@@ -111,93 +114,63 @@ class _Chunked(torch.autograd.Function):
         return (upstream[0][:, None] * gradient).to(gradient.dtype), None, None, None, None
 
 
-def _by_rows(
-    hidden: Tensor,
-    vocabulary: Vocabulary,
-    targets: Tensor | None,
-    base_hidden: Tensor | None,
-    chunk: int,
-    *,
-    wanted: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """(T,) losses and, where it is wanted, the (T, H) gradient, `chunk` rows at a time."""
-    losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-    gradient = torch.empty_like(hidden) if wanted else None
-    for start in range(0, len(hidden), chunk):
-        rows = slice(start, start + chunk)
-        logits = vocabulary.logits(hidden[rows]).float()  # (C, V)
-        if targets is not None:
-            losses[rows], error = _cross_entropy(logits, targets[rows])
-        else:
-            assert base_hidden is not None
-            losses[rows], error = _divergence(logits, vocabulary.logits(base_hidden[rows]).float())
-        if gradient is not None:
-            gradient[rows] = vocabulary.pull_back(error, logits, hidden.dtype)
-    return losses, gradient
+class _Towards(NamedTuple):
+    """What some rows are to predict: words (C,), or, where these are None, what the base model's `hidden` (C, H) do."""
+
+    targets: Tensor | None
+    hidden: Tensor | None
+
+
+def _all_words(
+    hidden: Tensor, vocabulary: Vocabulary, towards: _Towards, losses: Tensor, gradient: Tensor | None
+) -> None:
+    """`losses` (C,), and `gradient` (C, H) where it is wanted, of rows against all words at once."""
+    logits = vocabulary.logits(hidden).float()  # (C, V)
+    log_p, log_q = torch.log_softmax(logits, dim=-1), None
+    if towards.hidden is not None:
+        log_q = torch.log_softmax(vocabulary.logits(towards.hidden).float(), dim=-1)
+    losses[:], error = _errors(log_p, log_q, towards.targets)
+    if gradient is not None:
+        gradient[:] = vocabulary.pull_back(error, logits, hidden.dtype)
 
 
 def _by_words(
-    hidden: Tensor, vocabulary: Vocabulary, targets: Tensor | None, base_hidden: Tensor | None, *, wanted: bool
-) -> tuple[Tensor, Tensor | None]:
-    """The same, `MOST_ROWS` rows at a time against a piece of the words at a time."""
-    parts = []
-    for start in range(0, max(1, len(hidden)), MOST_ROWS):
-        rows = slice(start, start + MOST_ROWS)
-        expected = targets[rows] if targets is not None else None
-        base = base_hidden[rows] if base_hidden is not None else None
-        parts.append(_rows_by_words(hidden[rows], vocabulary, expected, base, wanted=wanted))
-    losses, gradients = zip(*parts, strict=True)
-    return torch.cat(losses), torch.cat(gradients) if wanted else None
-
-
-def _rows_by_words(
-    hidden: Tensor, vocabulary: Vocabulary, targets: Tensor | None, base_hidden: Tensor | None, *, wanted: bool
-) -> tuple[Tensor, Tensor | None]:
-    lse = _denominators(hidden, vocabulary)[:, None]  # (T, 1)
-    base_lse = torch.zeros_like(lse) if base_hidden is None else _denominators(base_hidden, vocabulary)[:, None]
-    losses = torch.zeros(len(hidden), dtype=torch.float32, device=hidden.device)
-    gradient = torch.zeros_like(hidden, dtype=torch.float32)
+    hidden: Tensor, vocabulary: Vocabulary, towards: _Towards, losses: Tensor, gradient: Tensor | None
+) -> None:
+    """The same against a piece of the words at a time."""
+    total = _denominators(hidden, vocabulary)[:, None]  # (C, 1)
+    base_total = None if towards.hidden is None else _denominators(towards.hidden, vocabulary)[:, None]
+    losses.zero_()
+    pulled = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
     for words, piece in vocabulary.pieces(hidden.dtype):
-        logits = piece.logits(hidden).float()  # (T, W)
-        log_p = logits - lse
-        if base_hidden is not None:
-            log_q = piece.logits(base_hidden).float().sub_(base_lse)
-            q = log_q.exp()
-            losses += (q * log_q.sub_(log_p)).sum(dim=1)
-            error = log_p.exp_().sub_(q)
-        else:
-            assert targets is not None
-            here = ((targets >= words.start) & (targets < words.stop)).nonzero()[:, 0]  # rows whose word it is
-            place = (here, targets[here] - words.start)
-            losses[here] = -log_p[place]
-            error = log_p.exp_()
-            error[place] -= 1.0
-        if wanted:
-            gradient += piece.pull_back(error, logits, hidden.dtype)
-    return losses, gradient.to(hidden.dtype) if wanted else None
+        logits, log_q = piece.logits(hidden).float(), None  # (C, W)
+        if towards.hidden is not None:
+            log_q = piece.logits(towards.hidden).float().sub_(base_total)  # type: ignore[arg-type]
+        part, error = _errors(logits - total, log_q, towards.targets, words.start)
+        losses += part
+        if gradient is not None:
+            pulled += piece.pull_back(error, logits, hidden.dtype)
+    if gradient is not None:
+        gradient[:] = pulled
 
 
 def _denominators(hidden: Tensor, vocabulary: Vocabulary) -> Tensor:
-    """(T,) the logarithm of the softmax's denominator after each of `hidden` (T, H)."""
+    """(C,) the logarithm of the softmax's denominator after each of `hidden` (C, H)."""
     total = torch.full((len(hidden),), -torch.inf, device=hidden.device)
     for _, piece in vocabulary.pieces(hidden.dtype):
         total = torch.logaddexp(total, piece.logits(hidden).float().logsumexp(dim=1))
     return total
 
 
-def _cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """(C,) losses and their gradient for the logits (C, V)."""
-    log_p = torch.log_softmax(logits, dim=-1)
-    place = (torch.arange(len(log_p), device=log_p.device), targets)
-    losses = -log_p[place]
+def _errors(log_p: Tensor, log_q: Tensor | None, targets: Tensor | None, first: int = 0) -> tuple[Tensor, Tensor]:
+    """(C,) what words `first` to `first` + W add to the losses, and the losses' gradient for their logits (C, W)."""
+    if log_q is not None:
+        q = log_q.exp()
+        return (q * log_q.sub_(log_p)).sum(dim=1), log_p.exp_().sub_(q)
+    assert targets is not None
+    here = ((targets >= first) & (targets < first + log_p.shape[1])).nonzero()[:, 0]  # rows whose word is among them
+    place = (here, targets[here] - first)
+    losses = torch.zeros(len(log_p), device=log_p.device).index_put_((here,), -log_p[place])
     error = log_p.exp_()
     error[place] -= 1.0
     return losses, error
-
-
-def _divergence(logits: Tensor, base_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """(C,) divergences and their gradient for the logits (C, V)."""
-    log_p, log_q = torch.log_softmax(logits, dim=-1), torch.log_softmax(base_logits, dim=-1)
-    q = log_q.exp()
-    losses = (q * log_q.sub_(log_p)).sum(dim=1)
-    return losses, log_p.exp_().sub_(q)

@@ -11,7 +11,7 @@ block's range.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,8 +21,8 @@ from torch.nn import functional as F
 
 __all__ = [
     "BLOCK",
-    "PARTS",
     "Bits",
+    "Quantized",
     "QuantizedEmbedding",
     "QuantizedLinear",
     "QuantizedMatrix",
@@ -36,7 +36,6 @@ __all__ = [
 Bits = Literal[4, 8]
 BLOCK = 32  # columns that share a scale in 4 bits
 UNPACKED = 2**20  # weights that are numbers at once
-PARTS = {8: ("packed", "scale"), 4: ("packed", "scale", "minimum")}
 
 
 @dataclass(frozen=True)
@@ -142,25 +141,34 @@ def times_transposed(weight: Tensor | QuantizedMatrix, error: Tensor) -> Tensor:
     return out.to(error.dtype)
 
 
-class QuantizedLinear(nn.Linear):
-    """A frozen linear layer whose weight is quantised; everybody else sees an `nn.Linear`."""
+class Quantized(nn.Module):
+    """A frozen module whose weight is a quantised matrix; its kind is said by the class it is mixed into."""
 
-    def __init__(self, matrix: QuantizedMatrix, bias: Tensor | None, dtype: torch.dtype) -> None:
+    def _hold(self, matrix: QuantizedMatrix, dtype: torch.dtype) -> None:
+        """What a constructor does in its kind's place, which would make a weight of its own."""
         nn.Module.__init__(self)
-        self.out_features, self.in_features = matrix.shape
         self.dtype = dtype
-        _keep(self, matrix)
-        self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
+        for name, tensor in parts(matrix).items():
+            self.register_buffer(name, tensor)
 
     @property
     def matrix(self) -> QuantizedMatrix:
         """The weight as it is stored."""
-        return _kept(self)
+        return QuantizedMatrix(**self._buffers)  # type: ignore[arg-type]
 
     @property
-    def weight(self) -> Tensor:  # type: ignore[override]
+    def weight(self) -> Tensor:
         """(O, I): the weight as numbers, made whole for whoever asks."""
         return self.matrix.rows(slice(None), self.dtype)
+
+
+class QuantizedLinear(Quantized, nn.Linear):  # type: ignore[override]  # its weight is read-only
+    """A linear layer; everybody else sees an `nn.Linear`."""
+
+    def __init__(self, matrix: QuantizedMatrix, bias: Tensor | None, dtype: torch.dtype) -> None:
+        self._hold(matrix, dtype)
+        self.out_features, self.in_features = matrix.shape
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., O) of `input` (..., I)."""
@@ -168,24 +176,13 @@ class QuantizedLinear(nn.Linear):
         return product if self.bias is None else product + self.bias
 
 
-class QuantizedEmbedding(nn.Embedding):
-    """A frozen embedding whose rows are quantised."""
+class QuantizedEmbedding(Quantized, nn.Embedding):  # type: ignore[override]
+    """An embedding; everybody else sees an `nn.Embedding`."""
 
     def __init__(self, matrix: QuantizedMatrix, padding_idx: int | None, dtype: torch.dtype) -> None:
-        nn.Module.__init__(self)
+        self._hold(matrix, dtype)
         self.num_embeddings, self.embedding_dim = matrix.shape
-        self.padding_idx, self.dtype = padding_idx, dtype
-        _keep(self, matrix)
-
-    @property
-    def matrix(self) -> QuantizedMatrix:
-        """The rows as they are stored."""
-        return _kept(self)
-
-    @property
-    def weight(self) -> Tensor:  # type: ignore[override]
-        """(V, H): the rows as numbers, made whole for whoever asks."""
-        return self.matrix.rows(slice(None), self.dtype)
+        self.padding_idx = padding_idx
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., H) of the row numbers `input` (...)."""
@@ -205,19 +202,9 @@ class _Product(torch.autograd.Function):
         return times_transposed(ctx.matrix, upstream[0]), None
 
 
-def parts(matrix: QuantizedMatrix) -> Mapping[str, Tensor]:
+def parts(matrix: QuantizedMatrix) -> dict[str, Tensor]:
     """The tensors of `matrix` by name."""
-    bits = 8 if matrix.minimum is None else 4
-    return {name: getattr(matrix, name) for name in PARTS[bits]}
-
-
-def _keep(module: nn.Module, matrix: QuantizedMatrix) -> None:
-    for name, tensor in parts(matrix).items():
-        module.register_buffer(name, tensor)
-
-
-def _kept(module: nn.Module) -> QuantizedMatrix:
-    return QuantizedMatrix(module.packed, module.scale, getattr(module, "minimum", None))  # type: ignore[arg-type]
+    return {name: tensor for name, tensor in vars(matrix).items() if tensor is not None}
 
 
 def _in_8_bits(weight: Tensor) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from lars_agent.lars.config import LarsConfig
 from lars_agent.lars.inject import LarsAdapter, target_shapes
 from lars_agent.memory.quantized import Bits, quantized_bytes
-from lars_agent.models.quantize import bits_of
+from lars_agent.models.quantize import bits_of, head_is_quantized
 
 __all__ = ["ModelShape", "shape_of"]
 
@@ -84,7 +84,7 @@ def shape_of(
         adapter_parameters=sum(parameter.numel() for parameter in adapter.parameters()),
         response=lars.pooling == "response",
         quantized=weight_bits is not None,
-        quantized_head=weight_bits is not None and _head_is_quantized(model, weight_bits),
+        quantized_head=weight_bits is not None and head_is_quantized(model, weight_bits),
     )
 
 
@@ -96,14 +96,6 @@ def _weight_bytes(model: PreTrainedModel, dtype: torch.dtype, weight_bits: Bits 
         quantized_bytes(parameter.shape, quantized[name]) if name in quantized else parameter.numel() * dtype.itemsize
         for name, parameter in model.named_parameters()
     )
-
-
-def _head_is_quantized(model: PreTrainedModel, weight_bits: Bits) -> bool:
-    """Whether the output head, or the embedding it is tied to, is among the quantised modules."""
-    quantized = [model.get_submodule(name) for name in bits_of(model, weight_bits)]
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    tied = model.config.get_text_config(decoder=True).tie_word_embeddings
-    return any(module is (embedding if tied else head) for module in quantized)
 
 
 def _window(text: object) -> int | None:

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -26,7 +25,7 @@ from lars_agent.errors import ConfigError, ModelCorrupt, ModelIncomplete, ModelN
 from lars_agent.files import sha256_of
 from lars_agent.memory.attention import use_grouped_attention
 from lars_agent.memory.quantized import Bits
-from lars_agent.models.quantize import is_part, quantized_file, tie_quantized, use_quantized
+from lars_agent.models.quantize import quantized_file, quantized_parts, tie_quantized, use_quantized
 from lars_agent.tensors import TensorFiles
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -198,9 +197,7 @@ def _quantized(model: PreTrainedModel, files: list[Path], digest: str, bits: Bit
     try:
         return quantized_file(model, files, digest, bits)
     except SafetensorError as error:
-        raise ModelCorrupt(
-            f"the weights in {files[0].parent} cannot be read ({error}); pull the model again"
-        ) from error
+        raise _unreadable(files[0].parent, error) from error
 
 
 def _assign(model: PreTrainedModel, files: list[Path], dtype: torch.dtype) -> None:
@@ -208,17 +205,17 @@ def _assign(model: PreTrainedModel, files: list[Path], dtype: torch.dtype) -> No
 
     Raises ModelCorrupt when they cannot be read or do not fit.
     """
-    folder = files[0].parent
+    folder, parts = files[0].parent, quantized_parts(model)
     try:
-        source = TensorFiles(files, apart=_converts(files, dtype))
-        tensors = {name: _in_dtype(source.tensor(name), name, dtype) for name in source.names}
+        source = TensorFiles(files)
+        tensors = {name: _tensor(source, name, None if name in parts else dtype) for name in source.names}
     except (SafetensorError, OSError) as error:
-        raise ModelCorrupt(f"the weights in {folder} cannot be read ({error}); pull the model again") from error
+        raise _unreadable(folder, error) from error
     try:
         model.load_state_dict(tensors, strict=False, assign=True)
     except RuntimeError as error:
         raise ModelCorrupt(f"the weights in {folder} do not fit its config.json: {error}") from error
-    if any(is_part(name) for name in tensors):
+    if parts:
         tie_quantized(model)
     else:
         model.tie_weights()
@@ -228,12 +225,13 @@ def _assign(model: PreTrainedModel, files: list[Path], dtype: torch.dtype) -> No
         raise ModelIncomplete(f"the files in {folder} lack {len(missing)} weights, {missing[0]!r} first; pull it again")
 
 
-def _converts(files: list[Path], dtype: torch.dtype) -> bool:
-    """Whether the first weight of the files is of another dtype, as the others then are."""
-    source = TensorFiles(files)
-    weights = (source.tensor(name) for name in source.names if not is_part(name))
-    return any(weight.dtype != dtype for weight in islice(weights, 1))
+def _tensor(source: TensorFiles, name: str, dtype: torch.dtype | None) -> Tensor:
+    """The tensor, in `dtype` where it is a number with a fraction and `dtype` is not None."""
+    tensor = source.tensor(name)
+    if dtype in (None, tensor.dtype) or not tensor.is_floating_point():
+        return tensor
+    return source.tensor(name, apart=True).to(dtype)
 
 
-def _in_dtype(tensor: Tensor, name: str, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype) if tensor.is_floating_point() and not is_part(name) else tensor
+def _unreadable(folder: Path, error: Exception) -> ModelCorrupt:
+    return ModelCorrupt(f"the weights in {folder} cannot be read ({error}); pull the model again")

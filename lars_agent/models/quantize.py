@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from lars_agent.files import write_atomically
 from lars_agent.memory.quantized import (
     BLOCK,
-    PARTS,
     Bits,
+    Quantized,
     QuantizedEmbedding,
     QuantizedLinear,
     QuantizedMatrix,
@@ -29,7 +29,15 @@ from lars_agent.memory.quantized import (
 )
 from lars_agent.tensors import Layout, TensorFiles, tensor_file_of
 
-__all__ = ["bits_of", "is_part", "quantize_in_place", "quantized_file", "tie_quantized", "use_quantized"]
+__all__ = [
+    "bits_of",
+    "head_is_quantized",
+    "quantize_in_place",
+    "quantized_file",
+    "quantized_parts",
+    "tie_quantized",
+    "use_quantized",
+]
 
 
 def bits_of(model: PreTrainedModel, bits: Bits) -> dict[str, Bits]:
@@ -53,8 +61,8 @@ def quantized_file(model: PreTrainedModel, files: Sequence[Path], digest: str, b
     """
     path = files[0].parent / f"model-int{bits}-{digest[:12]}.safetensors"
     if not path.is_file():
-        source = TensorFiles(files, apart=True)
-        names = [name for name in source.names if name not in _tied_heads(model)]
+        source, doubled = TensorFiles(files), _tied_heads(model)
+        names = [name for name in source.names if name not in doubled]
         chosen = {f"{name}.weight": size for name, size in bits_of(model, bits).items()}
         layout = _layout(source, names, chosen)
         write_atomically(path, tensor_file_of(layout, _tensors(source, names, chosen)))
@@ -91,9 +99,17 @@ def tie_quantized(model: PreTrainedModel) -> None:
         head.weight = embedding.weight
 
 
-def is_part(name: str) -> bool:
-    """Whether the tensor `name` is of a quantised weight: its dtype is its own."""
-    return name.rpartition(".")[2] in PARTS[4]
+def quantized_parts(model: PreTrainedModel) -> set[str]:
+    """The names of the tensors that quantised weights of `model` are kept in: their dtypes are their own."""
+    modules = [(name, module) for name, module in model.named_modules() if isinstance(module, Quantized)]
+    return {f"{name}.{part}" for name, module in modules for part in parts(module.matrix)}
+
+
+def head_is_quantized(model: PreTrainedModel, bits: Bits) -> bool:
+    """Whether the output head of `model`, or the embedding that it is tied to, is one of those that `bits_of` names."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    weight = embedding if _is_tied(model) else head
+    return any(model.get_submodule(name) is weight for name in bits_of(model, bits))
 
 
 def _module(module: nn.Module, matrix: QuantizedMatrix, dtype: torch.dtype) -> nn.Module:
@@ -117,7 +133,7 @@ def _layout(source: TensorFiles, names: Sequence[str], chosen: dict[str, Bits]) 
 
 def _tensors(source: TensorFiles, names: Sequence[str], chosen: dict[str, Bits]) -> Iterator[Tensor]:
     for name in names:
-        tensor = source.tensor(name)
+        tensor = source.tensor(name, apart=True)
         if name in chosen:
             yield from parts(quantize(tensor, chosen[name])).values()
         else:

@@ -178,9 +178,9 @@ class Cell:
         batch = collate([self.rehearsal[index] for index in indices], self.pad)
         self._switch_lora(on=False)
         with torch.no_grad():
-            base = reply_logits(self.attachment, None, batch).log_softmax(dim=-1)[batch.reply_mask]
+            base = reply_logits(self.attachment, None, batch).log_softmax(dim=-1)
         self._switch_lora(on=True)
-        adapted = reply_logits(self.attachment, None, batch).log_softmax(dim=-1)[batch.reply_mask]
+        adapted = reply_logits(self.attachment, None, batch).log_softmax(dim=-1)
         divergence = functional.kl_div(adapted, base, reduction="batchmean", log_target=True)
         return self.config.rehearsal_weight * divergence
 

@@ -2,8 +2,9 @@
 
 A batch is laid out `[padding, prompt][reply, padding]`: prompts end, and replies begin, in the same column for all
 rows. `response` pooling reads the prompt with the base model under `no_grad`, chunk by chunk (KV cache and pooled sums
-kept, nothing else), and only the last prompt token and the reply enter autograd. The other modes run the whole sequence
-at once. The result is the hidden states behind the last layer, not logits: see `lars_agent.memory.losses`.
+kept, nothing else), and only the last prompt token and the reply enter autograd; where the model allows it the rows are
+packed first, and no padding is computed (see `lars_agent.lars.packing`). The other modes run the whole sequence at
+once. The result is the hidden states behind the last layer, not logits: see `lars_agent.memory.losses`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 
 from lars_agent.lars.inject import AdapterMemory, Attachment, LarsAdapter
+from lars_agent.lars.packing import act_packed, can_pack, read_packed
 from lars_agent.lars.pooling import Tokens
 from lars_agent.memory.attention import reads_prefixes
 from lars_agent.memory.cache import ReadOnlyCache, reserved_cache
@@ -51,11 +53,20 @@ class Batch:
 def reply_hidden(
     attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, plan: Plan = DEFAULT_PLAN
 ) -> Tensor:
-    """(B, R, H): the hidden states that predict each token of the replies; with `adapter` None, the base model's."""
+    """(T, H): the hidden states that predict the T tokens of the replies, reply by reply; with `adapter` None, the base
+    model's.
+    """
     with _levers(attachment, adapter, plan):
-        if adapter is not None and adapter.config.pooling == "response":
-            return _two_passes(attachment, adapter, batch, plan.prompt_chunk)
-        return _one_pass(attachment, adapter, batch)
+        if not _reads_first(adapter):
+            return _one_pass(attachment, adapter, batch)[batch.reply_mask]
+        if can_pack(attachment.model):
+            return _packed(attachment, adapter, batch, plan.prompt_chunk)
+        return _two_passes(attachment, adapter, batch, plan.prompt_chunk)[batch.reply_mask]
+
+
+def _reads_first(adapter: LarsAdapter | None) -> bool:
+    """Whether nothing that learns acts on the prompt; the base model alone may have somebody else's adapter in it."""
+    return not torch.is_grad_enabled() if adapter is None else adapter.config.pooling == "response"
 
 
 @contextmanager
@@ -66,7 +77,7 @@ def _levers(attachment: Attachment, adapter: LarsAdapter | None, plan: Plan) -> 
     tile = plan.mlp_tile if by_token else 0
     with ExitStack() as levers:
         if tile:
-            levers.enter_context(tiled_mlps(model, tile, capture))
+            levers.enter_context(tiled_mlps(model, tile, capture, attachment.part))
         if plan.recompute:
             levers.enter_context(recomputed_layers(model, _in_tiles(attachment, tile) if tile else capture))
         levers.enter_context(saved_activations(model, adapter, plan.saved))
@@ -81,7 +92,7 @@ def _in_tiles(attachment: Attachment, tile: int) -> Callable[[], Again]:
 
         @contextmanager
         def again() -> Iterator[None]:
-            with call(), tiled_mlps(attachment.model, tile, attachment.capture):
+            with call(), tiled_mlps(attachment.model, tile, attachment.capture, attachment.part):
                 yield
 
         return again
@@ -92,7 +103,7 @@ def _in_tiles(attachment: Attachment, tile: int) -> Callable[[], Again]:
 def reply_logits(
     attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, plan: Plan = DEFAULT_PLAN
 ) -> Tensor:
-    """(B, R, V): the logits that predict each token of the replies, whole; training and judging never need them so."""
+    """(T, V): the logits that predict each token of the replies, whole; training and judging never need them so."""
     return attachment.vocabulary.logits(reply_hidden(attachment, adapter, batch, plan))
 
 
@@ -110,11 +121,24 @@ def _one_pass(attachment: Attachment, adapter: LarsAdapter | None, batch: Batch)
         return _run(attachment, ids, mask, None)[:, -batch.reply_ids.shape[1] :]
 
 
-def _two_passes(attachment: Attachment, adapter: LarsAdapter, batch: Batch, chunk: int) -> Tensor:
+def _packed(attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, chunk: int) -> Tensor:
+    """As `_two_passes`, with no padding between the rows: (T, H)."""
+    memory = AdapterMemory()
+    with torch.no_grad():
+        read = read_packed(attachment, adapter, memory, batch.prompt_ids, batch.prompt_mask, chunk)
+    return act_packed(attachment, adapter, memory, read, _acting_ids(batch), batch.reply_mask)
+
+
+def _acting_ids(batch: Batch) -> Tensor:
+    """(B, R): the tokens that predict those of the replies."""
+    return torch.cat([batch.prompt_ids[:, -1:], batch.reply_ids[:, :-1]], dim=1)
+
+
+def _two_passes(attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, chunk: int) -> Tensor:
     """The prompt through the base model without autograd, then its last token and the reply with the adapter."""
     memory = AdapterMemory()
     cache = read_prompt(attachment, adapter, memory, batch.prompt_ids, batch.prompt_mask, chunk)
-    ids = torch.cat([batch.prompt_ids[:, -1:], batch.reply_ids[:, :-1]], dim=1)  # (B, R)
+    ids = _acting_ids(batch)
     mask = torch.cat([batch.prompt_mask, batch.reply_mask[:, 1:]], dim=1)  # (B, P + R - 1)
     with attachment.call(adapter, memory, Tokens(real=mask[:, -ids.shape[1] :])):
         return _run(attachment, ids, mask, _read_only(attachment, cache))
@@ -123,7 +147,7 @@ def _two_passes(attachment: Attachment, adapter: LarsAdapter, batch: Batch, chun
 @torch.no_grad()
 def read_prompt(
     attachment: Attachment,
-    adapter: LarsAdapter,
+    adapter: LarsAdapter | None,
     memory: AdapterMemory,
     prompt_ids: Tensor,
     prompt_mask: Tensor,

@@ -71,9 +71,9 @@ class LarsAdapter(nn.Module):
         response = self.pooling(layer, memory.layer(name), x, tokens)
         if response is None:
             return output
-        delta = response.bias
-        if self.config.token_term:
-            delta = delta + layer.token_delta(x, response.gate)
+        if not self.config.token_term:
+            return output + tokens.spread(response.bias.to(output.dtype))
+        delta = tokens.spread(response.bias) + layer.token_delta(x, tokens.spread(response.gate))
         return output + delta.to(output.dtype)
 
 
@@ -132,6 +132,16 @@ class Attachment:
         adapter, memory, tokens = self._call
         memory = memory.fork()
         return lambda: self.call(adapter, memory.fork(), tokens)
+
+    @contextmanager
+    def part(self, where: slice) -> Iterator[None]:
+        """Inside, the call goes on with some of its tokens alone."""
+        if self._call is None:
+            yield
+            return
+        adapter, memory, tokens = self._call
+        with self.call(adapter, memory, tokens.part(where)):
+            yield
 
     def cached(self, cache: Cache | None) -> dict[str, Any]:
         """The model's arguments that make a forward call read `cache` and extend it in place."""

@@ -14,9 +14,9 @@ no input. Padding never has weight. A `LayerMemory` carries what a layer must re
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -34,12 +34,15 @@ class Tokens:
         prompt: (B, S) bool, the prompt's tokens; None when the call holds none.
         reading: True when the call only reads the prompt for `response` pooling: the adapter does not act.
         offset: (B,) int64, how many real tokens of each row came in earlier calls.
+        examples: in a packed call (B = 1), (N, S) bool: which tokens belong to each of its N examples. None where each
+            row is an example.
     """
 
     real: Tensor
     prompt: Tensor | None = None
     reading: bool = False
     offset: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.long))
+    examples: Tensor | None = None
 
     @cached_property
     def real_weights(self) -> Tensor:
@@ -58,9 +61,40 @@ class Tokens:
         return self.offset[:, None] + self.real.cumsum(dim=1) - 1
 
     @cached_property
+    def by_example(self) -> Tensor:
+        """(N, S) bool: the tokens of each example; its row, or its part of the one row of a packed call."""
+        return self.real if self.examples is None else self.examples
+
+    @cached_property
     def count(self) -> Tensor:
-        """(B,) real tokens in this call."""
-        return self.real.sum(dim=1)
+        """(N,) real tokens of each example in this call."""
+        return self.by_example.sum(dim=1)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """What holds at each token of what holds for each example, `values` (N, 1, O): (1, S, O) of a packed call."""
+        if self.examples is None:
+            return values
+        spread: Tensor = _Spread.apply(values, self.examples)  # type: ignore[no-untyped-call]
+        return spread
+
+    def part(self, where: slice) -> Tokens:
+        """Some of the tokens, of a call with no prompt in it."""
+        assert self.prompt is None
+        examples = None if self.examples is None else self.examples[:, where]
+        return replace(self, real=self.real[:, where], examples=examples)
+
+
+class _Spread(torch.autograd.Function):
+    """`Tokens.spread`; a token of no example gets another's values."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, examples: Tensor) -> Tensor:
+        ctx.examples = examples
+        return values[examples.int().argmax(dim=0), 0][None]
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
+        return (ctx.examples.to(upstream[0].dtype) @ upstream[0][0])[:, None], None
 
 
 @dataclass
@@ -68,16 +102,19 @@ class LayerMemory:
     """What one adapted layer keeps between calls, per request or per batch."""
 
     response: Response | None = None
-    total: Tensor | None = None  # (B, H) float32, sum over the tokens so far
-    count: Tensor | None = None  # (B,) how many
-    last: Tensor | None = None  # (B, H) float32, the last of them
+    total: Tensor | None = None  # (N, H) float32, sum over the tokens so far of each of N examples
+    count: Tensor | None = None  # (N,) how many
+    last: Tensor | None = None  # (N, H) float32, the last of them
 
 
 class Pooling(Protocol):
     """One way of pooling: what the adapter adds to a layer's output."""
 
     def __call__(self, layer: LarsLayer, memory: LayerMemory, x: Tensor, tokens: Tokens) -> Response | None:
-        """The response that holds at each token of `x` (B, S, H): (B, 1 or S, ...), or None to leave them alone."""
+        """The response that holds at each token of `x` (B, S, H): (B, 1 or S, ...), or None to leave them alone.
+
+        In a packed call it is that of each example, (N, 1, ...), see `Tokens.spread`.
+        """
         ...
 
 
@@ -214,8 +251,11 @@ def weighted_sum(weights: Tensor, x: Tensor) -> Tensor:
 
 
 def remember(memory: LayerMemory, x: Tensor, tokens: Tokens) -> None:
-    """Adds the call's real tokens to the running sum, and keeps the last of them."""
-    rows = weighted_sum(torch.stack([tokens.real, is_last(tokens.real)], dim=1).float(), x)  # (B, 2, H)
+    """Adds the call's real tokens to each example's running sum, and keeps the last of them."""
+    weights = torch.stack([tokens.by_example, is_last(tokens.by_example)], dim=1).float()  # (N, 2, S)
+    if tokens.examples is not None:
+        weights = weights.flatten(0, 1)[None]  # (1, 2 N, S)
+    rows = weighted_sum(weights, x).view(-1, 2, x.shape[2])
     total, last = rows[:, 0], rows[:, 1]
     if memory.total is None or memory.count is None or memory.last is None:
         memory.total, memory.count, memory.last = total, tokens.count, last

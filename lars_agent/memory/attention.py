@@ -5,7 +5,8 @@ it calls torch's fused attention, and autograd keeps the copies. Here the fused 
 n query heads of a group, with the keys as they are: the same numbers, n calls for one, and nothing that grows n-fold.
 The fused kernel keeps one number a row (the log of the softmax's denominator) instead of the weights.
 
-Where a call's own keys follow on those of a cache, they are attended to block by block instead, see `blockwise`.
+Where a call's own keys follow on those of a cache, or it packs several sequences, they are attended to block by block
+instead, see `blockwise`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from lars_agent.memory.blockwise import blockwise_attention, can_attend_blockwise
+from lars_agent.memory.blockwise import blockwise_attention, can_attend_blockwise, packed_attention
 from lars_agent.memory.cache import prefix_of
 
 __all__ = ["GROUPED", "reads_prefixes", "use_grouped_attention"]
@@ -51,6 +52,8 @@ def grouped_attention(
     packed without copies by transformers, and so goes there.
     """
     prefix = prefix_of(key)
+    if prefix is not None and prefix.pieces:
+        return packed_attention(query, key, value, options.get("scaling"), prefix).transpose(1, 2), None
     behind_others = query.shape[2] > 1 and key.shape[2] > query.shape[2] and not key.requires_grad
     if prefix is not None or (behind_others and can_attend_blockwise(query.device, query.dtype)):
         merged = blockwise_attention(query, key, value, attention_mask, options.get("scaling"), prefix)

@@ -1,7 +1,8 @@
-"""KV caches that make no copies: one that is written in place, and one that is never written."""
+"""KV caches that make no copies: one that is written in place, one that is never written, one of many sequences."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,9 +10,9 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
-from lars_agent.memory.blockwise import Prefix
+from lars_agent.memory.blockwise import Piece, Prefix
 
-__all__ = ["ReadOnlyCache", "ReservedLayer", "prefix_of", "reserved_cache"]
+__all__ = ["PackedCache", "ReadOnlyCache", "ReservedLayer", "keeps_every_token", "prefix_of", "reserved_cache"]
 
 GROWTH = 1.5
 _PREFIX = "lars_prefix"
@@ -98,3 +99,34 @@ class ReadOnlyCache(Cache):
             setattr(key_states, _PREFIX, Prefix(layer.keys, layer.values))
             return key_states, value_states
         return torch.cat([layer.keys, key_states], dim=-2), torch.cat([layer.values, value_states], dim=-2)
+
+
+class PackedCache(Cache):
+    """The keys and values of several sequences behind one another in `cache`, for one call that holds `pieces` of them.
+
+    Each piece sees its own sequence alone. With `writes` the call's keys and values go into `cache`; otherwise they are
+    seen by the call alone, as with `ReadOnlyCache`. For the attention of `lars_agent.memory.attention`, which finds all
+    this by `prefix_of`, and for models whose layers keep every token.
+    """
+
+    def __init__(self, cache: DynamicCache, pieces: Sequence[Piece], *, writes: bool = False) -> None:
+        super().__init__(layers=list(cache.layers))
+        self.pieces, self.writes = tuple(pieces), writes
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """The call's own keys and values, (1, heads, S, D) each."""
+        layer: Any = self.layers[layer_idx]
+        if not layer.is_initialized:
+            layer.lazy_initialization(key_states, value_states)
+        before = Prefix(layer.keys, layer.values, self.pieces)
+        if self.writes:
+            layer.update(key_states, value_states)
+        setattr(key_states, _PREFIX, before)
+        return key_states, value_states
+
+
+def keeps_every_token(config: PreTrainedConfig) -> bool:
+    """Whether the cache of a model of `config` keeps all tokens in every layer: no layer has a sliding window."""
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)

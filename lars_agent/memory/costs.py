@@ -85,26 +85,26 @@ DEFAULT_COSTS = Costs(
 
 def step_seconds(shape: ModelShape, load: Workload, plan: Plan, batch_size: int, costs: Costs) -> float:
     """Seconds of one optimizer step on `batch_size` of the longest examples, and its rehearsal."""
-    whole, rest = divmod(batch_size, plan.micro_batch)
-    seconds = whole * _batch_seconds(shape, plan, Rows(plan.micro_batch, load.prompt, load.reply), costs)
-    if rest:
-        seconds += _batch_seconds(shape, plan, Rows(rest, load.prompt, load.reply), costs)
-    if load.rehearsal.count:
-        seconds += 2 * _batch_seconds(shape, plan, load.rehearsal, costs)  # the base model's pass, and the adapter's
+    batches = load.examples.first(batch_size).batches(plan.micro_batch, packed=shape.packed)
+    seconds = sum(_batch_seconds(shape, plan, rows, costs) for rows in batches)
+    together = max(1, len(load.rehearsal.prompts))
+    for rows in load.rehearsal.batches(together, packed=shape.packed):
+        seconds += 2 * _batch_seconds(shape, plan, rows, costs)  # the base model's pass, and the adapter's
     moments = costs.moments8 if plan.optimizer_bits == 8 else costs.moments32
     return seconds + moments * shape.adapter_parameters
 
 
 def _batch_seconds(shape: ModelShape, plan: Plan, rows: Rows, costs: Costs) -> float:
     """Seconds of a forward and a backward pass over `rows`."""
-    seconds, acting = 0.0, rows.count * (rows.prompt + rows.reply)
+    seconds, acting = 0.0, rows.prompt + rows.reply
     if shape.response:
-        acting = rows.count * rows.reply
-        whole, rest = divmod(rows.prompt, plan.prompt_chunk)
-        chunks = [plan.prompt_chunk] * whole + [rest] * (rest > 0)
-        seconds += shape.layers * sum(costs.read.at(rows.count * tokens) for tokens in chunks)
-        seconds += shape.layers * costs.attend * rows.count * rows.prompt**2 / 2
-    attending = shape.layers * costs.attend * acting * rows.prompt
+        acting = rows.reply
+        chunk = plan.prompt_chunk if shape.packed else rows.count * plan.prompt_chunk
+        whole, rest = divmod(rows.prompt, chunk)
+        chunks = [chunk] * whole + [rest] * (rest > 0)
+        seconds += shape.layers * sum(costs.read.at(tokens) for tokens in chunks)
+        seconds += shape.layers * costs.attend * rows.prompt * rows.longest / 2
+    attending = shape.layers * costs.attend * acting * rows.longest
     seconds += 3 * attending + _layers_seconds(shape, plan, acting, costs)
     return seconds + _loss_seconds(shape, plan, rows, costs)
 
@@ -123,6 +123,6 @@ def _layers_seconds(shape: ModelShape, plan: Plan, tokens: int, costs: Costs) ->
 
 
 def _loss_seconds(shape: ModelShape, plan: Plan, rows: Rows, costs: Costs) -> float:
-    whole, rest = divmod(rows.count * rows.reply, plan.loss_chunk)
+    whole, rest = divmod(rows.reply, plan.loss_chunk)
     seconds = whole * costs.loss.at(plan.loss_chunk) + (costs.loss.at(rest) if rest else 0.0)
     return seconds * shape.vocabulary

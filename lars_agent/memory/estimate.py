@@ -9,14 +9,16 @@ it all is.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 
 from lars_agent.memory.losses import MOST_ROWS
 from lars_agent.memory.plan import Plan
 from lars_agent.memory.quantized import UNPACKED
 from lars_agent.memory.shape import ModelShape
+from lars_agent.memory.widths import padded
 
-__all__ = ["Estimate", "Rows", "Workload", "estimate"]
+__all__ = ["Estimate", "Lengths", "Rows", "Workload", "estimate"]
 
 FLOAT32 = 4
 MOMENT_BYTES = {32: 8.0, 8: 2.0625}  # of both moments of one parameter; in 8 bits with a scale for each block of 128
@@ -33,11 +35,43 @@ UNPACKED_BYTES = 20  # of one weight while a piece of a quantised matrix is mult
 
 @dataclass(frozen=True)
 class Rows:
-    """Examples that are worked on at once: how many, and the tokens of the longest prompt and reply."""
+    """Examples that are worked on at once: how many, the tokens of all their prompts and of all their replies, what
+    fills them up included, and of their longest prompt.
+    """
 
     count: int
     prompt: int
     reply: int
+    longest: int
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The tokens of some examples' prompts, and of their replies, the longest first."""
+
+    prompts: tuple[int, ...] = ()
+    replies: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, examples: Iterable[tuple[int, int]]) -> Lengths:
+        """Of pairs: the tokens of a prompt and of its reply."""
+        return cls(*(tuple(sorted(tokens, reverse=True)) for tokens in zip(*examples, strict=True)))
+
+    def first(self, count: int) -> Lengths:
+        """The `count` longest alone."""
+        return Lengths(self.prompts[:count], self.replies[:count])
+
+    def batches(self, size: int, *, packed: bool) -> Iterator[Rows]:
+        """All of them, `size` at a time: packed, or each padded to the longest. The first is the largest."""
+        for start in range(0, len(self.prompts), size):
+            yield self._rows(self.prompts[start : start + size], self.replies[start : start + size], packed=packed)
+
+    @staticmethod
+    def _rows(prompts: tuple[int, ...], replies: tuple[int, ...], *, packed: bool) -> Rows:
+        count, longest = len(prompts), prompts[0]
+        if packed:
+            return Rows(count, padded(sum(prompts)), padded(sum(replies)), longest)
+        return Rows(count, count * padded(longest), count * padded(replies[0]), padded(longest))
 
 
 @dataclass(frozen=True)
@@ -45,19 +79,18 @@ class Workload:
     """What a job has to hold.
 
     Attributes:
-        prompt, reply: tokens of the longest prompt and of the longest reply.
+        examples: what is learned and judged by.
         number_bytes: of one activation: 4 in float32, 2 in bfloat16.
         program_bytes: what the process holds when it works, weights and all that is counted here left out.
         rehearsal: the passages of general text in a step.
-        judged: a passage of the general text that is measured at the end; the plan says how many at once.
+        judged: the general text that is measured at the end; the plan says how many passages at once.
     """
 
-    prompt: int
-    reply: int
+    examples: Lengths
     number_bytes: int
     program_bytes: int
-    rehearsal: Rows = Rows(0, 0, 0)
-    judged: Rows = Rows(0, 0, 0)
+    rehearsal: Lengths = Lengths()
+    judged: Lengths = Lengths()
 
 
 @dataclass(frozen=True)
@@ -96,12 +129,12 @@ class _Work:
 
 def estimate(shape: ModelShape, load: Workload, plan: Plan) -> Estimate:
     """The bytes of a job of `shape` under `plan`."""
-    examples = Rows(plan.micro_batch, load.prompt, load.reply)
-    pieces = [_work(shape, load, plan, examples, LOSS_BYTES)]
-    if load.rehearsal.count:
-        pieces.append(_work(shape, load, plan, load.rehearsal, DIVERGENCE_BYTES))
-    judged = Rows(plan.micro_batch, load.judged.prompt, load.judged.reply)
-    pieces.append(_work(shape, load, plan, judged, LOSS_BYTES, autograd=False))
+    size = plan.micro_batch
+    pieces = [_work(shape, load, plan, rows, LOSS_BYTES) for rows in _largest(load.examples, size, shape)]
+    for rows in _largest(load.rehearsal, len(load.rehearsal.prompts), shape):
+        pieces.append(_work(shape, load, plan, rows, DIVERGENCE_BYTES))
+    for rows in _largest(load.judged, size, shape):
+        pieces.append(_work(shape, load, plan, rows, LOSS_BYTES, autograd=False))
     widest = max(pieces, key=lambda work: sum(vars(work).values()))
     return Estimate(
         program=load.program_bytes + RETAINED_BYTES + LAYER_BYTES * shape.adapted_layers,
@@ -113,13 +146,18 @@ def estimate(shape: ModelShape, load: Workload, plan: Plan) -> Estimate:
     )
 
 
+def _largest(examples: Lengths, size: int, shape: ModelShape) -> list[Rows]:
+    """The largest batch of `size`, in a list; nothing where there are no examples."""
+    return list(examples.first(size).batches(max(1, size), packed=shape.packed))
+
+
 def _work(
     shape: ModelShape, load: Workload, plan: Plan, rows: Rows, word_bytes: int, *, autograd: bool = True
 ) -> _Work:
     """A forward and (with `autograd`) a backward pass over `rows`."""
-    acting = rows.count * (rows.reply if shape.response else rows.prompt + rows.reply)  # tokens in one pass
+    acting = rows.reply if shape.response else rows.prompt + rows.reply  # tokens in one pass
     layer = _one_layer(shape, load, plan, acting) if autograd else _running(shape, load, acting)
-    layer += acting * (rows.prompt + rows.reply) * MASK_BYTES
+    layer += _mask(shape, rows, acting)
     activations = _activations(shape, load, plan, acting) if autograd else 0
     passing = max(layer, _loss(shape, plan, rows, word_bytes))
     reading = _reading(shape, load, plan, rows)  # before there is anything that autograd keeps
@@ -135,8 +173,8 @@ def _kv_cache(shape: ModelShape, load: Workload, rows: Rows) -> int:
     """Keys and values of the prompt in every layer; the other poolings read no prompt beforehand."""
     if not shape.response:
         return 0
-    kept = rows.prompt if shape.window is None else min(rows.prompt, shape.window)
-    return 2 * shape.layers * shape.key_width * rows.count * kept * load.number_bytes
+    kept = rows.prompt if shape.window is None else min(rows.prompt, rows.count * shape.window)
+    return 2 * shape.layers * shape.key_width * kept * load.number_bytes
 
 
 def _pooled(shape: ModelShape, rows: Rows) -> int:
@@ -197,13 +235,18 @@ def _reading(shape: ModelShape, load: Workload, plan: Plan, rows: Rows) -> int:
     """One layer's pass over a chunk of the prompt."""
     if not shape.response:
         return 0
-    tokens = rows.count * min(plan.prompt_chunk, rows.prompt)
-    return _running(shape, load, tokens) + tokens * rows.prompt * MASK_BYTES
+    tokens = min(plan.prompt_chunk if shape.packed else rows.count * plan.prompt_chunk, rows.prompt)
+    return _running(shape, load, tokens) + _mask(shape, rows, tokens)
+
+
+def _mask(shape: ModelShape, rows: Rows, queries: int) -> int:
+    """Who sees whom, of `queries` tokens in all; packed rows need no mask."""
+    return 0 if shape.packed else queries * (rows.longest + rows.reply // rows.count) * MASK_BYTES
 
 
 def _loss(shape: ModelShape, plan: Plan, rows: Rows, word_bytes: int) -> int:
     """The logits of a chunk of reply tokens, and what becomes of them; over quantised words a piece of all tokens'."""
-    tokens = rows.count * rows.reply
+    tokens = rows.reply
     if shape.quantized_head:
         return min(tokens, MOST_ROWS) * (UNPACKED // shape.hidden * word_bytes + 2 * shape.hidden * FLOAT32)
     return min(plan.loss_chunk, tokens) * shape.vocabulary * word_bytes

@@ -11,6 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from lars_agent.lars.config import LarsConfig
 from lars_agent.lars.inject import LarsAdapter, target_shapes
+from lars_agent.memory.attention import use_grouped_attention
+from lars_agent.memory.cache import keeps_every_token
 from lars_agent.memory.quantized import Bits, quantized_bytes
 from lars_agent.models.quantize import bits_of, head_is_quantized
 
@@ -31,6 +33,7 @@ class ModelShape:
         adapter_parameters: of the adapter.
         quantized, quantized_head: whether linear layers, and the output head, are in fewer bits than is computed with.
         response: whether only reply tokens enter autograd (`response` pooling).
+        packed: whether examples then lie behind one another, instead of padded to the longest.
     """
 
     layers: int
@@ -50,6 +53,7 @@ class ModelShape:
     response: bool
     quantized: bool = False
     quantized_head: bool = False
+    packed: bool = False
 
 
 def shape_of(
@@ -85,6 +89,7 @@ def shape_of(
         response=lars.pooling == "response",
         quantized=weight_bits is not None,
         quantized_head=weight_bits is not None and head_is_quantized(model, weight_bits),
+        packed=lars.pooling == "response" and use_grouped_attention(model) and keeps_every_token(text),
     )
 
 

@@ -12,8 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from lars_agent.errors import ExampleTooLong, ModelUnsupported
 from lars_agent.example import Example, Message
 from lars_agent.lars.forward import Batch
-
-WIDTH_STEP = 16  # every new shape costs compiled kernels, which stay in memory: a few widths serve all lengths
+from lars_agent.memory.widths import padded
 
 
 @dataclass(frozen=True)
@@ -65,17 +64,12 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, source_id: str) -
 
 
 def collate(rows: Sequence[Encoded], pad_id: int) -> Batch:
-    """One batch of `rows`, padded to the longest prompt and the longest reply, and on to a multiple of `WIDTH_STEP`."""
+    """One batch of `rows`, padded to the longest prompt and the longest reply, and on to the next of a few widths."""
     return Batch(
         *_pad([row.prompt for row in rows], pad_id, left=True),
         *_pad([row.reply for row in rows], pad_id, left=False),
         weight=torch.tensor([row.weight for row in rows]),
     )
-
-
-def padded(width: int) -> int:
-    """The tokens that a batch is wide whose longest row has `width`."""
-    return -(-width // WIDTH_STEP) * WIDTH_STEP
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -22,7 +22,7 @@ REHEARSAL_TEXT = "rehearsal.txt"
 
 def reply_nll(attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, plan: Plan = DEFAULT_PLAN) -> Tensor:
     """(B,) summed negative log-likelihood, in nats, of each row's reply."""
-    hidden = reply_hidden(attachment, adapter, batch, plan)[batch.reply_mask]  # (T, H)
+    hidden = reply_hidden(attachment, adapter, batch, plan)  # (T, H)
     targets = batch.reply_ids[batch.reply_mask]
     nll = chunked_cross_entropy(hidden, attachment.vocabulary, targets, plan.loss_chunk)
     row = batch.reply_mask.nonzero()[:, 0]  # (T,)
@@ -34,8 +34,8 @@ def divergence_from_base(
 ) -> Tensor:
     """KL(base model || adapted model) in nats per predicted token, a scalar that carries gradients to the adapter."""
     with torch.no_grad():
-        base = reply_hidden(attachment, None, batch, plan)[batch.reply_mask]  # (T, H)
-    adapted = reply_hidden(attachment, adapter, batch, plan)[batch.reply_mask]
+        base = reply_hidden(attachment, None, batch, plan)  # (T, H)
+    adapted = reply_hidden(attachment, adapter, batch, plan)
     return chunked_divergence(adapted, base, attachment.vocabulary, plan.loss_chunk).mean()
 
 

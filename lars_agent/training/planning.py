@@ -17,13 +17,13 @@ from lars_agent.example import Example
 from lars_agent.lars.config import LarsConfig
 from lars_agent.memory.calibrate import Calibration, costs_of
 from lars_agent.memory.costs import DEFAULT_COSTS, Costs
-from lars_agent.memory.estimate import Rows, Workload
+from lars_agent.memory.estimate import Lengths, Workload
 from lars_agent.memory.measure import rss_bytes
 from lars_agent.memory.plan import Plan
 from lars_agent.memory.planner import Planned, choose_plan, ladder, planned_as
 from lars_agent.memory.shape import ModelShape, shape_of
 from lars_agent.models.open import compute_dtype, open_tokenizer, precision
-from lars_agent.training.batches import Encoded, encode, padded
+from lars_agent.training.batches import Encoded, encode
 from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text
 from lars_agent.training.job import HELDOUT_FILE, TRAIN_FILE, JobSpec, read_examples
 from lars_agent.training.loop import TrainConfig
@@ -83,24 +83,18 @@ def _asked(
     program_bytes = rss_bytes()
     costs = _costs(spec)
     rehearsing = config.rehearsal_batch if config.rehearsal_weight else 0
-    examples = _longest(rows, 0)
     load = Workload(
-        prompt=examples.prompt,
-        reply=examples.reply,
+        examples=_lengths(rows),
         number_bytes=compute_dtype(spec.dtype).itemsize,
         program_bytes=program_bytes + costs.started_bytes,
-        rehearsal=_longest(general_text(tokenizer, REHEARSAL_TEXT), rehearsing),
-        judged=_longest(general_text(tokenizer), 0),
+        rehearsal=_lengths(general_text(tokenizer, REHEARSAL_TEXT)).first(rehearsing),
+        judged=_lengths(general_text(tokenizer)),
     )
     return _shape(spec), load, config.batch_size, costs
 
 
-def _longest(rows: Sequence[Encoded], count: int) -> Rows:
-    """`count` rows as wide as the widest of `rows` when they are padded."""
-    widths = [
-        max((len(part) for part in parts), default=1) for parts in ([r.prompt for r in rows], [r.reply for r in rows])
-    ]
-    return Rows(count, *(padded(width) for width in widths))
+def _lengths(rows: Sequence[Encoded]) -> Lengths:
+    return Lengths.of((len(row.prompt), len(row.reply)) for row in rows)
 
 
 def _shape(spec: JobSpec) -> ModelShape:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import time
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ WHOLE_EVERY = 10
 POLL_S = 0.1
 SLACK = 16  # tokens that a text may gain when the worker strips it and reads it again
 HELDOUT = 2
+LEAST = 0.3
 LOG_NAME = "worker.log"
 
 
@@ -72,9 +74,16 @@ def trained(folder: Path) -> bool:
 
 
 def write_job(cell: PlannerCell, model: Path, folder: Path, threads: int, costs_file: Path | None = None) -> None:
-    """`folder` is a job of `STEPS` steps, evaluated before and after; its longest example has the cell's lengths."""
-    tokenizer = open_tokenizer(model)
-    examples = [example_of(tokenizer, cell.context, cell.reply, number) for number in range(cell.batch + HELDOUT)]
+    """`folder` is a job of `STEPS` steps, evaluated before and after.
+
+    The first example has the cell's lengths; the others' prompts and replies are any share of these, from `LEAST` on.
+    """
+    tokenizer, dice = open_tokenizer(model), random.Random(f"{cell.seed}/{cell.number}/lengths")
+    shares = [(1.0, 1.0), *((dice.uniform(LEAST, 1), dice.uniform(LEAST, 1)) for _ in range(cell.batch + HELDOUT - 1))]
+    examples = [
+        example_of(tokenizer, round(cell.context * prompt), round(cell.reply * reply), number)
+        for number, (prompt, reply) in enumerate(shares)
+    ]
     longest = max(len(encode(tokenizer, example, 10**9)) for example in examples)
     training = {"steps": STEPS, "batch_size": cell.batch, "evaluate_every": STEPS, "max_seq_len": longest + SLACK}
     JobSpec(
@@ -89,8 +98,8 @@ def write_job(cell: PlannerCell, model: Path, folder: Path, threads: int, costs_
         seed=cell.seed,
         costs_file=None if costs_file is None else str(costs_file),
     ).write(folder)
-    write_examples(folder / TRAIN_FILE, examples[HELDOUT:])
-    write_examples(folder / HELDOUT_FILE, examples[:HELDOUT])
+    write_examples(folder / TRAIN_FILE, examples[:-HELDOUT])
+    write_examples(folder / HELDOUT_FILE, examples[-HELDOUT:])
 
 
 def example_of(tokenizer: PreTrainedTokenizerFast, context: int, reply: int, number: int) -> Example:

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from lars_agent.memory.estimate import Rows, Workload
 from lars_agent.memory.plan import Plan
 from lars_agent.memory.shape import ModelShape
+from lars_agent.memory.workload import Rows, Workload, batches_of
 
 __all__ = ["DEFAULT_COSTS", "Costs", "Line", "step_seconds"]
 
@@ -83,13 +83,12 @@ DEFAULT_COSTS = Costs(
 )
 
 
-def step_seconds(shape: ModelShape, load: Workload, plan: Plan, batch_size: int, costs: Costs) -> float:
-    """Seconds of one optimizer step on `batch_size` of the longest examples, and its rehearsal."""
-    batches = load.examples.first(batch_size).batches(plan.micro_batch, packed=shape.packed)
+def step_seconds(shape: ModelShape, load: Workload, plan: Plan, costs: Costs) -> float:
+    """Seconds of one optimizer step of middling length, and its rehearsal."""
+    batches = batches_of(load.typical_step, plan.micro_batch, packed=shape.packed)
     seconds = sum(_batch_seconds(shape, plan, rows, costs) for rows in batches)
-    together = max(1, len(load.rehearsal.prompts))
-    for rows in load.rehearsal.batches(together, packed=shape.packed):
-        seconds += 2 * _batch_seconds(shape, plan, rows, costs)  # the base model's pass, and the adapter's
+    if load.typical_rehearsal:  # the base model's pass, and the adapter's
+        seconds += 2 * _batch_seconds(shape, plan, Rows.of(load.typical_rehearsal, packed=shape.packed), costs)
     moments = costs.moments8 if plan.optimizer_bits == 8 else costs.moments32
     return seconds + moments * shape.adapter_parameters
 

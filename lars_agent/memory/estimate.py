@@ -9,16 +9,15 @@ it all is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 
 from lars_agent.memory.losses import MOST_ROWS
 from lars_agent.memory.plan import Plan
 from lars_agent.memory.quantized import UNPACKED
 from lars_agent.memory.shape import ModelShape
-from lars_agent.memory.widths import padded
+from lars_agent.memory.workload import Rows, Workload, largest
 
-__all__ = ["Estimate", "Lengths", "Rows", "Workload", "estimate"]
+__all__ = ["Estimate", "estimate"]
 
 FLOAT32 = 4
 MOMENT_BYTES = {32: 8.0, 8: 2.0625}  # of both moments of one parameter; in 8 bits with a scale for each block of 128
@@ -31,66 +30,6 @@ READ_HIDDEN, READ_INTERMEDIATE = 5, 3  # numbers alive in a layer without autogr
 MASK_BYTES = 3  # of one query and key, while transformers makes it
 LOSS_BYTES, DIVERGENCE_BYTES = 10, 24  # of one row and word in a chunked loss
 UNPACKED_BYTES = 20  # of one weight while a piece of a quantised matrix is multiplied
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Examples that are worked on at once: how many, the tokens of all their prompts and of all their replies, what
-    fills them up included, and of their longest prompt.
-    """
-
-    count: int
-    prompt: int
-    reply: int
-    longest: int
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """The tokens of some examples' prompts, and of their replies, the longest first."""
-
-    prompts: tuple[int, ...] = ()
-    replies: tuple[int, ...] = ()
-
-    @classmethod
-    def of(cls, examples: Iterable[tuple[int, int]]) -> Lengths:
-        """Of pairs: the tokens of a prompt and of its reply."""
-        return cls(*(tuple(sorted(tokens, reverse=True)) for tokens in zip(*examples, strict=True)))
-
-    def first(self, count: int) -> Lengths:
-        """The `count` longest alone."""
-        return Lengths(self.prompts[:count], self.replies[:count])
-
-    def batches(self, size: int, *, packed: bool) -> Iterator[Rows]:
-        """All of them, `size` at a time: packed, or each padded to the longest. The first is the largest."""
-        for start in range(0, len(self.prompts), size):
-            yield self._rows(self.prompts[start : start + size], self.replies[start : start + size], packed=packed)
-
-    @staticmethod
-    def _rows(prompts: tuple[int, ...], replies: tuple[int, ...], *, packed: bool) -> Rows:
-        count, longest = len(prompts), prompts[0]
-        if packed:
-            return Rows(count, padded(sum(prompts)), padded(sum(replies)), longest)
-        return Rows(count, count * padded(longest), count * padded(replies[0]), padded(longest))
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What a job has to hold.
-
-    Attributes:
-        examples: what is learned and judged by.
-        number_bytes: of one activation: 4 in float32, 2 in bfloat16.
-        program_bytes: what the process holds when it works, weights and all that is counted here left out.
-        rehearsal: the passages of general text in a step.
-        judged: the general text that is measured at the end; the plan says how many passages at once.
-    """
-
-    examples: Lengths
-    number_bytes: int
-    program_bytes: int
-    rehearsal: Lengths = Lengths()
-    judged: Lengths = Lengths()
 
 
 @dataclass(frozen=True)
@@ -129,11 +68,13 @@ class _Work:
 
 def estimate(shape: ModelShape, load: Workload, plan: Plan) -> Estimate:
     """The bytes of a job of `shape` under `plan`."""
-    size = plan.micro_batch
-    pieces = [_work(shape, load, plan, rows, LOSS_BYTES) for rows in _largest(load.examples, size, shape)]
-    for rows in _largest(load.rehearsal, len(load.rehearsal.prompts), shape):
+    pieces = [
+        _work(shape, load, plan, rows, LOSS_BYTES)
+        for rows in largest(load.steps, plan.micro_batch, packed=shape.packed)
+    ]
+    for rows in largest(load.rehearsals, None, packed=shape.packed):
         pieces.append(_work(shape, load, plan, rows, DIVERGENCE_BYTES))
-    for rows in _largest(load.judged, size, shape):
+    for rows in largest(load.judged, plan.micro_batch, packed=shape.packed):
         pieces.append(_work(shape, load, plan, rows, LOSS_BYTES, autograd=False))
     widest = max(pieces, key=lambda work: sum(vars(work).values()))
     return Estimate(
@@ -144,11 +85,6 @@ def estimate(shape: ModelShape, load: Workload, plan: Plan) -> Estimate:
         optimizer=int(shape.adapter_parameters * MOMENT_BYTES[plan.optimizer_bits]),
         **vars(widest),
     )
-
-
-def _largest(examples: Lengths, size: int, shape: ModelShape) -> list[Rows]:
-    """The largest batch of `size`, in a list; nothing where there are no examples."""
-    return list(examples.first(size).batches(max(1, size), packed=shape.packed))
 
 
 def _work(

@@ -9,10 +9,11 @@ from typing import Literal
 
 from lars_agent.errors import BudgetTooSmall
 from lars_agent.memory.costs import DEFAULT_COSTS, Costs, step_seconds
-from lars_agent.memory.estimate import Estimate, Workload, estimate
+from lars_agent.memory.estimate import Estimate, estimate
 from lars_agent.memory.plan import Plan
 from lars_agent.memory.saved import Saved
 from lars_agent.memory.shape import ModelShape
+from lars_agent.memory.workload import Workload
 
 __all__ = ["Planned", "choose_plan", "ladder", "needed_bytes", "planned_as"]
 
@@ -75,7 +76,7 @@ def needed_bytes(planned: Planned) -> int:
 
 def ladder(shape: ModelShape, load: Workload, batch_size: int, costs: Costs = DEFAULT_COSTS) -> list[Planned]:
     """The plans worth having, fastest first: each needs less than all before it."""
-    timed = [(step_seconds(shape, load, plan, batch_size, costs), plan) for plan in _candidates(shape, batch_size)]
+    timed = [(step_seconds(shape, load, plan, costs), plan) for plan in _candidates(shape, batch_size)]
     timed.sort(key=lambda pair: pair[0])
     steps: list[Planned] = []
     for seconds, plan in timed:
@@ -85,11 +86,9 @@ def ladder(shape: ModelShape, load: Workload, batch_size: int, costs: Costs = DE
     return steps
 
 
-def planned_as(
-    plan: Plan, fastest: Planned, shape: ModelShape, load: Workload, batch_size: int, costs: Costs
-) -> Planned:
+def planned_as(plan: Plan, fastest: Planned, shape: ModelShape, load: Workload, costs: Costs) -> Planned:
     """What a plan that somebody else chose will take, beside the fastest."""
-    seconds = step_seconds(shape, load, plan, batch_size, costs)
+    seconds = step_seconds(shape, load, plan, costs)
     return Planned(plan, estimate(shape, load, plan), seconds, seconds / fastest.step_seconds)
 
 

@@ -91,6 +91,18 @@ def batch_indices(count: int, batch_size: int, step: int, seed: int) -> list[int
     return chosen
 
 
+def step_rows(rows: Sequence[Encoded], batch_size: int, accumulation: int, step: int, seed: int) -> list[Encoded]:
+    """The rows of optimizer step number `step`, `batch_size` x `accumulation` of them where there are so many, in the
+    order in which they are worked on: those of one length together.
+    """
+    return by_length([rows[index] for index in batch_indices(len(rows), batch_size * accumulation, step, seed)])
+
+
+def by_length(rows: Sequence[Encoded]) -> list[Encoded]:
+    """The shortest first."""
+    return sorted(rows, key=len)
+
+
 def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, reply_follows: bool) -> str:
     """The conversation as the model's chat template writes it."""
     turns = [{"role": str(turn["role"]), "content": turn["content"]} for turn in messages]

@@ -13,7 +13,7 @@ from lars_agent.lars.forward import Batch, reply_hidden
 from lars_agent.lars.inject import Attachment, LarsAdapter
 from lars_agent.memory.losses import chunked_cross_entropy, chunked_divergence
 from lars_agent.memory.plan import DEFAULT_PLAN, Plan
-from lars_agent.training.batches import Encoded, collate, encode_text
+from lars_agent.training.batches import Encoded, by_length, collate, encode_text
 from lars_agent.training.gate import Scores
 
 GENERAL_TEXT = "general.txt"
@@ -52,9 +52,9 @@ def mean_loss(
     if adapter is not None:
         adapter.eval()
     nll, tokens = 0.0, 0
-    by_length = sorted(rows, key=len)
-    for start in range(0, len(by_length), plan.micro_batch):
-        batch = collate(by_length[start : start + plan.micro_batch], pad_id)
+    ordered = by_length(rows)
+    for start in range(0, len(ordered), plan.micro_batch):
+        batch = collate(ordered[start : start + plan.micro_batch], pad_id)
         nll += float(reply_nll(attachment, adapter, batch, plan).sum())
         tokens += batch.reply_tokens
         between()

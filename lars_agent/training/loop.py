@@ -26,7 +26,7 @@ from lars_agent.lars.state import adapter_tensors, load_state
 from lars_agent.memory.optimizer import FlatAdamW
 from lars_agent.memory.plan import DEFAULT_PLAN, Plan
 from lars_agent.tensors import read_tensors, tensor_file
-from lars_agent.training.batches import Encoded, batch_indices, collate
+from lars_agent.training.batches import Encoded, collate, step_rows
 from lars_agent.training.evaluate import divergence_from_base, mean_loss, reply_nll
 
 BEST_FILE = "best.safetensors"
@@ -207,10 +207,11 @@ class Trainer:
     def _step(self, between: Callable[[], None]) -> None:
         """One optimizer step over its micro-batches, each reply token weighing the same in all of them."""
         self.adapter.train()
-        rows = self._rows_of_step()
+        config = self.config
+        rows = step_rows(self.train_rows, config.batch_size, config.accumulation, self.progress.step, config.seed)
         weighted_tokens = sum(row.weight * len(row.reply) for row in rows)
         total = 0.0
-        size = min(self.config.batch_size, self.plan.micro_batch)
+        size = min(config.batch_size, self.plan.micro_batch)
         for start in range(0, len(rows), size):
             batch = collate(rows[start : start + size], self.pad_id)
             loss = (reply_nll(self.attachment, self.adapter, batch, self.plan) * batch.weight).sum() / weighted_tokens
@@ -231,16 +232,11 @@ class Trainer:
         if not self.rehearsal_rows:
             return
         size = self.config.rehearsal_batch
-        indices = batch_indices(len(self.rehearsal_rows), size, self.progress.step, self.config.seed)
-        batch = collate([self.rehearsal_rows[index] for index in indices], self.pad_id)
+        rows = step_rows(self.rehearsal_rows, size, 1, self.progress.step, self.config.seed)
+        batch = collate(rows, self.pad_id)
         divergence = divergence_from_base(self.attachment, self.adapter, batch, self.plan)
         (self.config.rehearsal_weight * divergence).backward()  # type: ignore[no-untyped-call]
         between()
-
-    def _rows_of_step(self) -> list[Encoded]:
-        size = self.config.batch_size * self.config.accumulation
-        indices = batch_indices(len(self.train_rows), size, self.progress.step, self.config.seed)
-        return sorted((self.train_rows[index] for index in indices), key=len)
 
     def _evaluate(self, between: Callable[[], None]) -> None:
         """The held-out loss is measured, and the adapter kept if it is the best so far."""

@@ -17,13 +17,13 @@ from lars_agent.example import Example
 from lars_agent.lars.config import LarsConfig
 from lars_agent.memory.calibrate import Calibration, costs_of
 from lars_agent.memory.costs import DEFAULT_COSTS, Costs
-from lars_agent.memory.estimate import Lengths, Workload
 from lars_agent.memory.measure import rss_bytes
 from lars_agent.memory.plan import Plan
-from lars_agent.memory.planner import Planned, choose_plan, ladder, planned_as
+from lars_agent.memory.planner import Planned, choose_plan, ladder, needed_bytes, planned_as
 from lars_agent.memory.shape import ModelShape, shape_of
+from lars_agent.memory.workload import Lengths, Workload
 from lars_agent.models.open import compute_dtype, open_tokenizer, precision
-from lars_agent.training.batches import Encoded, encode
+from lars_agent.training.batches import Encoded, by_length, encode, step_rows
 from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text
 from lars_agent.training.job import HELDOUT_FILE, TRAIN_FILE, JobSpec, read_examples
 from lars_agent.training.loop import TrainConfig
@@ -50,8 +50,7 @@ def plan_job(folder: Path) -> dict[str, Any]:
     spec = JobSpec.read(folder)
     tokenizer = open_tokenizer(Path(spec.model_path))
     train, heldout = encoded(folder, spec, tokenizer)
-    shape, load, size, costs = _asked(spec, [*train, *heldout], tokenizer)
-    steps = ladder(shape, load, size, costs)
+    steps = ladder(*_asked(spec, train, heldout, tokenizer))
     record: dict[str, Any] = {"budget_bytes": spec.budget_bytes, "chosen": None, "error": None}
     record["ladder"] = [planned.as_dict() for planned in steps]
     try:
@@ -60,23 +59,26 @@ def plan_job(folder: Path) -> dict[str, Any]:
         return record | {"error": str(error)}
 
 
-def plans_for(spec: JobSpec, rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerFast) -> list[Planned]:
-    """The plans for the job, given its examples as tokens: the fastest within its budget, then ever smaller ones.
+def plans_for(
+    spec: JobSpec, train: Sequence[Encoded], heldout: Sequence[Encoded], tokenizer: PreTrainedTokenizerFast
+) -> list[Planned]:
+    """The plans for the job, given what it learns and is judged by: the fastest within its budget, then ever smaller.
 
-    Where the job names its plan, that one comes first. Raises BudgetTooSmall.
+    Where the job names its plan, that one comes first, whether it fits or not. Raises BudgetTooSmall.
     """
-    shape, load, size, costs = _asked(spec, rows, tokenizer)
+    shape, load, size, costs = _asked(spec, train, heldout, tokenizer)
     steps = ladder(shape, load, size, costs)
     if spec.plan:
-        first = planned_as(Plan.from_dict(spec.plan), steps[0], shape, load, size, costs)
+        first = planned_as(Plan.from_dict(spec.plan), steps[0], shape, load, costs)
     else:
         first = choose_plan(steps, spec.budget_bytes)
     smaller = [step for step in steps if step.estimate.peak_bytes < first.estimate.peak_bytes]
-    return [first, *smaller]
+    fitting = [step for step in smaller if spec.budget_bytes is None or needed_bytes(step) <= spec.budget_bytes]
+    return [first, *(fitting or smaller)]
 
 
 def _asked(
-    spec: JobSpec, rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerFast
+    spec: JobSpec, train: Sequence[Encoded], heldout: Sequence[Encoded], tokenizer: PreTrainedTokenizerFast
 ) -> tuple[ModelShape, Workload, int, Costs]:
     """What the planner is asked: model, work, examples a step, and costs; in a process like this one."""
     config = TrainConfig.from_dict(spec.training)
@@ -84,17 +86,26 @@ def _asked(
     costs = _costs(spec)
     rehearsing = config.rehearsal_batch if config.rehearsal_weight else 0
     load = Workload(
-        examples=_lengths(rows),
+        steps=_steps(train, config, config.batch_size, config.accumulation),
         number_bytes=compute_dtype(spec.dtype).itemsize,
         program_bytes=program_bytes + costs.started_bytes,
-        rehearsal=_lengths(general_text(tokenizer, REHEARSAL_TEXT)).first(rehearsing),
-        judged=_lengths(general_text(tokenizer)),
+        rehearsals=_steps(general_text(tokenizer, REHEARSAL_TEXT), config, rehearsing, 1) if rehearsing else (),
+        judged=tuple(_lengths(by_length(rows)) for rows in (heldout, general_text(tokenizer))),
     )
     return _shape(spec), load, config.batch_size, costs
 
 
-def _lengths(rows: Sequence[Encoded]) -> Lengths:
-    return Lengths.of((len(row.prompt), len(row.reply)) for row in rows)
+def _steps(
+    rows: Sequence[Encoded], config: TrainConfig, size: int, accumulation: int
+) -> tuple[tuple[Lengths, ...], ...]:
+    """What each step works on; nothing where there is nothing to learn."""
+    if not rows:
+        return ()
+    return tuple(_lengths(step_rows(rows, size, accumulation, step, config.seed)) for step in range(config.steps))
+
+
+def _lengths(rows: Sequence[Encoded]) -> tuple[Lengths, ...]:
+    return tuple((len(row.prompt), len(row.reply)) for row in rows)
 
 
 def _shape(spec: JobSpec) -> ModelShape:

@@ -67,7 +67,7 @@ class Worker:
         torch.set_num_threads(self.spec.threads or os.cpu_count() or 1)
         tokenizer = open_tokenizer(Path(self.spec.model_path))
         train, heldout = encoded(self.folder, self.spec, tokenizer)
-        self.plans = self._plans([*train, *heldout], tokenizer)
+        self.plans = self._plans(train, heldout, tokenizer)
         opened = self._open_model(tokenizer)
         attachment = attach(opened.model)
         adapter = LarsAdapter.for_model(opened.model, LarsConfig.from_dict(self.spec.lars), seed=self.config.seed)
@@ -114,9 +114,11 @@ class Worker:
             )
         return opened
 
-    def _plans(self, rows: Sequence[Encoded], tokenizer: PreTrainedTokenizerFast) -> PlanRecord:
+    def _plans(
+        self, train: Sequence[Encoded], heldout: Sequence[Encoded], tokenizer: PreTrainedTokenizerFast
+    ) -> PlanRecord:
         """The job's plans, made once and kept in plan.json; nothing has been loaded yet. Raises BudgetTooSmall."""
-        return PlanRecord.of(self.folder, lambda: plans_for(self.spec, rows, tokenizer))
+        return PlanRecord.of(self.folder, lambda: plans_for(self.spec, train, heldout, tokenizer))
 
     def _smaller(self, held_bytes: int) -> Plan:
         """The plan to go on with when so much is held; it is kept, and the log says so. Raises BudgetExceeded."""

@@ -14,7 +14,6 @@ from lars_agent.lars.config import LarsConfig
 from lars_agent.memory import calibrate
 from lars_agent.memory.calibrate import Calibration, Measured, OthersWork, costs_of
 from lars_agent.memory.costs import DEFAULT_COSTS, Costs, Line, step_seconds
-from lars_agent.memory.estimate import Lengths
 from lars_agent.memory.plan import Plan
 from tests.memory.test_planner import LOAD, SMOLLM2
 from tests.tiny import save_tiny
@@ -80,11 +79,12 @@ def test_a_torn_file_is_measured_anew(tmp_path, content):
 )
 def test_each_lever_costs_time(slower):
     costs = replace(DEFAULT_COSTS, mlp=Line(1e-4, 1e-6), loss=Line(1e-7, 1e-8))
-    seconds = [step_seconds(SMOLLM2, LOAD, replace(PLAN, **change), 8, costs) for change in ({}, slower)]
+    seconds = [step_seconds(SMOLLM2, LOAD, replace(PLAN, **change), costs) for change in ({}, slower)]
     assert seconds[1] > seconds[0]
 
 
 def test_the_rehearsal_and_the_rest_of_a_batch_count():
-    whole = step_seconds(SMOLLM2, LOAD, PLAN, 8, DEFAULT_COSTS)
-    assert step_seconds(SMOLLM2, LOAD, PLAN, 7, DEFAULT_COSTS) < whole
-    assert step_seconds(SMOLLM2, replace(LOAD, rehearsal=Lengths.of([(96, 96)])), PLAN, 8, DEFAULT_COSTS) > whole
+    whole = step_seconds(SMOLLM2, LOAD, PLAN, DEFAULT_COSTS)
+    shorter = replace(LOAD, steps=(LOAD.steps[0][:7],))
+    assert step_seconds(SMOLLM2, shorter, PLAN, DEFAULT_COSTS) < whole
+    assert step_seconds(SMOLLM2, replace(LOAD, rehearsals=(((96, 96),),)), PLAN, DEFAULT_COSTS) > whole

@@ -11,11 +11,12 @@ import torch
 from lars_agent.errors import BudgetTooSmall
 from lars_agent.lars.config import LarsConfig
 from lars_agent.lars.inject import LarsAdapter
-from lars_agent.memory.estimate import Lengths, Workload, estimate
+from lars_agent.memory.estimate import estimate
 from lars_agent.memory.plan import Plan
 from lars_agent.memory.planner import choose_plan, ladder, needed_bytes
 from lars_agent.memory.quantized import QuantizedLinear
 from lars_agent.memory.shape import ModelShape, shape_of
+from lars_agent.memory.workload import Rows, Workload, batches_of, largest
 from lars_agent.models.open import open_model
 from tests.tiny import save_tiny, tiny_model
 
@@ -37,7 +38,7 @@ SMOLLM2 = ModelShape(
     response=True,
     packed=True,
 )
-LOAD = Workload(Lengths.of([(1024, 128)] * 8), number_bytes=2, program_bytes=370_000_000)
+LOAD = Workload((((1024, 128),) * 8,), number_bytes=2, program_bytes=370_000_000)
 SMALLEST = Plan(1, 64, 8, recompute=True, optimizer_bits=8, mlp_tile=64, saved="disk")
 
 
@@ -76,8 +77,8 @@ def test_a_budget_too_small_is_refused_with_the_least_that_would_do() -> None:
 @pytest.mark.parametrize(
     ("change", "term"),
     [
-        ({"examples": Lengths.of([(2048, 128)] * 8)}, "kv_cache"),
-        ({"examples": Lengths.of([(1024, 256)] * 8)}, "scratch"),
+        ({"steps": (((2048, 128),) * 8,)}, "kv_cache"),
+        ({"steps": (((1024, 256),) * 8,)}, "scratch"),
         ({"number_bytes": 4}, "kv_cache"),
         ({"program_bytes": 500_000_000}, "program"),
     ],
@@ -90,14 +91,12 @@ def test_more_work_takes_more_of_its_own_term_and_no_less_of_any(change, term) -
 
 
 def test_in_response_mode_what_grows_with_the_prompt_is_the_cache_and_what_reads_it() -> None:
-    short, long = (
-        estimate(SMOLLM2, replace(LOAD, examples=Lengths.of([(tokens, 128)])), SMALLEST) for tokens in (1024, 8192)
-    )
+    short, long = (estimate(SMOLLM2, replace(LOAD, steps=(((tokens, 128),),)), SMALLEST) for tokens in (1024, 8192))
     cache = long.kv_cache - short.kv_cache
     assert cache == 2 * 30 * 192 * (8192 - 1024) * 2
     assert long.peak_bytes - short.peak_bytes <= 1.1 * cache
     sequence = replace(SMOLLM2, response=False, packed=False)
-    grown = estimate(sequence, replace(LOAD, examples=Lengths.of([(8192, 128)])), SMALLEST).peak_bytes
+    grown = estimate(sequence, replace(LOAD, steps=(((8192, 128),),)), SMALLEST).peak_bytes
     assert grown - estimate(sequence, LOAD, SMALLEST).peak_bytes > 2 * cache
 
 
@@ -142,16 +141,24 @@ def test_rows_against_words_need_no_chunk_of_all_words() -> None:
 
 
 def test_packed_examples_take_what_they_are_long_and_padded_ones_what_the_longest_is() -> None:
-    lengths = Lengths.of([(1000, 20), (100, 40), (100, 20), (10, 20)])
-    rows = list(lengths.batches(3, packed=True))
-    assert (rows[0].prompt, rows[0].reply, rows[0].longest) == (1200, 80, 1000)
-    assert [row.count for row in rows] == [3, 1]
-    wide = next(lengths.batches(3, packed=False))
+    lengths = ((1000, 20), (100, 40), (100, 20), (10, 20))
+    rows = list(batches_of(lengths, 3, packed=True))
+    assert rows == [Rows(3, 1200, 80, 1000), Rows(1, 16, 32, 10)]
+    wide = next(batches_of(lengths, 3, packed=False))
     assert (wide.prompt, wide.reply) == (3 * 1008, 3 * 48)
-    plan, load = Plan(4), replace(LOAD, examples=lengths)
-    packed, wide = (estimate(replace(SMOLLM2, packed=packed), load, plan) for packed in (True, False))
-    assert packed.kv_cache < 0.4 * wide.kv_cache
-    assert packed.peak_bytes < wide.peak_bytes
+    plan, load = Plan(4), replace(LOAD, steps=(lengths,))
+    packed, padded = (estimate(replace(SMOLLM2, packed=packed), load, plan) for packed in (True, False))
+    assert packed.kv_cache < 0.4 * padded.kv_cache
+    assert packed.peak_bytes < padded.peak_bytes
+
+
+def test_the_batches_that_really_come_are_planned_for_and_no_others() -> None:
+    """Two long examples that never come together need not fit together."""
+    apart = (((1600, 16), (16, 16)), ((1600, 16), (16, 16)), ((16, 320), (16, 16)))
+    assert largest(apart, 2, packed=True) == (Rows(2, 1616, 32, 1600), Rows(2, 32, 336, 16))
+    together = (((1600, 16), (1600, 16)),)
+    plans = [estimate(SMOLLM2, replace(LOAD, steps=steps), Plan(2)).kv_cache for steps in (apart, together)]
+    assert plans[0] < 0.6 * plans[1]
 
 
 @pytest.mark.parametrize(("family", "pooling", "packed"), [("llama", "response", True), ("llama", "prompt", False)])

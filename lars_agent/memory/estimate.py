@@ -21,8 +21,8 @@ __all__ = ["Estimate", "estimate"]
 
 FLOAT32 = 4
 MOMENT_BYTES = {32: 8.0, 8: 2.0625}  # of both moments of one parameter; in 8 bits with a scale for each block of 128
-RETAINED_BYTES = 45_000_000  # small pieces that the allocator keeps, and what a whole job needs beside its steps
-LAYER_BYTES = 130_000  # objects and small tensors of one layer's adapter
+RETAINED_BYTES = 25_000_000  # small pieces that the allocator keeps, and what a whole job needs beside its steps
+LAYER_BYTES = 1_000_000  # objects, small tensors and pieces between them that one layer leaves behind
 NORMS = 2  # of a layer; each keeps its input in float32
 HIDDEN_SCRATCH = 8  # (tokens, H) numbers that come and go while one layer runs backward, beyond what it keeps
 INTERMEDIATE_SCRATCH = 3  # (tokens, I) numbers, likewise
@@ -79,7 +79,7 @@ def estimate(shape: ModelShape, load: Workload, plan: Plan) -> Estimate:
     widest = max(pieces, key=lambda work: sum(vars(work).values()))
     return Estimate(
         program=load.program_bytes + RETAINED_BYTES + LAYER_BYTES * shape.adapted_layers,
-        weights=shape.weight_bytes,
+        weights=shape.weight_bytes - load.unread_bytes,
         adapter=shape.adapter_parameters * FLOAT32,
         gradients=shape.adapter_parameters * FLOAT32,
         optimizer=int(shape.adapter_parameters * MOMENT_BYTES[plan.optimizer_bits]),

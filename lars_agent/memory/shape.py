@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from lars_agent.lars.inject import LarsAdapter, target_shapes
 from lars_agent.memory.attention import use_grouped_attention
 from lars_agent.memory.cache import keeps_every_token
 from lars_agent.memory.quantized import Bits, quantized_bytes
-from lars_agent.models.quantize import bits_of, head_is_quantized
+from lars_agent.models.quantize import bits_of, head_is_quantized, is_tied
 
 __all__ = ["ModelShape", "shape_of"]
+
+MAPPED = 2**16  # bytes; Linux's fault-around
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class ModelShape:
         quantized, quantized_head: whether linear layers, and the output head, are in fewer bits than is computed with.
         response: whether only reply tokens enter autograd (`response` pooling).
         packed: whether examples then lie behind one another, instead of padded to the longest.
+        word_bytes: of one word of an input embedding that is read from the mapped file word by word; 0 where it is the
+            output head too, or is converted when it is loaded.
     """
 
     layers: int
@@ -54,6 +59,14 @@ class ModelShape:
     quantized: bool = False
     quantized_head: bool = False
     packed: bool = False
+    word_bytes: int = 0
+
+    def unread_bytes(self, words: Iterable[int]) -> int:
+        """What of the weights stays on the disk where no ids but `words` are read: the kernel maps `MAPPED` bytes at
+        once.
+        """
+        touched = {word * self.word_bytes // MAPPED for word in words}
+        return max(0, self.word_bytes * self.vocabulary - MAPPED * len(touched))
 
 
 def shape_of(
@@ -89,6 +102,7 @@ def shape_of(
         response=lars.pooling == "response",
         quantized=weight_bits is not None,
         quantized_head=weight_bits is not None and head_is_quantized(model, weight_bits),
+        word_bytes=_word_bytes(model, config.dtype, dtype, weight_bits),
         packed=lars.pooling == "response" and use_grouped_attention(model) and keeps_every_token(text),
     )
 
@@ -101,6 +115,17 @@ def _weight_bytes(model: PreTrainedModel, dtype: torch.dtype, weight_bits: Bits 
         quantized_bytes(parameter.shape, quantized[name]) if name in quantized else parameter.numel() * dtype.itemsize
         for name, parameter in model.named_parameters()
     )
+
+
+def _word_bytes(
+    model: PreTrainedModel, stored: torch.dtype | None, dtype: torch.dtype, weight_bits: Bits | None
+) -> int:
+    embedding: nn.Embedding = model.get_input_embeddings()  # type: ignore[assignment]
+    if is_tied(model) or (weight_bits is None and stored != dtype):
+        return 0
+    if weight_bits is None:
+        return embedding.embedding_dim * dtype.itemsize
+    return quantized_bytes(embedding.weight.shape, 8) // embedding.num_embeddings
 
 
 def _window(text: object) -> int | None:

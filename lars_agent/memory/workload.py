@@ -8,7 +8,7 @@ from functools import cached_property, lru_cache
 
 from lars_agent.memory.widths import padded
 
-__all__ = ["Lengths", "Rows", "Workload", "batches_of", "largest"]
+__all__ = ["Batches", "Lengths", "Rows", "Workload", "batches_of", "largest"]
 
 Lengths = tuple[int, int]  # tokens of an example's prompt and of its reply
 Batches = tuple[tuple[Lengths, ...], ...]
@@ -54,6 +54,7 @@ class Workload:
         program_bytes: what the process holds when it works, weights and all that `estimate` counts left out.
         rehearsals: the passages of general text of each step, all at once.
         judged: what is measured without learning, so many at once as the plan says.
+        unread_bytes: of the weights, what learning never looks at.
     """
 
     steps: Batches
@@ -61,6 +62,7 @@ class Workload:
     program_bytes: int
     rehearsals: Batches = ()
     judged: Batches = ()
+    unread_bytes: int = 0
 
     @cached_property
     def typical_step(self) -> tuple[Lengths, ...]:

@@ -44,7 +44,7 @@ def bits_of(model: PreTrainedModel, bits: Bits) -> dict[str, Bits]:
     """In how many bits each module of `model` is kept whose weight is quantised, by name."""
     chosen: dict[str, Bits] = {}
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    tied = _is_tied(model)
+    tied = is_tied(model)
     for name, module in model.named_modules():
         if type(module) is nn.Embedding and module is embedding:
             chosen[name] = 8
@@ -90,7 +90,7 @@ def quantize_in_place(model: PreTrainedModel, bits: Bits, dtype: torch.dtype) ->
 def tie_quantized(model: PreTrainedModel) -> None:
     """A tied output head shares the bytes of the embedding, which are there."""
     embedding: Any = model.get_input_embeddings()
-    if not _is_tied(model):
+    if not is_tied(model):
         return
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     if isinstance(embedding, QuantizedEmbedding):
@@ -108,7 +108,7 @@ def quantized_parts(model: PreTrainedModel) -> set[str]:
 def head_is_quantized(model: PreTrainedModel, bits: Bits) -> bool:
     """Whether the output head of `model`, or the embedding that it is tied to, is one of those that `bits_of` names."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    weight = embedding if _is_tied(model) else head
+    weight = embedding if is_tied(model) else head
     return any(model.get_submodule(name) is weight for name in bits_of(model, bits))
 
 
@@ -143,8 +143,8 @@ def _tensors(source: TensorFiles, names: Sequence[str], chosen: dict[str, Bits])
 def _tied_heads(model: PreTrainedModel) -> set[str]:
     """The names under which a file may hold the embedding a second time, as the output head."""
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    return {f"{name}.weight" for name, module in model.named_modules() if module is head and _is_tied(model)}
+    return {f"{name}.weight" for name, module in model.named_modules() if module is head and is_tied(model)}
 
 
-def _is_tied(model: PreTrainedModel) -> bool:
+def is_tied(model: PreTrainedModel) -> bool:
     return bool(model.config.get_text_config(decoder=True).tie_word_embeddings)

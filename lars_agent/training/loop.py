@@ -21,6 +21,7 @@ import torch
 
 from lars_agent.errors import BudgetExceeded, ConfigError, MemoryPressure, NothingToLearn
 from lars_agent.files import write_atomically
+from lars_agent.lars.forward import Batch
 from lars_agent.lars.inject import Attachment, LarsAdapter
 from lars_agent.lars.state import adapter_tensors, load_state
 from lars_agent.memory.optimizer import FlatAdamW
@@ -214,15 +215,20 @@ class Trainer:
         size = min(config.batch_size, self.plan.micro_batch)
         for start in range(0, len(rows), size):
             batch = collate(rows[start : start + size], self.pad_id)
-            loss = (reply_nll(self.attachment, self.adapter, batch, self.plan) * batch.weight).sum() / weighted_tokens
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
+            total += self._learn(batch, weighted_tokens)
             between()
         self._rehearse(between)
         self.optimizer.clip(self.config.clip_norm)
         self.optimizer.step(learning_rate(self.progress.step, self.config))
         self.progress.step += 1
         self.progress.loss, self.progress.heldout_loss = total, None
+
+    def _learn(self, batch: Batch, weighted_tokens: float) -> float:
+        """Adds the batch's gradient; returns its part of the loss. What it took to compute it is gone then."""
+        nll = reply_nll(self.attachment, self.adapter, batch, self.plan)  # (B,)
+        loss = (nll * batch.weight).sum() / weighted_tokens
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
 
     def _rehearse(self, between: Callable[[], None]) -> None:
         """Adds the gradient that holds the adapted model to the base model on general text.

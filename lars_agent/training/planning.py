@@ -21,7 +21,7 @@ from lars_agent.memory.measure import rss_bytes
 from lars_agent.memory.plan import Plan
 from lars_agent.memory.planner import Planned, choose_plan, ladder, needed_bytes, planned_as
 from lars_agent.memory.shape import ModelShape, shape_of
-from lars_agent.memory.workload import Lengths, Workload
+from lars_agent.memory.workload import Batches, Workload
 from lars_agent.models.open import compute_dtype, open_tokenizer, precision
 from lars_agent.training.batches import Encoded, by_length, encode, step_rows
 from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text
@@ -84,28 +84,31 @@ def _asked(
     config = TrainConfig.from_dict(spec.training)
     program_bytes = rss_bytes()
     costs = _costs(spec)
-    rehearsing = config.rehearsal_batch if config.rehearsal_weight else 0
+    shape = _shape(spec)
+    passages = general_text(tokenizer, REHEARSAL_TEXT) if config.rehearsal_batch and config.rehearsal_weight else []
+    steps = _steps(train, config, config.batch_size, config.accumulation)
+    rehearsals = _steps(passages, config, config.rehearsal_batch, 1)
+    learning = (row for rows in (heldout, *steps, *rehearsals) for row in rows)
     load = Workload(
-        steps=_steps(train, config, config.batch_size, config.accumulation),
+        steps=_lengths(steps),
         number_bytes=compute_dtype(spec.dtype).itemsize,
         program_bytes=program_bytes + costs.started_bytes,
-        rehearsals=_steps(general_text(tokenizer, REHEARSAL_TEXT), config, rehearsing, 1) if rehearsing else (),
-        judged=tuple(_lengths(by_length(rows)) for rows in (heldout, general_text(tokenizer))),
+        rehearsals=_lengths(rehearsals),
+        judged=_lengths([by_length(rows) for rows in (heldout, general_text(tokenizer))]),
+        unread_bytes=shape.unread_bytes({word for row in learning for word in (*row.prompt, *row.reply)}),
     )
-    return _shape(spec), load, config.batch_size, costs
+    return shape, load, config.batch_size, costs
 
 
-def _steps(
-    rows: Sequence[Encoded], config: TrainConfig, size: int, accumulation: int
-) -> tuple[tuple[Lengths, ...], ...]:
-    """What each step works on; nothing where there is nothing to learn."""
+def _steps(rows: Sequence[Encoded], config: TrainConfig, size: int, accumulation: int) -> list[list[Encoded]]:
+    """What each step works on; nothing where there is nothing to work on."""
     if not rows:
-        return ()
-    return tuple(_lengths(step_rows(rows, size, accumulation, step, config.seed)) for step in range(config.steps))
+        return []
+    return [step_rows(rows, size, accumulation, step, config.seed) for step in range(config.steps)]
 
 
-def _lengths(rows: Sequence[Encoded]) -> tuple[Lengths, ...]:
-    return tuple((len(row.prompt), len(row.reply)) for row in rows)
+def _lengths(batches: Sequence[Sequence[Encoded]]) -> Batches:
+    return tuple(tuple((len(row.prompt), len(row.reply)) for row in rows) for rows in batches)
 
 
 def _shape(spec: JobSpec) -> ModelShape:

@@ -164,3 +164,23 @@ def test_the_batches_that_really_come_are_planned_for_and_no_others() -> None:
 @pytest.mark.parametrize(("family", "pooling", "packed"), [("llama", "response", True), ("llama", "prompt", False)])
 def test_what_is_packed_is_planned_so(tmp_path, family, pooling, packed) -> None:
     assert shape_of(save_tiny(tmp_path, family), LarsConfig(pooling=pooling)).packed == packed
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype", "bits", "row_bytes"),
+    [
+        ("qwen2", torch.bfloat16, None, 2 * 32),
+        ("qwen2", torch.bfloat16, 4, 32 + 2),
+        ("qwen2", torch.float32, None, 0),  # converted when it is loaded
+        ("llama", torch.bfloat16, None, 0),  # the output head reads every word
+    ],
+)
+def test_words_that_are_never_read_stay_on_the_disk(tmp_path, family, dtype, bits, row_bytes) -> None:
+    shape = shape_of(save_tiny(tmp_path, family), LarsConfig(), dtype, bits)
+    assert shape.word_bytes == row_bytes
+    large = replace(shape, vocabulary=100_000)
+    assert large.unread_bytes(range(100_000)) == 0
+    unread = large.unread_bytes([5, 6, 99_000])
+    assert unread == (100_000 * row_bytes - 2 * 2**16 if row_bytes else 0)
+    load = replace(LOAD, unread_bytes=unread)
+    assert estimate(SMOLLM2, LOAD, SMALLEST).weights - estimate(SMOLLM2, load, SMALLEST).weights == unread

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import shutil
+import weakref
 
 import pytest
 import torch
 
 from lars_agent.errors import ConfigError, NothingToLearn
-from lars_agent.lars import LarsAdapter, LarsConfig, attach
+from lars_agent.lars import LarsAdapter, LarsConfig, attach, packing
 from lars_agent.lars.state import adapter_state
+from lars_agent.memory.attention import use_grouped_attention
+from lars_agent.memory.plan import Plan
 from lars_agent.training import checkpoint
 from lars_agent.training.batches import collate, encode, encode_text
 from lars_agent.training.evaluate import divergence_from_base, mean_loss
@@ -42,6 +46,31 @@ def test_the_base_model_is_not_touched():
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     trainer(model=model).run()
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+def test_what_a_batch_read_is_gone_before_the_next_one_is_read(monkeypatch):
+    """KV caches: with two of them alive the second would come on top of the first."""
+    caches, alive = [], []
+    make = packing.reserved_cache
+
+    def made_and_remembered(*args):
+        gc.disable()  # nothing may hang on a collection
+        alive.append(sum(cache() is not None for cache in caches))
+        cache = make(*args)
+        caches.append(weakref.ref(cache.layers[0]))
+        return cache
+
+    monkeypatch.setattr(packing, "reserved_cache", made_and_remembered)
+    model = tiny_model("llama")
+    use_grouped_attention(model)
+    made = trainer(TrainConfig(steps=2, batch_size=2, evaluate_every=2), model=model)
+    made.plan = Plan(micro_batch=1)
+    try:
+        made.run()
+    finally:
+        gc.enable()
+    assert len(alive) > 4
+    assert not any(alive)
 
 
 def test_the_best_step_is_kept_not_the_last():

@@ -7,6 +7,7 @@ import math
 import shutil
 import weakref
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from lars_agent.errors import ConfigError, NothingToLearn
 from lars_agent.lars import LarsAdapter, LarsConfig, attach, packing
 from lars_agent.lars.state import adapter_state
 from lars_agent.memory.attention import use_grouped_attention
+from lars_agent.memory.cache import ReservedLayer
 from lars_agent.memory.plan import Plan
 from lars_agent.training import checkpoint
 from lars_agent.training.batches import collate, encode, encode_text
@@ -48,25 +50,30 @@ def test_the_base_model_is_not_touched():
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
 
-def test_what_a_batch_read_is_gone_before_the_next_one_is_read(monkeypatch):
+@pytest.mark.parametrize("recompute", [True, False])
+def test_what_a_batch_read_is_gone_before_the_next_one_is_read(monkeypatch, recompute):
     """KV caches: with two of them alive the second would come on top of the first."""
-    caches, alive = [], []
+    rooms, alive = [], []
     make = packing.reserved_cache
 
-    def made_and_remembered(*args):
-        gc.disable()  # nothing may hang on a collection
-        alive.append(sum(cache() is not None for cache in caches))
-        cache = make(*args)
-        caches.append(weakref.ref(cache.layers[0]))
-        return cache
+    def room(self, states):
+        numbers = np.empty((*states.shape[:2], self.capacity, states.shape[3]), np.float32)
+        rooms.append(weakref.ref(numbers))  # it goes with the last tensor that has a part of it
+        return torch.from_numpy(numbers)
 
-    monkeypatch.setattr(packing, "reserved_cache", made_and_remembered)
+    def made(*args):
+        alive.append(sum(numbers() is not None for numbers in rooms))
+        return make(*args)
+
+    monkeypatch.setattr(ReservedLayer, "_room", room)
+    monkeypatch.setattr(packing, "reserved_cache", made)
     model = tiny_model("llama")
     use_grouped_attention(model)
-    made = trainer(TrainConfig(steps=2, batch_size=2, evaluate_every=2), model=model)
-    made.plan = Plan(micro_batch=1)
+    trained = trainer(TrainConfig(steps=2, batch_size=2, evaluate_every=2), model=model)
+    trained.plan = Plan(micro_batch=1, recompute=recompute)
+    gc.disable()  # nothing may hang on a collection
     try:
-        made.run()
+        trained.run()
     finally:
         gc.enable()
     assert len(alive) > 4

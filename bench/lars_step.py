@@ -11,7 +11,6 @@ from lars_agent.memory.allocator import give_back
 from lars_agent.memory.plan import Plan
 from lars_agent.models.open import OpenedModel
 from lars_agent.runtime.decode import Decoder
-from lars_agent.training.batches import Encoded
 from lars_agent.training.loop import TrainConfig, Trainer
 
 RATE = 1e-3
@@ -26,7 +25,7 @@ def lars_step(cell: Cell, opened: OpenedModel) -> Callable[[], None]:
     row = example(cell, opened.model.config.vocab_size)
     train = TrainConfig(batch_size=1, learning_rate=RATE, rehearsal_batch=0, max_seq_len=len(row))
     plan = Plan.from_dict(cell.plan | ({} if cell.device == "cpu" else {"optimizer_bits": 32}))
-    trainer = OneExample(attach(opened.model), adapter, train, [row], [row], 0, plan=plan)
+    trainer = Trainer(attach(opened.model), adapter, train, [row], [row], 0, plan=plan)
 
     def step() -> None:
         trainer._step(lambda: None)
@@ -48,10 +47,3 @@ def inference_step(cell: Cell, opened: OpenedModel) -> Callable[[], None]:
             decoder.step(token)
 
     return reply
-
-
-class OneExample(Trainer):
-    """A trainer whose every step learns its one example."""
-
-    def _rows_of_step(self) -> list[Encoded]:
-        return list(self.train_rows)

@@ -39,7 +39,7 @@ WHOLE_EVERY = 10
 POLL_S = 0.1
 SLACK = 16  # tokens that a text may gain when the worker strips it and reads it again
 HELDOUT = 2
-LEAST = 0.3
+LEAST_SHARE = 0.3  # of the cell's lengths, that an example has
 LOG_NAME = "worker.log"
 
 
@@ -76,10 +76,13 @@ def trained(folder: Path) -> bool:
 def write_job(cell: PlannerCell, model: Path, folder: Path, threads: int, costs_file: Path | None = None) -> None:
     """`folder` is a job of `STEPS` steps, evaluated before and after.
 
-    The first example has the cell's lengths; the others' prompts and replies are any share of these, from `LEAST` on.
+    The first example has the cell's lengths; the others' prompts and replies are any share of these from `LEAST_SHARE`.
     """
     tokenizer, dice = open_tokenizer(model), random.Random(f"{cell.seed}/{cell.number}/lengths")
-    shares = [(1.0, 1.0), *((dice.uniform(LEAST, 1), dice.uniform(LEAST, 1)) for _ in range(cell.batch + HELDOUT - 1))]
+    shares = [
+        (1.0, 1.0),
+        *((dice.uniform(LEAST_SHARE, 1), dice.uniform(LEAST_SHARE, 1)) for _ in range(cell.batch + HELDOUT - 1)),
+    ]
     examples = [
         example_of(tokenizer, round(cell.context * prompt), round(cell.reply * reply), number)
         for number, (prompt, reply) in enumerate(shares)

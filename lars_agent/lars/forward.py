@@ -51,20 +51,30 @@ class Batch:
 
 
 def reply_hidden(
-    attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, plan: Plan = DEFAULT_PLAN
+    attachment: Attachment,
+    adapter: LarsAdapter | None,
+    batch: Batch,
+    plan: Plan = DEFAULT_PLAN,
+    *,
+    reading_first: bool | None = None,
 ) -> Tensor:
     """(T, H): the hidden states that predict the T tokens of the replies, reply by reply; with `adapter` None, the base
     model's.
+
+    `reading_first` is whether the prompt is read before the reply and without autograd, as `reads_first` says if it is
+    None.
     """
+    first = reads_first(adapter) if reading_first is None else reading_first
     with _levers(attachment, adapter, plan):
-        if not _reads_first(adapter):
+        if not first:
             return _one_pass(attachment, adapter, batch)[batch.reply_mask]
         if can_pack(attachment.model):
             return _packed(attachment, adapter, batch, plan.prompt_chunk)
-        return _two_passes(attachment, adapter, batch, plan.prompt_chunk)[batch.reply_mask]
+        chunk = max(1, plan.prompt_chunk // len(batch.prompt_ids))
+        return _two_passes(attachment, adapter, batch, chunk)[batch.reply_mask]
 
 
-def _reads_first(adapter: LarsAdapter | None) -> bool:
+def reads_first(adapter: LarsAdapter | None) -> bool:
     """Whether nothing that learns acts on the prompt; the base model alone may have somebody else's adapter in it."""
     return not torch.is_grad_enabled() if adapter is None else adapter.config.pooling == "response"
 

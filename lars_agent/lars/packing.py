@@ -84,13 +84,13 @@ def read_packed(
     cache = reserved_cache(attachment.model.config, length)
     for start in range(0, length, chunk):
         end = min(start + chunk, length)
-        row = Pack(pack.ids[:, start:end], pack.places[:, start:end], ())
         with attachment.call(adapter, memory, _tokens(pack, start, end, reading=True)):
-            _run(attachment, row, PackedCache(cache, _pieces_read(pack, start, end), writes=True))
+            held = PackedCache(cache, _pieces_read(pack, start, end), writes=True)
+            _run(attachment, pack.ids[:, start:end], pack.places[:, start:end], held)
     if adapter is not None:
         last = Pack(prompt_ids[:, -1:].T, before.sum(dim=1)[None], tuple(range(1, len(before) + 1)))
         with attachment.call(adapter, memory, _tokens(last, 0, len(before), reading=True)):
-            _run(attachment, last, PackedCache(cache, _pieces_behind(pack, last)))
+            _run(attachment, last.ids, last.places, PackedCache(cache, _pieces_behind(pack, last)))
     return cache, pack
 
 
@@ -110,7 +110,7 @@ def act_packed(
     before = torch.tensor(prompts.ends) - torch.tensor(prompts.starts)
     pack = Pack.of(ids, mask, before)
     with attachment.call(adapter, memory, _tokens(pack, 0, pack.ids.shape[1])):
-        hidden = _run(attachment, pack, PackedCache(cache, _pieces_behind(prompts, pack)))
+        hidden = _run(attachment, pack.ids, pack.places, PackedCache(cache, _pieces_behind(prompts, pack)))
     return hidden[0, : pack.ends[-1]]
 
 
@@ -127,16 +127,16 @@ def _pieces_read(pack: Pack, start: int, end: int) -> list[Piece]:
 def _pieces_behind(prompts: Pack, pack: Pack) -> list[Piece]:
     """The parts in `pack`, each behind its own prompt, and what fills the row."""
     parts = zip(pack.starts, pack.ends, prompts.starts, prompts.ends, strict=True)
-    pieces = [Piece(end - start, slice(first, last)) for start, end, first, last in parts]
+    pieces = [Piece(end - start, slice(first, last)) for start, end, first, last in parts if end > start]
     filling = pack.ids.shape[1] - pack.ends[-1]
     return [*pieces, Piece(filling, slice(0, 0))] if filling else pieces
 
 
-def _run(attachment: Attachment, pack: Pack, cache: PackedCache) -> Tensor:
-    """(1, S, H) hidden states. The mask says nothing: the attention goes by the cache's pieces."""
+def _run(attachment: Attachment, ids: Tensor, places: Tensor, cache: PackedCache) -> Tensor:
+    """(1, S, H) hidden states of `ids`. The mask says nothing: the attention goes by the cache's pieces."""
     return attachment.model.base_model(  # type: ignore[no-any-return]
-        input_ids=pack.ids,
-        attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool),
-        position_ids=pack.places,
+        input_ids=ids,
+        attention_mask=torch.ones(1, 1, 1, 0, dtype=torch.bool),
+        position_ids=places,
         **attachment.cached(cache),
     ).last_hidden_state

@@ -74,8 +74,20 @@ class Tokens:
         """What holds at each token of what holds for each example, `values` (N, 1, O): (1, S, O) of a packed call."""
         if self.examples is None:
             return values
-        spread: Tensor = _Spread.apply(values, self.examples)  # type: ignore[no-untyped-call]
+        spread: Tensor = _Spread.apply(values, self.examples, self._example_of)  # type: ignore[no-untyped-call]
         return spread
+
+    @cached_property
+    def _example_of(self) -> Tensor:
+        """(S,) the number of each token's example; 0 for a token of none."""
+        assert self.examples is not None
+        return self.examples.int().argmax(dim=0)
+
+    @cached_property
+    def sum_and_last(self) -> Tensor:
+        """(N, 2, S) or, packed, (1, 2 N, S) float32: weights of the sum over each example's tokens, and of the last."""
+        weights = torch.stack([self.by_example, is_last(self.by_example)], dim=1).float()
+        return weights if self.examples is None else weights.flatten(0, 1)[None]
 
     def part(self, where: slice) -> Tokens:
         """Some of the tokens, of a call with no prompt in it."""
@@ -85,16 +97,18 @@ class Tokens:
 
 
 class _Spread(torch.autograd.Function):
-    """`Tokens.spread`; a token of no example gets another's values."""
+    """`Tokens.spread`. Indexing's own backward pass adds token by token in the gradient's dtype: in bfloat16 what is
+    added to a large sum is lost. A product adds in float32.
+    """
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, examples: Tensor) -> Tensor:
+    def forward(ctx: Any, values: Tensor, examples: Tensor, example_of: Tensor) -> Tensor:
         ctx.examples = examples
-        return values[examples.int().argmax(dim=0), 0][None]
+        return values[example_of, 0][None]
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
-        return (ctx.examples.to(upstream[0].dtype) @ upstream[0][0])[:, None], None
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
+        return (ctx.examples.to(upstream[0].dtype) @ upstream[0][0])[:, None], None, None
 
 
 @dataclass
@@ -252,10 +266,7 @@ def weighted_sum(weights: Tensor, x: Tensor) -> Tensor:
 
 def remember(memory: LayerMemory, x: Tensor, tokens: Tokens) -> None:
     """Adds the call's real tokens to each example's running sum, and keeps the last of them."""
-    weights = torch.stack([tokens.by_example, is_last(tokens.by_example)], dim=1).float()  # (N, 2, S)
-    if tokens.examples is not None:
-        weights = weights.flatten(0, 1)[None]  # (1, 2 N, S)
-    rows = weighted_sum(weights, x).view(-1, 2, x.shape[2])
+    rows = weighted_sum(tokens.sum_and_last, x).view(-1, 2, x.shape[2])
     total, last = rows[:, 0], rows[:, 1]
     if memory.total is None or memory.count is None or memory.last is None:
         memory.total, memory.count, memory.last = total, tokens.count, last

@@ -19,7 +19,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from lars_agent.memory.blockwise import blockwise_attention, can_attend_blockwise, packed_attention
+from lars_agent.errors import ModelUnsupported
+from lars_agent.memory.blockwise import blockwise_attention, can_attend_blockwise
 from lars_agent.memory.cache import prefix_of
 
 __all__ = ["GROUPED", "reads_prefixes", "use_grouped_attention"]
@@ -30,12 +31,12 @@ SDPA = "sdpa"
 
 def use_grouped_attention(model: PreTrainedModel) -> bool:
     """Whether `model` now attends as this module says; one whose attention is not torch's fused one is left alone."""
-    if model.config._attn_implementation != SDPA:
+    if model.config._attn_implementation not in (SDPA, GROUPED):
         return False
     AttentionInterface.register(GROUPED, grouped_attention)
     AttentionMaskInterface.register(GROUPED, sdpa_mask)
     model.set_attn_implementation(GROUPED)
-    return True
+    return bool(model.config._attn_implementation == GROUPED)  # some models have code of their own, and keep it
 
 
 def reads_prefixes(model: PreTrainedModel) -> bool:
@@ -53,7 +54,9 @@ def grouped_attention(
     """
     prefix = prefix_of(key)
     if prefix is not None and prefix.pieces:
-        return packed_attention(query, key, value, options.get("scaling"), prefix).transpose(1, 2), None
+        attention_mask = None  # the pieces say who sees whom
+    elif attention_mask is not None and attention_mask.shape[-1] == 0:
+        raise ModelUnsupported("the model's attention makes new keys of those in its cache; LARS cannot train it")
     behind_others = query.shape[2] > 1 and key.shape[2] > query.shape[2] and not key.requires_grad
     if prefix is not None or (behind_others and can_attend_blockwise(query.device, query.dtype)):
         merged = blockwise_attention(query, key, value, attention_mask, options.get("scaling"), prefix)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Piece", "Prefix", "blockwise_attention", "can_attend_blockwise", "packed_attention"]
+__all__ = ["Piece", "Prefix", "blockwise_attention", "can_attend_blockwise"]
 
 PAIRS = 2**20  # query-key pairs whose mask is in numbers at once
 LEAST_KEYS, MOST_KEYS = 64, 2048  # of one block
@@ -62,87 +62,110 @@ def blockwise_attention(
     """(B, heads, S, D): `query` (B, heads, S, D) attends over the prefix's P keys and then `key` (B, heads / n, K, D).
 
     `mask` (B or 1, 1, S, P + K) is True where a query may look (or is to be added to the scores); None is causal, the
-    queries being the last of the tokens.
+    queries being the last of the tokens. Where the prefix has pieces, B is 1, and each piece is causal by itself.
     """
-    batch, heads, length, size = query.shape
-    rows = query.reshape(batch, key.shape[1], -1, size)  # (B, heads / n, n S, D): head h reads key head h // n
-    merged: Tensor = _Blockwise.apply(rows, key, value, prefix, mask, length, scale)  # type: ignore[no-untyped-call]
-    return merged.reshape(batch, heads, length, size)
-
-
-def packed_attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None, prefix: Prefix) -> Tensor:
-    """As `blockwise_attention`, of B = 1, for the pieces of `prefix`: causal, and none sees another."""
-    tokens = [piece.tokens for piece in prefix.pieces]
-    queries, keys, values = (torch.split(states, tokens, dim=2) for states in (query, key, value))
-    merged = [
-        blockwise_attention(q, k, v, None, scale, prefix.of(piece))
-        for q, k, v, piece in zip(queries, keys, values, prefix.pieces, strict=True)
-    ]
-    return torch.cat(merged, dim=2)
+    merged: Tensor = _Blockwise.apply(query, key, value, prefix, mask, scale)  # type: ignore[no-untyped-call]
+    return merged
 
 
 class _Blockwise(torch.autograd.Function):
-    """Rows (B, G, N, D) over the keys of the prefix and the call's own."""
+    """Query (B, heads, S, D) over the keys of the prefix and the call's own, piece by piece."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        rows: Tensor,
+        query: Tensor,
         key: Tensor,
         value: Tensor,
         prefix: Prefix | None,
         mask: Tensor | None,
-        length: int,
         scale: float | None,
     ) -> Tensor:
-        merged = torch.zeros(rows.shape, dtype=torch.float32)
-        denominator = torch.full(rows.shape[:3], -torch.inf)
-        for keys, values, bias, _ in _blocks(rows, key, value, prefix, mask, length):
-            part, log_sum = _forward(rows, keys, values, attn_mask=bias, scale=scale)
-            total = torch.logaddexp(denominator, log_sum)
-            merged.mul_((denominator - total).exp_()[..., None])
-            merged.addcmul_(part.float(), (log_sum - total).exp_()[..., None])
-            denominator = total
-        result = merged.to(rows.dtype)
+        result = torch.empty(query.shape, dtype=query.dtype)
+        denominators = torch.empty(query.shape[:3])
+        for own, keys, before in _pieces(query, key, prefix):
+            queries, own_keys = query[:, :, own], Prefix(key[:, :, keys], value[:, :, keys])
+            merged, denominator = _attend(queries, own_keys, before, mask, scale)
+            result[:, :, own] = merged.view(result[:, :, own].shape)
+            denominators[:, :, own] = denominator.view(denominators[:, :, own].shape)
         # As whole numbers: whoever packs saved activations (lars_agent.memory.saved) must not round these.
-        ctx.save_for_backward(rows, key, value, result, denominator.view(torch.int32))
-        ctx.prefix, ctx.mask, ctx.length, ctx.scale = prefix, mask, length, scale
+        ctx.save_for_backward(query, key, value, result, denominators.view(torch.int32))
+        ctx.prefix, ctx.mask, ctx.scale = prefix, mask, scale
         return result
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        rows, key, value, result, denominator = ctx.saved_tensors
-        grad_rows = torch.zeros(rows.shape, dtype=torch.float32)
-        grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
-        for keys, values, bias, place in _blocks(rows, key, value, ctx.prefix, ctx.mask, ctx.length):
-            part, for_keys, for_values = _backward(
-                upstream[0], rows, keys, values, result, denominator.view(torch.float32), 0.0, False,
-                attn_mask=bias, scale=ctx.scale,
-            )  # fmt: skip
-            grad_rows += part
-            if place is not None:
-                grad_key[:, :, place], grad_value[:, :, place] = for_keys, for_values
-        return grad_rows.to(rows.dtype), grad_key, grad_value, None, None, None, None
+        query, key, value, result, denominators = ctx.saved_tensors
+        gradients = [torch.zeros(states.shape, dtype=states.dtype) for states in (query, key, value)]
+        for own, keys, before in _pieces(query, key, ctx.prefix):
+            wanted, rows, seen = (_rows(states[:, :, own], key) for states in (upstream[0], query, result))
+            denominator = denominators.view(torch.float32)[:, :, own].reshape(rows.shape[:3])
+            grad_rows = torch.zeros(rows.shape, dtype=torch.float32)
+            grad_key, grad_value = (gradient[:, :, keys] for gradient in gradients[1:])
+            own_keys = Prefix(key[:, :, keys], value[:, :, keys])
+            for block, bias, place in _blocks(rows, own.stop - own.start, own_keys, before, ctx.mask):
+                part, for_keys, for_values = _backward(
+                    wanted, rows, block.key, block.value, seen, denominator, 0.0, False, attn_mask=bias, scale=ctx.scale
+                )
+                grad_rows += part
+                if place is not None:
+                    grad_key[:, :, place], grad_value[:, :, place] = for_keys, for_values
+            gradients[0][:, :, own] = grad_rows.view(query[:, :, own].shape)
+        return *gradients, None, None, None
+
+
+def _pieces(query: Tensor, key: Tensor, prefix: Prefix | None) -> Iterator[tuple[slice, slice, Prefix | None]]:
+    """Which of the call's queries, which of its keys, and what before these: of each piece, or of all there is."""
+    if prefix is None or not prefix.pieces:
+        yield slice(0, query.shape[2]), slice(0, key.shape[2]), prefix
+        return
+    start = 0
+    for piece in prefix.pieces:
+        own = slice(start, start + piece.tokens)
+        yield own, own, prefix.of(piece)
+        start = own.stop
+
+
+def _rows(states: Tensor, key: Tensor) -> Tensor:
+    """(B, G, N, D) of (B, heads, S, D): head h reads key head h // n, so N = n S rows share a key head."""
+    return states.reshape(states.shape[0], key.shape[1], -1, states.shape[3])
+
+
+def _attend(
+    queries: Tensor, own: Prefix, before: Prefix | None, mask: Tensor | None, scale: float | None
+) -> tuple[Tensor, Tensor]:
+    """What queries (B, heads, S, D) see, (B, G, n S, D) float32, and the logarithms of the softmaxes' denominators."""
+    rows = _rows(queries, own.key)
+    merged = torch.zeros(rows.shape, dtype=torch.float32)
+    denominator = torch.full(rows.shape[:3], -torch.inf)
+    for block, bias, _ in _blocks(rows, queries.shape[2], own, before, mask):
+        part, log_sum = _forward(rows, block.key, block.value, attn_mask=bias, scale=scale)
+        total = torch.logaddexp(denominator, log_sum)
+        merged.mul_((denominator - total).exp_()[..., None])
+        merged.addcmul_(part.float(), (log_sum - total).exp_()[..., None])
+        denominator = total
+    return merged, denominator
 
 
 def _blocks(
-    rows: Tensor, key: Tensor, value: Tensor, prefix: Prefix | None, mask: Tensor | None, queries: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor | None, slice | None]]:
+    rows: Tensor, queries: int, own: Prefix, before: Prefix | None, mask: Tensor | None
+) -> Iterator[tuple[Prefix, Tensor | None, slice | None]]:
     """Blocks of keys and values, what is added to their scores, and where they lie among the call's own keys."""
     step = max(LEAST_KEYS, min(MOST_KEYS, PAIRS // (rows.shape[2] * len(rows))))
-    before, first = 0, key.shape[2] - queries + (0 if prefix is None else prefix.key.shape[2])
-    for states in (prefix, Prefix(key, value)):
+    known = 0 if before is None else before.key.shape[2]
+    first, passed = known + own.key.shape[2] - queries, 0
+    for states in (before, own):
         if states is None:
             continue
         length = states.key.shape[2]
         for start in range(0, length, step):
-            end = min(start + step, length)
-            keys = slice(before + start, before + end)
+            inside = slice(start, min(start + step, length))
+            keys = slice(passed + inside.start, passed + inside.stop)
             bias, seen = _bias(_causal(keys, first, queries) if mask is None else mask[..., keys], rows)
             if seen:
-                place = None if states is prefix else slice(start, end)
-                yield states.key[:, :, start:end], states.value[:, :, start:end], bias, place
-        before += length
+                block = Prefix(states.key[:, :, inside], states.value[:, :, inside])
+                yield block, bias, inside if states is own else None
+        passed += length
 
 
 def _causal(keys: slice, first: int, queries: int) -> Tensor:

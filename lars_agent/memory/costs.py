@@ -98,9 +98,8 @@ def _batch_seconds(shape: ModelShape, plan: Plan, rows: Rows, costs: Costs) -> f
     seconds, acting = 0.0, rows.prompt + rows.reply
     if shape.response:
         acting = rows.reply
-        chunk = plan.prompt_chunk if shape.packed else rows.count * plan.prompt_chunk
-        whole, rest = divmod(rows.prompt, chunk)
-        chunks = [chunk] * whole + [rest] * (rest > 0)
+        whole, rest = divmod(rows.prompt, plan.prompt_chunk)
+        chunks = [plan.prompt_chunk] * whole + [rest] * (rest > 0)
         seconds += shape.layers * sum(costs.read.at(tokens) for tokens in chunks)
         seconds += shape.layers * costs.attend * rows.prompt * rows.longest / 2
     attending = shape.layers * costs.attend * acting * rows.longest

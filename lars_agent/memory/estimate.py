@@ -15,7 +15,7 @@ from lars_agent.memory.losses import MOST_ROWS
 from lars_agent.memory.plan import Plan
 from lars_agent.memory.quantized import UNPACKED
 from lars_agent.memory.shape import ModelShape
-from lars_agent.memory.workload import Rows, Workload, largest
+from lars_agent.memory.workload import Rows, Workload
 
 __all__ = ["Estimate", "estimate"]
 
@@ -70,11 +70,11 @@ def estimate(shape: ModelShape, load: Workload, plan: Plan) -> Estimate:
     """The bytes of a job of `shape` under `plan`."""
     pieces = [
         _work(shape, load, plan, rows, LOSS_BYTES)
-        for rows in largest(load.steps, plan.micro_batch, packed=shape.packed)
+        for rows in load.largest("steps", plan.micro_batch, packed=shape.packed)
     ]
-    for rows in largest(load.rehearsals, None, packed=shape.packed):
+    for rows in load.largest("rehearsals", None, packed=shape.packed):
         pieces.append(_work(shape, load, plan, rows, DIVERGENCE_BYTES))
-    for rows in largest(load.judged, plan.micro_batch, packed=shape.packed):
+    for rows in load.largest("judged", plan.micro_batch, packed=shape.packed):
         pieces.append(_work(shape, load, plan, rows, LOSS_BYTES, autograd=False))
     widest = max(pieces, key=lambda work: sum(vars(work).values()))
     return Estimate(
@@ -171,7 +171,7 @@ def _reading(shape: ModelShape, load: Workload, plan: Plan, rows: Rows) -> int:
     """One layer's pass over a chunk of the prompt."""
     if not shape.response:
         return 0
-    tokens = min(plan.prompt_chunk if shape.packed else rows.count * plan.prompt_chunk, rows.prompt)
+    tokens = min(plan.prompt_chunk, rows.prompt)
     return _running(shape, load, tokens) + _mask(shape, rows, tokens)
 
 

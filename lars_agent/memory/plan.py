@@ -21,7 +21,7 @@ class Plan:
 
     Attributes:
         micro_batch: examples whose activations exist at once; gradients are accumulated over them.
-        prompt_chunk: tokens of the prompt that are read at once, without autograd (`response` pooling).
+        prompt_chunk: tokens of the prompts, all together, that are read at once, without autograd (`response` pooling).
         loss_chunk: reply tokens whose logits exist at once.
         recompute: whether each decoder layer is run again in the backward pass instead of being kept.
         optimizer_bits: of AdamW's two moments, 32 or 8 (see `lars_agent.memory.optimizer`).

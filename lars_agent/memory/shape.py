@@ -65,7 +65,8 @@ class ModelShape:
         """What of the weights stays on the disk where no ids but `words` are read: the kernel maps `MAPPED` bytes at
         once.
         """
-        touched = {word * self.word_bytes // MAPPED for word in words}
+        ends = ((word * self.word_bytes, (word + 1) * self.word_bytes - 1) for word in words)
+        touched = {end // MAPPED for word in ends for end in word}
         return max(0, self.word_bytes * self.vocabulary - MAPPED * len(touched))
 
 

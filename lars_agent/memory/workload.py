@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
 
 from lars_agent.memory.widths import padded
 
@@ -12,6 +13,7 @@ __all__ = ["Batches", "Lengths", "Rows", "Workload", "batches_of", "largest"]
 
 Lengths = tuple[int, int]  # tokens of an example's prompt and of its reply
 Batches = tuple[tuple[Lengths, ...], ...]
+Part = Literal["steps", "rehearsals", "judged"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,16 @@ class Workload:
     rehearsals: Batches = ()
     judged: Batches = ()
     unread_bytes: int = 0
+    _largest: dict[tuple[str, int | None, bool], tuple[Rows, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def largest(self, what: Part, size: int | None, *, packed: bool) -> tuple[Rows, ...]:
+        """See the function; each is worked out once."""
+        asked = (what, size, packed)
+        if asked not in self._largest:
+            self._largest[asked] = largest(getattr(self, what), size, packed=packed)
+        return self._largest[asked]
 
     @cached_property
     def typical_step(self) -> tuple[Lengths, ...]:
@@ -75,13 +87,12 @@ class Workload:
         return _middle(self.rehearsals)
 
 
-@lru_cache(maxsize=1024)
 def largest(batches: Batches, size: int | None, *, packed: bool) -> tuple[Rows, ...]:
     """What is worked on at once, `size` examples of each of the batches (None: all of them); what is in nothing more
     than another is left out.
     """
     kept: list[Rows] = []
-    found = {rows for batch in batches for rows in batches_of(batch, size or len(batch), packed=packed)}
+    found = {rows for batch in dict.fromkeys(batches) for rows in batches_of(batch, size or len(batch), packed=packed)}
     for rows in sorted(found, key=lambda rows: (rows.prompt + rows.reply, rows.count, rows.longest), reverse=True):
         if not any(rows.within(other) for other in kept):
             kept.append(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -83,12 +84,15 @@ def batch_indices(count: int, batch_size: int, step: int, seed: int) -> list[int
     A pure function of its arguments, so that a resumed run reads the same data as an uninterrupted one.
     """
     size = min(batch_size, count)
-    chosen: list[int] = []
-    for place in range(step * size, (step + 1) * size):
-        epoch, index = divmod(place, count)
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        chosen.append(int(torch.randperm(count, generator=generator)[index]))
-    return chosen
+    places = (divmod(place, count) for place in range(step * size, (step + 1) * size))
+    return [_shuffled(count, seed, epoch)[index] for epoch, index in places]
+
+
+@lru_cache(maxsize=4)
+def _shuffled(count: int, seed: int, epoch: int) -> list[int]:
+    """The rows of one epoch in their order."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(count, generator=generator).tolist()
 
 
 def step_rows(rows: Sequence[Encoded], batch_size: int, accumulation: int, step: int, seed: int) -> list[Encoded]:

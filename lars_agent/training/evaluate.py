@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lars_agent.lars.forward import Batch, reply_hidden
+from lars_agent.lars.forward import Batch, reads_first, reply_hidden
 from lars_agent.lars.inject import Attachment, LarsAdapter
 from lars_agent.memory.losses import chunked_cross_entropy, chunked_divergence
 from lars_agent.memory.plan import DEFAULT_PLAN, Plan
@@ -34,7 +34,7 @@ def divergence_from_base(
 ) -> Tensor:
     """KL(base model || adapted model) in nats per predicted token, a scalar that carries gradients to the adapter."""
     with torch.no_grad():
-        base = reply_hidden(attachment, None, batch, plan)  # (T, H)
+        base = reply_hidden(attachment, None, batch, plan, reading_first=reads_first(adapter))  # (T, H)
     adapted = reply_hidden(attachment, adapter, batch, plan)
     return chunked_divergence(adapted, base, attachment.vocabulary, plan.loss_chunk).mean()
 

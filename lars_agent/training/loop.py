@@ -212,7 +212,7 @@ class Trainer:
         rows = step_rows(self.train_rows, config.batch_size, config.accumulation, self.progress.step, config.seed)
         weighted_tokens = sum(row.weight * len(row.reply) for row in rows)
         total = 0.0
-        size = min(config.batch_size, self.plan.micro_batch)
+        size = self.plan.micro_batch
         for start in range(0, len(rows), size):
             batch = collate(rows[start : start + size], self.pad_id)
             total += self._learn(batch, weighted_tokens)
@@ -239,10 +239,13 @@ class Trainer:
             return
         size = self.config.rehearsal_batch
         rows = step_rows(self.rehearsal_rows, size, 1, self.progress.step, self.config.seed)
-        batch = collate(rows, self.pad_id)
+        self._hold_to_base(collate(rows, self.pad_id))
+        between()
+
+    def _hold_to_base(self, batch: Batch) -> None:
+        """Adds the gradient of the batch's divergence. What it took to compute it is gone then."""
         divergence = divergence_from_base(self.attachment, self.adapter, batch, self.plan)
         (self.config.rehearsal_weight * divergence).backward()  # type: ignore[no-untyped-call]
-        between()
 
     def _evaluate(self, between: Callable[[], None]) -> None:
         """The held-out loss is measured, and the adapter kept if it is the best so far."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from lars_agent.memory.planner import Planned, choose_plan, ladder, needed_bytes
 from lars_agent.memory.shape import ModelShape, shape_of
 from lars_agent.memory.workload import Batches, Workload
 from lars_agent.models.open import compute_dtype, open_tokenizer, precision
-from lars_agent.training.batches import Encoded, by_length, encode, step_rows
+from lars_agent.training.batches import Encoded, by_length, encode, pad_id, step_rows
 from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text
 from lars_agent.training.job import HELDOUT_FILE, TRAIN_FILE, JobSpec, read_examples
 from lars_agent.training.loop import TrainConfig
@@ -69,7 +70,9 @@ def plans_for(
     shape, load, size, costs = _asked(spec, train, heldout, tokenizer)
     steps = ladder(shape, load, size, costs)
     if spec.plan:
-        first = planned_as(Plan.from_dict(spec.plan), steps[0], shape, load, costs)
+        named = Plan.from_dict(spec.plan)
+        at_once = replace(named, micro_batch=min(named.micro_batch, size))
+        first = planned_as(at_once, steps[0], shape, load, costs)
     else:
         first = choose_plan(steps, spec.budget_bytes)
     smaller = [step for step in steps if step.estimate.peak_bytes < first.estimate.peak_bytes]
@@ -88,14 +91,15 @@ def _asked(
     passages = general_text(tokenizer, REHEARSAL_TEXT) if config.rehearsal_batch and config.rehearsal_weight else []
     steps = _steps(train, config, config.batch_size, config.accumulation)
     rehearsals = _steps(passages, config, config.rehearsal_batch, 1)
-    learning = (row for rows in (heldout, *steps, *rehearsals) for row in rows)
+    learning = {row for rows in (heldout, *steps, *rehearsals) for row in rows}
+    words = {word for row in learning for word in (*row.prompt, *row.reply)}
     load = Workload(
         steps=_lengths(steps),
         number_bytes=compute_dtype(spec.dtype).itemsize,
         program_bytes=program_bytes + costs.started_bytes,
         rehearsals=_lengths(rehearsals),
         judged=_lengths([by_length(rows) for rows in (heldout, general_text(tokenizer))]),
-        unread_bytes=shape.unread_bytes({word for row in learning for word in (*row.prompt, *row.reply)}),
+        unread_bytes=shape.unread_bytes(words | {0, pad_id(tokenizer)}),
     )
     return shape, load, config.batch_size, costs
 

@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from lars_agent.errors import ModelUnsupported
 from lars_agent.lars import attach
 from lars_agent.lars.forward import reply_hidden
 from lars_agent.lars.packing import can_pack
@@ -18,7 +20,7 @@ from lars_agent.training.batches import Encoded, collate
 from lars_agent.training.evaluate import reply_nll
 from tests.lars.test_forward import windowed_model
 from tests.lars.test_serving import adapter_for, naive_response_logits, rows
-from tests.tiny import tiny_model
+from tests.tiny import COMMON, tiny_model
 
 SHORT = Encoded((5,), (7, 8, 9), 1.0, "")  # a prompt that leaves nothing to read before its last token
 CUTS = [Plan(), Plan(prompt_chunk=5), Plan(prompt_chunk=5, mlp_tile=3), Plan(recompute=False, mlp_tile=4)]
@@ -29,6 +31,15 @@ def packing_model(family="llama"):
     use_grouped_attention(model)
     assert can_pack(model)
     return model
+
+
+def widths(model) -> list[torch.Size]:
+    """The shapes of what `model` is called with from now on."""
+    seen: list[torch.Size] = []
+    model.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    return seen
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma", "phi", "mistral", "gpt2"])
@@ -64,16 +75,49 @@ def test_no_example_sees_another():
 @torch.no_grad()
 def test_the_base_model_is_packed_too():
     packing, padding = attach(packing_model()), attach(tiny_model())
-    batch = collate(rows(), 0)
-    packed, whole = (reply_hidden(attachment, None, batch) for attachment in (packing, padding))
+    seen = widths(packing.model)
+    packed, whole = (reply_hidden(attachment, None, collate(rows(), 0)) for attachment in (packing, padding))
     torch.testing.assert_close(packed, whole, rtol=1e-4, atol=1e-5)
+    assert seen == [(1, padded(8 + 2 + 13)), (1, padded(7 + 4 + 2))]  # no pooled sums, so no last tokens apart
+
+
+@pytest.mark.parametrize("examples", [[SHORT], [SHORT, SHORT], [Encoded((5, 6), (), 1.0, ""), *rows()]])
+def test_prompts_with_nothing_to_read_and_replies_of_nothing_are_no_trouble(examples):
+    attachment, padding = attach(packing_model()), attach(tiny_model())
+    adapter = adapter_for(attachment.model, "response")
+    packed, whole = (reply_hidden(each, adapter, collate(examples, 0)) for each in (attachment, padding))
+    torch.testing.assert_close(packed, whole, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        base = reply_hidden(attachment, None, collate(examples, 0))
+    assert base.shape == packed.shape
+
+
+def test_in_8_bits_short_replies_are_kept_small_too():
+    """What autograd keeps of attention belongs to the row; pieces of it would each be too small for the trouble."""
+    sizes = COMMON | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1}
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**sizes)).eval()
+    use_grouped_attention(model)
+    adapter = adapter_for(model, "response", token_term=False)
+    examples = [Encoded((5,) * 9, (6,) * 40, 1.0, "") for _ in range(8)]
+    whole_rows = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: whole_rows.append(x) or x, lambda x: x):
+        reply_hidden(attach(model), adapter, collate(examples, 0), Plan(recompute=False))
+    heads = [x for x in whole_rows if x.dim() == 4 and x.shape[-1] == 256 // 4]
+    assert heads
+    assert all(x.shape[2] == 8 * 40 for x in heads)
+
+
+def test_keys_that_are_made_anew_behind_the_cache_are_refused(monkeypatch):
+    model = packing_model()
+    monkeypatch.setattr("lars_agent.memory.attention.prefix_of", lambda keys: None)
+    with pytest.raises(ModelUnsupported, match="new keys"):
+        reply_hidden(attach(model), adapter_for(model, "response"), collate(rows(), 0))
 
 
 def test_no_padding_is_computed_but_at_the_end_of_the_row():
-    model, seen = packing_model(), []
-    model.base_model.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["input_ids"].shape), with_kwargs=True
-    )
+    model = packing_model()
+    seen = widths(model)
     examples = [Encoded((5,) * 200, (6,) * 3, 1.0, ""), *(Encoded((5,) * 9, (6,) * 40, 1.0, "") for _ in range(5))]
     reply_hidden(attach(model), adapter_for(model, "response"), collate(examples, 0))
     read, acted = sum(len(row.prompt) - 1 for row in examples), sum(len(row.reply) for row in examples)

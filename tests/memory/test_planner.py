@@ -7,10 +7,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+from transformers import FalconConfig, FalconForCausalLM, MistralConfig, MistralForCausalLM
 
 from lars_agent.errors import BudgetTooSmall
 from lars_agent.lars.config import LarsConfig
 from lars_agent.lars.inject import LarsAdapter
+from lars_agent.lars.packing import can_pack
 from lars_agent.memory.estimate import estimate
 from lars_agent.memory.plan import Plan
 from lars_agent.memory.planner import choose_plan, ladder, needed_bytes
@@ -18,7 +20,7 @@ from lars_agent.memory.quantized import QuantizedLinear
 from lars_agent.memory.shape import ModelShape, shape_of
 from lars_agent.memory.workload import Rows, Workload, batches_of, largest
 from lars_agent.models.open import open_model
-from tests.tiny import save_tiny, tiny_model
+from tests.tiny import COMMON, save_tiny, tiny_model, tiny_tokenizer
 
 SMOLLM2 = ModelShape(
     layers=30,
@@ -39,6 +41,13 @@ SMOLLM2 = ModelShape(
     packed=True,
 )
 LOAD = Workload((((1024, 128),) * 8,), number_bytes=2, program_bytes=370_000_000)
+KINDS = {
+    "a sliding window": lambda: MistralForCausalLM(MistralConfig(**COMMON, sliding_window=5)),
+    "attention of its own": lambda: FalconForCausalLM(
+        FalconConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=False)
+    ),
+}
+OTHERS = [("response", kind) for kind in KINDS]
 SMALLEST = Plan(1, 64, 8, recompute=True, optimizer_bits=8, mlp_tile=64, saved="disk")
 
 
@@ -161,9 +170,16 @@ def test_the_batches_that_really_come_are_planned_for_and_no_others() -> None:
     assert plans[0] < 0.6 * plans[1]
 
 
-@pytest.mark.parametrize(("family", "pooling", "packed"), [("llama", "response", True), ("llama", "prompt", False)])
-def test_what_is_packed_is_planned_so(tmp_path, family, pooling, packed) -> None:
-    assert shape_of(save_tiny(tmp_path, family), LarsConfig(pooling=pooling)).packed == packed
+@pytest.mark.parametrize(("pooling", "kind"), [("response", "llama"), ("prompt", "llama"), *OTHERS])
+def test_what_is_packed_is_planned_so(tmp_path, pooling, kind) -> None:
+    """Told from the config alone, it is what the opened model does."""
+    folder = save_tiny(tmp_path / "llama") if kind == "llama" else tmp_path
+    if kind != "llama":
+        KINDS[kind]().save_pretrained(folder)
+    opened = open_model(folder, torch.float32, tokenizer=tiny_tokenizer()).model
+    expected = pooling == "response" and can_pack(opened)
+    assert shape_of(folder, LarsConfig(pooling=pooling)).packed == expected
+    assert expected == ((pooling, kind) == ("response", "llama"))
 
 
 @pytest.mark.parametrize(

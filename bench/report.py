@@ -48,12 +48,14 @@ def lines(areas: Mapping[str, Rows]) -> Iterator[str]:
 
 
 def table(files: Mapping[str, Mapping[str, Any]]) -> str:
-    """The rows with a goal, as Markdown: a table for each area, under the command that measures it."""
+    """The rows with a goal, each before its variants, as Markdown: a table for each area, under the command that
+    measures it.
+    """
     parts: list[str] = []
     for record in files.values():
-        rows = [row for row in record["rows"] if row["goal"] is not None]
+        rows = [row for claim in record["rows"] if claim["goal"] is not None for row in _with_variants(claim, record)]
         if rows:
-            head = [f"    {record['command']}", "", "| row | measured | goal | |", "|---|---|---|---|"]
+            head = [f"    {record['command']}", "", "| row | measured | goal | | |", "|---|---|---|---|---|"]
             parts.append("\n".join([*head, *map(_cells, rows)]))
             parts += [f"![{name}](bench/results/{name})" for name in record.get("plots", []) if name.endswith(".svg")]
     return "\n\n".join(parts)
@@ -69,7 +71,13 @@ def write_table(readme: Path, text: str) -> None:
     write_atomically(readme, f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
 
 
+def _with_variants(claim: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The row, and those without a goal whose name goes on where its name ends: other terms of the comparison."""
+    yield claim
+    yield from (row for row in record["rows"] if row["goal"] is None and row["name"].startswith(claim["name"] + "_"))
+
+
 def _cells(row: Mapping[str, Any]) -> str:
     spread = f" ({row['min']:,.4g} to {row['max']:,.4g})" if row["runs"] > 1 else ""
     unit = "" if row["unit"] == "ratio" else f" {row['unit']}"
-    return f"| {row['name']} | {row['value']:,.4g}{unit}{spread} | {goal(row)} | {verdict(row)} |"
+    return f"| {row['name']} | {row['value']:,.4g}{unit}{spread} | {goal(row)} | {verdict(row)} | {row['note']} |"

@@ -69,7 +69,8 @@ def test_what_a_batch_read_is_gone_before_the_next_one_is_read(monkeypatch, reco
     monkeypatch.setattr(packing, "reserved_cache", made)
     model = tiny_model("llama")
     use_grouped_attention(model)
-    trained = trainer(TrainConfig(steps=2, batch_size=2, evaluate_every=2), model=model)
+    trained = trainer(TrainConfig(steps=2, batch_size=2, evaluate_every=2, rehearsal_batch=2), model=model)
+    trained.rehearsal_rows = trained.train_rows
     trained.plan = Plan(micro_batch=1, recompute=recompute)
     gc.disable()  # nothing may hang on a collection
     try:

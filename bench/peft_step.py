@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional
 from bench.cell import Cell
 from bench.tokens import example
 from lars_agent.lars.head import vocabulary_of
-from lars_agent.memory.losses import chunked_cross_entropy
+from lars_agent.memory.losses import Vocabulary, chunked_cross_entropy
 from lars_agent.models.open import OpenedModel
 
 RANK, ALPHA, DROPOUT = 8, 32, 0.05  # as the paper compares LoRA
@@ -21,6 +22,7 @@ RATE = 5e-4
 
 def peft_step(cell: Cell, opened: OpenedModel) -> Callable[[], None]:
     kind, *extras = cell.method.split("+")
+    vocabulary = vocabulary_of(opened.model)  # while there is no dropout in it
     model = adapted(kind, opened.model)
     optimizer = optimizer_of(kind, model)
     if "checkpointing" in extras:
@@ -28,7 +30,7 @@ def peft_step(cell: Cell, opened: OpenedModel) -> Callable[[], None]:
         model.enable_input_require_grads()
     row = example(cell, opened.model.config.vocab_size)
     ids = torch.tensor([[*row.prompt, *row.reply]])  # (1, P + R)
-    loss = chunked_loss if "chunked" in extras else whole_loss
+    loss = partial(chunked_loss, vocabulary) if "chunked" in extras else whole_loss
 
     def step() -> None:
         loss(model, ids, cell.reply).backward()  # type: ignore[no-untyped-call]
@@ -67,8 +69,9 @@ def whole_loss(model: Any, ids: Tensor, reply: int) -> Tensor:
     return functional.cross_entropy(logits[0], ids[0, -reply:])
 
 
-def chunked_loss(model: Any, ids: Tensor, reply: int) -> Tensor:
+def chunked_loss(vocabulary: Vocabulary, model: Any, ids: Tensor, reply: int) -> Tensor:
     """The same, its logits made a chunk at a time, as ours are."""
-    base = model.get_base_model()
-    hidden = base.base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state  # (1, P + R - 1, H)
-    return chunked_cross_entropy(hidden[0, -reply:], vocabulary_of(base), ids[0, -reply:]).mean()
+    hidden = (
+        model.get_base_model().base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
+    )  # (1, P + R - 1, H)
+    return chunked_cross_entropy(hidden[0, -reply:], vocabulary, ids[0, -reply:]).mean()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import pytest
 import torch
 
 from bench.peft_step import adapted, chunked_loss, whole_loss
@@ -11,6 +12,7 @@ from lars_agent.lars.head import vocabulary_of
 from tests.tiny import tiny_model
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT's
 def test_the_chunked_loss_is_the_whole_one_with_dropout_too():
     base = tiny_model("llama")
     vocabulary = vocabulary_of(base)

@@ -4,33 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from ctypes.util import find_library
+from dataclasses import dataclass, field
 
 from lars_agent.memory.allocator import THRIFTY_MALLOC
 
 # torch's cache for oneDNN is no allocator: small in all but the first, so that the others differ in nothing but that.
 SMALL_KERNEL_CACHE = {name: value for name, value in THRIFTY_MALLOC.items() if not name.startswith("MALLOC_")}
-PRELOADED = ("jemalloc", "mimalloc")
 
-ALLOCATORS: Mapping[str, str] = {
-    "glibc": "glibc and torch as they come",
-    "glibc_small_kernel_cache": "glibc as it comes",
-    "thrifty": "glibc, a mapping of its own for each tensor (lars_agent.memory.allocator)",
-    "jemalloc": "jemalloc as it comes (LD_PRELOAD)",
-    "mimalloc": "mimalloc as it comes (LD_PRELOAD)",
+
+@dataclass(frozen=True)
+class Allocator:
+    """`words` are for people; `variables` start a process with it, `library` being loaded before all others."""
+
+    words: str
+    variables: Mapping[str, str] = field(default_factory=lambda: SMALL_KERNEL_CACHE)
+    library: str | None = None
+
+    def environment(self) -> dict[str, str]:
+        preload = {"LD_PRELOAD": find_library(self.library) or f"lib{self.library}.so"} if self.library else {}
+        return dict(self.variables) | preload
+
+
+JEMALLOC_RETURNS = {"MALLOC_CONF": "narenas:1,dirty_decay_ms:0,muzzy_decay_ms:0"}
+MIMALLOC_RETURNS = {  # the names of its releases before and since 2.1
+    "MIMALLOC_DECOMMIT_DELAY": "0",
+    "MIMALLOC_SEGMENT_DECOMMIT_DELAY": "0",
+    "MIMALLOC_PURGE_DELAY": "0",
+}
+ALLOCATORS: Mapping[str, Allocator] = {
+    "glibc": Allocator("glibc and torch as they come", {}),
+    "glibc_small_kernel_cache": Allocator("glibc as it comes"),
+    "thrifty": Allocator("glibc, a mapping of its own for each tensor (lars_agent.memory.allocator)", THRIFTY_MALLOC),
+    "jemalloc": Allocator("jemalloc as it comes", library="jemalloc"),
+    "jemalloc_returning": Allocator(
+        "jemalloc, told to return at once what is freed", SMALL_KERNEL_CACHE | JEMALLOC_RETURNS, "jemalloc"
+    ),
+    "mimalloc": Allocator("mimalloc as it comes", library="mimalloc"),
+    "mimalloc_returning": Allocator(
+        "mimalloc, told to return at once what is freed", SMALL_KERNEL_CACHE | MIMALLOC_RETURNS, "mimalloc"
+    ),
 }
 
 
 def available() -> list[str]:
     """The allocators that this machine has."""
-    return [name for name in ALLOCATORS if name not in PRELOADED or find_library(name)]
+    return [name for name, one in ALLOCATORS.items() if one.library is None or find_library(one.library)]
 
 
 def environment(name: str) -> dict[str, str]:
     """The variables that start a process with the allocator. Raises KeyError for one that is not known."""
-    if name == "glibc":
-        return {}
-    if name == "thrifty":
-        return dict(THRIFTY_MALLOC)
-    if name in PRELOADED:
-        return SMALL_KERNEL_CACHE | {"LD_PRELOAD": find_library(name) or f"lib{name}.so"}
-    return {"glibc_small_kernel_cache": dict(SMALL_KERNEL_CACHE)}[name]
+    return ALLOCATORS[name].environment()

@@ -121,9 +121,9 @@ def llama(measured: Measured) -> Iterator[Row]:
 def allocator_rows(measured: Measured) -> Iterator[Row]:
     """What the choice of an allocator does to `response` training: peak and seconds."""
     for dtype in goals.ALLOCATOR_DTYPES:
-        for name, words in ALLOCATORS.items():
+        for name, allocator in ALLOCATORS.items():
             cell = goals.with_allocator(name, dtype)
-            note = f"{words}; response, context {cell.context:,}, {dtype}"
+            note = f"{allocator.words}; response, context {cell.context:,}, {dtype}"
             with contextlib.suppress(NotMeasured):
                 yield row(f"allocator_{name}_peak_mib_{dtype}", [measured.peak(cell) / MIB], "MiB", "lower", note=note)
                 seconds = measured.figure(cell, "seconds")

@@ -62,6 +62,7 @@ def test_a_cell_that_does_not_end_is_a_record_without_figures_and_can_be_tried_a
 def test_peft_gets_the_allocator_that_its_users_have():
     assert "MALLOC_MMAP_THRESHOLD_" not in environment(usual("lora", 24, "float32").allocator)
     assert "MALLOC_MMAP_THRESHOLD_" in environment(usual("response", 24, "float32").allocator)
+    assert "jemalloc" in environment("jemalloc_returning")["LD_PRELOAD"]
 
 
 def test_a_cell_that_passes_its_limit_is_told_apart(bench, tiny, tmp_path):

@@ -21,6 +21,7 @@ class Allocator:
     library: str | None = None
 
     def environment(self) -> dict[str, str]:
+        """The variables that start a process with the allocator."""
         preload = {"LD_PRELOAD": find_library(self.library) or f"lib{self.library}.so"} if self.library else {}
         return dict(self.variables) | preload
 
@@ -49,8 +50,3 @@ ALLOCATORS: Mapping[str, Allocator] = {
 def available() -> list[str]:
     """The allocators that this machine has."""
     return [name for name, one in ALLOCATORS.items() if one.library is None or find_library(one.library)]
-
-
-def environment(name: str) -> dict[str, str]:
-    """The variables that start a process with the allocator. Raises KeyError for one that is not known."""
-    return ALLOCATORS[name].environment()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench import record
-from bench.allocators import environment
+from bench.allocators import ALLOCATORS
 from bench.cell import Cell
 from bench.cells_file import FAILED
 from bench.footprint import Footprint, footprint_of
@@ -110,7 +110,7 @@ class Watched:
 
 def _variables(cell: Cell) -> dict[str, str]:
     threads = str(cell.threads or os.cpu_count() or 1)
-    return environment(cell.allocator) | {"OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+    return ALLOCATORS[cell.allocator].environment() | {"OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
 
 
 def _inherited() -> dict[str, str]:

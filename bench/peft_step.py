@@ -22,7 +22,8 @@ RATE = 5e-4
 
 def peft_step(cell: Cell, opened: OpenedModel) -> Callable[[], None]:
     kind, *extras = cell.method.split("+")
-    vocabulary = vocabulary_of(opened.model)  # while there is no dropout in it
+    # The vocabulary is found while there is no dropout in the model.
+    loss = partial(chunked_loss, vocabulary_of(opened.model)) if "chunked" in extras else whole_loss
     model = adapted(kind, opened.model)
     optimizer = optimizer_of(kind, model)
     if "checkpointing" in extras:
@@ -30,7 +31,6 @@ def peft_step(cell: Cell, opened: OpenedModel) -> Callable[[], None]:
         model.enable_input_require_grads()
     row = example(cell, opened.model.config.vocab_size)
     ids = torch.tensor([[*row.prompt, *row.reply]])  # (1, P + R)
-    loss = partial(chunked_loss, vocabulary) if "chunked" in extras else whole_loss
 
     def step() -> None:
         loss(model, ids, cell.reply).backward()  # type: ignore[no-untyped-call]
@@ -71,7 +71,6 @@ def whole_loss(model: Any, ids: Tensor, reply: int) -> Tensor:
 
 def chunked_loss(vocabulary: Vocabulary, model: Any, ids: Tensor, reply: int) -> Tensor:
     """The same, its logits made a chunk at a time, as ours are."""
-    hidden = (
-        model.get_base_model().base_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
-    )  # (1, P + R - 1, H)
+    decoder = model.get_base_model().base_model
+    hidden = decoder(input_ids=ids[:, :-1], use_cache=False).last_hidden_state  # (1, P + R - 1, H)
     return chunked_cross_entropy(hidden[0, -reply:], vocabulary, ids[0, -reply:]).mean()

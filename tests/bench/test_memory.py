@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.allocators import environment
+from bench.allocators import ALLOCATORS
 from bench.memory_cell import prepared, run
 from bench.memory_limit import memory_limit
 from bench.methods import METHODS, usual
@@ -60,9 +60,12 @@ def test_a_cell_that_does_not_end_is_a_record_without_figures_and_can_be_tried_a
 
 
 def test_peft_gets_the_allocator_that_its_users_have():
-    assert "MALLOC_MMAP_THRESHOLD_" not in environment(usual("lora", 24, "float32").allocator)
-    assert "MALLOC_MMAP_THRESHOLD_" in environment(usual("response", 24, "float32").allocator)
-    assert "jemalloc" in environment("jemalloc_returning")["LD_PRELOAD"]
+    assert "MALLOC_MMAP_THRESHOLD_" not in ALLOCATORS[usual("lora", 24, "float32").allocator].environment()
+    assert "MALLOC_MMAP_THRESHOLD_" in ALLOCATORS[usual("response", 24, "float32").allocator].environment()
+
+
+def test_an_allocator_of_its_own_library_is_loaded_before_all_others():
+    assert "jemalloc" in ALLOCATORS["jemalloc_returning"].environment()["LD_PRELOAD"]
 
 
 def test_a_cell_that_passes_its_limit_is_told_apart(bench, tiny, tmp_path):

@@ -45,6 +45,8 @@ ALLOCATORS: Mapping[str, Allocator] = {
         "mimalloc, told to return at once what is freed", SMALL_KERNEL_CACHE | MIMALLOC_RETURNS, "mimalloc"
     ),
 }
+# What chooses or tunes an allocator.
+VARIABLES = frozenset({"LD_PRELOAD"}.union(*(one.variables for one in ALLOCATORS.values())))
 
 
 def available() -> list[str]:

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench import record
-from bench.allocators import ALLOCATORS
+from bench.allocators import ALLOCATORS, VARIABLES
 from bench.cell import Cell
 from bench.cells_file import FAILED
 from bench.footprint import Footprint, footprint_of
 from bench.memory_limit import MemoryLimit, forget_pages, memory_limit
-from lars_agent.memory.allocator import THRIFTY_MALLOC
 
 SAMPLE_S = 0.03
 COURTESY = 2.0  # between two samples lies at least this many times what one takes
@@ -115,7 +114,7 @@ def _variables(cell: Cell) -> dict[str, str]:
 
 def _inherited() -> dict[str, str]:
     """Our environment, without what would choose the process's allocator for it."""
-    return {name: value for name, value in os.environ.items() if name not in {*THRIFTY_MALLOC, "LD_PRELOAD"}}
+    return {name: value for name, value in os.environ.items() if name not in VARIABLES}
 
 
 def _circumstances(cell: Cell) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bench.allocators import ALLOCATORS
+from bench.cell_process import _inherited
 from bench.memory_cell import prepared, run
 from bench.memory_limit import memory_limit
 from bench.methods import METHODS, usual
@@ -66,6 +67,12 @@ def test_peft_gets_the_allocator_that_its_users_have():
 
 def test_an_allocator_of_its_own_library_is_loaded_before_all_others():
     assert "jemalloc" in ALLOCATORS["jemalloc_returning"].environment()["LD_PRELOAD"]
+
+
+def test_what_chooses_the_benchs_own_allocator_is_not_handed_on(monkeypatch):
+    for name in ("LD_PRELOAD", "MALLOC_CONF", "MIMALLOC_PURGE_DELAY", "MALLOC_ARENA_MAX"):
+        monkeypatch.setenv(name, "1")
+        assert name not in _inherited()
 
 
 def test_a_cell_that_passes_its_limit_is_told_apart(bench, tiny, tmp_path):

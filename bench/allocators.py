@@ -6,15 +6,22 @@ from collections.abc import Mapping
 from ctypes.util import find_library
 from dataclasses import dataclass, field
 
-from lars_agent.memory.allocator import THRIFTY_MALLOC
+from lars_agent.memory.allocator import (
+    SMALL_KERNEL_CACHE,
+    THRIFTY_GLIBC,
+    THRIFTY_JEMALLOC,
+    thrifty_environment,
+)
 
-# torch's cache for oneDNN is no allocator: small in all but the first, so that the others differ in nothing but that.
-SMALL_KERNEL_CACHE = {name: value for name, value in THRIFTY_MALLOC.items() if not name.startswith("MALLOC_")}
+WORKER = "worker"  # what the training worker is started with
 
 
 @dataclass(frozen=True)
 class Allocator:
-    """`words` are for people; `variables` start a process with it, `library` being loaded before all others."""
+    """`words` are for people; `variables` start a process with it, `library` being loaded before all others.
+
+    All but the first have a small kernel cache (torch's, for oneDNN), so that they differ in nothing but the allocator.
+    """
 
     words: str
     variables: Mapping[str, str] = field(default_factory=lambda: SMALL_KERNEL_CACHE)
@@ -26,6 +33,14 @@ class Allocator:
         return dict(self.variables) | preload
 
 
+@dataclass(frozen=True)
+class Worker(Allocator):
+    """The worker's: without its library, what it falls back on."""
+
+    def environment(self) -> dict[str, str]:
+        return thrifty_environment({})
+
+
 JEMALLOC_RETURNS = {"MALLOC_CONF": "narenas:1,dirty_decay_ms:0,muzzy_decay_ms:0"}
 MIMALLOC_RETURNS = {  # the names of its releases before and since 2.1
     "MIMALLOC_DECOMMIT_DELAY": "0",
@@ -35,10 +50,15 @@ MIMALLOC_RETURNS = {  # the names of its releases before and since 2.1
 ALLOCATORS: Mapping[str, Allocator] = {
     "glibc": Allocator("glibc and torch as they come", {}),
     "glibc_small_kernel_cache": Allocator("glibc as it comes"),
-    "thrifty": Allocator("glibc, a mapping of its own for each tensor (lars_agent.memory.allocator)", THRIFTY_MALLOC),
+    "glibc_returning": Allocator("glibc, a mapping of its own for each tensor", SMALL_KERNEL_CACHE | THRIFTY_GLIBC),
     "jemalloc": Allocator("jemalloc as it comes", library="jemalloc"),
     "jemalloc_returning": Allocator(
         "jemalloc, told to return at once what is freed", SMALL_KERNEL_CACHE | JEMALLOC_RETURNS, "jemalloc"
+    ),
+    WORKER: Worker(
+        "the worker's: jemalloc, told to return soon what is freed (lars_agent.memory.allocator)",
+        SMALL_KERNEL_CACHE | THRIFTY_GLIBC | THRIFTY_JEMALLOC,
+        "jemalloc",
     ),
     "mimalloc": Allocator("mimalloc as it comes", library="mimalloc"),
     "mimalloc_returning": Allocator(

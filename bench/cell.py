@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from bench.allocators import WORKER
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -38,7 +40,7 @@ class Cell:
     rank: int = 16
     plan: Mapping[str, Any] = field(default_factory=dict)
     attention: str = "grouped"
-    allocator: str = "thrifty"
+    allocator: str = WORKER
     device: str = "cpu"
     limit_bytes: int | None = None
     run: int = 0

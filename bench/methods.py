@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from bench.allocators import WORKER
 from bench.cell import Cell
 
 SMALL: Mapping[str, Any] = {"micro_batch": 1, "optimizer_bits": 8, "loss_chunk": 8}  # the smallest plan
@@ -52,4 +53,4 @@ def usual(name: str, context: int, dtype: str, **more: Any) -> Cell:
 
 def given_ours(name: str, context: int, dtype: str, **more: Any) -> Cell:
     """The cell of a method that is given our attention and our allocator settings."""
-    return usual(name, context, dtype, **{"attention": "grouped", "allocator": "thrifty"} | more)
+    return usual(name, context, dtype, **{"attention": "grouped", "allocator": WORKER} | more)

@@ -27,6 +27,7 @@ main() {
   read_options "$@"
   check_machine
   make_user
+  install_allocator
   install_programs
   install_settings
   install_unit
@@ -66,6 +67,16 @@ make_user() {
   id "$USER_NAME" >/dev/null 2>&1 && return
   useradd --system --user-group --home-dir "$STATE" --no-create-home --shell /usr/sbin/nologin "$USER_NAME"
   say "made the system user $USER_NAME"
+}
+
+# Training takes a third less time with it, and no more memory; without it the worker makes do with the C library.
+install_allocator() {
+  if ldconfig -p | grep libjemalloc >/dev/null; then return; fi
+  if command -v apt-get >/dev/null && apt-get install --quiet --yes --no-install-recommends libjemalloc2 >/dev/null 2>&1; then
+    say "installed libjemalloc2, with which training is faster"
+  else
+    say "goes on without jemalloc, with which training would be faster; install it by hand if you can"
+  fi
 }
 
 # The same for the same source, the same pins and the same Python: what is installed needs no installing.

@@ -19,7 +19,7 @@ import psutil
 
 from lars_agent.errors import WorkerFailed
 from lars_agent.files import write_atomically
-from lars_agent.memory.allocator import THRIFTY_MALLOC
+from lars_agent.memory.allocator import thrifty_environment
 from lars_agent.training.job import JobSpec
 from service.memory_limit import GUARD_ONLY, Limit, MemoryLimit
 
@@ -190,8 +190,7 @@ def worker_environment(threads: int) -> dict[str, str]:
     """Ours, with the worker's number of threads (0: one a core) and an allocator that gives memory back."""
     number = str(threads or os.cpu_count() or 1)
     return {
-        **os.environ,
-        **THRIFTY_MALLOC,
+        **thrifty_environment(os.environ),
         "OMP_NUM_THREADS": number,
         "MKL_NUM_THREADS": number,
         "PYTHONUNBUFFERED": "1",

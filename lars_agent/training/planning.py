@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from lars_agent.errors import BudgetTooSmall, ExampleTooLong, ModelUnsupported
 from lars_agent.example import Example
 from lars_agent.lars.config import LarsConfig
+from lars_agent.memory.allocator import allocator_name
 from lars_agent.memory.calibrate import Calibration, costs_of
 from lars_agent.memory.costs import DEFAULT_COSTS, Costs
 from lars_agent.memory.measure import rss_bytes
@@ -125,7 +126,7 @@ def _costs(spec: JobSpec) -> Costs:
     if spec.costs_file is None:
         return DEFAULT_COSTS
     lars = LarsConfig.from_dict(spec.lars)
-    where = f"{platform.node()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    where = f"{platform.node()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {allocator_name()}"
     name = f"{where}: {spec.model_sha256[:12]} {spec.dtype} {lars.pooling}"
     return Calibration(Path(spec.costs_file)).costs(
         name, lambda: costs_of(Path(spec.model_path), lars, *precision(spec.dtype))

@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from lars_agent.errors import LarsError
+from lars_agent.memory.allocator import thrifty_environment
 from service.client import ApiError, Client
 from service.settings import Settings, load_settings
 
@@ -82,7 +83,9 @@ def memory(settings: Settings) -> str:
     budget, total = settings.memory.budget_bytes, psutil.virtual_memory().total
     if budget > total:
         raise LarsError(f"memory.budget_bytes is {budget:,}, but the device has {total:,}; lower it")
-    return f"a budget of {budget / 2**30:.2f} GiB of {total / 2**30:.2f} GiB"
+    with_jemalloc = "LD_PRELOAD" in thrifty_environment({})
+    advice = "" if with_jemalloc else "; training would be faster with jemalloc (on Debian: apt install libjemalloc2)"
+    return f"a budget of {budget / 2**30:.2f} GiB of {total / 2**30:.2f} GiB{advice}"
 
 
 def model(settings: Settings) -> str:

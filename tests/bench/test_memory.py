@@ -12,9 +12,10 @@ from bench.allocators import ALLOCATORS
 from bench.cell_process import _inherited
 from bench.memory_cell import prepared, run
 from bench.memory_limit import memory_limit
-from bench.methods import METHODS, usual
+from bench.methods import METHODS, given_ours, usual
 from bench.opening import opened_for
 from lars_agent.errors import LarsError
+from service.worker_process import worker_environment
 
 DEPRECATED = "ignore:.*checkpointing.*is deprecated:FutureWarning"  # PEFT and transformers among themselves
 SMALL = ("--contexts", "24", "--dtypes", "float32", "--reply", "8", "--threads", "1", "--steps", "2")
@@ -61,8 +62,10 @@ def test_a_cell_that_does_not_end_is_a_record_without_figures_and_can_be_tried_a
 
 
 def test_peft_gets_the_allocator_that_its_users_have():
-    assert "MALLOC_MMAP_THRESHOLD_" not in ALLOCATORS[usual("lora", 24, "float32").allocator].environment()
-    assert "MALLOC_MMAP_THRESHOLD_" in ALLOCATORS[usual("response", 24, "float32").allocator].environment()
+    assert ALLOCATORS[usual("lora", 24, "float32").allocator].environment() == {}
+    ours = ALLOCATORS[usual("response", 24, "float32").allocator].environment()
+    assert ours.items() <= worker_environment(1).items()
+    assert ALLOCATORS[given_ours("lora", 24, "float32").allocator].environment() == ours
 
 
 def test_an_allocator_of_its_own_library_is_loaded_before_all_others():

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from lars_agent.errors import BudgetExceeded, MemoryPressure
-from lars_agent.memory.allocator import THRIFTY_MALLOC
 from lars_agent.memory.guard import NEAR, Guard
 from lars_agent.memory.measure import peak_rss_bytes, pss_bytes, reset_peak
+from tests.allocators import NAMES, environment_with
 from tests.tiny import tiny_model
 
 CHILD = """
@@ -34,12 +34,17 @@ guard = Guard(before + 150_000_000)
 """
 
 
-def child(code: str) -> None:
-    environment = os.environ | THRIFTY_MALLOC | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD + code], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+@pytest.fixture(params=NAMES)
+def child(request) -> Callable[[str], None]:
+    """Runs code after `CHILD` in a process of its own; with either allocator."""
+    environment = environment_with(request.param) | {"OMP_NUM_THREADS": "1"}
+
+    def run(code: str) -> None:
+        command = [sys.executable, "-c", CHILD + code]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    return run
 
 
 def test_without_a_budget_it_never_speaks():
@@ -57,7 +62,7 @@ def test_it_speaks_before_the_budget_is_reached():
     assert caught.value.held_bytes <= peak_rss_bytes()
 
 
-def test_what_came_and_went_since_the_last_look_counts_until_it_is_relaxed():
+def test_what_came_and_went_since_the_last_look_counts_until_it_is_relaxed(child):
     child("""
 ballast = b"x" * BALLAST
 del ballast
@@ -69,7 +74,7 @@ assert guard.peak_bytes > before + 0.9 * BALLAST
 """)
 
 
-def test_it_speaks_before_the_next_piece_of_the_same_size_would_pass_the_budget():
+def test_it_speaks_before_the_next_piece_of_the_same_size_would_pass_the_budget(child):
     child("""
 guard = Guard(before + 300_000_000)
 pieces = []
@@ -81,7 +86,7 @@ assert pss_bytes() < before + 270_000_000
 """)
 
 
-def test_pages_that_another_process_maps_too_count_by_their_share():
+def test_pages_that_another_process_maps_too_count_by_their_share(child):
     child("""
 import os, signal
 file = tempfile.TemporaryFile()

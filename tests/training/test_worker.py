@@ -18,7 +18,7 @@ from lars_agent.example import Message
 from lars_agent.files import sha256_of
 from lars_agent.lars import load_adapter
 from lars_agent.lars.state import WEIGHTS_FILE
-from lars_agent.memory.allocator import THRIFTY_MALLOC
+from lars_agent.memory.allocator import thrifty_environment
 from lars_agent.models.open import open_model
 from lars_agent.training.job import (
     CANDIDATE,
@@ -61,7 +61,7 @@ def job(folder: Path, model_folder: Path, **changes) -> Path:
 def start(folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "lars_agent.training.worker", str(folder)],
-        env=os.environ | THRIFTY_MALLOC | {"OMP_NUM_THREADS": "1"},
+        env=thrifty_environment(os.environ) | {"OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
     )

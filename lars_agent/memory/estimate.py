@@ -21,7 +21,7 @@ __all__ = ["Estimate", "estimate"]
 
 FLOAT32 = 4
 MOMENT_BYTES = {32: 8.0, 8: 2.0625}  # of both moments of one parameter; in 8 bits with a scale for each block of 128
-RETAINED_BYTES = 25_000_000  # small pieces that the allocator keeps, and what a whole job needs beside its steps
+RETAINED_BYTES = 10_000_000  # small pieces that the allocator keeps, and what a whole job needs beside its steps
 LAYER_BYTES = 1_000_000  # objects, small tensors and pieces between them that one layer leaves behind
 NORMS = 2  # of a layer; each keeps its input in float32
 HIDDEN_SCRATCH = 8  # (tokens, H) numbers that come and go while one layer runs backward, beyond what it keeps
@@ -29,7 +29,8 @@ INTERMEDIATE_SCRATCH = 3  # (tokens, I) numbers, likewise
 READ_HIDDEN, READ_INTERMEDIATE = 5, 3  # numbers alive in a layer without autograd
 MASK_BYTES = 3  # of one query and key, while transformers makes it
 LOSS_BYTES, DIVERGENCE_BYTES = 10, 24  # of one row and word in a chunked loss
-UNPACKED_BYTES = 20  # of one weight while a piece of a quantised matrix is multiplied
+UNPACKED_BYTES = 6  # of one weight while a piece of a quantised matrix is multiplied
+LEFT_BEHIND = 2.3  # of what comes and goes in 16 bits: copies that such products make, not yet used again or returned
 
 
 @dataclass(frozen=True)
@@ -92,16 +93,18 @@ def _work(
 ) -> _Work:
     """A forward and (with `autograd`) a backward pass over `rows`."""
     acting = rows.reply if shape.response else rows.prompt + rows.reply  # tokens in one pass
-    layer = _one_layer(shape, load, plan, acting) if autograd else _running(shape, load, acting)
-    layer += _mask(shape, rows, acting)
+    going = _going(shape, load, plan, acting) if autograd else _running(shape, load, acting)
+    kept = acting * _layer_bytes(shape, load, plan) if autograd and plan.recompute else 0
+    layer = kept + going + _mask(shape, rows, acting)
     activations = _activations(shape, load, plan, acting) if autograd else 0
     passing = max(layer, _loss(shape, plan, rows, word_bytes))
     reading = _reading(shape, load, plan, rows)  # before there is anything that autograd keeps
+    left = _left_behind(load, _running(shape, load, _read_at_once(shape, plan, rows)) + going)
     return _Work(
         kv_cache=_kv_cache(shape, load, rows),
         pooled=_pooled(shape, rows),
         activations=activations,
-        scratch=max(passing, reading - activations) + _unpacked(shape),
+        scratch=max(passing, reading - activations) + _unpacked(shape) + left,
     )
 
 
@@ -151,14 +154,13 @@ def _layer_bytes(shape: ModelShape, load: Workload, plan: Plan) -> int:
     return in_float32 * FLOAT32 + (_layer_numbers(shape, plan) - in_float32) * load.number_bytes
 
 
-def _one_layer(shape: ModelShape, load: Workload, plan: Plan, tokens: int) -> int:
-    """One layer's backward pass: what it keeps, where it is kept for this layer alone, and what comes and goes."""
-    kept = _layer_bytes(shape, load, plan) if plan.recompute else 0
+def _going(shape: ModelShape, load: Workload, plan: Plan, tokens: int) -> int:
+    """What comes and goes while one layer runs backward."""
     in_mlp = min(tokens, plan.mlp_tile) if plan.mlp_tile and shape.response else tokens
     intermediate = INTERMEDIATE_SCRATCH + (3 if plan.mlp_tile else 0)
     going = tokens * HIDDEN_SCRATCH * shape.hidden + in_mlp * intermediate * shape.intermediate
     in_float32 = in_mlp * shape.intermediate * FLOAT32  # what the adapter adds
-    return tokens * kept + going * load.number_bytes + in_float32
+    return going * load.number_bytes + in_float32
 
 
 def _running(shape: ModelShape, load: Workload, tokens: int) -> int:
@@ -169,10 +171,18 @@ def _running(shape: ModelShape, load: Workload, tokens: int) -> int:
 
 def _reading(shape: ModelShape, load: Workload, plan: Plan, rows: Rows) -> int:
     """One layer's pass over a chunk of the prompt."""
-    if not shape.response:
-        return 0
-    tokens = min(plan.prompt_chunk, rows.prompt)
-    return _running(shape, load, tokens) + _mask(shape, rows, tokens)
+    tokens = _read_at_once(shape, plan, rows)
+    return _running(shape, load, tokens) + (_mask(shape, rows, tokens) if tokens else 0)
+
+
+def _read_at_once(shape: ModelShape, plan: Plan, rows: Rows) -> int:
+    """Tokens of the prompt; the other poolings read none beforehand."""
+    return min(plan.prompt_chunk, rows.prompt) if shape.response else 0
+
+
+def _left_behind(load: Workload, going: int) -> int:
+    """Of `going` bytes that came and went."""
+    return int(LEFT_BEHIND * going) if load.number_bytes < FLOAT32 else 0
 
 
 def _mask(shape: ModelShape, rows: Rows, queries: int) -> int:

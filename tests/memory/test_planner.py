@@ -88,7 +88,6 @@ def test_a_budget_too_small_is_refused_with_the_least_that_would_do() -> None:
     [
         ({"steps": (((2048, 128),) * 8,)}, "kv_cache"),
         ({"steps": (((1024, 256),) * 8,)}, "scratch"),
-        ({"number_bytes": 4}, "kv_cache"),
         ({"program_bytes": 500_000_000}, "program"),
     ],
 )
@@ -97,6 +96,12 @@ def test_more_work_takes_more_of_its_own_term_and_no_less_of_any(change, term) -
     after = estimate(SMOLLM2, replace(LOAD, **change), SMALLEST).as_dict()
     assert after[term] > before[term]
     assert all(after[name] >= before[name] for name in before)
+
+
+def test_in_float32_the_cache_is_twice_as_large_and_no_copies_are_left_behind() -> None:
+    before, after = (estimate(SMOLLM2, replace(LOAD, number_bytes=size), SMALLEST) for size in (2, 4))
+    assert after.kv_cache == 2 * before.kv_cache
+    assert after.scratch < before.scratch
 
 
 def test_in_response_mode_what_grows_with_the_prompt_is_the_cache_and_what_reads_it() -> None:

@@ -29,7 +29,8 @@ _NAMES = {
     torch.int8: "I8",
     torch.uint8: "U8",
 }
-_ALIGNMENT = 8
+_LENGTH = 8  # bytes that say how long the header is
+_ALIGNMENT = 64  # of the first tensor in the file, and so of all whose sizes are multiples of it: for torch's kernels
 
 
 def tensor_file(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
@@ -48,8 +49,8 @@ def tensor_file_of(layout: Layout, tensors: Iterable[Tensor]) -> Iterator[bytes 
         start, end = end, end + math.prod(shape) * dtype.itemsize
         header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % _ALIGNMENT)
-    yield len(text).to_bytes(8, "little") + text
+    text += b" " * (-(_LENGTH + len(text)) % _ALIGNMENT)
+    yield len(text).to_bytes(_LENGTH, "little") + text
     for tensor in tensors:
         yield tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
 

@@ -1,38 +1,139 @@
-"""What adapters do in a lean model: read a prompt, act by the full rule, or add one vector to each product.
+"""What adapters do in a lean model: read a prompt, act by the full rule, or add the same to each token of a reply.
 
-`response` and `prompt` pooling are one bias for each layer once the prompt is read: those of several replies are added
-to the products' outputs at once, as they are. The other modes, the per-token term, and the first token after the prompt
-go through `LarsAdapter.add_to`.
+`response` and `prompt` pooling give one bias for each layer once the prompt is read, and with the per-token term one
+gate: those of several replies are added to the products' outputs at once. The other modes, and the first token after
+the prompt, go through `LarsAdapter.add_to`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lars_agent.lars.inject import AdapterMemory, LarsAdapter
 from lars_agent.lars.pooling import Tokens
 from lars_agent.runtime.lean import SLOTS, LeanModel
 
-__all__ = ["Biases", "Constant", "Hooked", "Reading", "constant_biases"]
+__all__ = ["Hooked", "LeanAdapter", "Reading", "Steady", "Together", "steady"]
 
-Biases = tuple[tuple[Tensor | None, ...], ...]  # of each layer and slot, (O,); None where nothing is added
-CONSTANT = ("response", "prompt")  # poolings that are a bias from the reply's first token on
+STEADY = ("response", "prompt")  # poolings whose response is the same for the whole reply
+
+
+@dataclass(frozen=True)
+class TokenTerm:
+    """The per-token term of the layers of one slot: `down` (K, I) and `up` (K, O), K the ranks of all of them."""
+
+    down: Tensor
+    up: Tensor
+
+
+class LeanAdapter:
+    """An adapter as a lean model needs it; `names` are the adapted layers of each layer and slot."""
+
+    def __init__(self, model: LeanModel, adapter: LarsAdapter) -> None:
+        self.adapter = adapter
+        self.places = [(layer, slot) for layer in range(len(model.layers)) for slot in range(len(SLOTS))]
+        self.names = {
+            place: found
+            for place in self.places
+            if (found := [(name, own) for name, own in model.outputs(*place) if name in adapter.by_name])
+        }
+        self.widths = {place: model.outputs(*place)[-1][1].stop for place in self.names}
+        self.terms = {place: self._term(place, model.dtype) for place in self.names} if self.has_terms else {}
+        self.dtype = model.dtype
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether it is the same for every token of a reply."""
+        return self.adapter.config.pooling in STEADY
+
+    @property
+    def has_terms(self) -> bool:
+        """Whether there is a per-token term that is gated in the same way all along."""
+        return self.is_steady and self.adapter.config.token_term
+
+    @torch.no_grad()
+    def _term(self, place: tuple[int, int], dtype: torch.dtype) -> TokenTerm:
+        layers = [(self.adapter.by_name[name], own) for name, own in self.names[place]]
+        up = torch.zeros(sum(layer.rank for layer, _ in layers), self.widths[place])
+        start = 0
+        for layer, own in layers:
+            up[start : start + layer.rank, own] = (layer.scale * layer.up).T
+            start += layer.rank
+        return TokenTerm(torch.cat([layer.down for layer, _ in layers]).to(dtype), up.to(dtype))
+
+
+@dataclass(frozen=True)
+class Steady:
+    """What one reply's adapter adds to every token: biases (O,), and gates (K,) of the per-token term, by place."""
+
+    adapter: LeanAdapter
+    biases: dict[tuple[int, int], Tensor]
+    gates: dict[tuple[int, int], Tensor]
+
+
+@torch.no_grad()
+def steady(adapter: LeanAdapter, memory: AdapterMemory) -> Steady:
+    """What an adapter of steady pooling adds, once it has acted on the reply's first token."""
+    biases, gates = {}, {}
+    for place, names in adapter.names.items():
+        bias, gate = torch.zeros(adapter.widths[place], dtype=adapter.dtype), []
+        for name, own in names:
+            response = memory.layer(name).response
+            assert response is not None
+            bias[own] = response.bias[0, 0].to(adapter.dtype)
+            gate.append(response.gate[0, 0])
+        biases[place] = bias
+        if adapter.has_terms:
+            gates[place] = torch.cat(gate).to(adapter.dtype)
+    return Steady(adapter, biases, gates)
+
+
+class Together:
+    """What the adapters of several replies add, one token each; None is a reply of the base model."""
+
+    def __init__(self, replies: Sequence[Steady | None]) -> None:
+        places = {place for one in replies if one is not None for place in one.biases}
+        self._biases = {
+            place: _stacked([None if one is None else one.biases.get(place) for one in replies]) for place in places
+        }
+        self._groups: list[tuple[list[int] | None, LeanAdapter, dict[tuple[int, int], Tensor]]] = []
+        for adapter in {id(one.adapter): one.adapter for one in replies if one is not None and one.gates}.values():
+            rows = [row for row, one in enumerate(replies) if one is not None and one.adapter is adapter]
+            gates = {place: torch.stack([replies[row].gates[place] for row in rows]) for place in adapter.terms}  # type: ignore[union-attr]
+            self._groups.append((None if len(rows) == len(replies) else rows, adapter, gates))
+
+    def __call__(self, layer: int, slot: int, x: Tensor, out: Tensor) -> None:
+        """See `lars_agent.runtime.lean.Acting`."""
+        place = (layer, slot)
+        bias = self._biases.get(place)
+        if bias is not None:
+            out += bias
+        for rows, adapter, gates in self._groups:
+            term = adapter.terms.get(place)
+            if term is None:
+                continue
+            if rows is None:
+                out.addmm_(F.linear(x, term.down).mul_(gates[place]), term.up)
+            else:
+                out[rows] += F.linear(x[rows], term.down).mul_(gates[place]) @ term.up
+
+
+def _stacked(biases: Sequence[Tensor | None]) -> Tensor:
+    """(B, O); nothing where there is no bias."""
+    some = next(bias for bias in biases if bias is not None)
+    return torch.stack([torch.zeros_like(some) if bias is None else bias for bias in biases])
 
 
 class Reading:
     """Sums of what the adapted layers see of a prompt that the base model reads, for `response` pooling."""
 
-    def __init__(self, model: LeanModel, adapter: LarsAdapter) -> None:
-        self.count = 0
-        self._names = {
-            (layer, slot): names
-            for layer in range(len(model.layers))
-            for slot in range(len(SLOTS))
-            if (names := [name for name, _ in model.outputs(layer, slot) if name in adapter.by_name])
-        }
+    def __init__(self, adapter: LeanAdapter) -> None:
+        self._names = adapter.names
         self._totals: dict[tuple[int, int], Tensor] = {}
         self._lasts: dict[tuple[int, int], Tensor] = {}
 
@@ -48,7 +149,7 @@ class Reading:
     def into(self, memory: AdapterMemory, tokens: int) -> None:
         """The adapter remembers what was read: all `tokens` of the prompt."""
         for place, names in self._names.items():
-            for name in names:
+            for name, _ in names:
                 own = memory.layer(name)
                 own.total, own.last = self._totals[place][None], self._lasts[place][None]
                 own.count = torch.tensor([tokens])
@@ -57,58 +158,11 @@ class Reading:
 class Hooked:
     """One reply's adapter, by its full rule."""
 
-    def __init__(self, model: LeanModel, adapter: LarsAdapter, memory: AdapterMemory, tokens: Tokens) -> None:
-        self.model, self.adapter, self.memory, self.tokens = model, adapter, memory, tokens
+    def __init__(self, adapter: LeanAdapter, memory: AdapterMemory, tokens: Tokens) -> None:
+        self.adapter, self.memory, self.tokens = adapter, memory, tokens
 
     def __call__(self, layer: int, slot: int, x: Tensor, out: Tensor) -> None:
         """See `lars_agent.runtime.lean.Acting`."""
-        for name, own in self.model.outputs(layer, slot):
-            if name in self.adapter.by_name:
-                part = out[:, own]
-                part.copy_(self.adapter.add_to(part[None], name, x[None], self.memory, self.tokens)[0])
-
-
-class Constant:
-    """Biases of several replies, one token each."""
-
-    def __init__(self, model: LeanModel, replies: Sequence[Biases | None]) -> None:
-        self._added = [
-            [self._stacked(replies, layer, slot) for slot in range(len(SLOTS))] for layer in range(len(model.layers))
-        ]
-
-    def __call__(self, layer: int, slot: int, x: Tensor, out: Tensor) -> None:
-        """See `lars_agent.runtime.lean.Acting`."""
-        added = self._added[layer][slot]
-        if added is not None:
-            out += added
-
-    @staticmethod
-    def _stacked(replies: Sequence[Biases | None], layer: int, slot: int) -> Tensor | None:
-        """(B, O); None where no reply adds anything."""
-        found = [None if biases is None else biases[layer][slot] for biases in replies]
-        some = next((bias for bias in found if bias is not None), None)
-        if some is None:
-            return None
-        return torch.stack([torch.zeros_like(some) if bias is None else bias for bias in found])
-
-
-def constant_biases(model: LeanModel, adapter: LarsAdapter, memory: AdapterMemory) -> Biases | None:
-    """What the adapter adds from here on, if that is the same for every token; None where it is not."""
-    if adapter.config.pooling not in CONSTANT or adapter.config.token_term:
-        return None
-    return tuple(
-        tuple(_bias(model, adapter, memory, layer, slot) for slot in range(len(SLOTS)))
-        for layer in range(len(model.layers))
-    )
-
-
-def _bias(model: LeanModel, adapter: LarsAdapter, memory: AdapterMemory, layer: int, slot: int) -> Tensor | None:
-    outputs = model.outputs(layer, slot)
-    if not any(name in adapter.by_name for name, _ in outputs):
-        return None
-    whole = torch.zeros(outputs[-1][1].stop, dtype=model.dtype)
-    for name, own in outputs:
-        response = memory.layer(name).response if name in adapter.by_name else None
-        if response is not None:
-            whole[own] = response.bias[0, 0].to(model.dtype)
-    return whole
+        for name, own in self.adapter.names.get((layer, slot), ()):
+            part = out[:, own]
+            part.copy_(self.adapter.adapter.add_to(part[None], name, x[None], self.memory, self.tokens)[0])

@@ -36,7 +36,9 @@ def product_of(modules: Sequence[nn.Module]) -> Product:
         return Joined([_plain(module) for module in modules])
     if all(_packs_4(module) for module in quantized) and is_faster(4):
         return Packed4(quantized)
-    return Joined([Packed8(module) if _packs_8(module) and is_faster(8) else _unpacking(module) for module in quantized])
+    return Joined(
+        [Packed8(module) if _packs_8(module) and is_faster(8) else _unpacking(module) for module in quantized]
+    )
 
 
 class Joined:
@@ -52,7 +54,7 @@ class Joined:
 
 
 class Packed8:
-    """int8 weights, read where they are mapped: nothing is copied, unless they lie where the kernel cannot read them."""
+    """int8 weights, read where they are mapped: nothing is copied where they lie well for the kernel."""
 
     def __init__(self, module: QuantizedLinear) -> None:
         self.module, self.scale = module, module.matrix.scale.flatten()

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from lars_agent.lars.inject import AdapterMemory, LarsAdapter
 from lars_agent.lars.pooling import Tokens
 from lars_agent.runtime.lean import SLOTS, LeanModel
+from lars_agent.runtime.prefix import BLOCK, Place, Sums
 
 __all__ = ["Hooked", "LeanAdapter", "Reading", "Steady", "Together", "steady"]
 
@@ -57,7 +58,7 @@ class LeanAdapter:
         return self.is_steady and self.adapter.config.token_term
 
     @torch.no_grad()
-    def _term(self, place: tuple[int, int], dtype: torch.dtype) -> TokenTerm:
+    def _term(self, place: Place, dtype: torch.dtype) -> TokenTerm:
         layers = [(self.adapter.by_name[name], own) for name, own in self.names[place]]
         up = torch.zeros(sum(layer.rank for layer, _ in layers), self.widths[place])
         start = 0
@@ -72,8 +73,8 @@ class Steady:
     """What one reply's adapter adds to every token: biases (O,), and gates (K,) of the per-token term, by place."""
 
     adapter: LeanAdapter
-    biases: dict[tuple[int, int], Tensor]
-    gates: dict[tuple[int, int], Tensor]
+    biases: dict[Place, Tensor]
+    gates: dict[Place, Tensor]
 
 
 @torch.no_grad()
@@ -101,7 +102,7 @@ class Together:
         self._biases = {
             place: _stacked([None if one is None else one.biases.get(place) for one in replies]) for place in places
         }
-        self._groups: list[tuple[list[int] | None, LeanAdapter, dict[tuple[int, int], Tensor]]] = []
+        self._groups: list[tuple[list[int] | None, LeanAdapter, dict[Place, Tensor]]] = []
         for adapter in {id(one.adapter): one.adapter for one in replies if one is not None and one.gates}.values():
             rows = [row for row, one in enumerate(replies) if one is not None and one.adapter is adapter]
             gates = {place: torch.stack([replies[row].gates[place] for row in rows]) for place in adapter.terms}  # type: ignore[union-attr]
@@ -130,29 +131,44 @@ def _stacked(biases: Sequence[Tensor | None]) -> Tensor:
 
 
 class Reading:
-    """Sums of what the adapted layers see of a prompt that the base model reads, for `response` pooling."""
+    """Sums of what the layers see of a prompt that the base model reads: of each whole block, and of the rest.
 
-    def __init__(self, adapter: LeanAdapter) -> None:
-        self._names = adapter.names
-        self._totals: dict[tuple[int, int], Tensor] = {}
-        self._lasts: dict[tuple[int, int], Tensor] = {}
+    All layers', whichever are adapted: the blocks are kept for other adapters too.
+    """
+
+    def __init__(self, known: Sequence[Sums] = ()) -> None:
+        """`known` are those of the blocks that need not be read."""
+        self._blocks: dict[Place, list[Tensor]] = {}  # (N, I) each
+        for place in known[0] if known else ():
+            self._blocks[place] = [torch.stack([sums[place] for sums in known])]
+        self._rest: dict[Place, Tensor] = {}
+        self._last: dict[Place, Tensor] = {}
 
     def __call__(self, layer: int, slot: int, x: Tensor, out: Tensor) -> None:
-        """See `lars_agent.runtime.lean.Acting`; adds nothing."""
-        place = (layer, slot)
-        if place not in self._names:
-            return
-        total = x.sum(dim=0, dtype=torch.float32)
-        self._totals[place] = total if place not in self._totals else self._totals[place] + total
-        self._lasts[place] = x[-1].float()
+        """See `lars_agent.runtime.lean.Acting`; adds nothing. Calls begin where a block does, but for the last."""
+        place, whole = (layer, slot), len(x) // BLOCK * BLOCK
+        if whole:
+            sums = x[:whole].unflatten(0, (-1, BLOCK)).sum(dim=1, dtype=torch.float32)
+            self._blocks.setdefault(place, []).append(sums)
+        if whole < len(x):
+            rest = x[whole:].sum(dim=0, dtype=torch.float32)
+            self._rest[place] = rest if place not in self._rest else self._rest[place] + rest
+        self._last[place] = x[-1].float()
 
-    def into(self, memory: AdapterMemory, tokens: int) -> None:
-        """The adapter remembers what was read: all `tokens` of the prompt."""
-        for place, names in self._names.items():
+    def sums(self, first: int) -> list[Sums]:
+        """Those of each block, from the one numbered `first` on."""
+        joined = {place: torch.cat(pieces)[first:] for place, pieces in self._blocks.items()}
+        count = max((len(rows) for rows in joined.values()), default=0)
+        return [{place: rows[index].clone() for place, rows in joined.items()} for index in range(count)]
+
+    def into(self, adapter: LeanAdapter, memory: AdapterMemory, tokens: int) -> None:
+        """`memory` is what the adapter remembers of the prompt, all `tokens` of it."""
+        for place, names in adapter.names.items():
+            pieces = [*self._blocks.get(place, ()), *([self._rest[place][None]] if place in self._rest else ())]
+            total, last = torch.cat(pieces).sum(dim=0, keepdim=True), self._last[place][None]
             for name, _ in names:
                 own = memory.layer(name)
-                own.total, own.last = self._totals[place][None], self._lasts[place][None]
-                own.count = torch.tensor([tokens])
+                own.total, own.last, own.count = total, last, torch.tensor([tokens])
 
 
 class Hooked:

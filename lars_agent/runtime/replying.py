@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -12,44 +13,85 @@ from lars_agent.lars.pooling import Tokens
 from lars_agent.memory.plan import DEFAULT_PLAN
 from lars_agent.runtime.acting import Hooked, LeanAdapter, Reading, Steady, Together, steady
 from lars_agent.runtime.lean import Acting, KeyValues, LeanModel, Part
+from lars_agent.runtime.prefix import BLOCK, Block, PrefixCache
 
 PROMPT_CHUNK = DEFAULT_PLAN.prompt_chunk  # read as in training
+BASE = "base"  # what the base model makes of a prompt
 
 
 class Reply:
     """One reply: what it has of keys and values, and what its adapter remembers.
 
-    `read` the prompt first; `step` goes on with one token of each of several replies.
+    `read` the prompt first; then `Stepper` goes on with one token of each of several replies.
     """
 
-    def __init__(self, model: LeanModel, adapter: LeanAdapter | None, prompt: Sequence[int], room: int) -> None:
+    def __init__(
+        self,
+        model: LeanModel,
+        adapter: LeanAdapter | None,
+        prompt: Sequence[int],
+        room: int,
+        prefixes: PrefixCache | None = None,
+    ) -> None:
         self.model, self.adapter, self.prompt = model, adapter, tuple(prompt)
         self.kept = KeyValues(model, len(prompt) + room)
         self.memory = AdapterMemory()
         self.steady: Steady | None = None
         self.logits = torch.empty(0)  # (V,) float32, of the next token
+        self.known = 0  # tokens of the prompt that need not be read
+        self._prefixes = prefixes
 
     def read(self) -> Iterator[None]:
         """Reads the prompt, a chunk between two yields; at the end `logits` are those of the reply's first token."""
         ids = torch.tensor(self.prompt)
-        if self.adapter is None:
-            for piece in ids.split(PROMPT_CHUNK):
-                hidden = self._run(piece, None)
-                yield
-        elif self.adapter.adapter.config.pooling == "response":
-            reading = Reading(self.adapter)
-            for piece in (*ids[:-1].split(PROMPT_CHUNK), ids[-1:]):
-                if len(piece):
-                    self._run(piece, reading)
-                    yield
-            self.kept.length -= 1  # the last token is run again, with the adapter acting
-            reading.into(self.memory, len(ids))
-            hidden = self._run(ids[-1:], self._hooked(1, prompt=False))
+        if self.adapter is None or self.adapter.adapter.config.pooling == "response":
+            reading = yield from self._read_base(ids[:-1])
+            hidden = self._act(ids, reading)
         else:  # pools over all of the prompt
             hidden = self._run(ids, self._hooked(len(ids), prompt=True))
         if self.adapter is not None and self.adapter.is_steady:
             self.steady = steady(self.adapter, self.memory)
         self.logits = self.model.logits(hidden[-1:])[0]
+
+    def _read_base(self, ids: Tensor) -> Generator[None, None, Reading]:
+        """The base model has read `ids`, all of the prompt but its last token.
+
+        What lies behind the last whole block is read by itself, so that a prompt that was read before gives the same to
+        the last bit.
+        """
+        tokens = ids.tolist()
+        blocks = [] if self._prefixes is None else self._prefixes.find(BASE, tokens)
+        self.known = self._put(blocks)
+        reading = Reading([block.sums for block in blocks])
+        whole = len(ids) // BLOCK * BLOCK
+        starts = sorted({*range(self.known, whole, PROMPT_CHUNK), *([whole] if whole < len(ids) else [])})
+        for start, end in pairwise([*starts, len(ids)]):
+            self._run(ids[start:end], reading)
+            yield
+        if self._prefixes is not None:
+            self._prefixes.keep(BASE, tokens, [*blocks, *self._blocks(reading, len(blocks), whole // BLOCK)])
+        return reading
+
+    def _put(self, blocks: Sequence[Block]) -> int:
+        """The blocks' keys and values are this reply's; how many tokens they are."""
+        for index, block in enumerate(blocks):
+            self.kept.states[:, :, :, index * BLOCK : (index + 1) * BLOCK] = block.states
+        self.kept.length = len(blocks) * BLOCK
+        return self.kept.length
+
+    def _blocks(self, reading: Reading, first: int, end: int) -> list[Block]:
+        """Copies of what was read, from block number `first` to `end`."""
+        states = [self.kept.states[:, :, :, index * BLOCK : (index + 1) * BLOCK].clone() for index in range(first, end)]
+        return [Block(*pair) for pair in zip(states, reading.sums(first), strict=True)]
+
+    def _act(self, ids: Tensor, reading: Reading) -> Tensor:
+        """The last hidden state of the prompt, with the adapter acting on its last token."""
+        if self.adapter is None:
+            return self._run(ids[-1:], None)
+        self._run(ids[-1:], reading)
+        self.kept.length -= 1  # run again, with the adapter acting
+        reading.into(self.adapter, self.memory, len(ids))
+        return self._run(ids[-1:], self._hooked(1, prompt=False))
 
     def acting(self) -> Acting | None:
         """What the adapter does at the next token, by its full rule."""

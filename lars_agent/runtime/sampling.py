@@ -1,40 +1,73 @@
-"""From logits to a token: transformers' own logits processors, and a generator with a seed of its own."""
+"""From logits to a token.
+
+The same rules as transformers' logits processors, in the same order, on the few words that can still be drawn: those
+sort the whole vocabulary for every token, which takes as long as a fifth of a small model's pass. A generator of its
+own makes the same seed draw the same words.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
-from transformers import (
-    LogitsProcessorList,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+
+__all__ = ["Sampler", "Sampling"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How words are drawn. `temperature` 0 is greedy; `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 are
+    off, and so are all of the first three where it is greedy.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
 
 
 class Sampler:
-    """Chooses tokens; the same seed chooses the same ones.
+    """Draws the words of one reply to the token ids `prompt`."""
 
-    `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `repetition_penalty` 1 are off.
-    """
-
-    def __init__(self, *, temperature: float, top_p: float, top_k: int, repetition_penalty: float, seed: int) -> None:
-        self.greedy = temperature == 0
+    def __init__(self, sampling: Sampling, seed: int, prompt: list[int]) -> None:
+        self.sampling = sampling
         self.generator = torch.Generator().manual_seed(seed)
-        self.processors = LogitsProcessorList()
-        if repetition_penalty != 1.0:
-            self.processors.append(RepetitionPenaltyLogitsProcessor(repetition_penalty))
-        if not self.greedy:
-            self.processors.append(TemperatureLogitsWarper(temperature))
-            if top_k > 0:
-                self.processors.append(TopKLogitsWarper(top_k))
-            if top_p < 1.0:
-                self.processors.append(TopPLogitsWarper(top_p))
+        self._said = torch.tensor(sorted(set(prompt)))
 
-    def __call__(self, context: list[int], logits: Tensor) -> int:
-        """The next token after the token ids `context`, from `logits` (V,)."""
-        scores = self.processors(torch.tensor([context]), logits[None])[0]  # type: ignore[arg-type]
-        if self.greedy:
-            return int(scores.argmax())
-        return int(torch.multinomial(scores.softmax(dim=0), 1, generator=self.generator))
+    def __call__(self, logits: Tensor) -> int:
+        """The next token, from `logits` (V,) float32, which stay as they are."""
+        how = self.sampling
+        scores = self._penalised(logits) if how.repetition_penalty != 1.0 else logits
+        token = int(scores.argmax()) if how.temperature == 0 else self._drawn(scores / how.temperature)
+        if how.repetition_penalty != 1.0 and token not in self._said:
+            self._said = torch.cat([self._said, torch.tensor([token])])
+        return token
+
+    def _penalised(self, logits: Tensor) -> Tensor:
+        """Words of the prompt and of the reply so far are less likely (Keskar et al., arXiv 1909.05858)."""
+        said, penalty = logits[self._said], self.sampling.repetition_penalty
+        scores = logits.clone()
+        scores[self._said] = torch.where(said < 0, said * penalty, said / penalty)
+        return scores
+
+    def _drawn(self, scores: Tensor) -> int:
+        how = self.sampling
+        words: Tensor | None = None  # which of the vocabulary `scores` are of; None: all of them
+        if 0 < how.top_k < len(scores):
+            words = (scores >= scores.topk(how.top_k).values[-1]).nonzero()[:, 0]
+            scores = scores[words]
+        shares = scores.softmax(dim=0)
+        if how.top_p < 1.0:
+            # Words with a share below this make up less than 1 - top_p together, and are none of the nucleus.
+            likely = (shares >= (1.0 - how.top_p) / len(shares)).nonzero()[:, 0]
+            ordered, order = shares[likely].sort(descending=True)
+            before = ordered.cumsum(dim=0) - ordered
+            kept = likely[order[before < how.top_p]]
+            shares, words = shares[kept], kept if words is None else words[kept]
+        if how.min_p > 0.0:
+            kept = (shares >= how.min_p * shares.max()).nonzero()[:, 0]
+            shares, words = shares[kept], kept if words is None else words[kept]
+        drawn = int(torch.multinomial(shares, 1, generator=self.generator))
+        return drawn if words is None else int(words[drawn])

@@ -1,0 +1,91 @@
+"""Sampling against transformers' own processors, and against the shares that words should have."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from lars_agent.runtime.sampling import Sampler, Sampling
+
+PROMPT = [3, 5, 3]
+DRAWS = 4000
+RARE = 2.5 / DRAWS  # words that are drawn once or twice
+
+
+def logits(words: int = 40) -> torch.Tensor:
+    return 2 * torch.randn(words, generator=torch.Generator().manual_seed(1))
+
+
+def theirs(how: Sampling) -> torch.Tensor:
+    """(V,) the shares by transformers' processors."""
+    chain = LogitsProcessorList()
+    if how.repetition_penalty != 1:
+        chain.append(RepetitionPenaltyLogitsProcessor(how.repetition_penalty))
+    chain.append(TemperatureLogitsWarper(how.temperature))
+    if how.top_k:
+        chain.append(TopKLogitsWarper(how.top_k))
+    if how.top_p < 1:
+        chain.append(TopPLogitsWarper(how.top_p))
+    if how.min_p:
+        chain.append(MinPLogitsWarper(how.min_p))
+    return chain(torch.tensor([PROMPT]), logits()[None])[0].softmax(0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"temperature": 0.5},
+        {"top_k": 5},
+        {"top_k": 100},
+        {"top_p": 0.7},
+        {"top_p": 0.01},
+        {"min_p": 0.1},
+        {"repetition_penalty": 1.7},
+        {"temperature": 1.4, "top_k": 20, "top_p": 0.8, "min_p": 0.05, "repetition_penalty": 1.3},
+    ],
+    ids=str,
+)
+def test_words_are_drawn_as_often_as_transformers_processors_say(changes):
+    how = Sampling(**{"temperature": 1.0} | changes)
+    counts = torch.zeros(40)
+    for seed in range(DRAWS):
+        counts[Sampler(how, seed, PROMPT)(logits())] += 1
+    wanted = theirs(how)
+    assert counts[wanted == 0].sum() == 0
+    deviation = (wanted * (1 - wanted) / DRAWS).sqrt()
+    assert ((counts / DRAWS - wanted).abs() <= 4.5 * deviation + RARE).all()
+
+
+def test_greedy_takes_the_likeliest_word_and_knows_no_seed():
+    assert {Sampler(Sampling(top_p=0.5, top_k=2), seed, PROMPT)(logits()) for seed in range(5)} == {
+        int(logits().argmax())
+    }
+
+
+def test_the_same_seed_draws_the_same_words_and_another_others():
+    def words(seed: int) -> list[int]:
+        sampler = Sampler(Sampling(temperature=1.0, top_p=0.95), seed, PROMPT)
+        return [sampler(logits()) for _ in range(20)]
+
+    assert words(1) == words(1) != words(2)
+
+
+def test_what_was_said_in_the_reply_is_less_likely_too():
+    sampler = Sampler(Sampling(repetition_penalty=1e6), 0, PROMPT)
+    said = [sampler(logits()) for _ in range(5)]
+    assert len(set(said)) == 5
+
+
+def test_the_logits_stay_as_they_are():
+    given = logits()
+    Sampler(Sampling(temperature=1.0, repetition_penalty=2.0, top_k=3, top_p=0.5), 0, PROMPT)(given)
+    assert torch.equal(given, logits())

@@ -10,7 +10,7 @@ from typing import Protocol
 import structlog
 
 from lars_agent.errors import AdapterError, AdapterIncompatible, LarsError, ModelLoading
-from lars_agent.runtime.engine import GenerationRequest, Ticket
+from lars_agent.runtime.request import GenerationRequest, Ticket
 from lars_agent.store.adapters import AdapterStore
 from service.parts import BaseModel
 

@@ -148,7 +148,7 @@ class Reading:
         """See `lars_agent.runtime.lean.Acting`; adds nothing. Calls begin where a block does, but for the last."""
         place, whole = (layer, slot), len(x) // BLOCK * BLOCK
         if whole:
-            sums = x[:whole].unflatten(0, (-1, BLOCK)).sum(dim=1, dtype=torch.float32)
+            sums = x[:whole].view(-1, BLOCK, x.shape[1]).sum(dim=1, dtype=torch.float32)
             self._blocks.setdefault(place, []).append(sums)
         if whole < len(x):
             rest = x[whole:].sum(dim=0, dtype=torch.float32)

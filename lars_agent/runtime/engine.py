@@ -1,4 +1,4 @@
-"""The generation engine: one thread that owns the model, a bounded queue in front of it.
+"""The generation engine: one thread that owns the model and makes a few replies at once, a bounded queue in front.
 
 Everything that runs the model runs in that thread; whoever asks gets a `Ticket` at once and reads the reply from it. So
 the daemon's other work (feedback, health) never waits for a token.
@@ -10,101 +10,30 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable
 
 import torch
 
-from lars_agent.errors import GenerationCancelled, GenerationError, LarsError, PromptTooLong, QueueFull
-from lars_agent.example import Message
-from lars_agent.lars import attach
+from lars_agent.errors import GenerationError, PromptTooLong, QueueFull
 from lars_agent.models.open import OpenedModel
-from lars_agent.runtime.decode import Decoder
-from lars_agent.runtime.hotswap import AdapterSlots, Pinned
-from lars_agent.runtime.sampling import Sampler
-from lars_agent.runtime.text import TextStream
+from lars_agent.runtime.backend import backend_for
+from lars_agent.runtime.batch import Batch, Order
+from lars_agent.runtime.hotswap import AdapterSlots
+from lars_agent.runtime.request import Generation, GenerationRequest, Ticket
 from lars_agent.store.adapters import AdapterStore
 from lars_agent.training.batches import encode_prompt
 
-FinishReason = Literal["eos_token", "length", "stop_sequence"]
+__all__ = ["Engine", "Generation", "GenerationRequest", "Ticket", "end_tokens"]
+
 SEED_LIMIT = 2**63
-
-
-@dataclass(frozen=True)
-class GenerationRequest:
-    """What to reply to, with which adapter, and how to sample.
-
-    `version` "active" follows the profile's active adapter, None is the base model, a number is that version.
-    `temperature` 0 is greedy; `top_k` 0 is off; `seed` None draws one, and the reply tells which.
-    """
-
-    messages: tuple[Message, ...]
-    profile: str = "default"
-    version: int | Literal["active"] | None = "active"
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-    stop: tuple[str, ...] = ()
-    seed: int | None = None
-
-
-@dataclass(frozen=True)
-class Generation:
-    """A finished reply. `token_ids` are the generated ones, the end-of-turn token left out."""
-
-    text: str
-    finish_reason: FinishReason
-    prompt_tokens: int
-    generated_tokens: int
-    adapter_version: int | None
-    seed: int
-    token_ids: tuple[int, ...]
-
-
-@dataclass
-class Ticket:
-    """A reply that is being made: iterate it for the text as it comes, or wait for the `result`."""
-
-    request: GenerationRequest
-    pinned: Pinned
-    prompt: list[int]
-    seed: int
-    _pieces: queue.SimpleQueue[str | None] = field(default_factory=queue.SimpleQueue)
-    _done: threading.Event = field(default_factory=threading.Event)
-    _cancelled: threading.Event = field(default_factory=threading.Event)
-    _generation: Generation | None = None
-    _error: Exception | None = None
-
-    def __iter__(self) -> Iterator[str]:
-        """Pieces of the reply's text as they are made. Raises what stopped the reply."""
-        while (piece := self._pieces.get()) is not None:
-            yield piece
-        self.result()
-
-    def result(self, timeout_s: float | None = None) -> Generation:
-        """The finished reply. Raises GenerationCancelled, TimeoutError, or what stopped it."""
-        if not self._done.wait(timeout_s):
-            raise TimeoutError(f"no reply within {timeout_s} s")
-        if self._error is not None:
-            raise self._error
-        assert self._generation is not None
-        return self._generation
-
-    def cancel(self) -> None:
-        """The reply ends before its next token, and its result is GenerationCancelled."""
-        self._cancelled.set()
-
-    def _finish(self, generation: Generation | None, error: Exception | None = None) -> None:
-        self._generation, self._error = generation, error
-        self._done.set()
-        self._pieces.put(None)
+PREFIX_BYTES = 128 * 2**20
 
 
 class Engine:
-    """Serves replies from `opened` with the adapters of `store`, one at a time, in the order they came."""
+    """Serves replies from `opened` with the adapters of `store`, `parallel` at a time, begun in the order they came.
+
+    Prompts that begin alike are read once, as far as `prefix_bytes` go.
+    """
 
     def __init__(
         self,
@@ -112,19 +41,21 @@ class Engine:
         store: AdapterStore,
         *,
         queue_size: int = 8,
+        parallel: int = 4,
         threads: int = 0,
         max_new_tokens: int = 1024,
+        prefix_bytes: int = PREFIX_BYTES,
         on_busy: Callable[[bool], None] | None = None,
     ) -> None:
         self._tokenizer = opened.tokenizer
-        self._attachment = attach(opened.model)
-        self._slots = AdapterSlots(opened.model, store, opened.sha256)
+        self._backend = backend_for(opened, prefix_bytes)
+        self._slots = AdapterSlots(opened.model, store, opened.sha256, self._backend.prepared)
         self._context = int(getattr(opened.model.config, "max_position_embeddings", 2048))
-        self._ends = end_tokens(opened)
-        self._threads, self._max_new_tokens = threads, max_new_tokens
+        self._parallel, self._threads, self._max_new_tokens = parallel, threads, max_new_tokens
         self._on_busy = on_busy or (lambda busy: None)
-        self._waiting: queue.Queue[Ticket | None] = queue.Queue(maxsize=queue_size)
-        self._closed = False
+        self._waiting: queue.Queue[Order | None] = queue.Queue(maxsize=queue_size)
+        self._batch = Batch(self._backend, opened.tokenizer, end_tokens(opened), lambda: self._cancel_all)
+        self._closed = self._cancel_all = False
         self.busy = False
         self._thread = threading.Thread(target=self._serve, name="generation", daemon=True)
         self._thread.start()
@@ -142,9 +73,10 @@ class Engine:
                 f"the prompt has {len(prompt)} tokens, the model's context is {self._context}; shorten the conversation"
             )
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed % SEED_LIMIT
-        ticket = Ticket(request, self._slots.resolve(request.profile, request.version), prompt, seed)
+        most = min(request.max_new_tokens, self._max_new_tokens, self._context - len(prompt))
+        ticket = Ticket(request, seed)
         try:
-            self._waiting.put_nowait(ticket)
+            self._waiting.put_nowait(Order(ticket, self._slots.resolve(request.profile, request.version), prompt, most))
         except queue.Full:
             raise QueueFull(f"{self._waiting.maxsize} requests wait already; try again in a moment") from None
         return ticket
@@ -170,72 +102,37 @@ class Engine:
         self._cancel_all = True
         self._waiting.put(None)
         self._thread.join(timeout_s)
-        self._attachment.detach()
-
-    _cancel_all = False
+        self._backend.close()
 
     def _serve(self) -> None:
         if self._threads:
             torch.set_num_threads(self._threads)
-        while (ticket := self._waiting.get()) is not None:
-            self.busy = True
-            self._on_busy(True)
+        while self._take():
+            self._batch.turn()
+            if not self._batch and self._waiting.empty():
+                self._say(busy=False)
+
+    def _take(self) -> bool:
+        """Those that wait are being replied to, as many as may at once; waits for one where there is none.
+
+        False when there will be no more and all are finished.
+        """
+        while len(self._batch) < self._parallel:
             try:
-                ticket._finish(self._generate(ticket))
-            except Exception as error:  # the thread must outlive any one request
-                ticket._finish(None, error if isinstance(error, LarsError) else GenerationError(repr(error)))
-            finally:
-                if self._waiting.empty():
-                    self.busy = False
-                    self._on_busy(False)
+                order = self._waiting.get(block=not self._batch)
+            except queue.Empty:
+                return True
+            if order is None:
+                self._parallel = 0  # takes no more
+                return len(self._batch) > 0
+            self._say(busy=True)
+            self._batch.add(order)
+        return len(self._batch) > 0
 
-    def _generate(self, ticket: Ticket) -> Generation:
-        request = ticket.request
-        decoder = Decoder(self._attachment, ticket.pinned.adapter)
-        sampler = Sampler(
-            temperature=request.temperature,
-            top_p=request.top_p,
-            top_k=request.top_k,
-            repetition_penalty=request.repetition_penalty,
-            seed=ticket.seed,
-        )
-        stream = TextStream(self._tokenizer, request.stop)
-        token_ids: list[int] = []
-        pieces: list[str] = []
-        reason: FinishReason = "length"
-        self._check_cancelled(ticket)
-        logits = decoder.prefill(ticket.prompt)
-        for _ in range(min(request.max_new_tokens, self._max_new_tokens, self._context - len(ticket.prompt))):
-            self._check_cancelled(ticket)
-            token = sampler([*ticket.prompt, *token_ids], logits)
-            if token in self._ends:
-                reason = "eos_token"
-                break
-            token_ids.append(token)
-            self._give(ticket, pieces, stream.push(token))
-            if stream.stopped:
-                reason = "stop_sequence"
-                break
-            logits = decoder.step(token)
-        self._give(ticket, pieces, stream.flush())
-        return Generation(
-            "".join(pieces),
-            reason,
-            len(ticket.prompt),
-            len(token_ids),
-            ticket.pinned.version,
-            ticket.seed,
-            tuple(token_ids),
-        )
-
-    def _check_cancelled(self, ticket: Ticket) -> None:
-        if ticket._cancelled.is_set() or self._cancel_all:
-            raise GenerationCancelled("the request was cancelled before its reply was finished")
-
-    def _give(self, ticket: Ticket, pieces: list[str], piece: str) -> None:
-        if piece:
-            pieces.append(piece)
-            ticket._pieces.put(piece)
+    def _say(self, *, busy: bool) -> None:
+        if busy != self.busy:
+            self.busy = busy
+            self._on_busy(busy)
 
 
 def end_tokens(opened: OpenedModel) -> frozenset[int]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import PreTrainedModel
 
@@ -22,9 +23,9 @@ PINNED_KEPT = 2
 
 @dataclass(frozen=True)
 class Pinned:
-    """An adapter and its version; both None for the base model."""
+    """An adapter, made ready for the backend that serves it, and its version; both None for the base model."""
 
-    adapter: LarsAdapter | None = None
+    adapter: Any | None = None
     version: int | None = None
 
 
@@ -34,8 +35,10 @@ BASE = Pinned()
 class AdapterSlots:
     """The adapters in memory: the active one of each profile, and a few that requests asked for by version."""
 
-    def __init__(self, model: PreTrainedModel, store: AdapterStore, base_sha256: str) -> None:
-        self._model, self._store, self._base_sha256 = model, store, base_sha256
+    def __init__(
+        self, model: PreTrainedModel, store: AdapterStore, base_sha256: str, prepared: Callable[[LarsAdapter], Any]
+    ) -> None:
+        self._model, self._store, self._base_sha256, self._prepared = model, store, base_sha256, prepared
         self._active: dict[str, Pinned] = {}
         self._pinned: OrderedDict[tuple[str, int], Pinned] = OrderedDict()
         self._lock = threading.Lock()
@@ -82,4 +85,4 @@ class AdapterSlots:
 
     def _load(self, profile: str, version: int) -> Pinned:
         folder = self._store.verify(profile, version, self._base_sha256)
-        return Pinned(load_adapter(self._model, folder), version)
+        return Pinned(self._prepared(load_adapter(self._model, folder)), version)

@@ -106,13 +106,14 @@ class LeanModel:
         self.eps: float = config.rms_norm_eps
         self.activation: Any = modules[0].mlp.act_fn  # type: ignore[union-attr]
         self.layers = [_layer(module) for module in modules]
-        self.embedding: Any = model.get_input_embeddings()  # type: ignore[no-untyped-call]
-        self.last_norm: Tensor = model.base_model.norm.weight
+        self.embedding: Any = model.get_input_embeddings()
+        decoder: Any = model.base_model
+        self.last_norm: Tensor = decoder.norm.weight
         self._outputs = [
             [_outputs(name, module, slot) for slot in SLOTS] for name, module in zip(self.names, modules, strict=True)
         ]
         self._head = product_of([model.get_output_embeddings()])  # type: ignore[no-untyped-call]
-        self._rotary: Any = model.base_model.rotary_emb
+        self._rotary: Any = decoder.rotary_emb
         self._cosine = self._sine = torch.empty(0, self.head_size, dtype=self.dtype)
 
     def outputs(self, layer: int, slot: int) -> list[tuple[str, slice]]:
@@ -151,12 +152,12 @@ class LeanModel:
         acting: Acting | None,
     ) -> Tensor:
         joined = self._product(index, QKV, layer, self._norm(x, layer.before_attention), acting)
-        rotated = joined[:, : (self.heads + self.key_heads) * self.head_size].unflatten(1, (-1, self.head_size))
+        rotated = joined[:, : (self.heads + self.key_heads) * self.head_size].view(len(x), -1, self.head_size)
         if layer.query_norm is not None:
-            query, key = rotated.split((self.heads, self.key_heads), dim=1)
+            query, key = rotated[:, : self.heads], rotated[:, self.heads :]
             rotated = torch.cat([self._norm(query, layer.query_norm), self._norm(key, layer.key_norm)], dim=1)
         rotated = torch.addcmul(rotated * rotations[0], rotated.roll(self.head_size // 2, 2), rotations[1])
-        value = joined[:, rotated.shape[1] * self.head_size :].unflatten(1, (-1, self.head_size))
+        value = joined[:, rotated.shape[1] * self.head_size :].view(len(x), -1, self.head_size)
         seen = torch.empty(len(x), self.heads * self.head_size, dtype=self.dtype)
         first = 0
         for part, start in zip(parts, starts, strict=True):

@@ -129,7 +129,7 @@ def _plain(module: Any) -> Product:
     """The layer, without the hooks that hang on it."""
     if type(module) is nn.Linear:
         return lambda x: F.linear(x, module.weight, module.bias)
-    return _unpacking(module) if isinstance(module, QuantizedLinear) else module.forward  # type: ignore[no-any-return]
+    return _unpacking(module) if isinstance(module, QuantizedLinear) else module.forward
 
 
 def _unpacking(module: QuantizedLinear) -> Product:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-import torch
 from torch import Tensor
 
 __all__ = ["BLOCK", "Block", "Place", "PrefixCache", "Sums"]
@@ -75,9 +75,8 @@ class PrefixCache:
 def _names(scope: str, tokens: Sequence[int]) -> list[bytes]:
     """The names of the whole blocks of `tokens`, the first one first: each is a digest of all up to its end."""
     digest, names = hashlib.sha256(scope.encode()), []
-    ids = torch.tensor(tokens, dtype=torch.int32)
-    for piece in ids[: len(ids) // BLOCK * BLOCK].split(BLOCK):
-        if len(piece):
-            digest.update(piece.numpy().tobytes())
-            names.append(digest.digest())
+    ids = array("q", tokens)
+    for end in range(BLOCK, len(ids) + 1, BLOCK):
+        digest.update(ids[end - BLOCK : end].tobytes())
+        names.append(digest.digest())
     return names

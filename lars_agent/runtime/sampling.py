@@ -7,25 +7,12 @@ own makes the same seed draw the same words.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-__all__ = ["Sampler", "Sampling"]
+from lars_agent.runtime.request import Sampling
 
-
-@dataclass(frozen=True)
-class Sampling:
-    """How words are drawn. `temperature` 0 is greedy; `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 are
-    off, and so are all of the first three where it is greedy.
-    """
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
+__all__ = ["Sampler"]
 
 
 class Sampler:

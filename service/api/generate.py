@@ -14,7 +14,7 @@ from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
 from lars_agent.errors import LarsError
-from lars_agent.runtime.engine import Generation, Ticket
+from lars_agent.runtime.request import Generation, Ticket
 from service.api.dependencies import DaemonDep
 from service.api.errors import UNEXPECTED, ascii_json, documented, error_body, status_of
 from service.api.fields import version_label

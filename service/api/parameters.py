@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from lars_agent.runtime.engine import GenerationRequest
+from lars_agent.runtime.request import GenerationRequest
 from service.api.errors import InvalidField
 from service.api.fields import PROFILE_PATTERN, Body, Text, TextOrMessages, parse_version, to_messages
 from service.db import DEFAULT_PROFILE

@@ -13,7 +13,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from lars_agent.runtime.sampling import Sampler, Sampling
+from lars_agent.runtime.request import Sampling
+from lars_agent.runtime.sampling import Sampler
 
 PROMPT = [3, 5, 3]
 DRAWS = 4000

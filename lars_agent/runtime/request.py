@@ -1,0 +1,118 @@
+"""What the engine is asked, what it answers, and the ticket between the two. No torch here: the daemon has none."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lars_agent.example import Message
+
+__all__ = ["FinishReason", "Generation", "GenerationRequest", "Sampling", "Ticket"]
+
+FinishReason = Literal["eos_token", "length", "stop_sequence"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How words are drawn. `temperature` 0 is greedy; `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 are
+    off, and so are all of the first three where it is greedy.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """What to reply to, with which adapter, and how to sample.
+
+    `version` "active" follows the profile's active adapter, None is the base model, a number is that version.
+    `temperature` 0 is greedy; `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 are off; `seed` None draws
+    one, and the reply tells which.
+    """
+
+    messages: tuple[Message, ...]
+    profile: str = "default"
+    version: int | Literal["active"] | None = "active"
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+    @property
+    def sampling(self) -> Sampling:
+        """How words are drawn."""
+        return Sampling(self.temperature, self.top_p, self.top_k, self.min_p, self.repetition_penalty)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A finished reply. `token_ids` are the generated ones, the end-of-turn token left out; `cached_tokens` are those
+    of the prompt that were known from earlier ones.
+    """
+
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    generated_tokens: int
+    adapter_version: int | None
+    seed: int
+    token_ids: tuple[int, ...]
+    cached_tokens: int = 0
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A reply that is being made: iterate it for the text as it comes, or wait for the `result`."""
+
+    request: GenerationRequest
+    seed: int
+    _pieces: queue.SimpleQueue[str | None] = field(default_factory=queue.SimpleQueue)
+    _done: threading.Event = field(default_factory=threading.Event)
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+    _generation: Generation | None = None
+    _error: Exception | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        """Pieces of the reply's text as they are made. Raises what stopped the reply."""
+        while (piece := self._pieces.get()) is not None:
+            yield piece
+        self.result()
+
+    def result(self, timeout_s: float | None = None) -> Generation:
+        """The finished reply. Raises GenerationCancelled, TimeoutError, or what stopped it."""
+        if not self._done.wait(timeout_s):
+            raise TimeoutError(f"no reply within {timeout_s} s")
+        if self._error is not None:
+            raise self._error
+        assert self._generation is not None
+        return self._generation
+
+    def cancel(self) -> None:
+        """The reply ends before its next token, and its result is GenerationCancelled."""
+        self._cancelled.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self._cancelled.is_set()
+
+    def give(self, piece: str) -> None:
+        """The reply goes on with `piece`."""
+        self._pieces.put(piece)
+
+    def finish(self, generation: Generation | None, error: Exception | None = None) -> None:
+        """The reply is whole, or `error` has stopped it."""
+        self._generation, self._error = generation, error
+        self._done.set()
+        self._pieces.put(None)

@@ -1,0 +1,81 @@
+"""JSON lines over a socket between the daemon and the process that generates. No torch here."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from lars_agent import errors
+from lars_agent.errors import GenerationError, LarsError
+from lars_agent.example import Message
+from lars_agent.runtime.request import Generation, GenerationRequest
+
+__all__ = ["Wire", "error_from", "error_to", "generation_from", "request_from", "request_to"]
+
+Line = dict[str, Any]
+
+
+class Wire:
+    """One end of the socket. Lines may be sent from any thread, and are read by one."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+        self._reader = end.makefile("rb")
+        self._sending = threading.Lock()
+
+    def send(self, line: Line) -> None:
+        """The other end gets `line`. Raises OSError when there is none any more."""
+        content = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        with self._sending:
+            self._socket.sendall(content)
+
+    def __iter__(self) -> Iterator[Line]:
+        """The lines that the other end sends, until it is gone."""
+        try:
+            for content in self._reader:
+                if content.endswith(b"\n"):  # what a process that was killed was at is no line
+                    yield json.loads(content)
+        except (OSError, ValueError):
+            return
+
+    def close(self) -> None:
+        """The other end reads its last line."""
+        with contextlib.suppress(OSError):  # it is gone already
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._reader.close()
+        self._socket.close()
+
+
+def error_to(error: Exception) -> Line:
+    """`error` as it is sent."""
+    known = isinstance(error, LarsError)
+    return {"type": type(error).__name__ if known else "GenerationError", "words": str(error) if known else repr(error)}
+
+
+def error_from(line: Line) -> LarsError:
+    """The error that was sent."""
+    kind = getattr(errors, str(line["type"]), None)
+    if not (isinstance(kind, type) and issubclass(kind, LarsError)):
+        return GenerationError(str(line["words"]))
+    return kind(str(line["words"]))
+
+
+def request_to(request: GenerationRequest) -> Line:
+    """`request` as it is sent."""
+    return asdict(request)
+
+
+def request_from(line: Line) -> GenerationRequest:
+    """The request that was sent."""
+    messages = tuple(Message(role=turn["role"], content=turn["content"]) for turn in line["messages"])
+    return GenerationRequest(**line | {"messages": messages, "stop": tuple(line["stop"])})
+
+
+def generation_from(line: Line) -> Generation:
+    """The finished reply that was sent."""
+    return Generation(**line | {"token_ids": tuple(line["token_ids"])})

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from lars_agent.errors import ConfigError
 from lars_agent.files import make_folder, publish_folder, write_atomically
-from lars_agent.models.open import INDEX_FILE, MODEL_FILE, weight_files, weights_digest
+from lars_agent.models.weights import INDEX_FILE, MODEL_FILE, weight_files, weights_digest
 
 CONFIGS = Path(__file__).parent / "configs"
 PREFIX = "random-"

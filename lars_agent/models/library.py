@@ -26,7 +26,7 @@ from pathlib import Path
 from lars_agent.errors import ModelCorrupt, ModelNotFound
 from lars_agent.files import make_folder, publish_folder, raise_disk_full, write_atomically
 from lars_agent.models import sources
-from lars_agent.models.open import MODEL_FILE, open_generation_config, open_tokenizer, weight_files, weights_digest
+from lars_agent.models.weights import MODEL_FILE, weight_files, weights_digest
 
 Progress = Callable[[str], None]
 CURRENT_FILE = "current"
@@ -39,7 +39,7 @@ class InstalledModel:
 
     Attributes:
         reference: what it was pulled by; `revision` is the commit or checksum that this meant at the time.
-        sha256: the digest of its weights (`lars_agent.models.open.weights_digest`).
+        sha256: the digest of its weights (`lars_agent.models.weights.weights_digest`).
         bytes: size of its folder. `installed`: ISO 8601, UTC.
     """
 
@@ -166,6 +166,8 @@ class ModelLibrary:
 
     def _seal(self, temp: Path, name: str, reference: str, revision: str | None, tell: Progress) -> None:
         """The folder is checked to be a whole model, and its record is in it."""
+        from lars_agent.models.open import open_generation_config, open_tokenizer  # torch comes with it
+
         files = weight_files(temp)
         open_tokenizer(temp)
         open_generation_config(temp)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,17 +19,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from lars_agent.errors import ConfigError, ModelCorrupt, ModelIncomplete, ModelNotFound, ModelUnsupported
-from lars_agent.files import sha256_of
+from lars_agent.errors import ConfigError, ModelCorrupt, ModelIncomplete, ModelUnsupported
 from lars_agent.memory.attention import use_grouped_attention
 from lars_agent.memory.quantized import Bits
 from lars_agent.models.quantize import quantized_file, quantized_parts, tie_quantized, use_quantized
+from lars_agent.models.weights import model_digest, require_config, weight_files
 from lars_agent.tensors import TensorFiles
 
-INDEX_FILE = "model.safetensors.index.json"
-SINGLE_FILE = "model.safetensors"
 GENERATION_FILE = "generation_config.json"
-MODEL_FILE = "model.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WEIGHT_BITS: dict[str, Bits] = {"int8": 8, "int4": 4}
 
@@ -106,31 +101,9 @@ def precision(name: str) -> tuple[torch.dtype, Bits | None]:
     return compute_dtype(name), WEIGHT_BITS.get(name)
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of the model in `folder`. Raises ModelNotFound, or ModelIncomplete that names the files."""
-    _require_config(folder)
-    names = [SINGLE_FILE]
-    if (folder / INDEX_FILE).is_file():
-        try:
-            names = sorted(set(json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise ModelCorrupt(f"{folder / INDEX_FILE} cannot be read ({error}); pull the model again") from error
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise ModelIncomplete(
-            f"{folder} lacks {', '.join(missing)}; pull the model again, or copy the missing files there"
-        )
-    return [folder / name for name in names]
-
-
-def _require_config(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise ModelNotFound(f"{folder} holds no model (no config.json); run: lars-agent model pull default")
-
-
 def open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer in `folder`. Raises ModelNotFound, ModelIncomplete, or ModelUnsupported without a chat template."""
-    _require_config(folder)
+    require_config(folder)
     if not (folder / "tokenizer.json").is_file():
         raise ModelIncomplete(f"{folder} lacks tokenizer.json; pull the model again, or copy the file there")
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -153,20 +126,6 @@ def open_generation_config(folder: Path) -> GenerationConfig | None:
         return GenerationConfig.from_pretrained(folder)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ModelCorrupt(f"{path} cannot be read ({error}); pull the model again") from error
-
-
-def model_digest(folder: Path, files: list[Path]) -> str:
-    """The digest that identifies the weights: from model.json where the library recorded it, else computed."""
-    recorded = folder / MODEL_FILE
-    if recorded.is_file():
-        return str(json.loads(recorded.read_text(encoding="utf-8"))["sha256"])
-    return weights_digest(files)
-
-
-def weights_digest(files: list[Path]) -> str:
-    """sha256 over one line, name and sha256, per weight file in order of names."""
-    lines = [f"{path.name} {sha256_of(path)}\n" for path in sorted(files)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 @contextmanager

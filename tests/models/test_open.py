@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lars_agent.errors import ModelCorrupt, ModelIncomplete, ModelNotFound, ModelUnsupported
-from lars_agent.models.open import GENERATION_FILE, INDEX_FILE, SINGLE_FILE, open_model
+from lars_agent.models.open import GENERATION_FILE, open_model
+from lars_agent.models.weights import INDEX_FILE, SINGLE_FILE
 from lars_agent.runtime.engine import end_tokens
 from tests.default_model import default_model_folder
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer

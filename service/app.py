@@ -10,14 +10,13 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from lars_agent.models.library import ModelLibrary
-from lars_agent.models.open import open_model, precision
-from lars_agent.runtime.engine import Engine
 from lars_agent.store.adapters import AdapterStore
 from service.api import adapters, errors, feedback, generate, interactions, jobs, operation
 from service.api.operation import package_version
 from service.daemon import Daemon, DataLock
 from service.dashboard import routes as dashboard
 from service.db import DEFAULT_PROFILE, Database
+from service.engine_process import EndpointOptions, EngineProcess
 from service.jobs import Supervisor
 from service.memory_limit import GUARD_ONLY, MemoryLimit
 from service.middleware import GUARDS
@@ -94,7 +93,12 @@ def compose(
     try:
         db = Database(settings.database_path)
         store = AdapterStore(settings.adapters_dir)
-        serving = Serving(store, find_model or model_finder(settings), open_engine or engine_opener(settings, store))
+        serving = Serving(
+            store,
+            find_model or model_finder(settings),
+            open_engine or engine_opener(settings),
+            keep_alive_s=settings.runtime.keep_alive_s,
+        )
         supervisor = Supervisor(
             settings,
             db,
@@ -124,13 +128,21 @@ def model_finder(settings: Settings) -> FindModel:
     return find
 
 
-def engine_opener(settings: Settings, store: AdapterStore) -> OpenEngine:
-    """Opens the generation engine on an installed model."""
+def engine_opener(settings: Settings) -> OpenEngine:
+    """Opens the generation engine on an installed model, in a process of its own."""
 
     def open_engine(installed: InstalledModel, on_busy: Callable[[bool], None]) -> Generator:
-        opened = open_model(installed.folder, *precision(settings.model.dtype))
         runtime = settings.runtime
-        return Engine(opened, store, queue_size=runtime.queue_size, threads=runtime.threads, on_busy=on_busy)
+        options = EndpointOptions(
+            model_path=str(installed.folder),
+            dtype=settings.model.dtype,
+            adapters_path=str(settings.adapters_dir),
+            threads=runtime.threads,
+            queue_size=runtime.queue_size,
+            parallel=runtime.parallel,
+            prefix_bytes=runtime.prefix_cache_bytes,
+        )
+        return EngineProcess(options, on_busy)
 
     return open_engine
 

@@ -159,3 +159,10 @@ class Runtime(Section):
 
     threads: int = Field(default=0, ge=0, description="Threads that generate; 0 for every core.")
     queue_size: int = Field(default=8, ge=1, description="Requests that may wait for their turn.")
+    parallel: int = Field(default=4, ge=1, le=64, description="Replies that are made at the same time.")
+    prefix_cache_bytes: int = Field(
+        default=128 * 2**20, ge=0, description="What was read of earlier prompts is kept up to this size; 0 is off."
+    )
+    keep_alive_s: float = Field(
+        default=0.0, ge=0, allow_inf_nan=False, description="Unload the model after so long without a request; 0 never."
+    )

@@ -43,6 +43,10 @@ class Generator(Protocol):
     def serving(self, profile: str) -> int | None:
         """The version that serves the profile."""
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can be asked anything; one that cannot is closed, and another one opened."""
+
     def close(self, timeout_s: float = 10.0) -> None:
         """Nothing is generated any more."""
 
@@ -51,29 +55,84 @@ FindModel = Callable[[], InstalledModel]
 OpenEngine = Callable[[InstalledModel, Callable[[bool], None]], Generator]
 
 
+class Nap:
+    """Calls `then` once nothing has been heard for `after_s`; never if that is 0."""
+
+    def __init__(self, after_s: float, then: Callable[[], None]) -> None:
+        self._after_s, self._then = after_s, then
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+        self._busy = self._closed = False
+
+    def begin(self) -> None:
+        """The time runs, from now, unless it stands still."""
+        with self._lock:
+            self._stop()
+            if self._after_s and not self._busy and not self._closed:
+                self._timer = timer = threading.Timer(self._after_s, lambda: self._fire(timer))
+                timer.daemon = True
+                timer.start()
+
+    def stand_still(self, still: bool) -> None:
+        """Whether the time stands still; it runs from now on if not."""
+        with self._lock:
+            self._busy = still
+            self._stop()
+        self.begin()
+
+    def close(self) -> None:
+        """The time never runs again."""
+        with self._lock:
+            self._closed = True
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _fire(self, timer: threading.Timer) -> None:
+        with self._lock:
+            if self._timer is not timer:  # something was heard while this timer waited for the lock
+                return
+            self._timer = None
+        self._then()
+
+
 class Serving:
     """Replies from the model that `find_model` gives and `open_engine` opens, with the adapters of `store`.
 
     Until both have come through every request is answered with ModelLoading. Where they fail they are tried again
     every `retry_s`, and `loading_error` says why; `problems` says what was wrong with an adapter at the start.
-    `pointer` is held while a profile is moved to another version.
+    After `keep_alive_s` without a request (0: never) the engine is closed, and opened again for the next one; so is one
+    that has ended by itself. `pointer` is held while a profile is moved to another version.
     """
 
     def __init__(
-        self, store: AdapterStore, find_model: FindModel, open_engine: OpenEngine, retry_s: float = RETRY_S
+        self,
+        store: AdapterStore,
+        find_model: FindModel,
+        open_engine: OpenEngine,
+        retry_s: float = RETRY_S,
+        keep_alive_s: float = 0.0,
     ) -> None:
         self._store, self._find_model, self._open_engine, self._retry_s = store, find_model, open_engine, retry_s
         self._closing = threading.Event()
         self.pointer = threading.Lock()
         self._loader: threading.Thread | None = None
         self._engine: Generator | None = None
+        self._using = threading.RLock()  # held by whoever asks the engine, opens it, or closes it
+        self._nap = Nap(keep_alive_s, self._sleep)
+        self._on_busy: Callable[[bool], None] = lambda busy: None
+        self._served: dict[str, int | None] = {}  # by the engine that is closed for now
         self.installed: InstalledModel | None = None
         self.loading_error: str | None = None
         self.problems: list[str] = []
 
     def start(self, on_busy: Callable[[bool], None], when_ready: Callable[[], None]) -> None:
         """The model is being loaded, in a thread of its own; `when_ready` is called there once it replies."""
-        self._loader = threading.Thread(target=self._load, args=(on_busy, when_ready), name="loading", daemon=True)
+        self._on_busy = on_busy
+        self._loader = threading.Thread(target=self._load, args=(when_ready,), name="loading", daemon=True)
         self._loader.start()
 
     def halt(self) -> None:
@@ -85,34 +144,50 @@ class Serving:
     def close(self) -> None:
         """Nothing is generated any more."""
         self.halt()
-        engine, self._engine = self._engine, None
+        self._nap.close()
+        with self._using:
+            engine, self._engine = self._engine, None
         if engine is not None:
             engine.close()
 
     def submit(self, request: GenerationRequest) -> Ticket:
         """A reply that is being made. Raises ModelLoading, and what the engine raises."""
-        return self.require_engine().submit(request)
+        with self._using:
+            ticket = self.engine().submit(request)
+            self._nap.begin()
+            return ticket
 
     def swap(self, profile: str) -> int | None:
         """The store's active version serves the profile. Raises ModelLoading, and what the engine raises."""
-        return self.require_engine().swap(profile)
+        with self._using:
+            return self.engine().swap(profile)
 
     def serving(self) -> dict[str, int | None]:
         """The version that serves each profile that has adapters, and `default`; empty while the model loads."""
+        if self.installed is None:
+            return {}
         engine = self._engine
-        return {} if engine is None else {name: engine.serving(name) for name in {"default", *self._store.profiles()}}
+        served = self._served.get if engine is None else engine.serving
+        return {name: served(name) for name in {"default", *self._store.profiles()}}
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether the model will be loaded for the next request."""
+        return self.installed is not None and self._engine is None
 
     def activate(self, profile: str, version: int | None) -> int | None:
         """`version` serves the profile. Raises what verifying and loading it raises; the incumbent then still does."""
-        engine, base_sha256 = self.require_engine(), self.require_model().sha256
-        with self.pointer, self._restored(profile):
+        base_sha256 = self.require_model().sha256
+        with self.pointer, self._using, self._restored(profile):
+            engine = self.engine()
             self._store.activate(profile, version, base_sha256)
             return engine.swap(profile)
 
     def rollback(self, profile: str) -> int | None:
         """The parent of the version in use serves the profile. Raises as `activate` does."""
-        engine, base_sha256 = self.require_engine(), self.require_model().sha256
-        with self.pointer, self._restored(profile):
+        base_sha256 = self.require_model().sha256
+        with self.pointer, self._using, self._restored(profile):
+            engine = self.engine()
             self._store.rollback(profile, base_sha256)
             return engine.swap(profile)
 
@@ -122,11 +197,33 @@ class Serving:
             raise self._not_yet()
         return self.installed
 
-    def require_engine(self) -> Generator:
-        """The engine. Raises ModelLoading."""
+    def engine(self) -> Generator:
+        """The engine, opened again where it was closed or has ended. Raises ModelLoading, and what opening raises."""
+        installed = self.require_model()
+        engine = self._engine
+        if engine is not None and not engine.is_alive:
+            log.warning("engine_lost")
+            self._engine = None
+            engine.close()
         if self._engine is None:
-            raise self._not_yet()
+            self._engine = self._opened(installed)
+            self._nap.begin()
         return self._engine
+
+    def _sleep(self) -> None:
+        """Nothing has been asked for a while: what the model takes is free for others."""
+        with self._using:
+            engine, self._engine = self._engine, None
+            if engine is None:
+                return
+            self._served = {name: engine.serving(name) for name in {"default", *self._store.profiles()}}
+            engine.close()
+        log.info("model_unloaded")
+
+    def _heard(self, busy: bool) -> None:
+        """The engine has become busy, or idle."""
+        self._nap.stand_still(busy)
+        self._on_busy(busy)
 
     def _not_yet(self) -> ModelLoading:
         return ModelLoading(f"Loading model: {self.loading_error}" if self.loading_error else "Loading model")
@@ -145,10 +242,10 @@ class Serving:
                     self._store.activate(profile, incumbent)
             raise
 
-    def _load(self, on_busy: Callable[[bool], None], when_ready: Callable[[], None]) -> None:
+    def _load(self, when_ready: Callable[[], None]) -> None:
         while not self._closing.is_set():
             try:
-                self._open(on_busy)
+                self._open()
             except LarsError as error:
                 self.loading_error = str(error)
                 log.warning("model_not_loaded", error=str(error), retry_s=self._retry_s)
@@ -158,7 +255,7 @@ class Serving:
                 log.exception("model_not_loaded")
                 self._closing.wait(self._retry_s)
             else:
-                if self._engine is not None:
+                if self.installed is not None:
                     self._begin_work(when_ready)
                 return
 
@@ -169,20 +266,26 @@ class Serving:
             self.problems.append(f"nothing is learned until the daemon is started again: {error}")
             log.exception("work_not_begun")
 
-    def _open(self, on_busy: Callable[[bool], None]) -> None:
+    def _open(self) -> None:
         installed = self._find_model()
-        engine = self._open_engine(installed, on_busy)
+        engine = self._opened(installed)
+        if self._closing.is_set():
+            engine.close()
+            return
+        self.installed, self._engine, self.loading_error = installed, engine, None
+        self._nap.begin()
+
+    def _opened(self, installed: InstalledModel) -> Generator:
+        """An engine that serves every profile."""
+        engine = self._open_engine(installed, self._heard)
         try:
             for profile in self._store.profiles():
                 self._begin(engine, profile, installed.sha256)
         except BaseException:
             engine.close()
             raise
-        if self._closing.is_set():
-            engine.close()
-            return
-        self.installed, self._engine, self.loading_error = installed, engine, None
         log.info("model_loaded", model=installed.reference, sha256=installed.sha256[:12])
+        return engine
 
     def _begin(self, engine: Generator, profile: str, base_sha256: str) -> None:
         """The profile is served: by its active version, or by the latest ancestor that can, or by the base model.

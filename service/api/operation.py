@@ -19,14 +19,14 @@ router = APIRouter(tags=["operation"])
 @router.get("/health", responses=documented(503))
 async def health(daemon: DaemonDep) -> Health:
     """It replies; 503 while the model loads. Needs no token, and waits for nothing."""
-    daemon.serving.require_engine()
+    daemon.serving.require_model()
     return Health()
 
 
 @router.get("/ready", responses=documented(503))
 def ready(daemon: DaemonDep) -> Health:
     """It replies, and its database answers. Needs no token."""
-    daemon.serving.require_engine()
+    daemon.serving.require_model()
     daemon.db.interactions.count()
     return Health()
 

@@ -79,7 +79,7 @@ class FakeEngine:
         self.break_reply: LarsError | None = None
         self.gate = threading.Event()
         self.gate.set()
-        self.closed = False
+        self.closed, self.is_alive = False, True
         self._active: dict[str, int | None] = {}
 
     def submit(self, request: GenerationRequest) -> FakeTicket:
@@ -160,7 +160,7 @@ def daemon(client):
 
 @pytest.fixture
 def engine(daemon) -> FakeEngine:
-    return daemon.serving.require_engine()
+    return daemon.serving.engine()
 
 
 def stream_events(response) -> Iterator[dict]:

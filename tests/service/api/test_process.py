@@ -112,7 +112,7 @@ def server(tmp_path) -> Iterator[tuple[int, object]]:
     thread.start()
     with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         wait_until(lambda: is_up(client))
-    engine = app.state.daemon.serving.require_engine()
+    engine = app.state.daemon.serving.engine()
     engine.gate.clear()
     yield port, engine
     engine.gate.set()

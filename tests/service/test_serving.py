@@ -1,0 +1,99 @@
+"""The model goes when nobody asks, and comes back for whoever does."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from lars_agent.errors import ModelLoading
+from lars_agent.example import Message
+from lars_agent.runtime.request import GenerationRequest
+from lars_agent.store.adapters import AdapterStore
+from service.serving import Nap, Serving
+from tests.service.api.conftest import FakeEngine, FakeModel
+from tests.service.house import until
+
+REQUEST = GenerationRequest((Message(role="user", content="Hello?"),))
+
+
+class Opener:
+    """Remembers the engines that it opened."""
+
+    def __init__(self, store: AdapterStore) -> None:
+        self.store, self.engines = store, []
+
+    def __call__(self, installed, on_busy) -> FakeEngine:
+        self.engines.append(FakeEngine(self.store, on_busy))
+        return self.engines[-1]
+
+
+@pytest.fixture
+def opener(tmp_path):
+    return Opener(AdapterStore(tmp_path))
+
+
+@pytest.fixture
+def serve(opener):
+    made = []
+
+    def start(keep_alive_s: float) -> Serving:
+        serving = Serving(opener.store, FakeModel, opener, keep_alive_s=keep_alive_s)
+        ready = threading.Event()
+        serving.start(lambda busy: None, ready.set)
+        assert ready.wait(10)
+        made.append(serving)
+        return serving
+
+    yield start
+    for serving in made:
+        serving.close()
+
+
+def test_a_model_nobody_asks_is_unloaded_and_loaded_again_for_the_next_request(serve, opener):
+    serving = serve(0.1)
+    until(lambda: serving.is_asleep, "the model is unloaded")
+    assert opener.engines[0].closed
+    assert serving.serving() == {"default": None}
+    assert serving.submit(REQUEST).result().text == "echo: Hello?"
+    assert len(opener.engines) == 2
+
+
+def test_it_stays_while_a_reply_is_made(serve, opener):
+    serving = serve(0.1)
+    engine = opener.engines[0]
+    engine.on_busy(True)
+    serving.submit(REQUEST)
+    assert not threading.Event().wait(0.4)
+    assert not serving.is_asleep
+    engine.on_busy(False)
+    until(lambda: serving.is_asleep, "the model is unloaded")
+
+
+def test_without_a_time_it_stays(serve, opener):
+    serving = serve(0.0)
+    opener.engines[0].on_busy(False)
+    assert not threading.Event().wait(0.3)
+    assert not serving.is_asleep
+
+
+def test_an_engine_that_has_ended_is_opened_again(serve, opener):
+    serving = serve(0.0)
+    opener.engines[0].is_alive = False
+    assert serving.submit(REQUEST).result().text == "echo: Hello?"
+    assert [engine.closed for engine in opener.engines] == [True, False]
+
+
+def test_before_the_model_is_there_requests_are_refused(opener):
+    serving = Serving(opener.store, FakeModel, opener)
+    with pytest.raises(ModelLoading):
+        serving.submit(REQUEST)
+
+
+def test_a_nap_that_was_closed_never_comes():
+    fired = threading.Event()
+    nap = Nap(0.05, fired.set)
+    nap.begin()
+    nap.close()
+    nap.begin()
+    assert not fired.wait(0.2)

@@ -26,6 +26,7 @@ LarsError
 └── GenerationError
     ├── ModelLoading           ask again in a moment
     ├── PromptTooLong
+    ├── PromptRefused          empty, or not what the chat template takes
     ├── QueueFull              ask again in `retry_after_s`
     └── GenerationCancelled
 """
@@ -137,6 +138,10 @@ class ModelLoading(GenerationError):
 
 class PromptTooLong(GenerationError):
     """The prompt leaves no room for a reply in the model's context."""
+
+
+class PromptRefused(GenerationError):
+    """There is nothing to go on with, or the model's chat template does not take the conversation."""
 
 
 class QueueFull(GenerationError):

@@ -18,7 +18,7 @@ from typing import Any
 from lars_agent.errors import GenerationError
 from lars_agent.memory.allocator import thrifty_environment
 from lars_agent.runtime.request import GenerationRequest, Ticket
-from lars_agent.runtime.wire import Wire, error_from, generation_from, request_to
+from lars_agent.runtime.wire import Wire, error_from, generation_from, piece_from, request_to
 
 DEFAULT_COMMAND = (sys.executable, "-P", "-m", "lars_agent.runtime.endpoint")
 GONE = "the process that generates has ended; the daemon's log says more, and the next request starts it again"
@@ -191,7 +191,7 @@ class EngineProcess:
 def _hand(waiting: RemoteTicket | _Call, line: dict[str, Any]) -> None:
     if isinstance(waiting, RemoteTicket):
         if "piece" in line:
-            waiting.give(line["piece"])
+            waiting.give(piece_from(line["piece"]))
             return
         if "done" in line:
             waiting.finish(generation_from(line["done"]))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from lars_agent.errors import GenerationCancelled, GenerationError, LarsError
 from lars_agent.runtime.backend import Backend, BeingMade
 from lars_agent.runtime.hotswap import Pinned
-from lars_agent.runtime.request import FinishReason, Generation, Ticket
+from lars_agent.runtime.request import FinishReason, Generation, Piece, Ticket, TokenChoice, TokenLogprob
 from lars_agent.runtime.sampling import Sampler
 from lars_agent.runtime.text import TextStream
 
@@ -37,10 +38,12 @@ class _Going:
     stream: TextStream
     reading: Iterator[None] | None
     token_ids: list[int] = field(default_factory=list)
-    pieces: list[str] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)  # of tokens whose text has not been given yet
 
-    def give(self, piece: str) -> None:
-        if piece:
+    def give(self, text: str) -> None:
+        if text or self.logprobs:
+            piece, self.logprobs = Piece(text, tuple(self.logprobs)), []
             self.pieces.append(piece)
             self.order.ticket.give(piece)
 
@@ -49,7 +52,7 @@ class _Going:
         order = self.order
         order.ticket.finish(
             Generation(
-                text="".join(self.pieces),
+                text="".join(piece.text for piece in self.pieces),
                 finish_reason=reason,
                 prompt_tokens=len(order.prompt),
                 generated_tokens=len(self.token_ids),
@@ -57,6 +60,7 @@ class _Going:
                 seed=order.ticket.seed,
                 token_ids=tuple(self.token_ids),
                 cached_tokens=self.reply.known,
+                logprobs=tuple(logprob for piece in self.pieces for logprob in piece.logprobs),
             )
         )
 
@@ -116,6 +120,9 @@ class Batch:
         """The reply's next token, None when that was the last: then it is finished."""
         try:
             token = going.sampler(going.reply.logits)
+            most = going.order.ticket.request.logprobs
+            if most is not None and token not in self._ends:
+                going.logprobs.append(self._logprob(going.reply.logits, token, most))
             reason = self._taken(going, token)
             if reason is not None:
                 going.finish(reason)
@@ -125,12 +132,24 @@ class Batch:
             return None
         return token if reason is None else None
 
+    def _logprob(self, logits: Tensor, token: int, most: int) -> TokenLogprob:
+        """How likely the token was, and the `most` likeliest ones."""
+        logprobs = logits.log_softmax(dim=0)
+        top = logprobs.topk(most).indices.tolist() if most else []
+        chosen, *others = [
+            TokenChoice(number, str(self._tokenizer.decode([number])), float(logprobs[number]))
+            for number in (token, *top)
+        ]
+        return TokenLogprob(chosen, tuple(others))
+
     def _taken(self, going: _Going, token: int) -> FinishReason | None:
         """The reply goes on with `token`; why that ends it, if it does."""
         if token in self._ends:
             return "eos_token"
         going.token_ids.append(token)
-        going.give(going.stream.push(token))
+        text = going.stream.push(token)
+        if text:
+            going.give(text)
         if going.stream.stopped:
             return "stop_sequence"
         return "length" if len(going.token_ids) == going.order.most else None

@@ -8,7 +8,7 @@ FD is its end of a socket, OPTIONS a JSON object with the fields of `Options`. I
              {"id": 2, "do": "swap" | "serve_base", "profile": "alice"}
              {"id": 3, "do": "close", "timeout_s": 10}
     from it  {"ready": true} or {"failed": {...}}, then    {"busy": true | false}
-             {"id": 1, "seed": 7}   {"id": 1, "piece": "Hel"}   {"id": 1, "done": {...}}
+             {"id": 1, "seed": 7}   {"id": 1, "piece": {"text": "Hel", ...}}   {"id": 1, "done": {...}}
              {"id": 2, "value": 3}   {"id": 1, "error": {"type": "QueueFull", "words": "..."}}
 """
 
@@ -93,7 +93,7 @@ class Endpoint:
     def _relay(self, number: int, ticket: Ticket) -> None:
         try:
             for piece in ticket:
-                self._send({"id": number, "piece": piece})
+                self._send({"id": number, "piece": asdict(piece)})
             answer: dict[str, Any] = {"done": asdict(ticket.result())}
         except Exception as error:
             answer = {"error": error_to(error)}

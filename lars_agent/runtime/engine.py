@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable
 
 import torch
+from jinja2 import TemplateError
 
-from lars_agent.errors import GenerationError, PromptTooLong, QueueFull
+from lars_agent.errors import GenerationError, PromptRefused, PromptTooLong, QueueFull
 from lars_agent.models.open import OpenedModel
 from lars_agent.runtime.backend import backend_for
 from lars_agent.runtime.batch import Batch, Order
@@ -63,11 +64,11 @@ class Engine:
     def submit(self, request: GenerationRequest) -> Ticket:
         """A ticket for `request`, pinned to the adapter that serves it from now on.
 
-        Raises QueueFull, PromptTooLong, and what `AdapterSlots.resolve` raises.
+        Raises QueueFull, PromptTooLong, PromptRefused, and what `AdapterSlots.resolve` raises.
         """
         if self._closed:
             raise GenerationError("the daemon is shutting down")
-        prompt = encode_prompt(self._tokenizer, request.messages)
+        prompt = self._encoded(request)
         if len(prompt) >= self._context:
             raise PromptTooLong(
                 f"the prompt has {len(prompt)} tokens, the model's context is {self._context}; shorten the conversation"
@@ -80,6 +81,18 @@ class Engine:
         except queue.Full:
             raise QueueFull(f"{self._waiting.maxsize} requests wait already; try again in a moment") from None
         return ticket
+
+    def _encoded(self, request: GenerationRequest) -> list[int]:
+        """The prompt's token ids. Raises PromptRefused."""
+        if request.raw is not None:
+            ids = list(self._tokenizer.encode(request.raw))
+            if not ids:
+                raise PromptRefused("the prompt is empty; give at least one token to go on with")
+            return ids
+        try:
+            return encode_prompt(self._tokenizer, request.messages)
+        except TemplateError as error:
+            raise PromptRefused(f"the model's chat template refuses the conversation: {error}") from error
 
     def swap(self, profile: str) -> int | None:
         """New requests of `profile` get the store's active version; see `AdapterSlots.swap`."""

@@ -5,12 +5,21 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from lars_agent.example import Message
 
-__all__ = ["FinishReason", "Generation", "GenerationRequest", "Sampling", "Ticket"]
+__all__ = [
+    "FinishReason",
+    "Generation",
+    "GenerationRequest",
+    "Piece",
+    "Sampling",
+    "Ticket",
+    "TokenChoice",
+    "TokenLogprob",
+]
 
 FinishReason = Literal["eos_token", "length", "stop_sequence"]
 
@@ -26,11 +35,17 @@ class Sampling:
     top_k: int = 0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
     """What to reply to, with which adapter, and how to sample.
+
+    `raw` is a text to go on with, in the place of `messages` and without the chat template. `logprobs` is how many of
+    the likeliest tokens are told at each place, None for no probabilities at all. `frequency_penalty` and
+    `presence_penalty` are OpenAI's: what is taken off a token's logit for each time, and for having been said at all.
 
     `version` "active" follows the profile's active adapter, None is the base model, a number is that version.
     `temperature` 0 is greedy; `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 are off; `seed` None draws
@@ -46,13 +61,42 @@ class GenerationRequest:
     top_k: int = 0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    raw: str | None = None
+    logprobs: int | None = None
 
     @property
     def sampling(self) -> Sampling:
         """How words are drawn."""
-        return Sampling(self.temperature, self.top_p, self.top_k, self.min_p, self.repetition_penalty)
+        return Sampling(**{item.name: getattr(self, item.name) for item in fields(Sampling)})
+
+
+@dataclass(frozen=True)
+class TokenChoice:
+    """A token, and the natural logarithm of its probability before sampling."""
+
+    token_id: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """The token that was drawn, and the likeliest ones at its place."""
+
+    chosen: TokenChoice
+    top: tuple[TokenChoice, ...]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What came of a reply at once: its text, and its tokens' probabilities where they were asked for."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,22 +113,23 @@ class Generation:
     seed: int
     token_ids: tuple[int, ...]
     cached_tokens: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(eq=False)
 class Ticket:
-    """A reply that is being made: iterate it for the text as it comes, or wait for the `result`."""
+    """A reply that is being made: iterate it for its pieces as they come, or wait for the `result`."""
 
     request: GenerationRequest
     seed: int
-    _pieces: queue.SimpleQueue[str | None] = field(default_factory=queue.SimpleQueue)
+    _pieces: queue.SimpleQueue[Piece | None] = field(default_factory=queue.SimpleQueue)
     _done: threading.Event = field(default_factory=threading.Event)
     _cancelled: threading.Event = field(default_factory=threading.Event)
     _generation: Generation | None = None
     _error: Exception | None = None
 
-    def __iter__(self) -> Iterator[str]:
-        """Pieces of the reply's text as they are made. Raises what stopped the reply."""
+    def __iter__(self) -> Iterator[Piece]:
+        """Pieces of the reply as they are made. Raises what stopped the reply."""
         while (piece := self._pieces.get()) is not None:
             yield piece
         self.result()
@@ -107,7 +152,7 @@ class Ticket:
         """Whether nobody waits for it any more."""
         return self._cancelled.is_set()
 
-    def give(self, piece: str) -> None:
+    def give(self, piece: Piece) -> None:
         """The reply goes on with `piece`."""
         self._pieces.put(piece)
 

@@ -7,6 +7,8 @@ own makes the same seed draw the same words.
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 from torch import Tensor
 
@@ -21,22 +23,32 @@ class Sampler:
     def __init__(self, sampling: Sampling, seed: int, prompt: list[int]) -> None:
         self.sampling = sampling
         self.generator = torch.Generator().manual_seed(seed)
-        self._said = torch.tensor(sorted(set(prompt)))
+        self._known = set(prompt)
+        self._said: Counter[int] = Counter()
 
     def __call__(self, logits: Tensor) -> int:
         """The next token, from `logits` (V,) float32, which stay as they are."""
         how = self.sampling
-        scores = self._penalised(logits) if how.repetition_penalty != 1.0 else logits
+        scores = self._penalised(logits)
         token = int(scores.argmax()) if how.temperature == 0 else self._drawn(scores / how.temperature)
-        if how.repetition_penalty != 1.0 and token not in self._said:
-            self._said = torch.cat([self._said, torch.tensor([token])])
+        self._known.add(token)
+        self._said[token] += 1
         return token
 
     def _penalised(self, logits: Tensor) -> Tensor:
-        """Words of the prompt and of the reply so far are less likely (Keskar et al., arXiv 1909.05858)."""
-        said, penalty = logits[self._said], self.sampling.repetition_penalty
-        scores = logits.clone()
-        scores[self._said] = torch.where(said < 0, said * penalty, said / penalty)
+        """What was said is less likely: in prompt and reply (Keskar et al., arXiv 1909.05858), or in the reply alone,
+        and then more so the more often (OpenAI's two).
+        """
+        how, scores = self.sampling, logits
+        if how.repetition_penalty != 1.0:
+            known = torch.tensor(list(self._known))
+            values = logits[known]
+            scores = scores.clone()
+            scores[known] = torch.where(values < 0, values * how.repetition_penalty, values / how.repetition_penalty)
+        if self._said and (how.frequency_penalty or how.presence_penalty):
+            counts = torch.tensor(list(self._said.values()), dtype=scores.dtype)
+            taken = counts * how.frequency_penalty + how.presence_penalty
+            scores = scores.index_add(0, torch.tensor(list(self._said)), -taken)
         return scores
 
     def _drawn(self, scores: Tensor) -> int:

@@ -6,16 +6,16 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from lars_agent import errors
 from lars_agent.errors import GenerationError, LarsError
 from lars_agent.example import Message
-from lars_agent.runtime.request import Generation, GenerationRequest
+from lars_agent.runtime.request import Generation, GenerationRequest, Piece, TokenChoice, TokenLogprob
 
-__all__ = ["Wire", "error_from", "error_to", "generation_from", "request_from", "request_to"]
+__all__ = ["Wire", "error_from", "error_to", "generation_from", "piece_from", "request_from", "request_to"]
 
 Line = dict[str, Any]
 
@@ -78,4 +78,16 @@ def request_from(line: Line) -> GenerationRequest:
 
 def generation_from(line: Line) -> Generation:
     """The finished reply that was sent."""
-    return Generation(**line | {"token_ids": tuple(line["token_ids"])})
+    return Generation(**line | {"token_ids": tuple(line["token_ids"]), "logprobs": _logprobs(line["logprobs"])})
+
+
+def piece_from(line: Line) -> Piece:
+    """The piece that was sent."""
+    return Piece(line["text"], _logprobs(line["logprobs"]))
+
+
+def _logprobs(lines: Sequence[Line]) -> tuple[TokenLogprob, ...]:
+    return tuple(
+        TokenLogprob(TokenChoice(**line["chosen"]), tuple(TokenChoice(**choice) for choice in line["top"]))
+        for line in lines
+    )

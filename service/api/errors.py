@@ -9,7 +9,6 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from jinja2 import TemplateError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -39,7 +38,7 @@ class InvalidField(errors.LarsError):
 STATUS: tuple[tuple[type[Exception], int], ...] = (
     (InvalidField, 422),
     (errors.PromptTooLong, 422),
-    (TemplateError, 422),  # the model's chat template refuses the conversation
+    (errors.PromptRefused, 422),
     (errors.AdapterNotFound, 404),
     (errors.ModelNotFound, 503),
     (RecordNotFound, 404),
@@ -127,7 +126,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(errors.LarsError, _ours)
-    app.add_exception_handler(TemplateError, _ours)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -136,7 +134,9 @@ async def _ours(request: Request, error: Exception) -> Response:
     if status == 500:
         log.error("request_failed", path=request.url.path, error=str(error), error_type=type(error).__name__)
     headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, errors.QueueFull) else None
-    param = "inputs" if isinstance(error, (errors.PromptTooLong, TemplateError)) else getattr(error, "param", None)
+    param = (
+        "inputs" if isinstance(error, (errors.PromptTooLong, errors.PromptRefused)) else getattr(error, "param", None)
+    )
     return error_response(status, str(error), param, headers)
 
 

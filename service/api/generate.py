@@ -14,7 +14,7 @@ from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
 from lars_agent.errors import LarsError
-from lars_agent.runtime.request import Generation, Ticket
+from lars_agent.runtime.request import Generation, Piece, Ticket
 from service.api.dependencies import DaemonDep
 from service.api.errors import UNEXPECTED, ascii_json, documented, error_body, status_of
 from service.api.fields import version_label
@@ -57,7 +57,7 @@ async def _events(daemon: Daemon, ticket: Ticket, body: GenerateRequest) -> Asyn
     try:
         pieces = iter(ticket)
         while (piece := await run_sync(_next, pieces, abandon_on_cancel=True)) is not None:
-            yield _event(StreamEvent(index=index, token=StreamToken(text=piece)))
+            yield _event(StreamEvent(index=index, token=StreamToken(text=piece.text)))
             index += 1
         reply = await run_in_threadpool(_store, daemon, ticket, body, ticket.result())
         yield _event(StreamEvent(index=index, token=StreamToken(text="", special=True), **dict(reply)))
@@ -74,7 +74,7 @@ def _event(event: StreamEvent) -> dict[str, str]:
     return {"data": ascii_json(event.model_dump(mode="json"))}
 
 
-def _next(pieces: Iterator[str]) -> str | None:
+def _next(pieces: Iterator[Piece]) -> Piece | None:
     """The next piece; None after the last one. (No StopIteration may leave a thread.)"""
     return next(pieces, None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+import torch
 
 from lars_agent.errors import (
     AdapterCorrupt,
@@ -12,12 +13,14 @@ from lars_agent.errors import (
     AdapterNotFound,
     GenerationCancelled,
     GenerationError,
+    PromptRefused,
     PromptTooLong,
     QueueFull,
 )
 from lars_agent.example import Message
 from lars_agent.lars.state import WEIGHTS_FILE
 from lars_agent.runtime.engine import Engine, GenerationRequest
+from lars_agent.training.batches import encode_prompt
 from tests.runtime.conftest import publish, publish_candidate
 from tests.tiny import tiny_model
 
@@ -59,7 +62,7 @@ def test_greedy_replies_are_the_model_s_own(engine, opened):
 
 def test_the_stream_s_pieces_are_the_reply(engine):
     ticket = engine.submit(request(temperature=1.0, seed=3))
-    assert "".join(ticket) == ticket.result(LONG_S).text
+    assert "".join(piece.text for piece in ticket) == ticket.result(LONG_S).text
 
 
 def test_the_same_seed_gives_the_same_text_and_another_seed_another(engine):
@@ -76,6 +79,45 @@ def test_a_stop_sequence_ends_the_reply_and_is_not_part_of_it(engine):
     done = reply(engine, stop=(stop,))
     assert done.finish_reason == "stop_sequence"
     assert done.text == whole[: whole.index(stop)]
+
+
+def test_probabilities_are_those_of_the_model(engine, opened):
+    asked = request(logprobs=3, temperature=1.0, seed=2)
+    ticket = engine.submit(asked)
+    pieces, done = list(ticket), ticket.result(LONG_S)
+    assert [token for piece in pieces for token in piece.logprobs] == list(done.logprobs)
+    assert [token.chosen.token_id for token in done.logprobs] == list(done.token_ids)
+    prompt = encode_prompt(opened.tokenizer, asked.messages)
+    with torch.no_grad():
+        logits = opened.model(torch.tensor([[*prompt, *done.token_ids]])).logits[0, len(prompt) - 1 : -1]
+    for token, expected in zip(done.logprobs, logits.log_softmax(-1), strict=True):
+        assert token.chosen.logprob == pytest.approx(float(expected[token.chosen.token_id]), abs=1e-4)
+        assert [choice.token_id for choice in token.top] == expected.topk(3).indices.tolist()
+        assert token.chosen.text == opened.tokenizer.decode([token.chosen.token_id])
+    assert reply(engine).logprobs == ()
+
+
+def test_a_raw_text_is_gone_on_with_as_it_is(engine, opened):
+    done = engine.submit(GenerationRequest((), raw="Once upon", max_new_tokens=5)).result(LONG_S)
+    ids = opened.tokenizer("Once upon").input_ids
+    expected = opened.model.generate(torch.tensor([ids]), max_new_tokens=5, do_sample=False, pad_token_id=0)
+    assert list(done.token_ids) == [token for token in expected[0, len(ids) :].tolist() if token != 2]
+    with pytest.raises(PromptRefused, match="is empty"):
+        engine.submit(GenerationRequest((), raw=""))
+
+
+def test_a_prompt_that_was_read_before_is_not_read_again(engine):
+    first, again = reply(engine, text="x" * 200), reply(engine, text="x" * 200)
+    assert first.cached_tokens == 0
+    assert again.cached_tokens >= 192
+    assert first.token_ids == again.token_ids
+
+
+def test_replies_made_at_once_are_those_made_alone(engine):
+    asked = [request(text, temperature=1.0, seed=seed) for seed, text in enumerate(("Hi", "What?", "x" * 90, "Why?"))]
+    alone = [engine.submit(one).result(LONG_S).token_ids for one in asked[:3]]
+    tickets = [engine.submit(one) for one in asked[:3]]
+    assert [ticket.result(LONG_S).token_ids for ticket in tickets] == alone
 
 
 def test_a_swap_serves_new_requests_and_leaves_one_in_flight_on_its_adapter(opened, store, tmp_path):

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from lars_agent.errors import GenerationCancelled, LarsError
-from lars_agent.runtime.engine import Generation, GenerationRequest
+from lars_agent.runtime.request import Generation, GenerationRequest, Piece
 from lars_agent.store.adapters import AdapterStore
 from service.app import create_app
 from service.settings import Settings
@@ -46,10 +46,10 @@ class FakeTicket:
     error: LarsError | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[Piece]:
         for word in self.words:
             self._wait()
-            yield word
+            yield Piece(word)
         self.result()
 
     def result(self, timeout_s: float | None = None) -> Generation:

@@ -3,9 +3,8 @@ from __future__ import annotations
 import threading
 
 import pytest
-from jinja2 import TemplateError
 
-from lars_agent.errors import AdapterCorrupt, GenerationError, PromptTooLong, QueueFull
+from lars_agent.errors import AdapterCorrupt, GenerationError, PromptRefused, PromptTooLong, QueueFull
 from service.api.parameters import GenerateRequest, parse_adapter_id
 from tests.service.api.conftest import stream_events, wait_until
 from tests.store.make import make_candidate, make_draft
@@ -87,7 +86,7 @@ def test_unknown_version_is_not_found(client):
     [
         (QueueFull("8 requests wait already", retry_after_s=9), 503, None),
         (PromptTooLong("the prompt has 9000 tokens"), 422, "inputs"),
-        (TemplateError("roles must alternate"), 422, "inputs"),
+        (PromptRefused("roles must alternate"), 422, "inputs"),
         (AdapterCorrupt("damaged"), 409, None),
         (GenerationError("shutting down"), 503, None),
         (RuntimeError("secret"), 500, None),

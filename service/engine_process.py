@@ -107,7 +107,7 @@ class EngineProcess:
         number = next(self._numbers)
         ticket = RemoteTicket(request, lambda: self._tell({"id": number, "do": "cancel"}))
         answer = self._ask(number, ticket, {"do": "submit", "request": request_to(request)})
-        ticket.seed = answer["seed"]
+        ticket.seed, ticket.version = answer["seed"], answer["version"]
         return ticket
 
     def swap(self, profile: str) -> int | None:

@@ -8,7 +8,7 @@ FD is its end of a socket, OPTIONS a JSON object with the fields of `Options`. I
              {"id": 2, "do": "swap" | "serve_base", "profile": "alice"}
              {"id": 3, "do": "close", "timeout_s": 10}
     from it  {"ready": true} or {"failed": {...}}, then    {"busy": true | false}
-             {"id": 1, "seed": 7}   {"id": 1, "piece": {"text": "Hel", ...}}   {"id": 1, "done": {...}}
+             {"id": 1, "seed": 7, "version": 3}   {"id": 1, "piece": {"text": "Hel", ...}}   {"id": 1, "done": {...}}
              {"id": 2, "value": 3}   {"id": 1, "error": {"type": "QueueFull", "words": "..."}}
 """
 
@@ -87,7 +87,7 @@ class Endpoint:
             self._send({"id": number, "error": error_to(error)})
             return
         self._tickets[number] = ticket
-        self._send({"id": number, "seed": ticket.seed})
+        self._send({"id": number, "seed": ticket.seed, "version": ticket.version})
         threading.Thread(target=self._relay, args=(number, ticket), daemon=True).start()
 
     def _relay(self, number: int, ticket: Ticket) -> None:

@@ -75,9 +75,10 @@ class Engine:
             )
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed % SEED_LIMIT
         most = min(request.max_new_tokens, self._max_new_tokens, self._context - len(prompt))
-        ticket = Ticket(request, seed)
+        pinned = self._slots.resolve(request.profile, request.version)
+        ticket = Ticket(request, seed, pinned.version)
         try:
-            self._waiting.put_nowait(Order(ticket, self._slots.resolve(request.profile, request.version), prompt, most))
+            self._waiting.put_nowait(Order(ticket, pinned, prompt, most))
         except queue.Full:
             raise QueueFull(f"{self._waiting.maxsize} requests wait already; try again in a moment") from None
         return ticket

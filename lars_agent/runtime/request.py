@@ -118,10 +118,14 @@ class Generation:
 
 @dataclass(eq=False)
 class Ticket:
-    """A reply that is being made: iterate it for its pieces as they come, or wait for the `result`."""
+    """A reply that is being made: iterate it for its pieces as they come, or wait for the `result`.
+
+    `version` is the adapter that serves it, None for the base model.
+    """
 
     request: GenerationRequest
     seed: int
+    version: int | None = None
     _pieces: queue.SimpleQueue[Piece | None] = field(default_factory=queue.SimpleQueue)
     _done: threading.Event = field(default_factory=threading.Event)
     _cancelled: threading.Event = field(default_factory=threading.Event)

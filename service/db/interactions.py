@@ -14,6 +14,11 @@ from service.db.records import InteractionRecord, new_id, now_utc
 from service.db.tables import interactions
 
 
+def new_interaction_id() -> str:
+    """An id for an interaction that is not finished yet."""
+    return new_id("i", now_utc())
+
+
 class Interactions:
     """The interactions of the database behind `engine`."""
 
@@ -31,11 +36,12 @@ class Interactions:
         prompt_tokens: int,
         generated_tokens: int,
         seed: int | None,
+        interaction_id: str | None = None,
     ) -> str:
-        """The id of the interaction, which is on the disk."""
+        """The id of the interaction, which is on the disk; a new one, or that which `new_interaction_id` has given."""
         created = now_utc()
         values = {
-            "id": new_id("i", created),
+            "id": interaction_id or new_id("i", created),
             "created": created,
             "profile": profile,
             "messages": list(messages),

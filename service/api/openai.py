@@ -71,29 +71,33 @@ async def complete(body: CompletionRequest, request: Request, daemon: DaemonDep)
 class _ChatChunks:
     """The choices of a chat's chunks."""
 
-    first: dict[str, Any] | None = {"index": 0, "delta": {"role": "assistant", "content": ""}}
+    def first(self) -> dict[str, Any] | None:
+        return {"index": 0, "delta": {"role": "assistant", "content": ""}}
 
     def piece(self, piece: Piece) -> dict[str, Any]:
         told = chat_logprobs(piece.logprobs) if piece.logprobs else None
         return {"index": 0, "delta": {"content": piece.text}, "logprobs": told}
 
-    last: dict[str, Any] = {"index": 0, "delta": {}}
+    def last(self) -> dict[str, Any]:
+        return {"index": 0, "delta": {}}
 
 
 class _TextChunks:
     """The choices of a completion's chunks."""
 
-    first: dict[str, Any] | None = None
-
     def __init__(self) -> None:
         self._length = 0
+
+    def first(self) -> dict[str, Any] | None:
+        return None
 
     def piece(self, piece: Piece) -> dict[str, Any]:
         told = completion_logprobs(piece.logprobs, self._length) if piece.logprobs else None
         self._length += len(piece.text)
         return {"index": 0, "text": piece.text, "logprobs": told}
 
-    last: dict[str, Any] = {"index": 0, "text": ""}
+    def last(self) -> dict[str, Any]:
+        return {"index": 0, "text": ""}
 
 
 async def _begin(daemon: Daemon, body: ChatRequest | CompletionRequest) -> Exchange:
@@ -132,12 +136,12 @@ async def _chunks(
         return {"data": ascii_json(envelope | {"choices": choices} | more)}
 
     try:
-        if made.first is not None:
-            yield chunk([made.first | {"finish_reason": None}])
+        if (first := made.first()) is not None:
+            yield chunk([first | {"finish_reason": None}])
         async for piece in exchange.pieces():
             yield chunk([made.piece(piece) | {"finish_reason": None}])
         generation = exchange.ticket.result()
-        yield chunk([made.last | {"finish_reason": REASONS[generation.finish_reason]}])
+        yield chunk([made.last() | {"finish_reason": REASONS[generation.finish_reason]}])
         if body.tells_usage:
             yield chunk([], usage(generation))
     except LarsError as error:

@@ -1,4 +1,4 @@
-"""What every dialect does: a ticket for the request, its pieces as they come, and the reply stored before it is told."""
+"""What every dialect does: a ticket for the request, its pieces as they come, the reply stored before it is told."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from lars_agent.models.library import ModelLibrary
 from lars_agent.store.adapters import AdapterStore
-from service.api import adapters, errors, feedback, generate, interactions, jobs, operation
+from service.api import adapters, errors, feedback, generate, interactions, jobs, openai, openai_models, operation
 from service.api.operation import package_version
 from service.daemon import Daemon, DataLock
 from service.dashboard import routes as dashboard
@@ -31,6 +31,8 @@ DEFAULT_MODEL = "default"
 EVERYWHERE = errors.documented(400, 401, 403, 405, 413, 422, 500)
 ROUTERS = (
     generate.router,
+    openai.router,
+    openai_models.router,
     feedback.router,
     interactions.router,
     adapters.router,

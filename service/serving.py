@@ -27,6 +27,10 @@ class InstalledModel(BaseModel, Protocol):
     def name(self) -> str:
         """What it is called here."""
 
+    @property
+    def installed(self) -> str:
+        """When it was installed, ISO 8601."""
+
 
 class Generator(Protocol):
     """What the daemon asks of `lars_agent.runtime.engine.Engine`."""

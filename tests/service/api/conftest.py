@@ -33,6 +33,7 @@ class FakeModel:
     revision: str | None = None
     sha256: str = SHA256
     folder: Path = Path("nowhere")
+    installed: str = "2026-11-25T12:00:00+00:00"
 
 
 @dataclass

@@ -23,6 +23,7 @@ FLOAT32 = 4
 MOMENT_BYTES = {32: 8.0, 8: 2.0625}  # of both moments of one parameter; in 8 bits with a scale for each block of 128
 RETAINED_BYTES = 10_000_000  # small pieces that the allocator keeps, and what a whole job needs beside its steps
 LAYER_BYTES = 1_000_000  # objects, small tensors and pieces between them that one layer leaves behind
+PACKED_LAYER_BYTES = 2_000_000  # the same where what autograd keeps of it is packed into small pieces
 NORMS = 2  # of a layer; each keeps its input in float32
 HIDDEN_SCRATCH = 8  # (tokens, H) numbers that come and go while one layer runs backward, beyond what it keeps
 INTERMEDIATE_SCRATCH = 3  # (tokens, I) numbers, likewise
@@ -78,8 +79,9 @@ def estimate(shape: ModelShape, load: Workload, plan: Plan) -> Estimate:
     for rows in load.largest("judged", plan.micro_batch, packed=shape.packed):
         pieces.append(_work(shape, load, plan, rows, LOSS_BYTES, autograd=False))
     widest = max(pieces, key=lambda work: sum(vars(work).values()))
+    left = PACKED_LAYER_BYTES if plan.saved == "int8" else LAYER_BYTES
     return Estimate(
-        program=load.program_bytes + RETAINED_BYTES + LAYER_BYTES * shape.adapted_layers,
+        program=load.program_bytes + RETAINED_BYTES + left * shape.adapted_layers,
         weights=shape.weight_bytes - load.unread_bytes,
         adapter=shape.adapter_parameters * FLOAT32,
         gradients=shape.adapter_parameters * FLOAT32,

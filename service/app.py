@@ -11,7 +11,18 @@ from starlette.concurrency import run_in_threadpool
 
 from lars_agent.models.library import ModelLibrary
 from lars_agent.store.adapters import AdapterStore
-from service.api import adapters, errors, feedback, generate, interactions, jobs, openai, openai_models, operation
+from service.api import (
+    adapters,
+    errors,
+    feedback,
+    generate,
+    interactions,
+    jobs,
+    ollama,
+    openai,
+    openai_models,
+    operation,
+)
 from service.api.operation import package_version
 from service.daemon import Daemon, DataLock
 from service.dashboard import routes as dashboard
@@ -33,6 +44,7 @@ ROUTERS = (
     generate.router,
     openai.router,
     openai_models.router,
+    ollama.router,
     feedback.router,
     interactions.router,
     adapters.router,

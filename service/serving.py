@@ -31,6 +31,10 @@ class InstalledModel(BaseModel, Protocol):
     def installed(self) -> str:
         """When it was installed, ISO 8601."""
 
+    @property
+    def bytes(self) -> int:
+        """Size of its folder."""
+
 
 class Generator(Protocol):
     """What the daemon asks of `lars_agent.runtime.engine.Engine`."""

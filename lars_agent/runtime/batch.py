@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -39,6 +40,8 @@ class _Going:
     reading: Iterator[None] | None
     token_ids: list[int] = field(default_factory=list)
     pieces: list[Piece] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
+    read: float = 0.0  # when the prompt had been read
     logprobs: list[TokenLogprob] = field(default_factory=list)  # of tokens whose text has not been given yet
 
     def give(self, text: str) -> None:
@@ -60,6 +63,8 @@ class _Going:
                 seed=order.ticket.seed,
                 token_ids=tuple(self.token_ids),
                 cached_tokens=self.reply.known,
+                prompt_s=self.read - self.began,
+                reply_s=time.monotonic() - self.read,
                 logprobs=tuple(logprob for piece in self.pieces for logprob in piece.logprobs),
             )
         )
@@ -102,7 +107,7 @@ class Batch:
         try:
             next(going.reading)
         except StopIteration:
-            going.reading = None
+            going.reading, going.read = None, time.monotonic()
         except Exception as error:
             self._end(going, error)
 

@@ -102,7 +102,8 @@ class Piece:
 @dataclass(frozen=True)
 class Generation:
     """A finished reply. `token_ids` are the generated ones, the end-of-turn token left out; `cached_tokens` are those
-    of the prompt that were known from earlier ones.
+    of the prompt that were known from earlier ones. `prompt_s` and `reply_s` are how long it took to read the prompt and
+    to make the reply.
     """
 
     text: str
@@ -114,6 +115,8 @@ class Generation:
     token_ids: tuple[int, ...]
     cached_tokens: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_s: float = field(default=0.0, compare=False)
+    reply_s: float = field(default=0.0, compare=False)
 
 
 @dataclass(eq=False)

@@ -34,6 +34,7 @@ class FakeModel:
     sha256: str = SHA256
     folder: Path = Path("nowhere")
     installed: str = "2026-11-25T12:00:00+00:00"
+    bytes: int = 1000
 
 
 @dataclass

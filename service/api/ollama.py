@@ -1,0 +1,258 @@
+"""Ollama's dialect under `/api`: replies as lines of JSON, and what there is to choose from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import structlog
+from fastapi import APIRouter, Request
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from starlette.responses import StreamingResponse
+
+from lars_agent.errors import AdapterNotFound, LarsError
+from lars_agent.example import Message
+from lars_agent.runtime.request import Generation, GenerationRequest
+from service.api.dependencies import DaemonDep
+from service.api.errors import UNEXPECTED, InvalidField, ascii_json, documented
+from service.api.fields import MAX_MESSAGES, Body, Text, Turn, _user_has_the_last_word, to_messages
+from service.api.openai_models import BASE, ModelCard, cards
+from service.api.operation import package_version
+from service.api.parameters import DEFAULT_NEW_TOKENS, parse_adapter_id
+from service.api.replying import Exchange
+from service.daemon import Daemon
+
+log = structlog.get_logger(__name__)
+router = APIRouter(prefix="/api", tags=["ollama"])
+
+LATEST = ":latest"
+NDJSON = "application/x-ndjson"
+LINES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "One line of JSON for each piece; with `stream: false` a single object.",
+        "content": {NDJSON: {}},
+    }
+}
+NANOSECONDS = 10**9
+TEMPERATURE = 0.8  # Ollama's own, where none is given
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _without_tag(name: str) -> str:
+    return name.removesuffix(LATEST)
+
+
+class Options(BaseModel):
+    """How to generate, by Ollama's names. Others are let pass, as Ollama does: most speak of its own machinery."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    temperature: float | None = Field(default=None, ge=0, le=100)
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    top_k: int | None = Field(default=None, ge=0, le=2**31)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    repeat_penalty: float | None = Field(default=None, ge=0.1, le=10)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    num_predict: int | None = Field(default=None, ge=-2, le=1_000_000, description="Below 0: as long as it goes.")
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    stop: Annotated[list[Annotated[Text, Field(min_length=1, max_length=1000)]], BeforeValidator(_listed)] | None = (
+        Field(default=None, max_length=16)
+    )
+
+
+class OllamaRequest(Body):
+    """What both kinds of reply take."""
+
+    model: Annotated[str, Field(max_length=200), AfterValidator(_without_tag)]
+    stream: bool | None = Field(default=None, description="Lines as they come, unless false.")
+    options: Options | None = None
+    keep_alive: str | float | None = Field(default=None, description="Accepted; runtime.keep_alive_s counts.")
+    format: str | None = Field(default=None, max_length=0, description="No form can be asked for.")
+    think: bool | None = Field(default=None, description="Accepted; nothing comes of it.")
+
+    def request(self, base_names: tuple[str, ...], **said: Any) -> GenerationRequest:
+        """What the engine is asked. Raises ValueError for a model that cannot be."""
+        how = self.options or Options()
+        profile, version = parse_adapter_id(BASE if self.model in base_names else self.model)
+        temperature = TEMPERATURE if how.temperature is None else how.temperature
+        longest = how.num_predict
+        return GenerationRequest(
+            profile=profile,
+            version=version,
+            max_new_tokens=DEFAULT_NEW_TOKENS if not longest else longest if longest > 0 else 1_000_000,
+            temperature=temperature if temperature >= 0.01 else 0.0,
+            top_p=how.top_p or (0.9 if how.top_p is None else 1e-6),
+            top_k=40 if how.top_k is None else how.top_k,
+            min_p=how.min_p or 0.0,
+            repetition_penalty=1.1 if how.repeat_penalty is None else how.repeat_penalty,
+            frequency_penalty=how.frequency_penalty or 0.0,
+            presence_penalty=how.presence_penalty or 0.0,
+            stop=tuple(how.stop or ()),
+            seed=None if how.seed is None or how.seed < 0 else how.seed,
+            **said,
+        )
+
+
+class ChatRequest(OllamaRequest):
+    """A conversation to reply to."""
+
+    messages: Annotated[
+        list[Turn], Field(min_length=1, max_length=MAX_MESSAGES), AfterValidator(_user_has_the_last_word)
+    ]
+    tools: list[Any] | None = Field(default=None, max_length=0, description="No tool can be called.")
+
+
+class GenerateRequest(OllamaRequest):
+    """A prompt to reply to, or (with `raw`) a text to go on with."""
+
+    prompt: Text
+    system: Text | None = None
+    raw: bool | None = None
+    context: list[int] | None = Field(default=None, description="Accepted; nothing comes of it.")
+    suffix: str | None = Field(default=None, max_length=0)
+    images: list[str] | None = Field(default=None, max_length=0)
+    template: str | None = Field(default=None, max_length=0)
+
+
+class Named(Body):
+    """What `/api/show` is asked about."""
+
+    model: Annotated[str, Field(max_length=200), AfterValidator(_without_tag)] | None = None
+    name: Annotated[str, Field(max_length=200), AfterValidator(_without_tag)] | None = None
+    verbose: bool | None = None
+
+
+@router.post("/chat", response_model=None, responses=LINES | documented(404, 409, 503, 507))
+async def chat(body: ChatRequest, request: Request, daemon: DaemonDep) -> Any:
+    """The reply to a conversation."""
+    exchange = await _begin(daemon, body, messages=to_messages(body.messages))
+    return await _answer(exchange, body, request, lambda text: {"message": {"role": "assistant", "content": text}})
+
+
+@router.post("/generate", response_model=None, responses=LINES | documented(404, 409, 503, 507))
+async def generate(body: GenerateRequest, request: Request, daemon: DaemonDep) -> Any:
+    """The reply to a prompt."""
+    said = [Message(role="system", content=body.system)] if body.system else []
+    messages = (*said, Message(role="user", content=body.prompt))
+    exchange = await _begin(daemon, body, messages=messages, raw=body.prompt if body.raw else None)
+    return await _answer(exchange, body, request, lambda text: {"response": text})
+
+
+@router.get("/tags", response_model=None, responses=documented(503))
+def tags(daemon: DaemonDep) -> dict[str, Any]:
+    """What a request's `model` may name."""
+    return {"models": [_entry(daemon, card) for card in cards(daemon)]}
+
+
+@router.get("/ps", response_model=None, responses=documented(503))
+def running(daemon: DaemonDep) -> dict[str, Any]:
+    """What is loaded: every profile, or nothing while the model is unloaded."""
+    listed = [] if daemon.serving.is_asleep else [card for card in cards(daemon) if "@" not in card.id]
+    return {"models": [_entry(daemon, card) | {"expires_at": _when(0), "size_vram": 0} for card in listed]}
+
+
+@router.post("/show", response_model=None, responses=documented(404, 503))
+def show(body: Named, daemon: DaemonDep) -> dict[str, Any]:
+    """One of them."""
+    wanted = body.model or body.name
+    card = next((card for card in cards(daemon) if card.id == wanted), None)
+    if card is None:
+        raise AdapterNotFound(f"there is no model {wanted!a:.100}; GET /api/tags lists those there are")
+    entry = _entry(daemon, card)
+    return {
+        "modelfile": f"FROM {card.parent or card.root}\n",
+        "parameters": "",
+        "template": "",
+        "details": entry["details"],
+        "model_info": {"general.architecture": entry["details"]["family"], "general.basename": card.root},
+        "capabilities": ["completion"],
+        "modified_at": entry["modified_at"],
+    }
+
+
+@router.get("/version", response_model=None)
+def version() -> dict[str, str]:
+    """Of lars-agent."""
+    return {"version": package_version()}
+
+
+async def _begin(daemon: Daemon, body: OllamaRequest, **said: Any) -> Exchange:
+    installed = daemon.serving.require_model()
+    try:
+        asked = body.request((installed.name, installed.reference), **said)
+    except ValueError as error:
+        raise InvalidField("model", str(error)) from error
+    parameters = {} if body.options is None else body.options.model_dump(exclude_none=True)
+    return await Exchange.begin(daemon, asked, parameters)
+
+
+async def _answer(
+    exchange: Exchange, body: OllamaRequest, request: Request, said: Callable[[str], dict[str, Any]]
+) -> Any:
+    began = time.monotonic()
+    if body.stream is False:
+        generation = await exchange.finished(request)
+        return _line(body.model, said(generation.text)) | _done(exchange, generation, began)
+    return StreamingResponse(_lines(exchange, body.model, said, began), media_type=NDJSON)
+
+
+async def _lines(
+    exchange: Exchange, model: str, said: Callable[[str], dict[str, Any]], began: float
+) -> AsyncIterator[str]:
+    try:
+        async for piece in exchange.pieces():
+            yield ascii_json(_line(model, said(piece.text)) | {"done": False}) + "\n"
+        yield ascii_json(_line(model, said("")) | _done(exchange, exchange.ticket.result(), began)) + "\n"
+    except LarsError as error:
+        yield ascii_json({"error": str(error)}) + "\n"
+    except Exception:
+        log.exception("stream_broke_off")
+        yield ascii_json({"error": UNEXPECTED}) + "\n"
+
+
+def _line(model: str, said: Mapping[str, Any]) -> dict[str, Any]:
+    return {"model": model, "created_at": _when(time.time()), **said}
+
+
+def _done(exchange: Exchange, generation: Generation, began: float) -> dict[str, Any]:
+    """The last line; `interaction_id` is ours: feedback refers to the reply by it."""
+    return {
+        "done": True,
+        "done_reason": "length" if generation.finish_reason == "length" else "stop",
+        "total_duration": int((time.monotonic() - began) * NANOSECONDS),
+        "load_duration": 0,
+        "prompt_eval_count": generation.prompt_tokens,
+        "prompt_eval_duration": int(generation.prompt_s * NANOSECONDS),
+        "eval_count": generation.generated_tokens,
+        "eval_duration": int(generation.reply_s * NANOSECONDS),
+        "interaction_id": exchange.interaction_id,
+    }
+
+
+def _entry(daemon: Daemon, card: ModelCard) -> dict[str, Any]:
+    installed = daemon.serving.require_model()
+    return {
+        "name": card.id,
+        "model": card.id,
+        "modified_at": _when(card.created),
+        "size": installed.bytes,
+        "digest": installed.sha256,
+        "details": {
+            "parent_model": card.parent or "",
+            "format": "safetensors",
+            "family": installed.name,
+            "families": [installed.name],
+            "parameter_size": "",
+            "quantization_level": daemon.settings.model.dtype,
+        },
+    }
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

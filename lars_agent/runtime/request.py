@@ -101,9 +101,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class Generation:
-    """A finished reply. `token_ids` are the generated ones, the end-of-turn token left out; `cached_tokens` are those
-    of the prompt that were known from earlier ones. `prompt_s` and `reply_s` are how long it took to read the prompt and
-    to make the reply.
+    """A finished reply.
+
+    `token_ids` are the generated ones, the end-of-turn token left out; `cached_tokens` are those of the prompt that
+    were known from earlier ones. Reading the prompt took `prompt_s`, making the reply `reply_s`.
     """
 
     text: str

@@ -33,7 +33,7 @@ class HostGuard:
         if problem is None:
             await self._app(scope, receive, send)
         else:
-            await error_response(403, problem)(scope, receive, send)
+            await error_response(scope["path"], 403, problem)(scope, receive, send)
 
     def _problem(self, headers: Headers) -> str | None:
         hosts = [host.lower() for host in headers.getlist("host")]
@@ -67,7 +67,7 @@ class TokenGuard:
             await self._app(scope, receive, send)
             return
         words = "the token is wrong or missing; send the header Authorization: Bearer <server.token>"
-        await error_response(401, words, headers={"WWW-Authenticate": "Bearer"})(scope, receive, send)
+        await error_response(scope["path"], 401, words, headers={"WWW-Authenticate": "Bearer"})(scope, receive, send)
 
     def _is_open(self, path: str) -> bool:
         return path in OPEN_PATHS or path.startswith(OPEN_PREFIX)
@@ -96,7 +96,7 @@ class BodyLimit:
         if length.isdecimal() and (len(length) > 18 or int(length) > limit):
             if "expect" not in headers:  # who asks before sending has not sent yet
                 await drain(receive, limit * DRAINED_BODIES)
-            await error_response(413, too_large(limit))(scope, receive, send)
+            await error_response(scope["path"], 413, too_large(limit))(scope, receive, send)
         else:
             await self._app(scope, counted(receive, limit), send)
 

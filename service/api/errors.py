@@ -21,6 +21,7 @@ log = structlog.get_logger(__name__)
 
 RETRY_AFTER_S = 5
 UNEXPECTED = "something went wrong here; the daemon's log says what"
+OLLAMA = "/api/"  # whose clients read an error as one string
 SHOWN_CHARS = 60  # of a value that is quoted back
 NOT_AN_OBJECT = ("model_type", "model_attributes_type", "dict_type")
 SOURCES = ("body", "query", "path", "header")  # where a field stands; not part of its name
@@ -97,11 +98,14 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def error_response(
-    status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None
+    path: str, status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """An error as an answer. ASCII only, so that no text a client sent can keep it from being written."""
+    """An error as an answer, in the shape of the dialect that `path` belongs to.
+
+    ASCII only, so that no text a client sent can keep it from being written.
+    """
     retry = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
-    body = ascii_json(error_body(status, message, param))
+    body = ascii_json({"error": message} if path.startswith(OLLAMA) else error_body(status, message, param))
     return Response(body, status, {**retry, **(headers or {})}, "application/json")
 
 
@@ -137,7 +141,7 @@ async def _ours(request: Request, error: Exception) -> Response:
     param = (
         "inputs" if isinstance(error, (errors.PromptTooLong, errors.PromptRefused)) else getattr(error, "param", None)
     )
-    return error_response(status, str(error), param, headers)
+    return error_response(request.url.path, status, str(error), param, headers)
 
 
 async def _http(request: Request, error: Exception) -> Response:
@@ -149,7 +153,7 @@ async def _http(request: Request, error: Exception) -> Response:
         message = f"{request.method} is not a method of {request.url.path!a:.200}"
     elif error.status_code == 400:
         message = "the body cannot be parsed; send JSON in UTF-8"
-    return error_response(error.status_code, message, headers=error.headers)
+    return error_response(request.url.path, error.status_code, message, headers=error.headers)
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
@@ -158,12 +162,12 @@ async def _invalid(request: Request, error: Exception) -> Response:
     kind = request.headers.get("content-type", "")
     if param is None and error.body and "json" not in kind:
         message = f"the body is read as JSON only with the header Content-Type: application/json, not {kind[:60]!a}"
-    return error_response(422, message, param)
+    return error_response(request.url.path, 422, message, param)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     """The log has the trace (the server writes it); the client gets none."""
-    return error_response(500, UNEXPECTED)
+    return error_response(request.url.path, 500, UNEXPECTED)
 
 
 def describe(problems: Sequence[Any]) -> tuple[str | None, str]:

@@ -1,0 +1,54 @@
+"""Ollama's dialect, on the engine's stand-in."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+HELLO = {"model": "default:latest", "messages": [{"role": "user", "content": "Hello?"}]}
+
+
+def lines(answer) -> list[dict[str, object]]:
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+def test_a_chat_comes_in_lines_and_is_stored(client, daemon):
+    answer = client.post("/api/chat", json=HELLO)
+    assert answer.headers["content-type"].startswith("application/x-ndjson")
+    *pieces, last = lines(answer)
+    assert "".join(piece["message"]["content"] for piece in pieces) == "echo: Hello?"
+    assert all(piece["done"] is False and piece["model"] == "default" for piece in pieces)
+    assert (last["done"], last["done_reason"], last["eval_count"]) == (True, "stop", 2)
+    assert daemon.db.interactions.get(last["interaction_id"]).response == "echo: Hello?"
+
+
+def test_a_prompt_may_be_answered_whole(client, engine):
+    body = client.post("/api/generate", json={"model": "base", "prompt": "Hi", "system": "Be brief.", "stream": False})
+    assert body.json()["response"] == "echo: Hi"
+    assert [message["role"] for message in engine.tickets[-1].request.messages] == ["system", "user"]
+    client.post("/api/generate", json={"model": "base", "prompt": "Hi", "raw": True, "stream": False})
+    assert engine.tickets[-1].request.raw == "Hi"
+
+
+def test_options_reach_the_engine_and_unknown_ones_pass(client, engine):
+    options = {"temperature": 0, "top_k": 3, "num_predict": 9, "seed": 4, "stop": ["x"], "num_ctx": 4096, "mirostat": 1}
+    assert client.post("/api/chat", json=HELLO | {"options": options, "keep_alive": "5m"}).status_code == 200
+    request = engine.tickets[-1].request
+    assert (request.temperature, request.top_k, request.max_new_tokens) == (0.0, 3, 9)
+    assert (request.seed, request.stop) == (4, ("x",))
+
+
+def test_what_there_is(client):
+    assert [model["name"] for model in client.get("/api/tags").json()["models"]] == ["base", "default"]
+    assert [model["name"] for model in client.get("/api/ps").json()["models"]] == ["base", "default"]
+    assert client.post("/api/show", json={"model": "default"}).json()["capabilities"] == ["completion"]
+    assert client.post("/api/show", json={"model": "nobody@v3"}).status_code == 404
+    assert client.get("/api/version").json()["version"]
+
+
+@pytest.mark.parametrize("changes", [{"messages": []}, {"tools": [{}]}, {"format": "json"}, {"model": "no such"}])
+def test_what_cannot_be_done_is_refused_in_ollama_s_shape(client, changes):
+    answer = client.post("/api/chat", json=HELLO | changes)
+    assert answer.status_code == 422
+    assert isinstance(answer.json()["error"], str)

@@ -38,6 +38,14 @@ def adapter_state(adapter: LarsAdapter) -> dict[str, Tensor]:
 
 def load_state(adapter: LarsAdapter, state: dict[str, Tensor]) -> None:
     """The adapter holds exactly `state`. Raises StateMismatch, with nothing loaded, for any other key or shape."""
+    own = _matching(adapter, state)
+    with torch.no_grad():
+        for key, tensor in own.items():
+            tensor.copy_(state[key])
+
+
+def _matching(adapter: LarsAdapter, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The adapter's own tensors, which `state` has all and no others of. Raises StateMismatch."""
     own = adapter_tensors(adapter)
     for key in sorted(own.keys() ^ state.keys()):
         raise StateMismatch(f"adapter tensor {key!r} is {'missing' if key in own else 'not part of this adapter'}")
@@ -46,9 +54,7 @@ def load_state(adapter: LarsAdapter, state: dict[str, Tensor]) -> None:
             raise StateMismatch(
                 f"adapter tensor {key!r} has shape {tuple(state[key].shape)}, not {tuple(tensor.shape)}"
             )
-    with torch.no_grad():
-        for key, tensor in own.items():
-            tensor.copy_(state[key])
+    return own
 
 
 def save_adapter(adapter: LarsAdapter, folder: Path, *, base_model: str, revision: str | None) -> None:
@@ -98,8 +104,12 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> LarsAdapter:
     except (OSError, SafetensorError) as error:
         raise AdapterCorrupt(f"{folder / WEIGHTS_FILE} cannot be read ({error}); activate another version") from error
     try:
-        adapter = LarsAdapter.for_model(model, config)
-        load_state(adapter, state)
+        with torch.device("meta"):  # no number is drawn that would be written over
+            adapter = LarsAdapter.for_model(model, config)
+        _matching(adapter, state)
     except (StateMismatch, ConfigError) as error:
         raise AdapterIncompatible(f"{folder} was made for another base model: {error}") from error
+    for name, layer in adapter.by_name.items():
+        own = {key: state[f"{name}.{key}"].clone() for key in layer.state_dict()}
+        layer.load_state_dict(own, assign=True)
     return adapter.eval().requires_grad_(False)

@@ -25,6 +25,7 @@ EXTRA = {"peft": "PEFT", "matplotlib": "matplotlib"}
 CONTEXTS = "256,1024,2048"
 SWEEP_DTYPES = "float32,bfloat16"
 TIME_LIMIT_S = 4 * 3600.0
+SERVE_PARTS = ("speed", "engine", "clients", "swaps", "feedback", "asleep")
 
 app = typer.Typer(help="Measure what lars-agent claims.", no_args_is_help=True, add_completion=False)
 
@@ -106,6 +107,28 @@ def planner(
     folder = out or checkout.results_folder()
     jobs = due(list(draw_cells(cells, seed, names, kinds)), folder, fresh=fresh, retry=retry)
     run_planner(jobs, models or checkout.models_folder(), folder, threads, time_limit, typer.echo)
+
+
+@app.command()
+def serve(
+    parts: Annotated[str, typer.Option(help="Of " + ", ".join(SERVE_PARTS) + ".")] = ",".join(SERVE_PARTS),
+    rounds: Annotated[int, typer.Option(min=1, help="How often all contenders of a comparison take turns.")] = 5,
+    models: Models = None,
+    out: Out = None,
+) -> None:
+    """How fast the endpoint serves, next to llama.cpp and transformers, and what swaps and feedback take (half an hour).
+
+    llama.cpp is run by node and fetched with npm; nothing else may run beside.
+    """
+    _require("matplotlib")
+    chosen = _chosen(parts, SERVE_PARTS, "--parts")
+    from bench.ready_model import ready_model
+    from bench.serve import Place, measure_serving
+
+    folder, library = out or checkout.results_folder(), models or checkout.models_folder()
+    for dtype in ("int4", "int8"):
+        model = ready_model("default", dtype, "cpu", library)
+    measure_serving(chosen, Place(model, library.parent, rounds), folder, typer.echo)
 
 
 @app.command("report")

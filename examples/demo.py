@@ -8,95 +8,25 @@ token for token. Exits 1 when any of this fails.
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from examples.persona import MARA, Probe, probes, read_lines
+from examples.running import Daemon, daemon
 
 MODELS = Path(__file__).parent.parent / ".cache" / "models"
-REPLY_TOKENS = 40
 FACT_GOAL, STYLE_GOAL, TEXT_GOAL = 0.85, 0.80, 0.03
 SHOWN = 8
 LIMIT_S = 1200
 CONSOLE = Console(width=116)
-
-
-@dataclass
-class Daemon:
-    """A running daemon, spoken to over HTTP as any client would."""
-
-    http: httpx.Client
-    process: subprocess.Popen[bytes]
-
-    def get(self, path: str) -> Any:
-        return self._answer(self.http.get(path))
-
-    def post(self, path: str, body: dict[str, Any], **headers: str) -> Any:
-        return self._answer(self.http.post(path, json=body, headers=headers))
-
-    def reply(self, prompt: str) -> tuple[str, dict[str, Any]]:
-        """The greedy reply to `prompt` and its details."""
-        answer = self.post(
-            "/generate", {"inputs": prompt, "parameters": {"max_new_tokens": REPLY_TOKENS, "details": True}}
-        )
-        return answer["generated_text"], answer["details"]
-
-    def _answer(self, response: httpx.Response) -> Any:
-        if response.is_error:
-            raise SystemExit(f"{response.request.method} {response.request.url.path}: {response.text}")
-        return response.json()
-
-
-@contextmanager
-def daemon(state: Path) -> Iterator[Daemon]:
-    """A daemon on `state`, ready to reply; stopped by SIGTERM at the end, as systemd would."""
-    port = free_port()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("LARS_AGENT_")}
-    environment |= {"LARS_AGENT_SERVER__PORT": str(port), "LARS_AGENT_SCHEDULE__ENABLED": "false"}
-    environment |= {"LARS_AGENT_DATA_DIR": str(state)}
-    with (state / "daemon.log").open("ab") as log:
-        process = subprocess.Popen([sys.executable, "-m", "service", "serve"], env=environment, stdout=log, stderr=log)
-        try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as http:
-                wait_until_healthy(http, process, state)
-                yield Daemon(http, process)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(timeout=60)
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until_healthy(http: httpx.Client, process: subprocess.Popen[bytes], state: Path) -> None:
-    """The daemon answers /health with 200. Exits with its log when it dies first."""
-    while process.poll() is None:
-        try:
-            if http.get("/health").status_code == httpx.codes.OK:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.5)
-    raise SystemExit(f"the daemon did not start:\n{(state / 'daemon.log').read_text()[-3000:]}")
 
 
 def adapt(running: Daemon) -> dict[str, Any]:

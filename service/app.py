@@ -118,7 +118,7 @@ def compose(
             db,
             store,
             base_model=serving.require_model,
-            swap=serving.swap,
+            endpoint=serving,
             pointer=serving.pointer,
             worker_command=worker_command,
             memory_limit=memory_limit,

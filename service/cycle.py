@@ -84,8 +84,9 @@ def put_in_use(job: JobRecord, version: int, parts: CycleParts) -> None:
 
 def _swap(job: JobRecord, version: int, incumbent: int | None, parts: CycleParts) -> None:
     try:
+        parts.endpoint.prepare(job.profile, version)
         parts.store.activate(job.profile, version, parts.base_model().sha256)
-        parts.swap(job.profile)
+        parts.endpoint.swap(job.profile)
     except Exception as error:
         kept = _restore(job.profile, incumbent, parts)
         words = "as before" if kept == incumbent else f"because {_label(incumbent)} is damaged"

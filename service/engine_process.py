@@ -110,6 +110,10 @@ class EngineProcess:
         ticket.seed, ticket.version = answer["seed"], answer["version"]
         return ticket
 
+    def prepare(self, profile: str, version: int) -> None:
+        """See `Engine.prepare`."""
+        self._call({"do": "prepare", "profile": profile, "version": version})
+
     def swap(self, profile: str) -> int | None:
         """See `Engine.swap`."""
         version: int | None = self._call({"do": "swap", "profile": profile})

@@ -18,7 +18,7 @@ from service.db import DEFAULT_PROFILE, Database, JobRecord, JobTrigger
 from service.db.records import UNFINISHED, JobChanges, now_utc
 from service.dry_run import dry_run
 from service.memory_limit import GUARD_ONLY, MemoryLimit
-from service.parts import BaseModel, CycleParts
+from service.parts import BaseModel, CycleParts, Endpoint
 from service.settings import Settings
 from service.snapshot import require_news
 from service.worker_process import DEFAULT_COMMAND, LOG_NAME, Ending, WorkerProcess, kill_stray
@@ -46,7 +46,7 @@ class Supervisor:
     """Runs personalization cycles, one at a time, each in a thread here and a worker process beside.
 
     Call `recover` once at start, when the base model is there, and `close` before the engine is closed. `base_model`,
-    `swap` and `pointer` are as in `CycleParts`; `worker_command` is given the job directory as its last argument, and
+    `endpoint` and `pointer` are as in `CycleParts`; `worker_command` is given the job directory as its last argument, and
     `memory_limit` holds it to its budget.
     """
 
@@ -57,7 +57,7 @@ class Supervisor:
         store: AdapterStore,
         *,
         base_model: Callable[[], BaseModel],
-        swap: Callable[[str], int | None],
+        endpoint: Endpoint,
         pointer: threading.Lock | None = None,
         worker_command: Sequence[str] = DEFAULT_COMMAND,
         memory_limit: MemoryLimit = GUARD_ONLY,
@@ -65,7 +65,7 @@ class Supervisor:
         grace_s: float = 30.0,
     ) -> None:
         self._db, self._store = db, store
-        self._parts = CycleParts(settings, db, store, base_model, swap, pointer or threading.Lock())
+        self._parts = CycleParts(settings, db, store, base_model, endpoint, pointer or threading.Lock())
         self._worker_command = tuple(worker_command)
         self.memory_limit = memory_limit
         self._worker = WorkerProcess(

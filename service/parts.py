@@ -33,13 +33,23 @@ class BaseModel(Protocol):
         """The digest of its weights."""
 
 
+class Endpoint(Protocol):
+    """What puts a version in use."""
+
+    def prepare(self, profile: str, version: int) -> None:
+        """`version` is loaded and checked, while the incumbent serves. Raises where it cannot serve."""
+
+    def swap(self, profile: str) -> int | None:
+        """The store's active version serves the profile. Raises, and changes nothing, where it cannot."""
+
+
 @dataclass(frozen=True)
 class CycleParts:
     """What a cycle works with.
 
     Attributes:
         base_model: the model in use; raises ModelLoading until there is one.
-        swap: makes the engine serve the profile's active version; raises, and changes nothing, where it cannot.
+        endpoint: what serves the versions.
         pointer: held by whoever moves a pointer to another version, from looking at it until it is served.
     """
 
@@ -47,7 +57,7 @@ class CycleParts:
     db: Database
     store: AdapterStore
     base_model: Callable[[], BaseModel]
-    swap: Callable[[str], int | None]
+    endpoint: Endpoint
     pointer: Lock = field(default_factory=Lock)
 
     def folder(self, job_id: str) -> Path:

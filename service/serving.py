@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -41,6 +42,9 @@ class Generator(Protocol):
 
     def submit(self, request: GenerationRequest) -> Ticket:
         """A reply that is being made."""
+
+    def prepare(self, profile: str, version: int) -> None:
+        """A swap to `version` will be at once."""
 
     def swap(self, profile: str) -> int | None:
         """The store's active version serves the profile."""
@@ -129,7 +133,8 @@ class Serving:
         self.pointer = threading.Lock()
         self._loader: threading.Thread | None = None
         self._engine: Generator | None = None
-        self._using = threading.RLock()  # held by whoever asks the engine, opens it, or closes it
+        self._changing = threading.RLock()  # held by whoever opens the engine or closes it
+        self._users = 0  # of the engine, just now
         self._nap = Nap(keep_alive_s, self._sleep)
         self._on_busy: Callable[[bool], None] = lambda busy: None
         self._served: dict[str, int | None] = {}  # by the engine that is closed for now
@@ -153,22 +158,27 @@ class Serving:
         """Nothing is generated any more."""
         self.halt()
         self._nap.close()
-        with self._using:
+        with self._changing:
             engine, self._engine = self._engine, None
         if engine is not None:
             engine.close()
 
     def submit(self, request: GenerationRequest) -> Ticket:
         """A reply that is being made. Raises ModelLoading, and what the engine raises."""
-        with self._using:
-            ticket = self.engine().submit(request)
+        with self.engine() as engine:
+            ticket = engine.submit(request)
             self._nap.begin()
             return ticket
 
+    def prepare(self, profile: str, version: int) -> None:
+        """`version` is loaded and checked, and a swap to it will be at once. Raises as `swap` does."""
+        with self.engine() as engine:
+            engine.prepare(profile, version)
+
     def swap(self, profile: str) -> int | None:
         """The store's active version serves the profile. Raises ModelLoading, and what the engine raises."""
-        with self._using:
-            return self.engine().swap(profile)
+        with self.engine() as engine:
+            return engine.swap(profile)
 
     def serving(self) -> dict[str, int | None]:
         """The version that serves each profile that has adapters, and `default`; empty while the model loads."""
@@ -185,19 +195,28 @@ class Serving:
 
     def activate(self, profile: str, version: int | None) -> int | None:
         """`version` serves the profile. Raises what verifying and loading it raises; the incumbent then still does."""
-        base_sha256 = self.require_model().sha256
-        with self.pointer, self._using, self._restored(profile):
-            engine = self.engine()
-            self._store.activate(profile, version, base_sha256)
-            return engine.swap(profile)
+        self.require_model()
+        with self.pointer, self.engine() as engine:
+            return self._put_in_use(engine, profile, version)
 
     def rollback(self, profile: str) -> int | None:
         """The parent of the version in use serves the profile. Raises as `activate` does."""
-        base_sha256 = self.require_model().sha256
-        with self.pointer, self._using, self._restored(profile):
-            engine = self.engine()
-            self._store.rollback(profile, base_sha256)
-            return engine.swap(profile)
+        self.require_model()
+        with self.pointer, self.engine() as engine:
+            return self._put_in_use(engine, profile, self._store.parent(profile))
+
+    def _put_in_use(self, engine: Generator, profile: str, version: int | None) -> int | None:
+        """Everything that can go wrong goes wrong before the pointers move: the store's, then the engine's."""
+        if version is not None:
+            engine.prepare(profile, version)
+            self._store.verify(profile, version, self.require_model().sha256)
+        with self._restored(profile):
+            started = time.perf_counter()
+            self._store.move(profile, version)
+            served = engine.swap(profile)
+            swap_ms = round(1000 * (time.perf_counter() - started), 3)
+        log.info("adapter_in_use", profile=profile, version=served, swap_ms=swap_ms)
+        return served
 
     def require_model(self) -> InstalledModel:
         """The base model in use. Raises ModelLoading."""
@@ -205,8 +224,22 @@ class Serving:
             raise self._not_yet()
         return self.installed
 
-    def engine(self) -> Generator:
-        """The engine, opened again where it was closed or has ended. Raises ModelLoading, and what opening raises."""
+    @contextlib.contextmanager
+    def engine(self) -> Iterator[Generator]:
+        """The engine, opened again where it was closed or has ended; it is not put to sleep within the block.
+
+        Raises ModelLoading, and what opening raises.
+        """
+        with self._changing:
+            engine = self._open_again()
+            self._users += 1
+        try:
+            yield engine
+        finally:
+            with self._changing:
+                self._users -= 1
+
+    def _open_again(self) -> Generator:
         installed = self.require_model()
         engine = self._engine
         if engine is not None and not engine.is_alive:
@@ -220,7 +253,10 @@ class Serving:
 
     def _sleep(self) -> None:
         """Nothing has been asked for a while: what the model takes is free for others."""
-        with self._using:
+        with self._changing:
+            if self._users:
+                self._nap.begin()
+                return
             engine, self._engine = self._engine, None
             if engine is None:
                 return

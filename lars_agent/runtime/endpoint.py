@@ -6,6 +6,7 @@ FD is its end of a socket, OPTIONS a JSON object with the fields of `Options`. I
 
     to it    {"id": 1, "do": "submit", "request": {...}}   {"id": 1, "do": "cancel"}
              {"id": 2, "do": "swap" | "serve_base", "profile": "alice"}
+             {"id": 2, "do": "prepare", "profile": "alice", "version": 3}
              {"id": 3, "do": "close", "timeout_s": 10}
     from it  {"ready": true} or {"failed": {...}}, then    {"busy": true | false}
              {"id": 1, "seed": 7, "version": 3}   {"id": 1, "piece": {"text": "Hel", ...}}   {"id": 1, "done": {...}}
@@ -26,7 +27,7 @@ from typing import Any
 
 from lars_agent.models.open import open_model, precision
 from lars_agent.runtime.engine import Engine
-from lars_agent.runtime.request import Ticket
+from lars_agent.runtime.request import GenerationRequest, Ticket
 from lars_agent.runtime.wire import Wire, error_to, request_from
 from lars_agent.store.adapters import AdapterStore
 
@@ -54,6 +55,7 @@ class Endpoint:
         self._tickets: dict[int, Ticket] = {}
         self._doing: dict[str, Callable[[dict[str, Any]], Any]] = {
             "swap": lambda line: engine.swap(line["profile"]),
+            "prepare": lambda line: engine.prepare(line["profile"], line["version"]),
             "serve_base": lambda line: engine.serve_base(line["profile"]),
             "close": lambda line: engine.close(line["timeout_s"]),
         }
@@ -66,7 +68,7 @@ class Endpoint:
                 if ticket is not None:
                     ticket.cancel()
             elif line["do"] == "submit":
-                self._submit(line)
+                self._receive(line["id"], request_from(line["request"]))
             else:
                 threading.Thread(target=self._do, args=(line,), daemon=True).start()
         for ticket in list(self._tickets.values()):
@@ -79,10 +81,16 @@ class Endpoint:
             answer = {"error": error_to(error)}
         self._send({"id": line["id"], **answer})
 
-    def _submit(self, line: dict[str, Any]) -> None:
-        number = line["id"]
+    def _receive(self, number: int, request: GenerationRequest) -> None:
+        """In the order that they come, but for requests whose adapter has to be loaded first: nobody waits for these."""
+        if self.engine.is_ready(request):
+            self._submit(number, request)
+        else:
+            threading.Thread(target=self._submit, args=(number, request), daemon=True).start()
+
+    def _submit(self, number: int, request: GenerationRequest) -> None:
         try:
-            ticket = self.engine.submit(request_from(line["request"]))
+            ticket = self.engine.submit(request)
         except Exception as error:
             self._send({"id": number, "error": error_to(error)})
             return

@@ -95,6 +95,14 @@ class Engine:
         except TemplateError as error:
             raise PromptRefused(f"the model's chat template refuses the conversation: {error}") from error
 
+    def prepare(self, profile: str, version: int) -> None:
+        """A swap to `version` will be at once; see `AdapterSlots.prepare`."""
+        self._slots.prepare(profile, version)
+
+    def is_ready(self, request: GenerationRequest) -> bool:
+        """Whether nothing has to be loaded for `request`."""
+        return not isinstance(request.version, int) or self._slots.is_ready(request.profile, request.version)
+
     def swap(self, profile: str) -> int | None:
         """New requests of `profile` get the store's active version; see `AdapterSlots.swap`."""
         return self._slots.swap(profile)

@@ -1,8 +1,8 @@
 """Which adapter serves which profile, and how it is replaced while requests run.
 
 A request is pinned to an adapter object when it comes in, so a swap is one assignment: requests in flight keep theirs,
-the next one gets the other. Loading, checking the sha256s and making the tensors resident all happen before that; when
-any of it fails, the incumbent goes on serving.
+the next one gets the other. Loading, checking the sha256s and making the tensors resident all happen before that, in
+`prepare`, while the incumbent serves; when any of it fails, it goes on serving.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from lars_agent.lars import LarsAdapter, load_adapter
 from lars_agent.store.adapters import AdapterStore
 
-PINNED_KEPT = 2
+KEPT = 3  # versions beside those in use: what was asked for by number, and what was in use before
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class AdapterSlots:
     ) -> None:
         self._model, self._store, self._base_sha256, self._prepared = model, store, base_sha256, prepared
         self._active: dict[str, Pinned] = {}
-        self._pinned: OrderedDict[tuple[str, int], Pinned] = OrderedDict()
-        self._lock = threading.Lock()
+        self._ready: OrderedDict[tuple[str, int], Pinned] = OrderedDict()
+        self._swapping, self._loading, self._keeping = threading.Lock(), threading.Lock(), threading.Lock()
 
     def resolve(self, profile: str, version: int | Literal["active"] | None) -> Pinned:
         """The adapter a request is served with. Raises AdapterNotFound, AdapterCorrupt or AdapterIncompatible."""
@@ -52,36 +52,53 @@ class AdapterSlots:
             if active is None:
                 self.swap(profile)
             return self._active[profile]
-        active = self._active.get(profile, BASE)
-        return active if active.version == version else self._by_version(profile, version)
+        return self._version(profile, version)
+
+    def prepare(self, profile: str, version: int) -> None:
+        """A swap to `version` will find it loaded and checked. Raises what loading raises."""
+        self._version(profile, version)
+
+    def is_ready(self, profile: str, version: int) -> bool:
+        """Whether `version` need not be loaded."""
+        return (profile, version) in self._ready or self._active.get(profile, BASE).version == version
 
     def swap(self, profile: str) -> int | None:
         """New requests of `profile` are served by the version that the store calls active; returns it.
 
         Raises what loading raises, and then nothing has changed.
         """
-        with self._lock:
+        with self._swapping:
             version = self._store.active(profile)
-            self._active[profile] = BASE if version is None else self._load(profile, version)
+            left = self._active.get(profile, BASE)
+            self._active[profile] = BASE if version is None else self._version(profile, version)
+            if left.version is not None:
+                self._keep(profile, left.version, left)
             return version
 
     def serve_base(self, profile: str) -> None:
         """The base model serves new requests of `profile`, whatever the store calls active, until the next swap."""
-        with self._lock:
+        with self._swapping:
             self._active[profile] = BASE
 
     def serving(self, profile: str) -> int | None:
         """The version that serves `profile` now."""
         return self._active.get(profile, BASE).version
 
-    def _by_version(self, profile: str, version: int) -> Pinned:
-        with self._lock:
-            pinned = self._pinned.get((profile, version)) or self._load(profile, version)
-            self._pinned[profile, version] = pinned
-            self._pinned.move_to_end((profile, version))
-            while len(self._pinned) > PINNED_KEPT:
-                self._pinned.popitem(last=False)
+    def _version(self, profile: str, version: int) -> Pinned:
+        with self._loading:
+            active = self._active.get(profile, BASE)
+            if active.version == version:
+                return active
+            pinned = self._ready.get((profile, version)) or self._load(profile, version)
+            self._keep(profile, version, pinned)
             return pinned
+
+    def _keep(self, profile: str, version: int, pinned: Pinned) -> None:
+        with self._keeping:
+            self._ready[profile, version] = pinned
+            self._ready.move_to_end((profile, version))
+            while len(self._ready) > KEPT:
+                self._ready.popitem(last=False)
 
     def _load(self, profile: str, version: int) -> Pinned:
         folder = self._store.verify(profile, version, self._base_sha256)

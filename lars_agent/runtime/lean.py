@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from lars_agent.memory.blockwise import blockwise_attention
 from lars_agent.memory.layers import decoder_layers
-from lars_agent.runtime.linear import Product, product_of
+from lars_agent.runtime.linear import FEW, Product, product_of
 
 __all__ = ["Acting", "KeyValues", "LeanModel", "Part", "lean_model"]
 
@@ -120,7 +120,7 @@ class LeanModel:
         """The names of the linear layers of a slot, and which columns of its product are theirs."""
         return self._outputs[layer][slot]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def run(self, ids: Tensor, parts: Sequence[Part], acting: Acting | None = None) -> Tensor:
         """(T, H): the hidden states of the tokens `ids` (T,), which are those of `parts` behind one another.
 
@@ -136,7 +136,7 @@ class LeanModel:
             part.kept.length += part.tokens
         return self._norm(x, self.last_norm)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """(N, V) float32 of the last hidden states (N, H)."""
         return self._head(hidden).float()
@@ -188,7 +188,18 @@ class LeanModel:
         return out
 
     def _norm(self, x: Tensor, weight: Tensor | None) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], weight, self.eps)
+        """The RMS norm of (T, H), or of each head of (T, N, D); few rows have theirs counted in Python.
+
+        torch's is eight small operations; for a token at a time a norm and two products take a fourth of their time.
+        """
+        if x.ndim > 2 or len(x) > FEW:
+            return F.rms_norm(x, x.shape[-1:], weight, self.eps)
+        count = x.shape[1]
+        sizes = torch.linalg.vector_norm(x, dim=1, dtype=torch.float32).tolist()
+        scales = [(size * size / count + self.eps) ** -0.5 for size in sizes]
+        if len(scales) == 1:
+            return x.mul(scales[0]).mul_(weight)
+        return x.mul(torch.tensor(scales)[:, None]).to(x.dtype).mul_(weight)
 
     def _rotations(self, starts: Sequence[int], parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
         """(T, 1, D) cosines and sines, the first half of these negative: what a roll by half a head is added with."""

@@ -129,13 +129,27 @@ class AdapterStore:
 
     def activate(self, profile: str, version: int | None, base_sha256: str | None = None) -> None:
         """`version` is the one in use. Raises what `verify` raises; the pointer is then what it was."""
-        home = ProfileHome(self._root, profile)
         if version is not None:
             self.verify(profile, version, base_sha256)
-        elif not home.path.is_dir():
+        self.move(profile, version)
+
+    def move(self, profile: str, version: int | None) -> None:
+        """`version`, which `verify` has just passed, is the one in use."""
+        home = ProfileHome(self._root, profile)
+        if version is None and not home.path.is_dir():
             return
         with home.writing():
             home.point_to(version)
+
+    def parent(self, profile: str) -> int | None:
+        """What `rollback` would put in use; None for the base model.
+
+        Raises AdapterNotFound where that is in use already, and what reading the manifest of the version in use raises.
+        """
+        active = self.active(profile)
+        if active is None:
+            raise AdapterNotFound(f"profile {profile!r} uses the base model already; there is nothing to roll back")
+        return self.get(profile, active).parent
 
     def rollback(self, profile: str, base_sha256: str | None = None) -> int | None:
         """The parent of the version in use is in use, and returned; None for the base model.
@@ -143,12 +157,10 @@ class AdapterStore:
         Raises AdapterNotFound where the base model is in use already or the parent is gone, and what `verify` raises
         for the parent; the pointer is then what it was. The version that is left need not be sound, but its manifest.
         """
+        self.parent(profile)  # before there is a folder for the profile
         home = ProfileHome(self._root, profile)
-        if home.active() is None:
-            raise AdapterNotFound(f"profile {profile!r} uses the base model already; there is nothing to roll back")
         with home.writing():
-            active = home.active()
-            parent = self.get(profile, active).parent if active is not None else None
+            parent = self.parent(profile)
             if parent is not None:
                 self.verify(profile, parent, base_sha256)
             home.point_to(parent)

@@ -40,6 +40,10 @@ class FakeEngine:
     serving: dict[str, int | None] = field(default_factory=dict)
     failing: bool = False
 
+    def prepare(self, profile: str, version: int) -> None:
+        if self.failing:
+            raise AdapterCorrupt("the tensors have another shape")
+
     def swap(self, profile: str) -> int | None:
         if self.failing:
             raise AdapterCorrupt("the tensors have another shape")
@@ -56,7 +60,7 @@ class House:
         self.store = AdapterStore(self.settings.adapters_dir)
         self.engine = FakeEngine(self.store)
         self.model: Any = FakeModel()
-        self.parts = CycleParts(self.settings, self.db, self.store, lambda: self.model, self.engine.swap)
+        self.parts = CycleParts(self.settings, self.db, self.store, lambda: self.model, self.engine)
         self.supervisors: list[Supervisor] = []
 
     def supervisor(self, *flags: str, command: tuple[str, ...] | None = None, **options: Any) -> Supervisor:
@@ -66,7 +70,7 @@ class House:
             self.db,
             self.store,
             base_model=lambda: self.model,
-            swap=self.engine.swap,
+            endpoint=self.engine,
             worker_command=command or (sys.executable, str(STANDIN), *flags),
             idle_s=0.05,
             grace_s=20.0,

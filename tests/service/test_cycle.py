@@ -149,7 +149,7 @@ def test_candidate_is_rejected_when_another_version_was_put_in_use_meanwhile(hou
     assert house.store.active("default") is None
 
 
-@pytest.mark.parametrize("step", ["snapshot", "train", "publish", "activate", "swap"])
+@pytest.mark.parametrize("step", ["snapshot", "train", "publish", "prepare", "activate", "swap"])
 def test_daemon_that_dies_between_any_two_steps_is_gone_on_from(house, step, monkeypatch):
     """Whatever step was reached, the same call ends with one more version, in use."""
 
@@ -170,8 +170,8 @@ def test_daemon_that_dies_between_any_two_steps_is_gone_on_from(house, step, mon
     with monkeypatch.context() as patch:
         if step in points:
             patch.setattr(points[step], die)
-        patch.setattr(house.engine, "swap", die)
-        parts = type(house.parts)(house.settings, house.db, house.store, lambda: house.model, house.engine.swap)
+        patch.setattr(house.engine, "prepare" if step == "prepare" else "swap", die)
+        parts = type(house.parts)(house.settings, house.db, house.store, lambda: house.model, house.engine)
         with pytest.raises(Death):
             run_cycle(job, parts, die if step == "train" else trained())
     verdict = run_cycle(house.db.jobs.get(job.id), house.parts, trained())

@@ -94,6 +94,9 @@ class FakeEngine:
         self.tickets.append(FakeTicket(request, version, words, self.gate, self.break_reply))
         return self.tickets[-1]
 
+    def prepare(self, profile: str, version: int) -> None:
+        self.store.verify(profile, version, self.sha256)
+
     def swap(self, profile: str) -> int | None:
         version = self.store.active(profile)
         if self.refuse_swap is not None:
@@ -162,7 +165,8 @@ def daemon(client):
 
 @pytest.fixture
 def engine(daemon) -> FakeEngine:
-    return daemon.serving.engine()
+    with daemon.serving.engine() as engine:
+        return engine
 
 
 def stream_events(response) -> Iterator[dict]:

@@ -118,7 +118,8 @@ def test_everything_is_closed_at_the_end(settings):
     with client_of(fake_app(settings)) as client:
         daemon = client.app.state.daemon
         wait_until(lambda: client.get("/health").status_code == 200)
-        engine = daemon.serving.engine()
+        with daemon.serving.engine() as engine:
+            assert not engine.closed
     assert engine.closed
     assert [thread.name for thread in threading.enumerate() if thread.name in ("loading", "jobs")] == []
 

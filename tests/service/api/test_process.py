@@ -112,8 +112,8 @@ def server(tmp_path) -> Iterator[tuple[int, object]]:
     thread.start()
     with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         wait_until(lambda: is_up(client))
-    engine = app.state.daemon.serving.engine()
-    engine.gate.clear()
+    with app.state.daemon.serving.engine() as engine:
+        engine.gate.clear()
     yield port, engine
     engine.gate.set()
     runner.should_exit = True

@@ -155,5 +155,9 @@ class QueueFull(GenerationError):
         self.retry_after_s = retry_after_s
 
 
+class GenerationTimeout(GenerationError):
+    """A reply was not whole by its deadline."""
+
+
 class GenerationCancelled(GenerationError):
     """The request was cancelled before its reply was finished."""

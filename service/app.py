@@ -155,6 +155,7 @@ def engine_opener(settings: Settings) -> OpenEngine:
             queue_size=runtime.queue_size,
             parallel=runtime.parallel,
             prefix_bytes=runtime.prefix_cache_bytes,
+            deadline_s=runtime.deadline_s,
         )
         return EngineProcess(options, on_busy)
 

@@ -36,6 +36,7 @@ class EndpointOptions:
     queue_size: int
     parallel: int
     prefix_bytes: int
+    deadline_s: float = 0.0
 
 
 class RemoteTicket(Ticket):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import structlog
 from lars_agent.errors import AdapterError, AdapterIncompatible, LarsError, ModelLoading
 from lars_agent.runtime.request import GenerationRequest, Ticket
 from lars_agent.store.adapters import AdapterStore
+from service.nap import Nap
 from service.parts import BaseModel
 
 log = structlog.get_logger(__name__)
@@ -67,50 +69,6 @@ FindModel = Callable[[], InstalledModel]
 OpenEngine = Callable[[InstalledModel, Callable[[bool], None]], Generator]
 
 
-class Nap:
-    """Calls `then` once nothing has been heard for `after_s`; never if that is 0."""
-
-    def __init__(self, after_s: float, then: Callable[[], None]) -> None:
-        self._after_s, self._then = after_s, then
-        self._lock = threading.Lock()
-        self._timer: threading.Timer | None = None
-        self._busy = self._closed = False
-
-    def begin(self) -> None:
-        """The time runs, from now, unless it stands still."""
-        with self._lock:
-            self._stop()
-            if self._after_s and not self._busy and not self._closed:
-                self._timer = timer = threading.Timer(self._after_s, lambda: self._fire(timer))
-                timer.daemon = True
-                timer.start()
-
-    def stand_still(self, still: bool) -> None:
-        """Whether the time stands still; it runs from now on if not."""
-        with self._lock:
-            self._busy = still
-            self._stop()
-        self.begin()
-
-    def close(self) -> None:
-        """The time never runs again."""
-        with self._lock:
-            self._closed = True
-            self._stop()
-
-    def _stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _fire(self, timer: threading.Timer) -> None:
-        with self._lock:
-            if self._timer is not timer:  # something was heard while this timer waited for the lock
-                return
-            self._timer = None
-        self._then()
-
-
 class Serving:
     """Replies from the model that `find_model` gives and `open_engine` opens, with the adapters of `store`.
 
@@ -135,7 +93,9 @@ class Serving:
         self._engine: Generator | None = None
         self._changing = threading.RLock()  # held by whoever opens the engine or closes it
         self._users = 0  # of the engine, just now
-        self._nap = Nap(keep_alive_s, self._sleep)
+        self._keep_alive_s = keep_alive_s or math.inf
+        self._nap = Nap(self._keep_alive_s, self._sleep)
+        self._tickets: list[Ticket] = []  # those whose replies may be unfinished
         self._on_busy: Callable[[bool], None] = lambda busy: None
         self._served: dict[str, int | None] = {}  # by the engine that is closed for now
         self.installed: InstalledModel | None = None
@@ -163,12 +123,26 @@ class Serving:
         if engine is not None:
             engine.close()
 
-    def submit(self, request: GenerationRequest) -> Ticket:
-        """A reply that is being made. Raises ModelLoading, and what the engine raises."""
+    def submit(self, request: GenerationRequest, keep_alive_s: float | None = None) -> Ticket:
+        """A reply that is being made, after which the model stays for `keep_alive_s` (None: as ever; infinity: for good).
+
+        Raises ModelLoading, and what the engine raises.
+        """
         with self.engine() as engine:
             ticket = engine.submit(request)
-            self._nap.begin()
-            return ticket
+        with self._changing:
+            self._tickets = [*(old for old in self._tickets if not old.is_done), ticket]
+        self._nap.begin(self._keep_alive_s if keep_alive_s is None else keep_alive_s)
+        return ticket
+
+    def load(self, keep_alive_s: float | None = None) -> None:
+        """The model is loaded, and stays for `keep_alive_s`; see `submit`."""
+        with self.engine():
+            self._nap.begin(self._keep_alive_s if keep_alive_s is None else keep_alive_s)
+
+    def unload(self) -> None:
+        """The model is unloaded, once the replies that are being made are whole."""
+        self._nap.begin(0.0)
 
     def prepare(self, profile: str, version: int) -> None:
         """`version` is loaded and checked, and a swap to it will be at once. Raises as `swap` does."""
@@ -187,6 +161,11 @@ class Serving:
         engine = self._engine
         served = self._served.get if engine is None else engine.serving
         return {name: served(name) for name in {"default", *self._store.profiles()}}
+
+    @property
+    def unloads_at(self) -> float:
+        """When the model will be unloaded if nobody asks until then, seconds since the epoch; infinity for never."""
+        return self._nap.ends
 
     @property
     def is_asleep(self) -> bool:
@@ -254,8 +233,8 @@ class Serving:
     def _sleep(self) -> None:
         """Nothing has been asked for a while: what the model takes is free for others."""
         with self._changing:
-            if self._users:
-                self._nap.begin()
+            if self._users or not all(ticket.is_done for ticket in self._tickets):
+                self._nap.again()
                 return
             engine, self._engine = self._engine, None
             if engine is None:

@@ -94,7 +94,7 @@ def _spec(job_id: str, profile: str, parent: int | None, parts: CycleParts) -> J
         lars=settings.lars.model_dump(mode="json"),
         training=settings.training.model_dump(exclude={"threads"}),
         parent=None if parent is None else str(parts.store.folder(profile, parent)),
-        budget_bytes=settings.memory.budget_bytes,
+        budget_bytes=settings.worker_bytes,
         threads=settings.training.threads,
         seed=settings.training.seed,
         costs_file=str(settings.costs_file),

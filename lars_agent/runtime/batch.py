@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from lars_agent.errors import GenerationCancelled, GenerationError, LarsError
+from lars_agent.errors import GenerationCancelled, GenerationError, GenerationTimeout, LarsError
 from lars_agent.runtime.backend import Backend, BeingMade
 from lars_agent.runtime.hotswap import Pinned
 from lars_agent.runtime.request import FinishReason, Generation, Piece, Ticket, TokenChoice, TokenLogprob
@@ -21,12 +22,15 @@ __all__ = ["Batch", "Order"]
 
 @dataclass(frozen=True)
 class Order:
-    """A ticket, and what was settled when it came in: the adapter, the prompt's token ids, the most new tokens."""
+    """A ticket, and what was settled when it came in: the adapter, the prompt's token ids, the most new tokens, and the
+    deadline by `time.monotonic`.
+    """
 
     ticket: Ticket
     pinned: Pinned
     prompt: list[int]
     most: int
+    deadline: float = math.inf
 
 
 @dataclass(eq=False)
@@ -97,6 +101,8 @@ class Batch:
         for going in list(self._going):
             if going.order.ticket.cancelled or self._give_up():
                 self._end(going, GenerationCancelled("the request was cancelled before its reply was finished"))
+            elif time.monotonic() > going.order.deadline:
+                self._end(going, GenerationTimeout(f"the reply was not whole in time; it had {len(going.token_ids)} tokens"))
         reading = next((going for going in self._going if going.reading is not None), None)
         if reading is not None:
             self._read(reading)

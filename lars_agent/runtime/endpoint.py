@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import socket
 import sys
 import threading
@@ -45,6 +46,7 @@ class Options:
     queue_size: int = 8
     parallel: int = 4
     prefix_bytes: int = 0
+    deadline_s: float = 0.0  # 0: none
 
 
 class Endpoint:
@@ -126,6 +128,7 @@ def main(arguments: list[str]) -> int:
             parallel=options.parallel,
             threads=options.threads,
             prefix_bytes=options.prefix_bytes,
+            deadline_s=options.deadline_s or math.inf,
             on_busy=lambda busy: wire.send({"busy": busy}),
         )
     except Exception as error:  # told to whoever asked

@@ -6,6 +6,7 @@ the daemon's other work (feedback, health) never waits for a token.
 
 from __future__ import annotations
 
+import math
 import queue
 import secrets
 import threading
@@ -33,7 +34,8 @@ PREFIX_BYTES = 128 * 2**20
 class Engine:
     """Serves replies from `opened` with the adapters of `store`, `parallel` at a time, begun in the order they came.
 
-    Prompts that begin alike are read once, as far as `prefix_bytes` go.
+    Prompts that begin alike are read once, as far as `prefix_bytes` go. A reply that is not whole `deadline_s` after it
+    was asked for ends in GenerationTimeout.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Engine:
         threads: int = 0,
         max_new_tokens: int = 1024,
         prefix_bytes: int = PREFIX_BYTES,
+        deadline_s: float = math.inf,
         on_busy: Callable[[bool], None] | None = None,
     ) -> None:
         self._tokenizer = opened.tokenizer
@@ -53,6 +56,7 @@ class Engine:
         self._slots = AdapterSlots(opened.model, store, opened.sha256, self._backend.prepared)
         self._context = int(getattr(opened.model.config, "max_position_embeddings", 2048))
         self._parallel, self._threads, self._max_new_tokens = parallel, threads, max_new_tokens
+        self._deadline_s = deadline_s
         self._on_busy = on_busy or (lambda busy: None)
         self._waiting: queue.Queue[Order | None] = queue.Queue(maxsize=queue_size)
         self._batch = Batch(self._backend, opened.tokenizer, end_tokens(opened), lambda: self._cancel_all)
@@ -78,7 +82,7 @@ class Engine:
         pinned = self._slots.resolve(request.profile, request.version)
         ticket = Ticket(request, seed, pinned.version)
         try:
-            self._waiting.put_nowait(Order(ticket, pinned, prompt, most))
+            self._waiting.put_nowait(Order(ticket, pinned, prompt, most, time.monotonic() + self._deadline_s))
         except queue.Full:
             raise QueueFull(f"{self._waiting.maxsize} requests wait already; try again in a moment") from None
         return ticket

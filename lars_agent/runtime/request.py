@@ -156,6 +156,11 @@ class Ticket:
         self._cancelled.set()
 
     @property
+    def is_done(self) -> bool:
+        """Whether the reply is whole, or will never be."""
+        return self._done.is_set()
+
+    @property
     def cancelled(self) -> bool:
         """Whether nobody waits for it any more."""
         return self._cancelled.is_set()

@@ -51,6 +51,7 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
     (errors.ModelLoading, 503),
     (errors.QueueFull, 503),
     (errors.GenerationCancelled, 503),
+    (errors.GenerationTimeout, 504),
     (errors.GenerationError, 503),
     (errors.ModelError, 503),
     (DatabaseBusy, 503),
@@ -60,7 +61,7 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
 )
 
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 409: "conflict_error"}
-TYPES |= {500: "server_error", 503: "unavailable_error", 507: "server_error"}
+TYPES |= {500: "server_error", 503: "unavailable_error", 504: "timeout_error", 507: "server_error"}
 
 DESCRIPTIONS = {
     400: "The body cannot be parsed.",
@@ -73,6 +74,7 @@ DESCRIPTIONS = {
     422: "A field is wrong; `param` names it.",
     500: "Something is broken here; the log says what.",
     503: "Not now: the model loads, or the queue is full. `Retry-After` says when to ask again.",
+    504: "The reply was not whole by the deadline, `runtime.deadline_s`.",
     507: "The disk is full.",
 }
 

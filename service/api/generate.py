@@ -30,14 +30,14 @@ STREAM: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/generate", responses=documented(404, 409, 503, 507))
+@router.post("/generate", responses=documented(404, 409, 503, 504, 507))
 async def generate(body: GenerateRequest, request: Request, daemon: DaemonDep) -> GenerateReply:
     """The reply to `inputs`, stored before it is answered. Nobody waits for it when the client has gone."""
     exchange = await _begin(daemon, body)
     return _reply(exchange, await exchange.finished(request))
 
 
-@router.post("/generate_stream", response_model=StreamEvent, responses=STREAM | documented(404, 409, 503, 507))
+@router.post("/generate_stream", response_model=StreamEvent, responses=STREAM | documented(404, 409, 503, 504, 507))
 async def generate_stream(body: StreamRequest, daemon: DaemonDep) -> EventSourceResponse:
     """The reply in pieces as they are made; the last event carries the whole text, its id and the details."""
     return EventSourceResponse(_events(await _begin(daemon, body)))

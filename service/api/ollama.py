@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
@@ -10,12 +11,14 @@ from typing import Annotated, Any
 import structlog
 from fastapi import APIRouter, Request
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from lars_agent.errors import AdapterNotFound, LarsError
 from lars_agent.example import Message
 from lars_agent.runtime.request import Generation, GenerationRequest
 from service.api.dependencies import DaemonDep
+from service.api.durations import keep_alive_s
 from service.api.errors import UNEXPECTED, InvalidField, ascii_json, documented
 from service.api.fields import MAX_MESSAGES, Body, Text, Turn, _user_has_the_last_word, to_messages
 from service.api.openai_models import BASE, ModelCard, cards
@@ -36,11 +39,16 @@ LINES: dict[int | str, dict[str, Any]] = {
     }
 }
 NANOSECONDS = 10**9
+FOREVER = "2318-01-01T00:00:00Z"  # as far off as Ollama's own
 TEMPERATURE = 0.8  # Ollama's own, where none is given
 
 
 def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
+
+
+def _no_model_has_the_last_word(turns: list[Turn]) -> list[Turn]:
+    return _user_has_the_last_word(turns) if turns else turns
 
 
 def _without_tag(name: str) -> str:
@@ -72,7 +80,11 @@ class OllamaRequest(Body):
     model: Annotated[str, Field(max_length=200), AfterValidator(_without_tag)]
     stream: bool | None = Field(default=None, description="Lines as they come, unless false.")
     options: Options | None = None
-    keep_alive: str | float | None = Field(default=None, description="Accepted; runtime.keep_alive_s counts.")
+    keep_alive: Annotated[float, BeforeValidator(keep_alive_s)] | None = Field(
+        default=None,
+        description="How long the model stays after this: seconds, or such as 5m; 0 unloads it at once, -1 is for good.",
+        json_schema_extra={"anyOf": [{"type": "number"}, {"type": "string"}, {"type": "null"}]},
+    )
     format: str | None = Field(default=None, max_length=0, description="No form can be asked for.")
     think: bool | None = Field(default=None, description="Accepted; nothing comes of it.")
 
@@ -102,16 +114,16 @@ class OllamaRequest(Body):
 class ChatRequest(OllamaRequest):
     """A conversation to reply to."""
 
-    messages: Annotated[
-        list[Turn], Field(min_length=1, max_length=MAX_MESSAGES), AfterValidator(_user_has_the_last_word)
-    ]
+    messages: Annotated[list[Turn], Field(max_length=MAX_MESSAGES), AfterValidator(_no_model_has_the_last_word)] = Field(
+        default=[], description="None: the model is loaded, or unloaded where `keep_alive` is 0."
+    )
     tools: list[Any] | None = Field(default=None, max_length=0, description="No tool can be called.")
 
 
 class GenerateRequest(OllamaRequest):
     """A prompt to reply to, or (with `raw`) a text to go on with."""
 
-    prompt: Text
+    prompt: Text = Field(default="", description="None: as `messages` of a chat.")
     system: Text | None = None
     raw: bool | None = None
     context: list[int] | None = Field(default=None, description="Accepted; nothing comes of it.")
@@ -128,16 +140,20 @@ class Named(Body):
     verbose: bool | None = None
 
 
-@router.post("/chat", response_model=None, responses=LINES | documented(404, 409, 503, 507))
+@router.post("/chat", response_model=None, responses=LINES | documented(404, 409, 503, 504, 507))
 async def chat(body: ChatRequest, request: Request, daemon: DaemonDep) -> Any:
     """The reply to a conversation."""
+    if not body.messages:
+        return await _loaded(daemon, body, {"message": {"role": "assistant", "content": ""}})
     exchange = await _begin(daemon, body, messages=to_messages(body.messages))
     return await _answer(exchange, body, request, lambda text: {"message": {"role": "assistant", "content": text}})
 
 
-@router.post("/generate", response_model=None, responses=LINES | documented(404, 409, 503, 507))
+@router.post("/generate", response_model=None, responses=LINES | documented(404, 409, 503, 504, 507))
 async def generate(body: GenerateRequest, request: Request, daemon: DaemonDep) -> Any:
     """The reply to a prompt."""
+    if not body.prompt:
+        return await _loaded(daemon, body, {"response": ""})
     said = [Message(role="system", content=body.system)] if body.system else []
     messages = (*said, Message(role="user", content=body.prompt))
     exchange = await _begin(daemon, body, messages=messages, raw=body.prompt if body.raw else None)
@@ -154,7 +170,9 @@ def tags(daemon: DaemonDep) -> dict[str, Any]:
 def running(daemon: DaemonDep) -> dict[str, Any]:
     """What is loaded: every profile, or nothing while the model is unloaded."""
     listed = [] if daemon.serving.is_asleep else [card for card in cards(daemon) if "@" not in card.id]
-    return {"models": [_entry(daemon, card) | {"expires_at": _when(0), "size_vram": 0} for card in listed]}
+    unloads_at = daemon.serving.unloads_at
+    until = {"expires_at": FOREVER if math.isinf(unloads_at) else _when(unloads_at), "size_vram": 0}
+    return {"models": [_entry(daemon, card) | until for card in listed]}
 
 
 @router.post("/show", response_model=None, responses=documented(404, 503))
@@ -189,7 +207,18 @@ async def _begin(daemon: Daemon, body: OllamaRequest, **said: Any) -> Exchange:
     except ValueError as error:
         raise InvalidField("model", str(error)) from error
     parameters = {} if body.options is None else body.options.model_dump(exclude_none=True)
-    return await Exchange.begin(daemon, asked, parameters)
+    return await Exchange.begin(daemon, asked, parameters, body.keep_alive)
+
+
+async def _loaded(daemon: Daemon, body: OllamaRequest, said: dict[str, Any]) -> dict[str, Any]:
+    """Nothing is asked: the model is loaded, or unloaded."""
+    unloading = body.keep_alive == 0
+    if unloading:
+        daemon.serving.require_model()
+        daemon.serving.unload()
+    else:
+        await run_in_threadpool(daemon.serving.load, body.keep_alive)
+    return _line(body.model, said) | {"done": True, "done_reason": "unload" if unloading else "load"}
 
 
 async def _answer(

@@ -30,9 +30,15 @@ class Exchange:
     interaction_id: str
 
     @classmethod
-    async def begin(cls, daemon: Daemon, request: GenerationRequest, parameters: Mapping[str, Any]) -> Exchange:
-        """Raises what submitting the request raises."""
-        ticket = await run_in_threadpool(daemon.serving.submit, request)
+    async def begin(
+        cls,
+        daemon: Daemon,
+        request: GenerationRequest,
+        parameters: Mapping[str, Any],
+        keep_alive_s: float | None = None,
+    ) -> Exchange:
+        """See `service.serving.Serving.submit`."""
+        ticket = await run_in_threadpool(daemon.serving.submit, request, keep_alive_s)
         return cls(daemon, ticket, parameters, new_interaction_id())
 
     async def finished(self, request: Request) -> Generation:

@@ -10,7 +10,8 @@ from lars_agent.errors import ModelLoading
 from lars_agent.example import Message
 from lars_agent.runtime.request import GenerationRequest
 from lars_agent.store.adapters import AdapterStore
-from service.serving import Nap, Serving
+from service.nap import Nap
+from service.serving import Serving
 from tests.service.api.conftest import FakeEngine, FakeModel
 from tests.service.house import until
 

@@ -61,6 +61,10 @@ class FakeTicket:
         text = "".join(self.words)
         return Generation(text, "eos_token", 3, len(self.words), self.version, self.request.seed or 0, ())
 
+    @property
+    def is_done(self) -> bool:
+        return self.gate.is_set() or self.cancelled.is_set()
+
     def cancel(self) -> None:
         self.cancelled.set()
 

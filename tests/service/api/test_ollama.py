@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+import threading
+from datetime import UTC, datetime, timedelta
 
 import pytest
+
+from service.api.durations import keep_alive_s
+from tests.service.house import until
+from tests.service.test_serving import REQUEST
 
 HELLO = {"model": "default:latest", "messages": [{"role": "user", "content": "Hello?"}]}
 
@@ -52,3 +59,40 @@ def test_what_cannot_be_done_is_refused_in_ollama_s_shape(client, changes):
     answer = client.post("/api/chat", json=HELLO | changes)
     assert answer.status_code == 422
     assert isinstance(answer.json()["error"], str)
+
+
+@pytest.mark.parametrize("path, text", [("chat", {"message": {"role": "assistant", "content": ""}}), ("generate", {"response": ""})])
+def test_who_asks_nothing_loads_the_model_or_unloads_it(client, daemon, path, text):
+    unloaded = client.post(f"/api/{path}", json={"model": "default", "keep_alive": 0}).json()
+    assert unloaded.items() >= (text | {"done": True, "done_reason": "unload"}).items()
+    until(lambda: daemon.serving.is_asleep, "the model is unloaded")
+    assert client.get("/api/ps").json() == {"models": []}
+    loaded = client.post(f"/api/{path}", json={"model": "default", "keep_alive": "1h"}).json()
+    assert loaded["done_reason"] == "load"
+    (entry, *_) = client.get("/api/ps").json()["models"]
+    left = datetime.fromisoformat(entry["expires_at"]) - datetime.now(UTC)
+    assert timedelta(minutes=58) < left <= timedelta(hours=1)
+
+
+def test_a_model_that_is_to_go_after_a_reply_goes_after_it(client, daemon, engine):
+    engine.gate.clear()
+    ticket = daemon.serving.submit(REQUEST, 0.0)
+    assert not threading.Event().wait(0.5)
+    assert not daemon.serving.is_asleep
+    engine.gate.set()
+    assert ticket.result().text == "echo: Hello?"
+    until(lambda: daemon.serving.is_asleep, "the model is unloaded")
+
+
+@pytest.mark.parametrize(
+    "value, seconds",
+    [(0, 0), (90, 90), ("90", 90), ("5m", 300), ("1h30m", 5400), ("1.5s", 1.5), ("300ms", 0.3), (-1, math.inf), ("-5m", math.inf)],
+)
+def test_durations(value, seconds):
+    assert keep_alive_s(value) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("value", ["", "soon", "5x", "m5", "5 m", "1h-3m", "9" * 50 + "s", math.nan])
+def test_no_durations(value):
+    with pytest.raises(ValueError, match="duration"):
+        keep_alive_s(value)

@@ -1,0 +1,136 @@
+"""The clients that people already have, as they are on PyPI, against a real daemon with the real default model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import ollama
+import openai
+import pytest
+
+from examples.running import daemon
+from lars_agent.models.open import open_model, precision
+from lars_agent.store.adapters import AdapterStore
+from tests.default_model import default_model_folder
+from tests.runtime.conftest import publish
+
+pytestmark = [pytest.mark.real_model, pytest.mark.timeout(600)]
+
+ASKED = [{"role": "user", "content": "What is the capital of France?"}]
+SHORT = 12
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    state, model = tmp_path_factory.mktemp("state"), default_model_folder()
+    publish(AdapterStore(state / "adapters"), open_model(model, *precision("bfloat16")), state, 1, "alice")
+    AdapterStore(state / "adapters").activate("alice", 1)
+    with daemon(state, model__name=str(model), runtime__threads="1") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def url(running) -> str:
+    return str(running.http.base_url).rstrip("/")
+
+
+@pytest.fixture(scope="module")
+def gpt(url) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+
+
+@pytest.fixture(scope="module")
+def lama(url) -> ollama.Client:
+    return ollama.Client(host=url)
+
+
+def test_openai_chats_and_the_reply_can_be_corrected(gpt, running):
+    reply = gpt.chat.completions.create(model="default", messages=ASKED, temperature=0, max_tokens=SHORT)
+    (choice,) = reply.choices
+    assert "Paris" in choice.message.content
+    assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
+    assert running.post("/feedback", {"interaction_id": reply.id, "rating": "up"})["id"]
+    same, other = (
+        gpt.chat.completions.create(model=name, messages=ASKED, temperature=0, max_tokens=SHORT).choices[0]
+        for name in ("base", "alice@v1")
+    )
+    assert same.message.content == choice.message.content != other.message.content
+
+
+def test_openai_streams_the_same_with_usage_and_probabilities(gpt):
+    asked = {"model": "default", "messages": ASKED, "temperature": 0.7, "seed": 3, "max_tokens": SHORT}
+    whole = gpt.chat.completions.create(**asked, logprobs=True, top_logprobs=2)
+    chunks = list(gpt.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[-1].usage == whole.usage
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == whole.choices[0].finish_reason
+    content = whole.choices[0].logprobs.content
+    assert "".join(token.token for token in content).strip() == text.strip()
+    assert all(len(token.top_logprobs) == 2 and token.logprob <= 0 for token in content)
+
+
+def test_openai_completes_text_and_lists_models(gpt):
+    reply = gpt.completions.create(model="base", prompt="One, two, three,", temperature=0, max_tokens=8, stop=["six"])
+    assert reply.choices[0].text.startswith(" four")
+    assert "six" not in reply.choices[0].text
+    assert [model.id for model in gpt.models.list()] == ["base", "default", "alice", "alice@v1"]
+    assert gpt.models.retrieve("alice@v1").root
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "param"),
+    [
+        ({"model": "alice@v9"}, openai.NotFoundError, None),
+        ({"n": 2}, openai.UnprocessableEntityError, "n"),
+        ({"messages": []}, openai.UnprocessableEntityError, "messages"),
+    ],
+    ids=["no such version", "two choices", "no messages"],
+)
+def test_openai_s_own_errors_come_of_what_is_refused(gpt, changes, error, param):
+    with pytest.raises(error) as refused:
+        gpt.chat.completions.create(**{"model": "default", "messages": ASKED, "max_tokens": SHORT} | changes)
+    assert refused.value.param == param
+    assert refused.value.body["message"]
+
+
+def test_ollama_chats_generates_and_streams_the_same(lama):
+    options = {"temperature": 0, "num_predict": SHORT}
+    whole = lama.chat(model="default", messages=ASKED, options=options)
+    assert "Paris" in whole.message.content
+    assert (whole.done, whole.prompt_eval_count > 0, 0 < whole.eval_count <= SHORT) == (True, True, True)
+    pieces = list(lama.chat(model="default", messages=ASKED, options=options, stream=True))
+    assert "".join(piece.message.content for piece in pieces) == whole.message.content
+    assert lama.generate(model="default", prompt=ASKED[0]["content"], options=options).response == whole.message.content
+
+
+def test_ollama_sees_what_there_is(lama, url):
+    assert {model.model for model in lama.list().models} == {"base", "default", "alice", "alice@v1"}
+    assert "completion" in lama.show("alice").capabilities
+    lama.generate(model="default", prompt="", keep_alive="30m")
+    assert {model.name for model in lama.ps().models} == {"base", "default", "alice"}
+    with pytest.raises(ollama.ResponseError, match="v9") as refused:
+        lama.chat(model="alice@v9", messages=ASKED)
+    assert refused.value.status_code == 404
+    assert httpx.get(f"{url}/api/version").json()["version"]
+
+
+def test_llm_prompts_and_goes_on(tmp_path, url):
+    models = [{"model_id": "mine", "model_name": "default", "api_base": f"{url}/v1", "api_key_name": "mine"}]
+    (tmp_path / "extra-openai-models.yaml").write_text(json.dumps(models))
+
+    def llm(*arguments: str) -> str:
+        environment = os.environ | {"LLM_USER_PATH": str(tmp_path)}
+        command = [str(Path(sys.executable).with_name("llm")), "prompt", "-m", "mine", "--key", "none"]
+        command += ["-o", "temperature", "0", "-o", "max_tokens", str(SHORT), *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120).stdout
+
+    streamed = llm(ASKED[0]["content"])
+    assert "Paris" in streamed
+    assert llm("--no-stream", ASKED[0]["content"]) == streamed
+    assert llm("--continue", "And of Italy?").strip()

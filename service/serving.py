@@ -58,6 +58,10 @@ class Generator(Protocol):
         """The version that serves the profile."""
 
     @property
+    def pid(self) -> int:
+        """Of the process that it runs in."""
+
+    @property
     def is_alive(self) -> bool:
         """Whether it can be asked anything; one that cannot is closed, and another one opened."""
 
@@ -161,6 +165,12 @@ class Serving:
         engine = self._engine
         served = self._served.get if engine is None else engine.serving
         return {name: served(name) for name in {"default", *self._store.profiles()}}
+
+    @property
+    def endpoint_pid(self) -> int | None:
+        """The process that generates; None while the model is unloaded."""
+        engine = self._engine
+        return None if engine is None else engine.pid
 
     @property
     def unloads_at(self) -> float:

@@ -87,6 +87,16 @@ class AdapterMemory:
         """The memory of the layer `name`, made on first use."""
         return self.layers.setdefault(name, LayerMemory())
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        tensors = (
+            tensor
+            for memory in self.layers.values()
+            for tensor in (*(memory.response or ()), memory.total, memory.count, memory.last)
+        )
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
     def fork(self) -> AdapterMemory:
         """A copy that later calls change without changing this one; tensors are shared, for none is written into."""
         return AdapterMemory({name: replace(memory) for name, memory in self.layers.items()})

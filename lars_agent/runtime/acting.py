@@ -7,6 +7,7 @@ the prompt, go through `LarsAdapter.add_to`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from lars_agent.runtime.prefix import BLOCK, Place, Sums
 
 __all__ = ["Hooked", "LeanAdapter", "Reading", "Steady", "Together", "steady"]
 
+_NUMBERS = itertools.count()
 STEADY = ("response", "prompt")  # poolings whose response is the same for the whole reply
 
 
@@ -33,10 +35,13 @@ class TokenTerm:
 
 
 class LeanAdapter:
-    """An adapter as a lean model needs it; `names` are the adapted layers of each layer and slot."""
+    """An adapter as a lean model needs it; `names` are the adapted layers of each layer and slot.
+
+    `scope` is told by no other one, and is what its blocks of the prefix cache are kept under.
+    """
 
     def __init__(self, model: LeanModel, adapter: LarsAdapter) -> None:
-        self.adapter = adapter
+        self.adapter, self.scope = adapter, f"adapter {next(_NUMBERS)}"
         self.places = [(layer, slot) for layer in range(len(model.layers)) for slot in range(len(SLOTS))]
         self.names = {
             place: found

@@ -50,15 +50,16 @@ class KeyValues:
 
     def __init__(self, model: LeanModel, capacity: int) -> None:
         self.capacity, self.length = capacity, 0
-        shape = (len(model.layers), 2, model.key_heads, capacity, model.head_size)
-        self.states = torch.empty(shape, dtype=model.dtype)
+        self._keys = model.key_heads
+        shape = (len(model.layers), 2 * self._keys, capacity, model.head_size)
+        self.states = torch.empty(shape, dtype=model.dtype)  # (L, 2 G, capacity, D), the keys before the values
 
-    def append(self, layer: int, start: int, pair: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values of a layer, (1, G, K, D) each, once `pair` (2, G, S, D) is there from `start` on."""
-        end = start + pair.shape[2]
-        held = self.states[layer]
-        held[:, :, start:end] = pair
-        return held[:1, :, :end], held[1:, :, :end]
+    def append(self, layer: int, start: int, new: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values of a layer, (G, K, D) each, once `new` (S, 2 G x D) are there from `start` on."""
+        count = len(new)
+        held = self.states[layer, :, : start + count]
+        held[:, start:].copy_(new.view(count, len(held), -1).transpose(0, 1))
+        return held[: self._keys], held[self._keys :]
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,9 @@ class LeanModel:
         self.intermediate: int = config.intermediate_size
         self.scaling: float = attention.scaling
         self.eps: float = config.rms_norm_eps
-        self.activation: Any = modules[0].mlp.act_fn  # type: ignore[union-attr]
+        self.activation: Any = _function(modules[0].mlp.act_fn)  # type: ignore[union-attr]
+        self._queries = self.heads * self.head_size
+        self._turned = self._queries + self.key_heads * self.head_size
         self.layers = [_layer(module) for module in modules]
         self.embedding: Any = model.get_input_embeddings()
         decoder: Any = model.base_model
@@ -152,28 +155,28 @@ class LeanModel:
         acting: Acting | None,
     ) -> Tensor:
         joined = self._product(index, QKV, layer, self._norm(x, layer.before_attention), acting)
-        rotated = joined[:, : (self.heads + self.key_heads) * self.head_size].view(len(x), -1, self.head_size)
+        turned = joined[:, : self._turned].view(len(x), -1, self.head_size)  # queries and keys
+        straight = turned
         if layer.query_norm is not None:
-            query, key = rotated[:, : self.heads], rotated[:, self.heads :]
-            rotated = torch.cat([self._norm(query, layer.query_norm), self._norm(key, layer.key_norm)], dim=1)
-        rotated = torch.addcmul(rotated * rotations[0], rotated.roll(self.head_size // 2, 2), rotations[1])
-        value = joined[:, rotated.shape[1] * self.head_size :].view(len(x), -1, self.head_size)
-        seen = torch.empty(len(x), self.heads * self.head_size, dtype=self.dtype)
-        first = 0
+            query, key = turned[:, : self.heads], turned[:, self.heads :]
+            straight = torch.cat([self._norm(query, layer.query_norm), self._norm(key, layer.key_norm)], dim=1)
+        torch.addcmul(straight * rotations[0], straight.roll(self.head_size // 2, 2), rotations[1], out=turned)
+        seen, first = [], 0
         for part, start in zip(parts, starts, strict=True):
-            own = slice(first, first + part.tokens)
-            pair = torch.stack([rotated[own, self.heads :], value[own]]).transpose(1, 2)  # (2, G, S, D)
-            keys, values = part.kept.append(index, start, pair)
-            seen[own] = self._see(rotated[own, : self.heads], keys, values)
-            first = own.stop
-        return x + self._product(index, OUT, layer, seen, acting)
+            own = joined if part.tokens == len(x) else joined[first : first + part.tokens]
+            keys, values = part.kept.append(index, start, own[:, self._queries :])
+            seen.append(self._see(own[:, : self._queries], keys, values))
+            first += part.tokens
+        return x + self._product(index, OUT, layer, seen[0] if len(seen) == 1 else torch.cat(seen), acting)
 
     def _see(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """(S, heads x D) of the queries (S, heads, D), the last S of the tokens whose keys these are."""
-        if len(query) == 1:  # the query heads that share a key head are rows of one call
-            rows = query.view(1, self.key_heads, -1, self.head_size)
-            return F.scaled_dot_product_attention(rows, keys, values, scale=self.scaling).reshape(1, -1)
-        merged = blockwise_attention(query.transpose(0, 1)[None], keys, values, None, self.scaling)
+        """(S, heads x D) of the queries (S, heads x D), the last S of the tokens whose keys and values (G, K, D) these are."""
+        if len(query) == 1:  # the query heads that share a key head are rows of one product
+            rows = query.view(self.key_heads, -1, self.head_size) * self.scaling
+            shares = torch.bmm(rows, keys.transpose(1, 2)).softmax(dim=-1, dtype=torch.float32)
+            return torch.bmm(shares.to(values.dtype), values).view(1, -1)
+        heads = query.view(len(query), -1, self.head_size).transpose(0, 1)[None]
+        merged = blockwise_attention(heads, keys[None], values[None], None, self.scaling)
         return merged[0].transpose(0, 1).flatten(1)
 
     def _mlp(self, index: int, layer: LeanLayer, x: Tensor, acting: Acting | None) -> Tensor:
@@ -239,6 +242,10 @@ def _same(lean: LeanModel, model: PreTrainedModel) -> bool:
     pieces = [ids[:half], *ids[half:].split(1)]
     found = torch.cat([lean.run(piece, [Part(kept, len(piece))]) for piece in pieces])
     return bool((found - wanted).float().norm() <= APART[lean.dtype] * wanted.float().norm())
+
+
+def _function(activation: nn.Module) -> Any:
+    return F.silu if type(activation) is nn.SiLU else activation
 
 
 def _outputs(layer: str, module: nn.Module, slot: Sequence[str]) -> list[tuple[str, slice]]:

@@ -2,8 +2,14 @@
 
 A conversation's next turn begins with all of the last one, and most prompts of a profile with the same instructions.
 Keys and values are kept in blocks of `BLOCK` tokens, each found by all tokens up to its end; so prompts share what they
-have in common, however they go on. A block holds the sums of what the adapted layers saw as well (`response` pooling
-needs them): they are the base model's, and so one block serves every profile and every version, and outlives a swap.
+have in common, however they go on. What depends on how the prompt begins alone can be kept:
+
+    base model, `response`    the base model reads the prompt. A block holds the sums of what the layers saw as well, of
+                              which a `response` adapter makes its bias: it serves every profile and version, and
+                              outlives a swap
+    `causal`                  the adapter acts while the prompt is read: its blocks are its own, and some hold what it
+                              remembers at their end, from where reading can go on
+    `sequence`, `learned`, `prompt`    every token depends on all of the prompt: nothing is kept
 """
 
 from __future__ import annotations
@@ -18,6 +24,8 @@ from itertools import takewhile
 
 from torch import Tensor
 
+from lars_agent.lars.inject import AdapterMemory
+
 __all__ = ["BLOCK", "Block", "Place", "PrefixCache", "Sums"]
 
 BLOCK = 64  # tokens
@@ -27,15 +35,20 @@ Sums = dict[Place, Tensor]  # (I,) float32 each
 
 @dataclass(frozen=True)
 class Block:
-    """Keys and values (L, 2, G, BLOCK, D) of `BLOCK` tokens, and the sums of what the layers saw of them."""
+    """Keys and values (L, 2 G, BLOCK, D) of `BLOCK` tokens, and the sums of what the layers saw of them.
+
+    `memory` is what an adapter that acted remembers at the end of it.
+    """
 
     states: Tensor
     sums: Sums
+    memory: AdapterMemory | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of all of it."""
-        return self.states.nbytes + sum(total.nbytes for total in self.sums.values())
+        remembered = 0 if self.memory is None else self.memory.nbytes
+        return self.states.nbytes + sum(total.nbytes for total in self.sums.values()) + remembered
 
 
 class PrefixCache:

@@ -44,9 +44,12 @@ class Reply:
     def read(self) -> Iterator[None]:
         """Reads the prompt, a chunk between two yields; at the end `logits` are those of the reply's first token."""
         ids = torch.tensor(self.prompt)
-        if self.adapter is None or self.adapter.adapter.config.pooling == "response":
+        pooling = None if self.adapter is None else self.adapter.adapter.config.pooling
+        if pooling in (None, "response"):
             reading = yield from self._read_base(ids[:-1])
             hidden = self._act(ids, reading)
+        elif pooling == "causal":
+            hidden = yield from self._read_acting(ids)
         else:  # pools over all of the prompt
             hidden = self._run(ids, self._hooked(len(ids), prompt=True))
         if self.adapter is not None and self.adapter.is_steady:
@@ -63,26 +66,49 @@ class Reply:
         blocks = [] if self._prefixes is None else self._prefixes.find(BASE, tokens)
         self.known = self._put(blocks)
         reading = Reading([block.sums for block in blocks])
-        whole = len(ids) // BLOCK * BLOCK
-        starts = sorted({*range(self.known, whole, PROMPT_CHUNK), *([whole] if whole < len(ids) else [])})
-        for start, end in pairwise([*starts, len(ids)]):
+        for start, end in _pieces(self.known, len(ids)):
             self._run(ids[start:end], reading)
             yield
         if self._prefixes is not None:
-            self._prefixes.keep(BASE, tokens, [*blocks, *self._blocks(reading, len(blocks), whole // BLOCK)])
+            new = range(len(blocks), len(ids) // BLOCK)
+            made = [Block(self._states(index), sums) for index, sums in zip(new, reading.sums(len(blocks)), strict=True)]
+            self._prefixes.keep(BASE, tokens, [*blocks, *made])
         return reading
+
+    def _read_acting(self, ids: Tensor) -> Generator[None, None, Tensor]:
+        """The last hidden state of the prompt, which the adapter acts on as it is read.
+
+        What it remembers at the end of a piece is kept with the piece's last block, and reading goes on from there.
+        """
+        assert self.adapter is not None
+        tokens, hidden = ids[:-1].tolist(), ids
+        blocks = [] if self._prefixes is None else self._prefixes.find(self.adapter.scope, tokens)
+        while blocks and blocks[-1].memory is None:
+            blocks.pop()
+        self.known = self._put(blocks)
+        if blocks and blocks[-1].memory is not None:
+            self.memory = blocks[-1].memory.fork()
+        remembered: dict[int, AdapterMemory] = {}
+        for start, end in _pieces(self.known, len(tokens), last=len(ids)):
+            hidden = self._run(ids[start:end], self._hooked(end - start, prompt=True))
+            remembered[end] = self.memory.fork()
+            yield
+        if self._prefixes is not None:
+            new = range(len(blocks), len(tokens) // BLOCK)
+            made = [Block(self._states(index), {}, remembered.get((index + 1) * BLOCK)) for index in new]
+            self._prefixes.keep(self.adapter.scope, tokens, [*blocks, *made])
+        return hidden
 
     def _put(self, blocks: Sequence[Block]) -> int:
         """The blocks' keys and values are this reply's; how many tokens they are."""
         for index, block in enumerate(blocks):
-            self.kept.states[:, :, :, index * BLOCK : (index + 1) * BLOCK] = block.states
+            self.kept.states[:, :, index * BLOCK : (index + 1) * BLOCK] = block.states
         self.kept.length = len(blocks) * BLOCK
         return self.kept.length
 
-    def _blocks(self, reading: Reading, first: int, end: int) -> list[Block]:
-        """Copies of what was read, from block number `first` to `end`."""
-        states = [self.kept.states[:, :, :, index * BLOCK : (index + 1) * BLOCK].clone() for index in range(first, end)]
-        return [Block(*pair) for pair in zip(states, reading.sums(first), strict=True)]
+    def _states(self, index: int) -> Tensor:
+        """A copy of a block's keys and values."""
+        return self.kept.states[:, :, index * BLOCK : (index + 1) * BLOCK].clone()
 
     def _act(self, ids: Tensor, reading: Reading) -> Tensor:
         """The last hidden state of the prompt, with the adapter acting on its last token."""
@@ -110,6 +136,15 @@ class Reply:
         real = torch.ones(1, count, dtype=torch.bool)
         tokens = Tokens(real=real, prompt=real if prompt else None, offset=torch.tensor([self.kept.length]))
         return Hooked(self.adapter, self.memory, tokens)
+
+
+def _pieces(known: int, count: int, last: int | None = None) -> Iterator[tuple[int, int]]:
+    """Where the pieces begin and end in which `count` tokens are read, `known` of which need not be; the last piece,
+    which goes on to `last`, is what lies behind the last whole block.
+    """
+    whole, end = count // BLOCK * BLOCK, count if last is None else last
+    starts = [*range(known, whole, PROMPT_CHUNK), *([whole] if whole < end else [])]
+    return pairwise([*starts, end])
 
 
 class Stepper:

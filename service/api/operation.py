@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import APIRouter
@@ -66,14 +67,21 @@ def _model(daemon: Daemon) -> ModelInfo | None:
 
 
 def _memory(daemon: Daemon) -> MemoryInfo:
-    limit = daemon.supervisor.memory_limit
+    limit, endpoint = daemon.supervisor.memory_limit, daemon.serving.endpoint_pid
     return MemoryInfo(
+        endpoint_bytes=0 if endpoint is None else _resident(endpoint),
         rss_bytes=rss_bytes(),
         peak_bytes=peak_rss_bytes(),
         budget_bytes=daemon.settings.memory.budget_bytes,
         limit=limit.kind,
         limit_reason=limit.reason,
     )
+
+
+def _resident(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return rss_bytes(pid)
+    return 0  # it has just ended
 
 
 def package_version() -> str:

@@ -324,6 +324,7 @@ class MemoryInfo(Reply):
 
     rss_bytes: int
     peak_bytes: int
+    endpoint_bytes: int = Field(description="Resident in the process that generates; 0 while the model is unloaded.")
     budget_bytes: int
     limit: LimitKind = Field(
         description="What holds training to its budget: the kernel (`cgroup`), or the worker itself (`guard`)."

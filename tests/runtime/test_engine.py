@@ -13,6 +13,7 @@ from lars_agent.errors import (
     AdapterNotFound,
     GenerationCancelled,
     GenerationError,
+    GenerationTimeout,
     PromptRefused,
     PromptTooLong,
     QueueFull,
@@ -235,6 +236,40 @@ def test_a_cancelled_request_ends_and_the_next_one_is_served(opened, store):
     finally:
         gate.set()
         engine.close()
+
+
+def test_a_reply_that_is_not_whole_in_time_is_ended(opened, store):
+    gate, entered = threading.Event(), threading.Event()
+    hold = lambda busy: entered.set() or gate.wait(LONG_S)  # noqa: E731
+    engine = Engine(opened, store, threads=1, deadline_s=0.05, on_busy=hold)
+    try:
+        ticket = engine.submit(request(max_new_tokens=400))
+        assert entered.wait(LONG_S)
+        assert not threading.Event().wait(0.1)
+        gate.set()
+        with pytest.raises(GenerationTimeout, match="had 0 tokens"):
+            ticket.result(LONG_S)
+    finally:
+        gate.set()
+        engine.close()
+
+
+def test_a_version_is_prepared_while_the_incumbent_serves(engine, opened, store, tmp_path, monkeypatch):
+    version = publish(store, opened, tmp_path, 1)
+    assert not engine.is_ready(request(version=version))
+    engine.prepare("default", version)
+    assert engine.is_ready(request(version=version))
+    assert engine.serving("default") is None
+    monkeypatch.setattr("lars_agent.runtime.hotswap.load_adapter", None)  # nothing is loaded any more
+    for active in (version, None, version):
+        store.activate("default", active)
+        assert engine.swap("default") == active
+        assert reply(engine).adapter_version == active
+
+
+def test_what_cannot_be_prepared_is_said(engine):
+    with pytest.raises(AdapterNotFound):
+        engine.prepare("default", 9)
 
 
 def test_a_closed_engine_takes_no_request_and_gives_the_model_back(opened, store):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lars_agent.lars import attach
-from lars_agent.runtime import lean
+from lars_agent.runtime import lean, replying
 from lars_agent.runtime.acting import LeanAdapter
 from lars_agent.runtime.lean import LeanModel, lean_model
 from lars_agent.runtime.prefix import BLOCK, PrefixCache
@@ -86,7 +86,7 @@ def test_a_model_that_computes_otherwise_is_found_out(monkeypatch):
     assert lean_model(tiny_model()) is None
 
 
-@pytest.mark.parametrize("pooling", [None, "response"])
+@pytest.mark.parametrize("pooling", [None, "response", "causal"])
 @pytest.mark.parametrize("length", [2, BLOCK, BLOCK + 1, BLOCK + 2, 3 * BLOCK + 7])
 @torch.no_grad()
 def test_a_prompt_that_was_read_before_gives_the_same_to_the_last_bit(pooling, length):
@@ -114,6 +114,32 @@ def test_what_one_adapter_read_serves_another_and_the_base_model():
             reply.logits, read(found, leaned, [*prompt[: BLOCK + 9], 3, 4, 5]).logits, rtol=0, atol=1e-4
         )
         assert reply.known == (0 if adapter is None else BLOCK)
+
+
+@torch.no_grad()
+def test_a_causal_adapter_goes_on_from_what_it_remembers_and_shares_it_with_no_other(monkeypatch):
+    monkeypatch.setattr(replying, "PROMPT_CHUNK", 2 * BLOCK)
+    model, found, prefixes = tiny_model(), lean_of(), PrefixCache(10**8)
+    adapter, other = (LeanAdapter(found, adapter_for(model, "causal", token_term=term)) for term in (True, False))
+    prompt = prompt_of(5 * BLOCK + 5)
+    read(found, adapter, prompt, prefixes)
+    for length, known in ((5 * BLOCK + 5, 5), (4 * BLOCK + 20, 4), (3 * BLOCK + 20, 2), (BLOCK + 20, 0)):
+        begun = [*prompt[:length], 3, 4, 5]
+        reply = read(found, adapter, begun, PrefixCacheView(prefixes))
+        assert reply.known == known * BLOCK
+        torch.testing.assert_close(reply.logits, read(found, adapter, begun).logits, rtol=0, atol=1e-4)
+    assert read(found, other, prompt, prefixes).known == 0
+
+
+class PrefixCacheView(PrefixCache):
+    """Another's blocks, to which nothing is added."""
+
+    def __init__(self, other: PrefixCache) -> None:
+        super().__init__(0)
+        self.find = other.find
+
+    def keep(self, scope, tokens, blocks) -> None:
+        return
 
 
 @torch.no_grad()

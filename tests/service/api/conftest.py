@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -85,7 +86,7 @@ class FakeEngine:
         self.break_reply: LarsError | None = None
         self.gate = threading.Event()
         self.gate.set()
-        self.closed, self.is_alive = False, True
+        self.closed, self.is_alive, self.pid = False, True, os.getpid()
         self._active: dict[str, int | None] = {}
 
     def submit(self, request: GenerationRequest) -> FakeTicket:

@@ -27,17 +27,18 @@ COURTESY = 2.0  # between two samples lies at least this many times what one tak
 
 def measure(cell: Cell, folder: Path, time_limit_s: float) -> dict[str, Any]:
     """The cell's record: its figures, or `failed` with the reason, and all it takes to measure it again."""
+    variables = _variables(cell)
     if cell.limit_bytes is not None:
         forget_pages(folder)
     with memory_limit(cell.limit_bytes) as limit, tempfile.TemporaryFile() as errors:
         command = [sys.executable, "-P", "-m", "bench.memory_cell", str(folder), json.dumps(cell.as_dict())]
-        watched = Watched(command if limit is None else limit.command(command), _variables(cell), errors)
+        watched = Watched(command if limit is None else limit.command(command), variables, errors)
         figures = watched.figures(time_limit_s)
         if FAILED in figures:
             figures[FAILED] = _reason(figures[FAILED], limit, errors)
         if limit is not None:
             figures["cgroup_peak_bytes"] = limit.peak_bytes()
-    return cell.as_dict() | figures | _circumstances(cell)
+    return cell.as_dict() | figures | _circumstances(variables)
 
 
 class Watched:
@@ -117,9 +118,9 @@ def _inherited() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in VARIABLES}
 
 
-def _circumstances(cell: Cell) -> dict[str, Any]:
+def _circumstances(variables: dict[str, str]) -> dict[str, Any]:
     return {
-        "environment": _variables(cell),
+        "environment": variables,
         "commit": record.commit(),
         "when": record.now(),
         "machine": record.machine(),

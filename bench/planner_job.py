@@ -37,6 +37,7 @@ from service.worker_process import DEFAULT_COMMAND, worker_environment
 
 STEPS = 2
 WHOLE_EVERY = 10
+LONG_STEPS, LONG_BATCHES = 12, 4  # of a job that runs to its end: rows of ever other lengths
 POLL_S = 0.1
 SLACK = 16  # tokens that a text may gain when the worker strips it and reads it again
 HELDOUT = 2
@@ -49,11 +50,12 @@ def run_job(
 ) -> dict[str, Any]:
     """What the worker measured and had predicted; `begun` is whether it came to load the model.
 
-    Every `WHOLE_EVERY`th job runs to its end; the others are ended when they have trained, before the general text is
-    judged, which takes as long as all before it and less memory, and their peak is the kernel's.
+    Every `WHOLE_EVERY`th job is as a night is, with more steps and more examples than one batch holds, and runs to its
+    end; the others are ended when they have trained, before the general text is judged, which takes as long as all
+    before it and less memory, and their peak is the kernel's.
     """
-    write_job(cell, model, folder, threads, costs_file)
     whole = cell.number % WHOLE_EVERY == 0
+    write_job(cell, model, folder, threads, costs_file, whole=whole)
     ending, peak_bytes = _work(folder, threads, time_limit_s, whole=whole)
     result, plan = read_result(folder), folder / PLAN_FILE
     values = {"status": FAILED, "error_type": None, "error": ending} if result is None else asdict(result)
@@ -74,22 +76,25 @@ def trained(folder: Path) -> bool:
     return any(line["phase"] == "judging" for line in read_progress(folder))
 
 
-def write_job(cell: PlannerCell, model: Path, folder: Path, threads: int, costs_file: Path | None = None) -> None:
-    """`folder` is a job of `STEPS` steps, evaluated before and after.
+def write_job(
+    cell: PlannerCell, model: Path, folder: Path, threads: int, costs_file: Path | None = None, *, whole: bool = False
+) -> None:
+    """`folder` is a job of `STEPS` steps on one batch, or (`whole`) of more on several, evaluated before and after.
 
     The first example has the cell's lengths; the others' prompts and replies are any share of these from `LEAST_SHARE`.
     """
+    steps, count = (LONG_STEPS, LONG_BATCHES * cell.batch + HELDOUT) if whole else (STEPS, cell.batch + HELDOUT)
     tokenizer, dice = open_tokenizer(model), random.Random(f"{cell.seed}/{cell.number}/lengths")
     shares = [
         (1.0, 1.0),
-        *((dice.uniform(LEAST_SHARE, 1), dice.uniform(LEAST_SHARE, 1)) for _ in range(cell.batch + HELDOUT - 1)),
+        *((dice.uniform(LEAST_SHARE, 1), dice.uniform(LEAST_SHARE, 1)) for _ in range(count - 1)),
     ]
     examples = [
         example_of(tokenizer, round(cell.context * prompt), round(cell.reply * reply), number)
         for number, (prompt, reply) in enumerate(shares)
     ]
     longest = max(len(encode(tokenizer, example, 10**9)) for example in examples)
-    training = {"steps": STEPS, "batch_size": cell.batch, "evaluate_every": STEPS, "max_seq_len": longest + SLACK}
+    training = {"steps": steps, "batch_size": cell.batch, "evaluate_every": steps, "max_seq_len": longest + SLACK}
     JobSpec(
         job_id=f"bench-{cell.seed}-{cell.number}",
         profile="bench",

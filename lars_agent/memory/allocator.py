@@ -22,9 +22,11 @@ __all__ = [
     "thrifty_environment",
 ]
 
-# torch's cache for oneDNN keeps compiled kernels and packed weights of a thousand shapes; without it 14 steps of the
-# default model took 90 MB less, and no longer.
-SMALL_KERNEL_CACHE = {"LRU_CACHE_CAPACITY": "1"}
+# What is kept of shapes that were computed before. torch's cache of packed weights: without it 14 steps of the default
+# model took 90 MB less, and no longer. oneDNN's own of compiled kernels, a third of a megabyte each: as it comes it has
+# room for 1,024, and a night of 60 steps, whose packed rows have ever other lengths, grew by 200 MB. One step uses up
+# to a hundred of them; with fewer than that each layer compiles them anew, and a step takes half as long again.
+SMALL_KERNEL_CACHE = {"LRU_CACHE_CAPACITY": "1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"}
 # glibc keeps freed blocks below a threshold that rises with what is freed, up to 32 MiB; a fixed one has every tensor
 # mapped for itself and unmapped when it is freed. Other C libraries ignore these (mallopt(3)).
 THRIFTY_GLIBC = {

@@ -79,9 +79,9 @@ def estimate(shape: ModelShape, load: Workload, plan: Plan) -> Estimate:
     for rows in load.largest("judged", plan.micro_batch, packed=shape.packed):
         pieces.append(_work(shape, load, plan, rows, LOSS_BYTES, autograd=False))
     widest = max(pieces, key=lambda work: sum(vars(work).values()))
-    left = PACKED_LAYER_BYTES if plan.saved == "int8" else LAYER_BYTES
+    layer_bytes = PACKED_LAYER_BYTES if plan.saved == "int8" else LAYER_BYTES
     return Estimate(
-        program=load.program_bytes + RETAINED_BYTES + left * shape.adapted_layers,
+        program=load.program_bytes + RETAINED_BYTES + layer_bytes * shape.adapted_layers,
         weights=shape.weight_bytes - load.unread_bytes,
         adapter=shape.adapter_parameters * FLOAT32,
         gradients=shape.adapter_parameters * FLOAT32,
@@ -100,8 +100,10 @@ def _work(
     layer = kept + going + _mask(shape, rows, acting)
     activations = _activations(shape, load, plan, acting) if autograd else 0
     passing = max(layer, _loss(shape, plan, rows, word_bytes))
-    reading = _reading(shape, load, plan, rows)  # before there is anything that autograd keeps
-    left = _left_behind(load, _running(shape, load, _read_at_once(shape, plan, rows)) + going)
+    read = min(plan.prompt_chunk, rows.prompt) if shape.response else 0  # the other poolings read nothing beforehand
+    chunk = _running(shape, load, read)
+    reading = chunk + _mask(shape, rows, read)  # before there is anything that autograd keeps
+    left = _left_behind(load, chunk + going)
     return _Work(
         kv_cache=_kv_cache(shape, load, rows),
         pooled=_pooled(shape, rows),
@@ -169,17 +171,6 @@ def _running(shape: ModelShape, load: Workload, tokens: int) -> int:
     """One layer's pass over `tokens` without autograd; in its MLP the widest moment is the product, or pooling it."""
     intermediate = max(READ_INTERMEDIATE * load.number_bytes, load.number_bytes + FLOAT32)
     return tokens * (READ_HIDDEN * shape.hidden * load.number_bytes + intermediate * shape.intermediate)
-
-
-def _reading(shape: ModelShape, load: Workload, plan: Plan, rows: Rows) -> int:
-    """One layer's pass over a chunk of the prompt."""
-    tokens = _read_at_once(shape, plan, rows)
-    return _running(shape, load, tokens) + (_mask(shape, rows, tokens) if tokens else 0)
-
-
-def _read_at_once(shape: ModelShape, plan: Plan, rows: Rows) -> int:
-    """Tokens of the prompt; the other poolings read none beforehand."""
-    return min(plan.prompt_chunk, rows.prompt) if shape.response else 0
 
 
 def _left_behind(load: Workload, going: int) -> int:

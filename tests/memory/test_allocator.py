@@ -15,7 +15,6 @@ from tests.allocators import NAMES, environment_with
 
 # Small pieces, every hundredth of which stays: what is free lies between what is not.
 FREED = """
-import time
 from lars_agent.memory.allocator import allocator_name, give_back
 from lars_agent.memory.measure import rss_bytes
 

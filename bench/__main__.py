@@ -116,7 +116,7 @@ def serve(
     models: Models = None,
     out: Out = None,
 ) -> None:
-    """How fast the endpoint serves, next to llama.cpp and transformers, and what swaps and feedback take (half an hour).
+    """How fast the endpoint serves, next to llama.cpp and transformers; what swaps and feedback take (half an hour).
 
     llama.cpp is run by node and fetched with npm; nothing else may run beside.
     """

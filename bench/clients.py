@@ -35,7 +35,15 @@ def daemon_with(model: Path, versions: int, **settings: str) -> Iterator[Daemon]
     with tempfile.TemporaryDirectory(prefix="lars-agent-bench-") as folder:
         state = Path(folder)
         if versions:
-            command = [sys.executable, "-P", "-m", "bench.publish_run", str(model), str(state / "adapters"), str(versions)]
+            command = [
+                sys.executable,
+                "-P",
+                "-m",
+                "bench.publish_run",
+                str(model),
+                str(state / "adapters"),
+                str(versions),
+            ]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise LarsError(f"no versions could be made: {done.stderr.strip().splitlines()[-1]}")

@@ -1,4 +1,4 @@
-"""Who is compared in speed: our engine by precision, transformers, and llama.cpp on the file our model was made from."""
+"""Who is compared in speed: our engine by precision, transformers, llama.cpp on the file our model was made from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What an adapter costs while replying, and what a known beginning saves: `python -m bench.engine_run FOLDER DTYPE THREADS`.
+"""What an adapter costs while replying, and what a known beginning saves.
+
+`python -m bench.engine_run FOLDER DTYPE THREADS`.
 
 One process, one engine; what is compared takes turns. It prints one JSON object.
 """

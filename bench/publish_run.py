@@ -1,4 +1,4 @@
-"""Publishes versions of the default profile that differ: `python -m bench.publish_run MODEL STORE COUNT`. None is in use."""
+"""Publishes versions of the default profile, none in use: `python -m bench.publish_run MODEL STORE COUNT`."""
 
 from __future__ import annotations
 

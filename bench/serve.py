@@ -1,4 +1,4 @@
-"""How the endpoint serves: `lars-agent bench serve`. Each part's figures are kept as they come, rows made of the newest."""
+"""How the endpoint serves: `lars-agent bench serve`. Each part's figures are kept; rows are made of the newest."""
 
 from __future__ import annotations
 

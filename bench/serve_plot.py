@@ -48,7 +48,9 @@ def _save(runs: Sequence[Mapping[str, Any]], out: Path) -> list[Path]:
 def _bars(panel: Any, runs: Sequence[Mapping[str, Any]], threads: int, measured: str) -> None:
     names = [one.name for one in CONTENDERS][::-1]
     values = [statistics.median(run[measured] for run in of(runs, name, threads)) for name in names]
-    bars = panel.barh([name.replace("_", " ") for name in names], values, color=[COLOURS.get(name, BLUE) for name in names])
+    bars = panel.barh(
+        [name.replace("_", " ") for name in names], values, color=[COLOURS.get(name, BLUE) for name in names]
+    )
     panel.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
     panel.grid(visible=False, axis="y")
     panel.margins(x=0.15)

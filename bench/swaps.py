@@ -25,13 +25,11 @@ def swaps(model: Path, dtype: str, count: int) -> dict[str, Any]:
     on beside it. `stale` ones were asked for after a swap was answered, and came from another version.
     """
     with daemon_with(model, VERSIONS, model__dtype=dtype) as running:
-        expected = {
-            (prompt, version): alone(running, prompt, version)
-            for version in names()
-            for prompt in PROMPTS
-        }
+        expected = {(prompt, version): alone(running, prompt, version) for version in names() for prompt in PROMPTS}
         done, calls = threading.Event(), list[Swap]()
-        clients = [Client(str(running.http.base_url), prompt, TOKENS, lambda _: not done.is_set()) for prompt in PROMPTS]
+        clients = [
+            Client(str(running.http.base_url), prompt, TOKENS, lambda _: not done.is_set()) for prompt in PROMPTS
+        ]
         threads = [client.start() for client in clients]
         dice = random.Random(0)
         try:
@@ -84,4 +82,3 @@ def is_stale(answer: Answer, calls: list[Swap]) -> bool:
     version, _, answered = before[-1]
     going = [call for call in calls if call[1] <= answer.had and call[2] > answered]  # under way meanwhile
     return answer.version != version and answer.version not in {call[0] for call in going}
-

@@ -46,8 +46,8 @@ class Supervisor:
     """Runs personalization cycles, one at a time, each in a thread here and a worker process beside.
 
     Call `recover` once at start, when the base model is there, and `close` before the engine is closed. `base_model`,
-    `endpoint` and `pointer` are as in `CycleParts`; `worker_command` is given the job directory as its last argument, and
-    `memory_limit` holds it to its budget.
+    `endpoint` and `pointer` are as in `CycleParts`; `worker_command` is given the job directory as its last argument,
+    and `memory_limit` holds it to its budget.
     """
 
     def __init__(

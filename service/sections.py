@@ -77,7 +77,9 @@ class Memory(Section):
     """The one dial from which a training plan follows."""
 
     budget_bytes: int = Field(
-        default=2 * 1024**3, ge=1, description="Bytes that a night may take: the training worker's peak, and the endpoint's prefix cache."
+        default=2 * 1024**3,
+        ge=1,
+        description="Bytes that a night may take: the training worker's peak, and the endpoint's prefix cache.",
     )
 
 
@@ -161,7 +163,9 @@ class Runtime(Section):
     queue_size: int = Field(default=8, ge=1, description="Requests that may wait for their turn.")
     parallel: int = Field(default=4, ge=1, le=64, description="Replies that are made at the same time.")
     prefix_cache_bytes: int = Field(
-        default=128 * 2**20, ge=0, description="What was read of earlier prompts is kept up to this size, taken off memory.budget_bytes; 0 is off."
+        default=128 * 2**20,
+        ge=0,
+        description="What was read of earlier prompts is kept up to this size, a part of memory.budget_bytes.",
     )
     deadline_s: float = Field(
         default=600.0, ge=0, allow_inf_nan=False, description="A reply not whole after so long is ended; 0 never."

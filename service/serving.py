@@ -128,7 +128,7 @@ class Serving:
             engine.close()
 
     def submit(self, request: GenerationRequest, keep_alive_s: float | None = None) -> Ticket:
-        """A reply that is being made, after which the model stays for `keep_alive_s` (None: as ever; infinity: for good).
+        """A reply that is being made, after which the model stays for `keep_alive_s`: None as ever, infinity for good.
 
         Raises ModelLoading, and what the engine raises.
         """

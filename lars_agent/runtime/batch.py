@@ -102,7 +102,9 @@ class Batch:
             if going.order.ticket.cancelled or self._give_up():
                 self._end(going, GenerationCancelled("the request was cancelled before its reply was finished"))
             elif time.monotonic() > going.order.deadline:
-                self._end(going, GenerationTimeout(f"the reply was not whole in time; it had {len(going.token_ids)} tokens"))
+                self._end(
+                    going, GenerationTimeout(f"the reply was not whole in time; it had {len(going.token_ids)} tokens")
+                )
         reading = next((going for going in self._going if going.reading is not None), None)
         if reading is not None:
             self._read(reading)

@@ -84,7 +84,7 @@ class Endpoint:
         self._send({"id": line["id"], **answer})
 
     def _receive(self, number: int, request: GenerationRequest) -> None:
-        """In the order that they come, but for requests whose adapter has to be loaded first: nobody waits for these."""
+        """In the order that they come, but for those whose adapter has to be loaded first: nobody waits for these."""
         if self.engine.is_ready(request):
             self._submit(number, request)
         else:

@@ -105,7 +105,7 @@ class LeanModel:
         self.intermediate: int = config.intermediate_size
         self.scaling: float = attention.scaling
         self.eps: float = config.rms_norm_eps
-        self.activation: Any = _function(modules[0].mlp.act_fn)  # type: ignore[union-attr]
+        self.activation: Any = _function(modules[0].mlp.act_fn)  # type: ignore[union-attr, arg-type]
         self._queries = self.heads * self.head_size
         self._turned = self._queries + self.key_heads * self.head_size
         self.layers = [_layer(module) for module in modules]
@@ -159,7 +159,7 @@ class LeanModel:
         straight = turned
         if layer.query_norm is not None:
             query, key = turned[:, : self.heads], turned[:, self.heads :]
-            straight = torch.cat([self._norm(query, layer.query_norm), self._norm(key, layer.key_norm)], dim=1)
+            straight = torch.cat([self._norm(query, layer.query_norm), self._norm(key, layer.key_norm)], dim=1)  # type: ignore[arg-type]
         torch.addcmul(straight * rotations[0], straight.roll(self.head_size // 2, 2), rotations[1], out=turned)
         seen, first = [], 0
         for part, start in zip(parts, starts, strict=True):
@@ -170,7 +170,7 @@ class LeanModel:
         return x + self._product(index, OUT, layer, seen[0] if len(seen) == 1 else torch.cat(seen), acting)
 
     def _see(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """(S, heads x D) of the queries (S, heads x D), the last S of the tokens whose keys and values (G, K, D) these are."""
+        """(S, heads x D) of the queries (S, heads x D), the last S of the tokens that `keys`, `values` (G, K, D) are of."""
         if len(query) == 1:  # the query heads that share a key head are rows of one product
             rows = query.view(self.key_heads, -1, self.head_size) * self.scaling
             shares = torch.bmm(rows, keys.transpose(1, 2)).softmax(dim=-1, dtype=torch.float32)
@@ -190,7 +190,7 @@ class LeanModel:
             acting(index, slot, x, out)
         return out
 
-    def _norm(self, x: Tensor, weight: Tensor | None) -> Tensor:
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         """The RMS norm of (T, H), or of each head of (T, N, D); few rows have theirs counted in Python.
 
         torch's is eight small operations; for a token at a time a norm and two products take a fourth of their time.

@@ -71,7 +71,9 @@ class Reply:
             yield
         if self._prefixes is not None:
             new = range(len(blocks), len(ids) // BLOCK)
-            made = [Block(self._states(index), sums) for index, sums in zip(new, reading.sums(len(blocks)), strict=True)]
+            made = [
+                Block(self._states(index), sums) for index, sums in zip(new, reading.sums(len(blocks)), strict=True)
+            ]
             self._prefixes.keep(BASE, tokens, [*blocks, *made])
         return reading
 

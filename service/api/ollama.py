@@ -82,7 +82,7 @@ class OllamaRequest(Body):
     options: Options | None = None
     keep_alive: Annotated[float, BeforeValidator(keep_alive_s)] | None = Field(
         default=None,
-        description="How long the model stays after this: seconds, or such as 5m; 0 unloads it at once, -1 is for good.",
+        description="How long the model stays after this: seconds, or as 5m; 0 unloads it at once, -1 is for good.",
         json_schema_extra={"anyOf": [{"type": "number"}, {"type": "string"}, {"type": "null"}]},
     )
     format: str | None = Field(default=None, max_length=0, description="No form can be asked for.")
@@ -114,8 +114,8 @@ class OllamaRequest(Body):
 class ChatRequest(OllamaRequest):
     """A conversation to reply to."""
 
-    messages: Annotated[list[Turn], Field(max_length=MAX_MESSAGES), AfterValidator(_no_model_has_the_last_word)] = Field(
-        default=[], description="None: the model is loaded, or unloaded where `keep_alive` is 0."
+    messages: Annotated[list[Turn], Field(max_length=MAX_MESSAGES), AfterValidator(_no_model_has_the_last_word)] = (
+        Field(default=[], description="None: the model is loaded, or unloaded where `keep_alive` is 0.")
     )
     tools: list[Any] | None = Field(default=None, max_length=0, description="No tool can be called.")
 

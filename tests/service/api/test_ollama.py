@@ -61,7 +61,9 @@ def test_what_cannot_be_done_is_refused_in_ollama_s_shape(client, changes):
     assert isinstance(answer.json()["error"], str)
 
 
-@pytest.mark.parametrize("path, text", [("chat", {"message": {"role": "assistant", "content": ""}}), ("generate", {"response": ""})])
+@pytest.mark.parametrize(
+    ("path", "text"), [("chat", {"message": {"role": "assistant", "content": ""}}), ("generate", {"response": ""})]
+)
 def test_who_asks_nothing_loads_the_model_or_unloads_it(client, daemon, path, text):
     unloaded = client.post(f"/api/{path}", json={"model": "default", "keep_alive": 0}).json()
     assert unloaded.items() >= (text | {"done": True, "done_reason": "unload"}).items()
@@ -85,8 +87,18 @@ def test_a_model_that_is_to_go_after_a_reply_goes_after_it(client, daemon, engin
 
 
 @pytest.mark.parametrize(
-    "value, seconds",
-    [(0, 0), (90, 90), ("90", 90), ("5m", 300), ("1h30m", 5400), ("1.5s", 1.5), ("300ms", 0.3), (-1, math.inf), ("-5m", math.inf)],
+    ("value", "seconds"),
+    [
+        (0, 0),
+        (90, 90),
+        ("90", 90),
+        ("5m", 300),
+        ("1h30m", 5400),
+        ("1.5s", 1.5),
+        ("300ms", 0.3),
+        (-1, math.inf),
+        ("-5m", math.inf),
+    ],
 )
 def test_durations(value, seconds):
     assert keep_alive_s(value) == pytest.approx(seconds)

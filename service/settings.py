@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -72,16 +72,10 @@ class Settings(BaseSettings):
     schedule: Schedule = Schedule()
     runtime: Runtime = Runtime()
 
-    @model_validator(mode="after")
-    def _leaves_something(self) -> Settings:
-        if self.worker_bytes < 1:
-            raise ValueError("memory.budget_bytes must be more than runtime.prefix_cache_bytes, which is taken off it")
-        return self
-
     @property
     def worker_bytes(self) -> int:
         """What the training worker may hold: the budget less what the endpoint keeps of earlier prompts meanwhile."""
-        return self.memory.budget_bytes - self.runtime.prefix_cache_bytes
+        return max(1, self.memory.budget_bytes - self.runtime.prefix_cache_bytes)
 
     @property
     def database_path(self) -> Path:

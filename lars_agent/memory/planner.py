@@ -63,9 +63,9 @@ def choose_plan(steps: Sequence[Planned], budget_bytes: int | None) -> Planned:
     raise BudgetTooSmall(
         f"training needs at least {needed_bytes(least):,} bytes (weights {least.estimate.weights:,}, program "
         f"{least.estimate.program:,}, adapter and optimizer "
-        f"{least.estimate.adapter + least.estimate.gradients + least.estimate.optimizer:,}), the budget is "
-        f"{budget_bytes:,}; raise memory.budget_bytes, lower training.max_seq_len or lars.rank, set lars.top_layers, "
-        "or keep the model in fewer bits (model.dtype)"
+        f"{least.estimate.adapter + least.estimate.gradients + least.estimate.optimizer:,}), the budget leaves "
+        f"{budget_bytes:,}; raise memory.budget_bytes by {needed_bytes(least) - budget_bytes:,}, lower "
+        "training.max_seq_len or lars.rank, set lars.top_layers, or keep the model in fewer bits (model.dtype)"
     )
 
 

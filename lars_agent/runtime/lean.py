@@ -170,7 +170,7 @@ class LeanModel:
         return x + self._product(index, OUT, layer, seen[0] if len(seen) == 1 else torch.cat(seen), acting)
 
     def _see(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """(S, heads x D) of the queries (S, heads x D), the last S of the tokens that `keys`, `values` (G, K, D) are of."""
+        """(S, heads x D) of the queries (S, heads x D) of the last S of the tokens in `keys` and `values` (G, K, D)."""
         if len(query) == 1:  # the query heads that share a key head are rows of one product
             rows = query.view(self.key_heads, -1, self.head_size) * self.scaling
             shares = torch.bmm(rows, keys.transpose(1, 2)).softmax(dim=-1, dtype=torch.float32)

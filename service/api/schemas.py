@@ -275,7 +275,9 @@ class PlanBody(Reply):
     plan: JsonObject = Field(description="Its levers: micro_batch, prompt_chunk, loss_chunk, ...")
     estimate: dict[str, int] = Field(description="Predicted bytes, term by term.")
     predicted_peak_bytes: int
-    least_budget_bytes: int = Field(description="The budget from which on this plan is chosen: its peak and a margin.")
+    least_budget_bytes: int = Field(
+        description="What the budget must leave for training, that this plan is chosen: its peak and a margin."
+    )
     step_seconds: float = Field(description="Time of a step, by what its pieces took when they were measured here.")
     relative_time: float = Field(description="Time of a step, as a multiple of the fastest plan's.")
 

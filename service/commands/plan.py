@@ -49,12 +49,12 @@ def _bar(peak: int, budget: int | None) -> str:
         return f"{peak / 2**20:,.0f} MiB, no budget"
     filled = min(BAR_WIDTH, round(BAR_WIDTH * peak / budget))
     bar = "#" * filled + "-" * (BAR_WIDTH - filled)
-    return f"[{bar}] {peak / budget:.0%} of the budget of {budget / 2**20:,.0f} MiB"
+    return f"[{bar}] {peak / budget:.0%} of the {budget / 2**20:,.0f} MiB that the budget leaves for training"
 
 
 def _ladder(ladder: list[dict[str, Any]], shown: dict[str, Any]) -> Table:
     """What smaller budgets would cost in time; plans that save next to nothing are left out."""
-    table = Table("", "from a budget of", "peak", "a step", "", "how")
+    table = Table("", "needs", "peak", "a step", "", "how")
     for column in table.columns[1:5]:
         column.justify = "right"
     last: int | None = None

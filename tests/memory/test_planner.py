@@ -78,7 +78,7 @@ def test_no_chosen_plan_is_predicted_to_pass_its_budget() -> None:
 
 def test_a_budget_too_small_is_refused_with_the_least_that_would_do() -> None:
     least = needed_bytes(ladder(SMOLLM2, LOAD, 8)[-1])
-    with pytest.raises(BudgetTooSmall, match=f"at least {least:,} bytes.*the budget is 1,000"):
+    with pytest.raises(BudgetTooSmall, match=f"at least {least:,} bytes.*the budget leaves 1,000"):
         choose_plan(ladder(SMOLLM2, LOAD, 8), 1_000)
     assert choose_plan(ladder(SMOLLM2, LOAD, 8), least).plan.micro_batch == 1
 

@@ -164,6 +164,6 @@ def test_plan_shows_terms_and_ladder_and_json_holds_them(daemon):
     done = run(daemon, "plan")
     assert done.returncode == 0, done.stderr
     assert "AdamW's moments" in done.stdout
-    assert "% of the budget of 2,048 MiB" in done.stdout
+    assert "% of the 1,920 MiB that the budget leaves for training" in done.stdout
     planned = json.loads(run(daemon, "plan", "--json").stdout)
     assert planned["chosen"]["predicted_peak_bytes"] <= planned["budget_bytes"]

@@ -64,7 +64,7 @@ def test_manifest_tells_where_the_adapter_comes_from(house):
     assert (manifest.parent, manifest.job_id, manifest.base_model) == (parent, job.id, "tiny/random")
     assert set(manifest.example_ids) == learned < set(ids)
     assert manifest.config["rank"] == 16
-    assert manifest.budget_bytes == house.settings.memory.budget_bytes
+    assert manifest.budget_bytes == house.settings.worker_bytes
     assert manifest.verdict["accepted"]
     assert house.store.rollback("default") == parent
 
@@ -90,7 +90,7 @@ def test_job_directory_holds_what_the_worker_needs(house):
     folder = house.folder(job.id)
     spec = JobSpec.read(folder)
     assert spec.parent == str(house.store.folder("default", incumbent))
-    assert spec.budget_bytes == house.settings.memory.budget_bytes
+    assert spec.budget_bytes == house.settings.worker_bytes
     assert "threads" not in spec.training
     train, heldout = read_examples(folder / TRAIN_FILE), read_examples(folder / HELDOUT_FILE)
     assert len(train) + len(heldout) == 6

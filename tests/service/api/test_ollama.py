@@ -54,7 +54,10 @@ def test_what_there_is(client):
     assert client.get("/api/version").json()["version"]
 
 
-@pytest.mark.parametrize("changes", [{"messages": []}, {"tools": [{}]}, {"format": "json"}, {"model": "no such"}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"messages": [{"role": "assistant", "content": "Hi"}]}, {"tools": [{}]}, {"format": "json"}, {"model": "no such"}],
+)
 def test_what_cannot_be_done_is_refused_in_ollama_s_shape(client, changes):
     answer = client.post("/api/chat", json=HELLO | changes)
     assert answer.status_code == 422

@@ -23,7 +23,7 @@ AREA = "serve"
 COMMAND = "lars-agent bench serve"
 FILE_NAME = "serve-runs.jsonl"
 SERVED_DTYPES = ("bfloat16", "int4")
-SWAPS = 200
+SWAPS, SWAPS_DTYPE = 200, "int4"  # whose products are the same for one row and for several, to the last bit
 Tell = Callable[[str], None]
 Found = Mapping[str, Any]
 
@@ -41,7 +41,7 @@ PARTS: Mapping[str, Callable[[Place], Any]] = {
     "speed": lambda place: list(speed_runs(place.model, place.cache, place.rounds)),
     "engine": lambda place: engine_speeds(place.model),
     "clients": lambda place: [throughput(place.model, dtype) for dtype in SERVED_DTYPES],
-    "swaps": lambda place: swaps(place.model, "bfloat16", SWAPS),
+    "swaps": lambda place: swaps(place.model, SWAPS_DTYPE, SWAPS),
     "feedback": lambda place: feedback_latency(place.model),
     "asleep": lambda place: asleep(place.model),
 }

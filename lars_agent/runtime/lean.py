@@ -171,10 +171,9 @@ class LeanModel:
 
     def _see(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """(S, heads x D) of the queries (S, heads x D) of the last S of the tokens in `keys` and `values` (G, K, D)."""
-        if len(query) == 1:  # the query heads that share a key head are rows of one product
-            rows = query.view(self.key_heads, -1, self.head_size) * self.scaling
-            shares = torch.bmm(rows, keys.transpose(1, 2)).softmax(dim=-1, dtype=torch.float32)
-            return torch.bmm(shares.to(values.dtype), values).view(1, -1)
+        if len(query) == 1:  # the query heads that share a key head are rows of one call
+            rows = query.view(1, self.key_heads, -1, self.head_size)
+            return F.scaled_dot_product_attention(rows, keys[None], values[None], scale=self.scaling).reshape(1, -1)
         heads = query.view(len(query), -1, self.head_size).transpose(0, 1)[None]
         merged = blockwise_attention(heads, keys[None], values[None], None, self.scaling)
         return merged[0].transpose(0, 1).flatten(1)

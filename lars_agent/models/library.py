@@ -26,6 +26,7 @@ from pathlib import Path
 from lars_agent.errors import ModelCorrupt, ModelNotFound
 from lars_agent.files import make_folder, publish_folder, raise_disk_full, write_atomically
 from lars_agent.models import sources
+from lars_agent.models.check import check_folder
 from lars_agent.models.weights import MODEL_FILE, weight_files, weights_digest
 
 Progress = Callable[[str], None]
@@ -166,11 +167,8 @@ class ModelLibrary:
 
     def _seal(self, temp: Path, name: str, reference: str, revision: str | None, tell: Progress) -> None:
         """The folder is checked to be a whole model, and its record is in it."""
-        from lars_agent.models.open import open_generation_config, open_tokenizer  # torch comes with it
-
         files = weight_files(temp)
-        open_tokenizer(temp)
-        open_generation_config(temp)
+        check_folder(temp)
         tell("checking the weights")
         record = {
             "name": name,

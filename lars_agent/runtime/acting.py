@@ -107,9 +107,7 @@ class Together:
 
     def __init__(self, replies: Sequence[Steady | None], dtype: torch.dtype) -> None:
         places = {place for one in replies if one is not None for place in one.biases}
-        self._biases = {
-            place: _stacked([None if one is None else one.biases.get(place) for one in replies]) for place in places
-        }
+        self._biases = {place: _stacked([_added(one, place, dtype) for one in replies]) for place in places}
         self._plain = {
             place: bias.to(dtype)
             for place, bias in self._biases.items()
@@ -146,12 +144,23 @@ class _Group:
 
     def added_to(self, added: Tensor, place: Place, x: Tensor) -> Tensor:
         """`added` (B, O) and what the term gives for the tokens' `x` (B, I)."""
-        term = self.adapter.terms[place]
-        own = x if self.rows is None else x[self.rows]
-        low = F.linear(own.float(), term.down).mul_(self.gates[place])
-        if self.rows is None:
-            return torch.addmm(added, low, term.up)
-        return added.index_add(0, self.rows, low @ term.up)
+        term, gates = self.adapter.terms[place], self.gates[place]
+        own = (x if self.rows is None else x[self.rows]).float()
+        before = added if self.rows is None else added[self.rows]
+        if len(own) == 1:
+            after = torch.addmm(before, F.linear(own, term.down).mul_(gates), term.up)
+        else:  # a batch of products of one row each: no reply depends on what is made beside it, to the last bit
+            low = torch.bmm(own[:, None], term.down.T.expand(len(own), -1, -1)).mul_(gates[:, None])
+            after = torch.baddbmm(before[:, None], low, term.up.expand(len(own), -1, -1))[:, 0]
+        return after if self.rows is None else added.index_copy(0, self.rows, after)
+
+
+def _added(reply: Steady | None, place: Place, dtype: torch.dtype) -> Tensor | None:
+    """The bias of one reply, rounded as it is where it is added alone."""
+    bias = None if reply is None else reply.biases.get(place)
+    if bias is None or reply is None or place in reply.gates:
+        return bias
+    return bias.to(dtype).float()
 
 
 def _stacked(biases: Sequence[Tensor | None]) -> Tensor:

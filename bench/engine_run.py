@@ -34,7 +34,7 @@ MOVED = 0.01  # standard deviation of an adapter's weights: enough that it acts,
 def main(arguments: list[str]) -> int:
     """Prints the figures; the exit status."""
     folder, dtype, threads = arguments
-    torch.set_num_threads(int(threads))
+    torch.set_num_threads(1)  # see `Engine`
     opened = open_model(Path(folder), *precision(dtype))
     store = AdapterStore(Path(tempfile.mkdtemp()))
     for kind, config in KINDS.items():

@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     """Prints the figures; the exit status."""
     folder, name, threads = arguments
     contender = next(one for one in CONTENDERS if one.name == name)
-    torch.set_num_threads(int(threads))
+    torch.set_num_threads(1 if contender.program == "ours" else int(threads))  # see `Engine`
     opened = open_model(Path(folder), *precision(contender.dtype))
     text = text_of(opened.tokenizer, PROMPT_TOKENS)
     reply = replying(contender, opened, int(threads))

@@ -26,6 +26,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lars_agent.models.open import open_model, precision
 from lars_agent.runtime.engine import Engine
 from lars_agent.runtime.request import GenerationRequest, Ticket
@@ -119,6 +121,7 @@ def main(arguments: list[str]) -> int:
     """Serves until the other end is gone; the exit status."""
     wire = Wire(socket.socket(fileno=int(arguments[0])))
     options = Options(**json.loads(arguments[1]))
+    torch.set_num_threads(1)  # of this thread: see `Engine`
     try:
         opened = open_model(Path(options.model_path), *precision(options.dtype))
         engine = Engine(

@@ -7,6 +7,7 @@ the daemon's other work (feedback, health) never waits for a token.
 from __future__ import annotations
 
 import math
+import os
 import queue
 import secrets
 import threading
@@ -36,6 +37,10 @@ class Engine:
 
     Prompts that begin alike are read once, as far as `prefix_bytes` go. A reply that is not whole `deadline_s` after it
     was asked for ends in GenerationTimeout.
+
+    The model is run by one thread with `threads` helpers (0: all cores). A thread that has run parts of torch in
+    parallel keeps helpers of its own, and OpenMP, which counts them all, then lets none of them wait awake: a token
+    takes half as long again. So whoever has a process for the engine alone sets its own thread count to 1 before.
     """
 
     def __init__(
@@ -131,8 +136,7 @@ class Engine:
         self._backend.close()
 
     def _serve(self) -> None:
-        if self._threads:
-            torch.set_num_threads(self._threads)
+        torch.set_num_threads(self._threads or os.cpu_count() or 1)
         while self._take():
             self._batch.turn()
             if not self._batch and self._waiting.empty():

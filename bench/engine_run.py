@@ -23,7 +23,7 @@ from lars_agent.runtime.engine import Engine, Generation, GenerationRequest
 from lars_agent.store.adapters import AdapterStore
 from lars_agent.store.manifest import AdapterManifest
 
-ROUNDS = 7
+ROUNDS = 5
 LEAST_TOKENS = 32
 PREFIX_TOKENS, QUESTION_TOKENS = 1000, 24
 PREFIX_BYTES = 512 * 2**20
@@ -40,7 +40,9 @@ def main(arguments: list[str]) -> int:
     for kind, config in KINDS.items():
         publish(store, opened, kind, config)
     engine = Engine(opened, store, threads=int(threads), prefix_bytes=PREFIX_BYTES, parallel=1)
-    print(json.dumps({"decode_tokens_s": decode_speeds(engine, opened), "first_token_s": first_tokens(engine, opened)}))
+    figures = {"decode_tokens_s": decode_speeds(engine, opened), "first_token_s": first_tokens(engine, opened)}
+    engine.close()
+    print(json.dumps(figures))
     return 0
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from lars_agent.errors import LarsError
 from lars_agent.memory.allocator import thrifty_environment
 
-RUNS = (("int4", 1), ("int4", 2), ("bfloat16", 2))
+RUNS = (("int4", 2), ("bfloat16", 2))
 
 
 def engine_speeds(model: Path) -> list[dict[str, Any]]:

@@ -60,6 +60,7 @@ def choose_plan(steps: Sequence[Planned], budget_bytes: int | None) -> Planned:
         if budget_bytes is None or needed_bytes(planned) <= budget_bytes:
             return planned
     least = steps[-1]
+    assert budget_bytes is not None  # or the first would have been taken
     raise BudgetTooSmall(
         f"training needs at least {needed_bytes(least):,} bytes (weights {least.estimate.weights:,}, program "
         f"{least.estimate.program:,}, adapter and optimizer "

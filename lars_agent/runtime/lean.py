@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from lars_agent.memory.blockwise import blockwise_attention
 from lars_agent.memory.layers import decoder_layers
-from lars_agent.runtime.linear import FEW, Product, product_of
+from lars_agent.runtime.linear import Product, product_of
 
 __all__ = ["Acting", "KeyValues", "LeanModel", "Part", "lean_model"]
 
@@ -36,6 +36,7 @@ SLOTS = (
 QKV, OUT, GATE_UP, DOWN = range(len(SLOTS))
 TABLE = 1024  # positions that the table of rotations grows by
 PROBE = 24  # tokens that are compared
+FEW = 16  # rows
 APART = {
     torch.float32: 1e-3,
     torch.bfloat16: 0.2,

@@ -3,7 +3,7 @@
 A reply is made one row at a time, and then a product takes as long as its weights take to be read. Quantised weights
 are half or a quarter as many bytes, but only for a kernel that unpacks them in registers. torch has such kernels for
 bfloat16 rows; how good they are depends on the processor, so they are timed once. Many rows (a prompt) are multiplied
-with unpacked weights, piece by piece, which is faster from some tens of rows on.
+with unpacked weights, piece by piece: unpacking takes as long for a thousand rows as for one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lars_agent.memory.quantized import BLOCK, Bits, QuantizedLinear, QuantizedM
 __all__ = ["Product", "product_of"]
 
 Product = Callable[[Tensor], Tensor]  # (T, I) to (T, O)
-FEW = 16  # rows, up to which the packed kernels are the faster way
+FEW_4, FEW_8 = 128, 24  # rows, up to which the packed kernels are the faster way (on two cores with AVX-512)
 MULTIPLE = 16  # of outputs, that the kernel for 4 bits wants
 TRIED = (256, 512)  # outputs and inputs of the layer that is timed
 REPEATS = 5
@@ -64,7 +64,7 @@ class Packed8:
     def __call__(self, x: Tensor) -> Tensor:
         """(T, O) of (T, I)."""
         module = self.module
-        if len(x) > FEW:
+        if len(x) > FEW_8:
             return _biased(times(module.matrix, x), module.bias)
         return _biased(torch.ops.aten._weight_int8pack_mm(x, self.packed, self.scale), module.bias)
 
@@ -88,7 +88,7 @@ class Packed4:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(T, O) of (T, I)."""
-        if len(x) > FEW:
+        if len(x) > FEW_4:
             return torch.cat([_biased(times(module.matrix, x), module.bias) for module in self.modules], dim=-1)
         return _biased(torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.packed, BLOCK, self.grid), self.bias)
 

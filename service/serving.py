@@ -237,7 +237,7 @@ class Serving:
             engine.close()
         if self._engine is None:
             self._engine = self._opened(installed)
-            self._nap.begin()
+            self._nap.begin(self._keep_alive_s)
         return self._engine
 
     def _sleep(self) -> None:

@@ -89,6 +89,15 @@ def test_a_model_that_is_to_go_after_a_reply_goes_after_it(client, daemon, engin
     until(lambda: daemon.serving.is_asleep, "the model is unloaded")
 
 
+def test_to_unload_the_model_is_said_for_once(client, daemon):
+    client.post("/api/generate", json={"model": "default", "keep_alive": 0})
+    until(lambda: daemon.serving.is_asleep, "the model is unloaded")
+    with daemon.serving.engine():
+        pass
+    assert not threading.Event().wait(0.5)
+    assert not daemon.serving.is_asleep
+
+
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [

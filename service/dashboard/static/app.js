@@ -71,7 +71,7 @@ function showFacts(info) {
     ["Serving", words.label(info.serving[profile] ?? "base")],
     ["Feedback", `${feedback.total} (${words.count(feedback.corrections, "correction")}, ${feedback.liked} liked)`],
     ["Replies given", String(info.interactions)],
-    ["Memory now", `${words.bytes(memory.rss_bytes)} (peak ${words.bytes(memory.peak_bytes)})`],
+    ["Memory now", words.bytes(memory.rss_bytes + memory.endpoint_bytes) + (memory.endpoint_bytes ? "" : ", model unloaded")],
     ["Next night", schedule.next_run ? words.moment(schedule.next_run) : "only when asked"],
   ];
   if (changed("facts", facts)) {

@@ -58,7 +58,7 @@ class FakeDaemon:
             "problems": [],
             "feedback": {"total": 31, "corrections": 24, "liked": 5, "disliked": 2},
             "interactions": 112,
-            "memory": {"rss_bytes": 612_000_000, "peak_bytes": 700_000_000, "budget_bytes": 2 * 2**30},
+            "memory": {"rss_bytes": 92_000_000, "endpoint_bytes": 520_000_000, "budget_bytes": 2 * 2**30},
             "job": self.job["id"] if self.job and self.job["finished"] is None else None,
             "schedule": {"enabled": True, "cron": "0 3 * * *", "next_run": NIGHT},
         }

@@ -103,6 +103,7 @@ def test_a_person_sees_what_the_night_brought(address, page) -> None:
     assert page.text_content("#verdict-reasons") == REASON  # markup in it stays text
     assert "Peak 1.50 GiB of a budget of 2.00 GiB (75%)." in page.text_content("#memory")
     assert "smollm2-135m-instruct" in page.text_content("#facts")
+    assert "584 MiB" in page.text_content("#facts")  # the daemon and the process that generates
     assert page.locator("#adapters li").count() == 3
     shoot(page, "light")
 

@@ -36,11 +36,17 @@ def speed_runs(model: Path, cache: Path, rounds: int, threads: Sequence[int] = T
 
 def torch_figures(model: Path, contender: Contender, threads: int) -> dict[str, Any]:
     """Seconds of one run in a process of its own, started as the daemon starts its engine. Raises LarsError."""
-    command = [sys.executable, "-P", "-m", "bench.speed_run", str(model), contender.name, str(threads)]
+    return figures_of("bench.speed_run", [str(model), contender.name], threads)
+
+
+def figures_of(module: str, arguments: Sequence[str], threads: int) -> dict[str, Any]:
+    """What a module prints that is run with `arguments` and its thread count, as the engine is. Raises LarsError."""
+    command = [sys.executable, "-P", "-m", module, *arguments, str(threads)]
     environment = {**thrifty_environment(os.environ), "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise LarsError(f"{contender.name} failed: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}")
+        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise LarsError(f"{module} {arguments[-1]} failed: {said}")
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 

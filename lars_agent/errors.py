@@ -28,6 +28,7 @@ LarsError
     ├── PromptTooLong
     ├── PromptRefused          empty, or not what the chat template takes
     ├── QueueFull              ask again in `retry_after_s`
+    ├── GenerationTimeout      not whole by its deadline
     └── GenerationCancelled
 """
 
@@ -161,3 +162,9 @@ class GenerationTimeout(GenerationError):
 
 class GenerationCancelled(GenerationError):
     """The request was cancelled before its reply was finished."""
+
+
+def told(name: str, words: str, otherwise: type[LarsError]) -> LarsError:
+    """The error that another process has met, of the type it had there; `otherwise` where there is no such type."""
+    kind = globals().get(name)
+    return kind(words) if isinstance(kind, type) and issubclass(kind, LarsError) else otherwise(words)

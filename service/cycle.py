@@ -12,8 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from lars_agent import errors
-from lars_agent.errors import AdapterError, LarsError, WorkerFailed
+from lars_agent.errors import AdapterError, LarsError, WorkerFailed, told
 from lars_agent.store.manifest import AdapterManifest
 from lars_agent.training.gate import GatePolicy, Verdict, decide
 from lars_agent.training.job import CANDIDATE, SPEC_FILE, JobResult, JobSpec
@@ -156,9 +155,7 @@ def _result(result: JobResult) -> dict[str, Any]:
 
 def _worker_error(result: JobResult) -> LarsError:
     """The error the worker met, of its own type, as if there were no process between."""
-    kind = getattr(errors, result.error_type or "", WorkerFailed)
-    known = isinstance(kind, type) and issubclass(kind, LarsError)
-    return (kind if known else WorkerFailed)(result.error or "the worker's result holds no scores")
+    return told(result.error_type or "", result.error or "the worker's result holds no scores", WorkerFailed)
 
 
 def _label(version: int | None) -> str:

@@ -11,8 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lars_agent import errors
-from lars_agent.errors import LarsError, ModelUnsupported
+from lars_agent.errors import LarsError, ModelUnsupported, told
 
 __all__ = ["check_folder", "main"]
 
@@ -28,7 +27,7 @@ def check_folder(folder: Path) -> None:
     except (ValueError, IndexError):
         words = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise ModelUnsupported(f"{folder} could not be checked: {words}") from None
-    raise getattr(errors, said["type"])(said["words"])
+    raise told(said["type"], said["words"], ModelUnsupported)
 
 
 def main(arguments: list[str]) -> int:

@@ -90,7 +90,7 @@ class Batch:
         """One more reply; what keeps it from being begun is told to its ticket."""
         try:
             reply = self._backend.begin(order.pinned.adapter, order.prompt, order.most)
-            sampler = Sampler(order.ticket.request.sampling, order.ticket.seed, order.prompt)
+            sampler = Sampler(order.ticket.request, order.ticket.seed, order.prompt)
             stream = TextStream(self._tokenizer, order.ticket.request.stop)
             self._going.append(_Going(order, reply, sampler, stream, reply.read()))
         except Exception as error:  # the thread must outlive any one request

@@ -60,7 +60,7 @@ class AdapterSlots:
 
     def is_ready(self, profile: str, version: int) -> bool:
         """Whether `version` need not be loaded."""
-        return (profile, version) in self._ready or self._active.get(profile, BASE).version == version
+        return self._held(profile, version) is not None
 
     def swap(self, profile: str) -> int | None:
         """New requests of `profile` are served by the version that the store calls active; returns it.
@@ -85,13 +85,18 @@ class AdapterSlots:
         return self._active.get(profile, BASE).version
 
     def _version(self, profile: str, version: int) -> Pinned:
-        with self._loading:
-            active = self._active.get(profile, BASE)
-            if active.version == version:
-                return active
-            pinned = self._ready.get((profile, version)) or self._load(profile, version)
+        pinned = self._held(profile, version)  # what is ready waits for nobody's loading
+        if pinned is None:
+            with self._loading:
+                pinned = self._held(profile, version) or self._load(profile, version)
+                self._keep(profile, version, pinned)
+        elif pinned is not self._active.get(profile):
             self._keep(profile, version, pinned)
-            return pinned
+        return pinned
+
+    def _held(self, profile: str, version: int) -> Pinned | None:
+        active = self._active.get(profile, BASE)
+        return active if active.version == version else self._ready.get((profile, version))
 
     def _keep(self, profile: str, version: int, pinned: Pinned) -> None:
         with self._keeping:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Literal
 
 from lars_agent.example import Message
@@ -24,10 +24,11 @@ __all__ = [
 FinishReason = Literal["eos_token", "length", "stop_sequence"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How words are drawn. `temperature` 0 is greedy; `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 are
-    off, and so are all of the first three where it is greedy.
+    off, and so are all of the first three where it is greedy. `frequency_penalty` and `presence_penalty` are OpenAI's:
+    what is taken off a token's logit for each time, and for having been said at all.
     """
 
     temperature: float = 0.0
@@ -40,38 +41,24 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class GenerationRequest:
+class GenerationRequest(Sampling):
     """What to reply to, with which adapter, and how to sample.
 
     `raw` is a text to go on with, in the place of `messages` and without the chat template. `logprobs` is how many of
-    the likeliest tokens are told at each place, None for no probabilities at all. `frequency_penalty` and
-    `presence_penalty` are OpenAI's: what is taken off a token's logit for each time, and for having been said at all.
+    the likeliest tokens are told at each place, None for no probabilities at all.
 
-    `version` "active" follows the profile's active adapter, None is the base model, a number is that version.
-    `temperature` 0 is greedy; `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 are off; `seed` None draws
-    one, and the reply tells which.
+    `version` "active" follows the profile's active adapter, None is the base model, a number is that version. `seed`
+    None draws one, and the reply tells which.
     """
 
     messages: tuple[Message, ...]
     profile: str = "default"
     version: int | Literal["active"] | None = "active"
     max_new_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
     stop: tuple[str, ...] = ()
     seed: int | None = None
     raw: str | None = None
     logprobs: int | None = None
-
-    @property
-    def sampling(self) -> Sampling:
-        """How words are drawn."""
-        return Sampling(**{item.name: getattr(self, item.name) for item in fields(Sampling)})
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lars_agent import errors
-from lars_agent.errors import GenerationError, LarsError
+from lars_agent.errors import GenerationError, LarsError, told
 from lars_agent.example import Message
 from lars_agent.runtime.request import Generation, GenerationRequest, Piece, TokenChoice, TokenLogprob
 
@@ -59,10 +58,7 @@ def error_to(error: Exception) -> Line:
 
 def error_from(line: Line) -> LarsError:
     """The error that was sent."""
-    kind = getattr(errors, str(line["type"]), None)
-    if not (isinstance(kind, type) and issubclass(kind, LarsError)):
-        return GenerationError(str(line["words"]))
-    return kind(str(line["words"]))
+    return told(str(line["type"]), str(line["words"]), GenerationError)
 
 
 def request_to(request: GenerationRequest) -> Line:

@@ -102,6 +102,14 @@ class Turn(Body):
         return Message(role=self.role, content=self.content)
 
 
+def listed(value: Any) -> Any:
+    """A single text as a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+Stops = Annotated[list[Annotated[Text, Field(min_length=1, max_length=1000)]], BeforeValidator(listed)]
+
+
 def _user_has_the_last_word(turns: list[Turn]) -> list[Turn]:
     if turns[-1].role != "user":
         raise ValueError(f"the last message must be the user's, not the {turns[-1].role}'s")

@@ -20,7 +20,7 @@ from lars_agent.runtime.request import Generation, GenerationRequest
 from service.api.dependencies import DaemonDep
 from service.api.durations import keep_alive_s
 from service.api.errors import UNEXPECTED, InvalidField, ascii_json, documented
-from service.api.fields import MAX_MESSAGES, Body, Text, Turn, _user_has_the_last_word, to_messages
+from service.api.fields import MAX_MESSAGES, Body, Stops, Text, Turn, _user_has_the_last_word, to_messages
 from service.api.openai_models import BASE, ModelCard, cards
 from service.api.operation import package_version
 from service.api.parameters import DEFAULT_NEW_TOKENS, parse_adapter_id
@@ -41,10 +41,6 @@ LINES: dict[int | str, dict[str, Any]] = {
 NANOSECONDS = 10**9
 FOREVER = "2318-01-01T00:00:00Z"  # as far off as Ollama's own
 TEMPERATURE = 0.8  # Ollama's own, where none is given
-
-
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
 
 
 def _no_model_has_the_last_word(turns: list[Turn]) -> list[Turn]:
@@ -69,9 +65,7 @@ class Options(BaseModel):
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     num_predict: int | None = Field(default=None, ge=-2, le=1_000_000, description="Below 0: as long as it goes.")
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    stop: Annotated[list[Annotated[Text, Field(min_length=1, max_length=1000)]], BeforeValidator(_listed)] | None = (
-        Field(default=None, max_length=16)
-    )
+    stop: Stops | None = Field(default=None, max_length=16)
 
 
 class OllamaRequest(Body):

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from lars_agent.example import Message
 from lars_agent.runtime.request import FinishReason, Generation, GenerationRequest, TokenChoice, TokenLogprob
-from service.api.fields import MAX_MESSAGES, Body, Text, Turn, _user_has_the_last_word, to_messages
+from service.api.fields import MAX_MESSAGES, Body, Stops, Text, Turn, _user_has_the_last_word, listed, to_messages
 from service.api.parameters import DEFAULT_NEW_TOKENS, parse_adapter_id
 
 MOST_LOGPROBS = 20
@@ -53,10 +53,6 @@ def _role(value: Any) -> Any:
     return "system" if value == "developer" else value
 
 
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
 class OpenAITurn(Turn):
     """A message; its content may be given in parts of text."""
 
@@ -88,9 +84,7 @@ class OpenAIRequest(Body):
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
-    stop: Annotated[list[Annotated[Text, Field(min_length=1, max_length=1000)]], BeforeValidator(_listed)] | None = (
-        Field(default=None, max_length=16)
-    )
+    stop: Stops | None = Field(default=None, max_length=16)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -151,7 +145,7 @@ class ChatRequest(OpenAIRequest):
 class CompletionRequest(OpenAIRequest):
     """A text to go on with, without a chat template."""
 
-    prompt: Annotated[list[Text], BeforeValidator(_listed), Field(min_length=1, max_length=1)]
+    prompt: Annotated[list[Text], BeforeValidator(listed), Field(min_length=1, max_length=1)]
     logprobs: int | None = Field(default=None, ge=0, le=MOST_LOGPROBS)
 
     def to_request(self, base_names: Sequence[str]) -> GenerationRequest:

@@ -176,5 +176,5 @@ class Stepper:
         if tuple(replies) != self._replies:
             self._replies = tuple(replies)
             some = any(reply.steady is not None for reply in replies)
-            self._together = Together([reply.steady for reply in replies], self.model.dtype) if some else None
+            self._together = Together([reply.steady for reply in replies], self.model) if some else None
         return self._together

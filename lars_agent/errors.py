@@ -13,7 +13,8 @@ LarsError
 ├── AdapterError
 │   ├── AdapterNotFound        no such version
 │   ├── AdapterCorrupt         a file's sha256 is not the manifest's
-│   └── AdapterIncompatible    made for another base model, or by a newer format
+│   ├── AdapterIncompatible    made for another base model, or by a newer format
+│   └── AdapterInUse           to be removed, but the version in use goes back to it
 ├── TrainingError
 │   ├── JobInvalid             a job directory that cannot be read
 │   ├── NothingToLearn         no example survives curation
@@ -87,6 +88,10 @@ class AdapterCorrupt(AdapterError):
 
 class AdapterIncompatible(AdapterError):
     """The adapter was made for another base model, or written by a newer lars-agent."""
+
+
+class AdapterInUse(AdapterError):
+    """The adapter cannot be removed: it is in use, or an ancestor of the one that is."""
 
 
 class TrainingError(LarsError):

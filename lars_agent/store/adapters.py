@@ -1,7 +1,7 @@
 """The adapters on disk: versions that never change, and for each profile a pointer to the one in use.
 
-A version appears whole or not at all, and so does a change of the pointer, whenever the process or the power goes.
-See `lars_agent.store.home` for the files.
+A version appears whole or not at all, and goes so, and so does a change of the pointer, whenever the process or the
+power goes. See `lars_agent.store.home` for the files.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lars_agent.errors import AdapterCorrupt, AdapterError, AdapterIncompatible, AdapterNotFound
+from lars_agent.errors import AdapterCorrupt, AdapterError, AdapterIncompatible, AdapterInUse, AdapterNotFound
 from lars_agent.files import publish_folder, raise_disk_full, sha256_of
 from lars_agent.store.home import ProfileHome
 from lars_agent.store.manifest import AdapterManifest
@@ -134,11 +134,13 @@ class AdapterStore:
         self.move(profile, version)
 
     def move(self, profile: str, version: int | None) -> None:
-        """`version`, which `verify` has just passed, is the one in use."""
+        """`version`, which `verify` has just passed, is the one in use. Raises AdapterNotFound if it is gone since."""
         home = ProfileHome(self._root, profile)
         if version is None and not home.path.is_dir():
             return
         with home.writing():
+            if version is not None and not home.folder(version).is_dir():
+                raise AdapterNotFound(f"{profile} v{version} has just been removed; activate another version")
             home.point_to(version)
 
     def parent(self, profile: str) -> int | None:
@@ -165,6 +167,39 @@ class AdapterStore:
                 self.verify(profile, parent, base_sha256)
             home.point_to(parent)
         return parent
+
+    def lineage(self, profile: str) -> list[int]:
+        """The version in use, its parent, and so on; empty for the base model.
+
+        Raises AdapterCorrupt where the pointer cannot be understood or one of them is gone, and what reading the
+        manifest of one of them raises.
+        """
+        lineage: list[int] = []
+        version = self.active(profile)
+        while version is not None and version not in lineage:
+            lineage.append(version)
+            try:
+                version = self.get(profile, version).parent
+            except AdapterNotFound as error:
+                raise AdapterCorrupt(f"the line of {profile} v{lineage[0]} is broken: {error}") from error
+        return lineage
+
+    def remove(self, profile: str, version: int) -> None:
+        """`version` is gone for good; its number is never used again.
+
+        Raises AdapterNotFound, AdapterInUse for the version in use and its ancestors, and what `lineage` raises: where
+        nobody can tell what they are, nothing is removed.
+        """
+        self.folder(profile, version)  # before there is a folder for the profile
+        home = ProfileHome(self._root, profile)
+        with home.writing():
+            self.folder(profile, version)
+            if version in (lineage := self.lineage(profile)):
+                raise AdapterInUse(
+                    f"{profile} v{version} is not removed: v{lineage[0]} is in use and goes back to it; activate a "
+                    "version that does not, or the base model"
+                )
+            home.discard(version)
 
 
 def _copy_adapter(candidate: Path, temp: Path) -> dict[str, str]:

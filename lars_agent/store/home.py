@@ -4,7 +4,7 @@
 <root>/<profile>/active    "1", or "base"; no such file means the base model
 <root>/<profile>/last      the highest number ever allotted: a number is never used twice
 <root>/<profile>/.lock     held by whoever writes in this folder, from whatever process
-<root>/<profile>/.publish-*, .*.tmp    what a writer is at; left by a dead one, removed by the next
+<root>/<profile>/.publish-*, .trash-*, .*.tmp    what a writer is at; left by a dead one, removed by the next
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lars_agent.errors import AdapterCorrupt, AdapterNotFound
-from lars_agent.files import make_folder, write_atomically
+from lars_agent.files import fsync_folder, make_folder, write_atomically
 
 __all__ = ["ProfileHome"]
 
@@ -27,7 +28,7 @@ BASE = "base"
 
 _NAME = re.compile("(?!(?:base|v[1-9][0-9]{0,8})$)[a-z0-9][a-z0-9_-]{0,63}")
 _NUMBER = re.compile("[1-9][0-9]{0,17}")
-_ACTIVE, _LAST, _LOCK, _PUBLISH = "active", "last", ".lock", ".publish-"
+_ACTIVE, _LAST, _LOCK, _PUBLISH, _TRASH = "active", "last", ".lock", ".publish-", ".trash-"
 _log = logging.getLogger(__name__)
 
 
@@ -72,6 +73,15 @@ class ProfileHome:
     def allot(self, version: int) -> None:
         """No later version gets the number `version`, even if this one is never published or is removed."""
         write_atomically(self.path / _LAST, f"{version}\n")
+
+    def discard(self, version: int) -> None:
+        """`version` is gone, its number for good; a crash leaves it whole, or hidden for the next writer to remove."""
+        if self._last() < version:  # lost or damaged: from now on the number is known by nothing else
+            self.allot(version)
+        trash = self.path / f"{_TRASH}{secrets.token_hex(6)}"
+        self.folder(version).rename(trash)
+        fsync_folder(self.path)
+        shutil.rmtree(trash, ignore_errors=True)
 
     def active(self) -> int | None:
         """The version in use, None for the base model. Raises AdapterCorrupt where the pointer cannot be understood."""
@@ -118,7 +128,7 @@ class ProfileHome:
 
     def _remove_litter(self) -> None:
         for path in self.path.iterdir():
-            if path.name.startswith(_PUBLISH):
+            if path.name.startswith((_PUBLISH, _TRASH)):
                 shutil.rmtree(path, ignore_errors=True)
             elif path.name.startswith((f".{_ACTIVE}.", f".{_LAST}.")):
                 path.unlink(missing_ok=True)

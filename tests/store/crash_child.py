@@ -26,6 +26,8 @@ def run(action: str, candidate: Path, root: Path) -> None:
         store.publish("alice", candidate, make_draft(1))
     elif action == "activate":
         store.activate("alice", 2)
+    elif action == "remove":
+        store.remove("alice", 2)
     else:
         store.rollback("alice")
 

@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from lars_agent.errors import AdapterCorrupt, AdapterError, AdapterIncompatible, AdapterNotFound, DiskFull
+from lars_agent.errors import (
+    AdapterCorrupt,
+    AdapterError,
+    AdapterIncompatible,
+    AdapterInUse,
+    AdapterNotFound,
+    DiskFull,
+)
 from lars_agent.store import AdapterStore
 from tests.store.make import BASE_SHA256, make_candidate, make_draft
 
@@ -216,6 +223,8 @@ class TestReading:
             lambda: store.activate(name, None),
             lambda: store.activate(name, 1),
             lambda: store.rollback(name),
+            lambda: store.lineage(name),
+            lambda: store.remove(name, 1),
         ):
             with pytest.raises(AdapterNotFound, match="a profile's name is"):
                 call()
@@ -226,7 +235,7 @@ class TestReading:
         self, store: AdapterStore, root: Path, version: int
     ) -> None:
         before = snapshot(root)
-        for call in (store.get, store.folder, store.activate):
+        for call in (store.get, store.folder, store.activate, store.remove):
             with pytest.raises(AdapterNotFound, match="there are: v1, v2, v3"):
                 call("alice", version)
         assert snapshot(root) == before
@@ -336,3 +345,72 @@ class TestPointer:
 
     def test_the_pointer_survives_another_store_object(self, store: AdapterStore, root: Path) -> None:
         assert AdapterStore(root).active("alice") == store.active("alice") == 2
+
+
+class TestRemoval:
+    def test_a_removed_version_is_gone_and_the_others_are_as_they_were(self, store: AdapterStore, root: Path) -> None:
+        before = {name: data for name, data in snapshot(root).items() if "v0003" not in name}
+        store.remove("alice", 3)
+        assert snapshot(root) == before
+        assert [manifest.version for manifest in store.versions("alice")] == [1, 2]
+        with pytest.raises(AdapterNotFound, match="there are: v1, v2"):
+            store.remove("alice", 3)
+
+    def test_the_version_in_use_and_its_ancestors_are_not_removed(self, store: AdapterStore, root: Path) -> None:
+        before = snapshot(root)
+        assert store.lineage("alice") == [2, 1]
+        for version in (1, 2):
+            with pytest.raises(AdapterInUse, match="v2 is in use"):
+                store.remove("alice", version)
+        assert snapshot(root) == before
+
+    def test_under_the_base_model_every_version_may_go(self, store: AdapterStore) -> None:
+        store.activate("alice", None)
+        assert store.lineage("alice") == []
+        for version in (2, 1, 3):
+            store.remove("alice", version)
+        assert store.versions("alice") == []
+        assert store.profiles() == ["alice"]
+
+    @pytest.mark.parametrize("last", [None, "lost", "1"])
+    def test_the_number_of_a_removed_version_is_never_used_again(
+        self, store: AdapterStore, root: Path, candidate: Path, last: str | None
+    ) -> None:
+        path = root / "alice" / "last"
+        path.unlink() if last is None else path.write_text(last)
+        store.remove("alice", 3)
+        assert store.publish("alice", candidate, make_draft(2)).version == 4
+
+    @pytest.mark.parametrize("damage", ["pointer", "manifest", "ancestor gone"])
+    def test_where_the_line_in_use_cannot_be_read_nothing_is_removed(
+        self, store: AdapterStore, root: Path, damage: str
+    ) -> None:
+        if damage == "pointer":
+            (root / "alice" / "active").write_text("?")
+        elif damage == "manifest":
+            (root / "alice" / "v0001" / "manifest.json").write_text("{")
+        else:
+            shutil.rmtree(root / "alice" / "v0001")
+        before = snapshot(root)
+        with pytest.raises(AdapterCorrupt):
+            store.remove("alice", 3)
+        assert snapshot(root) == before
+
+    def test_a_line_that_runs_in_a_circle_ends(self, store: AdapterStore, root: Path) -> None:
+        set_in_manifest(root / "alice" / "v0001", parent=2)
+        assert store.lineage("alice") == [2, 1]
+
+    def test_a_version_that_is_removed_between_verifying_and_moving_is_not_put_in_use(
+        self, store: AdapterStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        verify = store.verify
+
+        def verify_and_lose(profile: str, version: int, base_sha256: str | None) -> Path:
+            folder = verify(profile, version, base_sha256)
+            AdapterStore(folder.parents[1]).remove(profile, version)
+            return folder
+
+        monkeypatch.setattr(store, "verify", verify_and_lose)
+        with pytest.raises(AdapterNotFound, match="v3 has just been removed"):
+            store.activate("alice", 3)
+        assert store.active("alice") == 2

@@ -1,4 +1,4 @@
-"""Publishing, activating and rolling back, killed at every step: the store is as before or as after, never torn."""
+"""Publishing, activating, rolling back and removing, killed at every step: the store is as before or as after, never torn."""
 
 from __future__ import annotations
 
@@ -110,6 +110,22 @@ def test_killed_first_publish_leaves_an_empty_profile_or_one_version(tmp_path: P
         assert_sound(store, step)
         assert store.publish("alice", candidate, make_draft()).version > max(versions, default=0)
     assert seen == {(), (1,)}
+
+
+def test_killed_removal_leaves_the_version_whole_or_gone(before: Path, candidate: Path) -> None:
+    seen = set()
+    killed = kill_at_every_step("remove", before, candidate)
+    for step, root in killed.items():
+        store = AdapterStore(root)
+        seen.add(tuple(manifest.version for manifest in store.versions("alice")))
+        assert store.active("alice") == 1, step
+        assert_sound(store, step)
+        assert_next_publish_clears_up(root, candidate, step)
+        assert [manifest.version for manifest in store.versions("alice")][-1] == 3, step
+    assert seen == {(1, 2), (1,)}
+    reached = " ".join(killed)
+    for name in ("os.rename v0002", "fsync alice", "os.remove adapter_model.safetensors", "os.rmdir"):
+        assert name in reached
 
 
 def test_litter_of_many_crashes_does_not_add_up(before: Path, candidate: Path) -> None:

@@ -7,8 +7,9 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import ColumnElement, Connection, Engine, Integer, LargeBinary, cast, create_engine, event, func
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DatabaseError as SqlDatabaseError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -56,6 +57,12 @@ def writing(engine: Engine) -> Iterator[Connection]:
     immediate = engine.execution_options(begin="IMMEDIATE")
     with failures_named(Path(engine.url.database or "")), immediate.begin() as connection:
         yield connection
+
+
+def stored_bytes(*columns: ColumnElement[Any]) -> ColumnElement[int]:
+    """The bytes that the columns' texts take in a row."""
+    sizes = [func.coalesce(func.length(cast(column, LargeBinary)), 0, type_=Integer) for column in columns]
+    return sum(sizes[1:], start=sizes[0])
 
 
 @contextmanager

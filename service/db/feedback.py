@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -89,6 +89,15 @@ class Feedback:
             if len(rows) < PAGE_ROWS:
                 return
             last = rows[-1]["seq"]
+
+    def known(self, feedback_ids: Collection[str]) -> set[str]:
+        """Those of the ids that are here."""
+        wanted, found = sorted(feedback_ids), set[str]()
+        for start in range(0, len(wanted), PAGE_ROWS):
+            query = select(feedback.c.id).where(feedback.c.id.in_(wanted[start : start + PAGE_ROWS]))
+            with reading(self._engine) as connection:
+                found.update(connection.scalars(query))
+        return found
 
     def counts(self, profile: str | None = None) -> dict[str, int]:
         """How many there are: `total`, of which `corrections`, `liked` and `disliked`."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Engine, RowMapping, delete, func, insert, select
+from sqlalchemy import ColumnElement, Engine, RowMapping, String, delete, func, insert, select, type_coerce
 
 from lars_agent.example import Message
-from service.db.engine import reading, writing
+from service.db.engine import reading, stored_bytes, writing
 from service.db.errors import InteractionNotFound
-from service.db.records import InteractionRecord, new_id, now_utc
+from service.db.records import InteractionHour, InteractionRecord, new_id, now_utc
 from service.db.tables import interactions
+
+BATCH_ROWS = 500  # deleted at once: nobody waits long for the database
 
 
 def new_interaction_id() -> str:
@@ -86,6 +89,25 @@ class Interactions:
         with writing(self._engine) as connection:
             if not connection.execute(delete(interactions).where(interactions.c.id == interaction_id)).rowcount:
                 raise missing(interaction_id)
+
+    def hours(self) -> builtins.list[InteractionHour]:
+        """What there is, hour by hour, oldest first: few, however many interactions there are."""
+        size = stored_bytes(interactions.c.messages, interactions.c.parameters, interactions.c.response)
+        columns = (func.max(interactions.c.created).label("latest"), func.sum(size).label("bytes"))
+        query = select(_hour().label("name"), *columns).group_by("name").order_by(func.min(interactions.c.seq))
+        with reading(self._engine) as connection:
+            return [InteractionHour(**row) for row in connection.execute(query).mappings()]
+
+    def delete_hours(self, names: Sequence[str]) -> int:
+        """How many interactions of these hours were deleted: at most `BATCH_ROWS`, 0 once none is left."""
+        batch = select(interactions.c.seq).where(_hour().in_(names)).order_by(interactions.c.seq).limit(BATCH_ROWS)
+        with writing(self._engine) as connection:
+            return connection.execute(delete(interactions).where(interactions.c.seq.in_(batch))).rowcount
+
+
+def _hour() -> ColumnElement[str]:
+    """The hour in which a row came: `2026-03-01T12`."""
+    return func.substr(type_coerce(interactions.c.created, String), 1, 13, type_=String)
 
 
 def missing(interaction_id: str) -> InteractionNotFound:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import builtins
 from typing import Unpack
 
-from sqlalchemy import Engine, RowMapping, insert, select, update
+from sqlalchemy import Engine, RowMapping, delete, func, insert, select, update
 
-from service.db.engine import reading, writing
+from service.db.engine import reading, stored_bytes, writing
 from service.db.errors import JobNotFound
-from service.db.records import UNFINISHED, JobChanges, JobRecord, JobTrigger, new_id, now_utc
+from service.db.records import UNFINISHED, JobChanges, JobRecord, JobSummary, JobTrigger, new_id, now_utc
 from service.db.tables import jobs
 
 
@@ -62,6 +62,21 @@ class Jobs:
         query = select(jobs).where(jobs.c.status.in_(UNFINISHED)).order_by(jobs.c.seq)
         with reading(self._engine) as connection:
             return [_record(row, "") for row in connection.execute(query).mappings()]
+
+    def summaries(self) -> builtins.list[JobSummary]:
+        """Every job in few words, oldest first, at one moment."""
+        at = func.coalesce(jobs.c.finished, jobs.c.created)
+        size = stored_bytes(jobs.c.error, jobs.c.spec, jobs.c.result, jobs.c.verdict)
+        columns = (jobs.c.id, jobs.c.profile, jobs.c.status, at.label("at"), jobs.c.version, size.label("bytes"))
+        with reading(self._engine) as connection:
+            return [JobSummary(**row) for row in connection.execute(select(*columns).order_by(jobs.c.seq)).mappings()]
+
+    def delete(self, job_id: str) -> None:
+        """The record of the job, which has ended, is gone. Raises JobNotFound where no such job has."""
+        ended = delete(jobs).where(jobs.c.id == job_id, jobs.c.status.not_in(UNFINISHED))
+        with writing(self._engine) as connection:
+            if not connection.execute(ended).rowcount:
+                raise JobNotFound(f"there is no job {job_id!r} that has ended")
 
 
 def _record(row: RowMapping | None, job_id: str) -> JobRecord:

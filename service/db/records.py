@@ -46,6 +46,15 @@ class InteractionRecord:
 
 
 @dataclass(frozen=True)
+class InteractionHour:
+    """The interactions of one hour, UTC, together: which hour, when the last of them came, and what they take."""
+
+    name: str
+    latest: datetime
+    bytes: int
+
+
+@dataclass(frozen=True)
 class NewFeedback:
     """What somebody says about a reply.
 
@@ -102,6 +111,23 @@ class JobRecord:
     version: int | None = None
     budget_bytes: int | None = None
     peak_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class JobSummary:
+    """A job in few words: `at` is when it ended, or was asked for if it has not; `bytes` is what its record takes."""
+
+    id: str
+    profile: str
+    status: JobStatus
+    at: datetime
+    version: int | None
+    bytes: int
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, however."""
+        return self.status not in UNFINISHED
 
 
 class JobChanges(TypedDict, total=False):

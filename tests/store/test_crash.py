@@ -1,4 +1,4 @@
-"""Publishing, activating, rolling back and removing, killed at every step: the store is as before or as after, never torn."""
+"""What changes the store, killed at every step: the store is as before or as after, never torn."""
 
 from __future__ import annotations
 

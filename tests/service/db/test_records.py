@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from service.db import InteractionNotFound, JobNotFound, NewFeedback
+from service.db import InteractionNotFound, JobNotFound, NewFeedback, interactions
 from tests.service.db.conftest import add_interaction
 
 
@@ -74,3 +74,42 @@ def test_last_run_is_remembered_by_profile(db):
         db.cycles.note_run("default", datetime(2026, 1, day, tzinfo=UTC))
     assert db.cycles.last_run("default") == datetime(2026, 1, 2, tzinfo=UTC)
     assert db.cycles.last_run("alice") is None
+
+
+def test_interactions_are_told_hour_by_hour_and_go_so_in_batches(db, monkeypatch):
+    monkeypatch.setattr(interactions, "BATCH_ROWS", 2)
+    ids = [add_interaction(db, response="é" * 10) for _ in range(3)]
+    hours = db.interactions.hours()
+    assert {hour.name for hour in hours} == {db.interactions.get(name).created.strftime("%Y-%m-%dT%H") for name in ids}
+    assert hours[-1].latest == db.interactions.get(ids[-1]).created
+    assert sum(hour.bytes for hour in hours) > 3 * len("What is the capital of France?" + "é" * 10) + 30
+    names = [hour.name for hour in hours]
+    assert [db.interactions.delete_hours(names) for _ in range(3)] == [2, 1, 0]
+    assert db.interactions.hours() == []
+
+
+def test_jobs_in_few_words_say_when_each_ended_and_what_it_takes(db):
+    waiting, over = db.jobs.add("default", "manual"), db.jobs.add("alice", "schedule")
+    ended = datetime(2026, 3, 1, tzinfo=UTC)
+    db.jobs.update(over.id, status="succeeded", finished=ended, version=3, spec={"words": "x" * 100})
+    first, last = db.jobs.summaries()
+    assert (first.id, first.at, first.is_over, first.bytes) == (waiting.id, waiting.created, False, 0)
+    assert (last.id, last.at, last.is_over, last.version, last.profile) == (over.id, ended, True, 3, "alice")
+    assert last.bytes > 100
+
+
+def test_only_a_job_that_has_ended_can_be_deleted(db):
+    job = db.jobs.add("default", "manual")
+    with pytest.raises(JobNotFound, match="that has ended"):
+        db.jobs.delete(job.id)
+    db.jobs.update(job.id, status="failed")
+    db.jobs.delete(job.id)
+    with pytest.raises(JobNotFound):
+        db.jobs.get(job.id)
+
+
+def test_known_feedback_is_what_is_still_here(db, interaction_id):
+    kept, gone = (db.feedback.add(NewFeedback(interaction_id=interaction_id))[0].id for _ in range(2))
+    db.feedback.delete(gone)
+    assert db.feedback.known({kept, gone, *(f"f-{i}" for i in range(500))}) == {kept}
+    assert db.feedback.known([]) == set()

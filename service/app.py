@@ -28,6 +28,7 @@ from service.daemon import Daemon, DataLock
 from service.dashboard import routes as dashboard
 from service.db import DEFAULT_PROFILE, Database
 from service.engine_process import EndpointOptions, EngineProcess
+from service.housekeeping import Housekeeper
 from service.jobs import Supervisor
 from service.memory_limit import GUARD_ONLY, MemoryLimit
 from service.middleware import GUARDS
@@ -125,10 +126,11 @@ def compose(
         )
         profiles = profile_lister(db)
         schedule = Nightly(settings.schedule, supervisor, db.cycles, profiles)
+        housekeeper = Housekeeper(settings, db, store, serving.pointer)
     except BaseException:
         lock.release()
         raise
-    return Daemon(settings, lock, db, store, serving, supervisor, schedule)
+    return Daemon(settings, lock, db, store, serving, supervisor, schedule, housekeeper)
 
 
 def model_finder(settings: Settings) -> FindModel:

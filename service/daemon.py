@@ -12,6 +12,7 @@ from lars_agent.errors import LarsError
 from lars_agent.files import make_folder
 from lars_agent.store.adapters import AdapterStore
 from service.db import Database
+from service.housekeeping import Housekeeper
 from service.jobs import Supervisor
 from service.schedule import Nightly
 from service.serving import Serving
@@ -58,6 +59,7 @@ class Daemon:
     serving: Serving
     supervisor: Supervisor
     schedule: Nightly
+    housekeeper: Housekeeper
     _started: float = field(default_factory=time.monotonic)
 
     def start(self) -> None:
@@ -68,6 +70,7 @@ class Daemon:
         """Nothing runs any more; a job that did has a checkpoint and is run on at the next start."""
         self.serving.halt()
         self.schedule.close()
+        self.housekeeper.close()
         self.supervisor.close()
         self.serving.close()
         self.db.close()
@@ -80,3 +83,4 @@ class Daemon:
     def _begin_work(self) -> None:
         self.supervisor.recover()
         self.schedule.start()
+        self.housekeeper.start()

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from lars_agent.errors import ConfigError
 
+MAX_DAYS = 36_500
+
 
 def is_loopback(host: str) -> bool:
     """Whether `host` is this device and cannot be reached from another."""
@@ -172,4 +174,49 @@ class Runtime(Section):
     )
     keep_alive_s: float = Field(
         default=0.0, ge=0, allow_inf_nan=False, description="Unload the model after so long without a request; 0 never."
+    )
+
+
+class Retention(Section):
+    """How long things are kept, and how much of them; see `service.retention`."""
+
+    interaction_days: int = Field(
+        default=90, ge=0, le=MAX_DAYS, description="Days for which prompts and their replies are kept; 0 for ever."
+    )
+    interaction_bytes: int = Field(
+        default=200_000_000,
+        ge=0,
+        description="Most that they take together, the oldest going first; 0 for no limit. Feedback, with its own "
+        "copy of the text, stays.",
+    )
+    job_days: int = Field(
+        default=365, ge=0, le=MAX_DAYS, description="Days for which records of jobs are kept; 0 for ever."
+    )
+    job_bytes: int = Field(default=20_000_000, ge=0, description="Most that they take together; 0 for no limit.")
+    job_folder_days: int = Field(
+        default=30, ge=0, le=MAX_DAYS, description="Days for which directories of jobs are kept; 0 for ever."
+    )
+    job_folder_bytes: int = Field(
+        default=500_000_000, ge=0, description="Most that they take together; 0 for no limit."
+    )
+    checkpoint_days: int = Field(
+        default=1,
+        ge=0,
+        le=MAX_DAYS,
+        description="Days for which checkpoints and temporary files of jobs that have ended are kept; 0 for ever.",
+    )
+    checkpoint_bytes: int = Field(
+        default=100_000_000, ge=0, description="Most that they take together; 0 for no limit."
+    )
+    adapter_days: int = Field(
+        default=180,
+        ge=0,
+        le=MAX_DAYS,
+        description="Days for which adapters are kept that the one in use does not go back to; 0 for ever.",
+    )
+    adapter_bytes: int = Field(
+        default=500_000_000,
+        ge=0,
+        description="Most that all adapters take together; 0 for no limit. What is in use, what one can roll back to, "
+        "and what is younger than a week stays all the same.",
     )

@@ -23,7 +23,7 @@ from pydantic_settings import (
 )
 
 from lars_agent.errors import ConfigError
-from service.sections import Curation, Gate, Lars, Memory, Model, Runtime, Schedule, Server, Training
+from service.sections import Curation, Gate, Lars, Memory, Model, Retention, Runtime, Schedule, Server, Training
 
 __all__ = [
     "Curation",
@@ -31,6 +31,7 @@ __all__ = [
     "Lars",
     "Memory",
     "Model",
+    "Retention",
     "Runtime",
     "Schedule",
     "Server",
@@ -71,6 +72,7 @@ class Settings(BaseSettings):
     curation: Curation = Curation()
     schedule: Schedule = Schedule()
     runtime: Runtime = Runtime()
+    retention: Retention = Retention()
 
     @property
     def worker_bytes(self) -> int:

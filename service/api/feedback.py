@@ -56,7 +56,9 @@ def delete_matching(query: Annotated[DeleteQuery, Query()], daemon: DaemonDep) -
     filters = query.model_dump(exclude_none=True)
     if not filters:
         raise InvalidField("profile", "is missing; give profile, before or tag, for this deletes all that match")
-    return Deleted(deleted=daemon.db.feedback.delete_where(**filters))
+    deleted = daemon.db.feedback.delete_where(**filters)
+    daemon.housekeeper.forget_soon()
+    return Deleted(deleted=deleted)
 
 
 @router.get("/export", response_class=StreamingResponse, responses=LINES_REPLY)
@@ -88,4 +90,5 @@ def get(feedback_id: Id, daemon: DaemonDep) -> FeedbackBody:
 def delete(feedback_id: Id, daemon: DaemonDep) -> Deleted:
     """The feedback is gone."""
     daemon.db.feedback.delete(feedback_id)
+    daemon.housekeeper.forget_soon()
     return Deleted(deleted=1)

@@ -64,7 +64,7 @@ class Housekeeper:
 
     def tidy(self) -> Report:
         """Everything keeps to its limits, or the log says what does not; what was done."""
-        return self._round(_tidy_interactions, tidy_jobs, tidy_adapters)
+        return self._round(tidy_jobs, tidy_adapters, _tidy_interactions)  # a full disk: what writes comes last
 
     def forget(self) -> Report:
         """What was learned from feedback that is deleted is in no directory of a job that has ended."""

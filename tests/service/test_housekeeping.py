@@ -360,8 +360,8 @@ class TestRounds:
         assert (report.failures, report.job_folders, report.adapters) == (2, 1, 1)
         assert (house.folder(stuck.id).exists(), house.folder(other.id).exists()) == (True, False)
         failed = [line for line in logs if line["event"] == "housekeeping_failed"]
-        assert [line["step"] for line in failed] == ["interactions", "job_folders"]
-        assert failed[1]["job"] == stuck.id
+        assert [line["step"] for line in failed] == ["job_folders", "interactions"]
+        assert failed[0]["job"] == stuck.id
         assert next(line for line in logs if line["event"] == "housekeeping")["failures"] == 2
 
     def test_an_empty_house_needs_no_work(self, build):

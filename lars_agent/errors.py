@@ -22,6 +22,7 @@ LarsError
 │   ├── BudgetTooSmall         refused before it starts
 │   ├── MemoryPressure         near the budget; a smaller plan goes on from the last step
 │   ├── BudgetExceeded         stopped because the measured memory passed the budget
+│   ├── Preempted              asked to stop; a checkpoint goes on from the last whole step
 │   ├── WorkerFailed           the worker process ended without a result
 │   └── JobCancelled
 └── GenerationError
@@ -124,6 +125,10 @@ class MemoryPressure(TrainingError):
 
 class BudgetExceeded(TrainingError):
     """The worker's measured memory passed the budget and it stopped itself."""
+
+
+class Preempted(TrainingError):
+    """Somebody asked for the processor; the work in hand is given up and done again later, exactly."""
 
 
 class WorkerFailed(TrainingError):

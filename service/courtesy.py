@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 
 from service.worker_process import WorkerProcess
 
@@ -16,6 +18,15 @@ class Courtesy:
         self._worker, self._idle_s = worker, idle_s
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
+        self._quiet_since = -math.inf  # by time.monotonic; infinity while the engine is busy
+
+    def use(self, idle_s: float) -> None:
+        """The worker goes on `idle_s` after the next reply."""
+        self._idle_s = idle_s
+
+    def quiet_s(self) -> float:
+        """Seconds since the last reply; 0 while one is made, infinity where there was none."""
+        return max(0.0, time.monotonic() - self._quiet_since)
 
     def __call__(self, busy: bool) -> None:
         """The engine has become busy, or idle."""
@@ -23,6 +34,7 @@ class Courtesy:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
+            self._quiet_since = math.inf if busy else time.monotonic()
             if busy:
                 self._worker.hold(HOLDER)
             else:

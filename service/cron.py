@@ -21,7 +21,6 @@ FIELDS = ("minute", "hour", "day", "month", "day_of_week")
 WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")  # cron counts from Sunday, and Sunday is 7 as well
 _WEEKDAY_NUMBERS = re.compile(r"(\*|[0-7])(?:-([0-7]))?(?:/(\d+))?")
 
-
 CLOCK_CHANGE = timedelta(hours=2)  # no zone puts its clocks forward by more
 
 
@@ -61,6 +60,12 @@ def next_run(cron: str, timezone: str | None, after: datetime) -> datetime:
 def missed_run(cron: str, timezone: str | None, last_run: datetime, now: datetime) -> datetime | None:
     """The first scheduled moment after `last_run`, if it is not later than `now`; None if no run is owed."""
     moment = next_run(cron, timezone, last_run)
+    return moment if moment <= now else None
+
+
+def opened(cron: str, timezone: str | None, window: timedelta, now: datetime) -> datetime | None:
+    """When the window opened that is open at `now`: the first scheduled moment less than `window` ago."""
+    moment = next_run(cron, timezone, now - window)
     return moment if moment <= now else None
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,28 +63,46 @@ class Supervisor:
         pointer: threading.Lock | None = None,
         worker_command: Sequence[str] = DEFAULT_COMMAND,
         memory_limit: MemoryLimit = GUARD_ONLY,
-        idle_s: float = 1.0,
-        grace_s: float = 30.0,
+        grace_s: float = 5.0,
     ) -> None:
         self._db, self._store = db, store
         self._parts = CycleParts(settings, db, store, base_model, endpoint, pointer or threading.Lock())
         self._worker_command = tuple(worker_command)
         self.memory_limit = memory_limit
         self._worker = WorkerProcess(
-            worker_command, threads=settings.training.threads, memory_limit=memory_limit, grace_s=grace_s
+            worker_command,
+            threads=settings.training.threads,
+            memory_limit=memory_limit,
+            grace_s=grace_s,
+            hang_s=settings.training.hang_s,
         )
-        self._courtesy = Courtesy(self._worker, idle_s)
+        self._courtesy = Courtesy(self._worker, settings.idle.resume_s)
         self._lock = threading.RLock()
         self._current: str | None = None
+        self._work: JobRecord | None = None
         self._cancelled = False
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
+        self.on_begin: Callable[[], object] = lambda: None  # called before a job's first worker is started
 
     @property
     def current(self) -> str | None:
         """The id of the job that runs (or is paused), None if none does."""
         with self._lock:
             return self._current
+
+    @property
+    def work(self) -> JobRecord | None:
+        """The job that runs, as it was when it began; None if none does."""
+        with self._lock:
+            return None if self._work is None or self._work.id != self._current else self._work
+
+    def use(self, settings: Settings) -> None:
+        """The next job is done by `settings`."""
+        with self._lock:
+            self._parts = replace(self._parts, settings=settings)
+        self._worker.use(threads=settings.training.threads, hang_s=settings.training.hang_s)
+        self._courtesy.use(settings.idle.resume_s)
 
     @property
     def worker_pid(self) -> int | None:
@@ -102,9 +122,8 @@ class Supervisor:
                 raise JobRunning(f"job {job.id} is {job.status}; wait for it, or cancel it")
             self._parts.base_model()
             self._store.active(profile)
-            if trigger == "schedule":
-                require_news(profile, self._parts)
-            job = self._db.jobs.add(profile, trigger)
+            reason = require_news(profile, self._parts) if trigger == "schedule" else "somebody asked for it"
+            job = self._db.jobs.add(profile, trigger, reason)
             self._start([job])
             return job
 
@@ -141,13 +160,27 @@ class Supervisor:
     def recover(self) -> list[JobRecord]:
         """The jobs that an earlier daemon left unfinished, which are being run on; paused ones stay paused."""
         with self._lock:
-            jobs = [] if self._current else self._db.jobs.unfinished()
+            jobs = [] if self._current or self._closing.is_set() else self._db.jobs.unfinished()
             if jobs:
                 self._start(jobs)
             return jobs
 
+    @property
+    def worker(self) -> WorkerProcess:
+        """Who holds the worker back names himself."""
+        return self._worker
+
+    def running_threads(self) -> int:
+        """How many threads the worker keeps running just now."""
+        runs = self._worker.pid is not None and not self._worker.holders
+        return (self._parts.settings.training.threads or os.cpu_count() or 1) if runs else 0
+
+    def quiet_s(self) -> float:
+        """Seconds since the last reply; 0 while one is made, infinity where there was none."""
+        return self._courtesy.quiet_s()
+
     def yield_to_requests(self, busy: bool) -> None:
-        """The worker stands still while the engine generates, and for `idle_s` after."""
+        """The worker stands still while the engine generates, and for `idle.resume_s` after."""
         self._courtesy(busy)
 
     def progress(self, job_id: str) -> list[dict[str, Any]]:
@@ -161,7 +194,13 @@ class Supervisor:
             thread.join(timeout_s)
         return thread is None or not thread.is_alive()
 
-    def close(self, timeout_s: float = 60.0) -> None:
+    def begin_closing(self) -> None:
+        """No job begins any more, and the worker has been asked to end; `close` waits until it has."""
+        with self._lock:
+            self._closing.set()
+            self._worker.stop()
+
+    def close(self, timeout_s: float = 8.0) -> None:
         """No worker runs; a job that did has written a checkpoint and is run on at the next start."""
         with self._lock:
             self._closing.set()
@@ -192,6 +231,7 @@ class Supervisor:
         """The job has ended and its row says how; or the daemon is closing, and the row says that it has not."""
         if not self._begin(job_id):
             return
+        self.on_begin()
         try:
             ending = self._ending(job_id)
         except Interrupted:
@@ -223,7 +263,7 @@ class Supervisor:
                 self._worker.hold(USER)
             else:
                 changes["status"] = "running"
-            self._db.jobs.update(job_id, **changes)
+            self._work = self._db.jobs.update(job_id, **changes)
             return True
 
     def _ending(self, job_id: str) -> JobChanges:
@@ -244,8 +284,12 @@ class Supervisor:
         return {"status": "rejected", "error": " ".join(verdict.reasons)}
 
     def _train(self, folder: Path) -> JobResult:
-        """What the worker measured. Raises JobCancelled, WorkerFailed, Interrupted."""
-        for _ in range(MAX_TRIES):
+        """What the worker measured. Raises JobCancelled, WorkerFailed, Interrupted.
+
+        A worker that was parked, or stopped by somebody else, or hung, goes on from its checkpoint.
+        """
+        tries = 0
+        while tries < MAX_TRIES:
             self._check()
             ending = self._worker.run(folder) if read_result(folder) is None else None
             if ending is not None:
@@ -253,17 +297,31 @@ class Supervisor:
             self._check()
             if (result := read_result(folder)) is not None:
                 return result
-            if ending is not None and not ending.stopped:
+            if ending is not None and ending.parked:
+                continue
+            tries += 1
+            if ending is not None and not ending.stopped and (ending.hung_s is None or tries == MAX_TRIES):
                 raise ending.failure()
             self._closing.wait(STOPPED_S)  # who stops the worker may be about to stop the daemon too
         raise WorkerFailed(f"the training worker was stopped {MAX_TRIES} times before it had a result")
 
     def _note(self, job_id: str, ending: Ending) -> None:
-        """The job's record says what held the worker to its budget."""
-        limit = ending.limit
-        self._db.jobs.update(job_id, spec={**(self._db.jobs.get(job_id).spec or {}), "memory_limit": limit.kind})
+        """The job's record says what held the worker to its budget, and who held it back."""
+        limit, job = ending.limit, self._db.jobs.get(job_id)
+        pauses = {holder: dict(pause) for holder, pause in (job.pauses or {}).items()}
+        for holder, pause in self._worker.take_pauses().items():
+            known = pauses.setdefault(holder, {"count": 0, "seconds": 0.0})
+            known["count"] += pause.count
+            known["seconds"] = round(known["seconds"] + pause.seconds, 3)
+        self._db.jobs.update(job_id, spec={**(job.spec or {}), "memory_limit": limit.kind}, pauses=pauses)
         log.info(
-            "worker_ended", job=job_id, exit_status=ending.exit_status, limit=limit.kind, peak_bytes=limit.peak_bytes
+            "worker_ended",
+            job=job_id,
+            exit_status=ending.exit_status,
+            limit=limit.kind,
+            peak_bytes=limit.peak_bytes,
+            parked=ending.parked,
+            hung_s=ending.hung_s,
         )
 
     def _check(self) -> None:

@@ -9,11 +9,14 @@ A process of its own, because in a daemon with threads nothing may run between f
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
 from pathlib import Path
+
+import psutil
 
 PR_SET_PDEATHSIG = 1
 WORKER_NICE = 19
@@ -38,8 +41,12 @@ def _enter(cgroup: str) -> None:
 
 
 def _step_back() -> None:
-    """Everything else on the device goes first: for the processor, and when memory runs out."""
+    """Everything else on the device goes first: for the processor, for the disk, and when memory runs out."""
     os.nice(WORKER_NICE)
+    if sys.platform == "linux":
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # runs where nobody else wants to
+        with contextlib.suppress(psutil.Error, OSError):  # a kernel without I/O priorities
+            psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
     try:
         Path("/proc/self/oom_score_adj").write_text(str(WORKER_OOM_SCORE_ADJ))
     except OSError:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
+from typing import Literal, Protocol
 
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
 from lars_agent.errors import LarsError, ModelLoading, NothingToLearn
-from service.cron import missed_run, next_run, parse_cron, parse_zone
+from service.cron import missed_run, next_run, opened, parse_cron, parse_zone
+from service.db import CycleOutcome, CycleRecord, JobRecord
 from service.db.cycles import Cycles
-from service.jobs import JobRunning, Supervisor
-from service.settings import Schedule
+from service.idle import Moment, Window
+from service.jobs import JobRunning
+from service.settings import Schedule, Settings
 
 log = structlog.get_logger(__name__)
 
@@ -22,12 +25,24 @@ EVERY_MINUTE = CronTrigger(minute="*", second=0, timezone=UTC)  # cron's moments
 FIRST_LOOK_S = 5.0
 
 
+class Adapting(Protocol):
+    """What the schedule asks of `service.jobs.Supervisor`."""
+
+    def adapt(self, profile: str, trigger: Literal["schedule"]) -> JobRecord:
+        """A job that has begun."""
+
+    def recover(self) -> list[JobRecord]:
+        """Jobs that were left unfinished go on."""
+
+
 class Nightly:
-    """Each profile is adapted once for each scheduled moment, late if the device was off or asleep when it came.
+    """Each profile is adapted once for each scheduled moment, as soon as `judge` finds a good moment for it.
 
     One question, "has a moment come since the last run?", is asked soon after the start and at the beginning of every
     minute; so a night missed by a daemon that was not running, a laptop that slept through it, or
-    another profile whose job was still running, is made up once and in the same way.
+    another profile whose job was still running, is made up once and in the same way. Within the window that opens with
+    the moment it is a night; later it is made up, if at all, when the device has been left alone for long. What became
+    of each moment, and why, is kept in `memory`.
 
     Raises ConfigError for a cron expression or a time zone that cannot be, enabled or not.
     """
@@ -35,21 +50,30 @@ class Nightly:
     def __init__(
         self,
         settings: Schedule,
-        supervisor: Supervisor,
+        supervisor: Adapting,
         memory: Cycles,
         profiles: Callable[[], Iterable[str]],
+        judge: Callable[[Window], Moment] = lambda window: Moment(()),
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._settings, self._supervisor, self._memory = settings, supervisor, memory
-        self._profiles, self._now = profiles, now
+        self._profiles, self._judge, self._now = profiles, judge, now
         parse_cron(settings.cron)
         parse_zone(settings.timezone)
         self._looking = threading.Lock()
+        self._noted: dict[str, tuple[datetime, CycleOutcome, tuple[str, ...]]] = {}  # the last waiting, by profile
         self._scheduler: BackgroundScheduler | None = None
 
+    def use(self, settings: Settings) -> None:
+        """Nights come by `settings` from now on. Raises ConfigError, and nothing has changed."""
+        parse_cron(settings.schedule.cron)
+        parse_zone(settings.schedule.timezone)
+        with self._looking:
+            self._settings = settings.schedule
+
     def start(self, first_look_s: float = FIRST_LOOK_S) -> None:
-        """Nights come from now on, if the schedule is enabled."""
-        if not self._settings.enabled or self._scheduler is not None:
+        """Nights come from now on, whenever the schedule is enabled, and jobs that stopped half-way go on."""
+        if self._scheduler is not None:
             return
         scheduler = BackgroundScheduler(job_defaults={"coalesce": True, "misfire_grace_time": None}, timezone=UTC)
         first_look = datetime.now(UTC) + timedelta(seconds=first_look_s)
@@ -69,11 +93,25 @@ class Nightly:
             return None
         return next_run(self._settings.cron, self._settings.timezone, self._now())
 
+    def window(self) -> Window:
+        """Where the schedule stands for work that has begun, or is owed."""
+        if not self._settings.enabled:
+            return "shut"
+        if self._opened(self._now()) is not None:
+            return "open"
+        return "late" if self._settings.make_up else "shut"
+
     def look(self) -> None:
         """Every profile to which a night is owed is being adapted; those that must wait keep it owed."""
         with self._looking:
-            for profile in self._profiles():
-                self._look_after(profile, self._now())
+            self._supervisor.recover()  # what a full disk kept from being recorded
+            if self._settings.enabled:
+                for profile in self._profiles():
+                    self._look_after(profile, self._now())
+
+    def _opened(self, now: datetime) -> datetime | None:
+        settings = self._settings
+        return opened(settings.cron, settings.timezone, timedelta(hours=settings.window_hours), now)
 
     def _look_after(self, profile: str, now: datetime) -> None:
         last_run = self._memory.last_run(profile)
@@ -81,21 +119,51 @@ class Nightly:
             self._memory.note_run(profile, now)
             return
         moment = missed_run(self._settings.cron, self._settings.timezone, last_run, now)
-        if moment is not None:
+        if moment is None:
+            return
+        window = self.window()
+        if window == "open":
+            moment = max(moment, self._opened(now) or moment)
+        found = self._judge(window)
+        if found.is_good:
             self._run(profile, moment, last_run, now)
+        else:
+            self._wait(profile, moment, now, window, found)
+
+    def _wait(self, profile: str, moment: datetime, now: datetime, window: Window, found: Moment) -> None:
+        """The night stays owed, unless its window has passed for good; why is recorded when that changes."""
+        outcome: CycleOutcome = "waiting" if window == "open" else "missed"
+        if window == "shut":
+            self._memory.note_run(profile, now)
+        note = (moment, outcome, tuple(check.name for check in found.against))
+        if self._noted.get(profile) != note:
+            self._noted[profile] = note
+            self._record(profile, moment, now, outcome, found.why)
 
     def _run(self, profile: str, moment: datetime, last_run: datetime, now: datetime) -> None:
         """Noted first: a night that takes the daemon down with it is not tried again at each start."""
         self._memory.note_run(profile, now)
         try:
-            self._supervisor.adapt(profile, "schedule")
+            job = self._supervisor.adapt(profile, "schedule")
         except (JobRunning, ModelLoading):
             self._memory.note_run(profile, last_run)
         except NothingToLearn as error:
-            log.info("night_skipped", profile=profile, words=str(error))
+            self._record(profile, moment, now, "skipped", str(error))
         except LarsError as error:
+            self._record(profile, moment, now, "skipped", f"it could not begin: {error}")
             log.warning("night_failed", profile=profile, error=str(error))
         else:
-            log.info(
-                "night_began", profile=profile, scheduled=moment.isoformat(), late_s=int((now - moment).total_seconds())
-            )
+            self._record(profile, moment, now, "ran", job.reason or "", job.id)
+
+    def _record(
+        self,
+        profile: str,
+        moment: datetime,
+        now: datetime,
+        outcome: CycleOutcome,
+        reason: str,
+        job_id: str | None = None,
+    ) -> None:
+        self._memory.record(CycleRecord(profile, moment, now, outcome, reason, job_id))
+        late_s = int((now - moment).total_seconds())
+        log.info("night", profile=profile, outcome=outcome, reason=reason, late_s=late_s, job=job_id)

@@ -128,6 +128,12 @@ class Training(Section):
     max_seq_len: int = Field(default=1024, ge=1, description="Longest prompt and reply together, tokens.")
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of the adapter, the data order and the dropout.")
     threads: int = Field(default=0, ge=0, description="Threads of the training worker; 0 for every core.")
+    hang_s: float = Field(
+        default=900.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="A worker that gets no further for so long is ended, and goes on from its checkpoint.",
+    )
 
 
 class Gate(Section):
@@ -156,6 +162,50 @@ class Schedule(Section):
     timezone: str | None = Field(
         default=None, description="IANA name; the device's own if unset.", examples=["Europe/Berlin"]
     )
+    window_hours: float = Field(
+        default=4.0, gt=0, le=168, description="How long the night's window is open from that moment on."
+    )
+    make_up: bool = Field(
+        default=True, description="Whether a night whose window has passed is made up once the device is left alone."
+    )
+    min_new_feedback: int = Field(
+        default=1, ge=1, description="Least new feedback that is worth a night; what was deleted counts as one."
+    )
+
+
+class Idle(Section):
+    """When the device is not used, and may work for itself. What a device cannot tell is not asked."""
+
+    quiet_s: float = Field(default=300.0, ge=0, allow_inf_nan=False, description="Least time since the last request.")
+    away_s: float = Field(
+        default=300.0, ge=0, allow_inf_nan=False, description="Least time since anybody used keyboard or mouse."
+    )
+    late_quiet_s: float = Field(
+        default=1800.0, ge=0, allow_inf_nan=False, description="Both of these, where a missed night is made up."
+    )
+    resume_s: float = Field(
+        default=1.0, ge=0, allow_inf_nan=False, description="After a reply, until the worker that it stopped goes on."
+    )
+    park_s: float = Field(
+        default=120.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="After so long a pause the worker writes a checkpoint and ends, so that its memory is free.",
+    )
+    max_cpu: float = Field(
+        default=0.5, gt=0, le=1, description="Largest share of all cores that other programs may take; half to begin."
+    )
+    max_load: float = Field(
+        default=2.0, gt=0, allow_inf_nan=False, description="Largest load average a core; half to begin."
+    )
+    on_battery: bool = Field(default=False, description="Whether nights may run on the battery.")
+    max_celsius: float = Field(
+        default=80.0, gt=0, allow_inf_nan=False, description="Hottest the processor may be; 10 less to begin."
+    )
+    max_memory_pressure: float = Field(
+        default=10.0, gt=0, le=100, description="Percent of time that programs may wait for memory; half to begin."
+    )
+    min_free_disk_bytes: int = Field(default=512 * 2**20, ge=0, description="Least room on the disk.")
 
 
 class Runtime(Section):

@@ -23,11 +23,12 @@ from pydantic_settings import (
 )
 
 from lars_agent.errors import ConfigError
-from service.sections import Curation, Gate, Lars, Memory, Model, Retention, Runtime, Schedule, Server, Training
+from service.sections import Curation, Gate, Idle, Lars, Memory, Model, Retention, Runtime, Schedule, Server, Training
 
 __all__ = [
     "Curation",
     "Gate",
+    "Idle",
     "Lars",
     "Memory",
     "Model",
@@ -71,6 +72,7 @@ class Settings(BaseSettings):
     gate: Gate = Gate()
     curation: Curation = Curation()
     schedule: Schedule = Schedule()
+    idle: Idle = Idle()
     runtime: Runtime = Runtime()
     retention: Retention = Retention()
 

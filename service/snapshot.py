@@ -17,6 +17,8 @@ from service.db import JobRecord
 from service.parts import CycleParts
 from service.settings import Settings
 
+SUPERVISED = {"threads", "hang_s"}  # training settings that are no part of what is learned
+
 
 def snapshot(job: JobRecord, examples: Sequence[Example], curated: Curated, parts: CycleParts) -> None:
     """The job directory holds all that the worker needs; job.json comes last and says that the rest is there."""
@@ -26,6 +28,7 @@ def snapshot(job: JobRecord, examples: Sequence[Example], curated: Curated, part
         "active_version": active,
         "parent_version": parent,
         "fingerprint": _fingerprint(examples, parts),
+        "seen": sorted({example.source_id for example in examples}),
         "train": len(curated.train),
         "heldout": len(curated.heldout),
         "dropped": [asdict(dropped) for dropped in curated.dropped],
@@ -57,16 +60,28 @@ def curated_by_settings(examples: Sequence[Example], settings: Settings) -> Cura
     return curate(examples, CurationPolicy(**settings.curation.model_dump()), settings.training.seed)
 
 
-def require_news(profile: str, parts: CycleParts) -> None:
-    """Raises NothingToLearn if there is too little feedback, or nothing that the last judged job did not learn from."""
+def require_news(profile: str, parts: CycleParts) -> str:
+    """Why a night is worth it: what there is to learn that the last judged job did not know, or still knew.
+
+    Raises NothingToLearn where there is too little feedback, or too little has changed.
+    """
     examples = parts.db.feedback.examples(profile)
     curated_by_settings(examples, parts.settings)
     judged = (job for job in parts.db.jobs.list(profile) if job.status in ("succeeded", "rejected"))
     last = next(judged, None)
     if last is None or last.spec is None:
-        return
+        return f"{len(examples)} examples, none of which has been learned"
     if last.spec.get("fingerprint") == _fingerprint(examples, parts):
         raise NothingToLearn(f"no feedback has come since job {last.id}, which was {last.status}")
+    seen, ids = set(last.spec.get("seen", ())), {example.source_id for example in examples}
+    if gone := seen - ids:
+        return f"{len(gone)} of the examples of job {last.id} have been deleted"
+    least, new = parts.settings.schedule.min_new_feedback, ids - seen
+    if 0 < len(new) < least:
+        raise NothingToLearn(
+            f"{len(new)} examples are new since job {last.id}, a night takes {least} (schedule.min_new_feedback)"
+        )
+    return f"{len(new)} new examples since job {last.id}" if new else f"other settings than those of job {last.id}"
 
 
 def _incumbent(profile: str, parts: CycleParts) -> tuple[int | None, int | None]:
@@ -92,7 +107,7 @@ def _spec(job_id: str, profile: str, parent: int | None, parts: CycleParts) -> J
         base_model=model.reference,
         base_model_revision=model.revision,
         lars=settings.lars.model_dump(mode="json"),
-        training=settings.training.model_dump(exclude={"threads"}),
+        training=settings.training.model_dump(exclude=SUPERVISED),
         parent=None if parent is None else str(parts.store.folder(profile, parent)),
         budget_bytes=settings.worker_bytes,
         threads=settings.training.threads,
@@ -104,6 +119,6 @@ def _spec(job_id: str, profile: str, parent: int | None, parts: CycleParts) -> J
 def _fingerprint(examples: Sequence[Example], parts: CycleParts) -> str:
     """The same for the same feedback, learned in the same way on the same base model."""
     settings = parts.settings.model_dump(mode="json", include={"lars", "training", "curation", "gate", "model"})
-    settings["training"].pop("threads")
+    settings["training"] = {key: value for key, value in settings["training"].items() if key not in SUPERVISED}
     words = [[example.as_dict() for example in examples], settings, parts.base_model().sha256]
     return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()

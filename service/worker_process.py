@@ -1,9 +1,10 @@
-"""The worker process of one job at a time: started, held, released, stopped, and never left behind."""
+"""The worker process of one job at a time: started, held, parked, released, stopped, watched, and never left behind."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ import psutil
 from lars_agent.errors import WorkerFailed
 from lars_agent.files import write_atomically
 from lars_agent.memory.allocator import thrifty_environment
-from lars_agent.training.job import JobSpec
+from lars_agent.training.job import ALIVE_FILE, PROGRESS_FILE, JobSpec
 from service.memory_limit import GUARD_ONLY, Limit, MemoryLimit
 
 CHECKPOINTED = 75  # the worker's exit status after SIGTERM: it wrote a checkpoint and can go on from there
@@ -34,11 +35,16 @@ _LEASH = str(Path(__file__).with_name("leash.py"))
 
 @dataclass(frozen=True)
 class Ending:
-    """How a worker process ended: its exit status (below zero: the signal), its last line, and its memory's limit."""
+    """How a worker process ended: its exit status (below zero: the signal), its last line, and its memory's limit.
+
+    `parked`: it was asked to, because it was held for long. `hung_s`: it was killed, having got no further for so long.
+    """
 
     exit_status: int
     log_tail: str
     limit: Limit
+    parked: bool = False
+    hung_s: float | None = None
 
     @property
     def stopped(self) -> bool:
@@ -47,6 +53,11 @@ class Ending:
 
     def failure(self) -> WorkerFailed:
         """The error that this ending is, when it left no result."""
+        if self.hung_s is not None:
+            return WorkerFailed(
+                f"the training worker got no further for {self.hung_s:.0f} s (training.hang_s) and was killed; "
+                "its log says what it did last"
+            )
         if self.limit.killed:
             return WorkerFailed(
                 f"the training worker was killed at its memory limit of {self.limit.limit_bytes:,} bytes "
@@ -60,11 +71,20 @@ class Ending:
         return WorkerFailed(f"the training worker ended with {how}{hint} and left no result{said}")
 
 
+@dataclass(frozen=True)
+class Pause:
+    """How often somebody held the worker, and for how long all together."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+
 class WorkerProcess:
     """At most one worker process; it runs while nobody holds it.
 
-    `hold` and `release` name who holds ("user", "requests"): the process is stopped (SIGSTOP) while anyone does, and a
-    worker that is started while held waits before it takes any memory. All methods may be called from any thread.
+    `hold` and `release` name who holds ("user", "requests", "heat"): the process is stopped (SIGSTOP) while anyone
+    does, and a worker that is started while held waits before it takes any memory. One that gets no further for
+    `hang_s`, the time that it is held left out, is killed. All methods may be called from any thread.
     """
 
     def __init__(
@@ -75,6 +95,7 @@ class WorkerProcess:
         memory_limit: MemoryLimit = GUARD_ONLY,
         grace_s: float = 30.0,
         poll_s: float = 0.1,
+        hang_s: float = math.inf,
     ) -> None:
         self._command = tuple(command)
         self._memory_limit = memory_limit
@@ -82,10 +103,20 @@ class WorkerProcess:
         self._grace_s = grace_s
         self._poll_s = poll_s
         self._changed = threading.Condition(threading.RLock())
-        self._holders: set[str] = set()
+        self._hang_s = hang_s
+        self._holders: dict[str, float] = {}  # since when, by time.monotonic
+        self._pauses: dict[str, Pause] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._kill_at: float | None = None
-        self._stopping = False
+        self._stopping = self._parking = False
+        self._alive: tuple[int, ...] = ()  # what was seen of the worker's getting on, and when it last was
+        self._alive_at = 0.0
+        self._hung_s: float | None = None
+
+    def use(self, *, threads: int, hang_s: float) -> None:
+        """The next worker has so many threads, and so long to get on."""
+        with self._changed:
+            self._threads, self._hang_s = threads, hang_s
 
     @property
     def pid(self) -> int | None:
@@ -104,33 +135,61 @@ class WorkerProcess:
             try:
                 if not self._start(folder, log, limit):
                     return None
-                exit_status = self._wait()
+                exit_status = self._wait(folder)
             finally:
                 self._leave_none()
-        return Ending(exit_status, _tail(folder / LOG_NAME, log_start), limit)
+                parked, self._parking = self._parking, False
+        return Ending(exit_status, _tail(folder / LOG_NAME, log_start), limit, parked, self._hung_s)
+
+    @property
+    def holders(self) -> frozenset[str]:
+        """Who holds the worker."""
+        with self._changed:
+            return frozenset(self._holders)
+
+    def held_s(self) -> float:
+        """For how long the worker has been held; 0 where it is not."""
+        with self._changed:
+            return time.monotonic() - min(self._holders.values()) if self._holders else 0.0
+
+    def take_pauses(self) -> dict[str, Pause]:
+        """By whom the worker was held since this was asked last, pauses that have not ended included."""
+        with self._changed:
+            for holder in self._holders:
+                self._count(holder)
+            pauses, self._pauses = self._pauses, {}
+            return pauses
 
     def hold(self, holder: str) -> None:
         """The worker stands still until `holder` releases it."""
         with self._changed:
-            self._holders.add(holder)
-            if not self._stopping:  # a worker that is to write its checkpoint and end must not stand still
+            self._holders.setdefault(holder, time.monotonic())
+            if not self._stopping and not self._parking:  # one that is to write its checkpoint must not stand still
                 self._signal(signal.SIGSTOP)
 
     def release(self, holder: str) -> None:
         """`holder` holds the worker no longer; it goes on unless somebody else does."""
         with self._changed:
-            self._holders.discard(holder)
+            if holder in self._holders:
+                self._count(holder)
+                del self._holders[holder]
             if not self._holders:
                 self._signal(signal.SIGCONT)
                 self._changed.notify_all()
+
+    def park(self) -> None:
+        """The worker that is held has been asked to checkpoint and end; another one is started once nobody holds it."""
+        with self._changed:
+            if self._process is None or self._parking or not self._holders:
+                return
+            self._parking = True
+            self._ask_to_end()
 
     def stop(self) -> None:
         """The worker has been asked to checkpoint and end; it is killed if it has not after the grace time."""
         with self._changed:
             self._stopping = True
-            self._kill_at = time.monotonic() + self._grace_s
-            self._signal(signal.SIGTERM)
-            self._signal(signal.SIGCONT)  # a stopped process hears SIGTERM only when it runs again
+            self._ask_to_end()
             self._changed.notify_all()
 
     def rearm(self) -> None:
@@ -138,7 +197,8 @@ class WorkerProcess:
         with self._changed:
             self._stopping = False
             self._kill_at = None
-            self._holders.discard("user")
+            self._holders.pop("user", None)
+            self._pauses = {}
 
     def _start(self, folder: Path, log: BinaryIO, limit: Limit) -> bool:
         """Whether a worker has been started; waits while the worker is held."""
@@ -156,21 +216,43 @@ class WorkerProcess:
                 env=worker_environment(self._threads),
                 process_group=0,
             )
+            self._alive_at, self._hung_s = time.monotonic(), None
             write_atomically(folder / PID_NAME, json.dumps({"pid": self._process.pid, **limit.as_dict()}))
             return True
 
-    def _wait(self) -> int:
+    def _wait(self, folder: Path) -> int:
         """The exit status of the worker, which has ended. Polled: no signal goes to a reaped process's id."""
         while True:
             with self._changed:
                 assert self._process is not None
                 exit_status = self._process.poll()
                 if exit_status is not None:
-                    self._process = None
+                    self._process, self._kill_at = None, None
                     return exit_status
+                self._watch(folder)
                 if self._kill_at is not None and time.monotonic() > self._kill_at:
                     self._signal(signal.SIGKILL)
                 self._changed.wait(self._poll_s)
+
+    def _watch(self, folder: Path) -> None:
+        """A worker that gets no further is killed."""
+        alive, now = _signs_of_life(folder), time.monotonic()
+        if alive != self._alive or self._holders:
+            self._alive, self._alive_at = alive, now
+        elif now - self._alive_at > self._hang_s:
+            self._hung_s = now - self._alive_at
+            self._signal(signal.SIGKILL)
+
+    def _ask_to_end(self) -> None:
+        self._kill_at = time.monotonic() + self._grace_s
+        self._signal(signal.SIGTERM)
+        self._signal(signal.SIGCONT)  # a stopped process hears SIGTERM only when it runs again
+
+    def _count(self, holder: str) -> None:
+        """One more pause of `holder`, until now; the next one's time runs from now on."""
+        now, before = time.monotonic(), self._pauses.get(holder, Pause())
+        self._pauses[holder] = Pause(before.count + 1, before.seconds + now - self._holders[holder])
+        self._holders[holder] = now
 
     def _leave_none(self) -> None:
         """No worker runs; one does here only when an error came between its start and its end."""
@@ -213,6 +295,15 @@ def kill_stray(folder: Path) -> int | None:
     except (OSError, ValueError, KeyError, TypeError, psutil.Error):
         return None
     return pid
+
+
+def _signs_of_life(folder: Path) -> tuple[int, ...]:
+    """Something else whenever the worker has got on; a clock that is set back or forth is one such time."""
+    found = []
+    for name in (ALIVE_FILE, PROGRESS_FILE, LOG_NAME):
+        with contextlib.suppress(OSError):
+            found.append((folder / name).stat().st_mtime_ns)
+    return tuple(found)
 
 
 def _tail(log: Path, start: int) -> str:

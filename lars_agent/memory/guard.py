@@ -8,7 +8,7 @@ processes map too (the base model's weights) count by their share. Where the ker
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -26,10 +26,13 @@ NEAR = 0.98  # of the budget; what the kernel counts beside (page tables, its ow
 
 
 class Guard:
-    """Watches this process; without a budget it only remembers the peak."""
+    """Watches this process; without a budget it only remembers the peak.
 
-    def __init__(self, budget_bytes: int | None) -> None:
-        self.budget_bytes = budget_bytes
+    `first` is called at each look before anything else: whoever must be heard between two pieces of work.
+    """
+
+    def __init__(self, budget_bytes: int | None, first: Callable[[], None] = lambda: None) -> None:
+        self.budget_bytes, self._first = budget_bytes, first
         self._line = None if budget_bytes is None else int(NEAR * budget_bytes)
         self._before, self._resets = 0, True
         self._seen, self._looks_ahead = [rss_bytes()], True  # the most that was held at the last looks
@@ -40,7 +43,11 @@ class Guard:
         return max(self._before, peak_rss_bytes())
 
     def check(self) -> None:
-        """Raises MemoryPressure when this process has come near its budget since `relax`, or soon would."""
+        """Raises MemoryPressure when this process has come near its budget since `relax`, or soon would.
+
+        And what `first` raises.
+        """
+        self._first()
         if self._line is None:
             return
         held = peak_rss_bytes() if self._resets else rss_bytes()

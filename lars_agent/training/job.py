@@ -5,6 +5,7 @@ train.jsonl      the examples to learn
 heldout.jsonl    the examples to judge by
 plan.json        how the budget is kept: chosen by the worker before it loads the model, and then kept
 progress.jsonl   one line per step, appended by the worker
+alive            touched by the worker, every second or so, as long as it gets on
 checkpoint-N/    where a killed worker goes on from
 candidate/       the adapter, written at the end
 result.json      what was measured; its presence means that the worker is done
@@ -25,6 +26,7 @@ from lars_agent.training.gate import Scores
 
 SCHEMA = 1
 SPEC_FILE, PLAN_FILE, RESULT_FILE, PROGRESS_FILE = "job.json", "plan.json", "result.json", "progress.jsonl"
+ALIVE_FILE = "alive"
 TRAIN_FILE, HELDOUT_FILE, CANDIDATE = "train.jsonl", "heldout.jsonl", "candidate"
 
 

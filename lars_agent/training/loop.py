@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
-from lars_agent.errors import BudgetExceeded, ConfigError, MemoryPressure, NothingToLearn
+from lars_agent.errors import BudgetExceeded, ConfigError, MemoryPressure, NothingToLearn, Preempted
 from lars_agent.files import write_atomically
 from lars_agent.lars.forward import Batch
 from lars_agent.lars.inject import Attachment, LarsAdapter
@@ -146,27 +147,39 @@ class Trainer:
         *,
         on_step: Callable[[Progress], None] = lambda progress: None,
         on_checkpoint: Callable[[Trainer], None] = lambda trainer: None,
-        should_stop: Callable[[], bool] = lambda: False,
         between: Callable[[], None] = lambda: None,
     ) -> bool:
-        """True when all steps are done (the adapter then holds its best step), False when `should_stop` said so.
+        """True when all steps are done (the adapter then holds its best step), False when `between` raised Preempted.
 
-        `on_step` is called after each step, `between` after each piece of work (it may raise MemoryPressure, see
-        `within_budget`), `on_checkpoint` every `checkpoint_every` steps and before stopping.
+        `on_step` is called after each step, `between` after each piece of work (it may also raise MemoryPressure, see
+        `within_budget`), `on_checkpoint` every `checkpoint_every` steps, before stopping, and at the end of training.
         """
-        self.within_budget(lambda: self._begin(between))
-        while self.progress.step < self.config.steps and not self._out_of_patience():
-            if should_stop():
+        try:
+            self._run(on_step, on_checkpoint, between)
+        except Preempted:
+            if self.progress.best_step is not None:
                 on_checkpoint(self)
-                return False
-            self.within_budget(lambda: self._step(between))
-            if self.progress.step % self.config.evaluate_every == 0 or self.progress.step == self.config.steps:
+            return False
+        load_state(self.adapter, read_tensors(self.best_file))
+        return True
+
+    def _run(
+        self,
+        on_step: Callable[[Progress], None],
+        on_checkpoint: Callable[[Trainer], None],
+        between: Callable[[], None],
+    ) -> None:
+        self.within_budget(lambda: self._begin(between))
+        while self._is_owed_evaluation() or (self.progress.step < self.config.steps and not self._out_of_patience()):
+            between()
+            if not self._is_owed_evaluation():  # else it was interrupted there
+                self.within_budget(lambda: self._step(between))
+            if self._is_owed_evaluation():
                 self.within_budget(lambda: self._evaluate(between))
             on_step(self.progress)
             if self.progress.step % self.config.checkpoint_every == 0:
                 on_checkpoint(self)
-        load_state(self.adapter, read_tensors(self.best_file))
-        return True
+        on_checkpoint(self)  # what is measured after it may be interrupted too
 
     def release(self) -> None:
         """Training is over: gradients and moments are let go of."""
@@ -175,7 +188,8 @@ class Trainer:
     def within_budget(self, work: Callable[[], Done]) -> Done:
         """What `work` gives; where it raises MemoryPressure it is done again under the plan that `smaller` says.
 
-        It is as if it had not been begun: no step is lost and none is half taken.
+        It is as if it had not been begun: no step is lost and none is half taken. So it is where Preempted comes, which
+        is raised.
         """
         while True:
             random = torch.get_rng_state()
@@ -183,11 +197,24 @@ class Trainer:
                 return work()
             except MemoryPressure as pressure:
                 held_bytes = pressure.held_bytes
-            torch.set_rng_state(random)
-            self.optimizer.gradient.zero_()
+            except Preempted:
+                self._undo(random)
+                raise
+            self._undo(random)
             gc.collect()  # what the work had made lies in reference cycles
             self.plan = self._smaller(held_bytes)
             self.optimizer.use_bits(self.plan.optimizer_bits)
+
+    def _undo(self, random: Tensor) -> None:
+        """The step that was being taken has left nothing; `random` was the generator's state before it."""
+        torch.set_rng_state(random)
+        self.optimizer.gradient.zero_()
+
+    def _is_owed_evaluation(self) -> bool:
+        """Whether the last step is one after which the held-out loss is measured, and that has not been done."""
+        step = self.progress.step
+        due = step % self.config.evaluate_every == 0 or step == self.config.steps
+        return step > 0 and due and self.progress.heldout_loss is None
 
     def _scratch(self) -> Path:
         """A folder that goes with this trainer."""

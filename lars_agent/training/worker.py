@@ -4,8 +4,10 @@ A process of its own, so that its memory limit, its priority and its death conce
 directory, plans its memory before it loads anything, trains from the last sound checkpoint, measures candidate,
 incumbent and base model, and leaves `candidate/` and `result.json`. It judges nothing and opens no database.
 
-Exit status: 0 with a result.json (also when the result is a failure with words), 75 when SIGTERM made it stop at a
-checkpoint, anything else for a crash. The same command goes on from there.
+Exit status: 0 with a result.json (also when the result is a failure with words), 75 when SIGTERM made it stop,
+anything else for a crash. The same command goes on from the last checkpoint. SIGTERM is heard between any two decoder
+layers: the step that is being taken is given up, the last whole one is checkpointed, and the run ends in the same bytes
+all the same.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from lars_agent.errors import JobInvalid, LarsError, TrainingError
+from lars_agent.errors import JobInvalid, LarsError, Preempted, TrainingError
 from lars_agent.files import write_atomically
 from lars_agent.lars import LarsAdapter, LarsConfig, attach, load_adapter, save_adapter
 from lars_agent.memory.allocator import give_back
@@ -35,6 +37,7 @@ from lars_agent.training.batches import Encoded, pad_id
 from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text, score
 from lars_agent.training.gate import Scores
 from lars_agent.training.job import (
+    ALIVE_FILE,
     CANDIDATE,
     PROGRESS_FILE,
     JobResult,
@@ -46,6 +49,7 @@ from lars_agent.training.plan_record import PlanRecord, promised_bytes
 from lars_agent.training.planning import encoded, plan_job, plans_for
 
 EXIT_STOPPED = 75
+ALIVE_S = 1.0
 
 
 class Worker:
@@ -55,9 +59,9 @@ class Worker:
         self.folder = folder
         self.spec = JobSpec.read(folder)
         self.config = TrainConfig.from_dict(self.spec.training)
-        self.guard = Guard(self.spec.budget_bytes)
+        self.guard = Guard(self.spec.budget_bytes, self._look_up)
         self.stopping = False
-        self.started = time.monotonic()
+        self.started = self.seen_alive = time.monotonic()
         self.earlier_s = 0.0
         self.step = 0
 
@@ -91,11 +95,13 @@ class Worker:
             if not trainer.run(
                 on_step=self._on_step,
                 on_checkpoint=lambda trainer: self._checkpoint(trainer),
-                should_stop=lambda: self.stopping,
                 between=self.guard.check,
             ):
                 return False
-            self._judge(opened, trainer)
+            try:
+                self._judge(opened, trainer)
+            except Preempted:
+                return False
         return True
 
     def elapsed_s(self) -> float:
@@ -104,6 +110,15 @@ class Worker:
 
     def _stop(self, signum: int, frame: object) -> None:
         self.stopping = True
+
+    def _look_up(self) -> None:
+        """Between two layers: the daemon sees that the worker gets on. Raises Preempted where it is to stop."""
+        if self.stopping:
+            raise Preempted("the worker was asked to stop")
+        now = time.monotonic()
+        if now - self.seen_alive > ALIVE_S:
+            self.seen_alive = now
+            (self.folder / ALIVE_FILE).touch()
 
     def _open_model(self, tokenizer: PreTrainedTokenizerFast) -> OpenedModel:
         opened = open_model(Path(self.spec.model_path), *precision(self.spec.dtype), tokenizer)

@@ -23,6 +23,8 @@ from service.db.jobs import Jobs
 from service.db.migrate import migrate
 from service.db.records import (
     DEFAULT_PROFILE,
+    CycleOutcome,
+    CycleRecord,
     FeedbackRecord,
     InteractionHour,
     InteractionRecord,
@@ -35,6 +37,8 @@ from service.db.records import (
 
 __all__ = [
     "DEFAULT_PROFILE",
+    "CycleOutcome",
+    "CycleRecord",
     "Database",
     "DatabaseBusy",
     "DatabaseError",

@@ -1,14 +1,17 @@
-"""When each profile last had its night, so that a missed one is made up, once."""
+"""When each profile last had its night, so that a missed one is made up, once; and what became of each."""
 
 from __future__ import annotations
 
+import builtins
+from dataclasses import asdict
 from datetime import datetime
 
 from sqlalchemy import Engine, select
 from sqlalchemy.dialects.sqlite import insert
 
 from service.db.engine import reading, writing
-from service.db.tables import runs
+from service.db.records import CycleRecord
+from service.db.tables import cycles, runs
 
 
 class Cycles:
@@ -27,3 +30,18 @@ class Cycles:
         note = insert(runs).values(profile=profile, last_run=when)
         with writing(self._engine) as connection:
             connection.execute(note.on_conflict_do_update(index_elements=["profile"], set_={"last_run": when}))
+
+    def record(self, cycle: CycleRecord) -> None:
+        """What became of the cycle's moment is known, whatever was noted of it before."""
+        values = asdict(cycle)
+        note = insert(cycles).values(**values)
+        with writing(self._engine) as connection:
+            connection.execute(note.on_conflict_do_update(index_elements=["profile", "scheduled"], set_=values))
+
+    def list(self, profile: str | None = None, limit: int = 100) -> builtins.list[CycleRecord]:
+        """What became of the latest moments, newest first."""
+        query = select(cycles).order_by(cycles.c.scheduled.desc(), cycles.c.profile).limit(limit)
+        if profile is not None:
+            query = query.where(cycles.c.profile == profile)
+        with reading(self._engine) as connection:
+            return [CycleRecord(**row) for row in connection.execute(query).mappings()]

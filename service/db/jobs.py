@@ -19,8 +19,8 @@ class Jobs:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def add(self, profile: str, trigger: JobTrigger) -> JobRecord:
-        """A queued job, on the disk."""
+    def add(self, profile: str, trigger: JobTrigger, reason: str | None = None) -> JobRecord:
+        """A queued job, on the disk; `reason` says why there is one."""
         created = now_utc()
         values = {
             "id": new_id("j", created),
@@ -29,6 +29,7 @@ class Jobs:
             "status": "queued",
             "created": created,
             "attempts": 0,
+            "reason": reason,
         }
         with writing(self._engine) as connection:
             connection.execute(insert(jobs), values)

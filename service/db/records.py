@@ -13,6 +13,7 @@ from lars_agent.example import Message
 DEFAULT_PROFILE = "default"
 JobStatus = Literal["queued", "running", "paused", "succeeded", "rejected", "failed", "cancelled"]
 JobTrigger = Literal["manual", "schedule", "cli"]
+CycleOutcome = Literal["waiting", "missed", "skipped", "ran"]
 UNFINISHED: tuple[JobStatus, ...] = ("queued", "running", "paused")
 LEARNED_WEIGHT = 1.0  # of a correction
 APPROVED_WEIGHT = 0.5  # of a reply that was liked as it is
@@ -93,7 +94,8 @@ class FeedbackRecord:
 class JobRecord:
     """One personalization cycle: asked for, running or over.
 
-    `error` says in words why it failed, was rejected or had nothing to learn; `version` is the adapter it published.
+    `error` says in words why it failed, was rejected or had nothing to learn; `version` is the adapter it published;
+    `reason` says why it ran; `pauses` says who held its worker back: `{"heat": {"count": 2, "seconds": 61.5}}`.
     """
 
     id: str
@@ -111,6 +113,24 @@ class JobRecord:
     version: int | None = None
     budget_bytes: int | None = None
     peak_bytes: int | None = None
+    reason: str | None = None
+    pauses: Mapping[str, Mapping[str, Any]] | None = None
+
+
+@dataclass(frozen=True)
+class CycleRecord:
+    """What became of one scheduled moment of a profile, and why.
+
+    `waiting`: not yet a good moment. `missed`: its window has passed, and it is made up once there is a good moment, if
+    it is to be made up at all. `skipped`: there was nothing to learn. `ran`: as job `job_id`.
+    """
+
+    profile: str
+    scheduled: datetime
+    decided: datetime
+    outcome: CycleOutcome
+    reason: str
+    job_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -144,3 +164,5 @@ class JobChanges(TypedDict, total=False):
     version: int | None
     budget_bytes: int | None
     peak_bytes: int | None
+    reason: str | None
+    pauses: Mapping[str, Mapping[str, Any]] | None

@@ -111,6 +111,8 @@ jobs = Table(
     Column("version", Integer),
     Column("budget_bytes", Integer),
     Column("peak_bytes", Integer),
+    Column("reason", Text),
+    Column("pauses", JSON(none_as_null=True)),
     CheckConstraint(
         "status IN ('queued', 'running', 'paused', 'succeeded', 'rejected', 'failed', 'cancelled')", name="status_known"
     ),
@@ -122,4 +124,16 @@ runs = Table(
     metadata,
     Column("profile", String(64), primary_key=True),
     Column("last_run", UtcTime, nullable=False),
+)
+
+cycles = Table(
+    "cycles",
+    metadata,
+    Column("profile", String(64), primary_key=True),
+    Column("scheduled", UtcTime, primary_key=True),
+    Column("decided", UtcTime, nullable=False),
+    Column("outcome", String(20), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("job_id", String(40)),
+    CheckConstraint("outcome IN ('waiting', 'missed', 'skipped', 'ran')", name="outcome_known"),
 )

@@ -55,7 +55,7 @@ class House:
     """What a daemon has in `data_dir`; two of them with the same folder are a daemon and its successor."""
 
     def __init__(self, data_dir: Path, **settings: Any) -> None:
-        self.settings = Settings(data_dir=data_dir, **settings)
+        self.settings = Settings(**{"data_dir": data_dir, "idle": {"resume_s": 0.05}, **settings})
         self.db = Database(self.settings.database_path)
         self.store = AdapterStore(self.settings.adapters_dir)
         self.engine = FakeEngine(self.store)
@@ -72,7 +72,6 @@ class House:
             base_model=lambda: self.model,
             endpoint=self.engine,
             worker_command=command or (sys.executable, str(STANDIN), *flags),
-            idle_s=0.05,
             grace_s=20.0,
             **options,
         )

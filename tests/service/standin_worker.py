@@ -1,8 +1,10 @@
 """A worker that learns nothing but keeps the seam: job directory in, progress, checkpoint, candidate and result out.
 
-    standin_worker.py [--reply LOSS] [--text LOSS] [--wait FILE] [--crash-at STEP] [--error TYPE] [--deaf] JOB_DIR
+    standin_worker.py [--reply LOSS] [--text LOSS] [--wait FILE] [--crash-at STEP] [--hang-at STEP] [--error TYPE]
+                      [--deaf] JOB_DIR
 
-`--wait`: steps go on until FILE exists. `--deaf`: SIGTERM is not heard.
+`--wait`: steps go on until FILE exists. `--hang-at`: none comes after STEP, unless it has been resumed from there.
+`--deaf`: SIGTERM is not heard.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--text", type=float, default=3.0)
     parser.add_argument("--wait", type=Path)
     parser.add_argument("--crash-at", type=int)
+    parser.add_argument("--hang-at", type=int)
     parser.add_argument("--error")
     parser.add_argument("--deaf", action="store_true")
     parser.add_argument("folder", type=Path)
@@ -63,6 +66,8 @@ def main() -> int:
             raise MemoryError("the stand-in was told to crash")
         append_progress(folder, step)
         checkpoint(folder, step)
+        if step == asked.hang_at:
+            time.sleep(600)
         if stopping:
             return 75
         time.sleep(0.02)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -173,6 +174,45 @@ def test_worker_that_does_not_hear_is_killed_after_the_grace_time(house, go):
     supervisor.cancel(job.id)
     assert ended(house, supervisor, job).status == "cancelled"
     assert state_of(pid) == "X"
+
+
+def test_worker_that_gets_no_further_is_killed_and_goes_on_from_its_checkpoint(tmp_path):
+    house = House(tmp_path / "data", training={"hang_s": 0.5})
+    house.correct()
+    supervisor = house.supervisor("--hang-at", "2")
+    row = ended(house, supervisor, supervisor.adapt())
+    assert (row.status, row.attempts) == ("succeeded", 1)
+    lines = supervisor.progress(row.id)
+    assert [line["resumed"] for line in lines if "resumed" in line] == [0, 2]
+    house.close()
+
+
+def test_worker_that_hangs_every_time_is_a_failed_job_that_says_so(tmp_path):
+    house = House(tmp_path / "data", training={"hang_s": 0.3})
+    house.correct()
+    supervisor = house.supervisor(command=(sys.executable, "-c", "import time; time.sleep(600)"))
+    row = ended(house, supervisor, supervisor.adapt())
+    assert row.status == "failed"
+    assert "got no further for 0 s (training.hang_s)" in row.error
+    house.close()
+
+
+def test_worker_that_is_held_does_not_count_as_hanging(tmp_path, go):
+    house = House(tmp_path / "data", training={"hang_s": 0.3})
+    house.correct()
+    supervisor = house.supervisor("--wait", str(go))
+    job = supervisor.adapt()
+    pid = at_work(supervisor, job)
+    supervisor.pause(job.id)
+    time.sleep(1.0)
+    assert state_of(pid) == "T"
+    go.touch()
+    supervisor.resume(job.id)
+    row = ended(house, supervisor, job)
+    assert row.status == "succeeded"
+    assert row.pauses["user"]["count"] == 1
+    assert row.pauses["user"]["seconds"] > 0.9
+    house.close()
 
 
 def test_paused_worker_stands_still_until_it_is_resumed(house, go):

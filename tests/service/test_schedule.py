@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from lars_agent.errors import ConfigError, LarsError, ModelLoading, NothingToLearn
 from service.cron import missed_run, next_run
-from service.db import Database
+from service.db import Database, JobRecord
+from service.idle import Check, Moment
 from service.jobs import JobRunning
 from service.schedule import Nightly
 from service.settings import Schedule
@@ -35,11 +36,17 @@ class FakeSupervisor:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
         self.error: LarsError | None = None
+        self.recoveries = 0
 
-    def adapt(self, profile: str, trigger: str) -> None:
+    def adapt(self, profile: str, trigger: str) -> JobRecord:
         if self.error is not None:
             raise self.error
         self.asked.append((profile, trigger))
+        return JobRecord("j-1", profile, "schedule", "queued", at("2026-06-02 03:00"), reason="4 new examples")
+
+    def recover(self) -> list[JobRecord]:
+        self.recoveries += 1
+        return []
 
 
 class Device:
@@ -50,10 +57,23 @@ class Device:
         self.supervisor = FakeSupervisor()
         self.profiles = ["default"]
         self.now = at("2026-06-01 12:00")
+        self.moment = Moment(())
 
     def daemon(self, **schedule) -> Nightly:
         settings = Schedule(**{"cron": NIGHT, "timezone": BERLIN, **schedule})
-        return Nightly(settings, self.supervisor, self.db.cycles, lambda: self.profiles, lambda: self.now)
+        return Nightly(
+            settings,
+            self.supervisor,
+            self.db.cycles,
+            lambda: self.profiles,
+            lambda window: self.moment,
+            lambda: self.now,
+        )
+
+    @property
+    def cycles(self) -> list[tuple[str, str, str]]:
+        """What became of each moment, the latest first."""
+        return [(utc(cycle.scheduled), cycle.outcome, cycle.reason) for cycle in self.db.cycles.list()]
 
     @property
     def nights(self) -> int:
@@ -242,12 +262,14 @@ def test_clock_that_was_wrong_does_not_stop_the_nights(device):
     assert device.nights == 1
 
 
-def test_disabled_schedule_never_starts_and_names_no_next_night(device):
+def test_disabled_schedule_brings_no_night_and_names_none(device):
+    device.daemon().look()
     daemon = device.daemon(enabled=False)
-    daemon.start(first_look_s=0)
-    assert daemon._scheduler is None
+    device.now = at("2026-06-02 03:00")
+    daemon.look()
+    assert device.nights == 0
+    assert device.cycles == []
     assert daemon.next_run() is None
-    daemon.close()
 
 
 def test_next_night_is_told(device):
@@ -264,3 +286,82 @@ def test_started_schedule_makes_up_a_missed_night_by_itself(device):
     daemon.close()
     daemon.close()
     assert device.nights == 1
+
+
+HOT = Moment((Check("heat", "against", "the processor has 85 °C"),))
+
+
+def test_every_moment_leaves_a_row_that_says_what_became_of_it_and_why(device):
+    daemon = device.daemon()
+    daemon.look()
+    device.now = at("2026-06-02 03:00")
+    device.moment = HOT
+    daemon.look()
+    assert device.cycles == [("2026-06-02 01:00", "waiting", "the processor has 85 °C")]
+    device.now = at("2026-06-02 04:00")
+    device.moment = Moment(())
+    daemon.look()
+    assert device.cycles == [("2026-06-02 01:00", "ran", "4 new examples")]
+    assert device.db.cycles.list()[0].job_id == "j-1"
+    device.supervisor.error = NothingToLearn("no feedback has come")
+    device.now = at("2026-06-03 03:00")
+    daemon.look()
+    assert device.cycles[0] == ("2026-06-03 01:00", "skipped", "no feedback has come")
+    assert device.nights == 1
+
+
+@pytest.mark.parametrize("make_up", [True, False])
+def test_night_whose_window_has_passed_is_missed_and_stays_owed_if_it_is_to_be_made_up(device, make_up):
+    daemon = device.daemon(make_up=make_up)
+    daemon.look()
+    device.moment, device.now = HOT, at("2026-06-02 06:59")
+    daemon.look()
+    assert device.cycles[0][1] == "waiting"
+    device.now = at("2026-06-02 07:01")
+    daemon.look()
+    assert device.cycles[0][1] == "missed"
+    device.moment, device.now = Moment(()), at("2026-06-02 12:00")
+    daemon.look()
+    assert device.cycles[0][1] == ("ran" if make_up else "missed")
+    device.now = at("2026-06-03 03:00")
+    daemon.look()
+    assert device.nights == (2 if make_up else 1)
+
+
+def test_window_is_open_from_its_moment_until_it_ends(device):
+    for hour, make_up, wanted in (
+        ("02:59", True, "late"),
+        ("02:59", False, "shut"),
+        ("03:00", False, "open"),
+        ("06:59", False, "open"),
+        ("07:00", False, "shut"),
+        ("07:00", True, "late"),
+    ):
+        device.now = at(f"2026-06-02 {hour}")
+        assert device.daemon(make_up=make_up).window() == wanted
+    assert device.daemon(enabled=False).window() == "shut"
+
+
+@pytest.mark.parametrize("hours", [-30, -2, 2, 30])
+def test_clock_that_jumps_costs_no_night_and_makes_none_twice(device, hours):
+    daemon = device.daemon()
+    daemon.look()
+    device.now = at("2026-06-02 03:00")
+    daemon.look()
+    assert device.nights == 1
+    device.now += timedelta(hours=hours)
+    daemon.look()
+    device.supervisor.error = NothingToLearn("no feedback has come")  # as the real one says
+    moment = device.now
+    while device.now < moment + timedelta(hours=48):
+        device.now += timedelta(hours=1)
+        daemon.look()
+    device.supervisor.error = None
+    device.now = next_run(NIGHT, BERLIN, device.now)
+    daemon.look()
+    assert device.nights == (3 if hours == 30 else 2)
+
+
+def test_jobs_that_were_left_unfinished_are_taken_up_at_each_look(device):
+    device.daemon().look()
+    assert device.supervisor.recoveries == 1

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from lars_agent.errors import ConfigError, NothingToLearn
+from lars_agent.errors import ConfigError, NothingToLearn, Preempted
 from lars_agent.lars import LarsAdapter, LarsConfig, attach, packing
 from lars_agent.lars.state import adapter_state
 from lars_agent.memory.attention import use_grouped_attention
@@ -110,24 +110,67 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others():
     assert not all(torch.equal(a[key], c[key]) for key in a)
 
 
-@pytest.mark.parametrize("stop_at", [0, 1, 5, 11])
-def test_a_run_stopped_and_resumed_ends_in_the_same_bytes(tmp_path, stop_at):
-    whole = trainer()
+SHORT = TrainConfig(**CONFIG.__dict__ | {"steps": 5, "evaluate_every": 2, "checkpoint_every": 3})
+
+
+def preempted_at(look: int):
+    """A `between` that raises Preempted at its look number `look`, and what counts its looks."""
+    looks = []
+
+    def between() -> None:
+        looks.append(1)
+        if len(looks) == look:
+            raise Preempted("somebody asks for the processor")
+
+    return between, looks
+
+
+def keep(folder):
+    return lambda made: checkpoint.save_checkpoint(made, folder)
+
+
+def looks_of_a_whole_run() -> int:
+    between, looks = preempted_at(0)
+    trainer(SHORT).run(between=between)
+    return len(looks)
+
+
+def test_a_run_preempted_at_any_look_and_resumed_ends_in_the_same_bytes(tmp_path):
+    whole = trainer(SHORT)
     whole.run()
-    first = trainer()
-    done = first.run(
-        should_stop=lambda: first.progress.step >= stop_at,
-        on_checkpoint=lambda made: checkpoint.save_checkpoint(made, tmp_path),
-    )
-    assert not done
-    torch.manual_seed(999)  # whatever happened to the RNG in between
-    second = trainer()
-    assert checkpoint.resume(second, tmp_path) is not None
-    assert second.progress.step == stop_at
-    assert second.run()
-    a, b = adapter_state(whole.adapter), adapter_state(second.adapter)
+    wanted, steps = adapter_state(whole.adapter), set()
+    for look in range(1, looks_of_a_whole_run() + 1):
+        folder = tmp_path / str(look)
+        folder.mkdir()
+        first = trainer(SHORT)
+        assert not first.run(between=preempted_at(look)[0], on_checkpoint=keep(folder))
+        torch.manual_seed(999)  # whatever happened to the RNG in between
+        second = trainer(SHORT)
+        assert (checkpoint.resume(second, folder) is None) == (first.progress.best_step is None)
+        assert second.progress.step == first.progress.step
+        assert second.run()
+        found = adapter_state(second.adapter)
+        assert all(torch.equal(wanted[key], found[key]) for key in wanted), look
+        assert second.progress.best_step == whole.progress.best_step
+        steps.add(first.progress.step)
+    assert steps == set(range(SHORT.steps + 1))  # also within the measurement after the last one
+
+
+def test_a_run_preempted_again_and_again_gets_on_and_ends_in_the_same_bytes(tmp_path):
+    whole, told = trainer(SHORT), []
+    whole.run(on_step=lambda progress: told.append(progress.step))
+    heard = []
+    for _ in range(100):
+        made = trainer(SHORT)
+        checkpoint.resume(made, tmp_path)
+        between = preempted_at(9)[0]  # late enough for one step, its measurement and the one at the beginning
+        if made.run(between=between, on_checkpoint=keep(tmp_path), on_step=lambda step: heard.append(step.step)):
+            break
+    else:
+        pytest.fail("it never came to its end")
+    a, b = adapter_state(whole.adapter), adapter_state(made.adapter)
     assert all(torch.equal(a[key], b[key]) for key in a)
-    assert second.progress.best_step == whole.progress.best_step
+    assert heard == told == list(range(1, SHORT.steps + 1))
 
 
 @pytest.mark.parametrize("name", [checkpoint.STATE_FILE, checkpoint.BEST_FILE])

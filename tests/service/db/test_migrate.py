@@ -13,11 +13,12 @@ from service.db.engine import create, reading
 from service.db.migrate import SCRIPTS, migrate, revision
 from service.db.tables import metadata
 
+HEAD = max(path.name[:4] for path in (SCRIPTS / "versions").glob("[0-9]*.py"))
 NEXT = """
 from alembic import op
 import sqlalchemy as sa
 
-revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
+revision, down_revision, branch_labels, depends_on = "9999", "HEAD", None, None
 
 
 def upgrade():
@@ -31,7 +32,7 @@ SAID = NewFeedback(messages=({"role": "user", "content": "Hi"},), response="Yo",
 def scripts_with(folder, then: str):
     """The migrations, and a next one that ends with `then`."""
     shutil.copytree(SCRIPTS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions" / "0002_next.py").write_text(NEXT.format(then=then))
+    (folder / "versions" / "9999_next.py").write_text(NEXT.format(then=then).replace("HEAD", HEAD))
     return folder
 
 
@@ -65,8 +66,20 @@ def test_constraints_and_indexes_are_what_the_migrations_make(path):
 def sql_of(path) -> dict[str, set[str]]:
     with closing(sqlite3.connect(path)) as connection:
         rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql NOT NULL").fetchall()
-    parts = {name: {part.strip(" ,") for part in sql.replace("\t", "").split("\n")} for name, sql in rows}
-    return {name: lines for name, lines in parts.items() if name != "alembic_version"}
+    return {name: set(pieces_of(sql)) for name, sql in rows if name != "alembic_version"}
+
+
+def pieces_of(sql: str) -> list[str]:
+    """A statement's columns and constraints, however they are laid out: a column that was added stands at the end."""
+    head, _, inside = " ".join(sql.split()).partition("(")
+    pieces, depth = [""], 0
+    for letter in inside.rpartition(")")[0]:
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        if letter == "," and not depth:
+            pieces.append("")
+        else:
+            pieces[-1] += letter
+    return [head.strip(), *(piece.strip() for piece in pieces)]
 
 
 def test_migrating_again_changes_nothing(path):
@@ -81,7 +94,7 @@ def test_rows_survive_a_migration(path, tmp_path):
     record, _ = db.feedback.add(SAID)
     db.close()
     migrate(path, scripts_with(tmp_path / "scripts", "pass"))
-    assert revision(path) == "0002"
+    assert revision(path) == "9999"
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT id, mood FROM feedback").fetchall() == [(record.id, None)]
 
@@ -95,7 +108,7 @@ def test_migration_that_fails_rolls_back_wholly(path, tmp_path, failure):
     with pytest.raises(Exception, match=r"nowhere|^$"):
         migrate(path, scripts_with(tmp_path / "scripts", failure))
     assert dump(path) == before
-    assert revision(path) == "0001"
+    assert revision(path) == HEAD
 
 
 def test_first_migration_that_fails_leaves_no_table(path, tmp_path):
@@ -108,7 +121,7 @@ def test_first_migration_that_fails_leaves_no_table(path, tmp_path):
 def test_newer_database_is_refused_and_untouched(path, tmp_path):
     migrate(path, scripts_with(tmp_path / "scripts", "pass"))
     before = contents(path.parent)
-    with pytest.raises(DatabaseTooNew, match="has schema 0002, this lars-agent knows up to 0001"):
+    with pytest.raises(DatabaseTooNew, match=f"has schema 9999, this lars-agent knows up to {HEAD}"):
         Database(path)
     assert contents(path.parent) == before
 

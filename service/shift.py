@@ -1,0 +1,100 @@
+"""The night shift: it looks at the moment all the time, holds the worker while it is a bad one, and says why.
+
+A short pause keeps the process, which then stands still (SIGSTOP) at once. In a long one it is parked: it writes a
+checkpoint and ends, so that its memory is free as well, and another one goes on from there when the moment is good.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from service.db import JobRecord
+from service.idle import Asked, Moment, Sight, Window, decide
+from service.settings import Settings
+from service.worker_process import WorkerProcess
+
+log = structlog.get_logger(__name__)
+
+WORKING_S, WAITING_S = 1.0, 5.0  # between two looks
+
+
+class Shift:
+    """Holds `worker`, which works for `work()` (None: for nothing), at bad moments.
+
+    `sight` looks at the device; `window` says where the schedule stands for a profile whose work has begun.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        worker: WorkerProcess,
+        *,
+        work: Callable[[], JobRecord | None],
+        sight: Callable[[Window], Sight],
+        window: Callable[[], Window],
+    ) -> None:
+        self._settings, self._worker = settings, worker
+        self._work, self._sight, self._window = work, sight, window
+        self._looking = threading.Lock()
+        self._held: frozenset[str] = frozenset()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.moment = Moment(())  # the last one looked at
+
+    def use(self, settings: Settings) -> None:
+        """The next look is by `settings`."""
+        self._settings = settings
+
+    def start(self) -> None:
+        """It looks from now on, and has looked once."""
+        self.look()
+        self._thread = threading.Thread(target=self._watch, name="shift", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """It looks no more; whom it held it holds no longer."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._hold(frozenset())
+
+    def judge(self, window: Window) -> Moment:
+        """Whether work that has not begun may begin now."""
+        return decide(self._sight(window), self._settings.idle, needs_bytes=self._settings.worker_bytes)
+
+    def look(self) -> Moment:
+        """The worker is held if the moment is bad, and parked if it has been held for long."""
+        with self._looking:
+            work, began = self._work(), self._worker.pid is not None
+            asked: Asked = "user" if work is not None and work.trigger != "schedule" else "schedule"
+            moment = decide(
+                self._sight(self._window()),
+                self._settings.idle,
+                needs_bytes=0 if began or asked == "user" else self._settings.worker_bytes,
+                asked=asked,
+                running=began and not self._held,
+            )
+            self.moment = moment
+            self._hold(frozenset() if work is None else frozenset(check.name for check in moment.against))
+            if work is not None and self._worker.held_s() > self._settings.idle.park_s:
+                self._worker.park()
+            return moment
+
+    def _hold(self, names: frozenset[str]) -> None:
+        if names != self._held:
+            log.info("worker_held" if names else "worker_released", reasons=sorted(names), words=self.moment.why)
+        for name in names - self._held:
+            self._worker.hold(name)
+        for name in self._held - names:
+            self._worker.release(name)
+        self._held = names
+
+    def _watch(self) -> None:
+        while not self._closing.wait(WAITING_S if self._work() is None else WORKING_S):
+            try:
+                self.look()
+            except Exception:  # what it cannot see does not end the watch
+                log.exception("moment_not_seen")

@@ -61,6 +61,7 @@ class Nightly:
         parse_cron(settings.cron)
         parse_zone(settings.timezone)
         self._looking = threading.Lock()
+        self._owing: set[str] = set()  # the profiles to which a night was owed at the last look
         self._noted: dict[str, tuple[datetime, CycleOutcome, tuple[str, ...]]] = {}  # the last waiting, by profile
         self._scheduler: BackgroundScheduler | None = None
 
@@ -93,9 +94,9 @@ class Nightly:
             return None
         return next_run(self._settings.cron, self._settings.timezone, self._now())
 
-    def window(self) -> Window:
-        """Where the schedule stands for work that has begun, or is owed."""
-        if not self._settings.enabled:
+    def window(self, *, begun: bool) -> Window:
+        """Where the schedule stands, for work that has `begun` or for what is owed."""
+        if not self._settings.enabled or not (begun or self._owing):
             return "shut"
         if self._opened(self._now()) is not None:
             return "open"
@@ -119,9 +120,11 @@ class Nightly:
             self._memory.note_run(profile, now)
             return
         moment = missed_run(self._settings.cron, self._settings.timezone, last_run, now)
+        self._owing.discard(profile)
         if moment is None:
             return
-        window = self.window()
+        self._owing.add(profile)
+        window = self.window(begun=False)
         if window == "open":
             moment = max(moment, self._opened(now) or moment)
         found = self._judge(window)
@@ -135,6 +138,7 @@ class Nightly:
         outcome: CycleOutcome = "waiting" if window == "open" else "missed"
         if window == "shut":
             self._memory.note_run(profile, now)
+            self._owing.discard(profile)
         note = (moment, outcome, tuple(check.name for check in found.against))
         if self._noted.get(profile) != note:
             self._noted[profile] = note
@@ -143,10 +147,12 @@ class Nightly:
     def _run(self, profile: str, moment: datetime, last_run: datetime, now: datetime) -> None:
         """Noted first: a night that takes the daemon down with it is not tried again at each start."""
         self._memory.note_run(profile, now)
+        self._owing.discard(profile)
         try:
             job = self._supervisor.adapt(profile, "schedule")
         except (JobRunning, ModelLoading):
             self._memory.note_run(profile, last_run)
+            self._owing.add(profile)
         except NothingToLearn as error:
             self._record(profile, moment, now, "skipped", str(error))
         except LarsError as error:

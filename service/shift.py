@@ -18,13 +18,14 @@ from service.worker_process import WorkerProcess
 
 log = structlog.get_logger(__name__)
 
+HOLDERS = {"user": "somebody paused it", "requests": "a reply is being made"}  # who is no check of the moment
 WORKING_S, WAITING_S = 1.0, 5.0  # between two looks
 
 
 class Shift:
     """Holds `worker`, which works for `work()` (None: for nothing), at bad moments.
 
-    `sight` looks at the device; `window` says where the schedule stands for a profile whose work has begun.
+    `sight` looks at the device; `window` says where the schedule stands, for work that has begun or is owed.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class Shift:
         *,
         work: Callable[[], JobRecord | None],
         sight: Callable[[Window], Sight],
-        window: Callable[[], Window],
+        window: Callable[[bool], Window],
     ) -> None:
         self._settings, self._worker = settings, worker
         self._work, self._sight, self._window = work, sight, window
@@ -61,6 +62,19 @@ class Shift:
             self._thread.join()
         self._hold(frozenset())
 
+    @property
+    def words(self) -> str:
+        """Whether it adapts just now, and why or why not, in one line."""
+        work, why = self._work(), self.moment.why
+        if work is None:
+            return f"not adapting: {why}"
+        holders = self._worker.holders
+        if not holders:
+            return f"adapting {work.profile}"
+        told = [check.words for check in self.moment.against if check.name in holders]
+        told += [HOLDERS[name] for name in sorted(holders) if name in HOLDERS]
+        return f"adapting {work.profile}, paused: {'; '.join(told) or why}"
+
     def judge(self, window: Window) -> Moment:
         """Whether work that has not begun may begin now."""
         return decide(self._sight(window), self._settings.idle, needs_bytes=self._settings.worker_bytes)
@@ -71,7 +85,7 @@ class Shift:
             work, began = self._work(), self._worker.pid is not None
             asked: Asked = "user" if work is not None and work.trigger != "schedule" else "schedule"
             moment = decide(
-                self._sight(self._window()),
+                self._sight(self._window(work is not None)),
                 self._settings.idle,
                 needs_bytes=0 if began or asked == "user" else self._settings.worker_bytes,
                 asked=asked,

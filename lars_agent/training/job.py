@@ -93,7 +93,7 @@ class JobResult:
         losses: `train` (last) and `heldout` (best) reply loss in nats per token.
         peak_bytes: the worker's peak resident memory; `predicted_peak_bytes` is what the plan promised.
         plan: the fields of the `Plan` that it ended with; `stepped_down` says when which was left for a smaller one.
-        seconds: time spent, all resumed runs together.
+        seconds, cpu_seconds: time spent, and what the cores worked in it, all resumed runs together.
         learned: the source ids of the examples that were trained on: those that were neither too long nor refused.
     """
 
@@ -110,6 +110,7 @@ class JobResult:
     plan: Mapping[str, Any] = field(default_factory=dict)
     stepped_down: tuple[Mapping[str, Any], ...] = ()
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     losses: Mapping[str, float] = field(default_factory=dict)
     learned: tuple[str, ...] = ()
 

@@ -62,7 +62,7 @@ class Worker:
         self.guard = Guard(self.spec.budget_bytes, self._look_up)
         self.stopping = False
         self.started = self.seen_alive = time.monotonic()
-        self.earlier_s = 0.0
+        self.earlier_s = self.earlier_cpu_s = 0.0
         self.step = 0
 
     def run(self) -> bool:
@@ -108,6 +108,10 @@ class Worker:
         """Seconds of work so far, earlier runs of the same job included."""
         return self.earlier_s + time.monotonic() - self.started
 
+    def cpu_s(self) -> float:
+        """Seconds that cores have worked so far, earlier runs of the same job included."""
+        return self.earlier_cpu_s + time.process_time()
+
     def _stop(self, signum: int, frame: object) -> None:
         self.stopping = True
 
@@ -147,12 +151,13 @@ class Worker:
     def _begin_progress(self, step: int) -> None:
         """progress.jsonl ends with the step that is resumed, with no torn line."""
         lines = [line for line in read_progress(self.folder) if line["phase"] == "training" and line["step"] <= step]
-        self.earlier_s = lines[-1]["elapsed_s"] if lines else 0.0
+        if lines:
+            self.earlier_s, self.earlier_cpu_s = lines[-1]["elapsed_s"], lines[-1]["cpu_s"]
         write_atomically(self.folder / PROGRESS_FILE, "".join(json.dumps(line) + "\n" for line in lines))
 
     def _append_progress(self, phase: str, **values: Any) -> None:
         line = {"time": time.time(), "phase": phase, "steps": self.config.steps, **values}
-        line |= {"rss_bytes": rss_bytes(), "elapsed_s": round(self.elapsed_s(), 3)}
+        line |= {"rss_bytes": rss_bytes(), "elapsed_s": round(self.elapsed_s(), 3), "cpu_s": round(self.cpu_s(), 3)}
         with (self.folder / PROGRESS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -203,6 +208,7 @@ class Worker:
             plan=self.plans.plan.as_dict(),
             stepped_down=tuple(self.plans.stepped_down),
             seconds=round(self.elapsed_s(), 3),
+            cpu_seconds=round(self.cpu_s(), 3),
             losses={"train": progress.loss, "heldout": progress.best_loss},
             learned=tuple(row.source_id for row in trainer.train_rows),
         ).write(self.folder)

@@ -35,6 +35,13 @@ class PageQuery(Body):
     after: Id | None = Field(default=None, description="The id of the last row already seen.")
 
 
+class CyclesQuery(Body):
+    """Whose scheduled moments, and how many."""
+
+    profile: Profile | None = None
+    limit: int = Field(default=PAGE, ge=1, le=LARGEST_PAGE, description="The latest so many.")
+
+
 class FeedbackQuery(PageQuery):
     """Which feedback."""
 

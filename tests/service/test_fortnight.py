@@ -26,7 +26,7 @@ WORK_MINUTES = 90
 FULL = 1e9
 
 # What happens from six in the evening of the day before to six in the evening; times are the clock's.
-# at: when somebody sits at the keyboard beside 8:00 to 22:30; chat, battery, hot, busy, off, full, tight: when it is so.
+# at: when somebody sits at the keyboard but for 8:00 to 22:30; chat, battery, hot, busy, off, full, tight: when it is.
 DAYS = [
     ("Tue 02", "an ordinary night", {}, ["03:00 begins", "04:30 done"]),
     ("Wed 03", "nothing new was said the day before", {"news": False}, ["03:00 skipped: nothing new was said"]),
@@ -184,7 +184,7 @@ class Laptop:
             self.worker,  # type: ignore[arg-type]
             work=lambda: self.work,
             sight=self.sight,
-            window=lambda: self.schedule.window(),
+            window=lambda begun: self.schedule.window(begun=begun),
         )
         self.schedule = Nightly(
             self.settings.schedule, self, self.db.cycles, lambda: ["default"], self.shift.judge, lambda: self.clock.now

@@ -338,8 +338,21 @@ def test_window_is_open_from_its_moment_until_it_ends(device):
         ("07:00", True, "late"),
     ):
         device.now = at(f"2026-06-02 {hour}")
-        assert device.daemon(make_up=make_up).window() == wanted
-    assert device.daemon(enabled=False).window() == "shut"
+        assert device.daemon(make_up=make_up).window(begun=True) == wanted
+    assert device.daemon(enabled=False).window(begun=True) == "shut"
+
+
+def test_nothing_is_due_where_no_night_is_owed(device):
+    daemon = device.daemon()
+    daemon.look()
+    device.now = at("2026-06-02 03:00")
+    assert daemon.window(begun=False) == "shut"
+    device.moment = HOT
+    daemon.look()
+    assert daemon.window(begun=False) == "open"
+    device.moment = Moment(())
+    daemon.look()
+    assert daemon.window(begun=False) == "shut"
 
 
 @pytest.mark.parametrize("hours", [-30, -2, 2, 30])

@@ -15,6 +15,7 @@ from service.app import create_app
 from service.client import default_url
 from service.sections import url_of
 from service.settings import Settings, load_settings
+from service.snapshot import SUPERVISED
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +102,7 @@ def test_data_lie_in_the_state_directory_systemd_gives(monkeypatch):
     ("section", "policy", "extra"),
     [
         ("lars", LarsConfig, set()),
-        ("training", TrainConfig, {"threads"}),
+        ("training", TrainConfig, SUPERVISED),
         ("gate", GatePolicy, set()),
         ("curation", CurationPolicy, set()),
     ],

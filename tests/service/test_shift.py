@@ -25,7 +25,7 @@ class Device:
             self.supervisor.worker,
             work=lambda: self.supervisor.work,
             sight=self.sight,
-            window=lambda: self.window,  # type: ignore[arg-type, return-value]
+            window=lambda begun: self.window,  # type: ignore[arg-type, return-value]
         )
         self.supervisor.on_begin = self.shift.look
 

@@ -26,6 +26,11 @@ export function bytes(number) {
   return gib >= 1 ? `${gib.toFixed(2)} GiB` : `${(number / 2 ** 20).toFixed(0)} MiB`;
 }
 
+export function pauses(job) {
+  const held = Object.entries(job.pauses ?? {}).map(([name, { count: times, seconds }]) => `${name} ${times}x, ${Math.round(seconds)} s`);
+  return held.length ? `paused for ${held.join("; ")}` : "";
+}
+
 export function moment(iso) {
   const when = new Date(iso);
   return Number.isNaN(when.getTime()) ? iso : when.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });

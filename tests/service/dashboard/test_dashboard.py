@@ -171,6 +171,25 @@ def test_a_fresh_daemon_says_what_to_do(address, page, daemon) -> None:
 
 
 @pytest.mark.browser
+def test_a_person_sees_why_it_does_not_adapt_and_what_became_of_the_nights(address, page, daemon) -> None:
+    reason = "the processor has 85 °C"
+    daemon.cycles = [
+        {"scheduled": NIGHT, "outcome": "missed", "reason": reason, "job_id": None},
+        {"scheduled": NIGHT, "outcome": "ran", "reason": "4 new examples", "job_id": "j-1"},
+    ]
+    page.goto(address)
+    page.get_by_text(f"Not adapting: {reason}.").click()
+    rows = page.locator("#checks li")
+    assert rows.count() == 3
+    assert "heat" in rows.nth(0).inner_text()
+    assert "against" in rows.nth(0).inner_text()
+    assert "unknown" in rows.nth(1).inner_text()
+    assert page.locator("#nights li").count() == 2
+    assert reason in page.locator("#nights li").nth(0).inner_text()
+    shoot(page, "night")
+
+
+@pytest.mark.browser
 def test_the_real_daemon_learns_at_the_press_of_the_button(page, tmp_path) -> None:
     settings = Settings(data_dir=tmp_path, schedule={"enabled": False})
     with served(api.fake_app(settings, worker_command=(sys.executable, str(STANDIN)))) as address:
@@ -180,8 +199,7 @@ def test_the_real_daemon_learns_at_the_press_of_the_button(page, tmp_path) -> No
             assert page.request.post(f"{address}feedback", data=said).status == 201
         page.click("#adapt:enabled")
         page.wait_for_selector("#job-status:has-text('published')")
-        page.wait_for_selector("#adapters li:first-child .pill:has-text('in use')")
-        assert page.text_content("#adapters li:first-child strong") == "v1"
+        page.wait_for_selector("#adapters li:first-child:has-text('v1') .pill:has-text('in use')")
         assert "fell by" in page.text_content("#verdict-reasons")
         page.click("#rollback:enabled")
         page.wait_for_selector("#adapters li:last-child .pill:has-text('in use')")

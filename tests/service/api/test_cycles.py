@@ -1,0 +1,48 @@
+"""What became of each night, and why it adapts now or not, as a client reads it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from service.db import CycleRecord
+
+NIGHT = datetime(2026, 3, 4, 3, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def nights(daemon):
+    for number, outcome in enumerate(("skipped", "missed", "ran")):
+        moment = NIGHT + timedelta(days=number)
+        job_id = "j-1" if outcome == "ran" else None
+        daemon.db.cycles.record(CycleRecord("default", moment, moment, outcome, f"because of {number}", job_id))
+    daemon.db.cycles.record(CycleRecord("alice", NIGHT, NIGHT, "waiting", "it is hot"))
+
+
+def test_latest_nights_come_first_with_their_reasons(client, nights):
+    found = client.get("/cycles?profile=default").json()["cycles"]
+    assert [(cycle["outcome"], cycle["reason"], cycle["job_id"]) for cycle in found] == [
+        ("ran", "because of 2", "j-1"),
+        ("missed", "because of 1", None),
+        ("skipped", "because of 0", None),
+    ]
+    assert found[0]["scheduled"] == "2026-03-06T03:00:00Z"
+    assert len(client.get("/cycles").json()["cycles"]) == 4
+    assert len(client.get("/cycles?limit=1").json()["cycles"]) == 1
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "profile=No%20one", "colour=red"])
+def test_query_that_cannot_be_is_named(client, query):
+    reply = client.get(f"/cycles?{query}")
+    assert reply.status_code == 422
+    assert query.split("=")[0] in reply.text
+
+
+def test_info_says_why_it_does_not_adapt_and_what_was_looked_at(client):
+    night = client.get("/info").json()["night"]
+    assert night["adapting"] is False
+    assert night["words"].startswith("not adapting: nothing is due at this hour")
+    names = {check["name"]: check["state"] for check in night["checks"]}
+    assert names["window"] == "against"
+    assert {"heat", "battery", "people", "recent requests", "cpu", "load", "memory", "pressure", "disk"} <= set(names)

@@ -12,9 +12,11 @@ import time
 import pytest
 
 from lars_agent.errors import AdapterNotFound, ModelLoading, NothingToLearn
+from lars_agent.example import Message
 from lars_agent.training.job import CANDIDATE
-from service.db import JobNotFound
+from service.db import JobNotFound, NewFeedback
 from service.jobs import MAX_TRIES, JobNotRunning, JobRunning
+from service.settings import Gate
 from service.worker_process import LOG_NAME, PID_NAME, kill_stray
 from tests.service.house import REPOSITORY, House, state_of, until
 
@@ -44,6 +46,10 @@ def at_work(supervisor, job) -> int:
     until(lambda: any(line["step"] > 0 for line in supervisor.progress(job.id)), "a step of the worker")
     assert supervisor.worker_pid is not None
     return supervisor.worker_pid
+
+
+def tell(question: str, answer: str) -> NewFeedback:
+    return NewFeedback(messages=(Message(role="user", content=question),), response="?", correction=answer)
 
 
 def steps(supervisor, job) -> int:
@@ -327,6 +333,30 @@ def test_night_without_news_leaves_no_job(house):
         supervisor.adapt(trigger="schedule")
     assert len(house.db.jobs.list()) == 1
     assert ended(house, supervisor, supervisor.adapt()).status == "succeeded"  # who asks is served
+
+
+def test_night_runs_for_what_is_new_or_deleted_or_set_otherwise_and_says_so(tmp_path):
+    house = House(tmp_path / "data", schedule={"min_new_feedback": 3})
+    ids = house.correct(6)
+    supervisor = house.supervisor()
+
+    def night() -> str | None:
+        return ended(house, supervisor, supervisor.adapt(trigger="schedule")).reason
+
+    assert night() == "6 examples, none of which has been learned"
+    first = house.db.jobs.list()[0].id
+    house.db.feedback.add(tell("And house 7?", "It is 7."))
+    with pytest.raises(NothingToLearn, match=r"1 examples are new since job .*, a night takes 3"):
+        supervisor.adapt(trigger="schedule")
+    house.db.feedback.delete(ids[0])
+    assert night() == f"1 of the examples of job {first} have been deleted"
+    for number in range(8, 11):
+        house.db.feedback.add(tell(f"And house {number}?", f"It is {number}."))
+    assert night().startswith("3 new examples since job")
+    supervisor.use(house.settings.model_copy(update={"gate": Gate(min_reply_gain=0.01)}))
+    assert night().startswith("other settings than those of job")
+    assert supervisor.adapt(trigger="manual").reason == "somebody asked for it"
+    house.close()
 
 
 def test_closed_daemon_leaves_a_checkpoint_and_its_successor_goes_on_from_it(house, go, tmp_path):

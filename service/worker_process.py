@@ -29,6 +29,7 @@ DEFAULT_COMMAND = (sys.executable, "-m", "lars_agent.training.worker")
 LOG_NAME = "worker.log"
 PID_NAME = "worker.json"
 TAIL_BYTES = 4_000
+PARKING_S = 60.0  # to write the checkpoint in, where nobody waits for the daemon's end
 
 _LEASH = str(Path(__file__).with_name("leash.py"))
 
@@ -183,13 +184,13 @@ class WorkerProcess:
             if self._process is None or self._parking or not self._holders:
                 return
             self._parking = True
-            self._ask_to_end()
+            self._ask_to_end(max(PARKING_S, self._grace_s))
 
     def stop(self) -> None:
         """The worker has been asked to checkpoint and end; it is killed if it has not after the grace time."""
         with self._changed:
             self._stopping = True
-            self._ask_to_end()
+            self._ask_to_end(self._grace_s)
             self._changed.notify_all()
 
     def rearm(self) -> None:
@@ -243,8 +244,8 @@ class WorkerProcess:
             self._hung_s = now - self._alive_at
             self._signal(signal.SIGKILL)
 
-    def _ask_to_end(self) -> None:
-        self._kill_at = time.monotonic() + self._grace_s
+    def _ask_to_end(self, grace_s: float) -> None:
+        self._kill_at = time.monotonic() + grace_s
         self._signal(signal.SIGTERM)
         self._signal(signal.SIGCONT)  # a stopped process hears SIGTERM only when it runs again
 

@@ -21,6 +21,7 @@ from lars_agent.lars.state import WEIGHTS_FILE
 from lars_agent.memory.allocator import thrifty_environment
 from lars_agent.models.open import open_model
 from lars_agent.training.job import (
+    ALIVE_FILE,
     CANDIDATE,
     HELDOUT_FILE,
     PROGRESS_FILE,
@@ -112,6 +113,21 @@ def test_a_worker_killed_at_any_moment_goes_on_and_ends_in_the_same_bytes(tmp_pa
     assert run(broken) == 0
     assert sha256_of(broken / CANDIDATE / WEIGHTS_FILE) == sha256_of(whole / CANDIDATE / WEIGHTS_FILE)
     assert [line["step"] for line in read_progress(broken)][:12] == list(range(1, 13))
+
+
+def test_worker_shows_between_steps_too_that_it_gets_on(tmp_path, model_folder):
+    folder = job(tmp_path / "job", model_folder, training=TRAINING | {"steps": 1, "evaluate_every": 1})
+    code = (
+        "import sys; from lars_agent.training import worker; worker.ALIVE_S = 0.0; sys.exit(worker.main(sys.argv[1:]))"
+    )
+    environment = thrifty_environment(os.environ) | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", code, str(folder)], env=environment, check=True)
+    (line, *_) = read_progress(folder)
+    assert line["step"] == 1
+    assert (folder / ALIVE_FILE).stat().st_mtime > line["time"]  # while it was judging
+    result = read_result(folder)
+    assert result is not None
+    assert 0 < line["cpu_s"] <= result.cpu_seconds
 
 
 def test_sigterm_stops_at_a_checkpoint_with_exit_75_and_no_result(tmp_path, model_folder):

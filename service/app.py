@@ -9,10 +9,12 @@ import structlog
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
+from lars_agent.errors import LarsError
 from lars_agent.models.library import ModelLibrary
 from lars_agent.store.adapters import AdapterStore
 from service.api import (
     adapters,
+    cycles,
     errors,
     feedback,
     generate,
@@ -24,17 +26,22 @@ from service.api import (
     operation,
 )
 from service.api.operation import package_version
-from service.daemon import Daemon, DataLock
+from service.daemon import Daemon
 from service.dashboard import routes as dashboard
+from service.data_lock import DataLock
 from service.db import DEFAULT_PROFILE, Database
 from service.engine_process import EndpointOptions, EngineProcess
 from service.housekeeping import Housekeeper
+from service.idle import Sight, Window
 from service.jobs import Supervisor
+from service.lookout import Lookout
 from service.memory_limit import GUARD_ONLY, MemoryLimit
 from service.middleware import GUARDS
 from service.schedule import Nightly
 from service.serving import FindModel, Generator, InstalledModel, OpenEngine, Serving
 from service.settings import Settings
+from service.shift import Shift
+from service.starts import STARTS_NAME, Starts
 from service.worker_process import DEFAULT_COMMAND
 
 log = structlog.get_logger(__name__)
@@ -50,6 +57,7 @@ ROUTERS = (
     interactions.router,
     adapters.router,
     jobs.router,
+    cycles.router,
     operation.router,
     dashboard.router,
 )
@@ -62,11 +70,12 @@ def create_app(
     open_engine: OpenEngine | None = None,
     worker_command: Sequence[str] = DEFAULT_COMMAND,
     memory_limit: MemoryLimit = GUARD_ONLY,
+    look: Callable[[Window], Sight] | None = None,
 ) -> FastAPI:
     """The application; its daemon starts and stops with it.
 
-    `memory_limit` holds the worker to its budget; the other keywords take the place of the real parts. Raises
-    DataInUse, DatabaseTooNew, DatabaseUnusable, ConfigError.
+    `memory_limit` holds the worker to its budget, `look` sees the device; the other keywords take the place of the real
+    parts. Raises DataInUse, DatabaseTooNew, DatabaseUnusable, ConfigError.
     """
     daemon = compose(
         settings,
@@ -74,6 +83,7 @@ def create_app(
         open_engine=open_engine,
         worker_command=worker_command,
         memory_limit=memory_limit,
+        look=look,
     )
     app = FastAPI(
         title="lars-agent",
@@ -101,10 +111,13 @@ def compose(
     open_engine: OpenEngine | None = None,
     worker_command: Sequence[str] = DEFAULT_COMMAND,
     memory_limit: MemoryLimit = GUARD_ONLY,
+    look: Callable[[Window], Sight] | None = None,
 ) -> Daemon:
     """Every part, wired; nothing runs yet."""
     settings.server.require_token()
     lock = DataLock(settings.data_dir)
+    starts = Starts(settings.data_dir / STARTS_NAME)
+    starts.begin()
     try:
         db = Database(settings.database_path)
         store = AdapterStore(settings.adapters_dir)
@@ -113,6 +126,7 @@ def compose(
             find_model or model_finder(settings),
             open_engine or engine_opener(settings),
             keep_alive_s=settings.runtime.keep_alive_s,
+            base_only=starts.safe_mode,
         )
         supervisor = Supervisor(
             settings,
@@ -124,13 +138,28 @@ def compose(
             worker_command=worker_command,
             memory_limit=memory_limit,
         )
-        profiles = profile_lister(db)
-        schedule = Nightly(settings.schedule, supervisor, db.cycles, profiles)
+        lookout = Lookout(
+            settings.data_dir,
+            own=lambda: [pid for pid in (serving.endpoint_pid, supervisor.worker_pid) if pid is not None],
+            quiet_s=supervisor.quiet_s,
+            worker_threads=supervisor.running_threads,
+        )
+        shift = Shift(
+            settings,
+            supervisor.worker,
+            work=lambda: supervisor.work,
+            sight=look or lookout,
+            window=lambda begun: schedule.window(begun=begun),
+        )
+        supervisor.on_begin = shift.look
+        schedule = Nightly(settings.schedule, supervisor, db.cycles, profile_lister(db), shift.judge)
         housekeeper = Housekeeper(settings, db, store, serving.pointer)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, LarsError):
+            starts.refused()
         lock.release()
         raise
-    return Daemon(settings, lock, db, store, serving, supervisor, schedule, housekeeper)
+    return Daemon(settings, lock, db, store, serving, supervisor, schedule, shift, starts, housekeeper)
 
 
 def model_finder(settings: Settings) -> FindModel:

@@ -20,7 +20,7 @@ from rich.table import Table
 from lars_agent.errors import LarsError
 from service.client import ApiError, Client
 from service.commands import bench, doctor, model
-from service.settings import load_settings
+from service.settings import Settings, load_settings
 
 app = typer.Typer(help="A local language model that learns from you.", no_args_is_help=True, add_completion=False)
 app.add_typer(model.app, name="model")
@@ -45,10 +45,14 @@ def serve(
     overrides: dict[str, Any] = {"server": server} if server else {}
     if data_dir is not None:
         overrides["data_dir"] = data_dir
-    settings = load_settings(config, overrides)
+
+    def load() -> Settings:
+        return load_settings(config, overrides)
+
+    settings = load()
     from service.server import run  # torch comes with it
 
-    run(settings, OUT.print)
+    run(settings, OUT.print, load)
 
 
 @app.command()
@@ -64,9 +68,29 @@ def status(url: Url = None, as_json: Json = False) -> None:
         f"feedback  {feedback['total']} ({feedback['corrections']} corrections)",
         f"next run  {schedule['next_run'] if schedule['enabled'] else 'only when asked'}",
         f"job       {info['job'] or 'none'}",
+        f"now       {info['night']['words']}",
+        *(f"unknown   {name}" for name in _unknown(info["night"])),
         *(f"problem   {words}" for words in info["problems"]),
+        *(f"notice    {words}" for words in info["notices"]),
     ]
     OUT.print("\n".join(lines), markup=False, soft_wrap=True)
+    return None
+
+
+def _unknown(night: dict[str, Any]) -> list[str]:
+    """One line of what this device cannot tell, if there is such a thing."""
+    names = [check["name"] for check in night["checks"] if check["state"] == "unknown"]
+    return [f"{', '.join(names)} (this device does not tell; taken as no hindrance)"] if names else []
+
+
+@app.command()
+def nights(profile: Profile = "default", limit: int = 14, url: Url = None, as_json: Json = False) -> None:
+    """What became of the latest nights, and why."""
+    found = Client(url).get(f"/cycles?profile={profile}&limit={limit}")["cycles"]
+    if as_json:
+        return _print_json(found)
+    rows = [(cycle["scheduled"], cycle["outcome"], cycle["reason"], cycle["job_id"] or "") for cycle in found]
+    OUT.print(_table(("scheduled", "outcome", "why", "job"), rows) if rows else "no night has come yet")
     return None
 
 

@@ -2,55 +2,34 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
+import threading
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
+from datetime import datetime
 
-from lars_agent.errors import LarsError
-from lars_agent.files import make_folder
 from lars_agent.store.adapters import AdapterStore
-from service.db import Database
+from service.closing import WORKER_S
+from service.data_lock import DataLock
+from service.db import Database, JobRecord, JobTrigger
 from service.housekeeping import Housekeeper
 from service.jobs import Supervisor
+from service.problem import Problem
 from service.schedule import Nightly
 from service.serving import Serving
 from service.settings import Settings
+from service.shift import Shift
+from service.starts import Starts
 
-LOCK_NAME = "daemon.lock"
-
-
-class DataInUse(LarsError):
-    """Another daemon works with this data folder."""
-
-
-class DataLock:
-    """Held by the one daemon that works with a data folder. The kernel releases it when the process ends, however."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = (make_folder(folder) / LOCK_NAME).open("a+")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._file.seek(0)
-            holder = self._file.read().strip() or "unknown"
-            self._file.close()
-            raise DataInUse(
-                f"another daemon (process {holder}) works with {folder}; stop it, or set data_dir"
-            ) from error
-        self._file.truncate(0)
-        self._file.write(f"{os.getpid()}\n")
-        self._file.flush()
-
-    def release(self) -> None:
-        """Another daemon may work with the folder."""
-        self._file.close()
+HEALTHY_S = 30.0  # that the daemon and its model have to be up for a start to have gone well
 
 
 @dataclass
 class Daemon:
-    """What request handlers reach through `app.state.daemon`; composed by `service.app.compose`."""
+    """What request handlers reach through `app.state.daemon`; composed by `service.app.compose`.
+
+    `settings` are those that hold now; `notices` says what came of reading them again. After too many failed `starts`
+    it serves the base model alone: no job is run on, none begins, and no night comes.
+    """
 
     settings: Settings
     lock: DataLock
@@ -59,28 +38,81 @@ class Daemon:
     serving: Serving
     supervisor: Supervisor
     schedule: Nightly
+    shift: Shift
+    starts: Starts
     housekeeper: Housekeeper
+    notices: list[str] = field(default_factory=list)
     _started: float = field(default_factory=time.monotonic)
+    _closing_since: float | None = None
+    _healthy: threading.Timer | None = None
 
     def start(self) -> None:
         """The model is being loaded; jobs are recovered and nights come as soon as it replies."""
         self.serving.start(on_busy=self.supervisor.yield_to_requests, when_ready=self._begin_work)
 
+    def begin_closing(self) -> None:
+        """The worker has been asked to end, while requests are still answered; `close` comes next."""
+        self._closing_since = time.monotonic()
+        self.supervisor.begin_closing()
+
     def close(self) -> None:
         """Nothing runs any more; a job that did has a checkpoint and is run on at the next start."""
+        since = self._closing_since or time.monotonic()
+        if self._healthy is not None:
+            self._healthy.cancel()
         self.serving.halt()
         self.schedule.close()
         self.housekeeper.close()
-        self.supervisor.close()
+        self.shift.close()
+        self.supervisor.close(timeout_s=max(0.5, since + WORKER_S - time.monotonic()))
         self.serving.close()
         self.db.close()
+        self.starts.went_well()
         self.lock.release()
+
+    def use(self, settings: Settings) -> None:
+        """The next job, night and reply go by `settings`. Raises ConfigError, and nothing has changed."""
+        self.schedule.use(settings)  # the one that may refuse comes first
+        self.supervisor.use(settings)
+        self.shift.use(settings)
+        self.housekeeper.use(settings)
+        self.serving.use(settings)
+        self.settings = settings
+
+    def adapt(self, profile: str, trigger: JobTrigger) -> JobRecord:
+        """A job that has begun. Raises SafeMode, and as `Supervisor.adapt` does."""
+        self.starts.require_normal()
+        return self.supervisor.adapt(profile, trigger)
+
+    def next_night(self) -> datetime | None:
+        """When the next night comes; None if none does."""
+        return None if self.starts.safe_mode else self.schedule.next_run()
+
+    def problems(self) -> list[Problem]:
+        """What is wrong, although it serves."""
+        safe_mode = [Problem("safe_mode", self.starts.words)] if self.starts.safe_mode else []
+        return [*safe_mode, *self.serving.problems]
+
+    def status(self) -> str:
+        """What it is at, in a few words."""
+        if self.serving.installed is None:
+            return "loading the model"
+        if self.starts.safe_mode:
+            return "safe mode: the last starts failed, only the base model is served"
+        work = self.supervisor.work
+        return "ready" if work is None else f"ready; adapting {work.profile}"
 
     def uptime_s(self) -> float:
         """Seconds since the daemon was composed."""
         return time.monotonic() - self._started
 
     def _begin_work(self) -> None:
+        self._healthy = threading.Timer(HEALTHY_S, self.starts.went_well)
+        self._healthy.daemon = True
+        self._healthy.start()
+        if self.starts.safe_mode:
+            return
         self.supervisor.recover()
+        self.shift.start()
         self.schedule.start()
         self.housekeeper.start()

@@ -22,7 +22,7 @@ from lars_agent.runtime.wire import Wire, error_from, generation_from, piece_fro
 
 DEFAULT_COMMAND = (sys.executable, "-P", "-m", "lars_agent.runtime.endpoint")
 GONE = "the process that generates has ended; the daemon's log says more, and the next request starts it again"
-GRACE_S = 5.0
+GRACE_S = 1.0  # to end, or to say that nothing is generated any more: it holds nothing that could be lost
 
 
 @dataclass(frozen=True)
@@ -131,10 +131,10 @@ class EngineProcess:
         return self._serving.get(profile)
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """See `Engine.close`; the process has ended."""
+        """See `Engine.close`; the process has ended, and was killed if it would not."""
         if not self._gone:
-            with contextlib.suppress(GenerationError):  # it ended before it could say so
-                self._call({"do": "close", "timeout_s": timeout_s})
+            with contextlib.suppress(GenerationError, queue.Empty):  # it ended before it could say so, or hangs
+                self._call({"do": "close", "timeout_s": timeout_s}, within_s=2 * timeout_s + GRACE_S)
         self._wire.close()
         try:
             self._process.wait(GRACE_S)
@@ -143,17 +143,19 @@ class EngineProcess:
             self._process.wait()
         self._thread.join()
 
-    def _call(self, line: dict[str, Any]) -> Any:
-        return self._ask(next(self._numbers), _Call(), line)["value"]
+    def _call(self, line: dict[str, Any], within_s: float | None = None) -> Any:
+        return self._ask(next(self._numbers), _Call(), line, within_s)["value"]
 
-    def _ask(self, number: int, waiting: RemoteTicket | _Call, line: dict[str, Any]) -> dict[str, Any]:
-        """The first answer to `line`. Raises the error that is the answer, or GenerationError."""
+    def _ask(
+        self, number: int, waiting: RemoteTicket | _Call, line: dict[str, Any], within_s: float | None = None
+    ) -> dict[str, Any]:
+        """The first answer to `line`. Raises the error that is the answer, GenerationError, or queue.Empty."""
         with self._lock:
             if self._gone:
                 raise GenerationError(GONE)
             self._waiting[number] = waiting
         self._tell({"id": number, **line})
-        answer = waiting.answers.get()
+        answer = waiting.answers.get(timeout=within_s)
         if "error" in answer:
             raise error_from(answer["error"])
         return answer

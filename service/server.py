@@ -1,34 +1,100 @@
-"""The daemon as a process: the base model fetched, uvicorn on its address."""
+"""The daemon as a process: the base model fetched, uvicorn on its address, and what signals and systemd want of it.
+
+SIGTERM and SIGINT end it within ten seconds, see `service.closing`. SIGHUP has the settings read again, unless it comes
+because the terminal that it runs in was closed.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+import sys
+import threading
 from collections.abc import Callable
 
 import uvicorn
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 
 from lars_agent.errors import LarsError
 from lars_agent.models.library import ModelLibrary
 from service.app import create_app
+from service.closing import CUT_S, DRAIN_S
+from service.daemon import Daemon
 from service.memory_limit import memory_limit
+from service.notify import Systemd
+from service.pulse import Pulse
+from service.reload import reload
 from service.sections import url_of
 from service.settings import Settings
 
-DRAIN_S = 10
-
 
 class Server(uvicorn.Server):
-    """A server that says where it can be reached once it can be."""
+    """A server that says where it can be reached once it can be, and has its daemon end well.
 
-    def __init__(self, config: uvicorn.Config, tell: Callable[[str], None]) -> None:
+    `load` reads the settings again.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, daemon: Daemon, tell: Callable[[str], None], load: Callable[[], Settings]
+    ) -> None:
         super().__init__(config)
-        self._tell = tell
+        self._daemon, self._tell, self._load = daemon, tell, load
+        self._systemd = Systemd.met(os.environ)
+        self._pulse = Pulse(self._systemd, daemon.status)
+        self._in_terminal = _is_terminal()
+        self._reloading = asyncio.Lock()
+        self._reloads: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        """Listens, then tells the address."""
+        """Listens, then tells the address, and systemd that it is ready."""
         await super().startup(sockets)  # type: ignore[arg-type]
         if self.started:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
+            self._systemd.tell("READY=1")
+            self._pulse.start()
             port = self.servers[0].sockets[0].getsockname()[1]
             self._tell(f"dashboard: {url_of(self.config.host, port)}/")
+
+    async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        """The worker is asked to end while requests are drained; then everything is closed."""
+        self._pulse.stop()
+        self._systemd.tell("STOPPING=1", "STATUS=closing")
+        _begin_after(0.0, self._daemon.begin_closing)
+        late = _begin_after(DRAIN_S, self._daemon.serving.cancel)
+        await super().shutdown(sockets)  # type: ignore[arg-type]
+        late.cancel()
+
+    def _hang_up(self) -> None:
+        if self._in_terminal and not _is_terminal():
+            self.should_exit = True
+            return
+        task = asyncio.create_task(self._reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload(self) -> None:
+        async with self._reloading:
+            self._systemd.tell_reloading()
+            await run_in_threadpool(reload, self._daemon, self._load)
+            self._systemd.tell("READY=1")
+
+
+def _begin_after(delay_s: float, action: Callable[[], None]) -> threading.Timer:
+    """A thread that does `action`, in which it may wait for a lock while the event loop goes on."""
+    timer = threading.Timer(delay_s, action)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def _is_terminal() -> bool:
+    """Whether a person's terminal is there; one that was closed is none any more."""
+    try:
+        return sys.stdin.isatty()
+    except (AttributeError, ValueError):  # started without one
+        return False
 
 
 def fetch_model(settings: Settings, tell: Callable[[str], None]) -> None:
@@ -42,17 +108,24 @@ def fetch_model(settings: Settings, tell: Callable[[str], None]) -> None:
         tell(f"the base model is not there yet: {error}")
 
 
-def run(settings: Settings, tell: Callable[[str], None]) -> None:
-    """Serves until SIGTERM or SIGINT. Raises LarsError for what keeps it from starting."""
+def run(settings: Settings, tell: Callable[[str], None], load: Callable[[], Settings]) -> None:
+    """Serves until SIGTERM or SIGINT; at SIGHUP `load` reads the settings again.
+
+    Raises LarsError for what keeps it from starting.
+    """
     settings.server.require_token()
     fetch_model(settings, tell)
-    app = create_app(settings, memory_limit=memory_limit())
+    serve(create_app(settings, memory_limit=memory_limit()), settings, tell, load)
+
+
+def serve(app: FastAPI, settings: Settings, tell: Callable[[str], None], load: Callable[[], Settings]) -> None:
+    """`app` has been served until SIGTERM or SIGINT, see `run`."""
     config = uvicorn.Config(
         app,
         host=settings.server.host,
         port=settings.server.port,
         access_log=False,
         log_level="warning",
-        timeout_graceful_shutdown=DRAIN_S,
+        timeout_graceful_shutdown=CUT_S,
     )
-    Server(config, tell).run()
+    Server(config, app.state.daemon, tell, load).run()

@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
@@ -16,11 +17,16 @@ from lars_agent.runtime.request import GenerationRequest, Ticket
 from lars_agent.store.adapters import AdapterStore
 from service.nap import Nap
 from service.parts import BaseModel
+from service.problem import Alarm, Problem
+from service.settings import Settings
+from service.starts import SafeMode
 
 log = structlog.get_logger(__name__)
 
 RETRY_S = 60.0  # after a model could not be loaded: the network may come back
-HALT_S = 5.0
+HALT_S = 1.0
+CLOSE_S = 0.5  # for replies that were cancelled to end
+BASE_ONLY = "only the base model is served until lars-agent is restarted; GET /info says why"
 
 
 class InstalledModel(BaseModel, Protocol):
@@ -78,6 +84,7 @@ class Serving:
 
     Until both have come through every request is answered with ModelLoading. Where they fail they are tried again
     every `retry_s`, and `loading_error` says why; `problems` says what was wrong with an adapter at the start.
+    With `base_only` no adapter is loaded: the base model serves all, and what asks for one is refused with SafeMode.
     After `keep_alive_s` without a request (0: never) the engine is closed, and opened again for the next one; so is one
     that has ended by itself. `pointer` is held while a profile is moved to another version.
     """
@@ -89,6 +96,7 @@ class Serving:
         open_engine: OpenEngine,
         retry_s: float = RETRY_S,
         keep_alive_s: float = 0.0,
+        base_only: bool = False,
     ) -> None:
         self._store, self._find_model, self._open_engine, self._retry_s = store, find_model, open_engine, retry_s
         self._closing = threading.Event()
@@ -97,6 +105,7 @@ class Serving:
         self._engine: Generator | None = None
         self._changing = threading.RLock()  # held by whoever opens the engine or closes it
         self._users = 0  # of the engine, just now
+        self._base_only = base_only
         self._keep_alive_s = keep_alive_s or math.inf
         self._nap = Nap(self._keep_alive_s, self._sleep)
         self._tickets: list[Ticket] = []  # those whose replies may be unfinished
@@ -104,7 +113,11 @@ class Serving:
         self._served: dict[str, int | None] = {}  # by the engine that is closed for now
         self.installed: InstalledModel | None = None
         self.loading_error: str | None = None
-        self.problems: list[str] = []
+        self.problems: list[Problem] = []
+
+    def use(self, settings: Settings) -> None:
+        """After the next reply the model stays for as long as `settings` say."""
+        self._keep_alive_s = settings.runtime.keep_alive_s or math.inf
 
     def start(self, on_busy: Callable[[bool], None], when_ready: Callable[[], None]) -> None:
         """The model is being loaded, in a thread of its own; `when_ready` is called there once it replies."""
@@ -119,19 +132,29 @@ class Serving:
             self._loader.join(HALT_S)
 
     def close(self) -> None:
-        """Nothing is generated any more."""
+        """Nothing is generated any more; replies that are not whole are cancelled."""
         self.halt()
         self._nap.close()
-        with self._changing:
-            engine, self._engine = self._engine, None
+        self.cancel()
+        if not self._changing.acquire(timeout=HALT_S):
+            return  # just being opened; that process ends with this one
+        engine, self._engine = self._engine, None
+        self._changing.release()
         if engine is not None:
-            engine.close()
+            engine.close(CLOSE_S)
+
+    def cancel(self) -> None:
+        """The replies that are being made end as they are."""
+        for ticket in self._tickets:
+            ticket.cancel()
 
     def submit(self, request: GenerationRequest, keep_alive_s: float | None = None) -> Ticket:
         """A reply that is being made, after which the model stays for `keep_alive_s`: None as ever, infinity for good.
 
-        Raises ModelLoading, and what the engine raises.
+        Raises ModelLoading, SafeMode, and what the engine raises.
         """
+        if self._base_only:
+            request = self._on_base(request)
         with self.engine() as engine:
             ticket = engine.submit(request)
         with self._changing:
@@ -150,11 +173,13 @@ class Serving:
 
     def prepare(self, profile: str, version: int) -> None:
         """`version` is loaded and checked, and a swap to it will be at once. Raises as `swap` does."""
+        self._require_adapters()
         with self.engine() as engine:
             engine.prepare(profile, version)
 
     def swap(self, profile: str) -> int | None:
-        """The store's active version serves the profile. Raises ModelLoading, and what the engine raises."""
+        """The store's active version serves the profile. Raises ModelLoading, SafeMode, and what the engine raises."""
+        self._require_adapters()
         with self.engine() as engine:
             return engine.swap(profile)
 
@@ -183,14 +208,16 @@ class Serving:
         return self.installed is not None and self._engine is None
 
     def activate(self, profile: str, version: int | None) -> int | None:
-        """`version` serves the profile. Raises what verifying and loading it raises; the incumbent then still does."""
+        """`version` serves the profile. Raises SafeMode, and what loading it raises; the incumbent then still does."""
         self.require_model()
+        self._require_adapters()
         with self.pointer, self.engine() as engine:
             return self._put_in_use(engine, profile, version)
 
     def rollback(self, profile: str) -> int | None:
         """The parent of the version in use serves the profile. Raises as `activate` does."""
         self.require_model()
+        self._require_adapters()
         with self.pointer, self.engine() as engine:
             return self._put_in_use(engine, profile, self._store.parent(profile))
 
@@ -212,6 +239,22 @@ class Serving:
         if self.installed is None:
             raise self._not_yet()
         return self.installed
+
+    def _require_adapters(self) -> None:
+        if self._base_only:
+            raise SafeMode(BASE_ONLY)
+
+    def _on_base(self, request: GenerationRequest) -> GenerationRequest:
+        """The request, for the base model; one for a version that it names is refused."""
+        if isinstance(request.version, int):
+            self._require_adapters()
+        return replace(request, version=None)
+
+    def _note(self, alarm: Alarm, words: str) -> None:
+        """It is among the problems, once however often the engine is opened."""
+        problem = Problem(alarm, words)
+        if problem not in self.problems:
+            self.problems.append(problem)
 
     @contextlib.contextmanager
     def engine(self) -> Iterator[Generator]:
@@ -296,7 +339,7 @@ class Serving:
         try:
             when_ready()
         except Exception as error:
-            self.problems.append(f"nothing is learned until the daemon is started again: {error}")
+            self._note("not_learning", f"nothing is learned until the daemon is started again: {error}")
             log.exception("work_not_begun")
 
     def _open(self) -> None:
@@ -326,6 +369,9 @@ class Serving:
         Damage moves the pointer. A version for another base model, or of a newer lars-agent, keeps it: it is sound, and
         serves again when that model, or that lars-agent, is back.
         """
+        if self._base_only:
+            engine.serve_base(profile)
+            return
         while True:
             try:
                 engine.swap(profile)
@@ -333,13 +379,13 @@ class Serving:
             except AdapterIncompatible as error:
                 engine.serve_base(profile)
                 words = f"{error}; until then {profile} uses the base model"
-                self.problems.append(words)
+                self._note("adapter_set_aside", words)
                 log.warning("adapter_set_aside", profile=profile, words=words)
                 return
             except AdapterError as error:
                 fallback = self._step_back(profile, base_sha256)
                 words = f"{error}; {profile} now uses {'the base model' if fallback is None else f'v{fallback}'}"
-                self.problems.append(words)
+                self._note("adapter_fallback", words)
                 log.warning("adapter_fallback", profile=profile, words=words)
 
     def _step_back(self, profile: str, base_sha256: str) -> int | None:

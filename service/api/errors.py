@@ -16,6 +16,7 @@ from starlette.responses import Response
 from lars_agent import errors
 from service.db import DatabaseBusy, DatabaseError, IdempotencyConflict, RecordNotFound
 from service.jobs import JobNotRunning, JobRunning
+from service.starts import SafeMode
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +47,7 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
     (IdempotencyConflict, 409),
     (JobRunning, 409),
     (JobNotRunning, 409),
+    (SafeMode, 409),
     (errors.AdapterError, 409),  # damaged, or made for another base model: it cannot serve
     (errors.TrainingError, 409),
     (errors.ModelLoading, 503),

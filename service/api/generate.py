@@ -15,7 +15,7 @@ from service.api.dependencies import DaemonDep
 from service.api.errors import UNEXPECTED, ascii_json, documented, error_body, status_of
 from service.api.fields import version_label
 from service.api.parameters import GenerateRequest, StreamRequest
-from service.api.replying import Exchange
+from service.api.replying import Exchange, event_stream
 from service.api.schemas import GenerateReply, GenerationDetails, StreamEvent, StreamToken
 from service.daemon import Daemon
 
@@ -40,7 +40,7 @@ async def generate(body: GenerateRequest, request: Request, daemon: DaemonDep) -
 @router.post("/generate_stream", response_model=StreamEvent, responses=STREAM | documented(404, 409, 503, 504, 507))
 async def generate_stream(body: StreamRequest, daemon: DaemonDep) -> EventSourceResponse:
     """The reply in pieces as they are made; the last event carries the whole text, its id and the details."""
-    return EventSourceResponse(_events(await _begin(daemon, body)))
+    return event_stream(_events(await _begin(daemon, body)))
 
 
 async def _begin(daemon: Daemon, body: GenerateRequest) -> Exchange:

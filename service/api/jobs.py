@@ -42,7 +42,7 @@ def adapt(
     if query.dry_run:
         plan = JobPlan.model_validate({"profile": asked.profile, **daemon.supervisor.plan(asked.profile)})
         return Response(plan.model_dump_json(), media_type="application/json")
-    return JobBody.of(daemon.supervisor.adapt(asked.profile, asked.trigger))
+    return JobBody.of(daemon.adapt(asked.profile, asked.trigger))
 
 
 @router.get("")

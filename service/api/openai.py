@@ -8,7 +8,6 @@ from typing import Any
 
 import structlog
 from fastapi import APIRouter, Request
-from sse_starlette import EventSourceResponse
 
 from lars_agent.errors import LarsError
 from lars_agent.runtime.request import Generation, Piece
@@ -25,7 +24,7 @@ from service.api.openai_schemas import (
     completion_logprobs,
     usage,
 )
-from service.api.replying import Exchange
+from service.api.replying import Exchange, event_stream
 from service.daemon import Daemon
 
 log = structlog.get_logger(__name__)
@@ -47,9 +46,7 @@ async def chat(body: ChatRequest, request: Request, daemon: DaemonDep) -> Any:
     exchange = await _begin(daemon, body)
     envelope = _envelope(exchange, "chat.completion")
     if body.stream:
-        return EventSourceResponse(
-            _chunks(exchange, body, envelope | {"object": "chat.completion.chunk"}, _ChatChunks())
-        )
+        return event_stream(_chunks(exchange, body, envelope | {"object": "chat.completion.chunk"}, _ChatChunks()))
     generation = await exchange.finished(request)
     message = {"role": "assistant", "content": generation.text, "refusal": None}
     told = chat_logprobs(generation.logprobs) if body.logprobs else None
@@ -62,7 +59,7 @@ async def complete(body: CompletionRequest, request: Request, daemon: DaemonDep)
     exchange = await _begin(daemon, body)
     envelope = _envelope(exchange, "text_completion")
     if body.stream:
-        return EventSourceResponse(_chunks(exchange, body, envelope, _TextChunks()))
+        return event_stream(_chunks(exchange, body, envelope, _TextChunks()))
     generation = await exchange.finished(request)
     told = None if body.logprobs is None else completion_logprobs(generation.logprobs, 0)
     return _whole(envelope, generation, {"index": 0, "text": generation.text, "logprobs": told})

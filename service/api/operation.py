@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import APIRouter
@@ -11,25 +12,36 @@ from lars_agent.memory.measure import peak_rss_bytes, rss_bytes
 from service.api.dependencies import DaemonDep
 from service.api.errors import documented
 from service.api.fields import version_label
-from service.api.schemas import FeedbackCounts, Health, Info, MemoryInfo, ModelInfo, ScheduleInfo
+from service.api.schemas import (
+    CheckInfo,
+    FeedbackCounts,
+    Health,
+    Info,
+    MemoryInfo,
+    ModelInfo,
+    NightInfo,
+    Ready,
+    ScheduleInfo,
+)
 from service.daemon import Daemon
 
 router = APIRouter(tags=["operation"])
 
 
-@router.get("/health", responses=documented(503))
+@router.get("/health", response_model_exclude_none=True, responses=documented(503))
 async def health(daemon: DaemonDep) -> Health:
-    """It replies; 503 while the model loads. Needs no token, and waits for nothing."""
+    """It replies; 503 while the model loads. Needs no token, and waits for nothing. GET /info says what is wrong."""
     daemon.serving.require_model()
-    return Health()
+    alarms = sorted({problem.alarm for problem in daemon.problems()})
+    return Health(status="degraded", alarms=alarms) if alarms else Health()
 
 
 @router.get("/ready", responses=documented(503))
-def ready(daemon: DaemonDep) -> Health:
+def ready(daemon: DaemonDep) -> Ready:
     """It replies, and its database answers. Needs no token."""
     daemon.serving.require_model()
     daemon.db.interactions.count()
-    return Health()
+    return Ready()
 
 
 @router.get("/info")
@@ -42,15 +54,23 @@ def info(daemon: DaemonDep) -> Info:
         model=_model(daemon),
         loading_error=daemon.serving.loading_error,
         serving={name: version_label(number) for name, number in daemon.serving.serving().items()},
-        problems=list(daemon.serving.problems),
+        problems=[problem.words for problem in daemon.problems()],
+        notices=list(daemon.notices),
         feedback=FeedbackCounts(**daemon.db.feedback.counts()),
         interactions=daemon.db.interactions.count(),
         memory=_memory(daemon),
         job=daemon.supervisor.current,
         schedule=ScheduleInfo(
-            enabled=settings.schedule.enabled, cron=settings.schedule.cron, next_run=daemon.schedule.next_run()
+            enabled=settings.schedule.enabled, cron=settings.schedule.cron, next_run=daemon.next_night()
         ),
+        night=_night(daemon),
     )
+
+
+def _night(daemon: Daemon) -> NightInfo:
+    shift, worker = daemon.shift, daemon.supervisor.worker
+    checks = [CheckInfo(**asdict(check)) for check in shift.moment.checks]
+    return NightInfo(adapting=worker.pid is not None and not worker.holders, words=shift.words, checks=checks)
 
 
 def _model(daemon: Daemon) -> ModelInfo | None:

@@ -10,9 +10,11 @@ from typing import Any
 
 from anyio.to_thread import run_sync
 from fastapi import Request
+from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
 from lars_agent.runtime.request import Generation, GenerationRequest, Piece, Ticket
+from service.closing import CUT_S
 from service.daemon import Daemon
 from service.db.interactions import new_interaction_id
 
@@ -80,6 +82,11 @@ class Exchange:
             seed=generation.seed,
             interaction_id=self.interaction_id,
         )
+
+
+def event_stream(events: AsyncIterator[dict[str, str]]) -> EventSourceResponse:
+    """The events of a reply, which are drained as other replies are when the daemon is closed."""
+    return EventSourceResponse(events, shutdown_grace_period=CUT_S)
 
 
 def _next(pieces: Iterator[Piece]) -> Piece | None:

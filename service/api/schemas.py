@@ -12,8 +12,18 @@ from lars_agent.example import Message
 from lars_agent.store.manifest import AdapterManifest
 from service.api.errors import InvalidField
 from service.api.fields import Body, Id, Messages, Profile, Rating, SpokenText, Tag, Text, to_messages, version_label
-from service.db import DEFAULT_PROFILE, FeedbackRecord, InteractionRecord, JobRecord, JobStatus, JobTrigger, NewFeedback
+from service.db import (
+    DEFAULT_PROFILE,
+    CycleOutcome,
+    FeedbackRecord,
+    InteractionRecord,
+    JobRecord,
+    JobStatus,
+    JobTrigger,
+    NewFeedback,
+)
 from service.memory_limit import LimitKind
+from service.problem import Alarm
 
 VersionLabel = Annotated[str, Field(description='"v3", or "base" for the model without adapter.', examples=["v3"])]
 
@@ -243,6 +253,13 @@ class JobRequest(Body):
     trigger: Literal["manual", "cli"] = "manual"
 
 
+class PauseBody(Reply):
+    """How often somebody held a worker back, and for how long all together."""
+
+    count: int
+    seconds: float
+
+
 class JobBody(Reply):
     """One personalization cycle."""
 
@@ -261,12 +278,34 @@ class JobBody(Reply):
     version: VersionLabel | None = Field(description="The adapter it published; null if none.")
     budget_bytes: int | None
     peak_bytes: int | None
+    reason: str | None = Field(description="In words: why there is such a job.")
+    pauses: dict[str, PauseBody] | None = Field(description="Who held its worker back: how often, how long.")
 
     @classmethod
     def of(cls, record: JobRecord) -> Self:
         """The body of `record`."""
         label = None if record.version is None else version_label(record.version)
         return cls.model_validate({**vars(record), "version": label})
+
+
+class CycleBody(Reply):
+    """What became of one scheduled moment."""
+
+    profile: str
+    scheduled: datetime
+    decided: datetime = Field(description="When that was known.")
+    outcome: CycleOutcome = Field(
+        description="`waiting` for a good moment; `missed`: its window has passed, and it is made up, if at all, when "
+        "the device has been left alone; `skipped`: there was nothing to learn; `ran` as the job `job_id`."
+    )
+    reason: str = Field(description="In words: why it ran, or why not.")
+    job_id: str | None
+
+
+class CyclePage(Reply):
+    """What became of the latest scheduled moments, newest first."""
+
+    cycles: list[CycleBody]
 
 
 class PlanBody(Reply):
@@ -306,7 +345,14 @@ class JobProgress(Reply):
 
 
 class Health(Reply):
-    """The daemon answers."""
+    """The daemon replies; `degraded` where something is wrong all the same."""
+
+    status: Literal["ok", "degraded"] = "ok"
+    alarms: list[Alarm] | None = Field(default=None, description="What is wrong, where it is degraded.")
+
+
+class Ready(Reply):
+    """The daemon replies, and remembers it."""
 
     status: Literal["ok"] = "ok"
 
@@ -342,6 +388,22 @@ class ScheduleInfo(Reply):
     next_run: datetime | None
 
 
+class CheckInfo(Reply):
+    """One thing that the device was asked, and what it says about the moment."""
+
+    name: str
+    state: Literal["fine", "against", "unknown"]
+    words: str
+
+
+class NightInfo(Reply):
+    """Whether it adapts just now, and why or why not."""
+
+    adapting: bool = Field(description="Whether a worker is training this moment.")
+    words: str = Field(description="Why, or why not, in one line.")
+    checks: list[CheckInfo] = Field(description="All that was looked at.")
+
+
 class FeedbackCounts(Reply):
     """How much feedback there is."""
 
@@ -360,8 +422,10 @@ class Info(Reply):
     loading_error: str | None = Field(description="Why the model cannot be loaded, if so.")
     serving: dict[str, VersionLabel] = Field(description="The version that replies, by profile.")
     problems: list[str] = Field(description="What was wrong at the start, and what was done about it.")
+    notices: list[str] = Field(description="What came of reading the settings again, where it did not all take effect.")
     feedback: FeedbackCounts
     interactions: int
     memory: MemoryInfo
     job: str | None = Field(description="The job that runs or is paused.")
     schedule: ScheduleInfo
+    night: NightInfo

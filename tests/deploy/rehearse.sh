@@ -57,6 +57,13 @@ ask / >/dev/null
 ask /generate -d '{"inputs": "What is my dog called?", "parameters": {"max_new_tokens": 12}}'
 inside systemd-analyze security lars-agent | tail -n 1
 
+step "its settings, read again while it runs"
+inside sed -i 's/^#cron = .*/cron = "0 4 * * *"/' /etc/lars-agent/config.toml
+inside systemctl reload lars-agent
+for _ in $(seq 20); do ask /info | grep -q '"0 4 \* \* \*"' && break; sleep 1; done
+ask /info | grep -q '"0 4 \* \* \*"'
+inside systemctl show lars-agent --property StatusText,WatchdogUSec,NRestarts
+
 step "an adaptation, under the unit's restrictions"
 inside sed -i 's/^#steps = .*/steps = 2/; s/^#evaluate_every = .*/evaluate_every = 2/' /etc/lars-agent/config.toml
 inside systemctl restart lars-agent && answers

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from service.closing import CUT_S, DRAIN_S, WORKER_S
 from service.defaults import default_config
 from service.settings import Settings
 
@@ -50,6 +51,13 @@ def test_systemd_knows_every_line_of_the_unit(tmp_path) -> None:
     unit.write_text(UNIT.read_text().replace("/opt/lars-agent/venv/bin/lars-agent", "/bin/true"))
     done = run("systemd-analyze", "verify", "--recursive-errors=no", str(unit))
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_unit_gives_the_daemon_longer_to_end_than_it_takes() -> None:
+    lines = UNIT.read_text().splitlines()
+    assert {"Type=notify", "NotifyAccess=main", "WatchdogSec=60", "ExecReload=/bin/kill -HUP $MAINPID"} <= set(lines)
+    stop_s = next(int(line.split("=")[1]) for line in lines if line.startswith("TimeoutStopSec="))
+    assert stop_s > 2 * max(DRAIN_S, CUT_S, WORKER_S)
 
 
 @needs_systemd

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
 
+from service.db import Database
 from tests.tiny import save_tiny
 
 WORDS_ON_START = "dashboard: "
@@ -155,7 +159,8 @@ def test_models_are_listed(daemon):
 def test_a_second_daemon_on_the_same_data_is_refused(daemon):
     done = run(daemon, "serve", "--port", "0")
     assert done.returncode == 1
-    assert "another daemon" in done.stderr.replace("\n", " ")
+    words = done.stderr.replace("\n", " ")
+    assert re.search(r"another daemon \(process \d+\) works with .* since 20.*, as `.*service serve --port 0`", words)
 
 
 def test_plan_shows_terms_and_ladder_and_json_holds_them(daemon):
@@ -167,3 +172,18 @@ def test_plan_shows_terms_and_ladder_and_json_holds_them(daemon):
     assert "% of the 1,920 MiB that the budget leaves for training" in done.stdout
     planned = json.loads(run(daemon, "plan", "--json").stdout)
     assert planned["chosen"]["predicted_peak_bytes"] <= planned["budget_bytes"]
+
+
+def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path):
+    data = tmp_path / "data"
+    Database(data / "lars-agent.db").close()
+    with closing(sqlite3.connect(data / "lars-agent.db")) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        connection.commit()
+    before = (data / "lars-agent.db").read_bytes()
+    environment = os.environ | {"LARS_AGENT_DATA_DIR": str(data), "LARS_AGENT_MODEL__NAME": str(tmp_path / "none")}
+    done = run(environment | {"HOME": str(tmp_path)}, "serve", "--port", "0")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "has schema 9999, this lars-agent knows up to" in done.stderr
+    assert (data / "lars-agent.db").read_bytes() == before
+    assert sorted(path.name for path in data.glob("lars-agent.db*")) == ["lars-agent.db"]

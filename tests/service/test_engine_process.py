@@ -110,6 +110,13 @@ def test_a_model_that_cannot_be_opened_is_said(tmp_path, adapters):
         EngineProcess(options(tmp_path, adapters), lambda busy: None)
 
 
+def test_a_process_that_hangs_is_ended_all_the_same(folder, adapters):
+    process = EngineProcess(options(folder, adapters), lambda busy: None)
+    os.kill(process.pid, signal.SIGSTOP)
+    process.close(timeout_s=0.1)
+    assert not Path(f"/proc/{process.pid}").exists()
+
+
 def test_whoever_waits_for_a_process_that_is_killed_is_told(folder, adapters):
     idle = threading.Event()
     process = EngineProcess(options(folder, adapters), lambda busy: None if busy else idle.set())

@@ -6,14 +6,16 @@ import threading
 
 import pytest
 
-from lars_agent.errors import ModelLoading
+from lars_agent.errors import GenerationCancelled, ModelLoading
 from lars_agent.example import Message
 from lars_agent.runtime.request import GenerationRequest
 from lars_agent.store.adapters import AdapterStore
 from service.nap import Nap
 from service.serving import Serving
-from tests.service.api.conftest import FakeEngine, FakeModel
+from service.settings import Settings
+from tests.service.api.conftest import SHA256, FakeEngine, FakeModel
 from tests.service.house import until
+from tests.store.make import make_candidate, make_draft
 
 REQUEST = GenerationRequest((Message(role="user", content="Hello?"),))
 
@@ -22,10 +24,10 @@ class Opener:
     """Remembers the engines that it opened."""
 
     def __init__(self, store: AdapterStore) -> None:
-        self.store, self.engines = store, []
+        self.store, self.engines, self.sha256 = store, [], SHA256
 
     def __call__(self, installed, on_busy) -> FakeEngine:
-        self.engines.append(FakeEngine(self.store, on_busy))
+        self.engines.append(FakeEngine(self.store, on_busy, self.sha256))
         return self.engines[-1]
 
 
@@ -76,6 +78,33 @@ def test_without_a_time_it_stays(serve, opener):
     opener.engines[0].on_busy(False)
     assert not threading.Event().wait(0.3)
     assert not serving.is_asleep
+
+
+def test_the_time_may_be_changed_while_it_runs(serve, opener):
+    serving = serve(0.0)
+    serving.use(Settings(runtime={"keep_alive_s": 0.1}))
+    serving.submit(REQUEST)
+    until(lambda: serving.is_asleep, "the model is unloaded")
+
+
+def test_what_is_wrong_with_an_adapter_is_said_once_however_often_the_model_is_loaded(serve, opener, tmp_path):
+    opener.store.publish("default", make_candidate(tmp_path / "candidate"), make_draft())
+    opener.store.activate("default", 1)
+    opener.sha256 = "c" * 64
+    serving = serve(0.1)
+    until(lambda: serving.is_asleep, "the model is unloaded")
+    serving.submit(REQUEST)
+    assert len(opener.engines) == 2
+    assert [problem.alarm for problem in serving.problems] == ["adapter_set_aside"]
+
+
+def test_closing_cancels_the_replies_that_are_not_whole(serve, opener):
+    serving = serve(0.0)
+    opener.engines[0].gate.clear()
+    ticket = serving.submit(REQUEST)
+    serving.close()
+    with pytest.raises(GenerationCancelled):
+        ticket.result()
 
 
 def test_an_engine_that_has_ended_is_opened_again(serve, opener):

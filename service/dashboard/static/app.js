@@ -58,10 +58,13 @@ async function act(node, action, errorId) {
 const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
 
 function showState(info) {
-  const text = info.model ? "ready" : info.loading_error ? "The model cannot be loaded" : "loading the model";
+  const wrong = info.loading_error || info.problems.length > 0;
+  const ready = wrong ? "something is wrong" : "ready";
+  const text = info.model ? ready : info.loading_error ? "The model cannot be loaded" : "loading the model";
   say("state", running ? "learning" : text);
-  $("state").className = `state ${info.model ? "good" : info.loading_error ? "bad" : ""}`;
+  $("state").className = `state ${wrong ? "bad" : info.model ? "good" : ""}`;
   say("notice", [info.loading_error, ...info.problems].filter(Boolean).map(sentence).join("\n"));
+  say("waits", info.notices.map(sentence).join("\n"));
 }
 
 function showFacts(info) {
@@ -77,6 +80,32 @@ function showFacts(info) {
   if (changed("facts", facts)) {
     $("facts").replaceChildren(...facts.map(([name, value]) => pair(name, value)));
   }
+}
+
+function showMoment(night) {
+  say("moment-words", sentence(night.words));
+  if (!changed("checks", night.checks)) return;
+  $("checks").replaceChildren(...night.checks.map(checkRow));
+}
+
+function checkRow(check) {
+  const row = element("li", "", { className: check.state });
+  row.append(element("strong", check.name), element("span", check.words, { className: "quiet" }));
+  if (check.state !== "fine") row.append(element("span", check.state, { className: `pill ${check.state === "against" ? "bad" : ""}` }));
+  return row;
+}
+
+function showNights({ cycles }) {
+  if (!changed("nights", cycles)) return;
+  $("nights-none").hidden = cycles.length > 0;
+  $("nights").replaceChildren(...cycles.map(nightRow));
+}
+
+function nightRow(cycle) {
+  const row = element("li", "");
+  row.append(element("strong", words.moment(cycle.scheduled)), element("span", cycle.reason, { className: "quiet" }));
+  row.append(element("span", cycle.outcome, { className: `pill ${{ ran: "good", missed: "bad" }[cycle.outcome] ?? ""}` }));
+  return row;
 }
 
 function pair(name, value) {
@@ -109,7 +138,7 @@ function showJob(job, progress) {
   say("job-status", words.status(job));
   $("job-status").className = `pill ${words.mood(job)}`;
   const learned = job.spec?.train ? `${words.count(job.spec.train, "example")} to learn, ${job.spec.heldout} held out` : "";
-  const parts = [words.moment(job.created), words.trigger(job), `profile ${job.profile}`, learned];
+  const parts = [words.moment(job.created), words.trigger(job), `profile ${job.profile}`, learned, words.pauses(job)];
   say("job-when", parts.filter(Boolean).join(" · "));
   showActions(job);
   showProgress(unfinished, progress.at(-1));
@@ -198,11 +227,13 @@ async function look() {
   showState(info);
   showProfiles(info);
   showFacts(info);
+  showMoment(info.night);
   showAdaptButton(info);
   const job = await latestJob();
   if (job) showJob(job, await progressOf(job));
   else if (changed("job", profile)) clearJob();
   showAdapters(await get(`adapters?profile=${profile}`));
+  showNights(await get(`cycles?limit=7&profile=${profile}`));
 }
 
 function clearJob() {

@@ -90,6 +90,7 @@ def test_version_damaged_while_the_daemon_was_off_is_stepped_back_from(start, se
     assert info["serving"] == {"default": "v1"}
     assert "is damaged" in info["problems"][0]
     assert "default now uses v1" in info["problems"][0]
+    assert client.get("/health").json() == {"status": "degraded", "alarms": ["adapter_fallback"]}
 
 
 def test_when_no_version_is_sound_the_base_model_replies(start, settings: Settings, tmp_path):
@@ -116,6 +117,7 @@ def test_a_version_for_another_base_model_is_set_aside_and_serves_again_when_its
         info = client.get("/info").json()
         assert info["serving"] == {"default": "base"}
         assert "not for the base model in use" in info["problems"][0]
+        assert client.get("/health").json() == {"status": "degraded", "alarms": ["adapter_set_aside"]}
         assert client.post("/generate", json={"inputs": "Hi"}).json()["details"]["adapter_version"] == "base"
     assert store.active("default") == 2
     client = start(settings)

@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from lars_agent.errors import Offline
 from service.app import create_app
-from service.daemon import DataInUse
+from service.data_lock import DataInUse
 from service.db import DatabaseBusy
 from service.db.engine import writing
 from service.memory_limit import MemoryLimit
@@ -74,7 +74,7 @@ def test_info_says_where_it_stands(client):
     assert info["memory"]["peak_bytes"] >= info["memory"]["rss_bytes"] > 0
     assert (info["memory"]["limit"], info["memory"]["limit_reason"]) == ("guard", None)
     assert info["schedule"] == {"enabled": False, "cron": "0 3 * * *", "next_run": None}
-    assert (info["job"], info["problems"], info["loading_error"]) == (None, [], None)
+    assert (info["job"], info["problems"], info["notices"], info["loading_error"]) == (None, [], [], None)
 
 
 def test_info_says_why_the_kernel_does_not_limit_training(start, settings):

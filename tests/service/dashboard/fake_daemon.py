@@ -15,6 +15,15 @@ Json = dict[str, Any]
 STEPS = 40
 NIGHT = "2026-03-04T03:00:00Z"
 REASON = "The loss on your held-out replies fell by 61.00% <b>in bold</b>; a fall of at least 2.00% is asked."
+HOT = {
+    "adapting": False,
+    "words": "not adapting: the processor has 85 °C",
+    "checks": [
+        {"name": "heat", "state": "against", "words": "the processor has 85 °C"},
+        {"name": "battery", "state": "unknown", "words": "the power supply is unknown"},
+        {"name": "disk", "state": "fine", "words": "9,000 MiB of disk are free"},
+    ],
+}
 JOB_FIELDS = ("finished", "error", "result", "verdict", "version", "peak_bytes")
 
 
@@ -49,18 +58,24 @@ class FakeDaemon:
     active: str = "v2"
     refusal: str | None = None
     orders: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    night: Json = field(default_factory=lambda: dict(HOT))
+    cycles: list[Json] = field(default_factory=list)
 
     def info(self) -> Json:
         return {
             "model": {"name": "smollm2-135m-instruct"},
             "loading_error": None,
             "serving": {"default": self.active},
-            "problems": [],
+            "problems": self.problems,
+            "notices": self.notices,
             "feedback": {"total": 31, "corrections": 24, "liked": 5, "disliked": 2},
             "interactions": 112,
             "memory": {"rss_bytes": 92_000_000, "endpoint_bytes": 520_000_000, "budget_bytes": 2 * 2**30},
             "job": self.job["id"] if self.job and self.job["finished"] is None else None,
             "schedule": {"enabled": True, "cron": "0 3 * * *", "next_run": NIGHT},
+            "night": self.night,
         }
 
     def adapters(self) -> Json:
@@ -88,6 +103,7 @@ def fake_app(daemon: FakeDaemon) -> FastAPI:
     mount_static(app)
     app.get("/info")(daemon.info)
     app.get("/adapters")(daemon.adapters)
+    app.get("/cycles")(lambda: {"cycles": daemon.cycles})
     app.get("/jobs")(lambda: {"jobs": [daemon.job] if daemon.job else [], "next": None})
     app.get("/jobs/{job_id}")(lambda job_id: daemon.job)
     app.get("/jobs/{job_id}/progress")(lambda job_id: {"progress": daemon.progress})

@@ -190,6 +190,19 @@ def test_a_person_sees_why_it_does_not_adapt_and_what_became_of_the_nights(addre
 
 
 @pytest.mark.browser
+def test_what_is_wrong_is_seen_at_once_and_what_waits_is_said_quietly(address, page, daemon) -> None:
+    page.goto(address)
+    page.wait_for_selector("#state.good:has-text('ready')")
+    daemon.problems = ["the last 3 starts failed; nothing is learned"]
+    daemon.notices = ["takes effect at the next start: server.port"]
+    page.goto(address)
+    page.wait_for_selector("#state.bad:has-text('something is wrong')")
+    assert page.text_content("#notice") == "The last 3 starts failed; nothing is learned."
+    assert page.text_content("#waits") == "Takes effect at the next start: server.port."
+    shoot(page, "wrong")
+
+
+@pytest.mark.browser
 def test_the_real_daemon_learns_at_the_press_of_the_button(page, tmp_path) -> None:
     settings = Settings(data_dir=tmp_path, schedule={"enabled": False})
     with served(api.fake_app(settings, worker_command=(sys.executable, str(STANDIN)))) as address:

@@ -1,0 +1,16 @@
+"""Something that is wrong with the daemon, which goes on all the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Alarm = Literal["adapter_fallback", "adapter_set_aside", "not_learning", "safe_mode"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A code for monitors, which tells nothing private, and the words for the owner."""
+
+    alarm: Alarm
+    words: str

@@ -18,7 +18,7 @@ SEND_S = 1.0
 
 @dataclass(frozen=True)
 class Systemd:
-    """Who started this process: where it listens (None: nowhere), and how often it wants to hear a beat (None: never)."""
+    """Who started this process: where it listens (None: nowhere), and how often it wants a beat (None: never)."""
 
     address: str | None = None
     watchdog_s: float | None = None

@@ -99,8 +99,7 @@ class Daemon:
             return "loading the model"
         if self.starts.safe_mode:
             return "safe mode: the last starts failed, only the base model is served"
-        work = self.supervisor.work
-        return "ready" if work is None else f"ready; adapting {work.profile}"
+        return f"ready; {self.shift.words}"
 
     def uptime_s(self) -> float:
         """Seconds since the daemon was composed."""

@@ -67,7 +67,7 @@ class Shift:
         """Whether it adapts just now, and why or why not, in one line."""
         work, why = self._work(), self.moment.why
         if work is None:
-            return f"not adapting: {why}"
+            return f"not adapting: {why}" if self.moment.checks else "not adapting"
         holders = self._worker.holders
         if not holders:
             return f"adapting {work.profile}"

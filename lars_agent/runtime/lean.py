@@ -54,13 +54,17 @@ class KeyValues:
         self._keys = model.key_heads
         shape = (len(model.layers), 2 * self._keys, capacity, model.head_size)
         self.states = torch.empty(shape, dtype=model.dtype)  # (L, 2 G, capacity, D), the keys before the values
+        self._layers = [(both, both[: self._keys], both[self._keys :]) for both in self.states.unbind()]
 
     def append(self, layer: int, start: int, new: Tensor) -> tuple[Tensor, Tensor]:
         """All keys and values of a layer, (G, K, D) each, once `new` (S, 2 G x D) are there from `start` on."""
         count = len(new)
-        held = self.states[layer, :, : start + count]
-        held[:, start:].copy_(new.view(count, len(held), -1).transpose(0, 1))
-        return held[: self._keys], held[self._keys :]
+        both, keys, values = self._layers[layer]
+        if count == 1:
+            both.select(1, start).copy_(new.view(len(both), -1))
+        else:
+            both[:, start : start + count].copy_(new.view(count, len(both), -1).transpose(0, 1))
+        return keys.narrow(1, 0, start + count), values.narrow(1, 0, start + count)
 
 
 @dataclass(frozen=True)
@@ -183,7 +187,7 @@ class LeanModel:
     def _mlp(self, index: int, layer: LeanLayer, x: Tensor, acting: Acting | None) -> Tensor:
         joined = self._product(index, GATE_UP, layer, self._norm(x, layer.before_mlp), acting)
         gate, up = joined.chunk(2, dim=1)
-        return x + self._product(index, DOWN, layer, self.activation(gate) * up, acting)
+        return x + self._product(index, DOWN, layer, self.activation(gate).mul_(up), acting)
 
     def _product(self, index: int, slot: int, layer: LeanLayer, x: Tensor, acting: Acting | None) -> Tensor:
         out = layer.products[slot](x)

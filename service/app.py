@@ -28,20 +28,20 @@ from service.api import (
 from service.api.operation import package_version
 from service.daemon import Daemon
 from service.dashboard import routes as dashboard
-from service.data_lock import DataLock
 from service.db import DEFAULT_PROFILE, Database
 from service.engine_process import EndpointOptions, EngineProcess
-from service.housekeeping import Housekeeper
-from service.idle import Sight, Window
+from service.housekeeping.housekeeper import Housekeeper
 from service.jobs import Supervisor
-from service.lookout import Lookout
+from service.lifecycle.data_lock import DataLock
+from service.lifecycle.starts import STARTS_NAME, Starts
 from service.memory_limit import GUARD_ONLY, MemoryLimit
 from service.middleware import GUARDS
-from service.schedule import Nightly
+from service.night.idle import Sight, Window
+from service.night.lookout import Lookout
+from service.night.schedule import Nightly
+from service.night.shift import Shift
 from service.serving import FindModel, Generator, InstalledModel, OpenEngine, Serving
 from service.settings import Settings
-from service.shift import Shift
-from service.starts import STARTS_NAME, Starts
 from service.worker_process import DEFAULT_COMMAND
 
 log = structlog.get_logger(__name__)

@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from lars_agent.store.adapters import AdapterStore
-from service.closing import WORKER_S
-from service.data_lock import DataLock
 from service.db import Database, JobRecord, JobTrigger
-from service.housekeeping import Housekeeper
+from service.housekeeping.housekeeper import Housekeeper
 from service.jobs import Supervisor
+from service.lifecycle.closing import WORKER_S
+from service.lifecycle.data_lock import DataLock
+from service.lifecycle.starts import Starts
+from service.night.schedule import Nightly
+from service.night.shift import Shift
 from service.problem import Problem
-from service.schedule import Nightly
 from service.serving import Serving
 from service.settings import Settings
-from service.shift import Shift
-from service.starts import Starts
 
 HEALTHY_S = 30.0  # that the daemon and its model have to be up for a start to have gone well
 

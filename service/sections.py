@@ -228,7 +228,7 @@ class Runtime(Section):
 
 
 class Retention(Section):
-    """How long things are kept, and how much of them; see `service.retention`."""
+    """How long things are kept, and how much of them; see `service.housekeeping.housekeeper.retention`."""
 
     interaction_days: int = Field(
         default=90, ge=0, le=MAX_DAYS, description="Days for which prompts and their replies are kept; 0 for ever."

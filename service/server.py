@@ -1,7 +1,7 @@
 """The daemon as a process: the base model fetched, uvicorn on its address, and what signals and systemd want of it.
 
-SIGTERM and SIGINT end it within ten seconds, see `service.closing`. SIGHUP has the settings read again, unless it comes
-because the terminal that it runs in was closed.
+SIGTERM and SIGINT end it within ten seconds, see `service.lifecycle.closing`. SIGHUP has the settings read again,
+unless it comes because the terminal that it runs in was closed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from starlette.concurrency import run_in_threadpool
 from lars_agent.errors import LarsError
 from lars_agent.models.library import ModelLibrary
 from service.app import create_app
-from service.closing import CUT_S, DRAIN_S
 from service.daemon import Daemon
+from service.lifecycle.closing import CUT_S, DRAIN_S
+from service.lifecycle.notify import Systemd
+from service.lifecycle.pulse import Pulse
+from service.lifecycle.reload import reload
 from service.memory_limit import memory_limit
-from service.notify import Systemd
-from service.pulse import Pulse
-from service.reload import reload
 from service.sections import url_of
 from service.settings import Settings
 

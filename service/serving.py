@@ -15,11 +15,11 @@ import structlog
 from lars_agent.errors import AdapterError, AdapterIncompatible, LarsError, ModelLoading
 from lars_agent.runtime.request import GenerationRequest, Ticket
 from lars_agent.store.adapters import AdapterStore
+from service.lifecycle.starts import SafeMode
 from service.nap import Nap
 from service.parts import BaseModel
 from service.problem import Alarm, Problem
 from service.settings import Settings
-from service.starts import SafeMode
 
 log = structlog.get_logger(__name__)
 

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from lars_agent import errors
 from service.db import DatabaseBusy, DatabaseError, IdempotencyConflict, RecordNotFound
 from service.jobs import JobNotRunning, JobRunning
-from service.starts import SafeMode
+from service.lifecycle.starts import SafeMode
 
 log = structlog.get_logger(__name__)
 

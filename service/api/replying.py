@@ -14,9 +14,9 @@ from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
 from lars_agent.runtime.request import Generation, GenerationRequest, Piece, Ticket
-from service.closing import CUT_S
 from service.daemon import Daemon
 from service.db.interactions import new_interaction_id
+from service.lifecycle.closing import CUT_S
 
 
 @dataclass(frozen=True)

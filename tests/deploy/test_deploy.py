@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from service.closing import CUT_S, DRAIN_S, WORKER_S
 from service.defaults import default_config
+from service.lifecycle.closing import CUT_S, DRAIN_S, WORKER_S
 from service.settings import Settings
 
 REPOSITORY = Path(__file__).parents[2]

@@ -7,9 +7,9 @@ from sqlalchemy import text
 
 from lars_agent.errors import Offline
 from service.app import create_app
-from service.data_lock import DataInUse
 from service.db import DatabaseBusy
 from service.db.engine import writing
+from service.lifecycle.data_lock import DataInUse
 from service.memory_limit import MemoryLimit
 from service.settings import Settings
 from tests.service.api.conftest import FakeModel, client_of, fake_app, wait_until

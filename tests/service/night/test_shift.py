@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from service.idle import Sight, Window
-from service.shift import Shift
+from service.night.idle import Sight, Window
+from service.night.shift import Shift
 from tests.service.house import House, state_of, until
 
 CALM = Sight(celsius=50.0, free_disk_bytes=10**12, on_battery=False, away_s=1e6, request_age_s=1e6)
@@ -148,8 +148,8 @@ def test_end_of_the_window_stops_scheduled_work_and_not_what_a_user_asked_for(de
 
 
 def test_watch_goes_on_by_itself_survives_a_probe_that_fails_and_releases_what_it_held(device, go, monkeypatch):
-    monkeypatch.setattr("service.shift.WAITING_S", 0.01)
-    monkeypatch.setattr("service.shift.WORKING_S", 0.01)
+    monkeypatch.setattr("service.night.shift.WAITING_S", 0.01)
+    monkeypatch.setattr("service.night.shift.WORKING_S", 0.01)
     device.shift.start()
     job = device.supervisor.adapt(trigger="schedule")
     device.at_work(job)

@@ -12,11 +12,11 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
 from lars_agent.errors import LarsError, ModelLoading, NothingToLearn
-from service.cron import missed_run, next_run, opened, parse_cron, parse_zone
 from service.db import CycleOutcome, CycleRecord, JobRecord
 from service.db.cycles import Cycles
-from service.idle import Moment, Window
 from service.jobs import JobRunning
+from service.night.cron import missed_run, next_run, opened, parse_cron, parse_zone
+from service.night.idle import Moment, Window
 from service.settings import Schedule, Settings
 
 log = structlog.get_logger(__name__)

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from service.data_lock import LOCK_NAME, DataInUse, DataLock
+from service.lifecycle.data_lock import LOCK_NAME, DataInUse, DataLock
 
 HOLD = (
-    "import sys; from pathlib import Path; from service.data_lock import DataLock; lock = DataLock(Path(sys.argv[1]))"
+    "import sys; from pathlib import Path; from service.lifecycle.data_lock import DataLock; "
+    "lock = DataLock(Path(sys.argv[1]))"
 )
 WAIT = "; print('held', flush=True); sys.stdin.read()"
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 @contextmanager

@@ -10,8 +10,8 @@ import uuid
 
 import pytest
 
-from service.notify import Systemd
-from service.pulse import Pulse
+from service.lifecycle.notify import Systemd
+from service.lifecycle.pulse import Pulse
 
 QUIET_S = 0.2  # twenty beats' time
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from lars_agent.errors import DiskFull
-from service import starts
-from service.starts import SafeMode, Starts
+from service.lifecycle import starts
+from service.lifecycle.starts import SafeMode, Starts
 
 
 @pytest.fixture

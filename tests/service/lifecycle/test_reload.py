@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lars_agent.errors import ConfigError
-from service.reload import reload, renewed
+from service.lifecycle.reload import reload, renewed
 from service.settings import Settings
 from tests.service.api.conftest import fake_app
 

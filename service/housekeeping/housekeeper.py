@@ -13,11 +13,11 @@ import structlog
 from lars_agent.store.adapters import AdapterStore
 from service.db import Database
 from service.db.records import now_utc
-from service.ended_jobs import forget, tidy_jobs
-from service.old_adapters import tidy_adapters
-from service.retention import Item, Limits, expired
+from service.housekeeping.ended_jobs import forget, tidy_jobs
+from service.housekeeping.old_adapters import tidy_adapters
+from service.housekeeping.retention import Item, Limits, expired
+from service.housekeeping.tidying import Closing, Report, Round
 from service.settings import Settings
-from service.tidying import Closing, Report, Round
 
 log = structlog.get_logger(__name__)
 

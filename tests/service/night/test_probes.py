@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service import probes
+from service.night import probes
 
 LAPTOP = {"AC": {"type": "Mains", "online": "1"}, "BAT0": {"type": "Battery", "capacity": "80", "status": "Charging"}}
 ON_BATTERY = {

@@ -14,11 +14,11 @@ import pytest
 
 from lars_agent.errors import NothingToLearn
 from service.db import Database, JobRecord
-from service.idle import Sight, Window
 from service.jobs import JobRunning
-from service.schedule import Nightly
+from service.night.idle import Sight, Window
+from service.night.schedule import Nightly
+from service.night.shift import Shift
 from service.settings import Settings
-from service.shift import Shift
 
 BERLIN = ZoneInfo("Europe/Berlin")
 TICK = timedelta(minutes=5)

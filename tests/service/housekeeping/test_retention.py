@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.retention import Item, Limits, expired
+from service.housekeeping.retention import Item, Limits, expired
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 

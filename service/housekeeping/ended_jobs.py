@@ -9,10 +9,10 @@ from pathlib import Path
 
 from lars_agent.errors import AdapterError
 from service.db import JobSummary
-from service.disk_room import discard, taken_bytes
-from service.forgetting import forget_examples
-from service.retention import Item, Limits, expired
-from service.tidying import Round
+from service.housekeeping.disk_room import discard, taken_bytes
+from service.housekeeping.forgetting import forget_examples
+from service.housekeeping.retention import Item, Limits, expired
+from service.housekeeping.tidying import Round
 
 ORPHAN_DAYS = 1.0
 JUDGED = ("succeeded", "rejected")

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from service import probes
-from service.idle import Sight, Window
+from service.night import probes
+from service.night.idle import Sight, Window
 
 PEOPLE_S = 10.0  # logind is asked no more often: that takes a process
 

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from lars_agent.errors import AdapterError
 from lars_agent.store.manifest import AdapterManifest
 from service.db import JobRecord
-from service.disk_room import taken_bytes
-from service.retention import Item, Limits, expired
-from service.tidying import Round, log
+from service.housekeeping.disk_room import taken_bytes
+from service.housekeeping.retention import Item, Limits, expired
+from service.housekeeping.tidying import Round, log
 
 YOUNG = timedelta(days=7)  # somebody may want to go back to it
 

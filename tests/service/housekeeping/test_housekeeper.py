@@ -18,13 +18,13 @@ from lars_agent.example import Example, Message
 from lars_agent.store.manifest import AdapterManifest
 from lars_agent.training import checkpoint, loop
 from lars_agent.training.job import CANDIDATE, HELDOUT_FILE, TRAIN_FILE, read_examples, write_examples
-from service import ended_jobs, housekeeping
 from service.db import JobNotFound, JobRecord, NewFeedback
-from service.disk_room import taken_bytes
-from service.forgetting import strip
-from service.housekeeping import Housekeeper
+from service.housekeeping import ended_jobs, housekeeper
+from service.housekeeping.disk_room import taken_bytes
+from service.housekeeping.forgetting import strip
+from service.housekeeping.housekeeper import Housekeeper
+from service.housekeeping.tidying import Report
 from service.snapshot import require_news
-from service.tidying import Report
 from tests.service.api.conftest import client_of, fake_app
 from tests.service.house import SHA256, House, until
 
@@ -393,7 +393,7 @@ class TestRounds:
             threading.Event().wait(0.01)
             rounds -= 1
 
-        monkeypatch.setattr(housekeeping, "tidy_jobs", step)
+        monkeypatch.setattr(housekeeper, "tidy_jobs", step)
         keeper = Housekeeper(house.settings, house.db, house.store)
         threads = [threading.Thread(target=keeper.tidy) for _ in range(4)]
         for thread in threads:

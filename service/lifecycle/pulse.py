@@ -8,7 +8,7 @@ from collections.abc import Callable
 import structlog
 from starlette.concurrency import run_in_threadpool
 
-from service.notify import Systemd
+from service.lifecycle.notify import Systemd
 
 log = structlog.get_logger(__name__)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import structlog
 
 from service.db import JobRecord
-from service.idle import Asked, Moment, Sight, Window, decide
+from service.night.idle import Asked, Moment, Sight, Window, decide
 from service.settings import Settings
 from service.worker_process import WorkerProcess
 

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 
 import pytest
 
-from service.idle import LEAST_MEMORY_BYTES, Sight, decide
+from service.night.idle import LEAST_MEMORY_BYTES, Sight, decide
 from service.sections import Idle
 
 IDLE = Idle()

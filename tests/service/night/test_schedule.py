@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lars_agent.errors import ConfigError, LarsError, ModelLoading, NothingToLearn
-from service.cron import missed_run, next_run
 from service.db import Database, JobRecord
-from service.idle import Check, Moment
 from service.jobs import JobRunning
-from service.schedule import Nightly
+from service.night.cron import missed_run, next_run
+from service.night.idle import Check, Moment
+from service.night.schedule import Nightly
 from service.settings import Schedule
 from tests.service.house import until
 

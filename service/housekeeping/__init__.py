@@ -1,0 +1,1 @@
+"""What the daemon gathers keeps to limits of age and of size."""

@@ -1,0 +1,1 @@
+"""How the daemon starts, says how it is, reads its settings again, and ends."""

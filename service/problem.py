@@ -10,7 +10,8 @@ Alarm = Literal["adapter_fallback", "adapter_set_aside", "not_learning", "safe_m
 
 @dataclass(frozen=True)
 class Problem:
-    """A code for monitors, which tells nothing private, and the words for the owner."""
+    """A code for monitors, which tells nothing private, the words for the owner, and whose adapter it is about."""
 
     alarm: Alarm
     words: str
+    profile: str | None = None

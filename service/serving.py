@@ -83,7 +83,8 @@ class Serving:
     """Replies from the model that `find_model` gives and `open_engine` opens, with the adapters of `store`.
 
     Until both have come through every request is answered with ModelLoading. Where they fail they are tried again
-    every `retry_s`, and `loading_error` says why; `problems` says what was wrong with an adapter at the start.
+    every `retry_s`, and `loading_error` says why; `problems` says what was wrong with an adapter at the start, until
+    another one is put in use.
     With `base_only` no adapter is loaded: the base model serves all, and what asks for one is refused with SafeMode.
     After `keep_alive_s` without a request (0: never) the engine is closed, and opened again for the next one; so is one
     that has ended by itself. `pointer` is held while a profile is moved to another version.
@@ -181,7 +182,9 @@ class Serving:
         """The store's active version serves the profile. Raises ModelLoading, SafeMode, and what the engine raises."""
         self._require_adapters()
         with self.engine() as engine:
-            return engine.swap(profile)
+            served = engine.swap(profile)
+        self._settle(profile)
+        return served
 
     def serving(self) -> dict[str, int | None]:
         """The version that serves each profile that has adapters, and `default`; empty while the model loads."""
@@ -231,6 +234,7 @@ class Serving:
             self._store.move(profile, version)
             served = engine.swap(profile)
             swap_ms = round(1000 * (time.perf_counter() - started), 3)
+        self._settle(profile)
         log.info("adapter_in_use", profile=profile, version=served, swap_ms=swap_ms)
         return served
 
@@ -250,11 +254,15 @@ class Serving:
             self._require_adapters()
         return replace(request, version=None)
 
-    def _note(self, alarm: Alarm, words: str) -> None:
+    def _note(self, alarm: Alarm, words: str, profile: str | None = None) -> None:
         """It is among the problems, once however often the engine is opened."""
-        problem = Problem(alarm, words)
+        problem = Problem(alarm, words, profile)
         if problem not in self.problems:
             self.problems.append(problem)
+
+    def _settle(self, profile: str) -> None:
+        """What was wrong with the profile's adapter is history: another one is in use."""
+        self.problems = [problem for problem in self.problems if problem.profile != profile]
 
     @contextlib.contextmanager
     def engine(self) -> Iterator[Generator]:
@@ -379,13 +387,13 @@ class Serving:
             except AdapterIncompatible as error:
                 engine.serve_base(profile)
                 words = f"{error}; until then {profile} uses the base model"
-                self._note("adapter_set_aside", words)
+                self._note("adapter_set_aside", words, profile)
                 log.warning("adapter_set_aside", profile=profile, words=words)
                 return
             except AdapterError as error:
                 fallback = self._step_back(profile, base_sha256)
                 words = f"{error}; {profile} now uses {'the base model' if fallback is None else f'v{fallback}'}"
-                self._note("adapter_fallback", words)
+                self._note("adapter_fallback", words, profile)
                 log.warning("adapter_fallback", profile=profile, words=words)
 
     def _step_back(self, profile: str, base_sha256: str) -> int | None:

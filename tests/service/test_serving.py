@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from lars_agent.errors import GenerationCancelled, ModelLoading
+from lars_agent.errors import AdapterCorrupt, GenerationCancelled, ModelLoading
 from lars_agent.example import Message
 from lars_agent.runtime.request import GenerationRequest
 from lars_agent.store.adapters import AdapterStore
@@ -96,6 +96,20 @@ def test_what_is_wrong_with_an_adapter_is_said_once_however_often_the_model_is_l
     serving.submit(REQUEST)
     assert len(opener.engines) == 2
     assert [problem.alarm for problem in serving.problems] == ["adapter_set_aside"]
+
+
+def test_what_was_wrong_with_an_adapter_is_forgotten_once_another_one_is_in_use(serve, opener, tmp_path):
+    for version in (1, 2):
+        opener.store.publish("default", make_candidate(tmp_path / f"candidate{version}"), make_draft())
+    opener.store.activate("default", 2)
+    (opener.store.folder("default", 2) / "adapter_model.safetensors").write_bytes(b"damaged")
+    serving = serve(0.0)
+    assert [problem.alarm for problem in serving.problems] == ["adapter_fallback"]
+    with pytest.raises(AdapterCorrupt):
+        serving.activate("default", 2)
+    assert len(serving.problems) == 1
+    serving.activate("default", 1)
+    assert serving.problems == []
 
 
 def test_closing_cancels_the_replies_that_are_not_whole(serve, opener):

@@ -154,6 +154,7 @@ def compose(
         supervisor.on_begin = shift.look
         schedule = Nightly(settings.schedule, supervisor, db.cycles, profile_lister(db), shift.judge)
         housekeeper = Housekeeper(settings, db, store, serving.pointer)
+        supervisor.on_end = housekeeper.forget_soon  # feedback may have been deleted while the job worked with it
     except BaseException as error:
         if isinstance(error, LarsError):
             starts.refused()

@@ -84,6 +84,7 @@ class Supervisor:
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self.on_begin: Callable[[], object] = lambda: None  # called before a job's first worker is started
+        self.on_end: Callable[[], object] = lambda: None  # called once a job has ended
 
     @property
     def current(self) -> str | None:
@@ -243,6 +244,7 @@ class Supervisor:
             ending["finished"] = now_utc()
             job = self._db.jobs.update(job_id, **ending)
         log.info("job_ended", job=job_id, status=job.status, words=job.error)
+        self.on_end()
 
     def _begin(self, job_id: str) -> bool:
         """Whether the job may begin: it is unfinished, nobody else works on it, and it has a try left."""

@@ -113,3 +113,21 @@ def test_dry_run_answers_with_the_plan_and_begins_nothing(tmp_path):
         plan = client.post("/jobs?dry_run=true", json={"profile": "default"}).json()
         assert plan["chosen"] is None
         assert "raise memory.budget_bytes" in plan["error"]
+
+
+def test_feedback_that_is_deleted_while_a_job_works_with_it_is_gone_from_its_directory_once_it_has_ended(
+    client, daemon, release
+):
+    job_id = client.post("/jobs", json={"profile": "default"}).json()["id"]
+    wait_until(lambda: is_stepping(client, job_id))
+    gone = client.get("/feedback").json()["feedback"][0]["id"]
+    folder = daemon.settings.jobs_dir / job_id
+
+    def kept() -> str:
+        return "".join((folder / name).read_text() for name in ("train.jsonl", "heldout.jsonl"))
+
+    assert gone in kept()
+    assert client.delete(f"/feedback/{gone}").status_code < 300
+    release.touch()
+    wait_until(lambda: gone not in kept())
+    assert kept().count("source_id") == 3

@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from lars_agent.errors import LarsError
 from lars_agent.models.library import ModelLibrary
+from lars_agent.runtime.wire import Options
 from lars_agent.store.adapters import AdapterStore
 from service.api import (
     adapters,
@@ -29,7 +30,7 @@ from service.api.operation import package_version
 from service.daemon import Daemon
 from service.dashboard import routes as dashboard
 from service.db import DEFAULT_PROFILE, Database
-from service.engine_process import EndpointOptions, EngineProcess
+from service.engine_process import EngineProcess
 from service.housekeeping.housekeeper import Housekeeper
 from service.jobs import Supervisor
 from service.lifecycle.data_lock import DataLock
@@ -179,7 +180,7 @@ def engine_opener(settings: Settings) -> OpenEngine:
 
     def open_engine(installed: InstalledModel, on_busy: Callable[[bool], None]) -> Generator:
         runtime = settings.runtime
-        options = EndpointOptions(
+        options = Options(
             model_path=str(installed.folder),
             dtype=settings.model.dtype,
             adapters_path=str(settings.adapters_dir),

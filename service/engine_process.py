@@ -18,25 +18,11 @@ from typing import Any
 from lars_agent.errors import GenerationError
 from lars_agent.memory.allocator import thrifty_environment
 from lars_agent.runtime.request import GenerationRequest, Ticket
-from lars_agent.runtime.wire import Wire, error_from, generation_from, piece_from, request_to
+from lars_agent.runtime.wire import Options, Wire, error_from, generation_from, piece_from, request_to
 
 DEFAULT_COMMAND = (sys.executable, "-P", "-m", "lars_agent.runtime.endpoint")
 GONE = "the process that generates has ended; the daemon's log says more, and the next request starts it again"
 GRACE_S = 1.0  # to end, or to say that nothing is generated any more: it holds nothing that could be lost
-
-
-@dataclass(frozen=True)
-class EndpointOptions:
-    """The fields of `lars_agent.runtime.endpoint.Options`, which cannot be imported without torch."""
-
-    model_path: str
-    dtype: str
-    adapters_path: str
-    threads: int
-    queue_size: int
-    parallel: int
-    prefix_bytes: int
-    deadline_s: float = 0.0
 
 
 class RemoteTicket(Ticket):
@@ -67,7 +53,7 @@ class EngineProcess:
     """
 
     def __init__(
-        self, options: EndpointOptions, on_busy: Callable[[bool], None], command: Sequence[str] = DEFAULT_COMMAND
+        self, options: Options, on_busy: Callable[[bool], None], command: Sequence[str] = DEFAULT_COMMAND
     ) -> None:
         self._on_busy = on_busy
         self._numbers = itertools.count(1)

@@ -2,7 +2,8 @@
 
 It holds the model, the adapters and torch, so that the daemon need not: requests that only store something never wait
 for a token's computation, an unloaded model leaves nothing behind, and a crash in a kernel takes no feedback with it.
-FD is its end of a socket, OPTIONS a JSON object with the fields of `Options`. It ends when the other end is gone.
+FD is its end of a socket, OPTIONS a JSON object with the fields of `lars_agent.runtime.wire.Options`. It ends when the
+other end is gone.
 
     to it    {"id": 1, "do": "submit", "request": {...}}   {"id": 1, "do": "cancel"}
              {"id": 2, "do": "swap" | "serve_base", "profile": "alice"}
@@ -22,7 +23,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +32,10 @@ import torch
 from lars_agent.models.open import open_model, precision
 from lars_agent.runtime.engine import Engine
 from lars_agent.runtime.request import GenerationRequest, Ticket
-from lars_agent.runtime.wire import Wire, error_to, request_from
+from lars_agent.runtime.wire import Options, Wire, error_to, request_from
 from lars_agent.store.adapters import AdapterStore
 
-__all__ = ["Options", "main"]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the process is started with; see `lars_agent.runtime.engine.Engine`."""
-
-    model_path: str
-    dtype: str
-    adapters_path: str
-    threads: int = 0
-    queue_size: int = 8
-    parallel: int = 4
-    prefix_bytes: int = 0
-    deadline_s: float = 0.0  # 0: none
+__all__ = ["main"]
 
 
 class Endpoint:

@@ -7,16 +7,30 @@ import json
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from lars_agent.errors import GenerationError, LarsError, told
 from lars_agent.example import Message
 from lars_agent.runtime.request import Generation, GenerationRequest, Piece, TokenChoice, TokenLogprob
 
-__all__ = ["Wire", "error_from", "error_to", "generation_from", "piece_from", "request_from", "request_to"]
+__all__ = ["Options", "Wire", "error_from", "error_to", "generation_from", "piece_from", "request_from", "request_to"]
 
 Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the process that generates is started with; see `lars_agent.runtime.engine.Engine`."""
+
+    model_path: str
+    dtype: str
+    adapters_path: str
+    threads: int = 0
+    queue_size: int = 8
+    parallel: int = 4
+    prefix_bytes: int = 0
+    deadline_s: float = 0.0  # 0: none
 
 
 class Wire:

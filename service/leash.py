@@ -44,7 +44,8 @@ def _step_back() -> None:
     """Everything else on the device goes first: for the processor, for the disk, and when memory runs out."""
     os.nice(WORKER_NICE)
     if sys.platform == "linux":
-        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # runs where nobody else wants to
+        with contextlib.suppress(OSError):  # a sandbox that forbids it
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # runs where nobody else wants to
         with contextlib.suppress(psutil.Error, OSError):  # a kernel without I/O priorities
             psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
     try:

@@ -59,7 +59,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: None if asked.deaf else stopping.append(True))
     assert json.loads((folder / "job.json").read_text())["job_id"] == folder.name
     step = last_checkpoint(folder)
-    append_progress(folder, step, resumed=step, nice=os.nice(0), threads=os.environ["OMP_NUM_THREADS"])
+    how = {"nice": os.nice(0), "scheduler": os.sched_getscheduler(0), "threads": os.environ["OMP_NUM_THREADS"]}
+    append_progress(folder, step, resumed=step, **how)
     while step < STEPS or (asked.wait and not asked.wait.exists()):
         step += 1
         if step == asked.crash_at:

@@ -74,7 +74,8 @@ def test_worker_runs_at_the_lowest_priority_on_the_threads_it_was_given(house, t
     supervisor = frugal.supervisor()
     job = supervisor.adapt()
     ended(frugal, supervisor, job)
-    assert (supervisor.progress(job.id)[0]["nice"], supervisor.progress(job.id)[0]["threads"]) == (19, "3")
+    first = supervisor.progress(job.id)[0]
+    assert (first["nice"], first["threads"], first["scheduler"]) == (19, "3", os.SCHED_IDLE)
     frugal.close()
 
 

@@ -122,7 +122,6 @@ class LeanModel:
         ]
         self._head = product_of([model.get_output_embeddings()])  # type: ignore[no-untyped-call]
         self._rotary: Any = decoder.rotary_emb
-        self._zero = torch.zeros(1, dtype=self.dtype)
         self._cosine = self._sine = torch.empty(0, self.head_size, dtype=self.dtype)
 
     def outputs(self, layer: int, slot: int) -> list[tuple[str, slice]]:
@@ -198,18 +197,18 @@ class LeanModel:
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         """The RMS norm of (T, H), or of each head of (T, N, D); few rows have theirs counted in Python.
 
-        torch's is eight small operations; for a token at a time a norm and a product take a third of their time.
-        Rounded once, so that a row alone has the same bits as among others.
+        torch's is eight small operations; for a token at a time a norm and two products take a fourth of their time. As
+        transformers has it, the row is rounded before it is multiplied with the weights.
         """
         if x.ndim > 2 or len(x) > FEW:
             return F.rms_norm(x, x.shape[-1:], weight, self.eps)
         count = x.shape[1]
         if len(x) == 1:
             size = torch.linalg.vector_norm(x, dtype=torch.float32).item()
-            return torch.addcmul(self._zero, x, weight, value=(size * size / count + self.eps) ** -0.5)
+            return x.mul((size * size / count + self.eps) ** -0.5).mul_(weight)
         sizes = torch.linalg.vector_norm(x, dim=1, dtype=torch.float32).tolist()
         scales = [(size * size / count + self.eps) ** -0.5 for size in sizes]
-        return x.mul(torch.tensor(scales)[:, None]).mul_(weight).to(x.dtype)
+        return x.mul(torch.tensor(scales)[:, None]).to(x.dtype).mul_(weight)
 
     def _rotations(self, starts: Sequence[int], parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
         """(T, 1, D) cosines and sines, the first half of these negative: what a roll by half a head is added with."""

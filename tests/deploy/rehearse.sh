@@ -26,7 +26,7 @@ answers() { for _ in $(seq 120); do inside lars-agent status >/dev/null 2>&1 && 
 ask() { inside curl --silent --fail "localhost:8321$1" -H 'content-type: application/json' "${@:2}"; printf '\n'; }
 
 step "a small Debian"
-command -v debootstrap systemd-nspawn >/dev/null || apt-get install --yes debootstrap systemd-container >/dev/null
+{ command -v debootstrap && command -v systemd-nspawn; } >/dev/null || apt-get install --yes debootstrap systemd-container >/dev/null
 debootstrap --variant=minbase --include="$PACKAGES" bookworm "$root" >/dev/null
 cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/" && cp /etc/resolv.conf "$root/etc/"
 python3 -m pip config list | sed -n "s/^global\.\([a-z-]*\)='\(.*\)'$/\1 = \2/p" | grep -v ^constraint |

@@ -25,6 +25,8 @@ EXTRA = {"peft": "PEFT", "matplotlib": "matplotlib"}
 CONTEXTS = "256,1024,2048"
 SWEEP_DTYPES = "float32,bfloat16"
 TIME_LIMIT_S = 4 * 3600.0
+FAULT_PARTS = ("kills", "points", "cuts", "disk", "resume", "latency")
+REAL_MODEL_PARTS = ("resume", "latency")
 SERVE_PARTS = ("speed", "engine", "clients", "swaps", "feedback", "asleep")
 
 app = typer.Typer(help="Measure what lars-agent claims.", no_args_is_help=True, add_completion=False)
@@ -129,6 +131,33 @@ def serve(
     for dtype in ("int4", "int8"):
         model = ready_model("default", dtype, "cpu", library)
     measure_serving(chosen, Place(model, library.parent, rounds), folder, typer.echo)
+
+
+@app.command()
+def faults(
+    parts: Annotated[str, typer.Option(help="Of " + ", ".join(FAULT_PARTS) + ".")] = ",".join(FAULT_PARTS),
+    kills: Annotated[int, typer.Option(min=1, help="kill -9 at moments that nobody chose.")] = 300,
+    points: Annotated[int, typer.Option(min=1, help="kill -9 right before a step of publishing.")] = 50,
+    cuts: Annotated[int, typer.Option(min=1, help="Power cuts.")] = 25,
+    disk: Annotated[int, typer.Option(min=1, help="Writes at which the disk becomes full; there are 21.")] = 21,
+    seed: Annotated[int, typer.Option(help="Of what is drawn; the moments also depend on how fast the device is.")] = 0,
+    models: Models = None,
+    out: Out = None,
+) -> None:
+    """What survives kills, power cuts and full disks, and what training costs whoever asks meanwhile (an hour).
+
+    Power cuts and full disks need root, and a system that lets it mount; the power cuts' control needs eatmydata. For
+    the latency nothing else may run beside.
+    """
+    chosen = _chosen(parts, FAULT_PARTS, "--parts")
+    from bench.faults import Torture, measure_faults
+    from bench.ready_model import ready_model
+
+    library = models or checkout.models_folder()
+    if set(chosen) & set(REAL_MODEL_PARTS):
+        ready_model("default", "bfloat16", "cpu", library)
+    torture = Torture(seed, kills, points, cuts, disk, library)
+    measure_faults(chosen, torture, out or checkout.results_folder(), typer.echo)
 
 
 @app.command("report")

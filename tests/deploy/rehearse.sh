@@ -22,7 +22,7 @@ trap cleanup EXIT
 
 step() { printf '\n== %s\n' "$*"; }
 inside() { nsenter --target "$leader" --mount --uts --ipc --net --pid "$@"; }
-answers() { for _ in $(seq 120); do inside lars-agent status >/dev/null 2>&1 && return; sleep 1; done; return 1; }
+answers() { for _ in $(seq 120); do ask /health >/dev/null 2>&1 && return; sleep 1; done; return 1; }
 ask() { inside curl --silent --fail "localhost:8321$1" -H 'content-type: application/json' "${@:2}"; printf '\n'; }
 
 step "a small Debian"

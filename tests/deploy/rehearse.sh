@@ -22,8 +22,8 @@ trap cleanup EXIT
 
 step() { printf '\n== %s\n' "$*"; }
 inside() { nsenter --target "$leader" --mount --uts --ipc --net --pid "$@"; }
-answers() { for _ in $(seq 120); do ask /health >/dev/null 2>&1 && return; sleep 1; done; return 1; }
-ask() { inside curl --silent --fail "localhost:8321$1" -H 'content-type: application/json' "${@:2}"; printf '\n'; }
+answers() { for _ in $(seq 120); do inside curl --silent --fail localhost:8321/health >/dev/null && return; sleep 1; done; return 1; }
+ask() { inside curl --silent --show-error --fail-with-body "localhost:8321$1" -H 'content-type: application/json' "${@:2}"; printf '\n'; }
 
 step "a small Debian"
 { command -v debootstrap && command -v systemd-nspawn; } >/dev/null || apt-get install --yes debootstrap systemd-container >/dev/null

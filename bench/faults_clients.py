@@ -24,7 +24,7 @@ PROMPTS = ("What is thing 1?", "Who are you?", "Say something.")
 REPLY_TOKENS = 16
 THINGS = 12  # that a cycle learns about: whatever was said of them before is superseded
 POSTERS = 2
-ASK_PAUSE_S, RETRY_S = 0.3, 0.1
+ASK_PAUSE_S, CYCLE_PAUSE_S, RETRY_S = 0.3, 0.5, 0.1
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 OK = 200
 
@@ -106,6 +106,7 @@ class Clients:
             job = self._cycle(http, self._going)
             if job is not None:
                 self.endings[job.status] += 1
+            self._done.wait(CYCLE_PAUSE_S)
 
     def _cycle(self, http: httpx.Client, going: Callable[[], bool]) -> Job | None:
         job_id = self._begin(http, going)

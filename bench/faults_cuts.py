@@ -61,8 +61,8 @@ def _cuts(tiny: Path, count: int, dice: random.Random, command: Sequence[str]) -
                 with Clients(victim.url, "cuts") as clients:
                     for number in range(count):
                         _wait(state, AIMS[number % len(AIMS)], dice)
-                        promised = _cut(victim, clients, image, folder / "copy.img")
-                        found["cuts"].append(_left(folder, promised))
+                        promised, before = _cut(victim, clients, image, folder / "copy.img")
+                        found["cuts"].append({"phase": before, **_left(folder, promised)})
                         if command is SERVE and number % RESTART_EVERY == 0:
                             found["restarts"] += _restarted(folder, tiny)
                 found["acknowledged"] = len(clients.ledger.acknowledged())
@@ -77,24 +77,23 @@ def _wait(state: Path, aim: str | None, dice: random.Random) -> None:
     time.sleep(dice.uniform(0, SOON_S) if aim else dice.uniform(*PAUSE_S))
 
 
-def _cut(victim: Victim, clients: Clients, image: Path, copy: Path) -> dict[str, str]:
-    """`copy` is the disk as it was at one moment; what clients had been promised by then."""
+def _cut(victim: Victim, clients: Clients, image: Path, copy: Path) -> tuple[dict[str, str], str]:
+    """`copy` is the disk as it was at one moment; what clients had been promised by then, and where the cycle stood."""
     with victim.frozen():
         promised = clients.ledger.acknowledged()
         shutil.copyfile(image, copy)
-    return promised
+        known = jobs(victim.state)
+        return promised, phase(victim.state, known[-1] if known else None, healthy=True)
 
 
 def _left(folder: Path, promised: dict[str, str]) -> dict[str, Any]:
     """What is found on the disk after the cut."""
     with loop(folder / "copy.img", folder / "copy") as disk:
         state = disk / "state"
-        found: dict[str, Any] = {"promised": len(promised), "integrity": "no database", "phase": "start"}
+        found: dict[str, Any] = {"promised": len(promised), "integrity": "no database"}
         if not (state / DATABASE).exists():
             return found | {"lost": len(promised), "duplicated": 0, "unsound": []}
         found["integrity"] = integrity(state / DATABASE)
-        known = jobs(state)
-        found["phase"] = phase(state, known[-1] if known else None, healthy=True)
         books = account(promised, stored_feedback(state / DATABASE))
         return found | {"lost": len(books.lost), "duplicated": len(books.duplicated), "unsound": faults(state)}
 

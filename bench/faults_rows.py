@@ -127,10 +127,11 @@ def _promise_rows(parts: Mapping[str, Any]) -> Iterator[Row]:
         count = sum(len(found[name]) for found in struck) + sum(cut[name] for cut in cuts)
         yield _count(f"{name}_feedback", count, "rows", "lower", 0, note)
     unsound = [words for found in [*struck, *cuts] for words in found["unsound"]]
-    wrong = [words for found in struck for words in found["wrong_replies"]]
-    replies = parts["kills"]["replies"] if "kills" in parts else 0
-    note = f"of {replies:,} replies during kills, each against what its version replies alone"
-    yield _count("torn_served", len(wrong), "replies", "lower", 0, "; ".join([note, *wrong[:3]]))
+    if struck:
+        wrong = [words for found in struck for words in found["wrong_replies"]]
+        replies = parts["kills"]["replies"] if "kills" in parts else 0
+        note = f"of {replies:,} replies during kills, each against what its version replies alone"
+        yield _count("torn_served", len(wrong), "replies", "lower", 0, "; ".join([note, *wrong[:3]]))
     note = "each time that the daemon was dead: every version whole, the pointer on one of them or on the base model"
     yield _count("unverified_pointers", len(unsound), "times", "lower", 0, "; ".join([note, *unsound[:3]]))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -40,7 +39,6 @@ class Clients:
     post_pause_s: float = 0.05
     first_era: int = 0  # what is true of all things is another letter in each
     answers: list[Answer] = field(default_factory=list)
-    endings: Counter[str] = field(default_factory=Counter)
     _done: threading.Event = field(default_factory=threading.Event)
     _enough: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -103,9 +101,7 @@ class Clients:
 
     def _cycle_on(self, http: httpx.Client) -> None:
         while self._going() and not self._enough.is_set():
-            job = self._cycle(http, self._going)
-            if job is not None:
-                self.endings[job.status] += 1
+            self._cycle(http, self._going)
             self._done.wait(CYCLE_PAUSE_S)
 
     def _cycle(self, http: httpx.Client, going: Callable[[], bool]) -> Job | None:

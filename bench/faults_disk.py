@@ -27,7 +27,7 @@ from bench.mounts import tmpfs
 from lars_agent.errors import LarsError
 
 SIZE_BYTES = 24 * 2**20
-FIRE_LIMIT_S, FULL_S, NEXT_LIMIT_S = 90.0, 4.0, 90.0
+FIRE_LIMIT_S, FULL_S, NEXT_LIMIT_S = 180.0, 4.0, 240.0
 POST_PAUSE_S = 0.4  # so that each commit needs room: a log that has been long before needs none until it is so again
 LATER = 13  # eras: far from those before the disk was full
 JOB = r"jobs/j-\w+/"

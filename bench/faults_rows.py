@@ -51,6 +51,9 @@ def disk_rows(found: Mapping[str, Any]) -> Iterator[Row]:
     losses = [f"{point['name']}: {words}" for point in points for words in disk_losses(point)]
     note = "acknowledged feedback, the store, the database, replies, and that a cycle succeeds without a restart"
     yield _count("disk_full_losses", len(losses), "losses", "lower", 0, "; ".join([note, *losses]))
+    refused = sum(point["reply_while_full"] != 200 for point in points)
+    note = "a reply is stored before it is answered, so none is while there is no room for it (507)"
+    yield _count("disk_full_replies_refused", refused, "points", "lower", None, note)
     silent = [point["name"] for point in points if not says_full(point)]
     note = "the job's words or an answer name the disk" + (f"; not at: {', '.join(silent)}" if silent else "")
     yield _count("disk_full_without_words", len(silent), "points", "lower", 0, note)

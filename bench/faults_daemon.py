@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,7 +81,7 @@ class Victim:
         everything |= {f"LARS_AGENT_{name.upper()}": value for name, value in settings.items()}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, env=everything | environment, stdout=log, stderr=log, start_new_session=True
+                [*_leash(), *command], env=everything | environment, stdout=log, stderr=log, start_new_session=True
             )
 
     def forgive(self) -> None:
@@ -178,6 +179,11 @@ class Victim:
                 if any(MODULES[target] in word for word in one.cmdline()):
                     return one.pid
         raise ProcessLookupError(f"there is no {target}")
+
+
+def _leash() -> list[str]:
+    """What has the kernel kill the daemon when the bench is killed, where the system has it (util-linux)."""
+    return ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
 
 
 def quick(tiny: Path, **more: str) -> dict[str, str]:

@@ -108,7 +108,7 @@ def one_lane(tiny: Path, count: int, seed: str, stop: threading.Event) -> Lane:
             with Clients(victim.url, f"kills-{seed}") as clients:
                 for number in range(count):
                     if stop.is_set():
-                        break
+                        return lane
                     _round(victim, drawn(dice, span_s), lane, span_s, counted=number in UNFORGIVEN)
                 _leave_alone(victim, clients, lane)
             _settle(victim, clients, lane)

@@ -171,7 +171,7 @@ class Trainer:
     ) -> None:
         self.within_budget(lambda: self._begin(between))
         while self._is_owed_evaluation() or (self.progress.step < self.config.steps and not self._out_of_patience()):
-            between()
+            self.within_budget(between)
             if not self._is_owed_evaluation():  # else it was interrupted there
                 self.within_budget(lambda: self._step(between))
             if self._is_owed_evaluation():

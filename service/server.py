@@ -21,6 +21,7 @@ from lars_agent.errors import LarsError
 from lars_agent.models.library import ModelLibrary
 from service.app import create_app
 from service.daemon import Daemon
+from service.lifecycle import log
 from service.lifecycle.closing import CUT_S, DRAIN_S
 from service.lifecycle.notify import Systemd
 from service.lifecycle.pulse import Pulse
@@ -113,6 +114,7 @@ def run(settings: Settings, tell: Callable[[str], None], load: Callable[[], Sett
 
     Raises LarsError for what keeps it from starting.
     """
+    log.configure()
     settings.server.require_token()
     fetch_model(settings, tell)
     serve(create_app(settings, memory_limit=memory_limit()), settings, tell, load)

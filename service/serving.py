@@ -23,7 +23,8 @@ from service.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-RETRY_S = 60.0  # after a model could not be loaded: the network may come back
+RETRY_S = 60.0  # at most, after a model could not be loaded: the network may come back
+FIRST_RETRY_S = 1.0  # twice as long each time
 HALT_S = 1.0
 CLOSE_S = 0.5  # for replies that were cancelled to end
 BASE_ONLY = "only the base model is served until lars-agent is restarted; GET /info says why"
@@ -82,9 +83,9 @@ OpenEngine = Callable[[InstalledModel, Callable[[bool], None]], Generator]
 class Serving:
     """Replies from the model that `find_model` gives and `open_engine` opens, with the adapters of `store`.
 
-    Until both have come through every request is answered with ModelLoading. Where they fail they are tried again
-    every `retry_s`, and `loading_error` says why; `problems` says what was wrong with an adapter at the start, until
-    another one is put in use.
+    Until both have come through every request is answered with ModelLoading. Where they fail they are tried again, soon
+    and then ever more seldom, at least every `retry_s`, and `loading_error` says why; `problems` says what was wrong
+    with an adapter at the start, until another one is put in use.
     With `base_only` no adapter is loaded: the base model serves all, and what asks for one is refused with SafeMode.
     After `keep_alive_s` without a request (0: never) the engine is closed, and opened again for the next one; so is one
     that has ended by itself. `pointer` is held while a profile is moved to another version.
@@ -327,17 +328,19 @@ class Serving:
             raise
 
     def _load(self, when_ready: Callable[[], None]) -> None:
+        retry_s = FIRST_RETRY_S
         while not self._closing.is_set():
+            retry_s = min(2 * retry_s, self._retry_s)
             try:
                 self._open()
             except LarsError as error:
                 self.loading_error = str(error)
-                log.warning("model_not_loaded", error=str(error), retry_s=self._retry_s)
-                self._closing.wait(self._retry_s)
+                log.warning("model_not_loaded", error=str(error), retry_s=retry_s)
+                self._closing.wait(retry_s)
             except Exception as error:
                 self.loading_error = f"unexpected {type(error).__name__}; the daemon's log says more"
                 log.exception("model_not_loaded")
-                self._closing.wait(self._retry_s)
+                self._closing.wait(retry_s)
             else:
                 if self.installed is not None:
                     self._begin_work(when_ready)

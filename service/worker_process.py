@@ -24,6 +24,7 @@ from lars_agent.memory.allocator import thrifty_environment
 from lars_agent.training.job import ALIVE_FILE, PROGRESS_FILE, JobSpec
 from service.memory_limit import GUARD_ONLY, Limit, MemoryLimit
 
+DISK_FULL = 74  # the worker's exit status where the disk had no room for its result
 CHECKPOINTED = 75  # the worker's exit status after SIGTERM: it wrote a checkpoint and can go on from there
 DEFAULT_COMMAND = (sys.executable, "-m", "lars_agent.training.worker")
 LOG_NAME = "worker.log"
@@ -64,6 +65,8 @@ class Ending:
                 f"the training worker was killed at its memory limit of {self.limit.limit_bytes:,} bytes "
                 "(memory.budget_bytes); raise it, or lower training.max_seq_len"
             )
+        if self.exit_status == DISK_FULL:
+            return WorkerFailed("no room on the disk for what the training worker found; free some space and try again")
         how = f"exit status {self.exit_status}"
         if self.exit_status < 0:
             how = f"signal {signal.Signals(-self.exit_status).name}"

@@ -4,14 +4,15 @@ A process of its own, so that its memory limit, its priority and its death conce
 directory, plans its memory before it loads anything, trains from the last sound checkpoint, measures candidate,
 incumbent and base model, and leaves `candidate/` and `result.json`. It judges nothing and opens no database.
 
-Exit status: 0 with a result.json (also when the result is a failure with words), 75 when SIGTERM made it stop,
-anything else for a crash. The same command goes on from the last checkpoint. SIGTERM is heard between any two decoder
-layers: the step that is being taken is given up, the last whole one is checkpointed, and the run ends in the same bytes
-all the same.
+Exit status: 0 with a result.json (also when the result is a failure with words), 75 when SIGTERM made it stop, 74 where
+the disk had no room for the result, anything else for a crash. The same command goes on from the last checkpoint.
+SIGTERM is heard between any two decoder layers: the step that is being taken is given up, the last whole one is
+checkpointed, and the run ends in the same bytes all the same.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -24,7 +25,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from lars_agent.errors import JobInvalid, LarsError, Preempted, TrainingError
+from lars_agent.errors import DiskFull, JobInvalid, LarsError, Preempted, TrainingError
 from lars_agent.files import write_atomically
 from lars_agent.lars import LarsAdapter, LarsConfig, attach, load_adapter, save_adapter
 from lars_agent.memory.allocator import give_back
@@ -48,7 +49,7 @@ from lars_agent.training.loop import Progress, TrainConfig, Trainer, learning_ra
 from lars_agent.training.plan_record import PlanRecord, promised_bytes
 from lars_agent.training.planning import encoded, plan_job, plans_for
 
-EXIT_STOPPED = 75
+EXIT_STOPPED, EXIT_DISK_FULL = 75, 74
 ALIVE_S = 1.0
 
 
@@ -227,19 +228,26 @@ def main(arguments: list[str]) -> int:
     try:
         return 0 if Worker(folder).run() else EXIT_STOPPED
     except (LarsError, OSError) as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        if not folder.is_dir():
-            return 2
-        kind = type(error).__name__ if isinstance(error, LarsError) else TrainingError.__name__
-        predicted_bytes = promised_bytes(folder)
-        JobResult(
-            status="failed",
-            error=str(error),
-            error_type=kind,
-            peak_bytes=peak_rss_bytes(),
-            predicted_peak_bytes=predicted_bytes,
-        ).write(folder)
-        return 0
+        with contextlib.suppress(OSError):  # the log's disk may be full
+            sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return _record_failure(folder, error) if folder.is_dir() else 2
+
+
+def _record_failure(folder: Path, error: Exception) -> int:
+    """The result says why there is no other one; the exit status, which says so where not even that found room."""
+    kind = type(error).__name__ if isinstance(error, LarsError) else TrainingError.__name__
+    result = JobResult(
+        status="failed",
+        error=str(error),
+        error_type=kind,
+        peak_bytes=peak_rss_bytes(),
+        predicted_peak_bytes=promised_bytes(folder),
+    )
+    try:
+        result.write(folder)
+    except DiskFull:
+        return EXIT_DISK_FULL
+    return 0
 
 
 if __name__ == "__main__":

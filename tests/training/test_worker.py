@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from lars_agent.errors import DiskFull
 from lars_agent.example import Message
 from lars_agent.files import sha256_of
 from lars_agent.lars import load_adapter
 from lars_agent.lars.state import WEIGHTS_FILE
 from lars_agent.memory.allocator import thrifty_environment
 from lars_agent.models.open import open_model
+from lars_agent.training import worker
 from lars_agent.training.job import (
     ALIVE_FILE,
     CANDIDATE,
@@ -27,11 +29,13 @@ from lars_agent.training.job import (
     PROGRESS_FILE,
     RESULT_FILE,
     TRAIN_FILE,
+    JobResult,
     JobSpec,
     read_progress,
     read_result,
     write_examples,
 )
+from service.worker_process import DISK_FULL
 from tests.tiny import save_tiny
 from tests.training.conftest import FACTS, HELD_OUT, fact
 
@@ -139,6 +143,15 @@ def test_sigterm_stops_at_a_checkpoint_with_exit_75_and_no_result(tmp_path, mode
     assert process.returncode == 75
     assert not (folder / RESULT_FILE).exists()
     assert list(folder.glob("checkpoint-*"))
+
+
+def test_worker_that_finds_no_room_for_its_result_says_so_by_its_exit_status(tmp_path, monkeypatch):
+    def full(self: JobResult, folder: Path) -> None:
+        raise DiskFull("no room on the disk")
+
+    monkeypatch.setattr(JobResult, "write", full)
+    (tmp_path / "job").mkdir()  # without a job.json
+    assert worker.main([str(tmp_path / "job")]) == worker.EXIT_DISK_FULL == DISK_FULL
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,10 @@ from typing import Any, Self
 import httpx
 
 from bench.clients import Answer, ask
+from bench.faults_daemon import Victim
 from bench.faults_ledger import Ledger
 from bench.faults_state import Job
+from lars_agent.errors import LarsError
 
 PROMPTS = ("What is thing 1?", "Who are you?", "Say something.")
 REPLY_TOKENS = 16
@@ -149,6 +151,13 @@ class Clients:
 
     def _going(self) -> bool:
         return not self._done.is_set()
+
+
+def learned(victim: Victim, clients: Clients, limit_s: float, what: str) -> None:
+    """A cycle was begun now and has succeeded. Raises LarsError, which calls it `what`, where it has not."""
+    job = clients.cycle(limit_s)
+    if job is None or job.status != "succeeded":
+        raise LarsError(f"{what} did not succeed ({job}): {victim.said()}")
 
 
 def wrong_replies(url: str, answers: Sequence[Answer]) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from bench.clients import ask
-from bench.faults_clients import PROMPTS, REPLY_TOKENS, Clients
+from bench.faults_clients import PROMPTS, REPLY_TOKENS, Clients, learned
 from bench.faults_daemon import Victim, new_state, quick
 from bench.faults_filling import fill_up
 from bench.faults_ledger import account, integrity, stored_feedback
@@ -71,9 +71,7 @@ def _one_version(folder: Path, tiny: Path) -> Path:
     with Victim(kept, folder / "first.log", quick(tiny)) as victim:
         victim.start()
         victim.wait_healthy()
-        job = Clients(victim.url, "before").cycle(NEXT_LIMIT_S)
-        if job is None or job.status != "succeeded":
-            raise LarsError(f"the first cycle did not succeed ({job}): {victim.said()}")
+        learned(victim, Clients(victim.url, "before"), NEXT_LIMIT_S, "the first cycle")
         victim.stop()
     return kept
 

@@ -6,23 +6,21 @@ cycle that is short, and lie anywhere in the moment after it began.
 
 from __future__ import annotations
 
-import os
 import random
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.faults_clients import Clients, wrong_replies
+from bench.faults_clients import Clients, learned, wrong_replies
 from bench.faults_daemon import Target, Victim, new_state, quick
+from bench.faults_lanes import Findings, in_lanes, summed
 from bench.faults_ledger import account, integrity, stored_feedback
 from bench.faults_state import DATABASE, PHASES, Job, faults, has_begun, jobs, measured, phase, published_by
-from lars_agent.errors import LarsError
 
 TARGETS: Mapping[Target, int] = {"group": 40, "daemon": 30, "worker": 15, "engine": 15}  # and how often of a hundred
 AIMED = 0.5
@@ -42,41 +40,27 @@ class Strike:
 
 
 @dataclass
-class Lane:
+class Lane(Findings):
     """One daemon's strikes, and what was found."""
 
-    strikes: int = 0
     targets: Counter[str] = field(default_factory=Counter)
     phases: Counter[str] = field(default_factory=Counter)
-    endings: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
     orphans: int = 0
     replies: int = 0
-    acknowledged: int = 0
     safe_mode_starts: int = 0
     restart_s: list[float] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
-    duplicated: list[str] = field(default_factory=list)
-    unsound: list[str] = field(default_factory=list)
-    wrong_replies: list[str] = field(default_factory=list)
-    published_twice: list[str] = field(default_factory=list)
-    stuck: list[str] = field(default_factory=list)
     last_cycle: list[str] = field(default_factory=list)
-    integrity: list[str] = field(default_factory=list)
 
 
 def kills(tiny: Path, count: int, seed: int) -> dict[str, Any]:
     """What was found in `count` strikes, shared between as many daemons as there are cores (two at most)."""
-    lanes = min(2, os.cpu_count() or 1, count)
-    stop = threading.Event()
-    with ThreadPoolExecutor(lanes) as pool:
-        shares = [count // lanes + (number < count % lanes) for number in range(lanes)]
-        futures = [pool.submit(one_lane, tiny, share, f"{seed}-{lane}", stop) for lane, share in enumerate(shares)]
-        try:
-            found = [future.result() for future in futures]
-        finally:
-            stop.set()
-    return together(found)
+
+    def work(number: int, lanes: int, stop: threading.Event) -> Lane:
+        share = count // lanes + (number < count % lanes)
+        return one_lane(tiny, share, f"{seed}-{number}", stop)
+
+    return together(in_lanes(count, work))
 
 
 def drawn(dice: random.Random, span_s: float) -> Strike:
@@ -89,13 +73,9 @@ def drawn(dice: random.Random, span_s: float) -> Strike:
 
 
 def together(lanes: list[Lane]) -> dict[str, Any]:
-    """The sum of the lanes, as JSON."""
-    found: dict[str, Any] = {**vars(lanes[0])}
-    for lane in lanes[1:]:
-        for name, value in vars(lane).items():
-            found[name] = found[name] + value
-    found["phases"] = {name: found["phases"].get(name, 0) for name in PHASES}
-    return {name: dict(value) if isinstance(value, Counter) else value for name, value in found.items()}
+    """The sum of the lanes, as JSON; phases in which nobody was struck are there too."""
+    found = summed(lanes)
+    return found | {"phases": {name: found["phases"].get(name, 0) for name in PHASES}}
 
 
 def one_lane(tiny: Path, count: int, seed: str, stop: threading.Event) -> Lane:
@@ -120,9 +100,7 @@ def _whole_cycle(victim: Victim) -> float:
     started = time.monotonic()
     victim.start()
     victim.wait_healthy()
-    job = Clients(victim.url, "first").cycle(CYCLE_LIMIT_S)
-    if job is None or job.status != "succeeded":
-        raise LarsError(f"the first cycle did not succeed ({job}): {victim.said()}")
+    learned(victim, Clients(victim.url, "first"), CYCLE_LIMIT_S, "the first cycle")
     return time.monotonic() - started
 
 

@@ -5,7 +5,6 @@ One cycle is brought as far as its verdict and kept; every strike begins from a 
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import signal
@@ -14,7 +13,6 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,10 @@ from typing import Any
 import httpx
 
 from bench.clients import ask
-from bench.faults_clients import PROMPTS, REPLY_TOKENS, Clients
+from bench.faults_clients import PROMPTS, REPLY_TOKENS, Clients, learned
 from bench.faults_daemon import Victim, new_state, quick
 from bench.faults_kills import CYCLE_LIMIT_S
+from bench.faults_lanes import Findings, in_lanes, summed
 from bench.faults_ledger import account, integrity, stored_feedback
 from bench.faults_state import DATABASE, faults, jobs, published_by
 from bench.faulty_daemon import Fault
@@ -36,20 +35,10 @@ DIE_LIMIT_S = 120.0
 
 
 @dataclass
-class Found:
+class Found(Findings):
     """What the strikes of one folder found."""
 
-    strikes: int = 0
     steps: Counter[str] = field(default_factory=Counter)  # before which it was killed
-    acknowledged: int = 0
-    endings: Counter[str] = field(default_factory=Counter)
-    lost: list[str] = field(default_factory=list)
-    duplicated: list[str] = field(default_factory=list)
-    unsound: list[str] = field(default_factory=list)
-    wrong_replies: list[str] = field(default_factory=list)
-    published_twice: list[str] = field(default_factory=list)
-    stuck: list[str] = field(default_factory=list)
-    integrity: list[str] = field(default_factory=list)
 
 
 class Place:
@@ -76,8 +65,7 @@ class Place:
         victim.start()
         victim.wait_healthy()
         clients = Clients(victim.url, "before")
-        if (job := clients.cycle(CYCLE_LIMIT_S)) is None or job.status != "succeeded":
-            raise LarsError(f"the first cycle did not succeed ({job}): {victim.said()}")
+        learned(victim, clients, CYCLE_LIMIT_S, "the first cycle")
         victim.stop()
         self.faulty(kill_before=0)
         victim.wait_healthy()
@@ -117,22 +105,8 @@ class Place:
 
 def points(tiny: Path, count: int, seed: int) -> dict[str, Any]:
     """What was found in `count` strikes, shared between as many folders as there are cores (two at most)."""
-    lanes = min(2, os.cpu_count() or 1, count)
-    stop = threading.Event()
-    with ThreadPoolExecutor(lanes) as pool:
-        futures = [pool.submit(one_lane, tiny, count, lane, lanes, seed, stop) for lane in range(lanes)]
-        try:
-            found = [future.result() for future in futures]
-        finally:
-            stop.set()
-    merged: dict[str, Any] = {**vars(found[0][1])}
-    for _, other in found[1:]:
-        for name, value in vars(other).items():
-            merged[name] = merged[name] + value
-    return {
-        "steps_there_are": found[0][0],
-        **{name: dict(value) if isinstance(value, Counter) else value for name, value in merged.items()},
-    }
+    found = in_lanes(count, lambda lane, lanes, stop: one_lane(tiny, count, lane, lanes, seed, stop))
+    return {"steps_there_are": found[0][0], **summed([own for _, own in found])}
 
 
 def chosen(total: int, count: int, seed: int) -> list[int]:

@@ -54,13 +54,13 @@ def main(arguments: list[str]) -> int:
     torch.manual_seed(0)
     model: Any = LlamaForCausalLM(LlamaConfig(**SHAPE))
     model.to(torch.bfloat16).save_pretrained(folder / NAME)
-    _tokenizer().save_pretrained(folder / NAME)
+    byte_tokenizer().save_pretrained(folder / NAME)
     ModelLibrary(folder / "models").pull(str(folder / NAME))
     return 0
 
 
-def _tokenizer() -> Any:
-    """Of bytes: every text can be written in it."""
+def byte_tokenizer() -> Any:
+    """A byte-level tokenizer with a ChatML template; every text can be written in it."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -203,9 +203,7 @@ class Supervisor:
 
     def close(self, timeout_s: float = 8.0) -> None:
         """No worker runs; a job that did has written a checkpoint and is run on at the next start."""
-        with self._lock:
-            self._closing.set()
-            self._worker.stop()
+        self.begin_closing()
         self._courtesy.close()
         self.wait(timeout_s)
 

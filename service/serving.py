@@ -336,15 +336,14 @@ class Serving:
             except LarsError as error:
                 self.loading_error = str(error)
                 log.warning("model_not_loaded", error=str(error), retry_s=retry_s)
-                self._closing.wait(retry_s)
             except Exception as error:
                 self.loading_error = f"unexpected {type(error).__name__}; the daemon's log says more"
                 log.exception("model_not_loaded")
-                self._closing.wait(retry_s)
             else:
                 if self.installed is not None:
                     self._begin_work(when_ready)
                 return
+            self._closing.wait(retry_s)
 
     def _begin_work(self, when_ready: Callable[[], None]) -> None:
         try:

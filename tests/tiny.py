@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     GemmaConfig,
@@ -20,12 +19,10 @@ from transformers import (
     Qwen3Config,
 )
 
+from bench.tiny_model import byte_tokenizer
+
 Family = Literal["llama", "qwen2", "qwen3", "gemma", "phi", "mistral", "gpt2"]
 VOCABULARY = 300
-TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 COMMON: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -69,18 +66,7 @@ def tiny_model(kind: Family = "llama", seed: int = 0) -> PreTrainedModel:
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level tokenizer with a ChatML template; every text can be written in it."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {"<pad>": 0, "<|im_start|>": 1, "<|im_end|>": 2} | {c: 3 + i for i, c in enumerate(alphabet)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        pad_token="<pad>",
-        chat_template=TEMPLATE,
-    )
+    return byte_tokenizer()
 
 
 def save_tiny(folder: Path, kind: Family = "llama", seed: int = 0) -> Path:

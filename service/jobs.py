@@ -312,7 +312,7 @@ class Supervisor:
         for holder, pause in self._worker.take_pauses().items():
             known = pauses.setdefault(holder, {"count": 0, "seconds": 0.0})
             known["count"] += pause.count
-            known["seconds"] = round(known["seconds"] + pause.seconds, 3)
+            known["seconds"] = round(known["seconds"] + pause.seconds, 6)
         self._db.jobs.update(job_id, spec={**(job.spec or {}), "memory_limit": limit.kind}, pauses=pauses)
         log.info(
             "worker_ended",

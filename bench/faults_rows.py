@@ -32,7 +32,7 @@ def disk_losses(point: Mapping[str, Any]) -> list[str]:
         f"the database is damaged: {point['integrity']}": point["integrity"] == "ok",
         "no reply once there was room": point["reply_after"] == 200,
         f"the next cycle: {point['next']}": point["next"] == "succeeded",
-        f"a reply was answered with {point['reply_while_full']}": point["reply_while_full"] in (200, 507),
+        f"a reply was answered with {point['reply_while_full']}": point["reply_while_full"] == 200,
         f"a request was answered with 500: {point['said'].get('500')}": "500" not in point["statuses"],
     }
     return [words for words, fine in checks.items() if not fine]
@@ -52,8 +52,8 @@ def disk_rows(found: Mapping[str, Any]) -> Iterator[Row]:
     note = "acknowledged feedback, the store, the database, replies, and that a cycle succeeds without a restart"
     yield _count("disk_full_losses", len(losses), "losses", "lower", 0, "; ".join([note, *losses]))
     refused = sum(point["reply_while_full"] != 200 for point in points)
-    note = "a reply is stored before it is answered, so none is while there is no room for it (507)"
-    yield _count("disk_full_replies_refused", refused, "points", "lower", None, note)
+    note = "a reply is given though there is no room to record it"
+    yield _count("disk_full_replies_refused", refused, "points", "lower", 0, note)
     silent = [point["name"] for point in points if not says_full(point)]
     note = "the job's words or an answer name the disk" + (f"; not at: {', '.join(silent)}" if silent else "")
     yield _count("disk_full_without_words", len(silent), "points", "lower", 0, note)

@@ -41,6 +41,7 @@ from service.night.idle import Sight, Window
 from service.night.lookout import Lookout
 from service.night.schedule import Nightly
 from service.night.shift import Shift
+from service.recorder import Recorder
 from service.serving import FindModel, Generator, InstalledModel, OpenEngine, Serving
 from service.settings import Settings
 from service.worker_process import DEFAULT_COMMAND
@@ -153,7 +154,7 @@ def compose(
             window=lambda begun: schedule.window(begun=begun),
         )
         supervisor.on_begin = shift.look
-        schedule = Nightly(settings.schedule, supervisor, db.cycles, profile_lister(db), shift.judge)
+        schedule = Nightly(settings.schedule, supervisor, db.cycles, profile_lister(db, store), shift.judge)
         housekeeper = Housekeeper(settings, db, store, serving.pointer)
         supervisor.on_end = housekeeper.forget_soon  # feedback may have been deleted while the job worked with it
     except BaseException as error:
@@ -161,7 +162,7 @@ def compose(
             starts.refused()
         lock.release()
         raise
-    return Daemon(settings, lock, db, store, serving, supervisor, schedule, shift, starts, housekeeper)
+    return Daemon(settings, lock, db, store, serving, Recorder(db), supervisor, schedule, shift, starts, housekeeper)
 
 
 def model_finder(settings: Settings) -> FindModel:
@@ -195,9 +196,9 @@ def engine_opener(settings: Settings) -> OpenEngine:
     return open_engine
 
 
-def profile_lister(db: Database) -> Callable[[], list[str]]:
-    """Lists the profiles that learn by night: `default`, and all that have feedback."""
-    return lambda: sorted({DEFAULT_PROFILE, *db.feedback.profiles()})
+def profile_lister(db: Database, store: AdapterStore) -> Callable[[], list[str]]:
+    """Lists the profiles that learn by night, or forget: `default`, and all that have feedback or ever had adapters."""
+    return lambda: sorted({DEFAULT_PROFILE, *db.feedback.profiles(), *store.profiles()})
 
 
 @asynccontextmanager

@@ -17,7 +17,8 @@ from lars_agent.store.manifest import AdapterManifest
 from lars_agent.training.gate import GatePolicy, Verdict, decide
 from lars_agent.training.job import CANDIDATE, SPEC_FILE, JobResult, JobSpec
 from service.db import JobRecord
-from service.parts import CycleParts
+from service.forgotten import withdraw, withdrawn_unless_learned_anew
+from service.parts import CycleParts, label
 from service.snapshot import curated_by_settings, snapshot
 
 
@@ -29,17 +30,22 @@ def run_cycle(job: JobRecord, parts: CycleParts, train: Callable[[Path], JobResu
     """The candidate was accepted and serves the profile, or was rejected and stays in the job directory.
 
     `train` has the worker work on the job directory. Raises NothingToLearn, SwapFailed, what `train` raises, and
-    whatever keeps a step from being done; the incumbent then still serves.
+    whatever keeps a step from being done; the incumbent then still serves. One that learned what has been deleted since
+    gives way all the same, where its successor is rejected or there is nothing to learn.
     """
     settings, folder = parts.settings, parts.folder(job.id)
     if not (folder / SPEC_FILE).exists():
         examples = parts.db.feedback.examples(job.profile)
-        snapshot(job, examples, curated_by_settings(examples, settings), parts)
+        with withdrawn_unless_learned_anew(job.profile, parts):
+            curated = curated_by_settings(examples, settings)
+        snapshot(job, examples, curated, parts)
     result = train(folder)
     verdict = judge(job, result, parts)
     if verdict.accepted:
         manifest = publish(job, result, verdict, parts)
         put_in_use(job, manifest.version, parts)
+    elif (words := withdraw(job.profile, parts)) is not None:
+        return replace(verdict, reasons=(*verdict.reasons, f"{words}."))
     return verdict
 
 
@@ -76,7 +82,7 @@ def put_in_use(job: JobRecord, version: int, parts: CycleParts) -> None:
         incumbent, active = _noted(job, parts)["active_version"], parts.store.active(job.profile)
         if active not in (incumbent, version):
             raise SwapFailed(
-                f"v{version} was published, but {_label(active)} has been put in use meanwhile and stays so"
+                f"v{version} was published, but {label(active)} has been put in use meanwhile and stays so"
             )
         _swap(job, version, incumbent, parts)
 
@@ -88,9 +94,9 @@ def _swap(job: JobRecord, version: int, incumbent: int | None, parts: CycleParts
         parts.endpoint.swap(job.profile)
     except Exception as error:
         kept = _restore(job.profile, incumbent, parts)
-        words = "as before" if kept == incumbent else f"because {_label(incumbent)} is damaged"
+        words = "as before" if kept == incumbent else f"because {label(incumbent)} is damaged"
         raise SwapFailed(
-            f"v{version} was accepted and published but could not be served ({error}); {_label(kept)} is in use {words}"
+            f"v{version} was accepted and published but could not be served ({error}); {label(kept)} is in use {words}"
         ) from error
 
 
@@ -134,7 +140,7 @@ def _against_another(job: JobRecord, verdict: Verdict, parts: CycleParts) -> Ver
     judged_against, active = _noted(job, parts)["active_version"], parts.store.active(job.profile)
     if active == judged_against:
         return verdict
-    reason = f"It was judged against {_label(judged_against)}, but {_label(active)} has been put in use meanwhile."
+    reason = f"It was judged against {label(judged_against)}, but {label(active)} has been put in use meanwhile."
     return replace(verdict, accepted=False, reasons=(reason,))
 
 
@@ -156,7 +162,3 @@ def _result(result: JobResult) -> dict[str, Any]:
 def _worker_error(result: JobResult) -> LarsError:
     """The error the worker met, of its own type, as if there were no process between."""
     return told(result.error_type or "", result.error or "the worker's result holds no scores", WorkerFailed)
-
-
-def _label(version: int | None) -> str:
-    return "the base model" if version is None else f"v{version}"

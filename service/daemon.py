@@ -17,6 +17,7 @@ from service.lifecycle.starts import Starts
 from service.night.schedule import Nightly
 from service.night.shift import Shift
 from service.problem import Problem
+from service.recorder import Recorder
 from service.serving import Serving
 from service.settings import Settings
 
@@ -36,6 +37,7 @@ class Daemon:
     db: Database
     store: AdapterStore
     serving: Serving
+    recorder: Recorder
     supervisor: Supervisor
     schedule: Nightly
     shift: Shift
@@ -91,7 +93,7 @@ class Daemon:
     def problems(self) -> list[Problem]:
         """What is wrong, although it serves."""
         safe_mode = [Problem("safe_mode", self.starts.words)] if self.starts.safe_mode else []
-        return [*safe_mode, *self.serving.problems]
+        return [*safe_mode, *self.serving.problems, *self.recorder.problems]
 
     def status(self) -> str:
         """What it is at, in a few words."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,17 @@ def dry_run(profile: str, parts: CycleParts, worker_command: Sequence[str]) -> d
         folder = Path(name)
         rehearse(profile, folder, parts)
         command = [*worker_command, PLAN_FLAG, str(folder)]
-        environment = worker_environment(parts.settings.training.threads)
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=TIMEOUT_S)
+        done = _run(command, worker_environment(parts.settings.training.threads))
     try:
         return dict(json.loads(done.stdout))
     except ValueError as error:
         words = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise WorkerFailed(f"the training worker could not plan: {words}") from error
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        words = f"the training worker had no plan after {TIMEOUT_S:.0f} s; ask again when the device is idle"
+        raise WorkerFailed(words) from error

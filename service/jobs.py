@@ -19,6 +19,7 @@ from service.cycle import run_cycle
 from service.db import DEFAULT_PROFILE, Database, JobRecord, JobTrigger
 from service.db.records import UNFINISHED, JobChanges, now_utc
 from service.dry_run import dry_run
+from service.forgotten import withdrawn_unless_learned_anew
 from service.memory_limit import GUARD_ONLY, MemoryLimit
 from service.parts import BaseModel, CycleParts, Endpoint
 from service.settings import Settings
@@ -123,10 +124,14 @@ class Supervisor:
                 raise JobRunning(f"job {job.id} is {job.status}; wait for it, or cancel it")
             self._parts.base_model()
             self._store.active(profile)
-            reason = require_news(profile, self._parts) if trigger == "schedule" else "somebody asked for it"
+            reason = self._news(profile) if trigger == "schedule" else "somebody asked for it"
             job = self._db.jobs.add(profile, trigger, reason)
             self._start([job])
             return job
+
+    def _news(self, profile: str) -> str:
+        with withdrawn_unless_learned_anew(profile, self._parts):
+            return require_news(profile, self._parts)
 
     def plan(self, profile: str = DEFAULT_PROFILE) -> dict[str, Any]:
         """What `adapt` would do with the profile's feedback as it is: see `dry_run`."""

@@ -13,6 +13,11 @@ from service.db import Database
 from service.settings import Settings
 
 
+def label(version: int | None) -> str:
+    """What messages call an adapter version."""
+    return "the base model" if version is None else f"v{version}"
+
+
 class BaseModel(Protocol):
     """What a cycle asks of the installed base model."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Alarm = Literal["adapter_fallback", "adapter_set_aside", "not_learning", "safe_mode"]
+Alarm = Literal["adapter_fallback", "adapter_set_aside", "not_learning", "not_recording", "safe_mode"]
 
 
 @dataclass(frozen=True)

@@ -240,7 +240,7 @@ class Retention(Section):
         "copy of the text, stays.",
     )
     job_days: int = Field(
-        default=365, ge=0, le=MAX_DAYS, description="Days for which records of jobs are kept; 0 for ever."
+        default=365, ge=0, le=MAX_DAYS, description="Days for which records of jobs and of nights are kept; 0 for ever."
     )
     job_bytes: int = Field(default=20_000_000, ge=0, description="Most that they take together; 0 for no limit.")
     job_folder_days: int = Field(

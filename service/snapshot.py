@@ -14,6 +14,7 @@ from lars_agent.files import make_folder
 from lars_agent.training.curate import Curated, CurationPolicy, curate
 from lars_agent.training.job import HELDOUT_FILE, TRAIN_FILE, JobSpec, write_examples
 from service.db import JobRecord
+from service.forgotten import lasting
 from service.parts import CycleParts
 from service.settings import Settings
 
@@ -85,15 +86,17 @@ def require_news(profile: str, parts: CycleParts) -> str:
 
 
 def _incumbent(profile: str, parts: CycleParts) -> tuple[int | None, int | None]:
-    """The version in use, and the one the candidate is judged against: none if it is for another base model."""
-    active = parts.store.active(profile)
-    if active is None:
-        return None, None
-    try:
-        parts.store.verify(profile, active, parts.base_model().sha256)
-    except AdapterIncompatible:
-        return active, None
-    return active, active
+    """The version in use, and the one the candidate is judged against and goes back to: see `forgotten.lasting`.
+
+    None is the base model, which takes the place of a version for another base model, too.
+    """
+    active, parent = parts.store.active(profile), lasting(profile, parts)
+    if parent is not None:
+        try:
+            parts.store.verify(profile, parent, parts.base_model().sha256)
+        except AdapterIncompatible:
+            return active, None
+    return active, parent
 
 
 def _spec(job_id: str, profile: str, parent: int | None, parts: CycleParts) -> JobSpec:

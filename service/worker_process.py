@@ -21,11 +21,9 @@ import psutil
 from lars_agent.errors import WorkerFailed
 from lars_agent.files import write_atomically
 from lars_agent.memory.allocator import thrifty_environment
-from lars_agent.training.job import ALIVE_FILE, PROGRESS_FILE, JobSpec
+from lars_agent.training.job import ALIVE_FILE, EXIT_DISK_FULL, EXIT_STOPPED, PROGRESS_FILE, JobSpec
 from service.memory_limit import GUARD_ONLY, Limit, MemoryLimit
 
-DISK_FULL = 74  # the worker's exit status where the disk had no room for its result
-CHECKPOINTED = 75  # the worker's exit status after SIGTERM: it wrote a checkpoint and can go on from there
 DEFAULT_COMMAND = (sys.executable, "-m", "lars_agent.training.worker")
 LOG_NAME = "worker.log"
 PID_NAME = "worker.json"
@@ -51,7 +49,7 @@ class Ending:
     @property
     def stopped(self) -> bool:
         """Whether somebody asked the worker to end: it goes on from its checkpoint when it is run again."""
-        return self.exit_status in (CHECKPOINTED, -signal.SIGTERM)
+        return self.exit_status in (EXIT_STOPPED, -signal.SIGTERM)
 
     def failure(self) -> WorkerFailed:
         """The error that this ending is, when it left no result."""
@@ -65,7 +63,7 @@ class Ending:
                 f"the training worker was killed at its memory limit of {self.limit.limit_bytes:,} bytes "
                 "(memory.budget_bytes); raise it, or lower training.max_seq_len"
             )
-        if self.exit_status == DISK_FULL:
+        if self.exit_status == EXIT_DISK_FULL:
             return WorkerFailed("no room on the disk for what the training worker found; free some space and try again")
         how = f"exit status {self.exit_status}"
         if self.exit_status < 0:

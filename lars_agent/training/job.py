@@ -9,6 +9,8 @@ alive            touched by the worker, every second or so, as long as it gets o
 checkpoint-N/    where a killed worker goes on from
 candidate/       the adapter, written at the end
 result.json      what was measured; its presence means that the worker is done
+
+The worker's exit status is 0 once there is a result, EXIT_STOPPED or EXIT_DISK_FULL where it may be run again.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ SCHEMA = 1
 SPEC_FILE, PLAN_FILE, RESULT_FILE, PROGRESS_FILE = "job.json", "plan.json", "result.json", "progress.jsonl"
 ALIVE_FILE = "alive"
 TRAIN_FILE, HELDOUT_FILE, CANDIDATE = "train.jsonl", "heldout.jsonl", "candidate"
+EXIT_STOPPED = 75  # after SIGTERM: there is a checkpoint, and the same command goes on from there
+EXIT_DISK_FULL = 74  # there was no room for the result
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ from lars_agent.training.gate import Scores
 from lars_agent.training.job import (
     ALIVE_FILE,
     CANDIDATE,
+    EXIT_DISK_FULL,
+    EXIT_STOPPED,
     PROGRESS_FILE,
     JobResult,
     JobSpec,
@@ -49,7 +51,6 @@ from lars_agent.training.loop import Progress, TrainConfig, Trainer, learning_ra
 from lars_agent.training.plan_record import PlanRecord, promised_bytes
 from lars_agent.training.planning import encoded, plan_job, plans_for
 
-EXIT_STOPPED, EXIT_DISK_FULL = 75, 74
 ALIVE_S = 1.0
 
 

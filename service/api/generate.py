@@ -30,14 +30,14 @@ STREAM: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/generate", responses=documented(404, 409, 503, 504, 507))
+@router.post("/generate", responses=documented(404, 409, 503, 504))
 async def generate(body: GenerateRequest, request: Request, daemon: DaemonDep) -> GenerateReply:
-    """The reply to `inputs`, stored before it is answered. Nobody waits for it when the client has gone."""
+    """The reply to `inputs`, recorded before it is answered. Nobody waits for it when the client has gone."""
     exchange = await _begin(daemon, body)
     return _reply(exchange, await exchange.finished(request))
 
 
-@router.post("/generate_stream", response_model=StreamEvent, responses=STREAM | documented(404, 409, 503, 504, 507))
+@router.post("/generate_stream", response_model=StreamEvent, responses=STREAM | documented(404, 409, 503, 504))
 async def generate_stream(body: StreamRequest, daemon: DaemonDep) -> EventSourceResponse:
     """The reply in pieces as they are made; the last event carries the whole text, its id and the details."""
     return event_stream(_events(await _begin(daemon, body)))
@@ -74,4 +74,4 @@ def _reply(exchange: Exchange, generation: Generation) -> GenerateReply:
         adapter_version=version_label(generation.adapter_version),
         seed=generation.seed,
     )
-    return GenerateReply(generated_text=generation.text, interaction_id=exchange.interaction_id, details=details)
+    return GenerateReply(generated_text=generation.text, interaction_id=exchange.recorded_id, details=details)

@@ -134,7 +134,7 @@ class Named(Body):
     verbose: bool | None = None
 
 
-@router.post("/chat", response_model=None, responses=LINES | documented(404, 409, 503, 504, 507))
+@router.post("/chat", response_model=None, responses=LINES | documented(404, 409, 503, 504))
 async def chat(body: ChatRequest, request: Request, daemon: DaemonDep) -> Any:
     """The reply to a conversation."""
     if not body.messages:
@@ -143,7 +143,7 @@ async def chat(body: ChatRequest, request: Request, daemon: DaemonDep) -> Any:
     return await _answer(exchange, body, request, lambda text: {"message": {"role": "assistant", "content": text}})
 
 
-@router.post("/generate", response_model=None, responses=LINES | documented(404, 409, 503, 504, 507))
+@router.post("/generate", response_model=None, responses=LINES | documented(404, 409, 503, 504))
 async def generate(body: GenerateRequest, request: Request, daemon: DaemonDep) -> Any:
     """The reply to a prompt."""
     if not body.prompt:
@@ -254,7 +254,7 @@ def _done(exchange: Exchange, generation: Generation, began: float) -> dict[str,
         "prompt_eval_duration": int(generation.prompt_s * NANOSECONDS),
         "eval_count": generation.generated_tokens,
         "eval_duration": int(generation.reply_s * NANOSECONDS),
-        "interaction_id": exchange.interaction_id,
+        "interaction_id": exchange.recorded_id,
     }
 
 

@@ -40,7 +40,7 @@ STREAM: dict[int | str, dict[str, Any]] = {
 Choice = Callable[..., dict[str, Any]]
 
 
-@router.post("/chat/completions", response_model=OpenAIReply, responses=STREAM | documented(404, 409, 503, 504, 507))
+@router.post("/chat/completions", response_model=OpenAIReply, responses=STREAM | documented(404, 409, 503, 504))
 async def chat(body: ChatRequest, request: Request, daemon: DaemonDep) -> Any:
     """The reply to a conversation."""
     exchange = await _begin(daemon, body)
@@ -53,7 +53,7 @@ async def chat(body: ChatRequest, request: Request, daemon: DaemonDep) -> Any:
     return _whole(envelope, generation, {"index": 0, "message": message, "logprobs": told})
 
 
-@router.post("/completions", response_model=OpenAIReply, responses=STREAM | documented(404, 409, 503, 504, 507))
+@router.post("/completions", response_model=OpenAIReply, responses=STREAM | documented(404, 409, 503, 504))
 async def complete(body: CompletionRequest, request: Request, daemon: DaemonDep) -> Any:
     """How a text goes on."""
     exchange = await _begin(daemon, body)

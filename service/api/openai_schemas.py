@@ -159,7 +159,9 @@ class OpenAIReply(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    id: str = Field(description="Feedback refers to the reply by it: it is the interaction_id.")
+    id: str = Field(
+        description="Feedback refers to the reply by it, unless the disk was full: it is the interaction_id."
+    )
     object: str
     created: int
     model: str

@@ -1,4 +1,4 @@
-"""What every dialect does: a ticket for the request, its pieces as they come, the reply stored before it is told."""
+"""What every dialect does: a ticket for the request, its pieces as they come, the reply recorded before it is told."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from service.db.interactions import new_interaction_id
 from service.lifecycle.closing import CUT_S
 
 
-@dataclass(frozen=True)
+@dataclass
 class Exchange:
-    """A reply that is being made, and the id that it will be stored under.
+    """A reply that is being made, and the id that it will be recorded under; `recorded` says whether it has been.
 
     `parameters` are the client's own, for the record.
     """
@@ -30,6 +30,7 @@ class Exchange:
     ticket: Ticket
     parameters: Mapping[str, Any]
     interaction_id: str
+    recorded: bool = False
 
     @classmethod
     async def begin(
@@ -43,23 +44,28 @@ class Exchange:
         ticket = await run_in_threadpool(daemon.serving.submit, request, keep_alive_s)
         return cls(daemon, ticket, parameters, new_interaction_id())
 
+    @property
+    def recorded_id(self) -> str | None:
+        """What feedback may refer to; None where there was no room for the reply, or not yet."""
+        return self.interaction_id if self.recorded else None
+
     async def finished(self, request: Request) -> Generation:
-        """The whole reply, which is stored. Nobody waits for it when the client has gone."""
+        """The whole reply, which has been recorded. Nobody waits for it when the client has gone."""
         watch = asyncio.create_task(self._cancel_when_gone(request))
         try:
             generation = await run_in_threadpool(self.ticket.result)
         finally:
             watch.cancel()
-        await run_in_threadpool(self._store, generation)
+        await run_in_threadpool(self._record, generation)
         return generation
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """The reply as it is made; it is stored after the last piece. Cancelled when nobody takes any more."""
+        """The reply as it is made; it is recorded after the last piece. Cancelled when nobody takes any more."""
         try:
             pieces = iter(self.ticket)
             while (piece := await run_sync(_next, pieces, abandon_on_cancel=True)) is not None:
                 yield piece
-            await run_in_threadpool(self._store, self.ticket.result())
+            await run_in_threadpool(self._record, self.ticket.result())
         finally:
             self.ticket.cancel()  # for a finished reply it means nothing
 
@@ -69,19 +75,9 @@ class Exchange:
                 pass
             self.ticket.cancel()
 
-    def _store(self, generation: Generation) -> None:
-        self.daemon.db.interactions.add(
-            profile=self.ticket.request.profile,
-            messages=self.ticket.request.messages,
-            parameters=self.parameters,
-            response=generation.text,
-            adapter_version=generation.adapter_version,
-            finish_reason=generation.finish_reason,
-            prompt_tokens=generation.prompt_tokens,
-            generated_tokens=generation.generated_tokens,
-            seed=generation.seed,
-            interaction_id=self.interaction_id,
-        )
+    def _record(self, generation: Generation) -> None:
+        recorder, request = self.daemon.recorder, self.ticket.request
+        self.recorded = recorder.keep(self.interaction_id, request, self.parameters, generation)
 
 
 def event_stream(events: AsyncIterator[dict[str, str]]) -> EventSourceResponse:

@@ -60,7 +60,7 @@ class GenerateReply(Reply):
     """A reply, and the id by which feedback refers to it."""
 
     generated_text: str
-    interaction_id: str
+    interaction_id: str | None = Field(description="Null where there was no room on the disk to record the reply.")
     details: GenerationDetails
 
 

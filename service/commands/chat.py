@@ -36,19 +36,21 @@ def converse(client: Client, profile: str, out: Console) -> None:
                 messages.append({"role": "assistant", "content": text})
 
 
-def _reply(client: Client, profile: str, messages: list[dict[str, str]], out: Console) -> tuple[str, str]:
-    """The reply's text and its interaction id; printed as it comes."""
+def _reply(client: Client, profile: str, messages: list[dict[str, str]], out: Console) -> tuple[str, str | None]:
+    """The reply's text and its interaction id, None where it was not recorded; printed as it comes."""
     body = {"inputs": messages, "parameters": {"max_new_tokens": MAX_NEW_TOKENS, "adapter_id": profile}}
     last: dict[str, Any] = {}
     for last in client.events("/generate_stream", body):
         out.print(last["token"]["text"], end="", markup=False, highlight=False, soft_wrap=True)
     out.print()
-    return str(last["generated_text"]), str(last["interaction_id"])
+    if last["interaction_id"] is None:
+        out.print("(this reply was not recorded: `lars-agent status` says why)", style="yellow", highlight=False)
+    return str(last["generated_text"]), last["interaction_id"]
 
 
 def _give_feedback(client: Client, interaction: str | None, line: str, out: Console) -> None:
     if interaction is None:
-        out.print("say something first; feedback is about the last reply")
+        out.print("there is no reply that feedback could be about; say something first")
         return
     if line.startswith("/fix") and not line.removeprefix("/fix").strip():
         out.print("say what the reply should have been: /fix TEXT")

@@ -6,7 +6,7 @@ import builtins
 from dataclasses import asdict
 from datetime import datetime
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, delete, select
 from sqlalchemy.dialects.sqlite import insert
 
 from service.db.engine import reading, writing
@@ -37,6 +37,11 @@ class Cycles:
         note = insert(cycles).values(**values)
         with writing(self._engine) as connection:
             connection.execute(note.on_conflict_do_update(index_elements=["profile", "scheduled"], set_=values))
+
+    def delete_before(self, when: datetime) -> int:
+        """How many moments earlier than `when` are known no longer."""
+        with writing(self._engine) as connection:
+            return connection.execute(delete(cycles).where(cycles.c.scheduled < when)).rowcount
 
     def list(self, profile: str | None = None, limit: int = 100) -> builtins.list[CycleRecord]:
         """What became of the latest moments, newest first."""

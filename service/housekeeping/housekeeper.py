@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 
@@ -64,7 +64,9 @@ class Housekeeper:
 
     def tidy(self) -> Report:
         """Everything keeps to its limits, or the log says what does not; what was done."""
-        return self._round(tidy_jobs, tidy_adapters, _tidy_interactions)  # a full disk: what writes comes last
+        return self._round(
+            tidy_jobs, tidy_adapters, _tidy_interactions, _tidy_cycles
+        )  # a full disk: what writes comes last
 
     def forget(self) -> Report:
         """What was learned from feedback that is deleted is in no directory of a job that has ended."""
@@ -113,3 +115,10 @@ def _tidy_interactions(work: Round) -> None:
                 if work.closing.is_set():
                     raise Closing
             work.report.freed_bytes += sum(sizes[name] for name in batch)
+
+
+def _tidy_cycles(work: Round) -> None:
+    """What became of a night is known for as long as a job's record is."""
+    days = work.settings.retention.job_days
+    with work.going_on("cycles"):
+        work.report.cycles += work.db.cycles.delete_before(work.now - timedelta(days=days)) if days else 0

@@ -174,7 +174,7 @@ def test_a_write_is_found_by_its_path(name, path):
 
 def point(**changes):
     fine = {"name": "pointer", "lost": [], "duplicated": [], "unsound": [], "integrity": "ok", "reply_after": 200}
-    fine |= {"reply_while_full": 507, "statuses": {"201": 5, "507": 2}, "said": {}, "next": "succeeded", "next_s": 9.0}
+    fine |= {"reply_while_full": 200, "statuses": {"201": 5, "507": 2}, "said": {}, "next": "succeeded", "next_s": 9.0}
     return fine | {"jobs": ["succeeded: None", "failed: no room on the disk to write x"]} | changes
 
 
@@ -184,7 +184,7 @@ def point(**changes):
         ({"lost": ["a"]}, "1 acknowledged feedbacks lost"),
         ({"integrity": "torn"}, "the database is damaged"),
         ({"next": "none"}, "the next cycle: none"),
-        ({"reply_while_full": 500}, "answered with 500"),
+        ({"reply_while_full": 507}, "answered with 507"),
         ({"statuses": {"500": 1}}, "answered with 500"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,14 +87,15 @@ class House:
         ]
         return [record.id for record in self.db.feedback.add_many(news)]
 
-    def publish(self, profile: str = "default") -> int:
-        """A version is in use, as if an earlier night had made it."""
+    def publish(self, profile: str = "default", learned: Sequence[str] = ()) -> int:
+        """A version is in use, as if an earlier night had made it from these pieces of feedback."""
         candidate = self.settings.data_dir / "earlier"
         candidate.mkdir(exist_ok=True)
         for name in ("adapter_config.json", "adapter_model.safetensors"):
             (candidate / name).write_text("{}")
         parent = self.store.active(profile)
-        manifest = self.store.publish(profile, candidate, AdapterManifest(parent=parent, base_model_sha256=SHA256))
+        draft = AdapterManifest(parent=parent, base_model_sha256=SHA256, example_ids=tuple(learned))
+        manifest = self.store.publish(profile, candidate, draft)
         self.store.activate(profile, manifest.version)
         self.engine.swap(profile)
         return manifest.version

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from lars_agent.errors import AdapterNotFound, ModelLoading, NothingToLearn
+from lars_agent.errors import AdapterNotFound, ModelLoading, NothingToLearn, WorkerFailed
 from lars_agent.example import Message
 from lars_agent.training.job import CANDIDATE
 from service.db import JobNotFound, NewFeedback
@@ -478,3 +478,11 @@ def test_stray_worker_of_a_dead_daemon_is_killed_and_a_stranger_with_its_id_is_n
         assert (process.poll() is not None) is dies
         process.kill()
         process.wait()
+
+
+def test_plan_that_does_not_come_is_an_error_with_words_and_leaves_nothing(house, monkeypatch):
+    monkeypatch.setattr("service.dry_run.TIMEOUT_S", 0.2)
+    supervisor = house.supervisor(command=(sys.executable, "-c", "import time; time.sleep(60)"))
+    with pytest.raises(WorkerFailed, match="no plan after"):
+        supervisor.plan()
+    assert list(house.settings.jobs_dir.iterdir()) == []

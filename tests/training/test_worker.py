@@ -25,6 +25,8 @@ from lars_agent.training import worker
 from lars_agent.training.job import (
     ALIVE_FILE,
     CANDIDATE,
+    EXIT_DISK_FULL,
+    EXIT_STOPPED,
     HELDOUT_FILE,
     PROGRESS_FILE,
     RESULT_FILE,
@@ -35,7 +37,6 @@ from lars_agent.training.job import (
     read_result,
     write_examples,
 )
-from service.worker_process import DISK_FULL
 from tests.tiny import save_tiny
 from tests.training.conftest import FACTS, HELD_OUT, fact
 
@@ -140,7 +141,7 @@ def test_sigterm_stops_at_a_checkpoint_with_exit_75_and_no_result(tmp_path, mode
     wait_for_step(folder, process, 2)
     process.terminate()
     process.communicate(timeout=60)
-    assert process.returncode == 75
+    assert process.returncode == EXIT_STOPPED
     assert not (folder / RESULT_FILE).exists()
     assert list(folder.glob("checkpoint-*"))
 
@@ -151,7 +152,7 @@ def test_worker_that_finds_no_room_for_its_result_says_so_by_its_exit_status(tmp
 
     monkeypatch.setattr(JobResult, "write", full)
     (tmp_path / "job").mkdir()  # without a job.json
-    assert worker.main([str(tmp_path / "job")]) == worker.EXIT_DISK_FULL == DISK_FULL
+    assert worker.main([str(tmp_path / "job")]) == EXIT_DISK_FULL
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@ from __future__ import annotations
 import threading
 
 import pytest
+from sqlalchemy import text
 
 from lars_agent.errors import AdapterCorrupt, GenerationError, PromptRefused, PromptTooLong, QueueFull
 from service.api.parameters import GenerateRequest, parse_adapter_id
+from service.db.engine import writing
 from tests.service.api.conftest import stream_events, wait_until
 from tests.store.make import make_candidate, make_draft
 
@@ -17,6 +19,41 @@ def test_reply_is_stored_before_it_is_answered(client, daemon):
     assert reply == {"generated_text": "echo: Hi", "interaction_id": stored.id, "details": {**details, "seed": 5}}
     assert (stored.response, stored.parameters) == ("echo: Hi", {"seed": 5})
     assert stored.messages == ({"role": "user", "content": "Hi"},)
+
+
+@pytest.fixture
+def no_room(daemon):
+    """The database may not grow; called, it may again."""
+
+    def limit(pages: int) -> None:
+        with writing(daemon.db.engine) as connection:
+            connection.execute(text(f"PRAGMA max_page_count = {pages}"))
+
+    with writing(daemon.db.engine) as connection:
+        limit_now = connection.execute(text("PRAGMA page_count")).scalar_one()
+    limit(limit_now)
+    return lambda: limit(1_000_000)
+
+
+def test_full_disk_costs_the_record_and_not_the_reply(client, daemon, no_room):
+    long = "x" * 100_000
+    reply = client.post("/generate", json={"inputs": long})
+    assert (reply.status_code, reply.json()["interaction_id"]) == (200, None)
+    assert reply.json()["generated_text"] == f"echo: {long}"
+    *_, last = stream_events(client.post("/generate_stream", json={"inputs": long}))
+    assert (last["generated_text"], last["interaction_id"]) == (f"echo: {long}", None)
+    turns = [{"role": "user", "content": long}]
+    chat = client.post("/v1/chat/completions", json={"model": "default", "messages": turns}).json()
+    assert chat["choices"][0]["message"]["content"] == f"echo: {long}"
+    body = {"model": "default", "messages": turns, "stream": False}
+    assert client.post("/api/chat", json=body).json()["interaction_id"] is None
+    assert client.get("/health").json() == {"status": "degraded", "alarms": ["not_recording"]}
+    (words,) = client.get("/info").json()["problems"]
+    assert "free some space" in words
+    assert daemon.db.interactions.count() == 0
+    no_room()
+    assert client.post("/generate", json={"inputs": long}).json()["interaction_id"] is not None
+    assert client.get("/health").json() == {"status": "ok"}
 
 
 def test_conversation_is_given_as_messages(client, engine):

@@ -18,7 +18,7 @@ from lars_agent.example import Example, Message
 from lars_agent.store.manifest import AdapterManifest
 from lars_agent.training import checkpoint, loop
 from lars_agent.training.job import CANDIDATE, HELDOUT_FILE, TRAIN_FILE, read_examples, write_examples
-from service.db import JobNotFound, JobRecord, NewFeedback
+from service.db import CycleRecord, JobNotFound, JobRecord, NewFeedback
 from service.housekeeping import ended_jobs, housekeeper
 from service.housekeeping.disk_room import taken_bytes
 from service.housekeeping.forgetting import strip
@@ -149,6 +149,16 @@ class TestJobs:
         with pytest.raises(JobNotFound):
             house.db.jobs.get(old.id)
         assert house.db.jobs.get(last.id) == last
+
+    def test_a_night_is_known_for_as_long_as_a_job(self, build):
+        house = build(job_days=365)
+        moments = [NOW - timedelta(days=days) for days in (364, 366)]
+        for moment in moments:
+            house.db.cycles.record(CycleRecord("default", moment, moment, "skipped", "nothing new", None))
+        assert tidy(house).cycles == 1
+        assert [cycle.scheduled for cycle in house.db.cycles.list()] == moments[:1]
+        house = build(job_days=0)
+        assert tidy(house, days=9999).cycles == 0
 
     def test_records_that_are_asked_for_stay(self, build):
         """Those of versions that are still there, whatever their manifests say, and of each profile's last verdict."""

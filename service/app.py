@@ -153,7 +153,7 @@ def compose(
             sight=look or lookout,
             window=lambda begun: schedule.window(begun=begun),
         )
-        supervisor.on_begin = shift.look
+        supervisor.on_begin = shift.begin
         schedule = Nightly(settings.schedule, supervisor, db.cycles, profile_lister(db, store), shift.judge)
         housekeeper = Housekeeper(settings, db, store, serving.pointer)
         supervisor.on_end = housekeeper.forget_soon  # feedback may have been deleted while the job worked with it

@@ -6,7 +6,9 @@ checkpoint and ends, so that its memory is free as well, and another one goes on
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable
 
 import structlog
@@ -19,7 +21,8 @@ from service.worker_process import WorkerProcess
 log = structlog.get_logger(__name__)
 
 HOLDERS = {"user": "somebody paused it", "requests": "a reply is being made"}  # who is no check of the moment
-WORKING_S, WAITING_S = 1.0, 5.0  # between two looks
+WORKING_S, WAITING_S = 1.0, 60.0  # between two looks
+FRESH_S = 5.0  # how old what somebody asks about may be
 
 
 class Shift:
@@ -41,9 +44,10 @@ class Shift:
         self._work, self._sight, self._window = work, sight, window
         self._looking = threading.Lock()
         self._held: frozenset[str] = frozenset()
-        self._closing = threading.Event()
+        self._closing, self._woken = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self.moment = Moment(())  # the last one looked at
+        self._looked_at = -math.inf
 
     def use(self, settings: Settings) -> None:
         """The next look is by `settings`."""
@@ -58,6 +62,7 @@ class Shift:
     def close(self) -> None:
         """It looks no more; whom it held it holds no longer."""
         self._closing.set()
+        self._woken.set()
         if self._thread is not None:
             self._thread.join()
         self._hold(frozenset())
@@ -79,6 +84,16 @@ class Shift:
         """Whether work that has not begun may begin now."""
         return decide(self._sight(window), self._settings.idle, needs_bytes=self._settings.worker_bytes)
 
+    def begin(self) -> None:
+        """Work begins: it has looked before the first worker takes anything, and looks often from now on."""
+        self.look()
+        self._woken.set()
+
+    def refresh(self) -> None:
+        """`moment` is of now, or was a moment ago, once the watch has started: somebody asks."""
+        if self._thread is not None and time.monotonic() - self._looked_at > FRESH_S:
+            self.look()
+
     def look(self) -> Moment:
         """The worker is held if the moment is bad, and parked if it has been held for long."""
         with self._looking:
@@ -91,7 +106,7 @@ class Shift:
                 asked=asked,
                 running=began and not self._held,
             )
-            self.moment = moment
+            self.moment, self._looked_at = moment, time.monotonic()
             self._hold(frozenset() if work is None else frozenset(check.name for check in moment.against))
             if work is not None and self._worker.held_s() > self._settings.idle.park_s:
                 self._worker.park()
@@ -107,7 +122,11 @@ class Shift:
         self._held = names
 
     def _watch(self) -> None:
-        while not self._closing.wait(WAITING_S if self._work() is None else WORKING_S):
+        while True:
+            self._woken.wait(WAITING_S if self._work() is None else WORKING_S)
+            self._woken.clear()
+            if self._closing.is_set():
+                return
             try:
                 self.look()
             except Exception:  # what it cannot see does not end the watch

@@ -27,7 +27,7 @@ class Device:
             sight=self.sight,
             window=lambda begun: self.window,  # type: ignore[arg-type, return-value]
         )
-        self.supervisor.on_begin = self.shift.look
+        self.supervisor.on_begin = self.shift.begin
 
     def sight(self, window: Window) -> Sight:
         return replace(self.seen, window=window)
@@ -158,6 +158,32 @@ def test_watch_goes_on_by_itself_survives_a_probe_that_fails_and_releases_what_i
     until(lambda: device.supervisor.worker.holders == {"heat"}, "held")
     device.shift.close()
     assert device.supervisor.worker.holders == frozenset()
+
+
+def test_watch_that_looks_seldom_while_there_is_no_work_looks_often_once_there_is(device, go, monkeypatch):
+    monkeypatch.setattr("service.night.shift.WAITING_S", 3600.0)
+    monkeypatch.setattr("service.night.shift.WORKING_S", 0.01)
+    device.shift.start()
+    device.at_work(device.supervisor.adapt(trigger="schedule"))
+    device.seen = HOT
+    until(lambda: device.supervisor.worker.holders == {"heat"}, "held")
+    device.shift.close()
+
+
+def test_who_asks_is_told_of_now_and_nobody_else_makes_it_look(device, monkeypatch):
+    monkeypatch.setattr("service.night.shift.FRESH_S", 0.0)
+    device.shift.refresh()
+    assert device.shift.moment.checks == ()  # it has not started, as in safe mode
+    device.shift.start()
+    assert device.shift.moment.is_good
+    device.seen = HOT
+    device.shift.refresh()
+    assert [check.name for check in device.shift.moment.against] == ["heat"]
+    monkeypatch.setattr("service.night.shift.FRESH_S", 3600.0)
+    device.seen = CALM
+    device.shift.refresh()
+    assert not device.shift.moment.is_good
+    device.shift.close()
 
 
 def test_user_and_watch_hold_independently(device, go):

@@ -45,7 +45,8 @@ def run_cycle(job: JobRecord, parts: CycleParts, train: Callable[[Path], JobResu
         manifest = publish(job, result, verdict, parts)
         put_in_use(job, manifest.version, parts)
     elif (words := withdraw(job.profile, parts)) is not None:
-        return replace(verdict, reasons=(*verdict.reasons, f"{words}."))
+        verdict = replace(verdict, reasons=(*verdict.reasons, f"{words}."))
+        parts.db.jobs.update(job.id, verdict=verdict.as_dict())
     return verdict
 
 

@@ -47,7 +47,7 @@ def withdrawn_unless_learned_anew(profile: str, parts: CycleParts) -> Iterator[N
     except NothingToLearn as error:
         if (words := withdraw(profile, parts)) is None:
             raise
-        raise NothingToLearn(f"{error}. {words}") from error
+        raise NothingToLearn(f"{str(error).rstrip('.')}. {words}.") from error
 
 
 def _innocent_ancestors(profile: str, parts: CycleParts) -> Iterator[int]:

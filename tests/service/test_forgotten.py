@@ -52,8 +52,10 @@ def test_where_the_successor_is_rejected_that_version_is_in_use_and_the_record_s
     house.db.feedback.delete(ids[2])
     job = ended(house, "--reply", "9.0")
     assert (job.status, in_use(house)) == ("rejected", left)
-    assert "v2 learned what has been deleted since" in job.error
-    assert f"{'v1' if left else 'the base model'} is in use instead" in job.error
+    kept = "v1" if left else "the base model"
+    words = f"v2 learned what has been deleted since, so {kept} is in use instead."
+    assert job.error.endswith(words)
+    assert job.verdict["reasons"][-1] == words
 
 
 def test_one_that_knows_nothing_deleted_stays_when_its_successor_is_rejected(house, ids):

@@ -38,9 +38,9 @@ export function moment(iso) {
 
 export function verdictTitle(job) {
   if (job.status === "succeeded") return `Better than before: published as ${job.version ?? "a new version"}.`;
-  if (job.verdict && !job.verdict.accepted) return "Not better than before: the adapter in use stays.";
+  if (job.verdict && !job.verdict.accepted) return "Not better than before: it was not published.";
   if (job.status === "cancelled") return "Cancelled: the adapter in use stays.";
-  return job.status === "failed" ? "It did not work: the adapter in use stays." : "";
+  return job.status === "failed" ? "It did not work." : "";
 }
 
 export function reasons(job) {

@@ -40,7 +40,8 @@ def run_cycle(job: JobRecord, parts: CycleParts, train: Callable[[Path], JobResu
             curated = curated_by_settings(examples, settings)
         snapshot(job, examples, curated, parts)
     result = train(folder)
-    verdict = judge(job, result, parts)
+    with withdrawn_unless_learned_anew(job.profile, parts):
+        verdict = judge(job, result, parts)
     if verdict.accepted:
         manifest = publish(job, result, verdict, parts)
         put_in_use(job, manifest.version, parts)
@@ -137,11 +138,11 @@ def _manifest(job: JobRecord, result: JobResult, verdict: Verdict, parts: CycleP
 
 
 def _against_another(job: JobRecord, verdict: Verdict, parts: CycleParts) -> Verdict:
-    """Rejected if somebody put another version in use meanwhile: it was not judged against that one."""
-    judged_against, active = _noted(job, parts)["active_version"], parts.store.active(job.profile)
-    if active == judged_against:
+    """Rejected if somebody has put another version in use since: it was not judged against that one."""
+    began_with, active = _noted(job, parts)["active_version"], parts.store.active(job.profile)
+    if active == began_with:
         return verdict
-    reason = f"It was judged against {label(judged_against)}, but {label(active)} has been put in use meanwhile."
+    reason = f"When it began {label(began_with)} was in use, but {label(active)} has been put in use since."
     return replace(verdict, accepted=False, reasons=(reason,))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import structlog
 
 from lars_agent.errors import AdapterError, NothingToLearn
+from service.db import JobNotFound
 from service.parts import CycleParts, label
 
 log = structlog.get_logger(__name__)
@@ -51,18 +52,31 @@ def withdrawn_unless_learned_anew(profile: str, parts: CycleParts) -> Iterator[N
 
 
 def _innocent_ancestors(profile: str, parts: CycleParts) -> Iterator[int]:
-    """The latest first; those that cannot serve are left out, and a line that is broken ends at once."""
-    try:
-        ancestors = parts.store.lineage(profile)[1:]
-    except AdapterError:
-        return
-    for version in ancestors:
+    """The latest first, without those that cannot serve; one whose manifest cannot be read is the last of the line."""
+    store, met = parts.store, set[int]()
+    version = store.parent(profile)
+    while version is not None and version not in met:
+        met.add(version)
         with contextlib.suppress(AdapterError):
-            parts.store.verify(profile, version, parts.base_model().sha256)
+            store.verify(profile, version, parts.base_model().sha256)
             if _is_innocent(profile, version, parts):
                 yield version
+        try:
+            version = store.get(profile, version).parent
+        except AdapterError:
+            return
 
 
 def _is_innocent(profile: str, version: int, parts: CycleParts) -> bool:
-    learned = {example_id for example_id in parts.store.get(profile, version).example_ids if example_id}
+    """Whether nothing is known to be deleted that the version learned.
+
+    Only a version that this database has seen being made can be found guilty: after an older backup was restored, or
+    the file moved away, much is unknown and nothing was deleted.
+    """
+    manifest = parts.store.get(profile, version)
+    try:
+        parts.db.jobs.get(manifest.job_id)
+    except JobNotFound:
+        return True
+    learned = {example_id for example_id in manifest.example_ids if example_id}
     return parts.db.feedback.known(learned) == learned

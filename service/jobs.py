@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,21 +118,19 @@ class Supervisor:
         Raises JobRunning, ModelLoading, AdapterNotFound for a name no profile can have, and for the trigger
         "schedule" NothingToLearn where nothing has changed since the last night: no night is spent twice on the same.
         """
-        with self._lock:
+        by_night = trigger == "schedule"
+        forgetting = withdrawn_unless_learned_anew(profile, self._parts) if by_night else nullcontext()
+        with forgetting, self._lock:  # what forgetting puts in use may take a while to load, and others need the lock
             if self._closing.is_set():
                 raise JobRunning("the daemon is shutting down; ask again when it is back")
             for job in self._db.jobs.unfinished():
                 raise JobRunning(f"job {job.id} is {job.status}; wait for it, or cancel it")
             self._parts.base_model()
             self._store.active(profile)
-            reason = self._news(profile) if trigger == "schedule" else "somebody asked for it"
+            reason = require_news(profile, self._parts) if by_night else "somebody asked for it"
             job = self._db.jobs.add(profile, trigger, reason)
             self._start([job])
             return job
-
-    def _news(self, profile: str) -> str:
-        with withdrawn_unless_learned_anew(profile, self._parts):
-            return require_news(profile, self._parts)
 
     def plan(self, profile: str = DEFAULT_PROFILE) -> dict[str, Any]:
         """What `adapt` would do with the profile's feedback as it is: see `dry_run`."""

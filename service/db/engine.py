@@ -84,6 +84,10 @@ def _named(path: Path, cause: BaseException | None) -> LarsError | None:
         return DiskFull(f"no room on the disk for the database {path}; free some space and try again")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return DatabaseBusy(f"the database {path} has been busy for {BUSY_TIMEOUT_S:.0f} s; is another daemon running?")
+    if code == sqlite3.SQLITE_IOERR:
+        return DatabaseUnusable(
+            f"the disk does not do what the database {path} asks ({cause}): is it full, or failing?"
+        )
     if code in CORRUPT:
         return DatabaseUnusable(f"the database {path} cannot be used ({cause}); restore a backup or move it away")
     return None

@@ -42,7 +42,7 @@ class Shift:
     ) -> None:
         self._settings, self._worker = settings, worker
         self._work, self._sight, self._window = work, sight, window
-        self._looking = threading.Lock()
+        self._looking, self._asked = threading.Lock(), threading.Lock()
         self._held: frozenset[str] = frozenset()
         self._closing, self._woken = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -90,9 +90,11 @@ class Shift:
         self._woken.set()
 
     def refresh(self) -> None:
-        """`moment` is of now, or was a moment ago, once the watch has started: somebody asks."""
-        if self._thread is not None and time.monotonic() - self._looked_at > FRESH_S:
-            self.look()
+        """`moment` is of now, or was a moment ago, while the watch goes on: somebody asks."""
+        with self._asked:
+            watching = self._thread is not None and not self._closing.is_set()
+            if watching and time.monotonic() - self._looked_at > FRESH_S:
+                self._try_to_look()
 
     def look(self) -> Moment:
         """The worker is held if the moment is bad, and parked if it has been held for long."""
@@ -127,7 +129,11 @@ class Shift:
             self._woken.clear()
             if self._closing.is_set():
                 return
-            try:
-                self.look()
-            except Exception:  # what it cannot see does not end the watch
-                log.exception("moment_not_seen")
+            self._try_to_look()
+
+    def _try_to_look(self) -> None:
+        """What cannot be seen ends neither the watch nor the answer to who asks."""
+        try:
+            self.look()
+        except Exception:
+            log.exception("moment_not_seen")

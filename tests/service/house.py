@@ -94,7 +94,10 @@ class House:
         for name in ("adapter_config.json", "adapter_model.safetensors"):
             (candidate / name).write_text("{}")
         parent = self.store.active(profile)
-        draft = AdapterManifest(parent=parent, base_model_sha256=SHA256, example_ids=tuple(learned))
+        job_id = self.db.jobs.add(profile, "manual").id if learned else ""
+        if job_id:
+            self.db.jobs.update(job_id, status="succeeded")
+        draft = AdapterManifest(parent=parent, base_model_sha256=SHA256, example_ids=tuple(learned), job_id=job_id)
         manifest = self.store.publish(profile, candidate, draft)
         self.store.activate(profile, manifest.version)
         self.engine.swap(profile)

@@ -145,7 +145,7 @@ def test_candidate_is_rejected_when_another_version_was_put_in_use_meanwhile(hou
 
     verdict = run_cycle(house.db.jobs.add("default", "manual"), house.parts, train)
     assert not verdict.accepted
-    assert verdict.reasons == ("It was judged against v1, but the base model has been put in use meanwhile.",)
+    assert verdict.reasons == ("When it began v1 was in use, but the base model has been put in use since.",)
     assert house.store.active("default") is None
 
 

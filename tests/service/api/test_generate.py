@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from lars_agent.errors import AdapterCorrupt, GenerationError, PromptRefused, PromptTooLong, QueueFull
 from service.api.parameters import GenerateRequest, parse_adapter_id
@@ -23,16 +23,16 @@ def test_reply_is_stored_before_it_is_answered(client, daemon):
 
 @pytest.fixture
 def no_room(daemon):
-    """The database may not grow; called, it may again."""
-
-    def limit(pages: int) -> None:
-        with writing(daemon.db.engine) as connection:
-            connection.execute(text(f"PRAGMA max_page_count = {pages}"))
-
+    """The database may not grow, whichever connection asks; called, it may again."""
     with writing(daemon.db.engine) as connection:
-        limit_now = connection.execute(text("PRAGMA page_count")).scalar_one()
-    limit(limit_now)
-    return lambda: limit(1_000_000)
+        pages = [connection.execute(text("PRAGMA page_count")).scalar_one()]
+
+    def limit(connection, *_: object) -> None:
+        connection.execute(f"PRAGMA max_page_count = {pages[-1]}")
+
+    event.listen(daemon.db.engine, "checkout", limit)
+    yield lambda: pages.append(1_000_000)
+    event.remove(daemon.db.engine, "checkout", limit)
 
 
 def test_full_disk_costs_the_record_and_not_the_reply(client, daemon, no_room):

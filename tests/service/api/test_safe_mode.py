@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 
@@ -25,7 +24,7 @@ def job(settings, tmp_path) -> str:
     """Three starts have failed, over a version in use and a job that has not ended; the job's id."""
     store = AdapterStore(settings.adapters_dir)
     for profile in ("default", "alice"):
-        store.publish(profile, make_candidate(tmp_path / "candidate"), replace(make_draft(), example_ids=()))
+        store.publish(profile, make_candidate(tmp_path / "candidate"), make_draft())
         store.activate(profile, 1)
     db = Database(settings.database_path)
     job = db.jobs.add("default", "manual")

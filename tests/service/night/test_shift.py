@@ -163,7 +163,10 @@ def test_watch_goes_on_by_itself_survives_a_probe_that_fails_and_releases_what_i
 def test_watch_that_looks_seldom_while_there_is_no_work_looks_often_once_there_is(device, go, monkeypatch):
     monkeypatch.setattr("service.night.shift.WAITING_S", 3600.0)
     monkeypatch.setattr("service.night.shift.WORKING_S", 0.01)
+    asked, work = [], device.shift._work
+    monkeypatch.setattr(device.shift, "_work", lambda: asked.append(None) or work())
     device.shift.start()
+    until(lambda: len(asked) > 1, "the watch has begun to wait")
     device.at_work(device.supervisor.adapt(trigger="schedule"))
     device.seen = HOT
     until(lambda: device.supervisor.worker.holders == {"heat"}, "held")

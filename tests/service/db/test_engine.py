@@ -10,7 +10,7 @@ from sqlalchemy.exc import OperationalError
 from lars_agent.errors import DiskFull
 from service.db import Database, DatabaseBusy, DatabaseUnusable, NewFeedback
 from service.db import engine as module
-from service.db.engine import reading, writing
+from service.db.engine import failures_named, reading, writing
 
 SAID = NewFeedback(messages=({"role": "user", "content": "Hi"},), response="Yo", rating=1.0)
 
@@ -95,3 +95,12 @@ def test_database_of_another_program_is_refused(path):
     connection.close()
     with pytest.raises(DatabaseUnusable, match=r"another program.*recipes"):
         Database(path)
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC])
+def test_disk_that_fails_or_is_at_its_quota_is_named(tmp_path, code):
+    """SQLite says so whenever the system gives another reason than a full disk; here it is made to."""
+    cause = sqlite3.OperationalError("disk I/O error")
+    cause.sqlite_errorcode = code
+    with pytest.raises(DatabaseUnusable, match="is it full, or failing"), failures_named(tmp_path / "lars-agent.db"):
+        raise cause

@@ -33,14 +33,12 @@ def run_cycle(job: JobRecord, parts: CycleParts, train: Callable[[Path], JobResu
     whatever keeps a step from being done; the incumbent then still serves. One that learned what has been deleted since
     gives way all the same, where its successor is rejected or there is nothing to learn.
     """
-    settings, folder = parts.settings, parts.folder(job.id)
-    if not (folder / SPEC_FILE).exists():
-        examples = parts.db.feedback.examples(job.profile)
-        with withdrawn_unless_learned_anew(job.profile, parts):
-            curated = curated_by_settings(examples, settings)
-        snapshot(job, examples, curated, parts)
-    result = train(folder)
+    folder = parts.folder(job.id)
     with withdrawn_unless_learned_anew(job.profile, parts):
+        if not (folder / SPEC_FILE).exists():
+            examples = parts.db.feedback.examples(job.profile)
+            snapshot(job, examples, curated_by_settings(examples, parts.settings), parts)
+        result = train(folder)
         verdict = judge(job, result, parts)
     if verdict.accepted:
         manifest = publish(job, result, verdict, parts)
@@ -91,9 +89,7 @@ def put_in_use(job: JobRecord, version: int, parts: CycleParts) -> None:
 
 def _swap(job: JobRecord, version: int, incumbent: int | None, parts: CycleParts) -> None:
     try:
-        parts.endpoint.prepare(job.profile, version)
-        parts.store.activate(job.profile, version, parts.base_model().sha256)
-        parts.endpoint.swap(job.profile)
+        parts.serve(job.profile, version)
     except Exception as error:
         kept = _restore(job.profile, incumbent, parts)
         words = "as before" if kept == incumbent else f"because {label(incumbent)} is damaged"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from itertools import islice
 
 import structlog
 
@@ -21,7 +22,7 @@ def lasting(profile: str, parts: CycleParts) -> int | None:
     active = parts.store.active(profile)
     with contextlib.suppress(AdapterError):
         if active is not None and not _is_innocent(profile, active, parts):
-            return next(_innocent_ancestors(profile, parts), None)
+            return _innocent_ancestor(profile, parts)
     return active
 
 
@@ -31,10 +32,7 @@ def withdraw(profile: str, parts: CycleParts) -> str | None:
         active, version = parts.store.active(profile), lasting(profile, parts)
         if active == version:
             return None
-        if version is not None:
-            parts.endpoint.prepare(profile, version)
-        parts.store.activate(profile, version, parts.base_model().sha256)
-        parts.endpoint.swap(profile)
+        parts.serve(profile, version)
     words = f"{label(active)} learned what has been deleted since, so {label(version)} is in use instead"
     log.info("adapter_withdrawn", profile=profile, words=words)
     return words
@@ -51,20 +49,15 @@ def withdrawn_unless_learned_anew(profile: str, parts: CycleParts) -> Iterator[N
         raise NothingToLearn(f"{str(error).rstrip('.')}. {words}.") from error
 
 
-def _innocent_ancestors(profile: str, parts: CycleParts) -> Iterator[int]:
-    """The latest first, without those that cannot serve; one whose manifest cannot be read is the last of the line."""
-    store, met = parts.store, set[int]()
-    version = store.parent(profile)
-    while version is not None and version not in met:
-        met.add(version)
-        with contextlib.suppress(AdapterError):
-            store.verify(profile, version, parts.base_model().sha256)
-            if _is_innocent(profile, version, parts):
-                yield version
-        try:
-            version = store.get(profile, version).parent
-        except AdapterError:
-            return
+def _innocent_ancestor(profile: str, parts: CycleParts) -> int | None:
+    """The latest that can serve; None where there is none before the line ends or is broken."""
+    with contextlib.suppress(AdapterError):
+        for version in islice(parts.store.line(profile), 1, None):
+            with contextlib.suppress(AdapterError):
+                parts.store.verify(profile, version, parts.base_model().sha256)
+                if _is_innocent(profile, version, parts):
+                    return version
+    return None
 
 
 def _is_innocent(profile: str, version: int, parts: CycleParts) -> bool:

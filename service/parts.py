@@ -68,3 +68,13 @@ class CycleParts:
     def folder(self, job_id: str) -> Path:
         """The job directory."""
         return self.settings.jobs_dir / job_id
+
+    def serve(self, profile: str, version: int | None) -> None:
+        """`version` serves the profile, loaded and checked before the pointer moves; the caller holds `pointer`.
+
+        Raises what the endpoint and `AdapterStore.activate` raise.
+        """
+        if version is not None:
+            self.endpoint.prepare(profile, version)
+        self.store.activate(profile, version, self.base_model().sha256)
+        self.endpoint.swap(profile)

@@ -17,7 +17,7 @@ from lars_agent.runtime.request import GenerationRequest, Ticket
 from lars_agent.store.adapters import AdapterStore
 from service.lifecycle.starts import SafeMode
 from service.nap import Nap
-from service.parts import BaseModel
+from service.parts import BaseModel, label
 from service.problem import Alarm, Problem
 from service.settings import Settings
 
@@ -394,7 +394,7 @@ class Serving:
                 return
             except AdapterError as error:
                 fallback = self._step_back(profile, base_sha256)
-                words = f"{error}; {profile} now uses {'the base model' if fallback is None else f'v{fallback}'}"
+                words = f"{error}; {profile} now uses {label(fallback)}"
                 self._note("adapter_fallback", words, profile)
                 log.warning("adapter_fallback", profile=profile, words=words)
 

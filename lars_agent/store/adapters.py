@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -174,15 +175,19 @@ class AdapterStore:
         Raises AdapterCorrupt where the pointer cannot be understood or one of them is gone, and what reading the
         manifest of one of them raises.
         """
-        lineage: list[int] = []
-        version = self.active(profile)
-        while version is not None and version not in lineage:
-            lineage.append(version)
+        return list(self.line(profile))
+
+    def line(self, profile: str) -> Iterator[int]:
+        """`lineage`, one by one; where it raises, those before the break have been given."""
+        latest = version = self.active(profile)
+        met = set[int]()
+        while version is not None and version not in met:
+            met.add(version)
+            yield version
             try:
                 version = self.get(profile, version).parent
             except AdapterNotFound as error:
-                raise AdapterCorrupt(f"the line of {profile} v{lineage[0]} is broken: {error}") from error
-        return lineage
+                raise AdapterCorrupt(f"the line of {profile} v{latest} is broken: {error}") from error
 
     def remove(self, profile: str, version: int) -> None:
         """`version` is gone for good; its number is never used again.

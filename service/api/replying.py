@@ -21,7 +21,7 @@ from service.lifecycle.closing import CUT_S
 
 @dataclass
 class Exchange:
-    """A reply that is being made, and the id that it will be recorded under; `recorded` says whether it has been.
+    """A reply that is being made, and the id that it will be recorded under; `recorded_id` is that id once it has been.
 
     `parameters` are the client's own, for the record.
     """
@@ -30,7 +30,7 @@ class Exchange:
     ticket: Ticket
     parameters: Mapping[str, Any]
     interaction_id: str
-    recorded: bool = False
+    recorded_id: str | None = None
 
     @classmethod
     async def begin(
@@ -43,11 +43,6 @@ class Exchange:
         """See `service.serving.Serving.submit`."""
         ticket = await run_in_threadpool(daemon.serving.submit, request, keep_alive_s)
         return cls(daemon, ticket, parameters, new_interaction_id())
-
-    @property
-    def recorded_id(self) -> str | None:
-        """What feedback may refer to; None where there was no room for the reply, or not yet."""
-        return self.interaction_id if self.recorded else None
 
     async def finished(self, request: Request) -> Generation:
         """The whole reply, which has been recorded. Nobody waits for it when the client has gone."""
@@ -77,7 +72,8 @@ class Exchange:
 
     def _record(self, generation: Generation) -> None:
         recorder, request = self.daemon.recorder, self.ticket.request
-        self.recorded = recorder.keep(self.interaction_id, request, self.parameters, generation)
+        if recorder.keep(self.interaction_id, request, self.parameters, generation):
+            self.recorded_id = self.interaction_id
 
 
 def event_stream(events: AsyncIterator[dict[str, str]]) -> EventSourceResponse:

@@ -119,6 +119,6 @@ def _tidy_interactions(work: Round) -> None:
 
 def _tidy_cycles(work: Round) -> None:
     """What became of a night is known for as long as a job's record is."""
-    days = work.settings.retention.job_days
-    with work.going_on("cycles"):
-        work.report.cycles += work.db.cycles.delete_before(work.now - timedelta(days=days)) if days else 0
+    if days := work.settings.retention.job_days:
+        with work.going_on("cycles"):
+            work.report.cycles += work.db.cycles.delete_before(work.now - timedelta(days=days))

@@ -26,7 +26,6 @@ from lars_agent.training.job import (
     ALIVE_FILE,
     CANDIDATE,
     EXIT_DISK_FULL,
-    EXIT_STOPPED,
     HELDOUT_FILE,
     PROGRESS_FILE,
     RESULT_FILE,
@@ -141,7 +140,7 @@ def test_sigterm_stops_at_a_checkpoint_with_exit_75_and_no_result(tmp_path, mode
     wait_for_step(folder, process, 2)
     process.terminate()
     process.communicate(timeout=60)
-    assert process.returncode == EXIT_STOPPED
+    assert process.returncode == 75
     assert not (folder / RESULT_FILE).exists()
     assert list(folder.glob("checkpoint-*"))
 

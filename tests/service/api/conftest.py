@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from sqlalchemy import event, text
 
 from lars_agent.errors import GenerationCancelled, LarsError
 from lars_agent.runtime.request import Generation, GenerationRequest, Piece
 from lars_agent.store.adapters import AdapterStore
 from service.app import create_app
+from service.db.engine import writing
 from service.settings import Settings
 
 SHA256 = "b" * 64
@@ -185,3 +187,17 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never came"
         time.sleep(0.01)
+
+
+@pytest.fixture
+def no_room(daemon):
+    """The database may not grow, whichever connection asks; called, it may again."""
+    with writing(daemon.db.engine) as connection:
+        pages = [connection.execute(text("PRAGMA page_count")).scalar_one()]
+
+    def limit(connection, *_: object) -> None:
+        connection.execute(f"PRAGMA max_page_count = {pages[-1]}")
+
+    event.listen(daemon.db.engine, "checkout", limit)
+    yield lambda: pages.append(1_000_000)
+    event.remove(daemon.db.engine, "checkout", limit)

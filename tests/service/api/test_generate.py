@@ -3,11 +3,9 @@ from __future__ import annotations
 import threading
 
 import pytest
-from sqlalchemy import event, text
 
 from lars_agent.errors import AdapterCorrupt, GenerationError, PromptRefused, PromptTooLong, QueueFull
 from service.api.parameters import GenerateRequest, parse_adapter_id
-from service.db.engine import writing
 from tests.service.api.conftest import stream_events, wait_until
 from tests.store.make import make_candidate, make_draft
 
@@ -19,20 +17,6 @@ def test_reply_is_stored_before_it_is_answered(client, daemon):
     assert reply == {"generated_text": "echo: Hi", "interaction_id": stored.id, "details": {**details, "seed": 5}}
     assert (stored.response, stored.parameters) == ("echo: Hi", {"seed": 5})
     assert stored.messages == ({"role": "user", "content": "Hi"},)
-
-
-@pytest.fixture
-def no_room(daemon):
-    """The database may not grow, whichever connection asks; called, it may again."""
-    with writing(daemon.db.engine) as connection:
-        pages = [connection.execute(text("PRAGMA page_count")).scalar_one()]
-
-    def limit(connection, *_: object) -> None:
-        connection.execute(f"PRAGMA max_page_count = {pages[-1]}")
-
-    event.listen(daemon.db.engine, "checkout", limit)
-    yield lambda: pages.append(1_000_000)
-    event.remove(daemon.db.engine, "checkout", limit)
 
 
 def test_full_disk_costs_the_record_and_not_the_reply(client, daemon, no_room):

@@ -3,12 +3,10 @@ from __future__ import annotations
 import threading
 
 import pytest
-from sqlalchemy import text
 
 from lars_agent.errors import Offline
 from service.app import create_app
 from service.db import DatabaseBusy
-from service.db.engine import writing
 from service.lifecycle.data_lock import DataInUse
 from service.memory_limit import MemoryLimit
 from service.settings import Settings
@@ -92,10 +90,7 @@ def test_database_that_stays_busy_is_said_to_be_so(client, daemon, monkeypatch):
     assert (response.status_code, response.headers["retry-after"]) == (503, "5")
 
 
-def test_full_disk_is_said_to_be_so_and_nothing_is_stored(client, daemon):
-    with writing(daemon.db.engine) as connection:
-        pages = connection.execute(text("PRAGMA page_count")).scalar_one()
-        connection.execute(text(f"PRAGMA max_page_count = {pages}"))
+def test_full_disk_is_said_to_be_so_and_nothing_is_stored(client, no_room):
     response = client.post("/feedback", json={"prompt": "Hi", "response": "x" * 500_000, "rating": 1})
     assert response.status_code == 507
     assert "free some space" in response.json()["error"]["message"]

@@ -22,7 +22,7 @@ class Cell:
         steps: how often; what is counted does not depend on it.
         threads: torch's; 0 for all cores.
         rank: of the LARS adapter.
-        plan: the fields of `lars_agent.memory.plan.Plan` (LARS alone).
+        plan: the fields of `lars_agent.ops.memory_plan.Plan` (LARS alone).
         attention: `grouped` (ours) or `transformers`.
         allocator: a key of `bench.allocators.ALLOCATORS`.
         device: `cpu` or `cuda`.

@@ -26,7 +26,7 @@ Target = Literal["group", "daemon", "worker", "engine"]
 SERVE = (sys.executable, "-m", "service", "serve")
 STARTS = "starts.json"
 LOG_TAIL = 2000
-MODULES = {"worker": "training.worker", "engine": "runtime.endpoint", "faulty": "bench.faulty_worker"}
+MODULES = {"worker": "training.worker", "engine": "runtime.engine_server", "faulty": "bench.faulty_worker"}
 # A cycle of seconds, whose candidate is better than the incumbent whenever there is something else to learn.
 QUICK = {
     "model__dtype": "float32",

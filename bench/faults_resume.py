@@ -19,7 +19,7 @@ from lars_agent.example import Example
 from lars_agent.files import sha256_of
 from lars_agent.memory.allocator import thrifty_environment
 from lars_agent.models.library import ModelLibrary
-from lars_agent.training.job import (
+from lars_agent.training.job_directory import (
     CANDIDATE,
     HELDOUT_FILE,
     TRAIN_FILE,

@@ -11,7 +11,7 @@ from typing import Any
 from bench.faults_ledger import opened_copy
 from lars_agent.errors import AdapterError
 from lars_agent.store.adapters import AdapterStore
-from lars_agent.training.job import RESULT_FILE, SPEC_FILE, read_progress
+from lars_agent.training.job_directory import RESULT_FILE, SPEC_FILE, read_progress
 
 DATABASE, ADAPTERS, JOBS = "lars-agent.db", "adapters", "jobs"
 UNFINISHED = ("queued", "running", "paused")

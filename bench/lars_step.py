@@ -8,10 +8,10 @@ from bench.cell import Cell
 from bench.tokens import example
 from lars_agent.lars import LarsAdapter, LarsConfig, attach
 from lars_agent.memory.allocator import give_back
-from lars_agent.memory.plan import Plan
 from lars_agent.models.open import OpenedModel
-from lars_agent.runtime.decode import Decoder
-from lars_agent.training.loop import TrainConfig, Trainer
+from lars_agent.ops.memory_plan import MemoryPlan
+from lars_agent.runtime.hf_decoder import Decoder
+from lars_agent.training.trainer import TrainConfig, Trainer
 
 RATE = 1e-3
 TOKEN_TERM = "token"
@@ -24,7 +24,7 @@ def lars_step(cell: Cell, opened: OpenedModel) -> Callable[[], None]:
     adapter = LarsAdapter.for_model(opened.model, config)
     row = example(cell, opened.model.config.vocab_size)
     train = TrainConfig(batch_size=1, learning_rate=RATE, rehearsal_batch=0, max_seq_len=len(row))
-    plan = Plan.from_dict(cell.plan | ({} if cell.device == "cpu" else {"optimizer_bits": 32}))
+    plan = MemoryPlan.from_dict(cell.plan | ({} if cell.device == "cpu" else {"optimizer_bits": 32}))
     trainer = Trainer(attach(opened.model), adapter, train, [row], [row], 0, plan=plan)
 
     def step() -> None:

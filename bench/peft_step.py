@@ -13,8 +13,8 @@ from torch.nn import functional
 from bench.cell import Cell
 from bench.tokens import example
 from lars_agent.lars.head import vocabulary_of
-from lars_agent.memory.losses import Vocabulary, chunked_cross_entropy
 from lars_agent.models.open import OpenedModel
+from lars_agent.ops.losses import Vocabulary, chunked_cross_entropy
 
 RANK, ALPHA, DROPOUT = 8, 32, 0.05  # as the paper compares LoRA
 RATE = 5e-4

@@ -22,7 +22,7 @@ from lars_agent.models.open import open_tokenizer
 from lars_agent.models.weights import model_digest, weight_files
 from lars_agent.training.batches import encode, encode_prompt
 from lars_agent.training.evaluate import general_text
-from lars_agent.training.job import (
+from lars_agent.training.job_directory import (
     HELDOUT_FILE,
     PLAN_FILE,
     PROGRESS_FILE,
@@ -32,7 +32,7 @@ from lars_agent.training.job import (
     read_result,
     write_examples,
 )
-from lars_agent.training.plan_record import promised_bytes
+from lars_agent.training.plan_file import promised_bytes
 from service.worker_process import DEFAULT_COMMAND, worker_environment
 
 STEPS = 2

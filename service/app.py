@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from lars_agent.errors import LarsError
 from lars_agent.models.library import ModelLibrary
-from lars_agent.runtime.wire import Options
+from lars_agent.runtime.rpc import Options
 from lars_agent.store.adapters import AdapterStore
 from service.api import (
     adapters,

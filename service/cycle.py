@@ -15,7 +15,7 @@ from typing import Any
 from lars_agent.errors import AdapterError, LarsError, WorkerFailed, told
 from lars_agent.store.manifest import AdapterManifest
 from lars_agent.training.gate import GatePolicy, Verdict, decide
-from lars_agent.training.job import CANDIDATE, SPEC_FILE, JobResult, JobSpec
+from lars_agent.training.job_directory import CANDIDATE, SPEC_FILE, JobResult, JobSpec
 from service.db import JobRecord
 from service.forgotten import withdraw, withdrawn_unless_learned_anew
 from service.parts import CycleParts, label

@@ -1,4 +1,4 @@
-"""The daemon's hold on the process that generates, see `lars_agent.runtime.endpoint`."""
+"""The daemon's hold on the process that generates, see `lars_agent.runtime.engine_server`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from typing import Any
 from lars_agent.errors import GenerationError
 from lars_agent.memory.allocator import thrifty_environment
 from lars_agent.runtime.request import GenerationRequest, Ticket
-from lars_agent.runtime.wire import Options, Wire, error_from, generation_from, piece_from, request_to
+from lars_agent.runtime.rpc import Options, Wire, error_from, generation_from, piece_from, request_to
 
-DEFAULT_COMMAND = (sys.executable, "-P", "-m", "lars_agent.runtime.endpoint")
+DEFAULT_COMMAND = (sys.executable, "-P", "-m", "lars_agent.runtime.engine_server")
 GONE = "the process that generates has ended; the daemon's log says more, and the next request starts it again"
 GRACE_S = 1.0  # to end, or to say that nothing is generated any more: it holds nothing that could be lost
 

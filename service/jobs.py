@@ -14,7 +14,7 @@ import structlog
 
 from lars_agent.errors import JobCancelled, LarsError, WorkerFailed
 from lars_agent.store.adapters import AdapterStore
-from lars_agent.training.job import JobResult, read_progress, read_result
+from lars_agent.training.job_directory import JobResult, read_progress, read_result
 from service.courtesy import Courtesy
 from service.cycle import run_cycle
 from service.db import DEFAULT_PROFILE, Database, JobRecord, JobTrigger

@@ -105,7 +105,7 @@ class Lars(Section):
 
 
 class Training(Section):
-    """How an adapter is trained, as `lars_agent.training.loop.TrainConfig`, and on how many threads."""
+    """How an adapter is trained, as `lars_agent.training.trainer.TrainConfig`, and on how many threads."""
 
     steps: int = Field(default=60, ge=1, description="Optimizer steps.")
     batch_size: int = Field(default=8, ge=1, description="Examples read at once.")

@@ -12,7 +12,7 @@ from lars_agent.errors import AdapterIncompatible, NothingToLearn
 from lars_agent.example import Example
 from lars_agent.files import make_folder
 from lars_agent.training.curate import Curated, CurationPolicy, curate
-from lars_agent.training.job import HELDOUT_FILE, TRAIN_FILE, JobSpec, write_examples
+from lars_agent.training.job_directory import HELDOUT_FILE, TRAIN_FILE, JobSpec, write_examples
 from service.db import JobRecord
 from service.forgotten import lasting
 from service.parts import CycleParts

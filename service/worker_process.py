@@ -21,7 +21,7 @@ import psutil
 from lars_agent.errors import WorkerFailed
 from lars_agent.files import write_atomically
 from lars_agent.memory.allocator import thrifty_environment
-from lars_agent.training.job import ALIVE_FILE, EXIT_DISK_FULL, EXIT_STOPPED, PROGRESS_FILE, JobSpec
+from lars_agent.training.job_directory import ALIVE_FILE, EXIT_DISK_FULL, EXIT_STOPPED, PROGRESS_FILE, JobSpec
 from service.memory_limit import GUARD_ONLY, Limit, MemoryLimit
 
 DEFAULT_COMMAND = (sys.executable, "-m", "lars_agent.training.worker")

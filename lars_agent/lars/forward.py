@@ -4,7 +4,7 @@ A batch is laid out `[padding, prompt][reply, padding]`: prompts end, and replie
 rows. `response` pooling reads the prompt with the base model under `no_grad`, chunk by chunk (KV cache and pooled sums
 kept, nothing else), and only the last prompt token and the reply enter autograd; where the model allows it the rows are
 packed first, and no padding is computed (see `lars_agent.lars.packing`). The other modes run the whole sequence at
-once. The result is the hidden states behind the last layer, not logits: see `lars_agent.memory.losses`.
+once. The result is the hidden states behind the last layer, not logits: see `lars_agent.ops.losses`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from transformers import Cache, DynamicCache
 from lars_agent.lars.inject import AdapterMemory, Attachment, LarsAdapter
 from lars_agent.lars.packing import act_packed, can_pack, read_packed
 from lars_agent.lars.pooling import Tokens
-from lars_agent.memory.attention import reads_prefixes
-from lars_agent.memory.cache import ReadOnlyCache, reserved_cache
-from lars_agent.memory.plan import DEFAULT_PLAN, Plan
-from lars_agent.memory.recompute import Again, recomputed_layers
-from lars_agent.memory.saved import saved_activations
-from lars_agent.memory.tiles import tiled_mlps
+from lars_agent.ops.attention import reads_prefixes
+from lars_agent.ops.kv_cache import ReadOnlyCache, reserved_cache
+from lars_agent.ops.memory_plan import DEFAULT_PLAN, MemoryPlan
+from lars_agent.ops.recompute import Again, recomputed_layers
+from lars_agent.ops.saved_tensors import saved_activations
+from lars_agent.ops.tiled_mlp import tiled_mlps
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def reply_hidden(
     attachment: Attachment,
     adapter: LarsAdapter | None,
     batch: Batch,
-    plan: Plan = DEFAULT_PLAN,
+    plan: MemoryPlan = DEFAULT_PLAN,
     *,
     reading_first: bool | None = None,
 ) -> Tensor:
@@ -80,7 +80,7 @@ def reads_first(adapter: LarsAdapter | None) -> bool:
 
 
 @contextmanager
-def _levers(attachment: Attachment, adapter: LarsAdapter | None, plan: Plan) -> Iterator[None]:
+def _levers(attachment: Attachment, adapter: LarsAdapter | None, plan: MemoryPlan) -> Iterator[None]:
     """Inside, what runs with autograd keeps as little as the plan says."""
     model, capture = attachment.model, attachment.capture
     by_token = adapter is None or adapter.config.pooling == "response"
@@ -111,7 +111,7 @@ def _in_tiles(attachment: Attachment, tile: int) -> Callable[[], Again]:
 
 
 def reply_logits(
-    attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, plan: Plan = DEFAULT_PLAN
+    attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, plan: MemoryPlan = DEFAULT_PLAN
 ) -> Tensor:
     """(T, V): the logits that predict each token of the replies, whole; training and judging never need them so."""
     return attachment.vocabulary.logits(reply_hidden(attachment, adapter, batch, plan))

@@ -7,8 +7,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lars_agent.errors import ModelUnsupported
-from lars_agent.memory.losses import Vocabulary
-from lars_agent.memory.quantized import QuantizedLinear
+from lars_agent.ops.losses import Vocabulary
+from lars_agent.ops.quantized import QuantizedLinear
 
 __all__ = ["vocabulary_of"]
 

@@ -25,8 +25,8 @@ from lars_agent.lars.config import LarsConfig
 from lars_agent.lars.head import vocabulary_of
 from lars_agent.lars.layer import LarsLayer
 from lars_agent.lars.pooling import LayerMemory, Tokens, pooling_for
-from lars_agent.memory.layers import decoder_layers
-from lars_agent.memory.losses import Vocabulary
+from lars_agent.ops.decoder_layers import decoder_layers
+from lars_agent.ops.losses import Vocabulary
 
 ALL_LINEAR = "all-linear"
 

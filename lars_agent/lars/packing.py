@@ -18,10 +18,10 @@ from transformers import DynamicCache, PreTrainedModel
 
 from lars_agent.lars.inject import AdapterMemory, Attachment, LarsAdapter
 from lars_agent.lars.pooling import Tokens
-from lars_agent.memory.attention import reads_prefixes
-from lars_agent.memory.blockwise import Piece
-from lars_agent.memory.cache import PackedCache, keeps_every_token, reserved_cache
-from lars_agent.memory.widths import padded
+from lars_agent.ops.attention import reads_prefixes
+from lars_agent.ops.blockwise import Piece
+from lars_agent.ops.kv_cache import PackedCache, keeps_every_token, reserved_cache
+from lars_agent.ops.padding import padded
 
 __all__ = ["Pack", "act_packed", "can_pack", "read_packed"]
 

@@ -15,7 +15,7 @@ from lars_agent.errors import AdapterCorrupt, AdapterIncompatible, ConfigError, 
 from lars_agent.files import write_atomically
 from lars_agent.lars.config import LarsConfig
 from lars_agent.lars.inject import LarsAdapter
-from lars_agent.tensors import read_tensors, tensor_file
+from lars_agent.ops.safetensors_io import read_tensors, tensor_file
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"

@@ -16,8 +16,8 @@ from torch import nn
 
 from lars_agent.errors import BudgetExceeded, MemoryPressure
 from lars_agent.memory.allocator import give_back
-from lars_agent.memory.layers import decoder_layers
 from lars_agent.memory.measure import peak_rss_bytes, pss_bytes, reset_peak, rss_bytes
+from lars_agent.ops.decoder_layers import decoder_layers
 
 __all__ = ["Guard"]
 

@@ -20,11 +20,11 @@ from transformers import (
 )
 
 from lars_agent.errors import ConfigError, ModelCorrupt, ModelIncomplete, ModelUnsupported
-from lars_agent.memory.attention import use_grouped_attention
-from lars_agent.memory.quantized import Bits
 from lars_agent.models.quantize import quantized_file, quantized_parts, tie_quantized, use_quantized
 from lars_agent.models.weights import model_digest, require_config, weight_files
-from lars_agent.tensors import TensorFiles
+from lars_agent.ops.attention import use_grouped_attention
+from lars_agent.ops.quantized import Bits
+from lars_agent.ops.safetensors_io import TensorFiles
 
 GENERATION_FILE = "generation_config.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

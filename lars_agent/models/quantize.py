@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lars_agent.files import write_atomically
-from lars_agent.memory.quantized import (
+from lars_agent.ops.quantized import (
     BLOCK,
     Bits,
     Quantized,
@@ -27,7 +27,7 @@ from lars_agent.memory.quantized import (
     quantize,
     stored_shapes,
 )
-from lars_agent.tensors import Layout, TensorFiles, tensor_file_of
+from lars_agent.ops.safetensors_io import Layout, TensorFiles, tensor_file_of
 
 __all__ = [
     "bits_of",

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from lars_agent.lars import LarsAdapter, attach
 from lars_agent.models.open import OpenedModel
-from lars_agent.runtime.acting import LeanAdapter
-from lars_agent.runtime.decode import Decoder
-from lars_agent.runtime.lean import LeanModel, lean_model
-from lars_agent.runtime.prefix import PrefixCache
-from lars_agent.runtime.replying import Reply, Stepper
+from lars_agent.runtime.constant_delta import LeanAdapter
+from lars_agent.runtime.fast_decoder import LeanModel, lean_model
+from lars_agent.runtime.generation import Reply, Stepper
+from lars_agent.runtime.hf_decoder import Decoder
+from lars_agent.runtime.prefix_cache import PrefixCache
 
 __all__ = ["Backend", "BeingMade", "backend_for"]
 

@@ -19,9 +19,9 @@ from jinja2 import TemplateError
 
 from lars_agent.errors import GenerationError, PromptRefused, PromptTooLong, QueueFull
 from lars_agent.models.open import OpenedModel
+from lars_agent.runtime.adapter_cache import AdapterCache
 from lars_agent.runtime.backend import backend_for
-from lars_agent.runtime.batch import Batch, Order
-from lars_agent.runtime.hotswap import AdapterSlots
+from lars_agent.runtime.batcher import Batch, Order
 from lars_agent.runtime.request import Generation, GenerationRequest, Ticket
 from lars_agent.store.adapters import AdapterStore
 from lars_agent.training.batches import encode_prompt
@@ -58,7 +58,7 @@ class Engine:
     ) -> None:
         self._tokenizer = opened.tokenizer
         self._backend = backend_for(opened, prefix_bytes)
-        self._slots = AdapterSlots(opened.model, store, opened.sha256, self._backend.prepared)
+        self._slots = AdapterCache(opened.model, store, opened.sha256, self._backend.prepared)
         self._context = int(getattr(opened.model.config, "max_position_embeddings", 2048))
         self._parallel, self._threads, self._max_new_tokens = parallel, threads, max_new_tokens
         self._deadline_s = deadline_s
@@ -73,7 +73,7 @@ class Engine:
     def submit(self, request: GenerationRequest) -> Ticket:
         """A ticket for `request`, pinned to the adapter that serves it from now on.
 
-        Raises QueueFull, PromptTooLong, PromptRefused, and what `AdapterSlots.resolve` raises.
+        Raises QueueFull, PromptTooLong, PromptRefused, and what `AdapterCache.resolve` raises.
         """
         if self._closed:
             raise GenerationError("the daemon is shutting down")
@@ -105,7 +105,7 @@ class Engine:
             raise PromptRefused(f"the model's chat template refuses the conversation: {error}") from error
 
     def prepare(self, profile: str, version: int) -> None:
-        """A swap to `version` will be at once; see `AdapterSlots.prepare`."""
+        """A swap to `version` will be at once; see `AdapterCache.prepare`."""
         self._slots.prepare(profile, version)
 
     def is_ready(self, request: GenerationRequest) -> bool:
@@ -113,7 +113,7 @@ class Engine:
         return not isinstance(request.version, int) or self._slots.is_ready(request.profile, request.version)
 
     def swap(self, profile: str) -> int | None:
-        """New requests of `profile` get the store's active version; see `AdapterSlots.swap`."""
+        """New requests of `profile` get the store's active version; see `AdapterCache.swap`."""
         return self._slots.swap(profile)
 
     def serve_base(self, profile: str) -> None:

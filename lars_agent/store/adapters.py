@@ -1,7 +1,7 @@
 """The adapters on disk: versions that never change, and for each profile a pointer to the one in use.
 
 A version appears whole or not at all, and goes so, and so does a change of the pointer, whenever the process or the
-power goes. See `lars_agent.store.home` for the files.
+power goes. See `lars_agent.store.profile_dir` for the files.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 
 from lars_agent.errors import AdapterCorrupt, AdapterError, AdapterIncompatible, AdapterInUse, AdapterNotFound
 from lars_agent.files import publish_folder, raise_disk_full, sha256_of
-from lars_agent.store.home import ProfileHome
 from lars_agent.store.manifest import AdapterManifest
+from lars_agent.store.profile_dir import ProfileDir
 
 __all__ = ["AdapterStore"]
 
@@ -44,7 +44,7 @@ class AdapterStore:
         version stays what it was. Raises AdapterCorrupt where `candidate` lacks a file, and DiskFull; both leave the
         store as it was.
         """
-        home = ProfileHome(self._root, profile)
+        home = ProfileDir(self._root, profile)
         with home.writing(), home.publishing() as temp:
             with raise_disk_full(home.path):
                 digests = _copy_adapter(Path(candidate), temp)
@@ -57,7 +57,7 @@ class AdapterStore:
 
     def profiles(self) -> list[str]:
         """The names of all profiles that have a version or ever had one, sorted."""
-        return ProfileHome.names(self._root)
+        return ProfileDir.names(self._root)
 
     def versions(self, profile: str) -> list[AdapterManifest]:
         """The manifests of the profile's versions, oldest first.
@@ -65,7 +65,7 @@ class AdapterStore:
         A version whose manifest cannot be read is left out and logged; `problems` tells what is wrong with it.
         """
         manifests = []
-        for version in ProfileHome(self._root, profile).versions():
+        for version in ProfileDir(self._root, profile).versions():
             try:
                 manifests.append(self.get(profile, version))
             except AdapterError as error:
@@ -90,7 +90,7 @@ class AdapterStore:
 
     def folder(self, profile: str, version: int) -> Path:
         """The folder of one version, unread. Raises AdapterNotFound."""
-        home = ProfileHome(self._root, profile)
+        home = ProfileDir(self._root, profile)
         versions = home.versions()
         if version not in versions:
             known = ", ".join(f"v{number}" for number in versions) or "none yet"
@@ -117,7 +117,7 @@ class AdapterStore:
     def problems(self, profile: str, base_sha256: str | None = None) -> dict[int, str]:
         """What `verify` has against each of the profile's versions; empty when all of them are sound."""
         found = {}
-        for version in ProfileHome(self._root, profile).versions():
+        for version in ProfileDir(self._root, profile).versions():
             try:
                 self.verify(profile, version, base_sha256)
             except AdapterError as error:
@@ -126,7 +126,7 @@ class AdapterStore:
 
     def active(self, profile: str) -> int | None:
         """The version in use, None for the base model. Raises AdapterCorrupt where the pointer cannot be understood."""
-        return ProfileHome(self._root, profile).active()
+        return ProfileDir(self._root, profile).active()
 
     def activate(self, profile: str, version: int | None, base_sha256: str | None = None) -> None:
         """`version` is the one in use. Raises what `verify` raises; the pointer is then what it was."""
@@ -136,7 +136,7 @@ class AdapterStore:
 
     def move(self, profile: str, version: int | None) -> None:
         """`version`, which `verify` has just passed, is the one in use. Raises AdapterNotFound if it is gone since."""
-        home = ProfileHome(self._root, profile)
+        home = ProfileDir(self._root, profile)
         if version is None and not home.path.is_dir():
             return
         with home.writing():
@@ -161,7 +161,7 @@ class AdapterStore:
         for the parent; the pointer is then what it was. The version that is left need not be sound, but its manifest.
         """
         self.parent(profile)  # before there is a folder for the profile
-        home = ProfileHome(self._root, profile)
+        home = ProfileDir(self._root, profile)
         with home.writing():
             parent = self.parent(profile)
             if parent is not None:
@@ -196,7 +196,7 @@ class AdapterStore:
         nobody can tell what they are, nothing is removed.
         """
         self.folder(profile, version)  # before there is a folder for the profile
-        home = ProfileHome(self._root, profile)
+        home = ProfileDir(self._root, profile)
         with home.writing():
             self.folder(profile, version)
             if version in (lineage := self.lineage(profile)):

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from lars_agent.errors import ExampleTooLong, ModelUnsupported
 from lars_agent.example import Example, Message
 from lars_agent.lars.forward import Batch
-from lars_agent.memory.widths import padded
+from lars_agent.ops.padding import padded
 
 
 @dataclass(frozen=True)

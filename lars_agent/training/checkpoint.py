@@ -21,8 +21,8 @@ from torch import Tensor
 
 from lars_agent.files import publish_folder, raise_disk_full, sha256_of, write_atomically
 from lars_agent.lars.state import adapter_tensors, load_state
-from lars_agent.tensors import read_tensors, tensor_file
-from lars_agent.training.loop import BEST_FILE, Progress, Trainer
+from lars_agent.ops.safetensors_io import read_tensors, tensor_file
+from lars_agent.training.trainer import BEST_FILE, Progress, Trainer
 
 STATE_FILE, PROGRESS_FILE = "state.safetensors", "progress.json"
 PREFIX = "checkpoint-"

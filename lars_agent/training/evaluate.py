@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from lars_agent.lars.forward import Batch, reads_first, reply_hidden
 from lars_agent.lars.inject import Attachment, LarsAdapter
-from lars_agent.memory.losses import chunked_cross_entropy, chunked_divergence
-from lars_agent.memory.plan import DEFAULT_PLAN, Plan
+from lars_agent.ops.losses import chunked_cross_entropy, chunked_divergence
+from lars_agent.ops.memory_plan import DEFAULT_PLAN, MemoryPlan
 from lars_agent.training.batches import Encoded, by_length, collate, encode_text
 from lars_agent.training.gate import Scores
 
@@ -20,7 +20,9 @@ GENERAL_TEXT = "general.txt"
 REHEARSAL_TEXT = "rehearsal.txt"
 
 
-def reply_nll(attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, plan: Plan = DEFAULT_PLAN) -> Tensor:
+def reply_nll(
+    attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, plan: MemoryPlan = DEFAULT_PLAN
+) -> Tensor:
     """(B,) summed negative log-likelihood, in nats, of each row's reply."""
     hidden = reply_hidden(attachment, adapter, batch, plan)  # (T, H)
     targets = batch.reply_ids[batch.reply_mask]
@@ -30,7 +32,7 @@ def reply_nll(attachment: Attachment, adapter: LarsAdapter | None, batch: Batch,
 
 
 def divergence_from_base(
-    attachment: Attachment, adapter: LarsAdapter, batch: Batch, plan: Plan = DEFAULT_PLAN
+    attachment: Attachment, adapter: LarsAdapter, batch: Batch, plan: MemoryPlan = DEFAULT_PLAN
 ) -> Tensor:
     """KL(base model || adapted model) in nats per predicted token, a scalar that carries gradients to the adapter."""
     with torch.no_grad():
@@ -46,7 +48,7 @@ def mean_loss(
     rows: Sequence[Encoded],
     pad_id: int,
     between: Callable[[], None] = lambda: None,
-    plan: Plan = DEFAULT_PLAN,
+    plan: MemoryPlan = DEFAULT_PLAN,
 ) -> float:
     """Nats per reply token over all `rows`, in evaluation mode; `between` is called after each batch."""
     if adapter is not None:
@@ -68,7 +70,7 @@ def score(
     general: Sequence[Encoded],
     pad_id: int,
     between: Callable[[], None] = lambda: None,
-    plan: Plan = DEFAULT_PLAN,
+    plan: MemoryPlan = DEFAULT_PLAN,
 ) -> Scores:
     """The losses of `adapter` (None: the base model) that the gate decides by."""
     return Scores(

@@ -31,13 +31,13 @@ from lars_agent.lars import LarsAdapter, LarsConfig, attach, load_adapter, save_
 from lars_agent.memory.allocator import give_back
 from lars_agent.memory.guard import Guard
 from lars_agent.memory.measure import peak_rss_bytes, rss_bytes
-from lars_agent.memory.plan import Plan
 from lars_agent.models.open import OpenedModel, open_model, open_tokenizer, precision
+from lars_agent.ops.memory_plan import MemoryPlan
 from lars_agent.training import checkpoint
 from lars_agent.training.batches import Encoded, pad_id
 from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text, score
 from lars_agent.training.gate import Scores
-from lars_agent.training.job import (
+from lars_agent.training.job_directory import (
     ALIVE_FILE,
     CANDIDATE,
     EXIT_DISK_FULL,
@@ -47,9 +47,9 @@ from lars_agent.training.job import (
     JobSpec,
     read_progress,
 )
-from lars_agent.training.loop import Progress, TrainConfig, Trainer, learning_rate
-from lars_agent.training.plan_record import PlanRecord, promised_bytes
-from lars_agent.training.planning import encoded, plan_job, plans_for
+from lars_agent.training.job_plan import encoded, plan_job, plans_for
+from lars_agent.training.plan_file import PlanRecord, promised_bytes
+from lars_agent.training.trainer import Progress, TrainConfig, Trainer, learning_rate
 
 ALIVE_S = 1.0
 
@@ -141,7 +141,7 @@ class Worker:
         """The job's plans, made once and kept in plan.json; nothing has been loaded yet. Raises BudgetTooSmall."""
         return PlanRecord.of(self.folder, lambda: plans_for(self.spec, train, heldout, tokenizer))
 
-    def _smaller(self, held_bytes: int) -> Plan:
+    def _smaller(self, held_bytes: int) -> MemoryPlan:
         """The plan to go on with when so much is held; it is kept, and the log says so. Raises BudgetExceeded."""
         self.guard.relax()
         if self.plans.step_down(held_bytes, at_step=self.step):

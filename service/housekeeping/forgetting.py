@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from lars_agent.files import write_atomically
-from lars_agent.training.job import HELDOUT_FILE, TRAIN_FILE
+from lars_agent.training.job_directory import HELDOUT_FILE, TRAIN_FILE
 from service.housekeeping.tidying import Round
 
 

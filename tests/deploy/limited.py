@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from lars_agent.training.job import JobSpec
+from lars_agent.training.job_directory import JobSpec
 from service.memory_limit import MemoryLimit, memory_limit
 from service.worker_process import WorkerProcess
 

@@ -8,15 +8,15 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from lars_agent.lars import attach
 from lars_agent.lars.forward import reply_hidden
-from lars_agent.memory import saved
-from lars_agent.memory.attention import use_grouped_attention
-from lars_agent.memory.plan import Plan
+from lars_agent.ops import saved_tensors as saved
+from lars_agent.ops.attention import use_grouped_attention
+from lars_agent.ops.memory_plan import MemoryPlan
 from lars_agent.training.batches import collate
 from lars_agent.training.evaluate import reply_nll
 from tests.lars.test_serving import FAMILIES, MODES, adapter_for, naive_response_logits, rows, served_logits
 from tests.tiny import COMMON, tiny_model
 
-PLAIN = Plan(prompt_chunk=1000, loss_chunk=1000, recompute=False)
+PLAIN = MemoryPlan(prompt_chunk=1000, loss_chunk=1000, recompute=False)
 WINDOW = 5  # shorter than the longest prompt, so that its first tokens leave the window
 
 
@@ -36,13 +36,13 @@ def loss_and_gradients(attachment, adapter, plan):
 
 
 PLANS = [
-    Plan(recompute=True),
-    Plan(prompt_chunk=3),
-    Plan(1, 4, 2, recompute=True),
-    Plan(mlp_tile=2),
-    Plan(mlp_tile=3, recompute=False),
-    Plan(saved="disk"),
-    Plan(saved="disk", recompute=False, mlp_tile=2),
+    MemoryPlan(recompute=True),
+    MemoryPlan(prompt_chunk=3),
+    MemoryPlan(1, 4, 2, recompute=True),
+    MemoryPlan(mlp_tile=2),
+    MemoryPlan(mlp_tile=3, recompute=False),
+    MemoryPlan(saved="disk"),
+    MemoryPlan(saved="disk", recompute=False, mlp_tile=2),
 ]
 
 
@@ -75,14 +75,14 @@ def test_the_prompt_may_be_read_in_chunks_of_any_size_also_past_a_sliding_window
     model = windowed_model()
     attachment, adapter, batch = attach(model), adapter_for(model, "response"), collate(rows(), 0)
     whole = reply_hidden(attachment, adapter, batch, PLAIN)
-    pieces = reply_hidden(attachment, adapter, batch, Plan(prompt_chunk=chunk))
+    pieces = reply_hidden(attachment, adapter, batch, MemoryPlan(prompt_chunk=chunk))
     torch.testing.assert_close(pieces, whole, rtol=1e-5, atol=1e-5)
 
 
 def test_gradients_equal_the_naive_computation_past_a_sliding_window():
     model = windowed_model()
     attachment, adapter, batch = attach(model), adapter_for(model, "response"), collate(rows(), 0)
-    _, ours = loss_and_gradients(attachment, adapter, Plan(prompt_chunk=3))
+    _, ours = loss_and_gradients(attachment, adapter, MemoryPlan(prompt_chunk=3))
     adapter.zero_grad()
     logits = naive_response_logits(attachment, adapter, batch).log_softmax(-1)
     nll = -logits.gather(-1, batch.reply_ids[..., None])[..., 0]
@@ -115,6 +115,6 @@ def test_with_recomputation_autograd_keeps_one_tensor_a_layer():
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            reply_hidden(attachment, adapter, collate(rows(), 0), Plan(recompute=recompute))
+            reply_hidden(attachment, adapter, collate(rows(), 0), MemoryPlan(recompute=recompute))
         kept[recompute] = total
     assert kept[True] < 0.1 * kept[False]

@@ -13,9 +13,9 @@ from lars_agent.errors import ModelUnsupported
 from lars_agent.lars import attach
 from lars_agent.lars.forward import reply_hidden
 from lars_agent.lars.packing import can_pack
-from lars_agent.memory.attention import use_grouped_attention
-from lars_agent.memory.plan import Plan
-from lars_agent.memory.widths import padded
+from lars_agent.ops.attention import use_grouped_attention
+from lars_agent.ops.memory_plan import MemoryPlan
+from lars_agent.ops.padding import padded
 from lars_agent.training.batches import Encoded, collate
 from lars_agent.training.evaluate import reply_nll
 from tests.lars.test_forward import windowed_model
@@ -23,7 +23,12 @@ from tests.lars.test_serving import adapter_for, naive_response_logits, rows
 from tests.tiny import COMMON, tiny_model
 
 SHORT = Encoded((5,), (7, 8, 9), 1.0, "")  # a prompt that leaves nothing to read before its last token
-CUTS = [Plan(), Plan(prompt_chunk=5), Plan(prompt_chunk=5, mlp_tile=3), Plan(recompute=False, mlp_tile=4)]
+CUTS = [
+    MemoryPlan(),
+    MemoryPlan(prompt_chunk=5),
+    MemoryPlan(prompt_chunk=5, mlp_tile=3),
+    MemoryPlan(recompute=False, mlp_tile=4),
+]
 
 
 def packing_model(family="llama"):
@@ -102,7 +107,7 @@ def test_in_8_bits_short_replies_are_kept_small_too():
     examples = [Encoded((5,) * 9, (6,) * 40, 1.0, "") for _ in range(8)]
     whole_rows = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: whole_rows.append(x) or x, lambda x: x):
-        reply_hidden(attach(model), adapter, collate(examples, 0), Plan(recompute=False))
+        reply_hidden(attach(model), adapter, collate(examples, 0), MemoryPlan(recompute=False))
     heads = [x for x in whole_rows if x.dim() == 4 and x.shape[-1] == 256 // 4]
     assert heads
     assert all(x.shape[2] == 8 * 40 for x in heads)
@@ -110,7 +115,7 @@ def test_in_8_bits_short_replies_are_kept_small_too():
 
 def test_keys_that_are_made_anew_behind_the_cache_are_refused(monkeypatch):
     model = packing_model()
-    monkeypatch.setattr("lars_agent.memory.attention.prefix_of", lambda keys: None)
+    monkeypatch.setattr("lars_agent.ops.attention.prefix_of", lambda keys: None)
     with pytest.raises(ModelUnsupported, match="new keys"):
         reply_hidden(attach(model), adapter_for(model, "response"), collate(rows(), 0))
 
@@ -137,7 +142,7 @@ def test_autograd_keeps_no_more_than_the_replies_ask_for():
 
         examples = [Encoded((5,) * length, (6,) * 8, 1.0, "") for _ in range(3)]
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            reply_hidden(attach(model), adapter, collate(examples, 0), Plan(recompute=False))
+            reply_hidden(attach(model), adapter, collate(examples, 0), MemoryPlan(recompute=False))
         kept.append(total)
     assert kept[0] == kept[1]
 

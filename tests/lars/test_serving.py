@@ -9,7 +9,7 @@ import torch
 
 from lars_agent.lars import LarsAdapter, LarsConfig, attach, reply_logits
 from lars_agent.lars.forward import Batch
-from lars_agent.runtime.decode import Decoder
+from lars_agent.runtime.hf_decoder import Decoder
 from lars_agent.training.batches import Encoded, collate
 from tests.lars.conftest import shake
 from tests.tiny import tiny_model

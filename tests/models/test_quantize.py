@@ -7,9 +7,9 @@ import torch
 
 from lars_agent.errors import ModelCorrupt
 from lars_agent.lars import LarsAdapter, LarsConfig, attach
-from lars_agent.memory.quantized import QuantizedEmbedding, QuantizedLinear
 from lars_agent.models.open import open_model
 from lars_agent.models.weights import SINGLE_FILE
+from lars_agent.ops.quantized import QuantizedEmbedding, QuantizedLinear
 from lars_agent.training.batches import collate
 from lars_agent.training.evaluate import reply_nll
 from tests.lars.test_serving import rows

@@ -260,7 +260,7 @@ def test_a_version_is_prepared_while_the_incumbent_serves(engine, opened, store,
     engine.prepare("default", version)
     assert engine.is_ready(request(version=version))
     assert engine.serving("default") is None
-    monkeypatch.setattr("lars_agent.runtime.hotswap.load_adapter", None)  # nothing is loaded any more
+    monkeypatch.setattr("lars_agent.runtime.adapter_cache.load_adapter", None)  # nothing is loaded any more
     for active in (version, None, version):
         store.activate("default", active)
         assert engine.swap("default") == active

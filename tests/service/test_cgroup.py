@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from lars_agent.training.job import JobSpec
+from lars_agent.training.job_directory import JobSpec
 from service.cgroup import Cgroup, CgroupUnavailable, is_delegated, take_cgroup
 from service.memory_limit import MemoryLimit
 from service.worker_process import PID_NAME, Ending, WorkerProcess

@@ -10,7 +10,7 @@ import pytest
 
 from lars_agent.errors import AdapterCorrupt, BudgetTooSmall, NothingToLearn, WorkerFailed
 from lars_agent.training.gate import Scores
-from lars_agent.training.job import CANDIDATE, HELDOUT_FILE, TRAIN_FILE, JobResult, JobSpec, read_examples
+from lars_agent.training.job_directory import CANDIDATE, HELDOUT_FILE, TRAIN_FILE, JobResult, JobSpec, read_examples
 from service.cycle import SwapFailed, run_cycle
 from service.snapshot import require_news
 from tests.service.house import FakeModel, House

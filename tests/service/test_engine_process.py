@@ -15,7 +15,7 @@ from lars_agent.example import Message
 from lars_agent.models.open import open_model
 from lars_agent.runtime.engine import Engine
 from lars_agent.runtime.request import GenerationRequest
-from lars_agent.runtime.wire import Options
+from lars_agent.runtime.rpc import Options
 from lars_agent.store.adapters import AdapterStore
 from service.engine_process import EngineProcess
 from tests.runtime.conftest import publish

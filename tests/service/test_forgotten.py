@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lars_agent.errors import NothingToLearn
-from lars_agent.training.job import JobSpec
+from lars_agent.training.job_directory import JobSpec
 from service.app import profile_lister
 from tests.service.house import House
 

@@ -13,7 +13,7 @@ import pytest
 
 from lars_agent.errors import AdapterNotFound, ModelLoading, NothingToLearn, WorkerFailed
 from lars_agent.example import Message
-from lars_agent.training.job import CANDIDATE
+from lars_agent.training.job_directory import CANDIDATE
 from service.db import JobNotFound, NewFeedback
 from service.jobs import MAX_TRIES, JobNotRunning, JobRunning
 from service.settings import Gate

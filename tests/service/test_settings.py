@@ -9,7 +9,7 @@ from lars_agent.errors import ConfigError
 from lars_agent.lars.config import LarsConfig
 from lars_agent.training.curate import CurationPolicy
 from lars_agent.training.gate import GatePolicy
-from lars_agent.training.loop import TrainConfig
+from lars_agent.training.trainer import TrainConfig
 from service import settings as module
 from service.app import create_app
 from service.client import default_url

@@ -10,19 +10,19 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from lars_agent.errors import BudgetExceeded, MemoryPressure
 from lars_agent.lars.state import adapter_state
-from lars_agent.memory.plan import Plan
-from lars_agent.training.job import PLAN_FILE, TRAIN_FILE, read_progress, read_result, write_examples
-from lars_agent.training.loop import TrainConfig, Trainer
-from lars_agent.training.plan_record import PlanRecord, promised_bytes
+from lars_agent.ops.memory_plan import MemoryPlan
+from lars_agent.training.job_directory import PLAN_FILE, TRAIN_FILE, read_progress, read_result, write_examples
+from lars_agent.training.plan_file import PlanRecord, promised_bytes
+from lars_agent.training.trainer import TrainConfig, Trainer
 from tests.tiny import COMMON, tiny_tokenizer
 from tests.training.conftest import fact
-from tests.training.test_loop import CONFIG, trainer
+from tests.training.test_trainer import CONFIG, trainer
 from tests.training.test_worker import job, run
 
-SMALLER = Plan(micro_batch=1)
+SMALLER = MemoryPlan(micro_batch=1)
 
 
-def pressed(made: Trainer, calls: set[int], plan: Plan) -> Trainer:
+def pressed(made: Trainer, calls: set[int], plan: MemoryPlan) -> Trainer:
     """The trainer after a run in which memory ran short at those calls of `between`, and `plan` was taken."""
     count = 0
 
@@ -60,7 +60,7 @@ def test_from_that_step_on_the_smaller_plan_holds():
 
 
 def test_moments_go_over_into_the_bits_of_the_smaller_plan():
-    made = pressed(trainer(), {9}, Plan(optimizer_bits=8))
+    made = pressed(trainer(), {9}, MemoryPlan(optimizer_bits=8))
     assert made.optimizer.bits == 8
     assert made.progress.step == CONFIG.steps
 
@@ -76,7 +76,7 @@ def test_without_a_smaller_plan_it_ends_in_words():
 
 
 def planned(peak: int, size: int) -> dict:
-    return {"plan": Plan(micro_batch=size).as_dict(), "predicted_peak_bytes": peak}
+    return {"plan": MemoryPlan(micro_batch=size).as_dict(), "predicted_peak_bytes": peak}
 
 
 def test_a_record_steps_over_plans_that_save_too_little_and_keeps_what_it_left(tmp_path):
@@ -86,7 +86,7 @@ def test_a_record_steps_over_plans_that_save_too_little_and_keeps_what_it_left(t
     assert record.step_down(1010, at_step=3)
     again = PlanRecord.of(tmp_path, lambda: pytest.fail("there is one"))
     assert (again.plan.micro_batch, again.predicted_peak_bytes) == (4, 800)
-    left = {"plan": Plan(micro_batch=8).as_dict(), "predicted_peak_bytes": 1000}
+    left = {"plan": MemoryPlan(micro_batch=8).as_dict(), "predicted_peak_bytes": 1000}
     assert again.stepped_down == [left | {"step": 3, "held_bytes": 1010}]
     assert again.promised_bytes == promised_bytes(tmp_path) == 1000
     assert again.step_down(1010, at_step=4)

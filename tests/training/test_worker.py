@@ -22,7 +22,7 @@ from lars_agent.lars.state import WEIGHTS_FILE
 from lars_agent.memory.allocator import thrifty_environment
 from lars_agent.models.open import open_model
 from lars_agent.training import worker
-from lars_agent.training.job import (
+from lars_agent.training.job_directory import (
     ALIVE_FILE,
     CANDIDATE,
     EXIT_DISK_FULL,

@@ -16,8 +16,9 @@ import structlog
 from lars_agent.errors import AdapterNotFound, NothingToLearn
 from lars_agent.example import Example, Message
 from lars_agent.store.manifest import AdapterManifest
-from lars_agent.training import checkpoint, loop
-from lars_agent.training.job import CANDIDATE, HELDOUT_FILE, TRAIN_FILE, read_examples, write_examples
+from lars_agent.training import checkpoint
+from lars_agent.training import trainer as loop
+from lars_agent.training.job_directory import CANDIDATE, HELDOUT_FILE, TRAIN_FILE, read_examples, write_examples
 from service.db import CycleRecord, JobNotFound, JobRecord, NewFeedback
 from service.housekeeping import ended_jobs, housekeeper
 from service.housekeeping.disk_room import taken_bytes

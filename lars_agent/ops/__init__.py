@@ -1,0 +1,1 @@
+"""Kernels and memory levers that know neither LARS nor the planner."""

@@ -1,0 +1,1 @@
+"""Choose how to train within a memory budget: shapes, workload, estimate, costs, planner."""

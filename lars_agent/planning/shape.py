@@ -1,0 +1,137 @@
+"""What of a base model and an adapter decides how much memory a training step takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from lars_agent.lars.config import LarsConfig
+from lars_agent.lars.inject import LarsAdapter, target_shapes
+from lars_agent.models.quantize import bits_of, head_is_quantized, is_tied
+from lars_agent.ops.attention import use_grouped_attention
+from lars_agent.ops.kv_cache import keeps_every_token
+from lars_agent.ops.quantized import Bits, quantized_bytes
+
+__all__ = ["ModelShape", "shape_of"]
+
+MAPPED = 2**16  # bytes; Linux's fault-around
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Counts, not bytes, unless the name says so.
+
+    Attributes:
+        layers, hidden, intermediate, vocabulary: L, H, I, V of the base model.
+        query_width, key_width: heads x head size of queries, and of keys (and of values).
+        window: tokens that a sliding-window model's cache keeps, None where it keeps all of them.
+        parameters: of the base model, tied ones once; `weight_bytes` is what they take.
+        adapted_layers: decoder layers from the first that is adapted on.
+        adapted_in, adapted_out, ranks: in-features, out-features and R of all adapted linear layers, summed.
+        adapter_parameters: of the adapter.
+        quantized, quantized_head: whether linear layers, and the output head, are in fewer bits than is computed with.
+        response: whether only reply tokens enter autograd (`response` pooling).
+        packed: whether examples then lie behind one another, instead of padded to the longest.
+        word_bytes: of one word of an input embedding that is read from the mapped file word by word; 0 where it is the
+            output head too, or is converted when it is loaded.
+    """
+
+    layers: int
+    hidden: int
+    intermediate: int
+    vocabulary: int
+    query_width: int
+    key_width: int
+    window: int | None
+    parameters: int
+    weight_bytes: int
+    adapted_layers: int
+    adapted_in: int
+    adapted_out: int
+    ranks: int
+    adapter_parameters: int
+    response: bool
+    quantized: bool = False
+    quantized_head: bool = False
+    packed: bool = False
+    word_bytes: int = 0
+
+    def unread_bytes(self, words: Iterable[int]) -> int:
+        """What of the weights stays on the disk where no ids but `words` are read: the kernel maps `MAPPED` bytes at
+        once.
+        """
+        ends = ((word * self.word_bytes, (word + 1) * self.word_bytes - 1) for word in words)
+        touched = {end // MAPPED for word in ends for end in word}
+        return max(0, self.word_bytes * self.vocabulary - MAPPED * len(touched))
+
+
+def shape_of(
+    folder: Path, lars: LarsConfig, dtype: torch.dtype = torch.bfloat16, weight_bits: Bits | None = None
+) -> ModelShape:
+    """The shape of the base model in `folder` under an adapter of `lars`; no weight is read or made.
+
+    `dtype` and `weight_bits` as in `lars_agent.models.open.open_model`.
+    """
+    config = AutoConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        adapter = LarsAdapter(lars, shapes := target_shapes(model, lars))
+    text = config.get_text_config(decoder=True)
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    widest = max((module.out_features for module in linears if module.out_features < text.vocab_size), default=0)
+    return ModelShape(
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        intermediate=getattr(text, "intermediate_size", None) or widest or 4 * text.hidden_size,
+        vocabulary=text.vocab_size,
+        query_width=text.num_attention_heads * head_size,
+        key_width=(getattr(text, "num_key_value_heads", None) or text.num_attention_heads) * head_size,
+        window=_window(text),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        weight_bytes=_weight_bytes(model, dtype, weight_bits),
+        adapted_layers=min(text.num_hidden_layers, lars.top_layers or text.num_hidden_layers),
+        adapted_in=sum(inputs for inputs, _ in shapes.values()),
+        adapted_out=sum(outputs for _, outputs in shapes.values()),
+        ranks=lars.rank * len(shapes),
+        adapter_parameters=sum(parameter.numel() for parameter in adapter.parameters()),
+        response=lars.pooling == "response",
+        quantized=weight_bits is not None,
+        quantized_head=weight_bits is not None and head_is_quantized(model, weight_bits),
+        word_bytes=_word_bytes(model, config.dtype, dtype, weight_bits),
+        packed=lars.pooling == "response" and use_grouped_attention(model) and keeps_every_token(text),
+    )
+
+
+def _weight_bytes(model: PreTrainedModel, dtype: torch.dtype, weight_bits: Bits | None) -> int:
+    """What the weights take, tied ones once."""
+    bits = {} if weight_bits is None else bits_of(model, weight_bits)
+    quantized = {f"{name}.weight": size for name, size in bits.items()}
+    return sum(
+        quantized_bytes(parameter.shape, quantized[name]) if name in quantized else parameter.numel() * dtype.itemsize
+        for name, parameter in model.named_parameters()
+    )
+
+
+def _word_bytes(
+    model: PreTrainedModel, stored: torch.dtype | None, dtype: torch.dtype, weight_bits: Bits | None
+) -> int:
+    embedding: nn.Embedding = model.get_input_embeddings()  # type: ignore[assignment]
+    if is_tied(model) or (weight_bits is None and stored != dtype):
+        return 0
+    if weight_bits is None:
+        return embedding.embedding_dim * dtype.itemsize
+    return quantized_bytes(embedding.weight.shape, 8) // embedding.num_embeddings
+
+
+def _window(text: object) -> int | None:
+    """The sliding window, where every layer has one."""
+    kinds = getattr(text, "layer_types", None)
+    if kinds is not None and any(kind != "sliding_attention" for kind in kinds):
+        return None
+    return getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None

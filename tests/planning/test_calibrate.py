@@ -1,0 +1,90 @@
+"""What a device's costs are made of, and when they are kept."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lars_agent.lars.config import LarsConfig
+from lars_agent.ops.memory_plan import MemoryPlan
+from lars_agent.planning import calibrate
+from lars_agent.planning.calibrate import Calibration, Measured, OthersWork, costs_of
+from lars_agent.planning.costs import DEFAULT_COSTS, Costs, Line, step_seconds
+from tests.planning.test_planner import LOAD, SMOLLM2
+from tests.tiny import save_tiny
+
+PLAN = MemoryPlan(micro_batch=4)
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+@pytest.mark.parametrize("family", ["llama", "gemma", "gpt2"])
+def test_one_layer_of_any_model_is_measured_without_its_weights(tmp_path, monkeypatch, family, bits):
+    monkeypatch.setattr(calibrate, "FAR", 128)
+    monkeypatch.setattr(calibrate, "MANY", 80)
+    folder = save_tiny(tmp_path / "m", family)
+    for weights in folder.glob("*.safetensors"):
+        weights.unlink()
+    costs = costs_of(folder, LarsConfig(), torch.float32, bits).costs
+    assert costs.read.at(100) > 0
+    assert costs.backward.at(100) > 0
+    assert costs.started_bytes >= 0
+    assert Costs.from_dict(json.loads(json.dumps(costs.as_dict()))) == costs
+
+
+def test_costs_are_measured_once(tmp_path):
+    calibration = Calibration(tmp_path / "state" / "costs.json")
+    fresh = replace(DEFAULT_COSTS, attend=1.0)
+    assert calibration.costs("a", lambda: Measured(fresh, steady=True)) == fresh
+    assert calibration.costs("a", lambda: Measured(DEFAULT_COSTS, steady=True)) == fresh
+    assert calibration.costs("b", lambda: Measured(DEFAULT_COSTS, steady=True)) == DEFAULT_COSTS
+
+
+def test_what_was_measured_on_a_busy_device_is_used_and_not_kept(tmp_path):
+    calibration = Calibration(tmp_path / "costs.json")
+    busy = replace(DEFAULT_COSTS, attend=1.0)
+    assert calibration.costs("a", lambda: Measured(busy, steady=False)) == busy
+    assert calibration.costs("a", lambda: Measured(DEFAULT_COSTS, steady=True)) == DEFAULT_COSTS
+
+
+def test_other_processes_that_work_are_noticed():
+    others = OthersWork()
+    spinning = "import time; end = time.monotonic() + 1\nwhile time.monotonic() < end: pass"
+    subprocess.run([sys.executable, "-c", spinning], check=True)
+    assert others.cores() > 0.5
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"a": 3}', '{"a": {"read": 1}}'])
+def test_a_torn_file_is_measured_anew(tmp_path, content):
+    (tmp_path / "costs.json").write_text(content)
+    calibration = Calibration(tmp_path / "costs.json")
+    assert calibration.costs("a", lambda: Measured(DEFAULT_COSTS, steady=True)) == DEFAULT_COSTS
+
+
+@pytest.mark.parametrize(
+    "slower",
+    [
+        {"recompute": True, "micro_batch": 1},
+        {"prompt_chunk": 64},
+        {"loss_chunk": 8},
+        {"mlp_tile": 16},
+        {"saved": "disk"},
+        {"optimizer_bits": 8},
+    ],
+    ids=str,
+)
+def test_each_lever_costs_time(slower):
+    costs = replace(DEFAULT_COSTS, mlp=Line(1e-4, 1e-6), loss=Line(1e-7, 1e-8))
+    seconds = [step_seconds(SMOLLM2, LOAD, replace(PLAN, **change), costs) for change in ({}, slower)]
+    assert seconds[1] > seconds[0]
+
+
+def test_the_rehearsal_and_the_rest_of_a_batch_count():
+    whole = step_seconds(SMOLLM2, LOAD, PLAN, DEFAULT_COSTS)
+    shorter = replace(LOAD, steps=(LOAD.steps[0][:7],))
+    assert step_seconds(SMOLLM2, shorter, PLAN, DEFAULT_COSTS) < whole
+    assert step_seconds(SMOLLM2, replace(LOAD, rehearsals=(((96, 96),),)), PLAN, DEFAULT_COSTS) > whole

@@ -1,0 +1,246 @@
+"""Training learns, keeps its best step, repeats bit for bit, and resumes as if nothing had happened."""
+
+from __future__ import annotations
+
+import gc
+import math
+import shutil
+import weakref
+
+import numpy as np
+import pytest
+import torch
+
+from lars_agent.errors import ConfigError, NothingToLearn, Preempted
+from lars_agent.lars import LarsAdapter, LarsConfig, attach, packing
+from lars_agent.lars.state import adapter_state
+from lars_agent.ops.attention import use_grouped_attention
+from lars_agent.ops.kv_cache import ReservedLayer
+from lars_agent.ops.memory_plan import MemoryPlan
+from lars_agent.training import checkpoint
+from lars_agent.training.batches import collate, encode, encode_text
+from lars_agent.training.evaluate import divergence_from_base, mean_loss
+from lars_agent.training.trainer import TrainConfig, Trainer, learning_rate
+from tests.tiny import tiny_model, tiny_tokenizer
+from tests.training.conftest import FACTS, HELD_OUT, fact
+
+CONFIG = TrainConfig(steps=12, batch_size=2, learning_rate=2e-2, warmup_steps=2, evaluate_every=3, checkpoint_every=4)
+
+
+def trainer(config: TrainConfig = CONFIG, pooling: str = "response", model=None) -> Trainer:
+    model = model or tiny_model("llama")
+    tokenizer = tiny_tokenizer()
+    adapter = LarsAdapter.for_model(model, LarsConfig(rank=4, pooling=pooling), seed=config.seed)  # type: ignore[arg-type]
+    rows = [[encode(tokenizer, example, 500) for example in examples] for examples in (FACTS, HELD_OUT)]
+    return Trainer(attach(model), adapter, config, *rows, pad_id=0)
+
+
+@pytest.mark.parametrize("pooling", ["sequence", "learned", "prompt", "response", "causal"])
+def test_every_pooling_learns(pooling):
+    made = trainer(TrainConfig(steps=30, batch_size=3, learning_rate=2e-2, evaluate_every=10), pooling)
+    losses: list[float] = []
+    assert made.run(on_step=lambda progress: losses.append(progress.loss))
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_the_base_model_is_not_touched():
+    model = tiny_model("llama")
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    trainer(model=model).run()
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+def test_what_a_batch_read_is_gone_before_the_next_one_is_read(monkeypatch, recompute):
+    """KV caches: with two of them alive the second would come on top of the first."""
+    rooms, alive = [], []
+    make = packing.reserved_cache
+
+    def room(self, states):
+        numbers = np.empty((*states.shape[:2], self.capacity, states.shape[3]), np.float32)
+        rooms.append(weakref.ref(numbers))  # it goes with the last tensor that has a part of it
+        return torch.from_numpy(numbers)
+
+    def made(*args):
+        alive.append(sum(numbers() is not None for numbers in rooms))
+        return make(*args)
+
+    monkeypatch.setattr(ReservedLayer, "_room", room)
+    monkeypatch.setattr(packing, "reserved_cache", made)
+    model = tiny_model("llama")
+    use_grouped_attention(model)
+    trained = trainer(TrainConfig(steps=2, batch_size=2, evaluate_every=2, rehearsal_batch=2), model=model)
+    trained.rehearsal_rows = trained.train_rows
+    trained.plan = MemoryPlan(micro_batch=1, recompute=recompute)
+    gc.disable()  # nothing may hang on a collection
+    try:
+        trained.run()
+    finally:
+        gc.enable()
+    assert len(alive) > 4
+    assert not any(alive)
+
+
+def test_the_best_step_is_kept_not_the_last():
+    made = trainer(TrainConfig(steps=40, batch_size=2, learning_rate=3e-2, evaluate_every=2, warmup_steps=0))
+    tokenizer = tiny_tokenizer()
+    made.heldout_rows = [encode(tokenizer, fact("What is my dog called?", "0123456789 0123456789"), 500)]
+    seen: dict[int, float] = {}
+    made.run(on_step=lambda p: seen.update({p.step: p.heldout_loss}) if p.heldout_loss is not None else None)
+    assert made.progress.best_step < 40
+    assert seen[40] > made.progress.best_loss
+    measured = mean_loss(made.attachment, made.adapter, made.heldout_rows, 0)
+    assert measured == pytest.approx(made.progress.best_loss, rel=1e-6)
+
+
+def test_patience_ends_a_run_that_gets_no_better():
+    made = trainer(
+        TrainConfig(steps=500, batch_size=2, learning_rate=1e-1, evaluate_every=2, warmup_steps=0, patience=3)
+    )
+    assert made.run()
+    assert made.progress.step < 500
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others():
+    one, same, other = trainer(), trainer(), trainer(TrainConfig(**CONFIG.__dict__ | {"seed": 1}))
+    for made in (one, same, other):
+        made.run()
+    a, b, c = (adapter_state(made.adapter) for made in (one, same, other))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert not all(torch.equal(a[key], c[key]) for key in a)
+
+
+SHORT = TrainConfig(**CONFIG.__dict__ | {"steps": 5, "evaluate_every": 2, "checkpoint_every": 3})
+
+
+def preempted_at(look: int):
+    """A `between` that raises Preempted at its look number `look`, and what counts its looks."""
+    looks = []
+
+    def between() -> None:
+        looks.append(1)
+        if len(looks) == look:
+            raise Preempted("somebody asks for the processor")
+
+    return between, looks
+
+
+def keep(folder):
+    return lambda made: checkpoint.save_checkpoint(made, folder)
+
+
+def looks_of_a_whole_run() -> int:
+    between, looks = preempted_at(0)
+    trainer(SHORT).run(between=between)
+    return len(looks)
+
+
+def test_a_run_preempted_at_any_look_and_resumed_ends_in_the_same_bytes(tmp_path):
+    whole = trainer(SHORT)
+    whole.run()
+    wanted, steps = adapter_state(whole.adapter), set()
+    for look in range(1, looks_of_a_whole_run() + 1):
+        folder = tmp_path / str(look)
+        folder.mkdir()
+        first = trainer(SHORT)
+        assert not first.run(between=preempted_at(look)[0], on_checkpoint=keep(folder))
+        torch.manual_seed(999)  # whatever happened to the RNG in between
+        second = trainer(SHORT)
+        assert (checkpoint.resume(second, folder) is None) == (first.progress.best_step is None)
+        assert second.progress.step == first.progress.step
+        assert second.run()
+        found = adapter_state(second.adapter)
+        assert all(torch.equal(wanted[key], found[key]) for key in wanted), look
+        assert second.progress.best_step == whole.progress.best_step
+        steps.add(first.progress.step)
+    assert steps == set(range(SHORT.steps + 1))  # also within the measurement after the last one
+
+
+def test_a_run_preempted_again_and_again_gets_on_and_ends_in_the_same_bytes(tmp_path):
+    whole, told = trainer(SHORT), []
+    whole.run(on_step=lambda progress: told.append(progress.step))
+    heard = []
+    for _ in range(100):
+        made = trainer(SHORT)
+        checkpoint.resume(made, tmp_path)
+        between = preempted_at(9)[0]  # late enough for one step, its measurement and the one at the beginning
+        if made.run(between=between, on_checkpoint=keep(tmp_path), on_step=lambda step: heard.append(step.step)):
+            break
+    else:
+        pytest.fail("it never came to its end")
+    a, b = adapter_state(whole.adapter), adapter_state(made.adapter)
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert heard == told == list(range(1, SHORT.steps + 1))
+
+
+@pytest.mark.parametrize("name", [checkpoint.STATE_FILE, checkpoint.BEST_FILE])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, name):
+    made = trainer()
+    made.run(on_checkpoint=lambda trainer: checkpoint.save_checkpoint(trainer, tmp_path))
+    newest, older = checkpoint.checkpoints(tmp_path)
+    content = bytearray((newest / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (newest / name).unlink()  # the best adapter's file may be another checkpoint's too
+    (newest / name).write_bytes(content)
+    fresh = trainer()
+    assert checkpoint.resume(fresh, tmp_path) == older
+    shutil.rmtree(older)
+    assert checkpoint.resume(trainer(), tmp_path) is None
+
+
+def test_accumulation_equals_one_large_batch_without_dropout():
+    states = []
+    for size, accumulation in ((6, 1), (2, 3)):
+        config = TrainConfig(steps=2, batch_size=size, accumulation=accumulation, learning_rate=1e-2, evaluate_every=2)
+        made = trainer(config)
+        for layer in made.adapter.layers:
+            layer.dropout.p = 0.0
+        made.run()
+        states.append(adapter_state(made.adapter))
+    for key, tensor in states[0].items():
+        torch.testing.assert_close(tensor, states[1][key], rtol=1e-3, atol=1e-4)
+
+
+def test_learning_rate_warms_up_and_follows_a_cosine_to_zero():
+    config = TrainConfig(steps=110, warmup_steps=10, learning_rate=1.0)
+    assert learning_rate(0, config) == pytest.approx(0.1)
+    assert learning_rate(9, config) == pytest.approx(1.0)
+    assert learning_rate(60, config) == pytest.approx(0.5)
+    assert learning_rate(109, config) == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.99)))
+
+
+def test_nothing_to_learn_or_to_judge_by_is_an_error():
+    made = trainer()
+    for rows in (([], made.heldout_rows), (made.train_rows, [])):
+        with pytest.raises(NothingToLearn, match="must be at least 1"):
+            Trainer(made.attachment, made.adapter, CONFIG, *rows, pad_id=0)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"steps": 0}, {"learning_rate": 0.0}, {"warmup_steps": -1}, {"clip_norm": float("nan")}]
+)
+def test_impossible_training_settings_are_refused(bad):
+    with pytest.raises(ConfigError, match=rf"training\.{next(iter(bad))}"):
+        TrainConfig(**bad)
+
+
+def test_rehearsal_keeps_general_text_nearer_to_the_base_model():
+    tokenizer, rises = tiny_tokenizer(), []
+    texts = [encode_text(tokenizer, text, "") for text in ("The tide went out early.", "Sharpen it on a wet stone.")]
+    for weight in (0.0, 3.0):
+        config = TrainConfig(
+            steps=20, batch_size=2, learning_rate=2e-2, rehearsal_batch=2, rehearsal_weight=weight, evaluate_every=20
+        )
+        made = trainer(config)
+        made = Trainer(made.attachment, made.adapter, config, made.train_rows, made.heldout_rows, 0, texts)
+        made.run()
+        with torch.no_grad():
+            rises.append(float(divergence_from_base(made.attachment, made.adapter, collate(texts, 0))))
+    assert rises[1] < 0.5 * rises[0]
+
+
+def test_a_fresh_adapter_does_not_diverge_from_the_base_model():
+    made = trainer()
+    rows = [encode_text(tiny_tokenizer(), "The tide went out early.", "")]
+    divergence = divergence_from_base(made.attachment, made.adapter.eval(), collate(rows, 0))
+    assert float(divergence.detach()) == pytest.approx(0.0, abs=1e-5)

@@ -15,7 +15,6 @@ from lars_agent.runtime.wire import Options
 from lars_agent.store.adapters import AdapterStore
 from service.api import (
     adapters,
-    cycles,
     errors,
     feedback,
     generate,
@@ -25,8 +24,8 @@ from service.api import (
     openai,
     openai_models,
     operation,
+    scheduled_runs,
 )
-from service.api.operation import package_version
 from service.daemon import Daemon
 from service.dashboard import routes as dashboard
 from service.db import DEFAULT_PROFILE, Database
@@ -44,6 +43,7 @@ from service.night.shift import Shift
 from service.recorder import Recorder
 from service.serving import FindModel, Generator, InstalledModel, OpenEngine, Serving
 from service.settings import Settings
+from service.version import package_version
 from service.worker_process import DEFAULT_COMMAND
 
 log = structlog.get_logger(__name__)
@@ -59,7 +59,7 @@ ROUTERS = (
     interactions.router,
     adapters.router,
     jobs.router,
-    cycles.router,
+    scheduled_runs.router,
     operation.router,
     dashboard.router,
 )
@@ -154,7 +154,7 @@ def compose(
             window=lambda begun: schedule.window(begun=begun),
         )
         supervisor.on_begin = shift.begin
-        schedule = Nightly(settings.schedule, supervisor, db.cycles, profile_lister(db, store), shift.judge)
+        schedule = Nightly(settings.schedule, supervisor, db.scheduled_runs, profile_lister(db, store), shift.judge)
         housekeeper = Housekeeper(settings, db, store, serving.pointer)
         supervisor.on_end = housekeeper.forget_soon  # feedback may have been deleted while the job worked with it
     except BaseException as error:

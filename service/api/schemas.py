@@ -13,7 +13,6 @@ from lars_agent.store.manifest import AdapterManifest
 from service.api.errors import InvalidField
 from service.api.fields import Body, Id, Messages, Profile, Rating, SpokenText, Tag, Text, to_messages, version_label
 from service.db import (
-    CycleOutcome,
     FeedbackRecord,
     InteractionRecord,
     NewFeedback,
@@ -240,26 +239,6 @@ class ActiveAdapter(Reply):
 
     profile: str
     active: VersionLabel
-
-
-class CycleBody(Reply):
-    """What became of one scheduled moment."""
-
-    profile: str
-    scheduled: datetime
-    decided: datetime = Field(description="When that was known.")
-    outcome: CycleOutcome = Field(
-        description="`waiting` for a good moment; `missed`: its window has passed, and it is made up, if at all, when "
-        "the device has been left alone; `skipped`: there was nothing to learn; `ran` as the job `job_id`."
-    )
-    reason: str = Field(description="In words: why it ran, or why not.")
-    job_id: str | None
-
-
-class CyclePage(Reply):
-    """What became of the latest scheduled moments, newest first."""
-
-    cycles: list[CycleBody]
 
 
 class Health(Reply):

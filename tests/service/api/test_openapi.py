@@ -29,6 +29,7 @@ EXPECTED = {
     ("post", "/jobs/{job_id}/pause"),
     ("post", "/jobs/{job_id}/resume"),
     ("post", "/jobs/{job_id}/cancel"),
+    ("get", "/schedule/runs"),
     ("get", "/health"),
     ("get", "/ready"),
     ("get", "/info"),

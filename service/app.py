@@ -20,6 +20,7 @@ from service.api import (
     generate,
     interactions,
     jobs,
+    metrics,
     ollama,
     openai,
     openai_models,
@@ -35,7 +36,8 @@ from service.jobs import Supervisor
 from service.lifecycle.data_lock import DataLock
 from service.lifecycle.starts import STARTS_NAME, Starts
 from service.memory_limit import GUARD_ONLY, MemoryLimit
-from service.middleware import GUARDS
+from service.metrics.state import DaemonCollector
+from service.middleware import GUARDS, RequestCounter
 from service.night.idle import Sight, Window
 from service.night.lookout import Lookout
 from service.night.schedule import Nightly
@@ -61,6 +63,7 @@ ROUTERS = (
     jobs.router,
     scheduled_runs.router,
     operation.router,
+    metrics.router,
     dashboard.router,
 )
 
@@ -97,9 +100,11 @@ def create_app(
         responses=EVERYWHERE,
     )
     app.state.daemon = daemon
+    daemon.metrics.registry.register(DaemonCollector(daemon))
     errors.install(app)
     for guard in reversed(GUARDS):  # the one added last is asked first
         app.add_middleware(guard, server=settings.server)
+    app.add_middleware(RequestCounter, metrics=daemon.metrics)
     for router in ROUTERS:
         app.include_router(router)
     dashboard.mount_static(app)

@@ -33,6 +33,7 @@ EXPECTED = {
     ("get", "/health"),
     ("get", "/ready"),
     ("get", "/info"),
+    ("get", "/metrics"),
 }
 ERROR_BODY = {"$ref": "#/components/schemas/ErrorBody"}
 

@@ -32,7 +32,14 @@ LarsError
     ├── QueueFull              ask again in `retry_after_s`
     ├── GenerationTimeout      not whole by its deadline
     └── GenerationCancelled
+
+Packages above this one add their own subclasses. `serialize_error` and `deserialize_error` carry any of them from one
+process to another.
 """
+
+import json
+from subprocess import CompletedProcess
+from typing import Any, NotRequired, TypedDict
 
 
 class LarsError(Exception):
@@ -118,6 +125,8 @@ class BudgetTooSmall(TrainingError):
 class MemoryPressure(TrainingError):
     """The worker came near its memory budget, holding `held_bytes`; the step can be done again under a smaller plan."""
 
+    held_bytes = 0  # where an older record of the error does not say
+
     def __init__(self, message: str, held_bytes: int) -> None:
         super().__init__(message)
         self.held_bytes = held_bytes
@@ -161,7 +170,9 @@ class QueueFull(GenerationError):
     Attributes: `retry_after_s`, whole seconds after which it is worth asking again.
     """
 
-    def __init__(self, message: str, retry_after_s: int = 5) -> None:
+    retry_after_s = 5
+
+    def __init__(self, message: str, retry_after_s: int = retry_after_s) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
@@ -174,7 +185,52 @@ class GenerationCancelled(GenerationError):
     """The request was cancelled before its reply was finished."""
 
 
-def told(name: str, words: str, otherwise: type[LarsError]) -> LarsError:
-    """The error that another process has met, of the type it had there; `otherwise` where there is no such type."""
-    kind = globals().get(name)
-    return kind(words) if isinstance(kind, type) and issubclass(kind, LarsError) else otherwise(words)
+class ErrorRecord(TypedDict):
+    """A serialized error; `fields` are its attributes beyond the message. An older record may lack them."""
+
+    type: str
+    message: str
+    fields: NotRequired[dict[str, Any]]
+
+
+def serialize_error(error: LarsError) -> ErrorRecord:
+    """Return `error` as JSON values, for another process; the inverse is `deserialize_error`."""
+    fields = {name: value for name, value in vars(error).items() if not name.startswith("_")}
+    return {"type": type(error).__name__, "message": str(error), "fields": fields}
+
+
+def deserialize_error(record: ErrorRecord, fallback: type[LarsError]) -> LarsError:
+    """Return the error that another process serialized, of its own type; of type `fallback` if that is unknown here.
+
+    Types are looked up by name among all subclasses of LarsError that have been imported.
+    """
+    kind = _error_types().get(record["type"], fallback)
+    error = kind.__new__(kind, record["message"])  # not __init__: its parameters differ, and the message is complete
+    vars(error).update(record.get("fields", {}))
+    return error
+
+
+def process_error(done: CompletedProcess[str], failure: str, fallback: type[LarsError]) -> LarsError:
+    """Return the error of a process that has failed.
+
+    It is the one that the process serialized into the last line of its stdout; where there is none, `fallback` with
+    `failure` and the last line of its stderr.
+    """
+    try:
+        return deserialize_error(json.loads(last_line(done.stdout)), fallback)
+    except (ValueError, LookupError, TypeError):
+        return fallback(f"{failure}: {last_line(done.stderr)}")
+
+
+def last_line(text: str) -> str:
+    """Return the last line of a process's output; "no reason given" if there is none."""
+    return (text.strip().splitlines() or ["no reason given"])[-1]
+
+
+def _error_types() -> dict[str, type[LarsError]]:
+    found, pending = {}, [LarsError]
+    while pending:
+        kind = pending.pop()
+        found[kind.__name__] = kind
+        pending += kind.__subclasses__()
+    return found

@@ -15,18 +15,18 @@ from lars_agent.runtime.rpc import Options
 from lars_agent.store.adapters import AdapterStore
 from service.api import (
     adapters,
-    cycles,
     errors,
     feedback,
     generate,
     interactions,
     jobs,
+    metrics,
     ollama,
     openai,
     openai_models,
     operation,
+    scheduled_runs,
 )
-from service.api.operation import package_version
 from service.daemon import Daemon
 from service.dashboard import routes as dashboard
 from service.db import DEFAULT_PROFILE, Database
@@ -36,7 +36,8 @@ from service.jobs import Supervisor
 from service.lifecycle.data_lock import DataLock
 from service.lifecycle.starts import STARTS_NAME, Starts
 from service.memory_limit import GUARD_ONLY, MemoryLimit
-from service.middleware import GUARDS
+from service.metrics.state import DaemonCollector
+from service.middleware import GUARDS, RequestCounter
 from service.night.idle import Sight, Window
 from service.night.lookout import Lookout
 from service.night.schedule import Nightly
@@ -44,6 +45,7 @@ from service.night.shift import Shift
 from service.recorder import Recorder
 from service.serving import FindModel, Generator, InstalledModel, OpenEngine, Serving
 from service.settings import Settings
+from service.version import package_version
 from service.worker_process import DEFAULT_COMMAND
 
 log = structlog.get_logger(__name__)
@@ -59,8 +61,9 @@ ROUTERS = (
     interactions.router,
     adapters.router,
     jobs.router,
-    cycles.router,
+    scheduled_runs.router,
     operation.router,
+    metrics.router,
     dashboard.router,
 )
 
@@ -97,9 +100,11 @@ def create_app(
         responses=EVERYWHERE,
     )
     app.state.daemon = daemon
+    daemon.metrics.registry.register(DaemonCollector(daemon))
     errors.install(app)
     for guard in reversed(GUARDS):  # the one added last is asked first
         app.add_middleware(guard, server=settings.server)
+    app.add_middleware(RequestCounter, metrics=daemon.metrics)
     for router in ROUTERS:
         app.include_router(router)
     dashboard.mount_static(app)
@@ -154,7 +159,7 @@ def compose(
             window=lambda begun: schedule.window(begun=begun),
         )
         supervisor.on_begin = shift.begin
-        schedule = Nightly(settings.schedule, supervisor, db.cycles, profile_lister(db, store), shift.judge)
+        schedule = Nightly(settings.schedule, supervisor, db.scheduled_runs, profile_lister(db, store), shift.judge)
         housekeeper = Housekeeper(settings, db, store, serving.pointer)
         supervisor.on_end = housekeeper.forget_soon  # feedback may have been deleted while the job worked with it
     except BaseException as error:

@@ -21,16 +21,35 @@ from lars_agent.errors import LarsError
 from service.client import ApiError, Client
 from service.commands import bench, doctor, model
 from service.settings import Settings, load_settings
+from service.version import package_version
 
-app = typer.Typer(help="A local language model that learns from you.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(help="A local language model that learns from you.", no_args_is_help=True)
+schedule = typer.Typer(help="When it learns by itself, and what came of it.", no_args_is_help=True)
 app.add_typer(model.app, name="model")
+app.add_typer(schedule, name="schedule")
 OUT, ERR = Console(), Console(stderr=True)
 POLL_S = 1.0
 UNFINISHED = {"queued", "running", "paused"}
 
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        OUT.print(f"lars-agent {package_version()}", highlight=False)
+        raise typer.Exit
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Profile = Annotated[str, typer.Option(help="Whose.")]
 Url = Annotated[str | None, typer.Option(envvar="LARS_AGENT_URL", help="The daemon's address.")]
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Handle the options that stand before a command."""
 
 
 @app.command()
@@ -83,14 +102,20 @@ def _unknown(night: dict[str, Any]) -> list[str]:
     return [f"{', '.join(names)} (this device does not tell; taken as no hindrance)"] if names else []
 
 
-@app.command()
-def nights(profile: Profile = "default", limit: int = 14, url: Url = None, as_json: Json = False) -> None:
-    """What became of the latest nights, and why."""
-    found = Client(url).get(f"/cycles?profile={profile}&limit={limit}")["cycles"]
+@schedule.command()
+@app.command("nights", hidden=True, deprecated=True)  # its earlier name
+def history(
+    profile: Profile = "default",
+    limit: Annotated[int, typer.Option(help="The latest so many.")] = 14,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """List the latest scheduled runs: whether each ran, and why or why not."""
+    runs = Client(url).get("/schedule/runs", profile=profile, limit=str(limit))["runs"]
     if as_json:
-        return _print_json(found)
-    rows = [(cycle["scheduled"], cycle["outcome"], cycle["reason"], cycle["job_id"] or "") for cycle in found]
-    OUT.print(_table(("scheduled", "outcome", "why", "job"), rows) if rows else "no night has come yet")
+        return _print_json(runs)
+    rows = [(run["scheduled"], run["outcome"], run["reason"], run["job_id"] or "") for run in runs]
+    OUT.print(_table(("scheduled", "outcome", "why", "job"), rows) if rows else "no scheduled run yet")
     return None
 
 
@@ -221,7 +246,7 @@ app.command(add_help_option=False, context_settings=bench.COMMAND_SETTINGS)(benc
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; never shows a stack trace for what a user can cause."""
     try:
-        app(args=arguments)
+        app(args=arguments, prog_name="lars-agent")
     except (LarsError, ApiError, OSError, httpx.InvalidURL) as error:
         ERR.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from lars_agent.errors import AdapterError, LarsError, WorkerFailed, told
+from lars_agent.errors import AdapterError, ErrorRecord, LarsError, WorkerFailed, deserialize_error
 from lars_agent.store.manifest import AdapterManifest
 from lars_agent.training.gate import GatePolicy, Verdict, decide
 from lars_agent.training.job_directory import CANDIDATE, SPEC_FILE, JobResult, JobSpec
@@ -158,5 +158,7 @@ def _result(result: JobResult) -> dict[str, Any]:
 
 
 def _worker_error(result: JobResult) -> LarsError:
-    """The error the worker met, of its own type, as if there were no process between."""
-    return told(result.error_type or "", result.error or "the worker's result holds no scores", WorkerFailed)
+    """Return the error that the worker met, of its own type."""
+    message = result.error or "the worker's result holds no scores"
+    record: ErrorRecord = {"type": result.error_type or "", "message": message, "fields": dict(result.error_fields)}
+    return deserialize_error(record, WorkerFailed)

@@ -14,6 +14,7 @@ from service.jobs import Supervisor
 from service.lifecycle.closing import WORKER_S
 from service.lifecycle.data_lock import DataLock
 from service.lifecycle.starts import Starts
+from service.metrics.requests import RequestMetrics
 from service.night.schedule import Nightly
 from service.night.shift import Shift
 from service.problem import Problem
@@ -44,6 +45,7 @@ class Daemon:
     starts: Starts
     housekeeper: Housekeeper
     notices: list[str] = field(default_factory=list)
+    metrics: RequestMetrics = field(default_factory=RequestMetrics)
     _started: float = field(default_factory=time.monotonic)
     _closing_since: float | None = None
     _healthy: threading.Timer | None = None

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lars_agent.errors import WorkerFailed
+from lars_agent.errors import WorkerFailed, process_error
 from lars_agent.files import make_folder
 from service.parts import CycleParts
 from service.snapshot import rehearse
@@ -22,7 +22,7 @@ TIMEOUT_S = 120.0
 def dry_run(profile: str, parts: CycleParts, worker_command: Sequence[str]) -> dict[str, Any]:
     """What the worker would plan for the profile's feedback as it is: see `lars_agent.training.worker.plan_job`.
 
-    Nothing is loaded and nothing is kept. Raises NothingToLearn, ModelLoading, WorkerFailed.
+    Nothing is loaded and nothing is kept. Raises NothingToLearn, ModelLoading, WorkerFailed, and what the worker met.
     """
     make_folder(parts.settings.jobs_dir).chmod(0o700)
     with tempfile.TemporaryDirectory(prefix=".dry-run-", dir=parts.settings.jobs_dir) as name:
@@ -30,11 +30,9 @@ def dry_run(profile: str, parts: CycleParts, worker_command: Sequence[str]) -> d
         rehearse(profile, folder, parts)
         command = [*worker_command, PLAN_FLAG, str(folder)]
         done = _run(command, worker_environment(parts.settings.training.threads))
-    try:
-        return dict(json.loads(done.stdout))
-    except ValueError as error:
-        words = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise WorkerFailed(f"the training worker could not plan: {words}") from error
+    if done.returncode:
+        raise process_error(done, "the training worker could not plan", WorkerFailed)
+    return dict(json.loads(done.stdout))
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:

@@ -18,7 +18,7 @@ from typing import Any
 from lars_agent.errors import GenerationError
 from lars_agent.memory.allocator import thrifty_environment
 from lars_agent.runtime.request import GenerationRequest, Ticket
-from lars_agent.runtime.rpc import Options, Wire, error_from, generation_from, piece_from, request_to
+from lars_agent.runtime.rpc import Options, Wire, error_from, error_to, generation_from, piece_from, request_to
 
 DEFAULT_COMMAND = (sys.executable, "-P", "-m", "lars_agent.runtime.engine_server")
 GONE = "the process that generates has ended; the daemon's log says more, and the next request starts it again"
@@ -71,7 +71,7 @@ class EngineProcess:
             )
         self._wire = Wire(ours)
         self._lines = iter(self._wire)
-        first = next(self._lines, {"failed": {"type": "GenerationError", "words": GONE}})
+        first = next(self._lines, {"failed": error_to(GenerationError(GONE))})
         if "failed" in first:
             self._wire.close()
             self._process.wait()
@@ -177,7 +177,7 @@ class EngineProcess:
             self._gone = True
             waiting, self._waiting = list(self._waiting.values()), {}
         for one in waiting:
-            _hand(one, {"error": {"type": "GenerationError", "words": GONE}})
+            _hand(one, {"error": error_to(GenerationError(GONE))})
         self._on_busy(False)
 
 

@@ -11,12 +11,41 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import error_response
+from service.metrics.requests import RequestMetrics
 from service.settings import Server
 
 OPEN_PATHS = frozenset({"/", "/docs", "/health", "/openapi.json", "/ready"})  # what holds nobody's data
 OPEN_PREFIX = "/static/"
 IMPORT_PATH = "/feedback/import"
 DRAINED_BODIES = 8  # so many times the limit is read and thrown away, so that a client hears why it was refused
+
+
+class RequestCounter:
+    """Counts every request in `metrics`, also one that a guard refuses, by the status of its answer."""
+
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; count it once its answer begins, or as a 500 if an exception comes first."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        answered = False
+
+        async def counting(message: Message) -> None:
+            nonlocal answered
+            if message["type"] == "http.response.start":
+                self._metrics.count_request(scope["path"], message["status"])
+                answered = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, counting)
+        except Exception:
+            if not answered:
+                self._metrics.count_request(scope["path"], 500)
+            raise
 
 
 class HostGuard:

@@ -116,6 +116,7 @@ class Serving:
         self.installed: InstalledModel | None = None
         self.loading_error: str | None = None
         self.problems: list[Problem] = []
+        self.swaps = 0  # since the start
 
     def use(self, settings: Settings) -> None:
         """After the next reply the model stays for as long as `settings` say."""
@@ -262,7 +263,8 @@ class Serving:
             self.problems.append(problem)
 
     def _settle(self, profile: str) -> None:
-        """What was wrong with the profile's adapter is history: another one is in use."""
+        """Count the swap, and drop what was wrong with the profile's earlier adapter."""
+        self.swaps += 1
         self.problems = [problem for problem in self.problems if problem.profile != profile]
 
     @contextlib.contextmanager

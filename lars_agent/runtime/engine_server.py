@@ -11,7 +11,7 @@ other end is gone.
              {"id": 3, "do": "close", "timeout_s": 10}
     from it  {"ready": true} or {"failed": {...}}, then    {"busy": true | false}
              {"id": 1, "seed": 7, "version": 3}   {"id": 1, "piece": {"text": "Hel", ...}}   {"id": 1, "done": {...}}
-             {"id": 2, "value": 3}   {"id": 1, "error": {"type": "QueueFull", "words": "..."}}
+             {"id": 2, "value": 3}   {"id": 1, "error": {"type": "QueueFull", "message": "...", "fields": {}}}
 """
 
 from __future__ import annotations

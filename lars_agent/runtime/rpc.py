@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lars_agent.errors import GenerationError, LarsError, told
+from lars_agent.errors import ErrorRecord, GenerationError, LarsError, deserialize_error, serialize_error
 from lars_agent.example import Message
 from lars_agent.runtime.request import Generation, GenerationRequest, Piece, TokenChoice, TokenLogprob
 
@@ -64,15 +64,14 @@ class Wire:
         self._socket.close()
 
 
-def error_to(error: Exception) -> Line:
-    """`error` as it is sent."""
-    known = isinstance(error, LarsError)
-    return {"type": type(error).__name__ if known else "GenerationError", "words": str(error) if known else repr(error)}
+def error_to(error: Exception) -> ErrorRecord:
+    """Serialize `error`; one that is not raised on purpose becomes a GenerationError."""
+    return serialize_error(error if isinstance(error, LarsError) else GenerationError(repr(error)))
 
 
-def error_from(line: Line) -> LarsError:
-    """The error that was sent."""
-    return told(str(line["type"]), str(line["words"]), GenerationError)
+def error_from(record: ErrorRecord) -> LarsError:
+    """Return the error that was sent."""
+    return deserialize_error(record, GenerationError)
 
 
 def request_to(request: GenerationRequest) -> Line:

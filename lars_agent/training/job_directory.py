@@ -93,6 +93,7 @@ class JobResult:
     """What the worker measured. It judges nothing: the gate decides from these numbers.
 
     Attributes:
+        error, error_type, error_fields: of a worker that failed, as `lars_agent.errors.serialize_error` gives them.
         candidate, incumbent, base: losses of the new adapter, of the one in use, and of the model without any.
         losses: `train` (last) and `heldout` (best) reply loss in nats per token.
         peak_bytes: the worker's peak resident memory; `predicted_peak_bytes` is what the plan promised.
@@ -104,6 +105,7 @@ class JobResult:
     status: Literal["succeeded", "failed"]
     error: str | None = None
     error_type: str | None = None
+    error_fields: Mapping[str, Any] = field(default_factory=dict)
     best_step: int = 0
     steps: int = 0
     candidate: Scores | None = None

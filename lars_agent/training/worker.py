@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from lars_agent.errors import DiskFull, JobInvalid, LarsError, Preempted, TrainingError
+from lars_agent.errors import DiskFull, JobInvalid, LarsError, Preempted, TrainingError, serialize_error
 from lars_agent.files import write_atomically
 from lars_agent.lars import LarsAdapter, LarsConfig, attach, load_adapter, save_adapter
 from lars_agent.memory.allocator import give_back
@@ -224,8 +224,7 @@ def main(arguments: list[str]) -> int:
         return 2
     folder = Path(arguments[-1])
     if planning:
-        sys.stdout.write(json.dumps(plan_job(folder)) + "\n")
-        return 0
+        return _print_plan(folder)
     try:
         return 0 if Worker(folder).run() else EXIT_STOPPED
     except (LarsError, OSError) as error:
@@ -234,13 +233,24 @@ def main(arguments: list[str]) -> int:
         return _record_failure(folder, error) if folder.is_dir() else 2
 
 
+def _print_plan(folder: Path) -> int:
+    """Print the job's plan, or the serialized error that keeps it from being planned; return the exit status."""
+    try:
+        plan, status = plan_job(folder), 0
+    except LarsError as error:
+        plan, status = dict(serialize_error(error)), 1
+    sys.stdout.write(json.dumps(plan) + "\n")
+    return status
+
+
 def _record_failure(folder: Path, error: Exception) -> int:
-    """The result says why there is no other one; the exit status, which says so where not even that found room."""
-    kind = type(error).__name__ if isinstance(error, LarsError) else TrainingError.__name__
+    """Write the result that says why the job failed; return the exit status, which says so where the disk is full."""
+    record = serialize_error(error if isinstance(error, LarsError) else TrainingError(str(error)))
     result = JobResult(
         status="failed",
-        error=str(error),
-        error_type=kind,
+        error=record["message"],
+        error_type=record["type"],
+        error_fields=record.get("fields", {}),
         peak_bytes=peak_rss_bytes(),
         predicted_peak_bytes=promised_bytes(folder),
     )

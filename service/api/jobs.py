@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
+from pathlib import PurePath
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Query
+from pydantic import Field
 from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from service.api.dependencies import DaemonDep
 from service.api.errors import ascii_json, documented
-from service.api.fields import Id
+from service.api.fields import Body, Id, Profile, version_label
 from service.api.queries import AdaptQuery, PageQuery
-from service.api.schemas import JobBody, JobPage, JobPlan, JobProgress, JobRequest, finite
+from service.api.schemas import JsonObject, Reply, VersionLabel, finite
 from service.daemon import Daemon
+from service.db import DEFAULT_PROFILE, JobRecord, JobStatus, JobTrigger
+from service.memory_limit import LimitKind
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -28,6 +34,122 @@ EVENTS: dict[int | str, dict[str, Any]] = {
         "content": {"text/event-stream": {}},
     }
 }
+
+
+class JobRequest(Body):
+    """Adapt now."""
+
+    profile: Profile = DEFAULT_PROFILE
+    trigger: Literal["manual", "cli"] = "manual"
+
+
+class PauseBody(Reply):
+    """How often somebody held a worker back, and for how long all together."""
+
+    count: int
+    seconds: float
+
+
+class JobSpecBody(Reply):
+    """The input of a job: how much feedback, which versions, which settings; neither feedback ids nor paths."""
+
+    train: int | None = Field(default=None, description="Examples to learn.")
+    heldout: int | None = Field(default=None, description="Examples to judge by.")
+    seen: int | None = Field(default=None, description="Examples there were.")
+    dropped: dict[str, int] | None = Field(default=None, description="Examples left out, by reason.")
+    active_version: VersionLabel | None = Field(default=None, description="In use when the job began.")
+    parent_version: VersionLabel | None = Field(
+        default=None, description="The incumbent: judged against, gone back to."
+    )
+    base_model: str | None = Field(default=None, description="Its name; of one installed from a path, the last part.")
+    base_model_revision: str | None = None
+    model_sha256: str | None = None
+    dtype: str | None = None
+    budget_bytes: int | None = None
+    threads: int | None = None
+    seed: int | None = None
+    memory_limit: LimitKind | None = Field(default=None, description="What held the worker to its budget.")
+    lars: JsonObject | None = None
+    training: JsonObject | None = None
+    plan: JsonObject | None = None
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any]) -> Self:
+        """The body of a job record's `spec`; a key without a field here is left out."""
+        values = {name: spec[name] for name in cls.model_fields if name in spec}
+        if "seen" in values:
+            values["seen"] = len(values["seen"])
+        if "dropped" in values:
+            values["dropped"] = Counter(example["reason"] for example in values["dropped"])
+        if "base_model" in values and PurePath(values["base_model"]).is_absolute():
+            values["base_model"] = PurePath(values["base_model"]).name
+        labels = {name: version_label(spec[name]) for name in ("active_version", "parent_version") if name in spec}
+        return cls.model_validate(values | labels)
+
+
+class JobBody(Reply):
+    """One personalization cycle."""
+
+    id: str
+    profile: str
+    trigger: JobTrigger
+    status: JobStatus
+    created: datetime
+    started: datetime | None
+    finished: datetime | None
+    attempts: int
+    error: str | None = Field(description="In words: why it failed, was rejected or cancelled.")
+    spec: JobSpecBody | None
+    result: JsonObject | None
+    verdict: JsonObject | None
+    version: VersionLabel | None = Field(description="The adapter it published; null if none.")
+    budget_bytes: int | None
+    peak_bytes: int | None
+    reason: str | None = Field(description="In words: why there is such a job.")
+    pauses: dict[str, PauseBody] | None = Field(description="Who held its worker back: how often, how long.")
+
+    @classmethod
+    def of(cls, record: JobRecord) -> Self:
+        """The body of `record`."""
+        label = None if record.version is None else version_label(record.version)
+        spec = None if record.spec is None else JobSpecBody.of(record.spec)
+        return cls.model_validate({**vars(record), "version": label, "spec": spec})
+
+
+class PlanBody(Reply):
+    """One way to train, and what it takes."""
+
+    plan: JsonObject = Field(description="Its levers: micro_batch, prompt_chunk, loss_chunk, ...")
+    estimate: dict[str, int] = Field(description="Predicted bytes, term by term.")
+    predicted_peak_bytes: int
+    least_budget_bytes: int = Field(
+        description="What the budget must leave for training, that this plan is chosen: its peak and a margin."
+    )
+    step_seconds: float = Field(description="Time of a step, by what its pieces took when they were measured here.")
+    relative_time: float = Field(description="Time of a step, as a multiple of the fastest plan's.")
+
+
+class JobPlan(Reply):
+    """What a job would do with the feedback as it is."""
+
+    profile: str
+    budget_bytes: int | None
+    chosen: PlanBody | None = Field(description="Null where no plan fits the budget.")
+    error: str | None = Field(description="Why no plan fits, and what budget would do.")
+    ladder: list[PlanBody] = Field(description="The plans worth having, fastest first, each smaller than those before.")
+
+
+class JobPage(Reply):
+    """Jobs, newest first."""
+
+    jobs: list[JobBody]
+    next: str | None = Field(description="`after` of the next page; null on the last one.")
+
+
+class JobProgress(Reply):
+    """One record per step that the worker reported."""
+
+    progress: list[JsonObject]
 
 
 PLANNED: dict[int | str, dict[str, Any]] = {200: {"model": JobPlan, "description": "With `dry_run`: the plan."}}

@@ -22,10 +22,10 @@ from service.api.durations import keep_alive_s
 from service.api.errors import UNEXPECTED, InvalidField, ascii_json, documented
 from service.api.fields import MAX_MESSAGES, Body, Stops, Text, Turn, _user_has_the_last_word, to_messages
 from service.api.openai_models import BASE, ModelCard, cards
-from service.api.operation import package_version
 from service.api.parameters import DEFAULT_NEW_TOKENS, parse_adapter_id
 from service.api.replying import Exchange
 from service.daemon import Daemon
+from service.version import package_version
 
 log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/api", tags=["ollama"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import APIRouter
 
@@ -24,6 +23,7 @@ from service.api.schemas import (
     ScheduleInfo,
 )
 from service.daemon import Daemon
+from service.version import package_version
 
 router = APIRouter(tags=["operation"])
 
@@ -103,11 +103,3 @@ def _resident(pid: int) -> int:
     with contextlib.suppress(OSError):
         return rss_bytes(pid)
     return 0  # it has just ended
-
-
-def package_version() -> str:
-    """The version that is installed; `source` where the code runs without being installed."""
-    try:
-        return version("lars-agent")
-    except PackageNotFoundError:
-        return "source"

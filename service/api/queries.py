@@ -35,7 +35,7 @@ class PageQuery(Body):
     after: Id | None = Field(default=None, description="The id of the last row already seen.")
 
 
-class CyclesQuery(Body):
+class ScheduledRunsQuery(Body):
     """Whose scheduled moments, and how many."""
 
     profile: Profile | None = None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from anyio.to_thread import run_sync
@@ -31,6 +32,7 @@ class Exchange:
     parameters: Mapping[str, Any]
     interaction_id: str
     recorded_id: str | None = None
+    began: float = field(default_factory=time.monotonic)
 
     @classmethod
     async def begin(
@@ -41,14 +43,16 @@ class Exchange:
         keep_alive_s: float | None = None,
     ) -> Exchange:
         """See `service.serving.Serving.submit`."""
+        began = time.monotonic()
         ticket = await run_in_threadpool(daemon.serving.submit, request, keep_alive_s)
-        return cls(daemon, ticket, parameters, new_interaction_id())
+        return cls(daemon, ticket, parameters, new_interaction_id(), began=began)
 
     async def finished(self, request: Request) -> Generation:
         """The whole reply, which has been recorded. Nobody waits for it when the client has gone."""
         watch = asyncio.create_task(self._cancel_when_gone(request))
         try:
-            generation = await run_in_threadpool(self.ticket.result)
+            with self.daemon.metrics.counting_failure():
+                generation = await run_in_threadpool(self.ticket.result)
         finally:
             watch.cancel()
         await run_in_threadpool(self._record, generation)
@@ -58,8 +62,9 @@ class Exchange:
         """The reply as it is made; it is recorded after the last piece. Cancelled when nobody takes any more."""
         try:
             pieces = iter(self.ticket)
-            while (piece := await run_sync(_next, pieces, abandon_on_cancel=True)) is not None:
-                yield piece
+            with self.daemon.metrics.counting_failure():
+                while (piece := await run_sync(_next, pieces, abandon_on_cancel=True)) is not None:
+                    yield piece
             await run_in_threadpool(self._record, self.ticket.result())
         finally:
             self.ticket.cancel()  # for a finished reply it means nothing
@@ -71,6 +76,7 @@ class Exchange:
             self.ticket.cancel()
 
     def _record(self, generation: Generation) -> None:
+        self.daemon.metrics.count_reply(generation, time.monotonic() - self.began)
         recorder, request = self.daemon.recorder, self.ticket.request
         if recorder.keep(self.interaction_id, request, self.parameters, generation):
             self.recorded_id = self.interaction_id

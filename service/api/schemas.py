@@ -13,13 +13,8 @@ from lars_agent.store.manifest import AdapterManifest
 from service.api.errors import InvalidField
 from service.api.fields import Body, Id, Messages, Profile, Rating, SpokenText, Tag, Text, to_messages, version_label
 from service.db import (
-    DEFAULT_PROFILE,
-    CycleOutcome,
     FeedbackRecord,
     InteractionRecord,
-    JobRecord,
-    JobStatus,
-    JobTrigger,
     NewFeedback,
 )
 from service.memory_limit import LimitKind
@@ -244,104 +239,6 @@ class ActiveAdapter(Reply):
 
     profile: str
     active: VersionLabel
-
-
-class JobRequest(Body):
-    """Adapt now."""
-
-    profile: Profile = DEFAULT_PROFILE
-    trigger: Literal["manual", "cli"] = "manual"
-
-
-class PauseBody(Reply):
-    """How often somebody held a worker back, and for how long all together."""
-
-    count: int
-    seconds: float
-
-
-class JobBody(Reply):
-    """One personalization cycle."""
-
-    id: str
-    profile: str
-    trigger: JobTrigger
-    status: JobStatus
-    created: datetime
-    started: datetime | None
-    finished: datetime | None
-    attempts: int
-    error: str | None = Field(description="In words: why it failed, was rejected or cancelled.")
-    spec: JsonObject | None
-    result: JsonObject | None
-    verdict: JsonObject | None
-    version: VersionLabel | None = Field(description="The adapter it published; null if none.")
-    budget_bytes: int | None
-    peak_bytes: int | None
-    reason: str | None = Field(description="In words: why there is such a job.")
-    pauses: dict[str, PauseBody] | None = Field(description="Who held its worker back: how often, how long.")
-
-    @classmethod
-    def of(cls, record: JobRecord) -> Self:
-        """The body of `record`."""
-        label = None if record.version is None else version_label(record.version)
-        return cls.model_validate({**vars(record), "version": label})
-
-
-class CycleBody(Reply):
-    """What became of one scheduled moment."""
-
-    profile: str
-    scheduled: datetime
-    decided: datetime = Field(description="When that was known.")
-    outcome: CycleOutcome = Field(
-        description="`waiting` for a good moment; `missed`: its window has passed, and it is made up, if at all, when "
-        "the device has been left alone; `skipped`: there was nothing to learn; `ran` as the job `job_id`."
-    )
-    reason: str = Field(description="In words: why it ran, or why not.")
-    job_id: str | None
-
-
-class CyclePage(Reply):
-    """What became of the latest scheduled moments, newest first."""
-
-    cycles: list[CycleBody]
-
-
-class PlanBody(Reply):
-    """One way to train, and what it takes."""
-
-    plan: JsonObject = Field(description="Its levers: micro_batch, prompt_chunk, loss_chunk, ...")
-    estimate: dict[str, int] = Field(description="Predicted bytes, term by term.")
-    predicted_peak_bytes: int
-    least_budget_bytes: int = Field(
-        description="What the budget must leave for training, that this plan is chosen: its peak and a margin."
-    )
-    step_seconds: float = Field(description="Time of a step, by what its pieces took when they were measured here.")
-    relative_time: float = Field(description="Time of a step, as a multiple of the fastest plan's.")
-
-
-class JobPlan(Reply):
-    """What a job would do with the feedback as it is."""
-
-    profile: str
-    budget_bytes: int | None
-    chosen: PlanBody | None = Field(description="Null where no plan fits the budget.")
-    error: str | None = Field(description="Why no plan fits, and what budget would do.")
-    ladder: list[PlanBody] = Field(description="The plans worth having, fastest first, each smaller than those before.")
-
-
-class JobPage(Reply):
-    """Jobs, newest first."""
-
-    jobs: list[JobBody]
-    next: str | None = Field(description="`after` of the next page; null on the last one.")
-
-
-class JobProgress(Reply):
-    """One record per step that the worker reported."""
-
-    progress: list[JsonObject]
 
 
 class Health(Reply):

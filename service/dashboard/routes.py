@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from service.api.operation import package_version
+from service.version import package_version
 
 router = APIRouter(include_in_schema=False)
 

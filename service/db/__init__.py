@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from service.db.cycles import Cycles
 from service.db.engine import create
 from service.db.errors import (
     DatabaseBusy,
@@ -23,8 +22,6 @@ from service.db.jobs import Jobs
 from service.db.migrate import migrate
 from service.db.records import (
     DEFAULT_PROFILE,
-    CycleOutcome,
-    CycleRecord,
     FeedbackRecord,
     InteractionHour,
     InteractionRecord,
@@ -33,12 +30,13 @@ from service.db.records import (
     JobSummary,
     JobTrigger,
     NewFeedback,
+    RunOutcome,
+    ScheduledRun,
 )
+from service.db.scheduled_runs import ScheduledRuns
 
 __all__ = [
     "DEFAULT_PROFILE",
-    "CycleOutcome",
-    "CycleRecord",
     "Database",
     "DatabaseBusy",
     "DatabaseError",
@@ -57,6 +55,8 @@ __all__ = [
     "JobTrigger",
     "NewFeedback",
     "RecordNotFound",
+    "RunOutcome",
+    "ScheduledRun",
     "to_example",
 ]
 
@@ -74,7 +74,7 @@ class Database:
         self.interactions = Interactions(self.engine)
         self.feedback = Feedback(self.engine)
         self.jobs = Jobs(self.engine)
-        self.cycles = Cycles(self.engine)
+        self.scheduled_runs = ScheduledRuns(self.engine)
 
     def close(self) -> None:
         """Every connection is closed."""

@@ -9,7 +9,7 @@ from sqlalchemy import Engine, RowMapping, delete, func, insert, select, update
 
 from service.db.engine import reading, stored_bytes, writing
 from service.db.errors import JobNotFound
-from service.db.records import UNFINISHED, JobChanges, JobRecord, JobSummary, JobTrigger, new_id, now_utc
+from service.db.records import UNFINISHED, JobChanges, JobRecord, JobStatus, JobSummary, JobTrigger, new_id, now_utc
 from service.db.tables import jobs
 
 
@@ -63,6 +63,12 @@ class Jobs:
         query = select(jobs).where(jobs.c.status.in_(UNFINISHED)).order_by(jobs.c.seq)
         with reading(self._engine) as connection:
             return [_record(row, "") for row in connection.execute(query).mappings()]
+
+    def counts(self) -> dict[JobStatus, int]:
+        """Return the number of jobs by status; a status without jobs is left out."""
+        query = select(jobs.c.status, func.count()).group_by(jobs.c.status)
+        with reading(self._engine) as connection:
+            return {status: count for status, count in connection.execute(query)}
 
     def summaries(self) -> builtins.list[JobSummary]:
         """Every job in few words, oldest first, at one moment."""

@@ -13,7 +13,7 @@ from lars_agent.example import Message
 DEFAULT_PROFILE = "default"
 JobStatus = Literal["queued", "running", "paused", "succeeded", "rejected", "failed", "cancelled"]
 JobTrigger = Literal["manual", "schedule", "cli"]
-CycleOutcome = Literal["waiting", "missed", "skipped", "ran"]
+RunOutcome = Literal["waiting", "missed", "skipped", "ran"]
 UNFINISHED: tuple[JobStatus, ...] = ("queued", "running", "paused")
 LEARNED_WEIGHT = 1.0  # of a correction
 APPROVED_WEIGHT = 0.5  # of a reply that was liked as it is
@@ -118,8 +118,8 @@ class JobRecord:
 
 
 @dataclass(frozen=True)
-class CycleRecord:
-    """What became of one scheduled moment of a profile, and why.
+class ScheduledRun:
+    """The outcome of one scheduled moment of a profile, and the reason for it.
 
     `waiting`: not yet a good moment. `missed`: its window has passed, and it is made up once there is a good moment, if
     it is to be made up at all. `skipped`: there was nothing to learn. `ran`: as job `job_id`.
@@ -128,7 +128,7 @@ class CycleRecord:
     profile: str
     scheduled: datetime
     decided: datetime
-    outcome: CycleOutcome
+    outcome: RunOutcome
     reason: str
     job_id: str | None = None
 

@@ -126,8 +126,8 @@ runs = Table(
     Column("last_run", UtcTime, nullable=False),
 )
 
-cycles = Table(
-    "cycles",
+scheduled_runs = Table(
+    "scheduled_runs",
     metadata,
     Column("profile", String(64), primary_key=True),
     Column("scheduled", UtcTime, primary_key=True),

@@ -65,7 +65,7 @@ class Housekeeper:
     def tidy(self) -> Report:
         """Everything keeps to its limits, or the log says what does not; what was done."""
         return self._round(
-            tidy_jobs, tidy_adapters, _tidy_interactions, _tidy_cycles
+            tidy_jobs, tidy_adapters, _tidy_interactions, _tidy_scheduled_runs
         )  # a full disk: what writes comes last
 
     def forget(self) -> Report:
@@ -117,8 +117,8 @@ def _tidy_interactions(work: Round) -> None:
             work.report.freed_bytes += sum(sizes[name] for name in batch)
 
 
-def _tidy_cycles(work: Round) -> None:
-    """What became of a night is known for as long as a job's record is."""
+def _tidy_scheduled_runs(work: Round) -> None:
+    """Delete the records of scheduled runs that are as old as job records may become."""
     if days := work.settings.retention.job_days:
-        with work.going_on("cycles"):
-            work.report.cycles += work.db.cycles.delete_before(work.now - timedelta(days=days))
+        with work.going_on("scheduled_runs"):
+            work.report.scheduled_runs += work.db.scheduled_runs.delete_before(work.now - timedelta(days=days))

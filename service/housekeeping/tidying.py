@@ -28,7 +28,7 @@ class Report:
 
     Attributes:
         jobs: records of jobs.
-        cycles: records of nights.
+        scheduled_runs: records of them.
         job_folders: directories of jobs, and of no job.
         leftovers: job directories whose checkpoints and temporary files are gone.
         examples: lines of job directories whose feedback was deleted.
@@ -36,7 +36,7 @@ class Report:
 
     interactions: int = 0
     jobs: int = 0
-    cycles: int = 0
+    scheduled_runs: int = 0
     job_folders: int = 0
     leftovers: int = 0
     adapters: int = 0

@@ -12,8 +12,8 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 
 from lars_agent.errors import LarsError, ModelLoading, NothingToLearn
-from service.db import CycleOutcome, CycleRecord, JobRecord
-from service.db.cycles import Cycles
+from service.db import JobRecord, RunOutcome, ScheduledRun
+from service.db.scheduled_runs import ScheduledRuns
 from service.jobs import JobRunning
 from service.night.cron import missed_run, next_run, opened, parse_cron, parse_zone
 from service.night.idle import Moment, Window
@@ -51,7 +51,7 @@ class Nightly:
         self,
         settings: Schedule,
         supervisor: Adapting,
-        memory: Cycles,
+        memory: ScheduledRuns,
         profiles: Callable[[], Iterable[str]],
         judge: Callable[[Window], Moment] = lambda window: Moment(()),
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -62,7 +62,7 @@ class Nightly:
         parse_zone(settings.timezone)
         self._looking = threading.Lock()
         self._owing: set[str] = set()  # the profiles to which a night was owed at the last look
-        self._noted: dict[str, tuple[datetime, CycleOutcome, tuple[str, ...]]] = {}  # the last waiting, by profile
+        self._noted: dict[str, tuple[datetime, RunOutcome, tuple[str, ...]]] = {}  # the last waiting, by profile
         self._scheduler: BackgroundScheduler | None = None
 
     def use(self, settings: Settings) -> None:
@@ -135,7 +135,7 @@ class Nightly:
 
     def _wait(self, profile: str, moment: datetime, now: datetime, window: Window, found: Moment) -> None:
         """The night stays owed, unless its window has passed for good; why is recorded when that changes."""
-        outcome: CycleOutcome = "waiting" if window == "open" else "missed"
+        outcome: RunOutcome = "waiting" if window == "open" else "missed"
         if window == "shut":
             self._memory.note_run(profile, now)
             self._owing.discard(profile)
@@ -166,10 +166,10 @@ class Nightly:
         profile: str,
         moment: datetime,
         now: datetime,
-        outcome: CycleOutcome,
+        outcome: RunOutcome,
         reason: str,
         job_id: str | None = None,
     ) -> None:
-        self._memory.record(CycleRecord(profile, moment, now, outcome, reason, job_id))
+        self._memory.record(ScheduledRun(profile, moment, now, outcome, reason, job_id))
         late_s = int((now - moment).total_seconds())
         log.info("night", profile=profile, outcome=outcome, reason=reason, late_s=late_s, job=job_id)

@@ -11,16 +11,19 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import httpx
 import pytest
 
-from service.db import Database
+from service.db import Database, ScheduledRun
 from tests.tiny import save_tiny
 
 WORDS_ON_START = "dashboard: "
 START_S = 120
+NIGHT = datetime(2026, 3, 4, 3, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +151,48 @@ def test_no_daemon_is_said_with_what_to_run(tmp_path):
 @pytest.mark.parametrize("arguments", [("bogus",), ("activate",), ("adapt", "--colour")])
 def test_wrong_use_exits_2(arguments):
     assert run(os.environ, *arguments).returncode == 2
+
+
+def entry_point(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The installed command itself."""
+    command = [str(Path(sys.executable).with_name("lars-agent")), *arguments]
+    return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_version_is_that_of_the_package():
+    done = entry_point("--version")
+    assert (done.returncode, done.stdout) == (0, f"lars-agent {version('lars-agent')}\n")
+
+
+def test_shell_completion_knows_commands_and_is_shown_and_installed(tmp_path):
+    words = {"_LARS_AGENT_COMPLETE": "complete_bash", "COMP_WORDS": "lars-agent sche", "COMP_CWORD": "1"}
+    assert entry_point(**words).stdout.split() == ["schedule"]
+    in_bash = {"HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    shown = entry_point("--show-completion", "bash", **in_bash)
+    assert "complete -o default -F _lars_agent_completion lars-agent" in shown.stdout
+    assert entry_point("--install-completion", "bash", **in_bash).returncode == 0
+    assert "lars-agent" in (tmp_path / ".bashrc").read_text()
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_load_neither_torch_nor_the_daemon(option):
+    code = (
+        f"import sys; sys.argv[1:] = [{option!r}]; from service.cli import main\ntry: main()\nexcept SystemExit: pass"
+    )
+    code += "\nsys.exit(str(sorted({'torch', 'fastapi', 'sqlalchemy'} & set(sys.modules))))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stderr.strip(), "lars-agent" in done.stdout) == ("[]", True)
+
+
+def test_schedule_history_lists_runs_and_so_does_its_earlier_name(daemon):
+    db = Database(Path(daemon["LARS_AGENT_DATA_DIR"]) / "lars-agent.db")
+    db.scheduled_runs.record(ScheduledRun("default", NIGHT, NIGHT, "skipped", "nothing new"))
+    db.close()
+    for command in (("schedule", "history"), ("nights",)):
+        listed = json.loads(run(daemon, *command, "--json").stdout)
+        assert [(item["outcome"], item["reason"]) for item in listed] == [("skipped", "nothing new")]
+        assert "skipped" in run(daemon, *command).stdout
+    assert "nights" not in run(daemon, "--help").stdout
 
 
 def test_models_are_listed(daemon):

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from lars_agent.errors import AdapterNotFound, ModelLoading, NothingToLearn, WorkerFailed
+from lars_agent.errors import AdapterNotFound, ModelLoading, ModelNotFound, NothingToLearn, WorkerFailed
 from lars_agent.example import Message
 from lars_agent.training.job_directory import CANDIDATE
 from service.db import JobNotFound, NewFeedback
@@ -486,3 +486,9 @@ def test_plan_that_does_not_come_is_an_error_with_words_and_leaves_nothing(house
     with pytest.raises(WorkerFailed, match="no plan after"):
         supervisor.plan()
     assert list(house.settings.jobs_dir.iterdir()) == []
+
+
+def test_dry_run_that_fails_in_the_worker_raises_the_error_the_worker_met(house):
+    supervisor = house.supervisor(command=(sys.executable, "-m", "lars_agent.training.worker"))
+    with pytest.raises(ModelNotFound, match="/nowhere/model"):
+        supervisor.plan()

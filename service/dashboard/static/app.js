@@ -95,16 +95,16 @@ function checkRow(check) {
   return row;
 }
 
-function showNights({ cycles }) {
-  if (!changed("nights", cycles)) return;
-  $("nights-none").hidden = cycles.length > 0;
-  $("nights").replaceChildren(...cycles.map(nightRow));
+function showNights({ runs }) {
+  if (!changed("nights", runs)) return;
+  $("nights-none").hidden = runs.length > 0;
+  $("nights").replaceChildren(...runs.map(nightRow));
 }
 
-function nightRow(cycle) {
+function nightRow(run) {
   const row = element("li", "");
-  row.append(element("strong", words.moment(cycle.scheduled)), element("span", cycle.reason, { className: "quiet" }));
-  row.append(element("span", cycle.outcome, { className: `pill ${{ ran: "good", missed: "bad" }[cycle.outcome] ?? ""}` }));
+  row.append(element("strong", words.moment(run.scheduled)), element("span", run.reason, { className: "quiet" }));
+  row.append(element("span", run.outcome, { className: `pill ${{ ran: "good", missed: "bad" }[run.outcome] ?? ""}` }));
   return row;
 }
 
@@ -233,7 +233,7 @@ async function look() {
   if (job) showJob(job, await progressOf(job));
   else if (changed("job", profile)) clearJob();
   showAdapters(await get(`adapters?profile=${profile}`));
-  showNights(await get(`cycles?limit=7&profile=${profile}`));
+  showNights(await get(`schedule/runs?limit=7&profile=${profile}`));
 }
 
 function clearJob() {

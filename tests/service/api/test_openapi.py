@@ -29,9 +29,11 @@ EXPECTED = {
     ("post", "/jobs/{job_id}/pause"),
     ("post", "/jobs/{job_id}/resume"),
     ("post", "/jobs/{job_id}/cancel"),
+    ("get", "/schedule/runs"),
     ("get", "/health"),
     ("get", "/ready"),
     ("get", "/info"),
+    ("get", "/metrics"),
 }
 ERROR_BODY = {"$ref": "#/components/schemas/ErrorBody"}
 

@@ -61,7 +61,7 @@ class FakeDaemon:
     problems: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     night: Json = field(default_factory=lambda: dict(HOT))
-    cycles: list[Json] = field(default_factory=list)
+    runs: list[Json] = field(default_factory=list)
 
     def info(self) -> Json:
         return {
@@ -103,7 +103,7 @@ def fake_app(daemon: FakeDaemon) -> FastAPI:
     mount_static(app)
     app.get("/info")(daemon.info)
     app.get("/adapters")(daemon.adapters)
-    app.get("/cycles")(lambda: {"cycles": daemon.cycles})
+    app.get("/schedule/runs")(lambda: {"runs": daemon.runs})
     app.get("/jobs")(lambda: {"jobs": [daemon.job] if daemon.job else [], "next": None})
     app.get("/jobs/{job_id}")(lambda job_id: daemon.job)
     app.get("/jobs/{job_id}/progress")(lambda job_id: {"progress": daemon.progress})

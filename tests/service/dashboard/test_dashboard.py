@@ -173,7 +173,7 @@ def test_a_fresh_daemon_says_what_to_do(address, page, daemon) -> None:
 @pytest.mark.browser
 def test_a_person_sees_why_it_does_not_adapt_and_what_became_of_the_nights(address, page, daemon) -> None:
     reason = "the processor has 85 °C"
-    daemon.cycles = [
+    daemon.runs = [
         {"scheduled": NIGHT, "outcome": "missed", "reason": reason, "job_id": None},
         {"scheduled": NIGHT, "outcome": "ran", "reason": "4 new examples", "job_id": "j-1"},
     ]

@@ -44,7 +44,7 @@ def test_block_that_fails_is_undone(db):
 
     with pytest.raises(OperationalError, match="no such table"):
         write_and_fail()
-    assert db.cycles.last_run("a") is None
+    assert db.scheduled_runs.last_run("a") is None
 
 
 def test_reader_does_not_wait_for_the_writer(db):

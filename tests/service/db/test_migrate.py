@@ -3,12 +3,13 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from contextlib import closing
+from datetime import UTC, datetime
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from service.db import Database, DatabaseTooNew, NewFeedback
+from service.db import Database, DatabaseTooNew, NewFeedback, ScheduledRun
 from service.db.engine import create, reading
 from service.db.migrate import SCRIPTS, migrate, revision
 from service.db.tables import metadata
@@ -97,6 +98,23 @@ def test_rows_survive_a_migration(path, tmp_path):
     assert revision(path) == "9999"
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT id, mood FROM feedback").fetchall() == [(record.id, None)]
+
+
+def test_scheduled_runs_of_a_database_from_before_the_rename_are_kept(path, tmp_path):
+    shutil.copytree(SCRIPTS, tmp_path / "0002", ignore=shutil.ignore_patterns("__pycache__", "0003_*"))
+    migrate(path, tmp_path / "0002")
+    night = "2026-03-04T03:00:00.000000Z"
+    with closing(sqlite3.connect(path)) as connection:
+        row = ("default", night, night, "ran", "4 new examples", "j-1")
+        connection.execute("INSERT INTO cycles VALUES (?, ?, ?, ?, ?, ?)", row)
+        connection.execute("INSERT INTO runs VALUES ('default', ?)", (night,))
+        connection.commit()
+    db = Database(path)
+    moment = datetime(2026, 3, 4, 3, tzinfo=UTC)
+    assert db.scheduled_runs.list() == [ScheduledRun("default", moment, moment, "ran", "4 new examples", "j-1")]
+    assert db.scheduled_runs.last_run("default") == moment
+    db.close()
+    assert not [line for line in dump(path) if "cycles" in line]
 
 
 @pytest.mark.parametrize("failure", ["raise ZeroDivisionError", 'op.execute("SELECT * FROM nowhere")'])

@@ -69,11 +69,11 @@ def test_unknown_job_is_named(db):
 
 
 def test_last_run_is_remembered_by_profile(db):
-    assert db.cycles.last_run("default") is None
+    assert db.scheduled_runs.last_run("default") is None
     for day in (1, 2):
-        db.cycles.note_run("default", datetime(2026, 1, day, tzinfo=UTC))
-    assert db.cycles.last_run("default") == datetime(2026, 1, 2, tzinfo=UTC)
-    assert db.cycles.last_run("alice") is None
+        db.scheduled_runs.note_run("default", datetime(2026, 1, day, tzinfo=UTC))
+    assert db.scheduled_runs.last_run("default") == datetime(2026, 1, 2, tzinfo=UTC)
+    assert db.scheduled_runs.last_run("alice") is None
 
 
 def test_interactions_are_told_hour_by_hour_and_go_so_in_batches(db, monkeypatch):

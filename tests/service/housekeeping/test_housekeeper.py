@@ -19,7 +19,7 @@ from lars_agent.store.manifest import AdapterManifest
 from lars_agent.training import checkpoint
 from lars_agent.training import trainer as loop
 from lars_agent.training.job_directory import CANDIDATE, HELDOUT_FILE, TRAIN_FILE, read_examples, write_examples
-from service.db import CycleRecord, JobNotFound, JobRecord, NewFeedback
+from service.db import JobNotFound, JobRecord, NewFeedback, ScheduledRun
 from service.housekeeping import ended_jobs, housekeeper
 from service.housekeeping.disk_room import taken_bytes
 from service.housekeeping.forgetting import strip
@@ -155,11 +155,11 @@ class TestJobs:
         house = build(job_days=365)
         moments = [NOW - timedelta(days=days) for days in (364, 366)]
         for moment in moments:
-            house.db.cycles.record(CycleRecord("default", moment, moment, "skipped", "nothing new", None))
-        assert tidy(house).cycles == 1
-        assert [cycle.scheduled for cycle in house.db.cycles.list()] == moments[:1]
+            house.db.scheduled_runs.record(ScheduledRun("default", moment, moment, "skipped", "nothing new", None))
+        assert tidy(house).scheduled_runs == 1
+        assert [run.scheduled for run in house.db.scheduled_runs.list()] == moments[:1]
         house = build(job_days=0)
-        assert tidy(house, days=9999).cycles == 0
+        assert tidy(house, days=9999).scheduled_runs == 0
 
     def test_records_that_are_asked_for_stay(self, build):
         """Those of versions that are still there, whatever their manifests say, and of each profile's last verdict."""

@@ -187,7 +187,12 @@ class Laptop:
             window=lambda begun: self.schedule.window(begun=begun),
         )
         self.schedule = Nightly(
-            self.settings.schedule, self, self.db.cycles, lambda: ["default"], self.shift.judge, lambda: self.clock.now
+            self.settings.schedule,
+            self,
+            self.db.scheduled_runs,
+            lambda: ["default"],
+            self.shift.judge,
+            lambda: self.clock.now,
         )
 
     def script(self) -> dict[str, object]:
@@ -278,7 +283,7 @@ def fortnight(tmp_path_factory) -> dict[str, list[str]]:
             laptop.start()
         if not off:
             laptop.tick()
-        for cycle in db.cycles.list():
+        for cycle in db.scheduled_runs.list():
             note = (cycle.scheduled, cycle.outcome, cycle.decided)
             if cycle.outcome != "ran" and note not in seen:
                 seen.add(note)

@@ -64,7 +64,7 @@ class Device:
         return Nightly(
             settings,
             self.supervisor,
-            self.db.cycles,
+            self.db.scheduled_runs,
             lambda: self.profiles,
             lambda window: self.moment,
             lambda: self.now,
@@ -73,7 +73,7 @@ class Device:
     @property
     def cycles(self) -> list[tuple[str, str, str]]:
         """What became of each moment, the latest first."""
-        return [(utc(cycle.scheduled), cycle.outcome, cycle.reason) for cycle in self.db.cycles.list()]
+        return [(utc(cycle.scheduled), cycle.outcome, cycle.reason) for cycle in self.db.scheduled_runs.list()]
 
     @property
     def nights(self) -> int:
@@ -302,7 +302,7 @@ def test_every_moment_leaves_a_row_that_says_what_became_of_it_and_why(device):
     device.moment = Moment(())
     daemon.look()
     assert device.cycles == [("2026-06-02 01:00", "ran", "4 new examples")]
-    assert device.db.cycles.list()[0].job_id == "j-1"
+    assert device.db.scheduled_runs.list()[0].job_id == "j-1"
     device.supervisor.error = NothingToLearn("no feedback has come")
     device.now = at("2026-06-03 03:00")
     daemon.look()

@@ -1,4 +1,4 @@
-"""When each profile last had its night, so that a missed one is made up, once; and what became of each."""
+"""The scheduled runs of each profile: when the last one was, and the outcome of every one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from sqlalchemy import Engine, delete, select
 from sqlalchemy.dialects.sqlite import insert
 
 from service.db.engine import reading, writing
-from service.db.records import CycleRecord
-from service.db.tables import cycles, runs
+from service.db.records import ScheduledRun
+from service.db.tables import runs, scheduled_runs
 
 
-class Cycles:
-    """The schedule's memory."""
+class ScheduledRuns:
+    """The scheduled runs in the database behind `engine`."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -31,22 +31,24 @@ class Cycles:
         with writing(self._engine) as connection:
             connection.execute(note.on_conflict_do_update(index_elements=["profile"], set_={"last_run": when}))
 
-    def record(self, cycle: CycleRecord) -> None:
-        """What became of the cycle's moment is known, whatever was noted of it before."""
-        values = asdict(cycle)
-        note = insert(cycles).values(**values)
+    def record(self, run: ScheduledRun) -> None:
+        """Store the outcome of `run`; it replaces an earlier one of the same moment."""
+        values = asdict(run)
+        note = insert(scheduled_runs).values(**values)
         with writing(self._engine) as connection:
             connection.execute(note.on_conflict_do_update(index_elements=["profile", "scheduled"], set_=values))
 
     def delete_before(self, when: datetime) -> int:
-        """How many moments earlier than `when` are known no longer."""
+        """Delete the runs scheduled before `when`; return their number."""
         with writing(self._engine) as connection:
-            return connection.execute(delete(cycles).where(cycles.c.scheduled < when)).rowcount
+            return connection.execute(delete(scheduled_runs).where(scheduled_runs.c.scheduled < when)).rowcount
 
-    def list(self, profile: str | None = None, limit: int = 100) -> builtins.list[CycleRecord]:
-        """What became of the latest moments, newest first."""
-        query = select(cycles).order_by(cycles.c.scheduled.desc(), cycles.c.profile).limit(limit)
+    def list(self, profile: str | None = None, limit: int = 100) -> builtins.list[ScheduledRun]:
+        """Return the latest runs, newest first."""
+        query = (
+            select(scheduled_runs).order_by(scheduled_runs.c.scheduled.desc(), scheduled_runs.c.profile).limit(limit)
+        )
         if profile is not None:
-            query = query.where(cycles.c.profile == profile)
+            query = query.where(scheduled_runs.c.profile == profile)
         with reading(self._engine) as connection:
-            return [CycleRecord(**row) for row in connection.execute(query).mappings()]
+            return [ScheduledRun(**row) for row in connection.execute(query).mappings()]

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from service.db import CycleRecord
+from service.db import ScheduledRun
 
 NIGHT = datetime(2026, 3, 4, 3, 0, tzinfo=UTC)
 
@@ -16,25 +16,36 @@ def nights(daemon):
     for number, outcome in enumerate(("skipped", "missed", "ran")):
         moment = NIGHT + timedelta(days=number)
         job_id = "j-1" if outcome == "ran" else None
-        daemon.db.cycles.record(CycleRecord("default", moment, moment, outcome, f"because of {number}", job_id))
-    daemon.db.cycles.record(CycleRecord("alice", NIGHT, NIGHT, "waiting", "it is hot"))
+        daemon.db.scheduled_runs.record(
+            ScheduledRun("default", moment, moment, outcome, f"because of {number}", job_id)
+        )
+    daemon.db.scheduled_runs.record(ScheduledRun("alice", NIGHT, NIGHT, "waiting", "it is hot"))
 
 
 def test_latest_nights_come_first_with_their_reasons(client, nights):
-    found = client.get("/cycles?profile=default").json()["cycles"]
-    assert [(cycle["outcome"], cycle["reason"], cycle["job_id"]) for cycle in found] == [
+    found = client.get("/schedule/runs?profile=default").json()["runs"]
+    assert [(run["outcome"], run["reason"], run["job_id"]) for run in found] == [
         ("ran", "because of 2", "j-1"),
         ("missed", "because of 1", None),
         ("skipped", "because of 0", None),
     ]
     assert found[0]["scheduled"] == "2026-03-06T03:00:00Z"
-    assert len(client.get("/cycles").json()["cycles"]) == 4
-    assert len(client.get("/cycles?limit=1").json()["cycles"]) == 1
+    assert len(client.get("/schedule/runs").json()["runs"]) == 4
+    assert len(client.get("/schedule/runs?limit=1").json()["runs"]) == 1
+
+
+def test_earlier_path_gives_the_same_runs_and_is_marked_deprecated(client, nights):
+    query = "profile=default&limit=2"
+    runs = client.get(f"/schedule/runs?{query}").json()["runs"]
+    assert client.get(f"/cycles?{query}").json() == {"cycles": runs}
+    paths = client.get("/openapi.json").json()["paths"]
+    assert paths["/cycles"]["get"]["deprecated"] is True
+    assert "deprecated" not in paths["/schedule/runs"]["get"]
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=1001", "profile=No%20one", "colour=red"])
 def test_query_that_cannot_be_is_named(client, query):
-    reply = client.get(f"/cycles?{query}")
+    reply = client.get(f"/schedule/runs?{query}")
     assert reply.status_code == 422
     assert query.split("=")[0] in reply.text
 

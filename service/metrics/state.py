@@ -1,0 +1,109 @@
+"""Metrics of the daemon's state, read when they are scraped."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import get_args
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.registry import Collector
+
+from lars_agent.memory.measure import rss_bytes
+from service.daemon import Daemon
+from service.db import JobRecord, JobStatus
+from service.housekeeping.disk_room import taken_bytes
+from service.problem import Alarm
+from service.version import package_version
+
+
+class DaemonCollector(Collector):
+    """Reads the metrics of `daemon` at each scrape: a few counts in the database and the sizes of its folders."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric. Raises DatabaseError where the database cannot be read."""
+        daemon = self._daemon
+        yield InfoMetricFamily("lars_agent_build", "Version.", value={"version": package_version()})
+        yield gauge("uptime_seconds", "Time since the daemon was started.", daemon.uptime_s())
+        yield gauge("model_installed", "1 once the base model can reply.", daemon.serving.installed is not None)
+        yield gauge("model_loaded", "1 while the base model is in memory.", daemon.serving.endpoint_pid is not None)
+        swaps = "Times that another adapter version, or the base model, was put in use."
+        yield CounterMetricFamily("lars_agent_adapter_swaps", swaps, value=daemon.serving.swaps)
+        yield self._alarms()
+        yield from self._rows()
+        yield from self._jobs()
+        yield from self._bytes()
+
+    def _alarms(self) -> Metric:
+        active = {problem.alarm for problem in self._daemon.problems()}
+        values = {code: code in active for code in get_args(Alarm)}
+        return labelled("alarm_active", "1 while the alarm is active, by its code.", "code", values)
+
+    def _rows(self) -> Iterator[Metric]:
+        db = self._daemon.db
+        counts = db.feedback.counts()
+        yield gauge("feedback_rows", "Pieces of feedback in the database.", counts.pop("total"))
+        words = "Pieces of feedback that hold a correction, or a rating above zero, or one of zero or less."
+        yield labelled("feedback_rows_by_kind", words, "kind", counts)
+        yield gauge("interaction_rows", "Recorded interactions.", db.interactions.count())
+
+    def _jobs(self) -> Iterator[Metric]:
+        db, supervisor = self._daemon.db, self._daemon.supervisor
+        known = db.jobs.counts()
+        counts = {status: known.get(status, 0) for status in get_args(JobStatus)}
+        yield labelled("jobs", "Adaptation jobs in the database, by status.", "status", counts)
+        yield gauge("job_running", "1 while an adaptation job runs or is paused.", supervisor.current is not None)
+        held = dict.fromkeys(supervisor.worker.holders, 1)
+        yield labelled("worker_paused", "1 for each reason for which the worker is paused now.", "reason", held)
+        for job in db.jobs.list(limit=1):
+            yield from last_job(job)
+
+    def _bytes(self) -> Iterator[Metric]:
+        settings, daemon = self._daemon.settings, self._daemon
+        database = sum(taken_bytes(path) for path in daemon.db.path.parent.glob(f"{daemon.db.path.name}*"))
+        folders = {"database": database, "adapters": taken_bytes(settings.adapters_dir)}
+        folders |= {"jobs": taken_bytes(settings.jobs_dir), "models": taken_bytes(settings.models_dir)}
+        yield labelled("state_bytes", "Size of the files in the state folder, by what they hold.", "kind", folders)
+        pids = {"daemon": None, "engine": daemon.serving.endpoint_pid, "worker": daemon.supervisor.worker_pid}
+        running = {name: pid for name, pid in pids.items() if name == "daemon" or pid is not None}
+        words = "Resident memory by process."
+        yield labelled("resident_bytes", words, "process", {name: _resident(pid) for name, pid in running.items()})
+        yield gauge("memory_budget_bytes", "Memory that training may use.", settings.memory.budget_bytes)
+
+
+def last_job(job: JobRecord) -> Iterator[Metric]:
+    """Yield the metrics of the latest job; what it has not measured is left out."""
+    if job.budget_bytes is not None:
+        yield gauge("last_job_budget_bytes", "Memory budget of the latest job's worker.", job.budget_bytes)
+    if job.peak_bytes is not None:
+        yield gauge("last_job_peak_bytes", "Peak resident memory of the latest job's worker.", job.peak_bytes)
+    if job.started is not None:
+        ended = time.time() if job.finished is None else job.finished.timestamp()
+        words = "Time from the latest job's start to its end, or until now."
+        yield gauge("last_job_seconds", words, max(0.0, ended - job.started.timestamp()))
+    paused = {reason: float(pause["seconds"]) for reason, pause in (job.pauses or {}).items()}
+    yield labelled("last_job_paused_seconds", "Time that the latest job's worker was paused.", "reason", paused)
+
+
+def gauge(name: str, documentation: str, value: float) -> Metric:
+    """Return a gauge without labels."""
+    return GaugeMetricFamily(f"lars_agent_{name}", documentation, value=float(value))
+
+
+def labelled(name: str, documentation: str, label: str, values: Mapping[str, float]) -> Metric:
+    """Return a gauge with one value for each of the values of `label`."""
+    family = GaugeMetricFamily(f"lars_agent_{name}", documentation, labels=(label,))
+    for value_of_label, value in values.items():
+        family.add_metric((value_of_label,), float(value))
+    return family
+
+
+def _resident(pid: int | None) -> int:
+    with contextlib.suppress(OSError):
+        return rss_bytes(pid)
+    return 0  # it has just ended

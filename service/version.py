@@ -1,0 +1,13 @@
+"""The version of the installed package."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+
+def package_version() -> str:
+    """Return the installed version; `source` where the code runs without being installed."""
+    try:
+        return version("lars-agent")
+    except PackageNotFoundError:
+        return "source"

@@ -77,7 +77,7 @@ def test_the_old_path_and_command_tell_of_scheduled_runs(running, state):
     environment = os.environ | {"LARS_AGENT_URL": str(running.http.base_url), "LARS_AGENT_DATA_DIR": str(state)}
     command = [sys.executable, "-m", "service", "nights", "--json"]
     told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    assert [cycle["profile"] for cycle in json.loads(told)] == ["alice", "default"]
+    assert [cycle["profile"] for cycle in json.loads(told)] == ["default"]
 
 
 def test_one_can_take_the_version_back_and_put_it_in_use_again(running):

@@ -15,6 +15,7 @@ from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
 from lars_agent.runtime.request import Generation, GenerationRequest, Piece, Ticket
+from service.api.model_names import address
 from service.daemon import Daemon
 from service.db.interactions import new_interaction_id
 from service.lifecycle.closing import CUT_S
@@ -41,10 +42,20 @@ class Exchange:
         request: GenerationRequest,
         parameters: Mapping[str, Any],
         keep_alive_s: float | None = None,
+        *,
+        model: str | None,
+        param: str = "model",
     ) -> Exchange:
-        """See `service.serving.Serving.submit`."""
+        """Submit `request` for `model`, a name in the request's field `param`; see `model_names.resolve`.
+
+        Raises UnknownModel, and what `Serving.submit` raises.
+        """
         began = time.monotonic()
-        ticket = await run_in_threadpool(daemon.serving.submit, request, keep_alive_s)
+
+        def submit() -> Ticket:
+            return daemon.serving.submit(address(daemon, request, model, param), keep_alive_s)
+
+        ticket = await run_in_threadpool(submit)
         return cls(daemon, ticket, parameters, new_interaction_id(), began=began)
 
     async def finished(self, request: Request) -> Generation:

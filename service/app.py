@@ -27,9 +27,9 @@ from service.api import (
     operation,
     scheduled_runs,
 )
-from service.daemon import Daemon, list_profiles
+from service.daemon import Daemon
 from service.dashboard import routes as dashboard
-from service.db import Database
+from service.db import DEFAULT_PROFILE, Database
 from service.engine_process import EngineProcess
 from service.housekeeping.housekeeper import Housekeeper
 from service.jobs import Supervisor
@@ -159,9 +159,7 @@ def compose(
             window=lambda begun: schedule.window(begun=begun),
         )
         supervisor.on_begin = shift.begin
-        schedule = Nightly(
-            settings.schedule, supervisor, db.scheduled_runs, lambda: list_profiles(db, store), shift.judge
-        )
+        schedule = Nightly(settings.schedule, supervisor, db.scheduled_runs, profile_lister(db, store), shift.judge)
         housekeeper = Housekeeper(settings, db, store, serving.pointer)
         supervisor.on_end = housekeeper.forget_soon  # feedback may have been deleted while the job worked with it
     except BaseException as error:
@@ -201,6 +199,11 @@ def engine_opener(settings: Settings) -> OpenEngine:
         return EngineProcess(options, on_busy)
 
     return open_engine
+
+
+def profile_lister(db: Database, store: AdapterStore) -> Callable[[], list[str]]:
+    """Lists the profiles that learn by night, or forget: `default`, and all that have feedback or ever had adapters."""
+    return lambda: sorted({DEFAULT_PROFILE, *db.feedback.profiles(), *store.profiles()})
 
 
 @asynccontextmanager

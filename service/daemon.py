@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from lars_agent.store.adapters import AdapterStore
-from service.db import DEFAULT_PROFILE, Database, JobRecord, JobTrigger
+from service.db import Database, JobRecord, JobTrigger
 from service.housekeeping.housekeeper import Housekeeper
 from service.jobs import Supervisor
 from service.lifecycle.closing import WORKER_S
@@ -23,11 +23,6 @@ from service.serving import Serving
 from service.settings import Settings
 
 HEALTHY_S = 30.0  # that the daemon and its model have to be up for a start to have gone well
-
-
-def list_profiles(db: Database, store: AdapterStore) -> list[str]:
-    """List the default profile and all that have feedback or ever had an adapter version, sorted."""
-    return sorted({DEFAULT_PROFILE, *db.feedback.profiles(), *store.profiles()})
 
 
 @dataclass
@@ -92,14 +87,6 @@ class Daemon:
         """A job that has begun. Raises SafeMode, and as `Supervisor.adapt` does."""
         self.starts.require_normal()
         return self.supervisor.adapt(profile, trigger)
-
-    def profiles(self) -> list[str]:
-        """List the default profile and all that have feedback or ever had an adapter version."""
-        return list_profiles(self.db, self.store)
-
-    def has_profile(self, name: str) -> bool:
-        """Whether `profiles` lists `name`; looks up this one only."""
-        return name == DEFAULT_PROFILE or self.db.feedback.has_profile(name) or name in self.store.profiles()
 
     def next_night(self) -> datetime | None:
         """When the next night comes; None if none does."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
@@ -26,9 +26,6 @@ def url_of(host: str, port: int) -> str:
     """How a browser on this device reaches a daemon that listens on `host`."""
     name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
-
-
-ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}(@(base|v[1-9][0-9]{0,8}))?$")]
 
 
 class Section(BaseModel):
@@ -55,12 +52,6 @@ class Server(Section):
         min_length=1,
         description="Bearer token every request must carry; none if unset.",
         examples=["a long random text"],
-    )
-
-    model_aliases: dict[Annotated[str, Field(min_length=1, max_length=200)], ModelName] = Field(
-        default={},
-        description="Other names for the `model` of a request, for clients that insist on one of their own, such as "
-        '{ "gpt-4o" = "default" }. Each stands for a profile, a version (alice@v3) or base; it hides none of these.',
     )
 
     def require_token(self) -> None:

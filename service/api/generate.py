@@ -44,11 +44,7 @@ async def generate_stream(body: StreamRequest, daemon: DaemonDep) -> EventSource
 
 
 async def _begin(daemon: Daemon, body: GenerateRequest) -> Exchange:
-    parameters = body.parameters
-    given = parameters.model_dump(exclude_none=True)
-    return await Exchange.begin(
-        daemon, body.to_request(), given, model=parameters.adapter_id, param="parameters.adapter_id"
-    )
+    return await Exchange.begin(daemon, body.to_request(), body.parameters.model_dump(exclude_none=True))
 
 
 async def _events(exchange: Exchange) -> AsyncIterator[dict[str, str]]:

@@ -14,25 +14,15 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from lars_agent.errors import LarsError
+from lars_agent.errors import AdapterNotFound, LarsError
 from lars_agent.example import Message
 from lars_agent.runtime.request import Generation, GenerationRequest
 from service.api.dependencies import DaemonDep
 from service.api.durations import keep_alive_s
-from service.api.errors import UNEXPECTED, ascii_json, documented
-from service.api.fields import (
-    MAX_MESSAGES,
-    Body,
-    Stops,
-    Text,
-    Turn,
-    _user_has_the_last_word,
-    to_messages,
-    version_label,
-)
-from service.api.model_names import LATEST, resolve
-from service.api.openai_models import ModelCard, cards, find_card
-from service.api.parameters import DEFAULT_NEW_TOKENS
+from service.api.errors import UNEXPECTED, InvalidField, ascii_json, documented
+from service.api.fields import MAX_MESSAGES, Body, Stops, Text, Turn, _user_has_the_last_word, to_messages
+from service.api.openai_models import BASE, ModelCard, cards
+from service.api.parameters import DEFAULT_NEW_TOKENS, parse_adapter_id
 from service.api.replying import Exchange
 from service.daemon import Daemon
 from service.version import package_version
@@ -40,6 +30,7 @@ from service.version import package_version
 log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/api", tags=["ollama"])
 
+LATEST = ":latest"
 NDJSON = "application/x-ndjson"
 LINES: dict[int | str, dict[str, Any]] = {
     200: {
@@ -91,12 +82,15 @@ class OllamaRequest(Body):
     format: str | None = Field(default=None, max_length=0, description="No form can be asked for.")
     think: bool | None = Field(default=None, description="Accepted; nothing comes of it.")
 
-    def request(self, **said: Any) -> GenerationRequest:
-        """Return the engine's request, for the default profile."""
+    def request(self, base_names: tuple[str, ...], **said: Any) -> GenerationRequest:
+        """What the engine is asked. Raises ValueError for a model that cannot be."""
         how = self.options or Options()
+        profile, version = parse_adapter_id(BASE if self.model in base_names else self.model)
         temperature = TEMPERATURE if how.temperature is None else how.temperature
         longest = how.num_predict
         return GenerationRequest(
+            profile=profile,
+            version=version,
             max_new_tokens=DEFAULT_NEW_TOKENS if not longest else longest if longest > 0 else 1_000_000,
             temperature=temperature if temperature >= 0.01 else 0.0,
             top_p=how.top_p or (0.9 if how.top_p is None else 1e-6),
@@ -179,7 +173,9 @@ def running(daemon: DaemonDep) -> dict[str, Any]:
 def show(body: Named, daemon: DaemonDep) -> dict[str, Any]:
     """One of them."""
     wanted = body.model or body.name
-    card = find_card(daemon, wanted)
+    card = next((card for card in cards(daemon) if card.id == wanted), None)
+    if card is None:
+        raise AdapterNotFound(f"there is no model {wanted!a:.100}; GET /api/tags lists those there are")
     entry = _entry(daemon, card)
     return {
         "modelfile": f"FROM {card.parent or card.root}\n",
@@ -199,13 +195,17 @@ def version() -> dict[str, str]:
 
 
 async def _begin(daemon: Daemon, body: OllamaRequest, **said: Any) -> Exchange:
+    installed = daemon.serving.require_model()
+    try:
+        asked = body.request((installed.name, installed.reference), **said)
+    except ValueError as error:
+        raise InvalidField("model", str(error)) from error
     parameters = {} if body.options is None else body.options.model_dump(exclude_none=True)
-    return await Exchange.begin(daemon, body.request(**said), parameters, body.keep_alive, model=body.model)
+    return await Exchange.begin(daemon, asked, parameters, body.keep_alive)
 
 
 async def _loaded(daemon: Daemon, body: OllamaRequest, said: dict[str, Any]) -> dict[str, Any]:
     """Nothing is asked: the model is loaded, or unloaded."""
-    await run_in_threadpool(resolve, daemon, body.model)
     unloading = body.keep_alive == 0
     if unloading:
         daemon.serving.require_model()
@@ -244,7 +244,7 @@ def _line(model: str, said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _done(exchange: Exchange, generation: Generation, began: float) -> dict[str, Any]:
-    """Return the last line; `interaction_id` and `adapter_version` are ours: feedback refers to the reply by its id."""
+    """The last line; `interaction_id` is ours: feedback refers to the reply by it."""
     return {
         "done": True,
         "done_reason": "length" if generation.finish_reason == "length" else "stop",
@@ -255,7 +255,6 @@ def _done(exchange: Exchange, generation: Generation, began: float) -> dict[str,
         "eval_count": generation.generated_tokens,
         "eval_duration": int(generation.reply_s * NANOSECONDS),
         "interaction_id": exchange.recorded_id,
-        "adapter_version": version_label(generation.adapter_version),
     }
 
 

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from lars_agent.errors import LarsError
 from lars_agent.runtime.request import Generation, Piece
 from service.api.dependencies import DaemonDep
-from service.api.errors import UNEXPECTED, ascii_json, documented, error_body, status_of
+from service.api.errors import UNEXPECTED, InvalidField, ascii_json, documented, error_body, status_of
 from service.api.fields import version_label
 from service.api.openai_schemas import (
     REASONS,
@@ -98,9 +98,13 @@ class _TextChunks:
 
 
 async def _begin(daemon: Daemon, body: ChatRequest | CompletionRequest) -> Exchange:
-    """Submit the request. Raises UnknownModel, and what submitting raises."""
-    parameters = body.model_dump(exclude_none=True, exclude={"messages", "prompt"})
-    return await Exchange.begin(daemon, body.to_request(), parameters, model=body.model)
+    """Raises InvalidField for a model that cannot be, and what submitting raises."""
+    installed = daemon.serving.require_model()
+    try:
+        asked = body.to_request((installed.name, installed.reference))
+    except ValueError as error:
+        raise InvalidField("model", str(error)) from error
+    return await Exchange.begin(daemon, asked, body.model_dump(exclude_none=True, exclude={"messages", "prompt"}))
 
 
 def _envelope(exchange: Exchange, kind: str) -> dict[str, Any]:

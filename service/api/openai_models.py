@@ -14,11 +14,13 @@ from lars_agent.store.manifest import AdapterManifest
 from service.api.dependencies import DaemonDep
 from service.api.errors import documented
 from service.api.fields import version_label
-from service.api.model_names import BASE, resolve
 from service.api.schemas import Reply
 from service.daemon import Daemon
+from service.db import DEFAULT_PROFILE
 
 router = APIRouter(prefix="/v1/models", tags=["openai"])
+
+BASE = "base"
 
 
 class ModelCard(Reply):
@@ -48,25 +50,18 @@ def list_models(daemon: DaemonDep) -> ModelList:
 @router.get("/{name:path}", responses=documented(404, 503))
 def get_model(name: str, daemon: DaemonDep) -> ModelCard:
     """One of them."""
-    return find_card(daemon, name)
-
-
-def find_card(daemon: Daemon, name: str | None) -> ModelCard:
-    """Return the card of what `name` stands for in a request. Raises UnknownModel, AdapterNotFound, ModelLoading."""
-    profile, version = resolve(daemon, name)
-    wanted = profile if version == "active" else _name(profile, version)
-    found = next((card for card in cards(daemon) if card.id == wanted), None)
+    found = next((card for card in cards(daemon) if card.id == name), None)
     if found is None:
-        raise AdapterNotFound(f"there is no version {wanted}; GET /v1/models lists those there are")
+        raise AdapterNotFound(f"there is no model {name!a:.100}; GET /v1/models lists those there are")
     return found
 
 
 def cards(daemon: Daemon) -> Iterator[ModelCard]:
-    """List the base model, each profile with its versions, the newest first, and the aliases."""
+    """The base model, then each profile with its versions, the newest first."""
     installed = daemon.serving.require_model()
     began = _seconds(installed.installed)
     yield ModelCard(id=BASE, created=began, root=installed.reference, parent=None)
-    for profile in daemon.profiles():
+    for profile in sorted({DEFAULT_PROFILE, *daemon.store.profiles()}):
         versions, active = daemon.store.versions(profile), daemon.store.active(profile)
         now = next((manifest for manifest in versions if manifest.version == active), None)
         yield ModelCard(
@@ -76,8 +71,6 @@ def cards(daemon: Daemon) -> Iterator[ModelCard]:
             parent=None if now is None else _name(profile, now.parent),
         )
         yield from (_card(manifest) for manifest in reversed(versions))
-    for alias, name in sorted(daemon.settings.server.model_aliases.items()):
-        yield ModelCard(id=alias, created=began, root=name, parent=None)
 
 
 def _card(manifest: AdapterManifest) -> ModelCard:

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from lars_agent.example import Message
 from lars_agent.runtime.request import FinishReason, Generation, GenerationRequest, TokenChoice, TokenLogprob
 from service.api.fields import MAX_MESSAGES, Body, Stops, Text, Turn, _user_has_the_last_word, listed, to_messages
-from service.api.parameters import DEFAULT_NEW_TOKENS
+from service.api.parameters import DEFAULT_NEW_TOKENS, parse_adapter_id
 
 MOST_LOGPROBS = 20
 LEAST_TEMPERATURE = 0.01
@@ -71,11 +71,10 @@ class StreamOptions(Body):
 class OpenAIRequest(Body):
     """What both kinds of completion take."""
 
-    model: str | None = Field(
-        default=None,
+    model: str = Field(
+        default="default",
         max_length=200,
-        description='"default" (also if omitted) or another profile: its active adapter. "alice@v12": that version. '
-        '"base": none. Aliases: `server.model_aliases`.',
+        description='"default" or another profile: its active adapter. "alice@v12": that version. "base": none.',
     )
     temperature: float | None = Field(default=None, ge=0, le=2, description="0 is greedy; 1 where none is given.")
     top_p: float | None = Field(default=None, gt=0, le=1)
@@ -106,9 +105,12 @@ class OpenAIRequest(Body):
         """Whether a stream ends with how many tokens there were."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def _common(self, longest: int | None) -> dict[str, Any]:
+    def _common(self, longest: int | None, base_names: Sequence[str]) -> dict[str, Any]:
+        profile, version = parse_adapter_id("base" if self.model in base_names else self.model)
         temperature = 1.0 if self.temperature is None else self.temperature
         return {
+            "profile": profile,
+            "version": version,
             "max_new_tokens": longest or self.max_tokens or DEFAULT_NEW_TOKENS,
             "temperature": temperature if temperature >= LEAST_TEMPERATURE else 0.0,
             "top_p": 1.0 if self.top_p is None else self.top_p,
@@ -132,11 +134,11 @@ class ChatRequest(OpenAIRequest):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=MOST_LOGPROBS)
 
-    def to_request(self) -> GenerationRequest:
-        """Return the engine's request, for the default profile."""
+    def to_request(self, base_names: Sequence[str]) -> GenerationRequest:
+        """What the engine is asked. Raises ValueError for a model that cannot be."""
         told = (self.top_logprobs or 0) if self.logprobs else None
         return GenerationRequest(
-            to_messages(list(self.messages)), logprobs=told, **self._common(self.max_completion_tokens)
+            to_messages(list(self.messages)), logprobs=told, **self._common(self.max_completion_tokens, base_names)
         )
 
 
@@ -146,10 +148,10 @@ class CompletionRequest(OpenAIRequest):
     prompt: Annotated[list[Text], BeforeValidator(listed), Field(min_length=1, max_length=1)]
     logprobs: int | None = Field(default=None, ge=0, le=MOST_LOGPROBS)
 
-    def to_request(self) -> GenerationRequest:
-        """Return the engine's request, for the default profile."""
+    def to_request(self, base_names: Sequence[str]) -> GenerationRequest:
+        """What the engine is asked. Raises ValueError for a model that cannot be."""
         said = Message(role="user", content=self.prompt[0])
-        return GenerationRequest((said,), raw=self.prompt[0], logprobs=self.logprobs, **self._common(None))
+        return GenerationRequest((said,), raw=self.prompt[0], logprobs=self.logprobs, **self._common(None, base_names))
 
 
 class OpenAIReply(BaseModel):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from lars_agent.runtime.request import GenerationRequest
-from service.api.fields import Body, Text, TextOrMessages, to_messages
+from service.api.errors import InvalidField
+from service.api.fields import PROFILE_PATTERN, Body, Text, TextOrMessages, parse_version, to_messages
+from service.db import DEFAULT_PROFILE
 
 DEFAULT_NEW_TOKENS = 256
 LEAST_TEMPERATURE = 0.01  # below, logits divided by it overflow; 0 is greedy
+ADAPTER_ID = re.compile(rf"({PROFILE_PATTERN.strip('^$')})(?:@(base|v[1-9][0-9]{{0,8}}))?")
 
 # Parameters TGI's clients send whether they mean them or not: let pass while they are off, refused when they are on.
 OFF: tuple[Any, ...] = (None, False, [], {})
@@ -48,8 +52,7 @@ class Parameters(Body):
         default=None,
         max_length=100,
         description='Null: the active adapter of "default". "alice": alice\'s active one. "alice@v12": that one. '
-        '"v3": version 3 of "default". "base", "alice@base": the model without adapter. Names and aliases as for the '
-        "`model` of the other dialects.",
+        '"v3": version 3 of "default". "base", "alice@base": the model without adapter.',
     )
     details: bool | None = Field(default=None, description="Accepted for TGI's clients; details always come.")
 
@@ -59,6 +62,12 @@ class Parameters(Body):
         if not isinstance(values, Mapping):
             return values
         return {key: value for key, value in values.items() if not (key in TGI_ONLY and value in OFF)}
+
+    @field_validator("adapter_id")
+    @classmethod
+    def _known_form(cls, adapter_id: str | None) -> str | None:
+        parse_adapter_id(adapter_id)
+        return adapter_id
 
     def effective_temperature(self) -> float:
         """0 for greedy."""
@@ -80,10 +89,13 @@ class GenerateRequest(Body):
         return {} if value is None else value
 
     def to_request(self) -> GenerationRequest:
-        """Return the engine's request, for the default profile."""
+        """What the engine is asked."""
         given = self.parameters
+        profile, version = parse_adapter_id(given.adapter_id)
         return GenerationRequest(
             messages=to_messages(self.inputs),
+            profile=profile,
+            version=version,
             max_new_tokens=given.max_new_tokens or DEFAULT_NEW_TOKENS,
             temperature=given.effective_temperature(),
             top_p=1.0 if given.top_p is None else given.top_p,
@@ -98,3 +110,16 @@ class StreamRequest(GenerateRequest):
     """The same, for an answer in pieces."""
 
     stream: bool | None = Field(default=None, description="Accepted for TGI's clients; the answer is a stream anyway.")  # type: ignore[assignment]
+
+
+def parse_adapter_id(adapter_id: str | None) -> tuple[str, int | Literal["active"] | None]:
+    """The profile, and its version as `GenerationRequest` takes it. Raises ValueError."""
+    if adapter_id is None:
+        return DEFAULT_PROFILE, "active"
+    try:
+        return DEFAULT_PROFILE, parse_version(adapter_id)
+    except InvalidField:
+        match = ADAPTER_ID.fullmatch(adapter_id)
+    if match is None or match[1] == "base":
+        raise ValueError('must be "base", a version such as "v3", a profile, or both such as "alice@v3"')
+    return match[1], "active" if match[2] is None else parse_version(match[2])

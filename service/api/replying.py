@@ -15,7 +15,6 @@ from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
 from lars_agent.runtime.request import Generation, GenerationRequest, Piece, Ticket
-from service.api.model_names import address
 from service.daemon import Daemon
 from service.db.interactions import new_interaction_id
 from service.lifecycle.closing import CUT_S
@@ -42,20 +41,10 @@ class Exchange:
         request: GenerationRequest,
         parameters: Mapping[str, Any],
         keep_alive_s: float | None = None,
-        *,
-        model: str | None,
-        param: str = "model",
     ) -> Exchange:
-        """Submit `request` for `model`, a name in the request's field `param`; see `model_names.resolve`.
-
-        Raises UnknownModel, and what `Serving.submit` raises.
-        """
+        """See `service.serving.Serving.submit`."""
         began = time.monotonic()
-
-        def submit() -> Ticket:
-            return daemon.serving.submit(address(daemon, request, model, param), keep_alive_s)
-
-        ticket = await run_in_threadpool(submit)
+        ticket = await run_in_threadpool(daemon.serving.submit, request, keep_alive_s)
         return cls(daemon, ticket, parameters, new_interaction_id(), began=began)
 
     async def finished(self, request: Request) -> Generation:

@@ -115,11 +115,6 @@ class Feedback:
         with reading(self._engine) as connection:
             return builtins.list(connection.scalars(select(feedback.c.profile).distinct().order_by(feedback.c.profile)))
 
-    def has_profile(self, name: str) -> bool:
-        """Whether the profile has feedback."""
-        with reading(self._engine) as connection:
-            return connection.scalar(select(feedback.c.id).where(feedback.c.profile == name).limit(1)) is not None
-
     def delete(self, feedback_id: str) -> None:
         """The feedback is gone. Raises FeedbackNotFound."""
         with writing(self._engine) as connection:

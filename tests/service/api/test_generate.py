@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from lars_agent.errors import AdapterCorrupt, GenerationError, PromptRefused, PromptTooLong, QueueFull
-from service.api.parameters import GenerateRequest
+from service.api.parameters import GenerateRequest, parse_adapter_id
 from tests.service.api.conftest import stream_events, wait_until
 from tests.store.make import make_candidate, make_draft
 
@@ -69,6 +69,22 @@ def test_tgi_clients_are_understood(client, engine):
 )
 def test_temperature_is_greedy_unless_asked(given, temperature):
     assert GenerateRequest(inputs="Hi", parameters=given).to_request().temperature == temperature
+
+
+@pytest.mark.parametrize(
+    ("adapter_id", "meant"),
+    [
+        (None, ("default", "active")),
+        ("base", ("default", None)),
+        ("v3", ("default", 3)),
+        ("alice", ("alice", "active")),
+        ("alice@v12", ("alice", 12)),
+        ("alice@base", ("alice", None)),
+        ("default@v1", ("default", 1)),
+    ],
+)
+def test_adapter_id_means(adapter_id, meant):
+    assert parse_adapter_id(adapter_id) == meant
 
 
 def test_reply_belongs_to_the_profile_it_was_asked_for(client, daemon, tmp_path):

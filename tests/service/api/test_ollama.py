@@ -56,7 +56,7 @@ def test_what_there_is(client):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"messages": [{"role": "assistant", "content": "Hi"}]}, {"tools": [{}]}, {"format": "json"}, {"model": 4}],
+    [{"messages": [{"role": "assistant", "content": "Hi"}]}, {"tools": [{}]}, {"format": "json"}, {"model": "no such"}],
 )
 def test_what_cannot_be_done_is_refused_in_ollama_s_shape(client, changes):
     answer = client.post("/api/chat", json=HELLO | changes)

@@ -3,8 +3,8 @@
     python -m bench.quality            the whole sweep; goes on where it was stopped
     python -m bench.quality --report   writes bench/results/quality.json from the cells that are there, prints the table
 
-Every cell trains on the same curated feedback of examples/mara, keeps its best held-out step, and then answers prompts
-it has never seen, decoded as the endpoint decodes them.
+Every cell trains on the same curated feedback of examples/mara, keeps its last step, and then answers prompts it has
+never seen, decoded as the endpoint decodes them.
 """
 
 from __future__ import annotations
@@ -144,19 +144,11 @@ class Cell:
         model = inject_adapter_in_model(lora, self.attachment.model)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay)
-        best: tuple[float, int, list[torch.Tensor]] = (float("inf"), 0, [])
         for step in range(self.config.steps):
             model.train()
             self._lora_step(parameters, optimizer, step)
-            model.eval()
-            if (step + 1) % self.config.evaluate_every == 0 or step + 1 == self.config.steps:
-                loss = mean_loss(self.attachment, None, self.heldout, self.pad)
-                if loss < best[0]:
-                    best = (loss, step + 1, [parameter.detach().clone() for parameter in parameters])
-        with torch.no_grad():
-            for parameter, kept in zip(parameters, best[2], strict=True):
-                parameter.copy_(kept)
-        return None, best[1], best[0]
+        model.eval()
+        return None, self.config.steps, mean_loss(self.attachment, None, self.heldout, self.pad)
 
     def _lora_step(self, parameters: list[torch.Tensor], optimizer: torch.optim.Optimizer, step: int) -> None:
         """What `Trainer` does in a step, with LoRA in the adapter's place."""

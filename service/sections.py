@@ -119,7 +119,9 @@ class Training(Section):
     evaluate_every: int = Field(default=10, ge=1, description="Steps between two held-out measurements.")
     checkpoint_every: int = Field(default=20, ge=1, description="Steps between two checkpoints.")
     patience: int = Field(
-        default=0, ge=0, description="Measurements without a better held-out loss before stopping; 0 is off."
+        default=0,
+        ge=0,
+        description="Measurements without a lower held-out loss before stopping early; 0 keeps the last step.",
     )
     rehearsal_batch: int = Field(default=1, ge=0, description="Passages of general text in a step; 0 is off.")
     rehearsal_weight: float = Field(
@@ -139,7 +141,9 @@ class Training(Section):
 class Gate(Section):
     """When a candidate replaces the incumbent, as `lars_agent.training.gate.GatePolicy`."""
 
-    min_reply_gain: float = Field(default=0.02, ge=0, lt=1, description="Least relative fall of the reply loss.")
+    min_reply_gain: float = Field(
+        default=0.02, ge=0, lt=1, description="Least relative fall of the share of reply tokens that come out wrong."
+    )
     max_text_rise: float = Field(
         default=0.03, ge=0, allow_inf_nan=False, description="Largest relative rise of the text loss."
     )

@@ -1,7 +1,8 @@
-"""Held-out scores of an adapter: how well it replies as the person wants, and what it costs in general."""
+"""Scores of an adapter: how well it replies as the person wants, and what it costs in general."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from importlib import resources
 
@@ -18,17 +19,23 @@ from lars_agent.training.gate import Scores
 
 GENERAL_TEXT = "general.txt"
 REHEARSAL_TEXT = "rehearsal.txt"
+NEWEST = 64  # trained replies that are scored too; judging takes time
 
 
 def reply_nll(
     attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, plan: MemoryPlan = DEFAULT_PLAN
 ) -> Tensor:
     """(B,) summed negative log-likelihood, in nats, of each row's reply."""
-    hidden = reply_hidden(attachment, adapter, batch, plan)  # (T, H)
-    targets = batch.reply_ids[batch.reply_mask]
-    nll = chunked_cross_entropy(hidden, attachment.vocabulary, targets, plan.loss_chunk)
+    nll = _token_nll(attachment, adapter, batch, plan)  # (T,)
     row = batch.reply_mask.nonzero()[:, 0]  # (T,)
     return torch.zeros(len(batch.reply_mask)).index_add(0, row, nll)
+
+
+def _token_nll(attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, plan: MemoryPlan) -> Tensor:
+    """(T,) negative log-likelihood, in nats, of each reply token of the batch."""
+    hidden = reply_hidden(attachment, adapter, batch, plan)  # (T, H)
+    targets = batch.reply_ids[batch.reply_mask]
+    return chunked_cross_entropy(hidden, attachment.vocabulary, targets, plan.loss_chunk)
 
 
 def divergence_from_base(
@@ -41,7 +48,6 @@ def divergence_from_base(
     return chunked_divergence(adapted, base, attachment.vocabulary, plan.loss_chunk).mean()
 
 
-@torch.no_grad()
 def mean_loss(
     attachment: Attachment,
     adapter: LarsAdapter | None,
@@ -51,32 +57,48 @@ def mean_loss(
     plan: MemoryPlan = DEFAULT_PLAN,
 ) -> float:
     """Nats per reply token over all `rows`, in evaluation mode; `between` is called after each batch."""
-    if adapter is not None:
-        adapter.eval()
-    nll, tokens = 0.0, 0
-    ordered = by_length(rows)
-    for start in range(0, len(ordered), plan.micro_batch):
-        batch = collate(ordered[start : start + plan.micro_batch], pad_id)
-        nll += float(reply_nll(attachment, adapter, batch, plan).sum())
-        tokens += batch.reply_tokens
-        between()
-    return nll / tokens
+    return float(_token_losses(attachment, adapter, rows, pad_id, between, plan).mean())
 
 
 def score(
     attachment: Attachment,
     adapter: LarsAdapter | None,
+    newest: Sequence[Encoded],
     heldout: Sequence[Encoded],
     general: Sequence[Encoded],
     pad_id: int,
     between: Callable[[], None] = lambda: None,
     plan: MemoryPlan = DEFAULT_PLAN,
 ) -> Scores:
-    """The losses of `adapter` (None: the base model) that the gate decides by."""
-    return Scores(
-        reply_loss=mean_loss(attachment, adapter, heldout, pad_id, between, plan),
-        text_loss=mean_loss(attachment, adapter, general, pad_id, between, plan),
+    """Return the scores of `adapter` (None: the base model) that the gate decides by; `newest` are trained rows.
+
+    A token with a loss below ln 2 is likelier than all others together: greedy decoding chooses it.
+    """
+    trained, held_out, text = (
+        _token_losses(attachment, adapter, rows, pad_id, between, plan) for rows in (newest, heldout, general)
     )
+    recalled = torch.cat([trained, held_out]) < math.log(2)
+    return Scores(float(held_out.mean()), float(text.mean()), float(recalled.double().mean()))
+
+
+@torch.no_grad()
+def _token_losses(
+    attachment: Attachment,
+    adapter: LarsAdapter | None,
+    rows: Sequence[Encoded],
+    pad_id: int,
+    between: Callable[[], None],
+    plan: MemoryPlan,
+) -> Tensor:
+    """(T,) float64, in nats: the loss of each reply token of all `rows`, in evaluation mode."""
+    if adapter is not None:
+        adapter.eval()
+    losses, ordered = [torch.empty(0, dtype=torch.float64)], by_length(rows)
+    for start in range(0, len(ordered), plan.micro_batch):
+        batch = collate(ordered[start : start + plan.micro_batch], pad_id)
+        losses.append(_token_nll(attachment, adapter, batch, plan).double())
+        between()
+    return torch.cat(losses)
 
 
 def general_text(tokenizer: PreTrainedTokenizerBase, name: str = GENERAL_TEXT) -> list[Encoded]:

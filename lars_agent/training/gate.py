@@ -1,4 +1,10 @@
-"""Whether a candidate adapter may replace the incumbent: a pure decision over measured losses."""
+"""Decide whether a candidate adapter may replace the incumbent: a pure function of measured scores.
+
+The mean held-out loss alone is a poor yardstick where a person corrects each fact once: what is held out is then a fact
+that was not trained, whose loss rises as the adapter becomes sure of the others. So the replies are judged by `recall`
+first, the share of their tokens that come out right, over trained and held-out replies together. The loss decides where
+that is no lower but has not risen by enough, or is unknown.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +19,18 @@ __all__ = ["GatePolicy", "Scores", "Verdict", "decide"]
 
 @dataclass(frozen=True)
 class Scores:
-    """How one adapter (or the base model alone) does, in nats per token; lower is better.
+    """How one adapter (or the base model alone) does. Losses are in nats per token; lower is better.
 
     Attributes:
         reply_loss: on the held-out replies the person wanted.
         text_loss: on general text, which the adapter must not forget.
+        recall: share of the tokens of held-out and newest trained replies whose probability is above 1/2, so that
+            greedy decoding chooses them; higher is better. None in records made before it was measured.
     """
 
     reply_loss: float
     text_loss: float
+    recall: float | None = None
 
     @property
     def usable(self) -> bool:
@@ -30,12 +39,13 @@ class Scores:
 
     def as_dict(self) -> dict[str, float | None]:
         """The JSON form; what is not finite becomes None, for JSON has no NaN."""
-        return {"reply_loss": _or_none(self.reply_loss), "text_loss": _or_none(self.text_loss)}
+        losses = {"reply_loss": _or_none(self.reply_loss), "text_loss": _or_none(self.text_loss)}
+        return losses | {"recall": self.recall}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, float | None]) -> Scores:
         """The scores that `as_dict` wrote, with NaN where it wrote None. Raises KeyError, TypeError or ValueError."""
-        return cls(reply_loss=_or_nan(record["reply_loss"]), text_loss=_or_nan(record["text_loss"]))
+        return cls(_or_nan(record["reply_loss"]), _or_nan(record["text_loss"]), record.get("recall"))
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,8 @@ class GatePolicy:
     """What is asked of a candidate.
 
     Attributes:
-        min_reply_gain: by what share of the incumbent's held-out reply loss the candidate's must be lower.
+        min_reply_gain: least relative fall, against the incumbent, of the share of reply tokens that come out wrong
+            (1 - `recall`), or of the held-out reply loss where the recall is no lower or is unknown.
         max_text_rise: by what share the loss on general text may be higher than the incumbent's, and than the base
             model's, so that many small rises cannot add up over the nights.
     """
@@ -94,7 +105,7 @@ class Verdict:
 
 
 def decide(candidate: Scores, incumbent: Scores, policy: GatePolicy, base: Scores | None = None) -> Verdict:
-    """The verdict: accepted if the wanted replies became likelier by enough and general text hardly less likely.
+    """Return the verdict: accepted if more of the wanted replies comes out right, and general text hardly suffers.
 
     A candidate without usable losses is rejected, and so is one that gained nothing, whatever the policy allows. An
     incumbent without usable losses is no yardstick: the base model is judged against instead, and where that is not
@@ -124,6 +135,24 @@ _UNUSABLE = (
 
 
 def _reply_gain(candidate: Scores, yardstick: Scores, policy: GatePolicy) -> tuple[bool, str]:
+    if candidate.recall is None or yardstick.recall is None:
+        return _loss_gain(candidate, yardstick, policy)
+    passed, reason = _recall_gain(candidate.recall, yardstick.recall, policy)
+    if passed or candidate.recall < yardstick.recall:
+        return passed, reason
+    passed, loss_reason = _loss_gain(candidate, yardstick, policy)
+    return passed, f"{reason} {loss_reason}"
+
+
+def _recall_gain(candidate: float, yardstick: float, policy: GatePolicy) -> tuple[bool, str]:
+    most_wrong = (1.0 - yardstick) * (1.0 - policy.min_reply_gain)
+    passed = candidate > yardstick and 1.0 - candidate <= most_wrong
+    measured = f"{candidate:.2%} come out right now, {yardstick:.2%} before"
+    asked = f"more than before, and at least {1.0 - most_wrong:.2%}, is asked"
+    return passed, f"Of the tokens of your newest and held-out replies {measured}; {asked}."
+
+
+def _loss_gain(candidate: Scores, yardstick: Scores, policy: GatePolicy) -> tuple[bool, str]:
     rise = _relative_rise(candidate.reply_loss, yardstick.reply_loss)
     measured = f"{_moved(rise)} ({yardstick.reply_loss:.4f} before, {candidate.reply_loss:.4f} now, in nats per token)"
     passed = candidate.reply_loss < yardstick.reply_loss and -rise >= policy.min_reply_gain

@@ -95,7 +95,8 @@ class JobResult:
     Attributes:
         error, error_type, error_fields: of a worker that failed, as `lars_agent.errors.serialize_error` gives them.
         candidate, incumbent, base: losses of the new adapter, of the one in use, and of the model without any.
-        losses: `train` (last) and `heldout` (best) reply loss in nats per token.
+        best_step: the step kept.
+        losses: reply loss in nats per token, `train` of the last step and `heldout` of the step kept.
         peak_bytes: the worker's peak resident memory; `predicted_peak_bytes` is what the plan promised.
         plan: the fields of the `MemoryPlan` that it ended with; `stepped_down` lists those left for a smaller one.
         seconds, cpu_seconds: time spent, and what the cores worked in it, all resumed runs together.

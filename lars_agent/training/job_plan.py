@@ -26,7 +26,7 @@ from lars_agent.planning.planner import EstimatedPlan, choose_plan, estimated_as
 from lars_agent.planning.shape import ModelShape, shape_of
 from lars_agent.planning.workload import Batches, Workload
 from lars_agent.training.batches import Encoded, by_length, encode, pad_id, step_rows
-from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text
+from lars_agent.training.evaluate import NEWEST, REHEARSAL_TEXT, general_text
 from lars_agent.training.job_directory import HELDOUT_FILE, TRAIN_FILE, JobSpec, read_examples
 from lars_agent.training.trainer import TrainConfig
 
@@ -92,14 +92,15 @@ def _asked(
     passages = general_text(tokenizer, REHEARSAL_TEXT) if config.rehearsal_batch and config.rehearsal_weight else []
     steps = _steps(train, config, config.batch_size, config.accumulation)
     rehearsals = _steps(passages, config, config.rehearsal_batch, 1)
-    learning = {row for rows in (heldout, *steps, *rehearsals) for row in rows}
+    newest = train[-NEWEST:]
+    learning = {row for rows in (heldout, newest, *steps, *rehearsals) for row in rows}
     words = {word for row in learning for word in (*row.prompt, *row.reply)}
     load = Workload(
         steps=_lengths(steps),
         number_bytes=compute_dtype(spec.dtype).itemsize,
         program_bytes=program_bytes + costs.started_bytes,
         rehearsals=_lengths(rehearsals),
-        judged=_lengths([by_length(rows) for rows in (heldout, general_text(tokenizer))]),
+        judged=_lengths([by_length(rows) for rows in (newest, heldout, general_text(tokenizer))]),
         unread_bytes=shape.unread_bytes(words | {0, pad_id(tokenizer)}),
     )
     return shape, load, config.batch_size, costs

@@ -1,8 +1,9 @@
-"""Trains an adapter and keeps its best step.
+"""Train an adapter and keep its last step, or with `patience` the step with the lowest held-out loss.
 
-An adapter conditioned on its prompt learns its examples by heart (see METHOD.md, section 4), so the held-out loss is
-measured while training and the best step, not the last one, is the result. The loop is a pure function of its seed, its
-data and its thread count: a run that is interrupted and resumed ends in the same bytes as one that is not.
+The held-out loss does not choose the step by itself: a fact that a person corrects once is either trained or held out,
+and the loss on a fact that was not trained rises as the adapter becomes sure of the others. The loop is a pure function
+of its seed, its data and its thread count: a run that is interrupted and resumed ends in the same bytes as one that is
+not.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class TrainConfig:
         weight_decay: AdamW's, on matrices only.
         clip_norm: the gradient's largest 2-norm.
         evaluate_every, checkpoint_every: in steps.
-        patience: stop after this many evaluations without a better held-out loss; 0 to run all steps.
+        patience: stop early, after this many evaluations without a lower held-out loss, and keep the step with the
+            lowest; 0 to run all steps and keep the last.
         rehearsal_batch: passages of general text in a step on which the adapter is held to the base model; 0 is off.
         rehearsal_weight: how much their divergence (nats per token) counts beside the loss.
         max_seq_len: prompt and reply together, in tokens.
@@ -91,9 +93,9 @@ class TrainConfig:
 
 @dataclass
 class Progress:
-    """Where a run stands; together with adapter, best adapter, optimizer and RNG it is all that a checkpoint needs.
+    """State of a run; together with adapter, best adapter, optimizer and RNG it is all that a checkpoint needs.
 
-    `best_step` is None until the held-out loss has been measured for the first time.
+    `best_step` is the step kept so far, `best_loss` its held-out loss. `best_step` is None before the first evaluation.
     """
 
     step: int = 0
@@ -149,7 +151,7 @@ class Trainer:
         on_checkpoint: Callable[[Trainer], None] = lambda trainer: None,
         between: Callable[[], None] = lambda: None,
     ) -> bool:
-        """True when all steps are done (the adapter then holds its best step), False when `between` raised Preempted.
+        """True when all steps are done (the adapter then holds the step kept), False when `between` raised Preempted.
 
         `on_step` is called after each step, `between` after each piece of work (it may also raise MemoryPressure, see
         `within_budget`), `on_checkpoint` every `checkpoint_every` steps, before stopping, and at the end of training.
@@ -223,7 +225,7 @@ class Trainer:
         return Path(folder)
 
     def _begin(self, between: Callable[[], None]) -> None:
-        """A fresh run seeds the dropout and measures where it starts from, which may stay the best."""
+        """Seed the dropout of a fresh run and evaluate the untrained adapter."""
         if self.progress.best_step is not None:
             return
         torch.manual_seed(self.config.seed)
@@ -275,13 +277,14 @@ class Trainer:
         (self.config.rehearsal_weight * divergence).backward()  # type: ignore[no-untyped-call]
 
     def _evaluate(self, between: Callable[[], None]) -> None:
-        """The held-out loss is measured, and the adapter kept if it is the best so far."""
+        """Measure the held-out loss; keep the adapter unless `patience` is set and an earlier one had a lower loss."""
         progress = self.progress
         progress.heldout_loss = mean_loss(
             self.attachment, self.adapter, self.heldout_rows, self.pad_id, between, self.plan
         )
         progress.evaluations_since_best += 1
-        if progress.heldout_loss < progress.best_loss or progress.best_step is None:
+        is_first, is_lower = progress.best_step is None, progress.heldout_loss < progress.best_loss
+        if is_first or is_lower or not self.config.patience:
             write_atomically(self.best_file, tensor_file(adapter_tensors(self.adapter)))
             progress.best_loss, progress.best_step = progress.heldout_loss, progress.step
             progress.evaluations_since_best = 0

@@ -35,7 +35,7 @@ from lars_agent.models.open import OpenedModel, open_model, open_tokenizer, prec
 from lars_agent.ops.memory_plan import MemoryPlan
 from lars_agent.training import checkpoint
 from lars_agent.training.batches import Encoded, pad_id
-from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text, score
+from lars_agent.training.evaluate import NEWEST, REHEARSAL_TEXT, general_text, score
 from lars_agent.training.gate import Scores
 from lars_agent.training.job_directory import (
     ALIVE_FILE,
@@ -169,23 +169,24 @@ class Worker:
         values: dict[str, Any] = {"step": progress.step, "loss": progress.loss}
         values["lr"] = learning_rate(progress.step - 1, self.config)
         if progress.heldout_loss is not None:
-            values["heldout_loss"] = progress.heldout_loss
+            values |= {"heldout_loss": progress.heldout_loss, "best_step": progress.best_step}
         self._append_progress("training", **values)
 
     def _checkpoint(self, trainer: Trainer) -> None:
         checkpoint.save_checkpoint(trainer, self.folder)
 
     def _judge(self, opened: OpenedModel, trainer: Trainer) -> None:
-        """Measures the three adapters' losses, then writes the candidate and the result."""
+        """Score the candidate, the incumbent and the base model; write the candidate and the result."""
         progress = trainer.progress
         trainer.release()
         self._append_progress("judging", step=progress.step, loss=progress.loss)
         general = general_text(opened.tokenizer)
 
         def scores(adapter: LarsAdapter | None) -> Scores:
-            rows, check = trainer.heldout_rows, self.guard.check
+            rows = (trainer.train_rows[-NEWEST:], trainer.heldout_rows, general)
+            check = self.guard.check
             return trainer.within_budget(
-                lambda: score(trainer.attachment, adapter, rows, general, trainer.pad_id, check, trainer.plan)
+                lambda: score(trainer.attachment, adapter, *rows, trainer.pad_id, check, trainer.plan)
             )
 
         candidate, base = scores(trainer.adapter), scores(None)

@@ -13,9 +13,11 @@ from lars_agent.training.gate import GatePolicy, Scores, Verdict, decide
 INCUMBENT = Scores(reply_loss=2.0, text_loss=3.0)
 POLICY = GatePolicy(min_reply_gain=0.02, max_text_rise=0.03)
 
-any_scores = st.builds(Scores, st.floats(), st.floats())
+recall = st.none() | st.floats(0.0, 1.0)
+any_scores = st.builds(Scores, st.floats(), st.floats(), recall)
 loss = st.floats(min_value=1e-6, max_value=50.0)
 scores = st.builds(Scores, loss, loss)
+recalling_scores = st.builds(Scores, loss, loss, recall)
 policies = st.builds(GatePolicy, st.floats(0.0, 0.5), st.floats(0.0, 0.5))
 
 
@@ -55,6 +57,44 @@ def test_a_candidate_exactly_at_both_limits_is_accepted() -> None:
 
 def test_a_candidate_that_gained_nothing_is_rejected_even_if_no_gain_is_asked() -> None:
     assert not decide(INCUMBENT, INCUMBENT, GatePolicy(min_reply_gain=0.0)).accepted
+
+
+def test_candidate_that_learned_what_it_was_taught_is_accepted_though_the_loss_on_an_untaught_fact_rose() -> None:
+    verdict = decide(Scores(2.5, 3.0, recall=0.95), Scores(2.0, 3.0, recall=0.4), POLICY)
+    assert verdict.accepted
+    assert verdict.reasons[0] == (
+        "Of the tokens of your newest and held-out replies 95.00% come out right now, 40.00% before; "
+        "more than before, and at least 41.20%, is asked."
+    )
+
+
+def test_candidate_that_recalls_less_is_rejected_however_low_its_held_out_loss() -> None:
+    verdict = decide(Scores(0.1, 3.0, recall=0.4), Scores(2.0, 3.0, recall=0.5), POLICY)
+    assert not verdict.accepted
+    (reason,) = verdict.reasons
+    assert "40.00% come out right now, 50.00% before; more than before, and at least 51.00%, is asked" in reason
+
+
+@pytest.mark.parametrize("recalled", [0.0, 0.5, 1.0])
+def test_held_out_loss_decides_between_two_that_recall_the_same(recalled: float) -> None:
+    for reply_loss, accepted in ((1.5, True), (1.99, False)):
+        verdict = decide(Scores(reply_loss, 3.0, recalled), Scores(2.0, 3.0, recalled), POLICY)
+        assert verdict.accepted is accepted
+        assert f"{recalled:.2%} come out right now" in verdict.reasons[0]
+        assert "The loss on your held-out replies fell" in verdict.reasons[0]
+
+
+@pytest.mark.parametrize("recalls", [(None, 0.1), (0.9, None), (None, None)])
+def test_held_out_loss_decides_where_a_recall_is_unknown(recalls: tuple[float | None, float | None]) -> None:
+    candidate, incumbent = recalls
+    for reply_loss, accepted in ((1.5, True), (1.99, False)):
+        verdict = decide(Scores(reply_loss, 3.0, candidate), Scores(2.0, 3.0, incumbent), POLICY)
+        assert verdict.accepted is accepted
+        assert "The loss on your held-out replies fell" in verdict.reasons[0]
+
+
+def test_scores_recorded_before_recall_was_measured_are_read() -> None:
+    assert Scores.from_dict({"reply_loss": 2.0, "text_loss": None}).recall is None
 
 
 def test_small_rises_cannot_add_up_over_the_nights() -> None:
@@ -122,11 +162,18 @@ def test_what_is_accepted_kept_every_promise(
             assert candidate.text_loss <= yardstick.text_loss * (1 + policy.max_text_rise) * slack
 
 
-@given(scores, scores, policies, st.none() | scores, st.floats(0.0, 1.0), st.floats(0.0, 1.0))
+@given(recalling_scores, recalling_scores, policies, st.none() | recalling_scores, *[st.floats(0.0, 1.0)] * 3)
 def test_a_still_better_candidate_is_never_rejected(
-    candidate: Scores, incumbent: Scores, policy: GatePolicy, base: Scores | None, share: float, other: float
+    candidate: Scores,
+    incumbent: Scores,
+    policy: GatePolicy,
+    base: Scores | None,
+    share: float,
+    other: float,
+    recalled: float,
 ) -> None:
-    better = Scores(candidate.reply_loss * share, candidate.text_loss * other)
+    better_recall = None if candidate.recall is None else max(candidate.recall, recalled)
+    better = Scores(candidate.reply_loss * share, candidate.text_loss * other, better_recall)
     if decide(candidate, incumbent, policy, base).accepted:
         assert decide(better, incumbent, policy, base).accepted
 

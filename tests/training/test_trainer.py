@@ -1,8 +1,9 @@
-"""Training learns, keeps its best step, repeats bit for bit, and resumes as if nothing had happened."""
+"""Training learns, keeps the right step, repeats bit for bit, and resumes as if nothing had happened."""
 
 from __future__ import annotations
 
 import gc
+import json
 import math
 import shutil
 import weakref
@@ -81,12 +82,26 @@ def test_what_a_batch_read_is_gone_before_the_next_one_is_read(monkeypatch, reco
     assert not any(alive)
 
 
-def test_the_best_step_is_kept_not_the_last():
-    made = trainer(TrainConfig(steps=40, batch_size=2, learning_rate=3e-2, evaluate_every=2, warmup_steps=0))
+def judged_by_an_untaught_fact(patience: int) -> tuple[Trainer, dict[int, float]]:
+    """A finished run whose held-out loss rises at last, and that loss by step."""
+    config = TrainConfig(steps=40, batch_size=2, learning_rate=3e-2, evaluate_every=2, warmup_steps=0)
+    made = trainer(TrainConfig(**config.__dict__ | {"patience": patience}))
     tokenizer = tiny_tokenizer()
     made.heldout_rows = [encode(tokenizer, fact("What is my dog called?", "0123456789 0123456789"), 500)]
     seen: dict[int, float] = {}
     made.run(on_step=lambda p: seen.update({p.step: p.heldout_loss}) if p.heldout_loss is not None else None)
+    return made, seen
+
+
+def test_last_step_is_kept_though_the_loss_on_a_fact_that_was_not_taught_rose():
+    made, seen = judged_by_an_untaught_fact(patience=0)
+    assert min(seen.values()) < seen[40]
+    assert (made.progress.best_step, made.progress.best_loss) == (40, seen[40])
+    assert mean_loss(made.attachment, made.adapter, made.heldout_rows, 0) == pytest.approx(seen[40], rel=1e-6)
+
+
+def test_the_best_step_is_kept_not_the_last():
+    made, seen = judged_by_an_untaught_fact(patience=100)
     assert made.progress.best_step < 40
     assert seen[40] > made.progress.best_loss
     measured = mean_loss(made.attachment, made.adapter, made.heldout_rows, 0)
@@ -135,17 +150,19 @@ def looks_of_a_whole_run() -> int:
     return len(looks)
 
 
-def test_a_run_preempted_at_any_look_and_resumed_ends_in_the_same_bytes(tmp_path):
-    whole = trainer(SHORT)
+@pytest.mark.parametrize("patience", [0, 100])
+def test_a_run_preempted_at_any_look_and_resumed_ends_in_the_same_bytes(tmp_path, patience):
+    config = TrainConfig(**SHORT.__dict__ | {"patience": patience})
+    whole = trainer(config)
     whole.run()
     wanted, steps = adapter_state(whole.adapter), set()
     for look in range(1, looks_of_a_whole_run() + 1):
         folder = tmp_path / str(look)
         folder.mkdir()
-        first = trainer(SHORT)
+        first = trainer(config)
         assert not first.run(between=preempted_at(look)[0], on_checkpoint=keep(folder))
         torch.manual_seed(999)  # whatever happened to the RNG in between
-        second = trainer(SHORT)
+        second = trainer(config)
         assert (checkpoint.resume(second, folder) is None) == (first.progress.best_step is None)
         assert second.progress.step == first.progress.step
         assert second.run()
@@ -244,3 +261,19 @@ def test_a_fresh_adapter_does_not_diverge_from_the_base_model():
     rows = [encode_text(tiny_tokenizer(), "The tide went out early.", "")]
     divergence = divergence_from_base(made.attachment, made.adapter.eval(), collate(rows, 0))
     assert float(divergence.detach()) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_a_checkpoint_whose_best_step_is_an_earlier_one_is_gone_on_from(tmp_path):
+    """As runs wrote it that kept the step with the lowest held-out loss."""
+    stopped = trainer()
+    assert not stopped.run(between=preempted_at(20)[0], on_checkpoint=keep(tmp_path))
+    (path,) = checkpoint.checkpoints(tmp_path)[:1]
+    record = json.loads((path / checkpoint.PROGRESS_FILE).read_text())
+    (path / checkpoint.PROGRESS_FILE).write_text(json.dumps(record | {"best_step": 0, "best_loss": 1e-9}))
+    made, whole = trainer(), trainer()
+    assert checkpoint.resume(made, tmp_path) == path
+    assert made.run()
+    whole.run()
+    assert made.progress.best_step == CONFIG.steps
+    a, b = (adapter_state(run.adapter) for run in (made, whole))
+    assert all(torch.equal(a[key], b[key]) for key in a)

@@ -98,7 +98,9 @@ def test_a_job_directory_in_and_a_candidate_with_its_scores_out(tmp_path, model_
     lines = read_progress(folder)
     assert [line["step"] for line in lines if line["phase"] == "training"] == list(range(1, 13))
     assert [line["phase"] for line in lines[-2:]] == ["judging", "done"]
-    assert [line["step"] for line in lines if "heldout_loss" in line] == [4, 8, 12]
+    assert [(line["step"], line["best_step"]) for line in lines if "heldout_loss" in line] == [(4, 4), (8, 8), (12, 12)]
+    assert result.best_step == 12
+    assert result.candidate.recall is not None
     load_adapter(open_model(model_folder).model, folder / CANDIDATE)
 
 

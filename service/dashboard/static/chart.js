@@ -26,10 +26,13 @@ const points = (progress, key) =>
     .filter((line) => line.phase === "training" && Number.isFinite(line[key]))
     .map((line) => ({ step: line.step, loss: line[key] }));
 
-// { train, heldout, best }: the points to draw; `best` is the held-out point that was kept, undefined while none is.
+// { train, heldout, best }: the points to draw; `best` is the held-out point of the step kept so far, undefined while
+// there is none. Progress written by an earlier version does not name it: there the lowest was kept.
 export function series(progress) {
   const heldout = points(progress, "heldout_loss");
-  const best = heldout.reduce((low, point) => (low && low.loss <= point.loss ? low : point), undefined);
+  const lowest = heldout.reduce((low, point) => (low && low.loss <= point.loss ? low : point), undefined);
+  const kept = progress.findLast((line) => Number.isFinite(line.best_step))?.best_step;
+  const best = heldout.find((point) => point.step === kept) ?? lowest;
   return { train: points(progress, "loss"), heldout, best };
 }
 

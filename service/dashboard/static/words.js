@@ -51,5 +51,5 @@ export function reasons(job) {
 
 export function curve({ train, heldout, best }) {
   if (!best) return `Training loss ${loss(train[0]?.loss)} at first, ${loss(train.at(-1)?.loss)} now.`;
-  return `Held-out loss ${loss(heldout[0].loss)} at first, ${loss(best.loss)} at its best, in step ${best.step}.`;
+  return `Held-out loss ${loss(heldout[0].loss)} at first, ${loss(best.loss)} in step ${best.step}, the one kept.`;
 }

@@ -1,0 +1,34 @@
+"""Scores of an adapter, checked against plain logits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lars_agent.lars.forward import reply_logits
+from lars_agent.training.batches import collate, encode_text
+from lars_agent.training.evaluate import score
+from lars_agent.training.trainer import TrainConfig
+from tests.tiny import tiny_tokenizer
+from tests.training.test_trainer import trainer
+
+
+def test_scores_are_held_out_loss_text_loss_and_share_of_taught_and_held_out_tokens_above_one_half():
+    made = trainer(TrainConfig(steps=40, batch_size=3, learning_rate=2e-2, evaluate_every=40))
+    made.run()
+    texts = [encode_text(tiny_tokenizer(), text, "") for text in ("The tide went out early.", "It rains.")]
+    means, probabilities = [], []
+    for rows in (made.train_rows, made.heldout_rows, texts):
+        chances = []
+        for row in rows:
+            batch = collate([row], 0)
+            with torch.no_grad():
+                logits = reply_logits(made.attachment, made.adapter.eval(), batch)  # (T, V)
+            chances.append(logits.softmax(-1)[range(len(row.reply)), list(row.reply)])
+        probabilities.append(torch.cat(chances))
+        means.append(-float(probabilities[-1].log().mean()))
+    recall = float((torch.cat(probabilities[:2]) > 0.5).double().mean())
+    found = score(made.attachment, made.adapter, made.train_rows, made.heldout_rows, texts, 0)
+    assert 0 < recall < 1
+    assert (found.reply_loss, found.text_loss) == (pytest.approx(means[1], rel=1e-4), pytest.approx(means[2], rel=1e-4))
+    assert found.recall == pytest.approx(recall)

@@ -17,6 +17,7 @@ from service.lifecycle.starts import Starts
 from service.night.schedule import Nightly
 from service.night.shift import Shift
 from service.problem import Problem
+from service.profiles import Profiles
 from service.recorder import Recorder
 from service.serving import Serving
 from service.settings import Settings
@@ -36,6 +37,7 @@ class Daemon:
     lock: DataLock
     db: Database
     store: AdapterStore
+    profiles: Profiles
     serving: Serving
     recorder: Recorder
     supervisor: Supervisor

@@ -29,7 +29,7 @@ from service.api import (
 )
 from service.daemon import Daemon
 from service.dashboard import routes as dashboard
-from service.db import DEFAULT_PROFILE, Database
+from service.db import Database
 from service.engine_process import EngineProcess
 from service.housekeeping.housekeeper import Housekeeper
 from service.jobs import Supervisor
@@ -42,6 +42,7 @@ from service.night.idle import Sight, Window
 from service.night.lookout import Lookout
 from service.night.schedule import Nightly
 from service.night.shift import Shift
+from service.profiles import Profiles
 from service.recorder import Recorder
 from service.serving import FindModel, Generator, InstalledModel, OpenEngine, Serving
 from service.settings import Settings
@@ -128,6 +129,7 @@ def compose(
     try:
         db = Database(settings.database_path)
         store = AdapterStore(settings.adapters_dir)
+        profiles = Profiles(db, store)
         serving = Serving(
             store,
             find_model or model_finder(settings),
@@ -159,7 +161,7 @@ def compose(
             window=lambda begun: schedule.window(begun=begun),
         )
         supervisor.on_begin = shift.begin
-        schedule = Nightly(settings.schedule, supervisor, db.scheduled_runs, profile_lister(db, store), shift.judge)
+        schedule = Nightly(settings.schedule, supervisor, db.scheduled_runs, profiles.names, shift.judge)
         housekeeper = Housekeeper(settings, db, store, serving.pointer)
         supervisor.on_end = housekeeper.forget_soon  # feedback may have been deleted while the job worked with it
     except BaseException as error:
@@ -167,7 +169,9 @@ def compose(
             starts.refused()
         lock.release()
         raise
-    return Daemon(settings, lock, db, store, serving, Recorder(db), supervisor, schedule, shift, starts, housekeeper)
+    return Daemon(
+        settings, lock, db, store, profiles, serving, Recorder(db), supervisor, schedule, shift, starts, housekeeper
+    )
 
 
 def model_finder(settings: Settings) -> FindModel:
@@ -199,11 +203,6 @@ def engine_opener(settings: Settings) -> OpenEngine:
         return EngineProcess(options, on_busy)
 
     return open_engine
-
-
-def profile_lister(db: Database, store: AdapterStore) -> Callable[[], list[str]]:
-    """Lists the profiles that learn by night, or forget: `default`, and all that have feedback or ever had adapters."""
-    return lambda: sorted({DEFAULT_PROFILE, *db.feedback.profiles(), *store.profiles()})
 
 
 @asynccontextmanager

@@ -16,7 +16,11 @@ TIMEOUT_S = 300.0
 
 
 class ApiError(Exception):
-    """The daemon refused, or does not answer; the message says why and what to do."""
+    """The daemon refused with `status`, or does not answer (0); the message says why and what to do."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Client:
@@ -78,7 +82,7 @@ class Client:
                 words = f"{self.url} answered {response.status_code}"
             if response.status_code == httpx.codes.UNAUTHORIZED:
                 words = "the daemon asks for its token; put it into the environment variable LARS_AGENT_TOKEN"
-            raise ApiError(words)
+            raise ApiError(words, response.status_code)
 
     def _event(self, event: dict[str, Any]) -> dict[str, Any]:
         if "error" in event:

@@ -18,6 +18,7 @@ from service.metrics.requests import RequestMetrics
 from service.night.schedule import Nightly
 from service.night.shift import Shift
 from service.problem import Problem
+from service.profiles import Profiles
 from service.recorder import Recorder
 from service.serving import Serving
 from service.settings import Settings
@@ -37,6 +38,7 @@ class Daemon:
     lock: DataLock
     db: Database
     store: AdapterStore
+    profiles: Profiles
     serving: Serving
     recorder: Recorder
     supervisor: Supervisor

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from lars_agent.errors import ConfigError
+from lars_agent.store.names import DEFAULT_PROFILE, parse_adapter_name
 
 MAX_DAYS = 36_500
+LATEST = ":latest"  # what Ollama's clients add to a name
 
 
 def is_loopback(host: str) -> bool:
@@ -53,6 +55,26 @@ class Server(Section):
         description="Bearer token every request must carry; none if unset.",
         examples=["a long random text"],
     )
+
+    model_aliases: dict[Annotated[str, Field(min_length=1, max_length=200)], str] = Field(
+        default={},
+        description="Other names by which clients may ask for a profile or a version, for those that insist on a name "
+        'of their own: {"gpt-4o" = "default", "mine" = "alice@v12"}. Profiles and the base model\'s names come first: '
+        "an alias never hides one.",
+    )
+
+    @field_validator("model_aliases")
+    @classmethod
+    def _check_aliases(cls, aliases: dict[str, str]) -> dict[str, str]:
+        for alias, target in aliases.items():
+            if parse_adapter_name(target) is None:
+                raise ValueError(f'{alias!r} stands for {target!r}; give a profile, "v3", "alice@v3" or "base"')
+            own = parse_adapter_name(alias)
+            if own is not None and own.profile == DEFAULT_PROFILE:
+                raise ValueError(f"{alias!r} cannot be an alias: it names a version of the default profile")
+            if alias.endswith(LATEST):
+                raise ValueError(f"{alias!r} ends in {LATEST}; leave that out, it is ignored at the end of every name")
+        return aliases
 
     def require_token(self) -> None:
         """Raises ConfigError where other devices could reach the daemon without a token."""

@@ -59,6 +59,10 @@ class AdapterStore:
         """The names of all profiles that have a version or ever had one, sorted."""
         return ProfileDir.names(self._root)
 
+    def has_profile(self, profile: str) -> bool:
+        """Return whether `profiles` lists it. Raises AdapterNotFound for a name that no profile can have."""
+        return ProfileDir(self._root, profile).is_known()
+
     def versions(self, profile: str) -> list[AdapterManifest]:
         """The manifests of the profile's versions, oldest first.
 

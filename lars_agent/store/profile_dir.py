@@ -21,12 +21,10 @@ from pathlib import Path
 
 from lars_agent.errors import AdapterCorrupt, AdapterNotFound
 from lars_agent.files import fsync_folder, make_folder, write_atomically
+from lars_agent.store.names import BASE, is_profile_name
 
 __all__ = ["ProfileDir"]
 
-BASE = "base"
-
-_NAME = re.compile("(?!(?:base|v[1-9][0-9]{0,8})$)[a-z0-9][a-z0-9_-]{0,63}")
 _NUMBER = re.compile("[1-9][0-9]{0,17}")
 _ACTIVE, _LAST, _LOCK, _PUBLISH, _TRASH = "active", "last", ".lock", ".publish-", ".trash-"
 _log = logging.getLogger(__name__)
@@ -39,7 +37,7 @@ class ProfileDir:
     """
 
     def __init__(self, root: Path, profile: str) -> None:
-        if not _is_profile(profile):
+        if not is_profile_name(profile):
             raise AdapterNotFound(
                 f"there is no profile {profile!r:.80}: a profile's name is 1 to 64 of a-z, 0-9, _ and -, begins with a "
                 f"letter or digit, and is neither {BASE!r} nor a version such as 'v2'"
@@ -51,8 +49,12 @@ class ProfileDir:
         """The profiles under `root` that have a version or ever had one, sorted."""
         if not root.is_dir():
             return []
-        homes = (ProfileDir(root, path.name) for path in root.iterdir() if _is_profile(path.name))
-        return sorted(home.path.name for home in homes if (home.path / _LAST).exists() or home.versions())
+        homes = (ProfileDir(root, path.name) for path in root.iterdir() if is_profile_name(path.name))
+        return sorted(home.path.name for home in homes if home.is_known())
+
+    def is_known(self) -> bool:
+        """Return whether the profile has a version, or ever had one."""
+        return (self.path / _LAST).exists() or bool(self.versions())
 
     def folder(self, version: int) -> Path:
         """Where `version` lies, or would."""
@@ -132,10 +134,6 @@ class ProfileDir:
                 shutil.rmtree(path, ignore_errors=True)
             elif path.name.startswith((f".{_ACTIVE}.", f".{_LAST}.")):
                 path.unlink(missing_ok=True)
-
-
-def _is_profile(name: str) -> bool:
-    return _NAME.fullmatch(name) is not None
 
 
 def _read_word(path: Path) -> str | None:

@@ -17,12 +17,11 @@ from pydantic import (
 )
 
 from lars_agent.example import Message
+from lars_agent.store.names import PROFILE_PATTERN, VERSION_PATTERN, is_profile_name
 from service.api.errors import InvalidField
 
-PROFILE_PATTERN = "^[a-z0-9][a-z0-9_-]{0,63}$"
 MAX_MESSAGES = 1000
 RATINGS = {"up": 1.0, "down": -1.0}
-VERSION_PATTERN = re.compile("v([1-9][0-9]{0,8})")
 SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -43,7 +42,7 @@ def spoken(text: str) -> str:
 
 
 def _not_a_version(profile: str) -> str:
-    if profile == "base" or VERSION_PATTERN.fullmatch(profile):
+    if not is_profile_name(profile):
         raise ValueError("`base`, `v1`, `v2`, ... name versions; choose another name")
     return profile
 
@@ -71,7 +70,7 @@ SpokenText = Annotated[str, AfterValidator(storable), AfterValidator(spoken)]
 Tag = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(storable)]
 Id = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(storable)]
 Profile = Annotated[
-    str, Field(pattern=PROFILE_PATTERN, description="A person or purpose."), AfterValidator(_not_a_version)
+    str, Field(pattern=f"^{PROFILE_PATTERN}$", description="A person or purpose."), AfterValidator(_not_a_version)
 ]
 Rating = Annotated[
     Annotated[float, Field(strict=True), AfterValidator(_in_range)],

@@ -44,7 +44,8 @@ async def generate_stream(body: StreamRequest, daemon: DaemonDep) -> EventSource
 
 
 async def _begin(daemon: Daemon, body: GenerateRequest) -> Exchange:
-    return await Exchange.begin(daemon, body.to_request(), body.parameters.model_dump(exclude_none=True))
+    given = body.parameters
+    return await Exchange.begin(daemon, given.adapter_id, body.to_request, given.model_dump(exclude_none=True))
 
 
 async def _events(exchange: Exchange) -> AsyncIterator[dict[str, str]]:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any
 
 import structlog
@@ -14,15 +15,17 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from lars_agent.errors import AdapterNotFound, LarsError
+from lars_agent.errors import LarsError
 from lars_agent.example import Message
 from lars_agent.runtime.request import Generation, GenerationRequest
+from lars_agent.store.names import DEFAULT_PROFILE, AdapterName
 from service.api.dependencies import DaemonDep
 from service.api.durations import keep_alive_s
-from service.api.errors import UNEXPECTED, InvalidField, ascii_json, documented
+from service.api.errors import UNEXPECTED, ascii_json, documented
 from service.api.fields import MAX_MESSAGES, Body, Stops, Text, Turn, _user_has_the_last_word, to_messages
-from service.api.openai_models import BASE, ModelCard, cards
-from service.api.parameters import DEFAULT_NEW_TOKENS, parse_adapter_id
+from service.api.model_names import ModelName, model_names
+from service.api.openai_models import ModelCard, cards, find_card
+from service.api.parameters import DEFAULT_NEW_TOKENS
 from service.api.replying import Exchange
 from service.daemon import Daemon
 from service.version import package_version
@@ -30,7 +33,6 @@ from service.version import package_version
 log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/api", tags=["ollama"])
 
-LATEST = ":latest"
 NDJSON = "application/x-ndjson"
 LINES: dict[int | str, dict[str, Any]] = {
     200: {
@@ -45,10 +47,6 @@ TEMPERATURE = 0.8  # Ollama's own, where none is given
 
 def _no_model_has_the_last_word(turns: list[Turn]) -> list[Turn]:
     return _user_has_the_last_word(turns) if turns else turns
-
-
-def _without_tag(name: str) -> str:
-    return name.removesuffix(LATEST)
 
 
 class Options(BaseModel):
@@ -71,7 +69,7 @@ class Options(BaseModel):
 class OllamaRequest(Body):
     """What both kinds of reply take."""
 
-    model: Annotated[str, Field(max_length=200), AfterValidator(_without_tag)]
+    model: ModelName = None
     stream: bool | None = Field(default=None, description="Lines as they come, unless false.")
     options: Options | None = None
     keep_alive: Annotated[float, BeforeValidator(keep_alive_s)] | None = Field(
@@ -82,15 +80,14 @@ class OllamaRequest(Body):
     format: str | None = Field(default=None, max_length=0, description="No form can be asked for.")
     think: bool | None = Field(default=None, description="Accepted; nothing comes of it.")
 
-    def request(self, base_names: tuple[str, ...], **said: Any) -> GenerationRequest:
-        """What the engine is asked. Raises ValueError for a model that cannot be."""
+    def to_request(self, adapter: AdapterName, **said: Any) -> GenerationRequest:
+        """What the engine is asked."""
         how = self.options or Options()
-        profile, version = parse_adapter_id(BASE if self.model in base_names else self.model)
         temperature = TEMPERATURE if how.temperature is None else how.temperature
         longest = how.num_predict
         return GenerationRequest(
-            profile=profile,
-            version=version,
+            profile=adapter.profile,
+            version=adapter.version,
             max_new_tokens=DEFAULT_NEW_TOKENS if not longest else longest if longest > 0 else 1_000_000,
             temperature=temperature if temperature >= 0.01 else 0.0,
             top_p=how.top_p or (0.9 if how.top_p is None else 1e-6),
@@ -129,8 +126,8 @@ class GenerateRequest(OllamaRequest):
 class Named(Body):
     """What `/api/show` is asked about."""
 
-    model: Annotated[str, Field(max_length=200), AfterValidator(_without_tag)] | None = None
-    name: Annotated[str, Field(max_length=200), AfterValidator(_without_tag)] | None = None
+    model: ModelName = None
+    name: ModelName = None
     verbose: bool | None = None
 
 
@@ -172,10 +169,7 @@ def running(daemon: DaemonDep) -> dict[str, Any]:
 @router.post("/show", response_model=None, responses=documented(404, 503))
 def show(body: Named, daemon: DaemonDep) -> dict[str, Any]:
     """One of them."""
-    wanted = body.model or body.name
-    card = next((card for card in cards(daemon) if card.id == wanted), None)
-    if card is None:
-        raise AdapterNotFound(f"there is no model {wanted!a:.100}; GET /api/tags lists those there are")
+    card = find_card(daemon, body.model or body.name)
     entry = _entry(daemon, card)
     return {
         "modelfile": f"FROM {card.parent or card.root}\n",
@@ -195,24 +189,19 @@ def version() -> dict[str, str]:
 
 
 async def _begin(daemon: Daemon, body: OllamaRequest, **said: Any) -> Exchange:
-    installed = daemon.serving.require_model()
-    try:
-        asked = body.request((installed.name, installed.reference), **said)
-    except ValueError as error:
-        raise InvalidField("model", str(error)) from error
     parameters = {} if body.options is None else body.options.model_dump(exclude_none=True)
-    return await Exchange.begin(daemon, asked, parameters, body.keep_alive)
+    return await Exchange.begin(daemon, body.model, partial(body.to_request, **said), parameters, body.keep_alive)
 
 
 async def _loaded(daemon: Daemon, body: OllamaRequest, said: dict[str, Any]) -> dict[str, Any]:
     """Nothing is asked: the model is loaded, or unloaded."""
     unloading = body.keep_alive == 0
+    await run_in_threadpool(lambda: model_names(daemon).resolve(body.model))
     if unloading:
-        daemon.serving.require_model()
         daemon.serving.unload()
     else:
         await run_in_threadpool(daemon.serving.load, body.keep_alive)
-    return _line(body.model, said) | {"done": True, "done_reason": "unload" if unloading else "load"}
+    return _line(body.model or DEFAULT_PROFILE, said) | {"done": True, "done_reason": "unload" if unloading else "load"}
 
 
 async def _answer(
@@ -221,13 +210,12 @@ async def _answer(
     began = time.monotonic()
     if body.stream is False:
         generation = await exchange.finished(request)
-        return _line(body.model, said(generation.text)) | _done(exchange, generation, began)
-    return StreamingResponse(_lines(exchange, body.model, said, began), media_type=NDJSON)
+        return _line(exchange.replier, said(generation.text)) | _done(exchange, generation, began)
+    return StreamingResponse(_lines(exchange, said, began), media_type=NDJSON)
 
 
-async def _lines(
-    exchange: Exchange, model: str, said: Callable[[str], dict[str, Any]], began: float
-) -> AsyncIterator[str]:
+async def _lines(exchange: Exchange, said: Callable[[str], dict[str, Any]], began: float) -> AsyncIterator[str]:
+    model = exchange.replier
     try:
         async for piece in exchange.pieces():
             yield ascii_json(_line(model, said(piece.text)) | {"done": False}) + "\n"

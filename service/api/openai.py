@@ -12,8 +12,7 @@ from fastapi import APIRouter, Request
 from lars_agent.errors import LarsError
 from lars_agent.runtime.request import Generation, Piece
 from service.api.dependencies import DaemonDep
-from service.api.errors import UNEXPECTED, InvalidField, ascii_json, documented, error_body, status_of
-from service.api.fields import version_label
+from service.api.errors import UNEXPECTED, ascii_json, documented, error_body, status_of
 from service.api.openai_schemas import (
     REASONS,
     ChatRequest,
@@ -98,24 +97,17 @@ class _TextChunks:
 
 
 async def _begin(daemon: Daemon, body: ChatRequest | CompletionRequest) -> Exchange:
-    """Raises InvalidField for a model that cannot be, and what submitting raises."""
-    installed = daemon.serving.require_model()
-    try:
-        asked = body.to_request((installed.name, installed.reference))
-    except ValueError as error:
-        raise InvalidField("model", str(error)) from error
-    return await Exchange.begin(daemon, asked, body.model_dump(exclude_none=True, exclude={"messages", "prompt"}))
+    said = body.model_dump(exclude_none=True, exclude={"messages", "prompt"})
+    return await Exchange.begin(daemon, body.model, body.to_request, said)
 
 
 def _envelope(exchange: Exchange, kind: str) -> dict[str, Any]:
     """What every body of this reply has."""
-    ticket = exchange.ticket
-    label = version_label(ticket.version)
     return {
         "id": exchange.interaction_id,
         "object": kind,
         "created": int(time.time()),
-        "model": "base" if ticket.version is None else f"{ticket.request.profile}@{label}",
+        "model": exchange.replier,
         "system_fingerprint": exchange.daemon.serving.require_model().sha256[:12],
     }
 

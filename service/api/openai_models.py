@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Literal
 
 from fastapi import APIRouter
 from pydantic import Field
 
-from lars_agent.errors import AdapterNotFound
 from lars_agent.store.manifest import AdapterManifest
+from lars_agent.store.names import BASE, AdapterName
 from service.api.dependencies import DaemonDep
 from service.api.errors import documented
-from service.api.fields import version_label
+from service.api.model_names import model_names
 from service.api.schemas import Reply
 from service.daemon import Daemon
-from service.db import DEFAULT_PROFILE
 
 router = APIRouter(prefix="/v1/models", tags=["openai"])
-
-BASE = "base"
 
 
 class ModelCard(Reply):
@@ -35,7 +31,7 @@ class ModelCard(Reply):
 
 
 class ModelList(Reply):
-    """All of them: the base model, the profiles, their versions."""
+    """All of them: the base model, the profiles, their versions, the aliases."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
@@ -44,44 +40,55 @@ class ModelList(Reply):
 @router.get("", responses=documented(503))
 def list_models(daemon: DaemonDep) -> ModelList:
     """What a request's `model` may name."""
-    return ModelList(data=list(cards(daemon)))
+    return ModelList(data=cards(daemon))
 
 
 @router.get("/{name:path}", responses=documented(404, 503))
 def get_model(name: str, daemon: DaemonDep) -> ModelCard:
     """One of them."""
-    found = next((card for card in cards(daemon) if card.id == name), None)
-    if found is None:
-        raise AdapterNotFound(f"there is no model {name!a:.100}; GET /v1/models lists those there are")
-    return found
+    return find_card(daemon, name)
 
 
-def cards(daemon: Daemon) -> Iterator[ModelCard]:
-    """The base model, then each profile with its versions, the newest first."""
-    installed = daemon.serving.require_model()
+def find_card(daemon: Daemon, name: str | None) -> ModelCard:
+    """Return the card of what `name` means. Raises AdapterNotFound, and AdapterCorrupt for an unreadable manifest."""
+    adapter = model_names(daemon).resolve(name)
+    listed = {card.id: card for card in cards(daemon)}
+    if found := listed.get(name or "") or listed.get(adapter.label):
+        return found
+    assert isinstance(adapter.version, int), "every profile has a card"
+    return _version_card(daemon.store.get(adapter.profile, adapter.version))
+
+
+def cards(daemon: Daemon) -> list[ModelCard]:
+    """Return the base model, each profile with its versions, the newest first, and the aliases."""
+    installed, names = daemon.serving.require_model(), model_names(daemon)
     began = _seconds(installed.installed)
-    yield ModelCard(id=BASE, created=began, root=installed.reference, parent=None)
-    for profile in sorted({DEFAULT_PROFILE, *daemon.store.profiles()}):
-        versions, active = daemon.store.versions(profile), daemon.store.active(profile)
-        now = next((manifest for manifest in versions if manifest.version == active), None)
-        yield ModelCard(
-            id=profile,
-            created=began if now is None else _seconds(now.created),
-            root=_name(profile, active),
-            parent=None if now is None else _name(profile, now.parent),
-        )
-        yield from (_card(manifest) for manifest in reversed(versions))
+    found = [ModelCard(id=BASE, created=began, root=installed.reference, parent=None)]
+    for profile in names.profiles.names():
+        found += _profile_cards(daemon, profile, began)
+    listed = {card.id: card for card in found}
+    aliases = names.working_aliases().items()
+    copies = [listed[to.label].model_copy(update={"id": alias}) for alias, to in aliases if to.label in listed]
+    return found + copies
 
 
-def _card(manifest: AdapterManifest) -> ModelCard:
-    name = _name(manifest.profile, manifest.version)
-    return ModelCard(
-        id=name, created=_seconds(manifest.created), root=name, parent=_name(manifest.profile, manifest.parent)
+def _profile_cards(daemon: Daemon, profile: str, began: int) -> list[ModelCard]:
+    """Return the profile's card and those of its versions; `began` dates a profile that uses the base model."""
+    versions, active = daemon.store.versions(profile), daemon.store.active(profile)
+    now = next((manifest for manifest in versions if manifest.version == active), None)
+    card = ModelCard(
+        id=profile,
+        created=began if now is None else _seconds(now.created),
+        root=AdapterName(profile, active).label,
+        parent=None if now is None else AdapterName(profile, now.parent).label,
     )
+    return [card, *map(_version_card, reversed(versions))]
 
 
-def _name(profile: str, version: int | None) -> str:
-    return BASE if version is None else f"{profile}@{version_label(version)}"
+def _version_card(manifest: AdapterManifest) -> ModelCard:
+    name = AdapterName(manifest.profile, manifest.version).label
+    parent = AdapterName(manifest.profile, manifest.parent).label
+    return ModelCard(id=name, created=_seconds(manifest.created), root=name, parent=parent)
 
 
 def _seconds(when: str) -> int:

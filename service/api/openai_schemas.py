@@ -9,8 +9,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from lars_agent.example import Message
 from lars_agent.runtime.request import FinishReason, Generation, GenerationRequest, TokenChoice, TokenLogprob
+from lars_agent.store.names import AdapterName
 from service.api.fields import MAX_MESSAGES, Body, Stops, Text, Turn, _user_has_the_last_word, listed, to_messages
-from service.api.parameters import DEFAULT_NEW_TOKENS, parse_adapter_id
+from service.api.model_names import ModelName
+from service.api.parameters import DEFAULT_NEW_TOKENS
 
 MOST_LOGPROBS = 20
 LEAST_TEMPERATURE = 0.01
@@ -71,11 +73,7 @@ class StreamOptions(Body):
 class OpenAIRequest(Body):
     """What both kinds of completion take."""
 
-    model: str = Field(
-        default="default",
-        max_length=200,
-        description='"default" or another profile: its active adapter. "alice@v12": that version. "base": none.',
-    )
+    model: ModelName = None
     temperature: float | None = Field(default=None, ge=0, le=2, description="0 is greedy; 1 where none is given.")
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=0, le=2**31)
@@ -105,12 +103,11 @@ class OpenAIRequest(Body):
         """Whether a stream ends with how many tokens there were."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def _common(self, longest: int | None, base_names: Sequence[str]) -> dict[str, Any]:
-        profile, version = parse_adapter_id("base" if self.model in base_names else self.model)
+    def _common(self, adapter: AdapterName, longest: int | None = None) -> dict[str, Any]:
         temperature = 1.0 if self.temperature is None else self.temperature
         return {
-            "profile": profile,
-            "version": version,
+            "profile": adapter.profile,
+            "version": adapter.version,
             "max_new_tokens": longest or self.max_tokens or DEFAULT_NEW_TOKENS,
             "temperature": temperature if temperature >= LEAST_TEMPERATURE else 0.0,
             "top_p": 1.0 if self.top_p is None else self.top_p,
@@ -134,11 +131,11 @@ class ChatRequest(OpenAIRequest):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=MOST_LOGPROBS)
 
-    def to_request(self, base_names: Sequence[str]) -> GenerationRequest:
-        """What the engine is asked. Raises ValueError for a model that cannot be."""
+    def to_request(self, adapter: AdapterName) -> GenerationRequest:
+        """What the engine is asked."""
         told = (self.top_logprobs or 0) if self.logprobs else None
         return GenerationRequest(
-            to_messages(list(self.messages)), logprobs=told, **self._common(self.max_completion_tokens, base_names)
+            to_messages(list(self.messages)), logprobs=told, **self._common(adapter, self.max_completion_tokens)
         )
 
 
@@ -148,10 +145,10 @@ class CompletionRequest(OpenAIRequest):
     prompt: Annotated[list[Text], BeforeValidator(listed), Field(min_length=1, max_length=1)]
     logprobs: int | None = Field(default=None, ge=0, le=MOST_LOGPROBS)
 
-    def to_request(self, base_names: Sequence[str]) -> GenerationRequest:
-        """What the engine is asked. Raises ValueError for a model that cannot be."""
+    def to_request(self, adapter: AdapterName) -> GenerationRequest:
+        """What the engine is asked."""
         said = Message(role="user", content=self.prompt[0])
-        return GenerationRequest((said,), raw=self.prompt[0], logprobs=self.logprobs, **self._common(None, base_names))
+        return GenerationRequest((said,), raw=self.prompt[0], logprobs=self.logprobs, **self._common(adapter))
 
 
 class OpenAIReply(BaseModel):

@@ -47,13 +47,14 @@ def ready(daemon: DaemonDep) -> Ready:
 @router.get("/info")
 def info(daemon: DaemonDep) -> Info:
     """Where the daemon stands."""
-    settings = daemon.settings
+    settings, served = daemon.settings, daemon.serving.serving()
+    profiles = daemon.profiles.names() if served else []  # none while the model loads
     return Info(
         version=package_version(),
         uptime_s=daemon.uptime_s(),
         model=_model(daemon),
         loading_error=daemon.serving.loading_error,
-        serving={name: version_label(number) for name, number in daemon.serving.serving().items()},
+        serving={name: version_label(served.get(name)) for name in profiles},
         problems=[problem.words for problem in daemon.problems()],
         notices=list(daemon.notices),
         feedback=FeedbackCounts(**daemon.db.feedback.counts()),

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from lars_agent.runtime.request import GenerationRequest
-from service.api.errors import InvalidField
-from service.api.fields import PROFILE_PATTERN, Body, Text, TextOrMessages, parse_version, to_messages
-from service.db import DEFAULT_PROFILE
+from lars_agent.store.names import AdapterName
+from service.api.fields import Body, Text, TextOrMessages, to_messages
+from service.api.model_names import ModelName
 
 DEFAULT_NEW_TOKENS = 256
 LEAST_TEMPERATURE = 0.01  # below, logits divided by it overflow; 0 is greedy
-ADAPTER_ID = re.compile(rf"({PROFILE_PATTERN.strip('^$')})(?:@(base|v[1-9][0-9]{{0,8}}))?")
 
 # Parameters TGI's clients send whether they mean them or not: let pass while they are off, refused when they are on.
 OFF: tuple[Any, ...] = (None, False, [], {})
@@ -48,12 +46,7 @@ class Parameters(Body):
         default=None, max_length=16, description="Texts that end the reply; they are not part of it."
     )
     seed: int | None = Field(default=None, ge=0, lt=2**63, description="Of the sampling; drawn where none is given.")
-    adapter_id: str | None = Field(
-        default=None,
-        max_length=100,
-        description='Null: the active adapter of "default". "alice": alice\'s active one. "alice@v12": that one. '
-        '"v3": version 3 of "default". "base", "alice@base": the model without adapter.',
-    )
+    adapter_id: ModelName = None
     details: bool | None = Field(default=None, description="Accepted for TGI's clients; details always come.")
 
     @model_validator(mode="before")
@@ -62,12 +55,6 @@ class Parameters(Body):
         if not isinstance(values, Mapping):
             return values
         return {key: value for key, value in values.items() if not (key in TGI_ONLY and value in OFF)}
-
-    @field_validator("adapter_id")
-    @classmethod
-    def _known_form(cls, adapter_id: str | None) -> str | None:
-        parse_adapter_id(adapter_id)
-        return adapter_id
 
     def effective_temperature(self) -> float:
         """0 for greedy."""
@@ -88,14 +75,13 @@ class GenerateRequest(Body):
     def _null_is_default(cls, value: Any) -> Any:
         return {} if value is None else value
 
-    def to_request(self) -> GenerationRequest:
+    def to_request(self, adapter: AdapterName) -> GenerationRequest:
         """What the engine is asked."""
         given = self.parameters
-        profile, version = parse_adapter_id(given.adapter_id)
         return GenerationRequest(
             messages=to_messages(self.inputs),
-            profile=profile,
-            version=version,
+            profile=adapter.profile,
+            version=adapter.version,
             max_new_tokens=given.max_new_tokens or DEFAULT_NEW_TOKENS,
             temperature=given.effective_temperature(),
             top_p=1.0 if given.top_p is None else given.top_p,
@@ -110,16 +96,3 @@ class StreamRequest(GenerateRequest):
     """The same, for an answer in pieces."""
 
     stream: bool | None = Field(default=None, description="Accepted for TGI's clients; the answer is a stream anyway.")  # type: ignore[assignment]
-
-
-def parse_adapter_id(adapter_id: str | None) -> tuple[str, int | Literal["active"] | None]:
-    """The profile, and its version as `GenerationRequest` takes it. Raises ValueError."""
-    if adapter_id is None:
-        return DEFAULT_PROFILE, "active"
-    try:
-        return DEFAULT_PROFILE, parse_version(adapter_id)
-    except InvalidField:
-        match = ADAPTER_ID.fullmatch(adapter_id)
-    if match is None or match[1] == "base":
-        raise ValueError('must be "base", a version such as "v3", a profile, or both such as "alice@v3"')
-    return match[1], "active" if match[2] is None else parse_version(match[2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,8 @@ from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
 from lars_agent.runtime.request import Generation, GenerationRequest, Piece, Ticket
+from lars_agent.store.names import AdapterName
+from service.api.model_names import model_names
 from service.daemon import Daemon
 from service.db.interactions import new_interaction_id
 from service.lifecycle.closing import CUT_S
@@ -38,14 +40,25 @@ class Exchange:
     async def begin(
         cls,
         daemon: Daemon,
-        request: GenerationRequest,
+        model: str | None,
+        to_request: Callable[[AdapterName], GenerationRequest],
         parameters: Mapping[str, Any],
         keep_alive_s: float | None = None,
     ) -> Exchange:
-        """See `service.serving.Serving.submit`."""
+        """Submit the request to the adapter that `model` names. See `ModelNames.resolve`, `Serving.submit`."""
+
+        def submit() -> Ticket:
+            adapter = model_names(daemon).resolve(model)
+            return daemon.serving.submit(to_request(adapter), keep_alive_s)
+
         began = time.monotonic()
-        ticket = await run_in_threadpool(daemon.serving.submit, request, keep_alive_s)
+        ticket = await run_in_threadpool(submit)
         return cls(daemon, ticket, parameters, new_interaction_id(), began=began)
+
+    @property
+    def replier(self) -> str:
+        """Name of the version that replies, `default@v1`, or `base`."""
+        return AdapterName(self.ticket.request.profile, self.ticket.version).label
 
     async def finished(self, request: Request) -> Generation:
         """The whole reply, which has been recorded. Nobody waits for it when the client has gone."""

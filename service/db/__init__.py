@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lars_agent.store.names import DEFAULT_PROFILE
 from service.db.engine import create
 from service.db.errors import (
     DatabaseBusy,
@@ -21,7 +22,6 @@ from service.db.interactions import Interactions
 from service.db.jobs import Jobs
 from service.db.migrate import migrate
 from service.db.records import (
-    DEFAULT_PROFILE,
     FeedbackRecord,
     InteractionHour,
     InteractionRecord,

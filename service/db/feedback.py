@@ -13,12 +13,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, delete, func, insert, select
 
 from lars_agent.example import Example
+from lars_agent.store.names import DEFAULT_PROFILE
 from service.db.engine import reading, writing
 from service.db.errors import FeedbackNotFound, IdempotencyConflict
 from service.db.interactions import missing as missing_interaction
 from service.db.records import (
     APPROVED_WEIGHT,
-    DEFAULT_PROFILE,
     LEARNED_WEIGHT,
     FeedbackRecord,
     NewFeedback,
@@ -114,6 +114,12 @@ class Feedback:
         """Every profile that has feedback."""
         with reading(self._engine) as connection:
             return builtins.list(connection.scalars(select(feedback.c.profile).distinct().order_by(feedback.c.profile)))
+
+    def has_profile(self, profile: str) -> bool:
+        """Return whether the profile has feedback."""
+        query = select(feedback.c.seq).where(feedback.c.profile == profile).limit(1)
+        with reading(self._engine) as connection:
+            return connection.scalar(query) is not None
 
     def delete(self, feedback_id: str) -> None:
         """The feedback is gone. Raises FeedbackNotFound."""

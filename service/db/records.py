@@ -10,7 +10,6 @@ from typing import Any, Literal, TypedDict
 
 from lars_agent.example import Message
 
-DEFAULT_PROFILE = "default"
 JobStatus = Literal["queued", "running", "paused", "succeeded", "rejected", "failed", "cancelled"]
 JobTrigger = Literal["manual", "schedule", "cli"]
 RunOutcome = Literal["waiting", "missed", "skipped", "ran"]

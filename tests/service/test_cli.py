@@ -101,6 +101,15 @@ def test_chat_streams_a_reply_and_takes_feedback_on_it(daemon):
     assert "stored f-" in done.stdout
 
 
+def test_chat_with_a_new_profile_begins_it_with_the_first_feedback(daemon):
+    done = run(daemon, "chat", "--profile", "eve", stdin="Hello\nHello?\n/fix Hello, Eve.\nHello!\n/good\n/quit\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("no profile eve yet") == 1
+    assert run(daemon, "export", "--profile", "eve").stdout.count("Hello, Eve.") == 1
+    assert httpx.get(f"{daemon['LARS_AGENT_URL']}v1/models/eve").status_code == 200
+    assert "@v9" in run(daemon, "chat", "--profile", "nobody@v9", stdin="Hello\n/quit\n").stdout
+
+
 def test_chat_outlives_a_turn_that_is_refused(daemon):
     done = run(daemon, "chat", stdin=f"{'x' * 3000}\nHello\n/fix\n/good\n/quit\n")
     assert done.returncode == 0

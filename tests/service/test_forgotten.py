@@ -6,7 +6,7 @@ import pytest
 
 from lars_agent.errors import NothingToLearn
 from lars_agent.training.job_directory import JobSpec
-from service.app import profile_lister
+from service.profiles import Profiles
 from tests.service.house import House
 
 
@@ -134,7 +134,7 @@ def test_database_that_knows_nothing_of_an_adapter_finds_it_guilty_of_nothing(ho
 
 
 def test_profile_all_of_whose_feedback_is_deleted_has_its_night(house):
-    profiles = profile_lister(house.db, house.store)
+    profiles = Profiles(house.db, house.store).names
     ids = house.correct(2, "alice")
     house.publish("alice", learned=ids)
     for feedback_id in ids:

@@ -54,6 +54,12 @@ def test_lists_come_from_the_environment_as_json(monkeypatch):
     assert load_settings().server.allowed_hosts == ("pi.local",)
 
 
+def test_aliases_are_a_table_that_the_environment_adds_to(machine, monkeypatch):
+    (machine / "user.toml").write_text('[server.model_aliases]\n"gpt-4.1" = "alice@v12"\nGPT = "base"\n')
+    monkeypatch.setenv("LARS_AGENT_SERVER__MODEL_ALIASES", '{"gpt-4o": "default"}')
+    assert load_settings().server.model_aliases == {"gpt-4.1": "alice@v12", "GPT": "base", "gpt-4o": "default"}
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -64,6 +70,15 @@ def test_lists_come_from_the_environment_as_json(monkeypatch):
         ("[server]\nport = 70000\n", r"server\.port: .*65535, not 70000"),
         ("[server\n", r"user\.toml cannot be read"),
         ("[lars]\npooling = 'x'\n", r"lars\.pooling: .*not 'x'"),
+        (
+            "[server.model_aliases]\ngpt-4 = 'gpt 5'\n",
+            r"server\.model_aliases: 'gpt-4' stands for 'gpt 5'; give a profile",
+        ),
+        ("[server.model_aliases]\ndefault = 'alice'\n", r"'default' cannot be an alias"),
+        ("[server.model_aliases]\nv2 = 'alice'\n", r"'v2' cannot be an alias"),
+        ("[server.model_aliases]\n'x:latest' = 'alice'\n", r"'x:latest' ends in :latest"),
+        ("[server.model_aliases]\n'' = 'alice'\n", r"server\.model_aliases"),
+        ("[server]\nmodel_aliases = 'gpt-4'\n", r"server\.model_aliases"),
         ("[training]\nlearning_rate = nan\n", r"training\.learning_rate"),
     ],
 )

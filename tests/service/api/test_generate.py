@@ -5,7 +5,8 @@ import threading
 import pytest
 
 from lars_agent.errors import AdapterCorrupt, GenerationError, PromptRefused, PromptTooLong, QueueFull
-from service.api.parameters import GenerateRequest, parse_adapter_id
+from lars_agent.store.names import AdapterName
+from service.api.parameters import GenerateRequest
 from tests.service.api.conftest import stream_events, wait_until
 from tests.store.make import make_candidate, make_draft
 
@@ -68,23 +69,10 @@ def test_tgi_clients_are_understood(client, engine):
     ("given", "temperature"), [({}, 0), ({"temperature": 0.7}, 0.7), ({"do_sample": True}, 1), ({"temperature": 0}, 0)]
 )
 def test_temperature_is_greedy_unless_asked(given, temperature):
-    assert GenerateRequest(inputs="Hi", parameters=given).to_request().temperature == temperature
-
-
-@pytest.mark.parametrize(
-    ("adapter_id", "meant"),
-    [
-        (None, ("default", "active")),
-        ("base", ("default", None)),
-        ("v3", ("default", 3)),
-        ("alice", ("alice", "active")),
-        ("alice@v12", ("alice", 12)),
-        ("alice@base", ("alice", None)),
-        ("default@v1", ("default", 1)),
-    ],
-)
-def test_adapter_id_means(adapter_id, meant):
-    assert parse_adapter_id(adapter_id) == meant
+    assert (
+        GenerateRequest(inputs="Hi", parameters=given).to_request(AdapterName("default", "active")).temperature
+        == temperature
+    )
 
 
 def test_reply_belongs_to_the_profile_it_was_asked_for(client, daemon, tmp_path):

@@ -25,7 +25,7 @@ def test_a_chat_comes_in_lines_and_is_stored(client, daemon):
     assert answer.headers["content-type"].startswith("application/x-ndjson")
     *pieces, last = lines(answer)
     assert "".join(piece["message"]["content"] for piece in pieces) == "echo: Hello?"
-    assert all(piece["done"] is False and piece["model"] == "default" for piece in pieces)
+    assert all(piece["done"] is False and piece["model"] == "base" for piece in pieces)
     assert (last["done"], last["done_reason"], last["eval_count"]) == (True, "stop", 2)
     assert daemon.db.interactions.get(last["interaction_id"]).response == "echo: Hello?"
 
@@ -56,7 +56,7 @@ def test_what_there_is(client):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"messages": [{"role": "assistant", "content": "Hi"}]}, {"tools": [{}]}, {"format": "json"}, {"model": "no such"}],
+    [{"messages": [{"role": "assistant", "content": "Hi"}]}, {"tools": [{}]}, {"format": "json"}, {"model": 4}],
 )
 def test_what_cannot_be_done_is_refused_in_ollama_s_shape(client, changes):
     answer = client.post("/api/chat", json=HELLO | changes)

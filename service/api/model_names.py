@@ -1,0 +1,97 @@
+"""The names that a request may give as `model` or `adapter_id`: one namespace for all dialects.
+
+A name means the first of these that it fits; `:latest` at its end is ignored, as Ollama's clients add it:
+
+1. a profile that exists (`default`, `alice`: its active version) or a version of one (`alice@v12`, `alice@base`;
+   `v3`, `base`: of `default`);
+2. the base model, by a name of its own (`base_names`);
+3. an alias (`server.model_aliases`), which thus never hides a profile or the base model.
+
+No name means `default`. Any other name is an error that lists the names there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Annotated
+
+from pydantic import Field
+
+from lars_agent.errors import AdapterNotFound
+from lars_agent.store.names import BASE, DEFAULT_PROFILE, AdapterName, parse_adapter_name
+from service.daemon import Daemon
+from service.profiles import Profiles
+from service.sections import LATEST
+
+MAX_LISTED = 20  # names in an error message
+
+ModelName = Annotated[
+    str | None,
+    Field(
+        max_length=200,
+        description='None: "default". "default" or another profile: its active adapter. "alice@v12": that version. '
+        '"v3": version 3 of "default". "base", "alice@base", or the base model\'s own name: no adapter. '
+        "Or an alias from `server.model_aliases`. GET /v1/models lists the names; others are answered with 404.",
+        examples=["default"],
+    ),
+]
+
+
+@dataclass(frozen=True)
+class ModelNames:
+    """The names there are: of `profiles`, of the base model, and `aliases` for them."""
+
+    profiles: Profiles
+    base_names: frozenset[str]
+    aliases: Mapping[str, str]
+
+    def resolve(self, name: str | None) -> AdapterName:
+        """Return the adapter that `name` means; whether it has that version is for the store to say.
+
+        Raises AdapterNotFound, which lists the names, for an unknown one.
+        """
+        wanted = (name or DEFAULT_PROFILE).removesuffix(LATEST)
+        found = self._existing(wanted)
+        if found is None and wanted in self.base_names:
+            found = AdapterName(DEFAULT_PROFILE, None)
+        if found is None and wanted in self.aliases:
+            found = self._existing(self.aliases[wanted])
+        if found is None:
+            raise AdapterNotFound(self._unknown(wanted))
+        return found
+
+    def working_aliases(self) -> dict[str, AdapterName]:
+        """Return the aliases that hide nothing and whose profile exists, with what they mean."""
+        found = {alias: self._existing(target) for alias, target in self.aliases.items()}
+        hidden = {alias for alias in found if alias in self.base_names or self._existing(alias)}
+        return {alias: adapter for alias, adapter in found.items() if adapter is not None and alias not in hidden}
+
+    def _existing(self, name: str) -> AdapterName | None:
+        """Return the adapter of that name; None if no profile that exists has it."""
+        adapter = parse_adapter_name(name)
+        return adapter if adapter is not None and adapter.profile in self.profiles else None
+
+    def _unknown(self, name: str) -> str:
+        names = [BASE, *self.profiles.names(), *self.working_aliases()]
+        more = f" and {len(names) - MAX_LISTED} more (GET /v1/models)" if len(names) > MAX_LISTED else ""
+        words = f"there is no model {name!a:.100}; there are: {', '.join(names[:MAX_LISTED])}{more}"
+        meant = parse_adapter_name(self.aliases.get(name, name))
+        if meant is None:
+            return f"{words}; server.model_aliases can give one of them that name"
+        return f'{words}; a profile exists from its first feedback on: POST /feedback with "profile": "{meant.profile}"'
+
+
+def model_names(daemon: Daemon) -> ModelNames:
+    """Return the names there are just now. Raises ModelLoading."""
+    installed = daemon.serving.require_model()
+    return ModelNames(
+        daemon.profiles, base_names(installed.name, installed.reference), daemon.settings.server.model_aliases
+    )
+
+
+def base_names(name: str, reference: str) -> frozenset[str]:
+    """Return the base model's own names: as it is installed, its reference, and its repository, folder or file."""
+    repository = reference if PurePath(reference).is_absolute() else reference.partition("@")[0]
+    return frozenset({name, reference, repository, PurePath(repository).name})

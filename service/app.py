@@ -10,9 +10,10 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from lars_agent.errors import LarsError
-from lars_agent.models.library import ModelLibrary
+from lars_agent.models.library import InstalledModel, ModelLibrary
 from lars_agent.runtime.wire import Options
 from lars_agent.store.adapters import AdapterStore
+from service.adapter_switch import AdapterSwitch
 from service.api import (
     adapters,
     cycles,
@@ -37,12 +38,12 @@ from service.lifecycle.data_lock import DataLock
 from service.lifecycle.starts import STARTS_NAME, Starts
 from service.memory_limit import GUARD_ONLY, MemoryLimit
 from service.middleware import GUARDS
+from service.model_host import FindModel, ModelHost, OpenEngine
 from service.night.idle import Sight, Window
 from service.night.lookout import Lookout
 from service.night.schedule import Nightly
 from service.night.shift import Shift
 from service.recorder import Recorder
-from service.serving import FindModel, Generator, InstalledModel, OpenEngine, Serving
 from service.settings import Settings
 from service.worker_process import DEFAULT_COMMAND
 
@@ -123,20 +124,20 @@ def compose(
     try:
         db = Database(settings.database_path)
         store = AdapterStore(settings.adapters_dir)
-        serving = Serving(
+        serving = ModelHost(
             store,
             find_model or model_finder(settings),
             open_engine or engine_opener(settings),
             keep_alive_s=settings.runtime.keep_alive_s,
             base_only=starts.safe_mode,
         )
+        switch = AdapterSwitch(store, serving.engine, serving.require_model, base_only=starts.safe_mode)
         supervisor = Supervisor(
             settings,
             db,
             store,
             base_model=serving.require_model,
-            endpoint=serving,
-            pointer=serving.pointer,
+            switch=switch,
             worker_command=worker_command,
             memory_limit=memory_limit,
         )
@@ -155,14 +156,16 @@ def compose(
         )
         supervisor.on_begin = shift.begin
         schedule = Nightly(settings.schedule, supervisor, db.cycles, profile_lister(db, store), shift.judge)
-        housekeeper = Housekeeper(settings, db, store, serving.pointer)
+        housekeeper = Housekeeper(settings, db, store, switch)
         supervisor.on_end = housekeeper.forget_soon  # feedback may have been deleted while the job worked with it
     except BaseException as error:
         if isinstance(error, LarsError):
             starts.refused()
         lock.release()
         raise
-    return Daemon(settings, lock, db, store, serving, Recorder(db), supervisor, schedule, shift, starts, housekeeper)
+    return Daemon(
+        settings, lock, db, store, serving, switch, Recorder(db), supervisor, schedule, shift, starts, housekeeper
+    )
 
 
 def model_finder(settings: Settings) -> FindModel:
@@ -179,7 +182,7 @@ def model_finder(settings: Settings) -> FindModel:
 def engine_opener(settings: Settings) -> OpenEngine:
     """Opens the generation engine on an installed model, in a process of its own."""
 
-    def open_engine(installed: InstalledModel, on_busy: Callable[[bool], None]) -> Generator:
+    def open_engine(installed: InstalledModel, on_busy: Callable[[bool], None]) -> EngineProcess:
         runtime = settings.runtime
         options = Options(
             model_path=str(installed.folder),

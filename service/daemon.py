@@ -8,17 +8,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from lars_agent.store.adapters import AdapterStore
+from service.adapter_switch import AdapterSwitch
 from service.db import Database, JobRecord, JobTrigger
 from service.housekeeping.housekeeper import Housekeeper
 from service.jobs import Supervisor
 from service.lifecycle.closing import WORKER_S
 from service.lifecycle.data_lock import DataLock
 from service.lifecycle.starts import Starts
+from service.model_host import ModelHost
 from service.night.schedule import Nightly
 from service.night.shift import Shift
 from service.problem import Problem
 from service.recorder import Recorder
-from service.serving import Serving
 from service.settings import Settings
 
 HEALTHY_S = 30.0  # that the daemon and its model have to be up for a start to have gone well
@@ -36,7 +37,8 @@ class Daemon:
     lock: DataLock
     db: Database
     store: AdapterStore
-    serving: Serving
+    serving: ModelHost
+    switch: AdapterSwitch
     recorder: Recorder
     supervisor: Supervisor
     schedule: Nightly
@@ -50,7 +52,9 @@ class Daemon:
 
     def start(self) -> None:
         """The model is being loaded; jobs are recovered and nights come as soon as it replies."""
-        self.serving.start(on_busy=self.supervisor.yield_to_requests, when_ready=self._begin_work)
+        self.serving.start(
+            self.switch.serve_profiles, on_busy=self.supervisor.yield_to_requests, when_ready=self._begin_work
+        )
 
     def begin_closing(self) -> None:
         """The worker has been asked to end, while requests are still answered; `close` comes next."""
@@ -93,7 +97,7 @@ class Daemon:
     def problems(self) -> list[Problem]:
         """What is wrong, although it serves."""
         safe_mode = [Problem("safe_mode", self.starts.words)] if self.starts.safe_mode else []
-        return [*safe_mode, *self.serving.problems, *self.recorder.problems]
+        return [*safe_mode, *self.serving.problems, *self.switch.problems, *self.recorder.problems]
 
     def status(self) -> str:
         """What it is at, in a few words."""

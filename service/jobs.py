@@ -13,8 +13,10 @@ from typing import Any
 import structlog
 
 from lars_agent.errors import JobCancelled, LarsError, WorkerFailed
+from lars_agent.models.library import InstalledModel
 from lars_agent.store.adapters import AdapterStore
 from lars_agent.training.job import JobResult, read_progress, read_result
+from service.adapter_switch import AdapterSwitch
 from service.courtesy import Courtesy
 from service.cycle import run_cycle
 from service.db import DEFAULT_PROFILE, Database, JobRecord, JobTrigger
@@ -22,7 +24,7 @@ from service.db.records import UNFINISHED, JobChanges, now_utc
 from service.dry_run import dry_run
 from service.forgotten import withdrawn_unless_learned_anew
 from service.memory_limit import GUARD_ONLY, MemoryLimit
-from service.parts import BaseModel, CycleParts, Endpoint
+from service.parts import CycleParts
 from service.settings import Settings
 from service.snapshot import require_news
 from service.worker_process import DEFAULT_COMMAND, LOG_NAME, Ending, WorkerProcess, kill_stray
@@ -49,8 +51,8 @@ class Interrupted(Exception):
 class Supervisor:
     """Runs personalization cycles, one at a time, each in a thread here and a worker process beside.
 
-    Call `recover` once at start, when the base model is there, and `close` before the engine is closed. `base_model`,
-    `endpoint` and `pointer` are as in `CycleParts`; `worker_command` is given the job directory as its last argument,
+    Call `recover` once at start, when the base model is there, and `close` before the engine is closed. `base_model`
+    and `switch` are as in `CycleParts`; `worker_command` is given the job directory as its last argument,
     and `memory_limit` holds it to its budget.
     """
 
@@ -60,15 +62,14 @@ class Supervisor:
         db: Database,
         store: AdapterStore,
         *,
-        base_model: Callable[[], BaseModel],
-        endpoint: Endpoint,
-        pointer: threading.Lock | None = None,
+        base_model: Callable[[], InstalledModel],
+        switch: AdapterSwitch,
         worker_command: Sequence[str] = DEFAULT_COMMAND,
         memory_limit: MemoryLimit = GUARD_ONLY,
         grace_s: float = 5.0,
     ) -> None:
         self._db, self._store = db, store
-        self._parts = CycleParts(settings, db, store, base_model, endpoint, pointer or threading.Lock())
+        self._parts = CycleParts(settings, db, store, base_model, switch)
         self._worker_command = tuple(worker_command)
         self.memory_limit = memory_limit
         self._worker = WorkerProcess(

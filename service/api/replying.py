@@ -40,7 +40,7 @@ class Exchange:
         parameters: Mapping[str, Any],
         keep_alive_s: float | None = None,
     ) -> Exchange:
-        """See `service.serving.Serving.submit`."""
+        """See `service.model_host.ModelHost.submit`."""
         ticket = await run_in_threadpool(daemon.serving.submit, request, keep_alive_s)
         return cls(daemon, ticket, parameters, new_interaction_id())
 

@@ -6,7 +6,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lars_agent.errors import AdapterCorrupt
 from lars_agent.example import Message
 from lars_agent.store.adapters import AdapterStore
 from lars_agent.store.manifest import AdapterManifest
+from service.adapter_switch import AdapterSwitch
 from service.db import Database, NewFeedback
 from service.jobs import Supervisor
 from service.parts import CycleParts
@@ -32,23 +34,33 @@ class FakeModel:
     sha256: str = SHA256
 
 
-@dataclass
 class FakeEngine:
-    """Serves nothing, but says which version it would; it can be told to fail."""
+    """Serves nothing, but says which version it would; told to fail, it loads no version that it has not in memory."""
 
-    store: AdapterStore
-    serving: dict[str, int | None] = field(default_factory=dict)
-    failing: bool = False
+    is_alive = True
+
+    def __init__(self, store: AdapterStore) -> None:
+        self.store, self.failing = store, False
+        self._serving: dict[str, int | None] = {}
+        self._loaded: set[tuple[str, int]] = set()
 
     def prepare(self, profile: str, version: int) -> None:
-        if self.failing:
+        if self.failing and (profile, version) not in self._loaded:
             raise AdapterCorrupt("the tensors have another shape")
+        self._loaded.add((profile, version))
 
     def swap(self, profile: str) -> int | None:
-        if self.failing:
-            raise AdapterCorrupt("the tensors have another shape")
-        self.serving[profile] = self.store.active(profile)
-        return self.serving[profile]
+        version = self.store.active(profile)
+        if version is not None:
+            self.prepare(profile, version)
+        self._serving[profile] = version
+        return version
+
+    def serve_base(self, profile: str) -> None:
+        self._serving[profile] = None
+
+    def serving(self, profile: str) -> int | None:
+        return self._serving.get(profile)
 
 
 class House:
@@ -60,7 +72,8 @@ class House:
         self.store = AdapterStore(self.settings.adapters_dir)
         self.engine = FakeEngine(self.store)
         self.model: Any = FakeModel()
-        self.parts = CycleParts(self.settings, self.db, self.store, lambda: self.model, self.engine)
+        self.switch: Any = AdapterSwitch(self.store, lambda: nullcontext(self.engine), lambda: self.model)
+        self.parts = CycleParts(self.settings, self.db, self.store, lambda: self.model, self.switch)
         self.supervisors: list[Supervisor] = []
 
     def supervisor(self, *flags: str, command: tuple[str, ...] | None = None, **options: Any) -> Supervisor:
@@ -70,7 +83,7 @@ class House:
             self.db,
             self.store,
             base_model=lambda: self.model,
-            endpoint=self.engine,
+            switch=self.switch,
             worker_command=command or (sys.executable, str(STANDIN), *flags),
             grace_s=20.0,
             **options,

@@ -64,7 +64,7 @@ def test_accepted_job_succeeds_and_its_adapter_serves(house):
     assert (row.status, row.version, row.error, row.attempts) == ("succeeded", 1, None, 1)
     assert row.started <= row.finished
     assert row.peak_bytes == 123_456
-    assert house.engine.serving["default"] == 1
+    assert house.engine.serving("default") == 1
     assert supervisor.current is supervisor.worker_pid is None
 
 
@@ -139,7 +139,7 @@ def test_failed_swap_puts_the_incumbent_back_and_the_record_says_why(house):
     assert (row.status, row.version) == ("failed", 2)
     assert "another shape" in row.error
     assert "v1 is in use as before" in row.error
-    assert house.store.active("default") == house.engine.serving["default"] == incumbent
+    assert house.store.active("default") == house.engine.serving("default") == incumbent
 
 
 def test_cancelled_job_ends_its_worker_and_leaves_the_incumbent(house, go):

@@ -10,8 +10,9 @@ from lars_agent.errors import AdapterCorrupt, GenerationCancelled, ModelLoading
 from lars_agent.example import Message
 from lars_agent.runtime.request import GenerationRequest
 from lars_agent.store.adapters import AdapterStore
+from service.adapter_switch import AdapterSwitch
+from service.model_host import ModelHost
 from service.nap import Nap
-from service.serving import Serving
 from service.settings import Settings
 from tests.service.api.conftest import SHA256, FakeEngine, FakeModel
 from tests.service.house import until
@@ -40,10 +41,11 @@ def opener(tmp_path):
 def serve(opener):
     made = []
 
-    def start(keep_alive_s: float) -> Serving:
-        serving = Serving(opener.store, FakeModel, opener, keep_alive_s=keep_alive_s)
+    def start(keep_alive_s: float) -> ModelHost:
+        serving = ModelHost(opener.store, FakeModel, opener, keep_alive_s=keep_alive_s)
         ready = threading.Event()
-        serving.start(lambda busy: None, ready.set)
+        opener.switch = AdapterSwitch(opener.store, serving.engine, serving.require_model)
+        serving.start(opener.switch.serve_profiles, lambda busy: None, ready.set)
         assert ready.wait(10)
         made.append(serving)
         return serving
@@ -95,7 +97,7 @@ def test_what_is_wrong_with_an_adapter_is_said_once_however_often_the_model_is_l
     until(lambda: serving.is_asleep, "the model is unloaded")
     serving.submit(REQUEST)
     assert len(opener.engines) == 2
-    assert [problem.alarm for problem in serving.problems] == ["adapter_set_aside"]
+    assert [problem.alarm for problem in opener.switch.problems] == ["adapter_set_aside"]
 
 
 def test_what_was_wrong_with_an_adapter_is_forgotten_once_another_one_is_in_use(serve, opener, tmp_path):
@@ -103,13 +105,13 @@ def test_what_was_wrong_with_an_adapter_is_forgotten_once_another_one_is_in_use(
         opener.store.publish("default", make_candidate(tmp_path / f"candidate{version}"), make_draft())
     opener.store.activate("default", 2)
     (opener.store.folder("default", 2) / "adapter_model.safetensors").write_bytes(b"damaged")
-    serving = serve(0.0)
-    assert [problem.alarm for problem in serving.problems] == ["adapter_fallback"]
+    serve(0.0)
+    assert [problem.alarm for problem in opener.switch.problems] == ["adapter_fallback"]
     with pytest.raises(AdapterCorrupt):
-        serving.activate("default", 2)
-    assert len(serving.problems) == 1
-    serving.activate("default", 1)
-    assert serving.problems == []
+        opener.switch.activate("default", 2)
+    assert len(opener.switch.problems) == 1
+    opener.switch.activate("default", 1)
+    assert opener.switch.problems == []
 
 
 def test_closing_cancels_the_replies_that_are_not_whole(serve, opener):
@@ -129,7 +131,7 @@ def test_an_engine_that_has_ended_is_opened_again(serve, opener):
 
 
 def test_before_the_model_is_there_requests_are_refused(opener):
-    serving = Serving(opener.store, FakeModel, opener)
+    serving = ModelHost(opener.store, FakeModel, opener)
     with pytest.raises(ModelLoading):
         serving.submit(REQUEST)
 

@@ -182,7 +182,7 @@ def model_finder(settings: Settings) -> FindModel:
 def engine_opener(settings: Settings) -> OpenEngine:
     """Opens the generation engine on an installed model, in a process of its own."""
 
-    def open_engine(installed: InstalledModel, on_busy: Callable[[bool], None]) -> EngineProcess:
+    def open_engine(installed: InstalledModel) -> EngineProcess:
         runtime = settings.runtime
         options = Options(
             model_path=str(installed.folder),
@@ -194,7 +194,7 @@ def engine_opener(settings: Settings) -> OpenEngine:
             prefix_bytes=runtime.prefix_cache_bytes,
             deadline_s=runtime.deadline_s,
         )
-        return EngineProcess(options, on_busy)
+        return EngineProcess(options)
 
     return open_engine
 

@@ -17,7 +17,6 @@ from lars_agent.models.library import InstalledModel
 from lars_agent.store.adapters import AdapterStore
 from lars_agent.training.job import JobResult, read_progress, read_result
 from service.adapter_switch import AdapterSwitch
-from service.courtesy import Courtesy
 from service.cycle import run_cycle
 from service.db import DEFAULT_PROFILE, Database, JobRecord, JobTrigger
 from service.db.records import UNFINISHED, JobChanges, now_utc
@@ -25,6 +24,7 @@ from service.dry_run import dry_run
 from service.forgotten import withdrawn_unless_learned_anew
 from service.memory_limit import GUARD_ONLY, MemoryLimit
 from service.parts import CycleParts
+from service.request_preemption import RequestPreemption
 from service.settings import Settings
 from service.snapshot import require_news
 from service.worker_process import DEFAULT_COMMAND, LOG_NAME, Ending, WorkerProcess, kill_stray
@@ -79,7 +79,7 @@ class Supervisor:
             grace_s=grace_s,
             hang_s=settings.training.hang_s,
         )
-        self._courtesy = Courtesy(self._worker, settings.idle.resume_s)
+        self._preemption = RequestPreemption(self._worker, settings.idle.resume_s)
         self._lock = threading.RLock()
         self._current: str | None = None
         self._work: JobRecord | None = None
@@ -106,7 +106,7 @@ class Supervisor:
         with self._lock:
             self._parts = replace(self._parts, settings=settings)
         self._worker.use(threads=settings.training.threads, hang_s=settings.training.hang_s)
-        self._courtesy.use(settings.idle.resume_s)
+        self._preemption.use(settings.idle.resume_s)
 
     @property
     def worker_pid(self) -> int | None:
@@ -183,11 +183,11 @@ class Supervisor:
 
     def quiet_s(self) -> float:
         """Seconds since the last reply; 0 while one is made, infinity where there was none."""
-        return self._courtesy.quiet_s()
+        return self._preemption.quiet_s()
 
     def yield_to_requests(self, busy: bool) -> None:
         """The worker stands still while the engine generates, and for `idle.resume_s` after."""
-        self._courtesy(busy)
+        self._preemption.set_busy(busy)
 
     def progress(self, job_id: str) -> list[dict[str, Any]]:
         """The job's progress so far, one record per step. Raises JobNotFound."""
@@ -209,7 +209,7 @@ class Supervisor:
     def close(self, timeout_s: float = 8.0) -> None:
         """No worker runs; a job that did has written a checkpoint and is run on at the next start."""
         self.begin_closing()
-        self._courtesy.close()
+        self._preemption.close()
         self.wait(timeout_s)
 
     def _start(self, jobs: Sequence[JobRecord]) -> None:

@@ -15,8 +15,8 @@ from lars_agent.models.library import InstalledModel
 from lars_agent.runtime.request import GenerationRequest, Ticket
 from lars_agent.store.adapters import AdapterStore
 from service.engine_process import EngineProcess
+from service.idle_timer import IdleTimer
 from service.lifecycle.starts import require_adapters
-from service.nap import Nap
 from service.problem import Problem
 from service.settings import Settings
 
@@ -25,10 +25,11 @@ log = structlog.get_logger(__name__)
 RETRY_S = 60.0  # at most, after a model could not be loaded: the network may come back
 FIRST_RETRY_S = 1.0  # twice as long each time
 HALT_S = 1.0
+RETRY_SLEEP_S = 0.2  # until an engine that is in use is looked at again
 CLOSE_S = 0.5  # for replies that were cancelled to end
 
 FindModel = Callable[[], InstalledModel]
-OpenEngine = Callable[[InstalledModel, Callable[[bool], None]], EngineProcess]
+OpenEngine = Callable[[InstalledModel], EngineProcess]
 ServeProfiles = Callable[[EngineProcess, InstalledModel], None]
 
 
@@ -58,8 +59,9 @@ class ModelHost:
         self._users = 0  # of the engine, just now
         self._base_only = base_only
         self._keep_alive_s = keep_alive_s or math.inf
-        self._nap = Nap(self._keep_alive_s, self._sleep)
-        self._tickets: list[Ticket] = []  # those whose replies may be unfinished
+        self._timer = IdleTimer(self._keep_alive_s, self._sleep)
+        self._counting = threading.Lock()
+        self._tickets: set[Ticket] = set()  # those whose replies are unfinished
         self._on_busy: Callable[[bool], None] = lambda busy: None
         self._serve_profiles: ServeProfiles = lambda engine, installed: None
         self._served: Callable[[str], int | None] = lambda profile: None  # by the engine opened last, closed or not
@@ -91,7 +93,7 @@ class ModelHost:
     def close(self) -> None:
         """Nothing is generated any more; replies that are not whole are cancelled."""
         self.halt()
-        self._nap.close()
+        self._timer.close()
         self.cancel()
         if not self._changing.acquire(timeout=HALT_S):
             return  # just being opened; that process ends with this one
@@ -102,7 +104,9 @@ class ModelHost:
 
     def cancel(self) -> None:
         """The replies that are being made end as they are."""
-        for ticket in self._tickets:
+        with self._counting:
+            tickets = list(self._tickets)
+        for ticket in tickets:
             ticket.cancel()
 
     def submit(self, request: GenerationRequest, keep_alive_s: float | None = None) -> Ticket:
@@ -114,19 +118,35 @@ class ModelHost:
             request = self._on_base(request)
         with self.engine() as engine:
             ticket = engine.submit(request)
-        with self._changing:
-            self._tickets = [*(old for old in self._tickets if not old.is_done), ticket]
-        self._nap.begin(self._keep_alive_s if keep_alive_s is None else keep_alive_s)
+            self._begin(ticket)
+        self._timer.restart(self._keep_alive_s if keep_alive_s is None else keep_alive_s)
         return ticket
+
+    def _begin(self, ticket: Ticket) -> None:
+        with self._counting:
+            self._tickets.add(ticket)
+            if len(self._tickets) == 1:
+                self._set_busy(True)
+        ticket.add_done_callback(self._end)
+
+    def _end(self, ticket: Ticket) -> None:
+        with self._counting:
+            self._tickets.remove(ticket)
+            if not self._tickets:
+                self._set_busy(False)
+
+    def _set_busy(self, busy: bool) -> None:
+        self._timer.set_busy(busy)
+        self._on_busy(busy)
 
     def load(self, keep_alive_s: float | None = None) -> None:
         """The model is loaded, and stays for `keep_alive_s`; see `submit`."""
         with self.engine():
-            self._nap.begin(self._keep_alive_s if keep_alive_s is None else keep_alive_s)
+            self._timer.restart(self._keep_alive_s if keep_alive_s is None else keep_alive_s)
 
     def unload(self) -> None:
         """The model is unloaded, once the replies that are being made are whole."""
-        self._nap.begin(0.0)
+        self._timer.restart(0.0)
 
     def serving(self) -> dict[str, int | None]:
         """The version that serves each profile that has adapters, and `default`; empty while the model loads."""
@@ -143,7 +163,7 @@ class ModelHost:
     @property
     def unloads_at(self) -> float:
         """When the model will be unloaded if nobody asks until then, seconds since the epoch; infinity for never."""
-        return self._nap.ends
+        return self._timer.ends
 
     @property
     def is_asleep(self) -> bool:
@@ -186,25 +206,20 @@ class ModelHost:
             engine.close()
         if self._engine is None:
             self._engine = self._opened(installed)
-            self._nap.begin(self._keep_alive_s)
+            self._timer.restart(self._keep_alive_s)
         return self._engine
 
     def _sleep(self) -> None:
         """Nothing has been asked for a while: what the model takes is free for others."""
         with self._changing:
-            if self._users or not all(ticket.is_done for ticket in self._tickets):
-                self._nap.again()
+            if self._users or self._tickets:
+                self._timer.restart(max(RETRY_SLEEP_S, self._timer.after_s))
                 return
             engine, self._engine = self._engine, None
             if engine is None:
                 return
             engine.close()
         log.info("model_unloaded")
-
-    def _heard(self, busy: bool) -> None:
-        """The engine has become busy, or idle."""
-        self._nap.stand_still(busy)
-        self._on_busy(busy)
 
     def _not_yet(self) -> ModelLoading:
         return ModelLoading(f"Loading model: {self.loading_error}" if self.loading_error else "Loading model")
@@ -242,11 +257,11 @@ class ModelHost:
             engine.close()
             return
         self.installed, self._engine, self.loading_error = installed, engine, None
-        self._nap.begin()
+        self._timer.restart()
 
     def _opened(self, installed: InstalledModel) -> EngineProcess:
         """Open an engine that serves every profile."""
-        engine = self._open_engine(installed, self._heard)
+        engine = self._open_engine(installed)
         try:
             self._serve_profiles(engine, installed)
         except BaseException:

@@ -231,7 +231,7 @@ def test_paused_worker_stands_still_until_it_is_resumed(house, go):
     stood_at = steps(supervisor, job)
     supervisor.yield_to_requests(True)
     supervisor.yield_to_requests(False)
-    until(lambda: supervisor._courtesy._timer is None, "the end of the idle time")
+    until(lambda: supervisor._preemption._timer._timer is None, "the end of the idle time")
     assert (state_of(pid), steps(supervisor, job)) == ("T", stood_at)  # a request that ends resumes nothing
     assert supervisor.resume(job.id).status == "running"
     until(lambda: steps(supervisor, job) > stood_at, "a step after the pause")

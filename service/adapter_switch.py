@@ -7,8 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from enum import Enum
-from typing import Literal
+from types import EllipsisType
 
 import structlog
 
@@ -21,14 +20,7 @@ from service.problem import Alarm, Problem
 
 log = structlog.get_logger(__name__)
 
-
-class Unconditional(Enum):
-    """The type of `ANY`."""
-
-    ANY = "any"
-
-
-ANY = Unconditional.ANY  # whatever is active
+ANY = ...  # whatever is active
 
 
 class SwapFailed(AdapterError):
@@ -68,7 +60,7 @@ class AdapterSwitch:
         return self._lock
 
     def activate(
-        self, profile: str, version: int | None, *, unless_moved_from: int | Literal[Unconditional.ANY] | None = ANY
+        self, profile: str, version: int | None, *, unless_moved_from: int | EllipsisType | None = ANY
     ) -> int | None:
         """Load and check `version`, then have it serve the profile; return what serves.
 

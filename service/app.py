@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import TypedDict, Unpack
 
 import structlog
 from fastapi import FastAPI
@@ -42,10 +43,13 @@ from service.model_host import FindModel, ModelHost, OpenEngine
 from service.night.idle import Sight, Window
 from service.night.lookout import Lookout
 from service.night.schedule import Nightly
+from service.night.schedule_window import ScheduleWindow
 from service.night.shift import Shift
+from service.parts import CycleParts
 from service.recorder import Recorder
+from service.request_preemption import RequestPreemption
 from service.settings import Settings
-from service.worker_process import DEFAULT_COMMAND
+from service.worker_process import DEFAULT_COMMAND, WorkerProcess
 
 log = structlog.get_logger(__name__)
 
@@ -66,28 +70,22 @@ ROUTERS = (
 )
 
 
-def create_app(
-    settings: Settings,
-    *,
-    find_model: FindModel | None = None,
-    open_engine: OpenEngine | None = None,
-    worker_command: Sequence[str] = DEFAULT_COMMAND,
-    memory_limit: MemoryLimit = GUARD_ONLY,
-    look: Callable[[Window], Sight] | None = None,
-) -> FastAPI:
+class Parts(TypedDict, total=False):
+    """What takes the place of the real parts; `memory_limit` holds the worker to its budget, `look` sees the device."""
+
+    find_model: FindModel
+    open_engine: OpenEngine
+    worker_command: Sequence[str]
+    memory_limit: MemoryLimit
+    look: Callable[[Window], Sight]
+
+
+def create_app(settings: Settings, **parts: Unpack[Parts]) -> FastAPI:
     """The application; its daemon starts and stops with it.
 
-    `memory_limit` holds the worker to its budget, `look` sees the device; the other keywords take the place of the real
-    parts. Raises DataInUse, DatabaseTooNew, DatabaseUnusable, ConfigError.
+    Raises DataInUse, DatabaseTooNew, DatabaseUnusable, ConfigError.
     """
-    daemon = compose(
-        settings,
-        find_model=find_model,
-        open_engine=open_engine,
-        worker_command=worker_command,
-        memory_limit=memory_limit,
-        look=look,
-    )
+    daemon = compose(settings, **parts)
     app = FastAPI(
         title="lars-agent",
         version=package_version(),
@@ -107,15 +105,7 @@ def create_app(
     return app
 
 
-def compose(
-    settings: Settings,
-    *,
-    find_model: FindModel | None = None,
-    open_engine: OpenEngine | None = None,
-    worker_command: Sequence[str] = DEFAULT_COMMAND,
-    memory_limit: MemoryLimit = GUARD_ONLY,
-    look: Callable[[Window], Sight] | None = None,
-) -> Daemon:
+def compose(settings: Settings, **parts: Unpack[Parts]) -> Daemon:
     """Every part, wired; nothing runs yet."""
     settings.server.require_token()
     lock = DataLock(settings.data_dir)
@@ -124,47 +114,56 @@ def compose(
     try:
         db = Database(settings.database_path)
         store = AdapterStore(settings.adapters_dir)
+        worker = WorkerProcess(
+            parts.get("worker_command", DEFAULT_COMMAND), memory_limit=parts.get("memory_limit", GUARD_ONLY)
+        )
+        worker.use(settings.training)
+        preemption = RequestPreemption(worker, settings.idle.resume_s)
         serving = ModelHost(
             store,
-            find_model or model_finder(settings),
-            open_engine or engine_opener(settings),
+            parts.get("find_model") or model_finder(settings),
+            parts.get("open_engine") or engine_opener(settings),
             keep_alive_s=settings.runtime.keep_alive_s,
             base_only=starts.safe_mode,
+            on_busy=preemption.set_busy,
         )
         switch = AdapterSwitch(store, serving.engine, serving.require_model, base_only=starts.safe_mode)
-        supervisor = Supervisor(
-            settings,
-            db,
-            store,
-            base_model=serving.require_model,
-            switch=switch,
-            worker_command=worker_command,
-            memory_limit=memory_limit,
-        )
         lookout = Lookout(
             settings.data_dir,
-            own=lambda: [pid for pid in (serving.endpoint_pid, supervisor.worker_pid) if pid is not None],
-            quiet_s=supervisor.quiet_s,
-            worker_threads=supervisor.running_threads,
+            own=lambda: [pid for pid in (serving.endpoint_pid, worker.pid) if pid is not None],
+            quiet_s=preemption.quiet_s,
+            worker_threads=worker.running_threads,
         )
-        shift = Shift(
-            settings,
-            supervisor.worker,
-            work=lambda: supervisor.work,
-            sight=look or lookout,
-            window=lambda begun: schedule.window(begun=begun),
-        )
-        supervisor.on_begin = shift.begin
-        schedule = Nightly(settings.schedule, supervisor, db.cycles, profile_lister(db, store), shift.judge)
+        window = ScheduleWindow(settings.schedule)
+        shift = Shift(settings, worker, sight=parts.get("look") or lookout, window=window.state)
         housekeeper = Housekeeper(settings, db, store, switch)
-        supervisor.on_end = housekeeper.forget_soon  # feedback may have been deleted while the job worked with it
+        supervisor = Supervisor(
+            CycleParts(settings, db, store, serving.require_model, switch),
+            worker,
+            watching=shift.watching,
+            on_end=housekeeper.forget_soon,  # feedback may have been deleted while the job worked with it
+        )
+        schedule = Nightly(window, supervisor, db.cycles, profile_lister(db, store), shift.judge)
     except BaseException as error:
         if isinstance(error, LarsError):
             starts.refused()
         lock.release()
         raise
     return Daemon(
-        settings, lock, db, store, serving, switch, Recorder(db), supervisor, schedule, shift, starts, housekeeper
+        settings=settings,
+        lock=lock,
+        db=db,
+        store=store,
+        worker=worker,
+        preemption=preemption,
+        serving=serving,
+        switch=switch,
+        recorder=Recorder(db),
+        supervisor=supervisor,
+        schedule=schedule,
+        shift=shift,
+        starts=starts,
+        housekeeper=housekeeper,
     )
 
 

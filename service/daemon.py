@@ -20,7 +20,9 @@ from service.night.schedule import Nightly
 from service.night.shift import Shift
 from service.problem import Problem
 from service.recorder import Recorder
+from service.request_preemption import RequestPreemption
 from service.settings import Settings
+from service.worker_process import WorkerProcess
 
 HEALTHY_S = 30.0  # that the daemon and its model have to be up for a start to have gone well
 
@@ -37,6 +39,8 @@ class Daemon:
     lock: DataLock
     db: Database
     store: AdapterStore
+    worker: WorkerProcess
+    preemption: RequestPreemption
     serving: ModelHost
     switch: AdapterSwitch
     recorder: Recorder
@@ -52,9 +56,7 @@ class Daemon:
 
     def start(self) -> None:
         """The model is being loaded; jobs are recovered and nights come as soon as it replies."""
-        self.serving.start(
-            self.switch.serve_profiles, on_busy=self.supervisor.yield_to_requests, when_ready=self._begin_work
-        )
+        self.serving.start(self.switch.serve_profiles, when_ready=self._begin_work)
 
     def begin_closing(self) -> None:
         """The worker has been asked to end, while requests are still answered; `close` comes next."""
@@ -72,6 +74,7 @@ class Daemon:
         self.shift.close()
         self.supervisor.close(timeout_s=max(0.5, since + WORKER_S - time.monotonic()))
         self.serving.close()
+        self.preemption.close()
         self.db.close()
         self.starts.went_well()
         self.lock.release()
@@ -79,6 +82,8 @@ class Daemon:
     def use(self, settings: Settings) -> None:
         """The next job, night and reply go by `settings`. Raises ConfigError, and nothing has changed."""
         self.schedule.use(settings)  # the one that may refuse comes first
+        self.worker.use(settings.training)
+        self.preemption.use(settings.idle.resume_s)
         self.supervisor.use(settings)
         self.shift.use(settings)
         self.housekeeper.use(settings)

@@ -39,7 +39,8 @@ class ModelHost:
     Until both have succeeded, requests raise ModelLoading. Failures are retried after a growing delay of at most
     `retry_s`, and `loading_error` holds the last one. After `keep_alive_s` without a request (0: never) the engine is
     closed; the next request opens it again, as it does an engine whose process has ended. With `base_only` the base
-    model serves every profile, and a request that names a version raises SafeMode.
+    model serves every profile, and a request that names a version raises SafeMode. `on_busy` is told when the first of
+    the unfinished requests comes and when the last one is done.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class ModelHost:
         retry_s: float = RETRY_S,
         keep_alive_s: float = 0.0,
         base_only: bool = False,
+        on_busy: Callable[[bool], None] = lambda busy: None,
     ) -> None:
         self._store, self._find_model, self._open_engine, self._retry_s = store, find_model, open_engine, retry_s
         self._closing = threading.Event()
@@ -62,7 +64,7 @@ class ModelHost:
         self._timer = IdleTimer(self._keep_alive_s, self._sleep)
         self._counting = threading.Lock()
         self._tickets: set[Ticket] = set()  # those whose replies are unfinished
-        self._on_busy: Callable[[bool], None] = lambda busy: None
+        self._on_busy = on_busy
         self._serve_profiles: ServeProfiles = lambda engine, installed: None
         self._served: Callable[[str], int | None] = lambda profile: None  # by the engine opened last, closed or not
         self.installed: InstalledModel | None = None
@@ -73,14 +75,12 @@ class ModelHost:
         """After the next reply the model stays for as long as `settings` say."""
         self._keep_alive_s = settings.runtime.keep_alive_s or math.inf
 
-    def start(
-        self, serve_profiles: ServeProfiles, on_busy: Callable[[bool], None], when_ready: Callable[[], None]
-    ) -> None:
+    def start(self, serve_profiles: ServeProfiles, when_ready: Callable[[], None]) -> None:
         """Load the model in a thread of its own, which then calls `when_ready`.
 
         `serve_profiles` is called for every engine that is opened, before it gets its first request.
         """
-        self._serve_profiles, self._on_busy = serve_profiles, on_busy
+        self._serve_profiles = serve_profiles
         self._loader = threading.Thread(target=self._load, args=(when_ready,), name="loading", daemon=True)
         self._loader.start()
 
@@ -115,7 +115,9 @@ class ModelHost:
         Raises ModelLoading, SafeMode, and what the engine raises.
         """
         if self._base_only:
-            request = self._on_base(request)
+            if isinstance(request.version, int):
+                require_adapters(self._base_only)
+            request = replace(request, version=None)
         with self.engine() as engine:
             ticket = engine.submit(request)
             self._begin(ticket)
@@ -173,14 +175,8 @@ class ModelHost:
     def require_model(self) -> InstalledModel:
         """The base model in use. Raises ModelLoading."""
         if self.installed is None:
-            raise self._not_yet()
+            raise ModelLoading(f"Loading model: {self.loading_error}" if self.loading_error else "Loading model")
         return self.installed
-
-    def _on_base(self, request: GenerationRequest) -> GenerationRequest:
-        """The request, for the base model; one for a version that it names is refused."""
-        if isinstance(request.version, int):
-            require_adapters(self._base_only)
-        return replace(request, version=None)
 
     @contextlib.contextmanager
     def engine(self) -> Iterator[EngineProcess]:
@@ -220,9 +216,6 @@ class ModelHost:
                 return
             engine.close()
         log.info("model_unloaded")
-
-    def _not_yet(self) -> ModelLoading:
-        return ModelLoading(f"Loading model: {self.loading_error}" if self.loading_error else "Loading model")
 
     def _load(self, when_ready: Callable[[], None]) -> None:
         retry_s = FIRST_RETRY_S

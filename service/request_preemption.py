@@ -9,8 +9,6 @@ import time
 from service.idle_timer import IdleTimer
 from service.worker_process import WorkerProcess
 
-HOLDER = "requests"
-
 
 class RequestPreemption:
     """Pauses `worker` while requests are answered, and until none has been for `resume_s`. Quick; never raises."""
@@ -34,7 +32,7 @@ class RequestPreemption:
         with self._lock:
             self._quiet_since = math.inf if busy else time.monotonic()
             if busy:
-                self._worker.hold(HOLDER)
+                self._worker.hold("requests")
         self._timer.set_busy(busy)
 
     def close(self) -> None:
@@ -44,4 +42,4 @@ class RequestPreemption:
     def _resume(self) -> None:
         with self._lock:
             if not math.isinf(self._quiet_since):  # else a request came while the timer went off
-                self._worker.release(HOLDER)
+                self._worker.release("requests")

@@ -18,8 +18,11 @@ from lars_agent.store.manifest import AdapterManifest
 from service.adapter_switch import AdapterSwitch
 from service.db import Database, NewFeedback
 from service.jobs import Supervisor
+from service.memory_limit import GUARD_ONLY
 from service.parts import CycleParts
+from service.request_preemption import RequestPreemption
 from service.settings import Settings
+from service.worker_process import WorkerProcess
 
 REPOSITORY = Path(__file__).parents[2]
 STANDIN = Path(__file__).with_name("standin_worker.py")
@@ -77,19 +80,16 @@ class House:
         self.supervisors: list[Supervisor] = []
 
     def supervisor(self, *flags: str, command: tuple[str, ...] | None = None, **options: Any) -> Supervisor:
-        """A supervisor whose worker is the stand-in, told by `flags` how to behave."""
-        supervisor = Supervisor(
-            self.settings,
-            self.db,
-            self.store,
-            base_model=lambda: self.model,
-            switch=self.switch,
-            worker_command=command or (sys.executable, str(STANDIN), *flags),
+        """A supervisor of `worker`, which is the stand-in, told by `flags` how to behave."""
+        self.worker = WorkerProcess(
+            command or (sys.executable, str(STANDIN), *flags),
             grace_s=20.0,
-            **options,
+            memory_limit=options.pop("memory_limit", GUARD_ONLY),
         )
-        self.supervisors.append(supervisor)
-        return supervisor
+        self.worker.use(self.settings.training)
+        self.preemption = RequestPreemption(self.worker, self.settings.idle.resume_s)
+        self.supervisors.append(Supervisor(self.parts, self.worker, **options))
+        return self.supervisors[-1]
 
     def correct(self, count: int = 4, profile: str = "default") -> list[str]:
         """`count` corrections are stored; their ids."""

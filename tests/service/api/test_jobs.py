@@ -81,7 +81,7 @@ def test_worker_stands_still_from_a_request_until_its_reply_and_a_moment_after(s
     daemon.use(settings.model_copy(update={"idle": settings.idle.model_copy(update={"resume_s": 0.05})}))
     job_id = client.post("/jobs").json()["id"]
     wait_until(lambda: is_stepping(client, job_id))
-    worker = daemon.supervisor.worker_pid
+    worker = daemon.worker.pid
     engine.gate.clear()
     asking = threading.Thread(target=client.post, args=("/generate",), kwargs={"json": {"inputs": "Hi"}})
     asking.start()

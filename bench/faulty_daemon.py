@@ -82,7 +82,7 @@ class Steps:
         from sqlalchemy import Engine, event
 
         from service import cycle as patched
-        from service.serving import Serving
+        from service.engine_process import EngineProcess
 
         cycle: Any = patched
         system: Any = os
@@ -98,7 +98,7 @@ class Steps:
 
         cycle.publish, system.fsync = counted_publish, counted_fsync
         for name in ("prepare", "swap"):
-            setattr(Serving, name, self._counted(f"engine {name}", getattr(Serving, name)))
+            setattr(EngineProcess, name, self._counted(f"engine {name}", getattr(EngineProcess, name)))
         event.listen(Engine, "commit", lambda connection: self.count("commit"))
         sys.addaudithook(self._hear)
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import TypedDict, Unpack
 
 import structlog
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from lars_agent.errors import LarsError
-from lars_agent.models.library import ModelLibrary
+from lars_agent.models.library import InstalledModel, ModelLibrary
 from lars_agent.runtime.rpc import Options
 from lars_agent.store.adapters import AdapterStore
+from service.adapter_switch import AdapterSwitch
 from service.api import (
     adapters,
     errors,
@@ -38,16 +40,19 @@ from service.lifecycle.starts import STARTS_NAME, Starts
 from service.memory_limit import GUARD_ONLY, MemoryLimit
 from service.metrics.state import DaemonCollector
 from service.middleware import GUARDS, RequestCounter
+from service.model_host import FindModel, ModelHost, OpenEngine
 from service.night.idle import Sight, Window
 from service.night.lookout import Lookout
 from service.night.schedule import Nightly
+from service.night.schedule_window import ScheduleWindow
 from service.night.shift import Shift
+from service.parts import CycleParts
 from service.profiles import Profiles
 from service.recorder import Recorder
-from service.serving import FindModel, Generator, InstalledModel, OpenEngine, Serving
+from service.request_preemption import RequestPreemption
 from service.settings import Settings
 from service.version import package_version
-from service.worker_process import DEFAULT_COMMAND
+from service.worker_process import DEFAULT_COMMAND, WorkerProcess
 
 log = structlog.get_logger(__name__)
 
@@ -69,28 +74,22 @@ ROUTERS = (
 )
 
 
-def create_app(
-    settings: Settings,
-    *,
-    find_model: FindModel | None = None,
-    open_engine: OpenEngine | None = None,
-    worker_command: Sequence[str] = DEFAULT_COMMAND,
-    memory_limit: MemoryLimit = GUARD_ONLY,
-    look: Callable[[Window], Sight] | None = None,
-) -> FastAPI:
+class Parts(TypedDict, total=False):
+    """What takes the place of the real parts; `memory_limit` holds the worker to its budget, `look` sees the device."""
+
+    find_model: FindModel
+    open_engine: OpenEngine
+    worker_command: Sequence[str]
+    memory_limit: MemoryLimit
+    look: Callable[[Window], Sight]
+
+
+def create_app(settings: Settings, **parts: Unpack[Parts]) -> FastAPI:
     """The application; its daemon starts and stops with it.
 
-    `memory_limit` holds the worker to its budget, `look` sees the device; the other keywords take the place of the real
-    parts. Raises DataInUse, DatabaseTooNew, DatabaseUnusable, ConfigError.
+    Raises DataInUse, DatabaseTooNew, DatabaseUnusable, ConfigError.
     """
-    daemon = compose(
-        settings,
-        find_model=find_model,
-        open_engine=open_engine,
-        worker_command=worker_command,
-        memory_limit=memory_limit,
-        look=look,
-    )
+    daemon = compose(settings, **parts)
     app = FastAPI(
         title="lars-agent",
         version=package_version(),
@@ -112,15 +111,7 @@ def create_app(
     return app
 
 
-def compose(
-    settings: Settings,
-    *,
-    find_model: FindModel | None = None,
-    open_engine: OpenEngine | None = None,
-    worker_command: Sequence[str] = DEFAULT_COMMAND,
-    memory_limit: MemoryLimit = GUARD_ONLY,
-    look: Callable[[Window], Sight] | None = None,
-) -> Daemon:
+def compose(settings: Settings, **parts: Unpack[Parts]) -> Daemon:
     """Every part, wired; nothing runs yet."""
     settings.server.require_token()
     lock = DataLock(settings.data_dir)
@@ -129,48 +120,58 @@ def compose(
     try:
         db = Database(settings.database_path)
         store = AdapterStore(settings.adapters_dir)
+        worker = WorkerProcess(
+            parts.get("worker_command", DEFAULT_COMMAND), memory_limit=parts.get("memory_limit", GUARD_ONLY)
+        )
+        worker.use(settings.training)
+        preemption = RequestPreemption(worker, settings.idle.resume_s)
         profiles = Profiles(db, store)
-        serving = Serving(
+        serving = ModelHost(
             store,
-            find_model or model_finder(settings),
-            open_engine or engine_opener(settings),
+            parts.get("find_model") or model_finder(settings),
+            parts.get("open_engine") or engine_opener(settings),
             keep_alive_s=settings.runtime.keep_alive_s,
             base_only=starts.safe_mode,
+            on_busy=preemption.set_busy,
         )
-        supervisor = Supervisor(
-            settings,
-            db,
-            store,
-            base_model=serving.require_model,
-            endpoint=serving,
-            pointer=serving.pointer,
-            worker_command=worker_command,
-            memory_limit=memory_limit,
-        )
+        switch = AdapterSwitch(store, serving.engine, serving.require_model, base_only=starts.safe_mode)
         lookout = Lookout(
             settings.data_dir,
-            own=lambda: [pid for pid in (serving.endpoint_pid, supervisor.worker_pid) if pid is not None],
-            quiet_s=supervisor.quiet_s,
-            worker_threads=supervisor.running_threads,
+            own=lambda: [pid for pid in (serving.endpoint_pid, worker.pid) if pid is not None],
+            quiet_s=preemption.quiet_s,
+            worker_threads=worker.running_threads,
         )
-        shift = Shift(
-            settings,
-            supervisor.worker,
-            work=lambda: supervisor.work,
-            sight=look or lookout,
-            window=lambda begun: schedule.window(begun=begun),
+        window = ScheduleWindow(settings.schedule)
+        shift = Shift(settings, worker, sight=parts.get("look") or lookout, window=window.state)
+        housekeeper = Housekeeper(settings, db, store, switch)
+        supervisor = Supervisor(
+            CycleParts(settings, db, store, serving.require_model, switch),
+            worker,
+            watching=shift.watching,
+            on_end=housekeeper.forget_soon,  # feedback may have been deleted while the job worked with it
         )
-        supervisor.on_begin = shift.begin
-        schedule = Nightly(settings.schedule, supervisor, db.scheduled_runs, profiles.names, shift.judge)
-        housekeeper = Housekeeper(settings, db, store, serving.pointer)
-        supervisor.on_end = housekeeper.forget_soon  # feedback may have been deleted while the job worked with it
+        schedule = Nightly(window, supervisor, db.scheduled_runs, profiles.names, shift.judge)
     except BaseException as error:
         if isinstance(error, LarsError):
             starts.refused()
         lock.release()
         raise
     return Daemon(
-        settings, lock, db, store, profiles, serving, Recorder(db), supervisor, schedule, shift, starts, housekeeper
+        settings=settings,
+        lock=lock,
+        db=db,
+        store=store,
+        profiles=profiles,
+        worker=worker,
+        preemption=preemption,
+        serving=serving,
+        switch=switch,
+        recorder=Recorder(db),
+        supervisor=supervisor,
+        schedule=schedule,
+        shift=shift,
+        starts=starts,
+        housekeeper=housekeeper,
     )
 
 
@@ -188,7 +189,7 @@ def model_finder(settings: Settings) -> FindModel:
 def engine_opener(settings: Settings) -> OpenEngine:
     """Opens the generation engine on an installed model, in a process of its own."""
 
-    def open_engine(installed: InstalledModel, on_busy: Callable[[bool], None]) -> Generator:
+    def open_engine(installed: InstalledModel) -> EngineProcess:
         runtime = settings.runtime
         options = Options(
             model_path=str(installed.folder),
@@ -200,7 +201,7 @@ def engine_opener(settings: Settings) -> OpenEngine:
             prefix_bytes=runtime.prefix_cache_bytes,
             deadline_s=runtime.deadline_s,
         )
-        return EngineProcess(options, on_busy)
+        return EngineProcess(options)
 
     return open_engine
 

@@ -12,18 +12,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from lars_agent.errors import AdapterError, ErrorRecord, LarsError, WorkerFailed, deserialize_error
+from lars_agent.errors import ErrorRecord, LarsError, WorkerFailed, deserialize_error
 from lars_agent.store.manifest import AdapterManifest
 from lars_agent.training.gate import GatePolicy, Verdict, decide
 from lars_agent.training.job_directory import CANDIDATE, SPEC_FILE, JobResult, JobSpec
+from service.adapter_switch import SwapFailed, label
 from service.db import JobRecord
 from service.forgotten import withdraw, withdrawn_unless_learned_anew
-from service.parts import CycleParts, label
+from service.parts import CycleParts
 from service.snapshot import curated_by_settings, snapshot
-
-
-class SwapFailed(LarsError):
-    """The adapter was published but could not be served; the incumbent goes on serving."""
 
 
 def run_cycle(job: JobRecord, parts: CycleParts, train: Callable[[Path], JobResult]) -> Verdict:
@@ -74,38 +71,20 @@ def publish(job: JobRecord, result: JobResult, verdict: Verdict, parts: CyclePar
 
 
 def put_in_use(job: JobRecord, version: int, parts: CycleParts) -> None:
-    """The next reply to the profile comes from `version`. Raises SwapFailed, with the incumbent in use as before.
+    """Have `version` serve the profile, unless another one has been put in use since the job began. Raises SwapFailed.
 
-    It does not where somebody has put another version in use since the verdict: theirs stays.
+    The incumbent then goes on serving, or where it is damaged what `AdapterSwitch` puts in its place.
     """
-    with parts.pointer:
-        incumbent, active = _noted(job, parts)["active_version"], parts.store.active(job.profile)
-        if active not in (incumbent, version):
-            raise SwapFailed(
-                f"v{version} was published, but {label(active)} has been put in use meanwhile and stays so"
-            )
-        _swap(job, version, incumbent, parts)
-
-
-def _swap(job: JobRecord, version: int, incumbent: int | None, parts: CycleParts) -> None:
+    incumbent = _noted(job, parts)["active_version"]
     try:
-        parts.serve(job.profile, version)
+        parts.switch.activate(job.profile, version, unless_moved_from=incumbent)
+    except SwapFailed:
+        raise
     except Exception as error:
-        kept = _restore(job.profile, incumbent, parts)
-        words = "as before" if kept == incumbent else f"because {label(incumbent)} is damaged"
         raise SwapFailed(
-            f"v{version} was accepted and published but could not be served ({error}); {label(kept)} is in use {words}"
+            f"v{version} was accepted and published but could not be served ({error}); "
+            f"{label(incumbent)} is in use as before"
         ) from error
-
-
-def _restore(profile: str, incumbent: int | None, parts: CycleParts) -> int | None:
-    """The pointer is back on the incumbent, or on the base model where the incumbent's own files are damaged."""
-    try:
-        parts.store.activate(profile, incumbent)
-        return incumbent
-    except AdapterError:
-        parts.store.activate(profile, None)
-        return None
 
 
 def _manifest(job: JobRecord, result: JobResult, verdict: Verdict, parts: CycleParts) -> AdapterManifest:

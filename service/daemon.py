@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from lars_agent.store.adapters import AdapterStore
+from service.adapter_switch import AdapterSwitch
 from service.db import Database, JobRecord, JobTrigger
 from service.housekeeping.housekeeper import Housekeeper
 from service.jobs import Supervisor
@@ -15,13 +16,15 @@ from service.lifecycle.closing import WORKER_S
 from service.lifecycle.data_lock import DataLock
 from service.lifecycle.starts import Starts
 from service.metrics.requests import RequestMetrics
+from service.model_host import ModelHost
 from service.night.schedule import Nightly
 from service.night.shift import Shift
 from service.problem import Problem
 from service.profiles import Profiles
 from service.recorder import Recorder
-from service.serving import Serving
+from service.request_preemption import RequestPreemption
 from service.settings import Settings
+from service.worker_process import WorkerProcess
 
 HEALTHY_S = 30.0  # that the daemon and its model have to be up for a start to have gone well
 
@@ -39,7 +42,10 @@ class Daemon:
     db: Database
     store: AdapterStore
     profiles: Profiles
-    serving: Serving
+    worker: WorkerProcess
+    preemption: RequestPreemption
+    serving: ModelHost
+    switch: AdapterSwitch
     recorder: Recorder
     supervisor: Supervisor
     schedule: Nightly
@@ -54,7 +60,7 @@ class Daemon:
 
     def start(self) -> None:
         """The model is being loaded; jobs are recovered and nights come as soon as it replies."""
-        self.serving.start(on_busy=self.supervisor.yield_to_requests, when_ready=self._begin_work)
+        self.serving.start(self.switch.serve_profiles, when_ready=self._begin_work)
 
     def begin_closing(self) -> None:
         """The worker has been asked to end, while requests are still answered; `close` comes next."""
@@ -72,6 +78,7 @@ class Daemon:
         self.shift.close()
         self.supervisor.close(timeout_s=max(0.5, since + WORKER_S - time.monotonic()))
         self.serving.close()
+        self.preemption.close()
         self.db.close()
         self.starts.went_well()
         self.lock.release()
@@ -79,6 +86,8 @@ class Daemon:
     def use(self, settings: Settings) -> None:
         """The next job, night and reply go by `settings`. Raises ConfigError, and nothing has changed."""
         self.schedule.use(settings)  # the one that may refuse comes first
+        self.worker.use(settings.training)
+        self.preemption.use(settings.idle.resume_s)
         self.supervisor.use(settings)
         self.shift.use(settings)
         self.housekeeper.use(settings)
@@ -97,7 +106,7 @@ class Daemon:
     def problems(self) -> list[Problem]:
         """What is wrong, although it serves."""
         safe_mode = [Problem("safe_mode", self.starts.words)] if self.starts.safe_mode else []
-        return [*safe_mode, *self.serving.problems, *self.recorder.problems]
+        return [*safe_mode, *self.serving.problems, *self.switch.problems, *self.recorder.problems]
 
     def status(self) -> str:
         """What it is at, in a few words."""

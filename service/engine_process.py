@@ -52,10 +52,7 @@ class EngineProcess:
     Raises what opening the model raises. `serving` is known here, so that nobody waits for a process to ask it.
     """
 
-    def __init__(
-        self, options: Options, on_busy: Callable[[bool], None], command: Sequence[str] = DEFAULT_COMMAND
-    ) -> None:
-        self._on_busy = on_busy
+    def __init__(self, options: Options, command: Sequence[str] = DEFAULT_COMMAND) -> None:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, RemoteTicket | _Call] = {}
         self._serving: dict[str, int | None] = {}
@@ -154,10 +151,7 @@ class EngineProcess:
 
     def _hear(self) -> None:
         for line in self._lines:
-            if "busy" in line:
-                self._on_busy(line["busy"])
-            else:
-                self._answer(line)
+            self._answer(line)
         self._lost()
 
     def _answer(self, line: dict[str, Any]) -> None:
@@ -178,7 +172,6 @@ class EngineProcess:
             waiting, self._waiting = list(self._waiting.values()), {}
         for one in waiting:
             _hand(one, {"error": error_to(GenerationError(GONE))})
-        self._on_busy(False)
 
 
 def _hand(waiting: RemoteTicket | _Call, line: dict[str, Any]) -> None:

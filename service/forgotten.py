@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from itertools import islice
 
 import structlog
 
 from lars_agent.errors import AdapterError, NothingToLearn
+from service.adapter_switch import label
 from service.db import JobNotFound
-from service.parts import CycleParts, label
+from service.parts import CycleParts
 
 log = structlog.get_logger(__name__)
 
@@ -22,17 +22,18 @@ def lasting(profile: str, parts: CycleParts) -> int | None:
     active = parts.store.active(profile)
     with contextlib.suppress(AdapterError):
         if active is not None and not _is_innocent(profile, active, parts):
-            return _innocent_ancestor(profile, parts)
+            ancestors = parts.store.sound_ancestors(profile, parts.base_model().sha256)
+            return next((version for version in ancestors if _is_innocent(profile, version, parts)), None)
     return active
 
 
 def withdraw(profile: str, parts: CycleParts) -> str | None:
     """What is `lasting` serves the profile; in words, if something else did. Raises what serving it raises."""
-    with parts.pointer:
+    with parts.switch.held():
         active, version = parts.store.active(profile), lasting(profile, parts)
         if active == version:
             return None
-        parts.serve(profile, version)
+        parts.switch.activate(profile, version)
     words = f"{label(active)} learned what has been deleted since, so {label(version)} is in use instead"
     log.info("adapter_withdrawn", profile=profile, words=words)
     return words
@@ -47,17 +48,6 @@ def withdrawn_unless_learned_anew(profile: str, parts: CycleParts) -> Iterator[N
         if (words := withdraw(profile, parts)) is None:
             raise
         raise NothingToLearn(f"{str(error).rstrip('.')}. {words}.") from error
-
-
-def _innocent_ancestor(profile: str, parts: CycleParts) -> int | None:
-    """The latest that can serve; None where there is none before the line ends or is broken."""
-    with contextlib.suppress(AdapterError):
-        for version in islice(parts.store.line(profile), 1, None):
-            with contextlib.suppress(AdapterError):
-                parts.store.verify(profile, version, parts.base_model().sha256)
-                if _is_innocent(profile, version, parts):
-                    return version
-    return None
 
 
 def _is_innocent(profile: str, version: int, parts: CycleParts) -> bool:

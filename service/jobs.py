@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,25 +12,22 @@ from typing import Any
 import structlog
 
 from lars_agent.errors import JobCancelled, LarsError, WorkerFailed
-from lars_agent.store.adapters import AdapterStore
 from lars_agent.training.job_directory import JobResult, read_progress, read_result
-from service.courtesy import Courtesy
 from service.cycle import run_cycle
-from service.db import DEFAULT_PROFILE, Database, JobRecord, JobTrigger
+from service.db import DEFAULT_PROFILE, JobRecord, JobTrigger
 from service.db.records import UNFINISHED, JobChanges, now_utc
 from service.dry_run import dry_run
 from service.forgotten import withdrawn_unless_learned_anew
-from service.memory_limit import GUARD_ONLY, MemoryLimit
-from service.parts import BaseModel, CycleParts, Endpoint
+from service.parts import CycleParts
 from service.settings import Settings
 from service.snapshot import require_news
-from service.worker_process import DEFAULT_COMMAND, LOG_NAME, Ending, WorkerProcess, kill_stray
+from service.worker_ending import Ending
+from service.worker_process import LOG_NAME, WorkerProcess, kill_stray
 
 log = structlog.get_logger(__name__)
 
 MAX_TRIES = 3
 STOPPED_S = 2.0
-USER = "user"
 
 
 class JobRunning(LarsError):
@@ -49,44 +45,25 @@ class Interrupted(Exception):
 class Supervisor:
     """Runs personalization cycles, one at a time, each in a thread here and a worker process beside.
 
-    Call `recover` once at start, when the base model is there, and `close` before the engine is closed. `base_model`,
-    `endpoint` and `pointer` are as in `CycleParts`; `worker_command` is given the job directory as its last argument,
-    and `memory_limit` holds it to its budget.
+    Call `recover` once at start, when the base model is there, and `close` before the engine is closed. `watching`
+    surrounds the work on a job, and `on_end` is called once a job has ended.
     """
 
     def __init__(
         self,
-        settings: Settings,
-        db: Database,
-        store: AdapterStore,
+        parts: CycleParts,
+        worker: WorkerProcess,
         *,
-        base_model: Callable[[], BaseModel],
-        endpoint: Endpoint,
-        pointer: threading.Lock | None = None,
-        worker_command: Sequence[str] = DEFAULT_COMMAND,
-        memory_limit: MemoryLimit = GUARD_ONLY,
-        grace_s: float = 5.0,
+        watching: Callable[[JobRecord], AbstractContextManager[object]] = nullcontext,
+        on_end: Callable[[], object] = lambda: None,
     ) -> None:
-        self._db, self._store = db, store
-        self._parts = CycleParts(settings, db, store, base_model, endpoint, pointer or threading.Lock())
-        self._worker_command = tuple(worker_command)
-        self.memory_limit = memory_limit
-        self._worker = WorkerProcess(
-            worker_command,
-            threads=settings.training.threads,
-            memory_limit=memory_limit,
-            grace_s=grace_s,
-            hang_s=settings.training.hang_s,
-        )
-        self._courtesy = Courtesy(self._worker, settings.idle.resume_s)
+        self._parts, self._worker, self._watching, self._on_end = parts, worker, watching, on_end
+        self._db, self._store = parts.db, parts.store
         self._lock = threading.RLock()
         self._current: str | None = None
-        self._work: JobRecord | None = None
         self._cancelled = False
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
-        self.on_begin: Callable[[], object] = lambda: None  # called before a job's first worker is started
-        self.on_end: Callable[[], object] = lambda: None  # called once a job has ended
 
     @property
     def current(self) -> str | None:
@@ -94,23 +71,10 @@ class Supervisor:
         with self._lock:
             return self._current
 
-    @property
-    def work(self) -> JobRecord | None:
-        """The job that runs, as it was when it began; None if none does."""
-        with self._lock:
-            return None if self._work is None or self._work.id != self._current else self._work
-
     def use(self, settings: Settings) -> None:
         """The next job is done by `settings`."""
         with self._lock:
             self._parts = replace(self._parts, settings=settings)
-        self._worker.use(threads=settings.training.threads, hang_s=settings.training.hang_s)
-        self._courtesy.use(settings.idle.resume_s)
-
-    @property
-    def worker_pid(self) -> int | None:
-        """The process id of the training worker, None while none runs."""
-        return self._worker.pid
 
     def adapt(self, profile: str = DEFAULT_PROFILE, trigger: JobTrigger = "manual") -> JobRecord:
         """A job that has begun.
@@ -134,20 +98,20 @@ class Supervisor:
 
     def plan(self, profile: str = DEFAULT_PROFILE) -> dict[str, Any]:
         """What `adapt` would do with the profile's feedback as it is: see `dry_run`."""
-        return dry_run(profile, self._parts, self._worker_command)
+        return dry_run(profile, self._parts, self._worker.command)
 
     def pause(self, job_id: str) -> JobRecord:
         """The job's worker stands still until `resume`. Raises JobNotFound, JobNotRunning."""
         with self._lock:
             self._require_current(job_id)
-            self._worker.hold(USER)
+            self._worker.hold("user")
             return self._db.jobs.update(job_id, status="paused")
 
     def resume(self, job_id: str) -> JobRecord:
         """The job goes on. Raises JobNotFound, JobNotRunning."""
         with self._lock:
             self._require_current(job_id)
-            self._worker.release(USER)
+            self._worker.release("user")
             return self._db.jobs.update(job_id, status="running")
 
     def cancel(self, job_id: str) -> JobRecord:
@@ -170,24 +134,6 @@ class Supervisor:
                 self._start(jobs)
             return jobs
 
-    @property
-    def worker(self) -> WorkerProcess:
-        """Who holds the worker back names himself."""
-        return self._worker
-
-    def running_threads(self) -> int:
-        """How many threads the worker keeps running just now."""
-        runs = self._worker.pid is not None and not self._worker.holders
-        return (self._parts.settings.training.threads or os.cpu_count() or 1) if runs else 0
-
-    def quiet_s(self) -> float:
-        """Seconds since the last reply; 0 while one is made, infinity where there was none."""
-        return self._courtesy.quiet_s()
-
-    def yield_to_requests(self, busy: bool) -> None:
-        """The worker stands still while the engine generates, and for `idle.resume_s` after."""
-        self._courtesy(busy)
-
     def progress(self, job_id: str) -> list[dict[str, Any]]:
         """The job's progress so far, one record per step. Raises JobNotFound."""
         return read_progress(self._parts.folder(self._db.jobs.get(job_id).id))
@@ -208,7 +154,6 @@ class Supervisor:
     def close(self, timeout_s: float = 8.0) -> None:
         """No worker runs; a job that did has written a checkpoint and is run on at the next start."""
         self.begin_closing()
-        self._courtesy.close()
         self.wait(timeout_s)
 
     def _start(self, jobs: Sequence[JobRecord]) -> None:
@@ -228,15 +173,17 @@ class Supervisor:
                 log.exception("job_not_recorded", job=job.id)
             finally:
                 with self._lock:
-                    self._current = None
+                    if self._current == job.id:  # else another one has begun since this one ended
+                        self._current = None
 
     def _run(self, job_id: str) -> None:
         """The job has ended and its row says how; or the daemon is closing, and the row says that it has not."""
-        if not self._begin(job_id):
+        job = self._begin(job_id)
+        if job is None:
             return
-        self.on_begin()
         try:
-            ending = self._ending(job_id)
+            with self._watching(job):
+                ending = self._ending(job_id)
         except Interrupted:
             attempts = self._db.jobs.get(job_id).attempts
             self._db.jobs.update(job_id, attempts=attempts - 1)  # a clean stop is no failed try
@@ -246,29 +193,28 @@ class Supervisor:
             ending["finished"] = now_utc()
             job = self._db.jobs.update(job_id, **ending)
         log.info("job_ended", job=job_id, status=job.status, words=job.error)
-        self.on_end()
+        self._on_end()
 
-    def _begin(self, job_id: str) -> bool:
-        """Whether the job may begin: it is unfinished, nobody else works on it, and it has a try left."""
+    def _begin(self, job_id: str) -> JobRecord | None:
+        """Return the job if it may begin: it is unfinished, nobody else works on it, and it has a try left."""
         if (stray := kill_stray(self._parts.folder(job_id))) is not None:
             log.warning("stray_worker_killed", job=job_id, pid=stray)
         with self._lock:
             job = self._db.jobs.get(job_id)
             if self._closing.is_set() or job.status not in UNFINISHED:
-                return False
+                return None
             if self._current != job_id:
                 self._make_current(job_id)
             if job.attempts >= MAX_TRIES:
                 words = f"given up after {job.attempts} tries, each of which ended with the daemon; see {LOG_NAME}"
                 self._db.jobs.update(job_id, status="failed", finished=now_utc(), error=words)
-                return False
+                return None
             changes: JobChanges = {"attempts": job.attempts + 1, "started": job.started or now_utc()}
             if job.status == "paused":
-                self._worker.hold(USER)
+                self._worker.hold("user")
             else:
                 changes["status"] = "running"
-            self._work = self._db.jobs.update(job_id, **changes)
-            return True
+            return self._db.jobs.update(job_id, **changes)
 
     def _ending(self, job_id: str) -> JobChanges:
         """How the cycle ended, and why. The one place where errors become words."""
@@ -312,9 +258,9 @@ class Supervisor:
     def _note(self, job_id: str, ending: Ending) -> None:
         """The job's record says what held the worker to its budget, and who held it back."""
         limit, job = ending.limit, self._db.jobs.get(job_id)
-        pauses = {holder: dict(pause) for holder, pause in (job.pauses or {}).items()}
-        for holder, pause in self._worker.take_pauses().items():
-            known = pauses.setdefault(holder, {"count": 0, "seconds": 0.0})
+        pauses = {reason: dict(pause) for reason, pause in (job.pauses or {}).items()}
+        for reason, pause in self._worker.take_pauses().items():
+            known = pauses.setdefault(reason, {"count": 0, "seconds": 0.0})
             known["count"] += pause.count
             known["seconds"] = round(known["seconds"] + pause.seconds, 6)
         self._db.jobs.update(job_id, spec={**(job.spec or {}), "memory_limit": limit.kind}, pauses=pauses)

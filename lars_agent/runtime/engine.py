@@ -12,7 +12,6 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Callable
 
 import torch
 from jinja2 import TemplateError
@@ -54,7 +53,6 @@ class Engine:
         max_new_tokens: int = 1024,
         prefix_bytes: int = PREFIX_BYTES,
         deadline_s: float = math.inf,
-        on_busy: Callable[[bool], None] | None = None,
     ) -> None:
         self._tokenizer = opened.tokenizer
         self._backend = backend_for(opened, prefix_bytes)
@@ -62,11 +60,10 @@ class Engine:
         self._context = int(getattr(opened.model.config, "max_position_embeddings", 2048))
         self._parallel, self._threads, self._max_new_tokens = parallel, threads, max_new_tokens
         self._deadline_s = deadline_s
-        self._on_busy = on_busy or (lambda busy: None)
         self._waiting: queue.Queue[Order | None] = queue.Queue(maxsize=queue_size)
         self._batch = Batch(self._backend, opened.tokenizer, end_tokens(opened), lambda: self._cancel_all)
         self._closed = self._cancel_all = False
-        self.busy = False
+        self._busy = False
         self._thread = threading.Thread(target=self._serve, name="generation", daemon=True)
         self._thread.start()
 
@@ -128,7 +125,7 @@ class Engine:
         """Requests that wait are finished within `timeout_s`, the rest cancelled; the thread has ended."""
         self._closed = True
         deadline = time.monotonic() + timeout_s
-        while (self.busy or not self._waiting.empty()) and time.monotonic() < deadline:
+        while (self._busy or not self._waiting.empty()) and time.monotonic() < deadline:
             time.sleep(0.02)
         self._cancel_all = True
         self._waiting.put(None)
@@ -139,8 +136,7 @@ class Engine:
         torch.set_num_threads(self._threads or os.cpu_count() or 1)
         while self._take():
             self._batch.turn()
-            if not self._batch and self._waiting.empty():
-                self._say(busy=False)
+            self._busy = bool(self._batch) or not self._waiting.empty()
 
     def _take(self) -> bool:
         """Those that wait are being replied to, as many as may at once; waits for one where there is none.
@@ -155,14 +151,9 @@ class Engine:
             if order is None:
                 self._parallel = 0  # takes no more
                 return len(self._batch) > 0
-            self._say(busy=True)
+            self._busy = True
             self._batch.add(order)
         return len(self._batch) > 0
-
-    def _say(self, *, busy: bool) -> None:
-        if busy != self.busy:
-            self.busy = busy
-            self._on_busy(busy)
 
 
 def end_tokens(opened: OpenedModel) -> frozenset[int]:

@@ -9,7 +9,7 @@ other end is gone.
              {"id": 2, "do": "swap" | "serve_base", "profile": "alice"}
              {"id": 2, "do": "prepare", "profile": "alice", "version": 3}
              {"id": 3, "do": "close", "timeout_s": 10}
-    from it  {"ready": true} or {"failed": {...}}, then    {"busy": true | false}
+    from it  {"ready": true} or {"failed": {...}}, then
              {"id": 1, "seed": 7, "version": 3}   {"id": 1, "piece": {"text": "Hel", ...}}   {"id": 1, "done": {...}}
              {"id": 2, "value": 3}   {"id": 1, "error": {"type": "QueueFull", "message": "...", "fields": {}}}
 """
@@ -119,7 +119,6 @@ def main(arguments: list[str]) -> int:
             threads=options.threads,
             prefix_bytes=options.prefix_bytes,
             deadline_s=options.deadline_s or math.inf,
-            on_busy=lambda busy: wire.send({"busy": busy}),
         )
     except Exception as error:  # told to whoever asked
         wire.send({"failed": error_to(error)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -122,6 +122,8 @@ class Ticket:
     _cancelled: threading.Event = field(default_factory=threading.Event)
     _generation: Generation | None = None
     _error: Exception | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _callbacks: list[Callable[[Ticket], None]] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Piece]:
         """Pieces of the reply as they are made. Raises what stopped the reply."""
@@ -152,6 +154,14 @@ class Ticket:
         """Whether nobody waits for it any more."""
         return self._cancelled.is_set()
 
+    def add_done_callback(self, callback: Callable[[Ticket], None]) -> None:
+        """Call `callback` once, when the reply is whole or will never be: now, if it is; else in another thread."""
+        with self._lock:
+            if not self.is_done:
+                self._callbacks.append(callback)
+                return
+        callback(self)
+
     def give(self, piece: Piece) -> None:
         """The reply goes on with `piece`."""
         self._pieces.put(piece)
@@ -159,5 +169,9 @@ class Ticket:
     def finish(self, generation: Generation | None, error: Exception | None = None) -> None:
         """The reply is whole, or `error` has stopped it."""
         self._generation, self._error = generation, error
-        self._done.set()
+        with self._lock:
+            self._done.set()
+            callbacks, self._callbacks = self._callbacks, []
         self._pieces.put(None)
+        for callback in callbacks:
+            callback(self)

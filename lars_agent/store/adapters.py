@@ -6,11 +6,13 @@ power goes. See `lars_agent.store.profile_dir` for the files.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 from lars_agent.errors import AdapterCorrupt, AdapterError, AdapterIncompatible, AdapterInUse, AdapterNotFound
@@ -192,6 +194,17 @@ class AdapterStore:
                 version = self.get(profile, version).parent
             except AdapterNotFound as error:
                 raise AdapterCorrupt(f"the line of {profile} v{latest} is broken: {error}") from error
+
+    def sound_ancestors(self, profile: str, base_sha256: str) -> Iterator[int]:
+        """Yield the ancestors of the version in use that `verify` passes, the nearest first.
+
+        They end where the line ends or is broken, as one whose manifest cannot be read breaks it.
+        """
+        with contextlib.suppress(AdapterError):
+            for version in islice(self.line(profile), 1, None):
+                with contextlib.suppress(AdapterError):
+                    self.verify(profile, version, base_sha256)
+                    yield version
 
     def remove(self, profile: str, version: int) -> None:
         """`version` is gone for good; its number is never used again.

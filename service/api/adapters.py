@@ -40,11 +40,11 @@ def get(version: str, query: ProfileParameter, daemon: DaemonDep) -> AdapterBody
 @router.post("/rollback", responses=documented(404, 409, 503, 507))
 def rollback(query: ProfileParameter, daemon: DaemonDep) -> ActiveAdapter:
     """The parent of the active version replies from now on."""
-    return ActiveAdapter(profile=query.profile, active=version_label(daemon.serving.rollback(query.profile)))
+    return ActiveAdapter(profile=query.profile, active=version_label(daemon.switch.rollback(query.profile)))
 
 
 @router.post("/{version}/activate", responses=documented(404, 409, 503, 507))
 def activate(version: str, query: ProfileParameter, daemon: DaemonDep) -> ActiveAdapter:
     """This version replies from now on; `base` is the model without adapter."""
-    active = daemon.serving.activate(query.profile, parse_version(version))
+    active = daemon.switch.activate(query.profile, parse_version(version))
     return ActiveAdapter(profile=query.profile, active=version_label(active))

@@ -69,7 +69,7 @@ def info(daemon: DaemonDep) -> Info:
 
 
 def _night(daemon: Daemon) -> NightInfo:
-    shift, worker = daemon.shift, daemon.supervisor.worker
+    shift, worker = daemon.shift, daemon.worker
     shift.refresh()
     checks = [CheckInfo(**asdict(check)) for check in shift.moment.checks]
     return NightInfo(adapting=worker.pid is not None and not worker.holders, words=shift.words, checks=checks)
@@ -89,7 +89,7 @@ def _model(daemon: Daemon) -> ModelInfo | None:
 
 
 def _memory(daemon: Daemon) -> MemoryInfo:
-    limit, endpoint = daemon.supervisor.memory_limit, daemon.serving.endpoint_pid
+    limit, endpoint = daemon.worker.memory_limit, daemon.serving.endpoint_pid
     return MemoryInfo(
         endpoint_bytes=0 if endpoint is None else _resident(endpoint),
         rss_bytes=rss_bytes(),

@@ -45,7 +45,7 @@ class Exchange:
         parameters: Mapping[str, Any],
         keep_alive_s: float | None = None,
     ) -> Exchange:
-        """Submit the request to the adapter that `model` names. See `ModelNames.resolve`, `Serving.submit`."""
+        """Submit the request to the adapter that `model` names. See `ModelNames.resolve`, `ModelHost.submit`."""
 
         def submit() -> Ticket:
             adapter = model_names(daemon).resolve(model)

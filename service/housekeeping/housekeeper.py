@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from lars_agent.store.adapters import AdapterStore
+from service.adapter_switch import AdapterSwitch
 from service.db import Database
 from service.db.records import now_utc
 from service.housekeeping.ended_jobs import forget, tidy_jobs
@@ -27,21 +28,18 @@ BATCH_HOURS = 500
 
 
 class Housekeeper:
-    """Removes what `settings.retention` no longer keeps, in a thread of its own, one round at a time.
-
-    `pointer` is held by whoever puts another adapter version in use.
-    """
+    """Removes what `settings.retention` no longer keeps, in a thread of its own, one round at a time."""
 
     def __init__(
         self,
         settings: Settings,
         db: Database,
         store: AdapterStore,
-        pointer: threading.Lock | None = None,
+        switch: AdapterSwitch,
         now: Callable[[], datetime] = now_utc,
     ) -> None:
         self._settings, self._db, self._store = settings, db, store
-        self._pointer, self._now = pointer or threading.Lock(), now
+        self._switch, self._now = switch, now
         self._working = threading.Lock()
         self._closing, self._woken = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -78,7 +76,7 @@ class Housekeeper:
 
     def _round(self, *steps: Callable[[Round], None]) -> Report:
         with self._working:
-            work = Round(self._settings, self._db, self._store, self._pointer, self._now(), self._closing)
+            work = Round(self._settings, self._db, self._store, self._switch, self._now(), self._closing)
             try:
                 for step in steps:
                     step(work)

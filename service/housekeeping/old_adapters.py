@@ -28,7 +28,7 @@ def tidy_adapters(work: Round) -> None:
                 items += _items(work, profile, [job for job in working if job.profile == profile])
         sizes = {item.id: item.bytes for item in items}
         for profile, version in expired(items, Limits(keep.adapter_days, keep.adapter_bytes), work.now):
-            with work.going_on("adapters", profile=profile, version=version), work.pointer:
+            with work.going_on("adapters", profile=profile, version=version), work.switch.held():
                 work.store.remove(profile, version)
                 work.report.adapters += 1
                 work.report.freed_bytes += sizes[profile, version]

@@ -12,6 +12,7 @@ import structlog
 
 from lars_agent.errors import LarsError
 from lars_agent.store.adapters import AdapterStore
+from service.adapter_switch import AdapterSwitch
 from service.db import Database
 from service.settings import Settings
 
@@ -47,12 +48,12 @@ class Report:
 
 @dataclass
 class Round:
-    """What one round works with; `pointer` is held by whoever puts another version in use."""
+    """What one round works with."""
 
     settings: Settings
     db: Database
     store: AdapterStore
-    pointer: threading.Lock
+    switch: AdapterSwitch
     now: datetime
     closing: threading.Event = field(default_factory=threading.Event)
     report: Report = field(default_factory=Report)

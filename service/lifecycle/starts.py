@@ -20,6 +20,12 @@ class SafeMode(LarsError):
     """The last starts failed: adapters are neither loaded nor made until a start has gone well."""
 
 
+def require_adapters(base_only: bool) -> None:
+    """Raise SafeMode where only the base model is served."""
+    if base_only:
+        raise SafeMode("only the base model is served until lars-agent is restarted; GET /info says why")
+
+
 class Starts:
     """Counts the starts that fail, in `file`; a start has failed unless `went_well` was called after `begin`.
 

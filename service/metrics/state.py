@@ -33,7 +33,7 @@ class DaemonCollector(Collector):
         yield gauge("model_installed", "1 once the base model can reply.", daemon.serving.installed is not None)
         yield gauge("model_loaded", "1 while the base model is in memory.", daemon.serving.endpoint_pid is not None)
         swaps = "Times that another adapter version, or the base model, was put in use."
-        yield CounterMetricFamily("lars_agent_adapter_swaps", swaps, value=daemon.serving.swaps)
+        yield CounterMetricFamily("lars_agent_adapter_swaps", swaps, value=daemon.switch.swaps)
         yield self._alarms()
         yield from self._rows()
         yield from self._jobs()
@@ -58,7 +58,7 @@ class DaemonCollector(Collector):
         counts = {status: known.get(status, 0) for status in get_args(JobStatus)}
         yield labelled("jobs", "Adaptation jobs in the database, by status.", "status", counts)
         yield gauge("job_running", "1 while an adaptation job runs or is paused.", supervisor.current is not None)
-        held = dict.fromkeys(supervisor.worker.holders, 1)
+        held: dict[str, float] = dict.fromkeys(self._daemon.worker.holders, 1.0)
         yield labelled("worker_paused", "1 for each reason for which the worker is paused now.", "reason", held)
         for job in db.jobs.list(limit=1):
             yield from last_job(job)
@@ -69,7 +69,7 @@ class DaemonCollector(Collector):
         folders = {"database": database, "adapters": taken_bytes(settings.adapters_dir)}
         folders |= {"jobs": taken_bytes(settings.jobs_dir), "models": taken_bytes(settings.models_dir)}
         yield labelled("state_bytes", "Size of the files in the state folder, by what they hold.", "kind", folders)
-        pids = {"daemon": None, "engine": daemon.serving.endpoint_pid, "worker": daemon.supervisor.worker_pid}
+        pids = {"daemon": None, "engine": daemon.serving.endpoint_pid, "worker": daemon.worker.pid}
         running = {name: pid for name, pid in pids.items() if name == "daemon" or pid is not None}
         words = "Resident memory by process."
         yield labelled("resident_bytes", words, "process", {name: _resident(pid) for name, pid in running.items()})

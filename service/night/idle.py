@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from service.pause_reasons import PauseReason
 from service.sections import Idle
 
 __all__ = ["Asked", "Check", "Moment", "Sight", "Window", "decide"]
@@ -60,7 +61,7 @@ class Sight:
 class Check:
     """One thing that was looked at, and what it says about the moment."""
 
-    name: str
+    name: PauseReason
     state: State
     words: str
 
@@ -133,7 +134,7 @@ def _wait(usual_s: float, late_s: float, late: bool, running: bool) -> float:
     return max(usual_s, late_s) if late else usual_s
 
 
-def _quiet(name: str, quiet_s: float | None, wait_s: float, busy: str, calm: str) -> Check:
+def _quiet(name: PauseReason, quiet_s: float | None, wait_s: float, busy: str, calm: str) -> Check:
     if quiet_s is None:
         return Check(name, "unknown", f"{busy.format('at an unknown time')}")
     if quiet_s >= wait_s:
@@ -172,19 +173,19 @@ def _safety(sight: Sight, idle: Idle, needs_bytes: int, running: bool) -> Iterat
     yield _at_least("disk", sight.free_disk_bytes, idle.min_free_disk_bytes, "disk")
 
 
-def _check(name: str, fine: bool, words: str) -> Check:
+def _check(name: PauseReason, fine: bool, words: str) -> Check:
     return Check(name, "fine" if fine else "against", words)
 
 
-def _known(name: str, against: bool | None, words: str, unknown: str) -> Check:
+def _known(name: PauseReason, against: bool | None, words: str, unknown: str) -> Check:
     return Check(name, "unknown", unknown) if against is None else _check(name, not against, words)
 
 
-def _below(name: str, value: float | None, limit: float, words: str, unknown: str) -> Check:
+def _below(name: PauseReason, value: float | None, limit: float, words: str, unknown: str) -> Check:
     return Check(name, "unknown", unknown) if value is None else _check(name, value <= limit, words.format(value))
 
 
-def _at_least(name: str, value: int | None, needed: int, what: str) -> Check:
+def _at_least(name: PauseReason, value: int | None, needed: int, what: str) -> Check:
     if value is None:
         return Check(name, "unknown", f"the free {what} is unknown")
     words = f"{value / 2**20:,.0f} MiB of {what} are free"

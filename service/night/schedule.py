@@ -15,9 +15,10 @@ from lars_agent.errors import LarsError, ModelLoading, NothingToLearn
 from service.db import JobRecord, RunOutcome, ScheduledRun
 from service.db.scheduled_runs import ScheduledRuns
 from service.jobs import JobRunning
-from service.night.cron import missed_run, next_run, opened, parse_cron, parse_zone
+from service.night.cron import missed_run, next_run
 from service.night.idle import Moment, Window
-from service.settings import Schedule, Settings
+from service.night.schedule_window import ScheduleWindow
+from service.settings import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -43,34 +44,26 @@ class Nightly:
     another profile whose job was still running, is made up once and in the same way. Within the window that opens with
     the moment it is a night; later it is made up, if at all, when the device has been left alone for long. What became
     of each moment, and why, is kept in `memory`.
-
-    Raises ConfigError for a cron expression or a time zone that cannot be, enabled or not.
     """
 
     def __init__(
         self,
-        settings: Schedule,
+        window: ScheduleWindow,
         supervisor: Adapting,
         memory: ScheduledRuns,
         profiles: Callable[[], Iterable[str]],
         judge: Callable[[Window], Moment] = lambda window: Moment(()),
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._settings, self._supervisor, self._memory = settings, supervisor, memory
-        self._profiles, self._judge, self._now = profiles, judge, now
-        parse_cron(settings.cron)
-        parse_zone(settings.timezone)
+        self._window, self._supervisor, self._memory = window, supervisor, memory
+        self._profiles, self._judge = profiles, judge
         self._looking = threading.Lock()
-        self._owing: set[str] = set()  # the profiles to which a night was owed at the last look
         self._noted: dict[str, tuple[datetime, RunOutcome, tuple[str, ...]]] = {}  # the last waiting, by profile
         self._scheduler: BackgroundScheduler | None = None
 
     def use(self, settings: Settings) -> None:
         """Nights come by `settings` from now on. Raises ConfigError, and nothing has changed."""
-        parse_cron(settings.schedule.cron)
-        parse_zone(settings.schedule.timezone)
         with self._looking:
-            self._settings = settings.schedule
+            self._window.use(settings.schedule)
 
     def start(self, first_look_s: float = FIRST_LOOK_S) -> None:
         """Nights come from now on, whenever the schedule is enabled, and jobs that stopped half-way go on."""
@@ -90,43 +83,31 @@ class Nightly:
 
     def next_run(self) -> datetime | None:
         """The moment of the next night, None if the schedule is disabled."""
-        if not self._settings.enabled:
-            return None
-        return next_run(self._settings.cron, self._settings.timezone, self._now())
-
-    def window(self, *, begun: bool) -> Window:
-        """Where the schedule stands, for work that has `begun` or for what is owed."""
-        if not self._settings.enabled or not (begun or self._owing):
-            return "shut"
-        if self._opened(self._now()) is not None:
-            return "open"
-        return "late" if self._settings.make_up else "shut"
+        settings = self._window.settings
+        return next_run(settings.cron, settings.timezone, self._window.now()) if settings.enabled else None
 
     def look(self) -> None:
         """Every profile to which a night is owed is being adapted; those that must wait keep it owed."""
         with self._looking:
             self._supervisor.recover()  # what a full disk kept from being recorded
-            if self._settings.enabled:
+            if self._window.settings.enabled:
                 for profile in self._profiles():
-                    self._look_after(profile, self._now())
-
-    def _opened(self, now: datetime) -> datetime | None:
-        settings = self._settings
-        return opened(settings.cron, settings.timezone, timedelta(hours=settings.window_hours), now)
+                    self._look_after(profile, self._window.now())
 
     def _look_after(self, profile: str, now: datetime) -> None:
         last_run = self._memory.last_run(profile)
         if last_run is None or last_run > now:  # seen for the first time, or noted by a clock that was wrong
             self._memory.note_run(profile, now)
             return
-        moment = missed_run(self._settings.cron, self._settings.timezone, last_run, now)
-        self._owing.discard(profile)
+        settings = self._window.settings
+        moment = missed_run(settings.cron, settings.timezone, last_run, now)
+        self._window.owing.discard(profile)
         if moment is None:
             return
-        self._owing.add(profile)
-        window = self.window(begun=False)
+        self._window.owing.add(profile)
+        window = self._window.state(begun=False)
         if window == "open":
-            moment = max(moment, self._opened(now) or moment)
+            moment = max(moment, self._window.opened(now) or moment)
         found = self._judge(window)
         if found.is_good:
             self._run(profile, moment, last_run, now)
@@ -138,7 +119,7 @@ class Nightly:
         outcome: RunOutcome = "waiting" if window == "open" else "missed"
         if window == "shut":
             self._memory.note_run(profile, now)
-            self._owing.discard(profile)
+            self._window.owing.discard(profile)
         note = (moment, outcome, tuple(check.name for check in found.against))
         if self._noted.get(profile) != note:
             self._noted[profile] = note
@@ -147,12 +128,12 @@ class Nightly:
     def _run(self, profile: str, moment: datetime, last_run: datetime, now: datetime) -> None:
         """Noted first: a night that takes the daemon down with it is not tried again at each start."""
         self._memory.note_run(profile, now)
-        self._owing.discard(profile)
+        self._window.owing.discard(profile)
         try:
             job = self._supervisor.adapt(profile, "schedule")
         except (JobRunning, ModelLoading):
             self._memory.note_run(profile, last_run)
-            self._owing.add(profile)
+            self._window.owing.add(profile)
         except NothingToLearn as error:
             self._record(profile, moment, now, "skipped", str(error))
         except LarsError as error:

@@ -6,29 +6,35 @@ checkpoint and ends, so that its memory is free as well, and another one goes on
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import structlog
 
 from service.db import JobRecord
 from service.night.idle import Asked, Moment, Sight, Window, decide
+from service.pause_reasons import PauseReason
 from service.settings import Settings
 from service.worker_process import WorkerProcess
 
 log = structlog.get_logger(__name__)
 
-HOLDERS = {"user": "somebody paused it", "requests": "a reply is being made"}  # who is no check of the moment
+HOLDERS: dict[str, str] = {"user": "somebody paused it", "requests": "a reply is being made"}  # who is no check
 WORKING_S, WAITING_S = 1.0, 60.0  # between two looks
 FRESH_S = 5.0  # how old what somebody asks about may be
 
 
 class Shift:
-    """Holds `worker`, which works for `work()` (None: for nothing), at bad moments.
+    """Holds `worker` at bad moments while it works.
 
     `sight` looks at the device; `window` says where the schedule stands, for work that has begun or is owed.
+
+    Attributes:
+        work: the job that runs; None for none.
+        moment: the last one looked at.
     """
 
     def __init__(
@@ -36,17 +42,17 @@ class Shift:
         settings: Settings,
         worker: WorkerProcess,
         *,
-        work: Callable[[], JobRecord | None],
         sight: Callable[[Window], Sight],
         window: Callable[[bool], Window],
     ) -> None:
         self._settings, self._worker = settings, worker
-        self._work, self._sight, self._window = work, sight, window
+        self._sight, self._window = sight, window
+        self.work: JobRecord | None = None
         self._looking, self._asked = threading.Lock(), threading.Lock()
-        self._held: frozenset[str] = frozenset()
+        self._held: frozenset[PauseReason] = frozenset()
         self._closing, self._woken = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
-        self.moment = Moment(())  # the last one looked at
+        self.moment = Moment(())
         self._looked_at = -math.inf
 
     def use(self, settings: Settings) -> None:
@@ -70,7 +76,7 @@ class Shift:
     @property
     def words(self) -> str:
         """Whether it adapts just now, and why or why not, in one line."""
-        work, why = self._work(), self.moment.why
+        work, why = self.work, self.moment.why
         if work is None:
             return f"not adapting: {why}" if self.moment.checks else "not adapting"
         holders = self._worker.holders
@@ -84,10 +90,16 @@ class Shift:
         """Whether work that has not begun may begin now."""
         return decide(self._sight(window), self._settings.idle, needs_bytes=self._settings.worker_bytes)
 
-    def begin(self) -> None:
-        """Work begins: it has looked before the first worker takes anything, and looks often from now on."""
-        self.look()
-        self._woken.set()
+    @contextlib.contextmanager
+    def watching(self, job: JobRecord) -> Iterator[None]:
+        """Watch over `job` within the block: look before its first worker takes anything, and often from then on."""
+        self.work = job
+        try:
+            self.look()
+            self._woken.set()
+            yield
+        finally:
+            self.work = None
 
     def refresh(self) -> None:
         """`moment` is of now, or was a moment ago, while the watch goes on: somebody asks."""
@@ -99,7 +111,7 @@ class Shift:
     def look(self) -> Moment:
         """The worker is held if the moment is bad, and parked if it has been held for long."""
         with self._looking:
-            work, began = self._work(), self._worker.pid is not None
+            work, began = self.work, self._worker.pid is not None
             asked: Asked = "user" if work is not None and work.trigger != "schedule" else "schedule"
             moment = decide(
                 self._sight(self._window(work is not None)),
@@ -114,7 +126,7 @@ class Shift:
                 self._worker.park()
             return moment
 
-    def _hold(self, names: frozenset[str]) -> None:
+    def _hold(self, names: frozenset[PauseReason]) -> None:
         if names != self._held:
             log.info("worker_held" if names else "worker_released", reasons=sorted(names), words=self.moment.why)
         for name in names - self._held:
@@ -125,7 +137,7 @@ class Shift:
 
     def _watch(self) -> None:
         while True:
-            self._woken.wait(WAITING_S if self._work() is None else WORKING_S)
+            self._woken.wait(WAITING_S if self.work is None else WORKING_S)
             self._woken.clear()
             if self._closing.is_set():
                 return

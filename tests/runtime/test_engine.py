@@ -98,6 +98,19 @@ def test_probabilities_are_those_of_the_model(engine, opened):
     assert reply(engine).logprobs == ()
 
 
+def held(engine: Engine) -> tuple[threading.Event, threading.Event]:
+    """A gate before the engine's next token, and the event that it stands there."""
+    gate, entered, turn = threading.Event(), threading.Event(), engine._batch.turn
+
+    def wait_and_turn() -> None:
+        entered.set()
+        gate.wait(LONG_S)
+        turn()
+
+    engine._batch.turn = wait_and_turn
+    return gate, entered
+
+
 def test_a_raw_text_is_gone_on_with_as_it_is(engine, opened):
     done = engine.submit(GenerationRequest((), raw="Once upon", max_new_tokens=5)).result(LONG_S)
     ids = opened.tokenizer("Once upon").input_ids
@@ -123,15 +136,9 @@ def test_replies_made_at_once_are_those_made_alone(engine):
 
 def test_a_swap_serves_new_requests_and_leaves_one_in_flight_on_its_adapter(opened, store, tmp_path):
     versions = [publish(store, opened, tmp_path, seed) for seed in (1, 2)]
-    gate, entered = threading.Event(), threading.Event()
-
-    def hold(busy: bool) -> None:
-        if busy and not gate.is_set():
-            entered.set()
-            gate.wait(LONG_S)
-
     store.activate("default", versions[0])
-    engine = Engine(opened, store, threads=1, on_busy=hold)
+    engine = Engine(opened, store, threads=1)
+    gate, entered = held(engine)
     try:
         in_flight = engine.submit(request())
         assert entered.wait(LONG_S)
@@ -204,8 +211,8 @@ def test_a_prompt_longer_than_the_context_is_refused(engine):
 
 
 def test_a_full_queue_is_refused_and_waiting_requests_are_served(opened, store):
-    gate, entered = threading.Event(), threading.Event()
-    engine = Engine(opened, store, queue_size=1, threads=1, on_busy=lambda busy: entered.set() or gate.wait(LONG_S))
+    engine = Engine(opened, store, queue_size=1, threads=1)
+    gate, entered = held(engine)
     try:
         running = engine.submit(request())
         assert entered.wait(LONG_S)
@@ -221,8 +228,8 @@ def test_a_full_queue_is_refused_and_waiting_requests_are_served(opened, store):
 
 
 def test_a_cancelled_request_ends_and_the_next_one_is_served(opened, store):
-    gate, entered = threading.Event(), threading.Event()
-    engine = Engine(opened, store, threads=1, on_busy=lambda busy: entered.set() or gate.wait(LONG_S))
+    engine = Engine(opened, store, threads=1)
+    gate, entered = held(engine)
     try:
         ticket = engine.submit(request(max_new_tokens=400))
         assert entered.wait(LONG_S)
@@ -239,9 +246,8 @@ def test_a_cancelled_request_ends_and_the_next_one_is_served(opened, store):
 
 
 def test_a_reply_that_is_not_whole_in_time_is_ended(opened, store):
-    gate, entered = threading.Event(), threading.Event()
-    hold = lambda busy: entered.set() or gate.wait(LONG_S)  # noqa: E731
-    engine = Engine(opened, store, threads=1, deadline_s=0.05, on_busy=hold)
+    engine = Engine(opened, store, threads=1, deadline_s=0.05)
+    gate, entered = held(engine)
     try:
         ticket = engine.submit(request(max_new_tokens=400))
         assert entered.wait(LONG_S)

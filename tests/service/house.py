@@ -6,7 +6,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,14 @@ from lars_agent.errors import AdapterCorrupt
 from lars_agent.example import Message
 from lars_agent.store.adapters import AdapterStore
 from lars_agent.store.manifest import AdapterManifest
+from service.adapter_switch import AdapterSwitch
 from service.db import Database, NewFeedback
 from service.jobs import Supervisor
+from service.memory_limit import GUARD_ONLY
 from service.parts import CycleParts
+from service.request_preemption import RequestPreemption
 from service.settings import Settings
+from service.worker_process import WorkerProcess
 
 REPOSITORY = Path(__file__).parents[2]
 STANDIN = Path(__file__).with_name("standin_worker.py")
@@ -32,23 +37,33 @@ class FakeModel:
     sha256: str = SHA256
 
 
-@dataclass
 class FakeEngine:
-    """Serves nothing, but says which version it would; it can be told to fail."""
+    """Serves nothing, but says which version it would; told to fail, it loads no version that it has not in memory."""
 
-    store: AdapterStore
-    serving: dict[str, int | None] = field(default_factory=dict)
-    failing: bool = False
+    is_alive = True
+
+    def __init__(self, store: AdapterStore) -> None:
+        self.store, self.failing = store, False
+        self._serving: dict[str, int | None] = {}
+        self._loaded: set[tuple[str, int]] = set()
 
     def prepare(self, profile: str, version: int) -> None:
-        if self.failing:
+        if self.failing and (profile, version) not in self._loaded:
             raise AdapterCorrupt("the tensors have another shape")
+        self._loaded.add((profile, version))
 
     def swap(self, profile: str) -> int | None:
-        if self.failing:
-            raise AdapterCorrupt("the tensors have another shape")
-        self.serving[profile] = self.store.active(profile)
-        return self.serving[profile]
+        version = self.store.active(profile)
+        if version is not None:
+            self.prepare(profile, version)
+        self._serving[profile] = version
+        return version
+
+    def serve_base(self, profile: str) -> None:
+        self._serving[profile] = None
+
+    def serving(self, profile: str) -> int | None:
+        return self._serving.get(profile)
 
 
 class House:
@@ -60,23 +75,21 @@ class House:
         self.store = AdapterStore(self.settings.adapters_dir)
         self.engine = FakeEngine(self.store)
         self.model: Any = FakeModel()
-        self.parts = CycleParts(self.settings, self.db, self.store, lambda: self.model, self.engine)
+        self.switch: Any = AdapterSwitch(self.store, lambda: nullcontext(self.engine), lambda: self.model)
+        self.parts = CycleParts(self.settings, self.db, self.store, lambda: self.model, self.switch)
         self.supervisors: list[Supervisor] = []
 
     def supervisor(self, *flags: str, command: tuple[str, ...] | None = None, **options: Any) -> Supervisor:
-        """A supervisor whose worker is the stand-in, told by `flags` how to behave."""
-        supervisor = Supervisor(
-            self.settings,
-            self.db,
-            self.store,
-            base_model=lambda: self.model,
-            endpoint=self.engine,
-            worker_command=command or (sys.executable, str(STANDIN), *flags),
+        """A supervisor of `worker`, which is the stand-in, told by `flags` how to behave."""
+        self.worker = WorkerProcess(
+            command or (sys.executable, str(STANDIN), *flags),
             grace_s=20.0,
-            **options,
+            memory_limit=options.pop("memory_limit", GUARD_ONLY),
         )
-        self.supervisors.append(supervisor)
-        return supervisor
+        self.worker.use(self.settings.training)
+        self.preemption = RequestPreemption(self.worker, self.settings.idle.resume_s)
+        self.supervisors.append(Supervisor(self.parts, self.worker, **options))
+        return self.supervisors[-1]
 
     def correct(self, count: int = 4, profile: str = "default") -> list[str]:
         """`count` corrections are stored; their ids."""

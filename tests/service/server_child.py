@@ -21,8 +21,8 @@ from tests.service.house import STANDIN
 class WaitingEngine(FakeEngine):
     """Replies once the file `go` exists."""
 
-    def __init__(self, store, on_busy, go: Path) -> None:
-        super().__init__(store, on_busy)
+    def __init__(self, store, go: Path) -> None:
+        super().__init__(store)
         self.go = go
         self.gate.clear()
         threading.Thread(target=self.wait, daemon=True).start()
@@ -42,8 +42,8 @@ def main(config: str, go: str, *flags: str) -> None:
     def load() -> Settings:
         return load_settings(Path(config))
 
-    def open_engine(installed, on_busy) -> WaitingEngine:
-        return WaitingEngine(AdapterStore(settings.adapters_dir), on_busy, Path(go))
+    def open_engine(installed) -> WaitingEngine:
+        return WaitingEngine(AdapterStore(settings.adapters_dir), Path(go))
 
     settings = load()
     app = fake_app(settings, open_engine=open_engine, worker_command=(sys.executable, str(STANDIN), *flags))

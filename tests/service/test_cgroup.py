@@ -20,7 +20,8 @@ import pytest
 from lars_agent.training.job_directory import JobSpec
 from service.cgroup import Cgroup, CgroupUnavailable, is_delegated, take_cgroup
 from service.memory_limit import MemoryLimit
-from service.worker_process import PID_NAME, Ending, WorkerProcess
+from service.worker_ending import Ending
+from service.worker_process import PID_NAME, WorkerProcess
 from tests.service.house import REPOSITORY, House
 
 BUDGET = 123_456_789

@@ -11,7 +11,8 @@ import pytest
 from lars_agent.errors import AdapterCorrupt, BudgetTooSmall, NothingToLearn, WorkerFailed
 from lars_agent.training.gate import Scores
 from lars_agent.training.job_directory import CANDIDATE, HELDOUT_FILE, TRAIN_FILE, JobResult, JobSpec, read_examples
-from service.cycle import SwapFailed, run_cycle
+from service.adapter_switch import SwapFailed
+from service.cycle import run_cycle
 from service.snapshot import require_news
 from tests.service.house import FakeModel, House
 
@@ -49,7 +50,7 @@ def test_accepted_candidate_is_published_and_served(house):
     job = house.db.jobs.add("default", "manual")
     verdict = run_cycle(job, house.parts, trained())
     assert verdict.accepted
-    assert house.store.active("default") == house.engine.serving["default"] == 1
+    assert house.store.active("default") == house.engine.serving("default") == 1
     row = house.db.jobs.get(job.id)
     assert (row.version, row.peak_bytes, row.verdict["accepted"]) == (1, 7, True)
 
@@ -75,7 +76,7 @@ def test_rejected_candidate_leaves_incumbent_active_and_stays_in_the_job_directo
     job = house.db.jobs.add("default", "manual")
     verdict = run_cycle(job, house.parts, trained(reply_loss=1.99))
     assert not verdict.accepted
-    assert house.store.active("default") == house.engine.serving["default"] == incumbent
+    assert house.store.active("default") == house.engine.serving("default") == incumbent
     assert len(house.store.versions("default")) == 1
     assert (house.folder(job.id) / CANDIDATE / "adapter_model.safetensors").exists()
     assert not list(house.folder(job.id).glob("checkpoint-*"))
@@ -123,7 +124,7 @@ def test_failed_swap_puts_the_incumbent_back(house):
     job = house.db.jobs.add("default", "manual")
     with pytest.raises(SwapFailed, match=r"v2 .* another shape.* v1 is in use as before"):
         run_cycle(job, house.parts, trained())
-    assert house.store.active("default") == house.engine.serving["default"] == incumbent
+    assert house.store.active("default") == house.engine.serving("default") == incumbent
     assert house.db.jobs.get(job.id).version == 2
 
 
@@ -133,6 +134,27 @@ def test_failed_first_swap_puts_the_base_model_back(house):
     with pytest.raises(SwapFailed, match="the base model is in use as before"):
         run_cycle(house.db.jobs.add("default", "manual"), house.parts, trained())
     assert house.store.active("default") is None
+
+
+@pytest.mark.parametrize(("damaged", "left"), [([2], 1), ([1, 2], None)])
+def test_failed_swap_over_a_damaged_incumbent_moves_pointer_and_engine_to_its_nearest_sound_ancestor(
+    house, damaged, left
+):
+    house.correct()
+    for _ in range(2):
+        house.publish()
+
+    def train(folder: Path) -> JobResult:
+        house.engine.failing = True
+        for version in damaged:
+            (house.store.folder("default", version) / "adapter_model.safetensors").write_text("rotten")
+        return trained()(folder)
+
+    kept = "v1" if left else "the base model"
+    with pytest.raises(SwapFailed, match=rf"v3 .* another shape.*; {kept} is in use because v2 is damaged"):
+        run_cycle(house.db.jobs.add("default", "manual"), house.parts, train)
+    assert house.store.active("default") == house.engine.serving("default") == left
+    assert [problem.alarm for problem in house.switch.problems] == ["adapter_fallback"] * len(damaged[:1])
 
 
 def test_candidate_is_rejected_when_another_version_was_put_in_use_meanwhile(house):
@@ -165,19 +187,18 @@ def test_daemon_that_dies_between_any_two_steps_is_gone_on_from(house, step, mon
     points = {
         "snapshot": "service.snapshot.JobSpec.write",
         "publish": "lars_agent.store.adapters.AdapterStore.publish",
-        "activate": "lars_agent.store.adapters.AdapterStore.activate",
+        "activate": "lars_agent.store.adapters.AdapterStore.move",
     }
     with monkeypatch.context() as patch:
         if step in points:
             patch.setattr(points[step], die)
         patch.setattr(house.engine, "prepare" if step == "prepare" else "swap", die)
-        parts = type(house.parts)(house.settings, house.db, house.store, lambda: house.model, house.engine)
         with pytest.raises(Death):
-            run_cycle(job, parts, die if step == "train" else trained())
+            run_cycle(job, house.parts, die if step == "train" else trained())
     verdict = run_cycle(house.db.jobs.get(job.id), house.parts, trained())
     assert verdict.accepted
     assert [manifest.version for manifest in house.store.versions("default")] == [1, 2]
-    assert house.store.active("default") == house.engine.serving["default"] == 2
+    assert house.store.active("default") == house.engine.serving("default") == 2
 
 
 def test_adapter_of_another_base_model_is_no_incumbent(house):

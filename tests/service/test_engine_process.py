@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from lars_agent.errors import AdapterNotFound, GenerationCancelled, GenerationEr
 from lars_agent.example import Message
 from lars_agent.models.open import open_model
 from lars_agent.runtime.engine import Engine
-from lars_agent.runtime.request import GenerationRequest
+from lars_agent.runtime.request import GenerationRequest, Ticket
 from lars_agent.runtime.rpc import Options
 from lars_agent.store.adapters import AdapterStore
 from service.engine_process import EngineProcess
@@ -45,11 +44,6 @@ def options(folder, adapters, **changes) -> Options:
 
 
 @pytest.fixture(scope="module")
-def busy():
-    return []
-
-
-@pytest.fixture(scope="module")
 def adapters(tmp_path_factory):
     return tmp_path_factory.mktemp("adapters")
 
@@ -60,14 +54,14 @@ def store(adapters):
 
 
 @pytest.fixture(scope="module")
-def process(folder, adapters, busy):
-    made = EngineProcess(options(folder, adapters), busy.append)
+def process(folder, adapters):
+    made = EngineProcess(options(folder, adapters))
     yield made
     made.close()
     assert not Path(f"/proc/{made.pid}").exists()
 
 
-def test_replies_streams_and_seeds_are_those_of_the_engine(process, opened, store, busy):
+def test_replies_streams_and_seeds_are_those_of_the_engine(process, opened, store):
     engine = Engine(opened, store, threads=1)
     for changes in ({}, {"temperature": 1.0}, {"stop": ("a", "e")}):
         ours, theirs = (one.submit(request(seed=5, **changes)) for one in (process, engine))
@@ -76,7 +70,6 @@ def test_replies_streams_and_seeds_are_those_of_the_engine(process, opened, stor
     drawn = process.submit(request(temperature=1.0))
     assert drawn.result(LONG_S).seed == drawn.seed
     engine.close()
-    assert busy[:2] == [True, False]
 
 
 def test_a_swap_is_known_here_once_it_is_done_there(process, opened, store, tmp_path):
@@ -108,26 +101,28 @@ def test_a_cancelled_reply_ends(process):
 
 def test_a_model_that_cannot_be_opened_is_said(tmp_path, adapters):
     with pytest.raises(ModelNotFound, match="holds no model"):
-        EngineProcess(options(tmp_path, adapters), lambda busy: None)
+        EngineProcess(options(tmp_path, adapters))
 
 
 def test_a_process_that_hangs_is_ended_all_the_same(folder, adapters):
-    process = EngineProcess(options(folder, adapters), lambda busy: None)
+    process = EngineProcess(options(folder, adapters))
     os.kill(process.pid, signal.SIGSTOP)
     process.close(timeout_s=0.1)
     assert not Path(f"/proc/{process.pid}").exists()
 
 
 def test_whoever_waits_for_a_process_that_is_killed_is_told(folder, adapters):
-    idle = threading.Event()
-    process = EngineProcess(options(folder, adapters), lambda busy: None if busy else idle.set())
+    ended: list[Ticket] = []
+    process = EngineProcess(options(folder, adapters))
     tickets = [process.submit(request(max_new_tokens=450, temperature=9.0)) for _ in range(3)]
+    for ticket in tickets:
+        ticket.add_done_callback(ended.append)
     os.kill(process.pid, signal.SIGKILL)
     for ticket in tickets:
         with pytest.raises(GenerationError, match="has ended"):
             ticket.result(LONG_S)
-    assert idle.wait(LONG_S)
     assert not process.is_alive
     with pytest.raises(GenerationError, match="has ended"):
         process.submit(request())
     process.close()
+    assert sorted(map(id, ended)) == sorted(map(id, tickets))  # each once

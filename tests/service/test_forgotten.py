@@ -30,7 +30,7 @@ def ended(house: House, *flags: str, trigger: str = "schedule"):
 
 
 def in_use(house: House) -> int | None:
-    assert house.store.active("default") == house.engine.serving["default"]
+    assert house.store.active("default") == house.engine.serving("default")
     return house.store.active("default")
 
 

@@ -44,8 +44,8 @@ def ended(house, supervisor, job):
 def at_work(supervisor, job) -> int:
     """The worker's process id, once it has made a step."""
     until(lambda: any(line["step"] > 0 for line in supervisor.progress(job.id)), "a step of the worker")
-    assert supervisor.worker_pid is not None
-    return supervisor.worker_pid
+    assert supervisor._worker.pid is not None
+    return supervisor._worker.pid
 
 
 def tell(question: str, answer: str) -> NewFeedback:
@@ -64,8 +64,8 @@ def test_accepted_job_succeeds_and_its_adapter_serves(house):
     assert (row.status, row.version, row.error, row.attempts) == ("succeeded", 1, None, 1)
     assert row.started <= row.finished
     assert row.peak_bytes == 123_456
-    assert house.engine.serving["default"] == 1
-    assert supervisor.current is supervisor.worker_pid is None
+    assert house.engine.serving("default") == 1
+    assert supervisor.current is supervisor._worker.pid is None
 
 
 def test_worker_runs_at_the_lowest_priority_on_the_threads_it_was_given(house, tmp_path):
@@ -139,7 +139,7 @@ def test_failed_swap_puts_the_incumbent_back_and_the_record_says_why(house):
     assert (row.status, row.version) == ("failed", 2)
     assert "another shape" in row.error
     assert "v1 is in use as before" in row.error
-    assert house.store.active("default") == house.engine.serving["default"] == incumbent
+    assert house.store.active("default") == house.engine.serving("default") == incumbent
 
 
 def test_cancelled_job_ends_its_worker_and_leaves_the_incumbent(house, go):
@@ -229,9 +229,9 @@ def test_paused_worker_stands_still_until_it_is_resumed(house, go):
     assert supervisor.pause(job.id).status == "paused"
     until(lambda: state_of(pid) == "T", "a stopped worker")
     stood_at = steps(supervisor, job)
-    supervisor.yield_to_requests(True)
-    supervisor.yield_to_requests(False)
-    until(lambda: supervisor._courtesy._timer is None, "the end of the idle time")
+    house.preemption.set_busy(True)
+    house.preemption.set_busy(False)
+    until(lambda: house.preemption._timer._timer is None, "the end of the idle time")
     assert (state_of(pid), steps(supervisor, job)) == ("T", stood_at)  # a request that ends resumes nothing
     assert supervisor.resume(job.id).status == "running"
     until(lambda: steps(supervisor, job) > stood_at, "a step after the pause")
@@ -243,14 +243,14 @@ def test_worker_stands_still_while_a_reply_is_generated_and_goes_on_after(house,
     supervisor = house.supervisor("--wait", str(go))
     job = supervisor.adapt()
     pid = at_work(supervisor, job)
-    supervisor.yield_to_requests(True)
+    house.preemption.set_busy(True)
     until(lambda: state_of(pid) == "T", "a stopped worker")
     stood_at = steps(supervisor, job)
     assert house.db.jobs.get(job.id).status == "running"  # nobody paused it
-    supervisor.yield_to_requests(False)
-    supervisor.yield_to_requests(True)  # the next request comes within the idle time
+    house.preemption.set_busy(False)
+    house.preemption.set_busy(True)  # the next request comes within the idle time
     assert state_of(pid) == "T"
-    supervisor.yield_to_requests(False)
+    house.preemption.set_busy(False)
     until(lambda: state_of(pid) != "T", "a worker that runs again")
     until(lambda: steps(supervisor, job) > stood_at, "a step after the reply")
     go.touch()
@@ -259,18 +259,18 @@ def test_worker_stands_still_while_a_reply_is_generated_and_goes_on_after(house,
 
 def test_worker_is_not_started_while_a_reply_is_generated(house):
     supervisor = house.supervisor()
-    supervisor.yield_to_requests(True)
+    house.preemption.set_busy(True)
     job = supervisor.adapt()
     until(lambda: (house.folder(job.id) / LOG_NAME).exists(), "a job that is ready for its worker")
-    assert supervisor.worker_pid is None
-    supervisor.yield_to_requests(False)
+    assert supervisor._worker.pid is None
+    house.preemption.set_busy(False)
     assert ended(house, supervisor, job).status == "succeeded"
 
 
 def test_requests_without_a_job_disturb_nothing(house):
     supervisor = house.supervisor()
     for busy in (True, False, True, False):
-        supervisor.yield_to_requests(busy)
+        house.preemption.set_busy(busy)
     assert ended(house, supervisor, supervisor.adapt()).status == "succeeded"
 
 
@@ -396,7 +396,7 @@ def test_paused_job_stays_paused_in_the_next_daemon(house, go, tmp_path):
     supervisor.recover()
     until(lambda: successor.db.jobs.get(job.id).attempts == 1, "the job taken up")
     assert successor.db.jobs.get(job.id).status == "paused"
-    assert supervisor.worker_pid is None
+    assert supervisor._worker.pid is None
     supervisor.resume(job.id)
     assert ended(successor, supervisor, job).status == "succeeded"
     successor.close()

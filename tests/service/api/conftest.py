@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import event, text
 
 from lars_agent.errors import GenerationCancelled, LarsError
-from lars_agent.runtime.request import Generation, GenerationRequest, Piece
+from lars_agent.runtime.request import Generation, GenerationRequest, Piece, Ticket
 from lars_agent.store.adapters import AdapterStore
 from service.app import create_app
 from service.db.engine import writing
@@ -40,49 +40,12 @@ class FakeModel:
     bytes: int = 1000
 
 
-@dataclass
-class FakeTicket:
-    """Says the reply word by word; holds on while `gate` is shut."""
-
-    request: GenerationRequest
-    version: int | None
-    words: list[str]
-    gate: threading.Event
-    error: LarsError | None = None
-    cancelled: threading.Event = field(default_factory=threading.Event)
-
-    def __iter__(self) -> Iterator[Piece]:
-        for word in self.words:
-            self._wait()
-            yield Piece(word)
-        self.result()
-
-    def result(self, timeout_s: float | None = None) -> Generation:
-        self._wait()
-        if self.error is not None:
-            raise self.error
-        text = "".join(self.words)
-        return Generation(text, "eos_token", 3, len(self.words), self.version, self.request.seed or 0, ())
-
-    @property
-    def is_done(self) -> bool:
-        return self.gate.is_set() or self.cancelled.is_set()
-
-    def cancel(self) -> None:
-        self.cancelled.set()
-
-    def _wait(self) -> None:
-        while not self.gate.wait(0.01):
-            if self.cancelled.is_set():
-                raise GenerationCancelled("the request was cancelled before its reply was finished")
-
-
 class FakeEngine:
     """Replies "echo: " and the last message, with the adapters of a real store, whose bytes it never loads."""
 
-    def __init__(self, store: AdapterStore, on_busy: Callable[[bool], None], sha256: str = SHA256) -> None:
-        self.store, self.on_busy, self.sha256 = store, on_busy, sha256
-        self.tickets: list[FakeTicket] = []
+    def __init__(self, store: AdapterStore, sha256: str = SHA256) -> None:
+        self.store, self.sha256 = store, sha256
+        self.tickets: list[Ticket] = []
         self.refuse_submit: Exception | None = None
         self.refuse_swap: LarsError | None = None
         self.break_reply: LarsError | None = None
@@ -91,15 +54,29 @@ class FakeEngine:
         self.closed, self.is_alive, self.pid = False, True, os.getpid()
         self._active: dict[str, int | None] = {}
 
-    def submit(self, request: GenerationRequest) -> FakeTicket:
+    def submit(self, request: GenerationRequest) -> Ticket:
         if self.refuse_submit is not None:
             raise self.refuse_submit
         version = self._active.get(request.profile) if request.version == "active" else request.version
         if version is not None:
             self.store.folder(request.profile, version)
-        words = ["echo: ", request.messages[-1]["content"]]
-        self.tickets.append(FakeTicket(request, version, words, self.gate, self.break_reply))
-        return self.tickets[-1]
+        ticket = Ticket(request, request.seed or 0, version)
+        self.tickets.append(ticket)
+        threading.Thread(target=self._reply, args=(ticket, self.break_reply), daemon=True).start()
+        return ticket
+
+    def _reply(self, ticket: Ticket, error: LarsError | None) -> None:
+        """Say the reply word by word; hold on while `gate` is shut."""
+        words = ["echo: ", ticket.request.messages[-1]["content"]]
+        for word in words:
+            while not self.gate.wait(0.01):
+                if ticket.cancelled:
+                    cancelled = "the request was cancelled before its reply was finished"
+                    ticket.finish(None, GenerationCancelled(cancelled))
+                    return
+            ticket.give(Piece(word))
+        whole = Generation("".join(words), "eos_token", 3, len(words), ticket.version, ticket.seed, ())
+        ticket.finish(whole if error is None else None, error)
 
     def prepare(self, profile: str, version: int) -> None:
         self.store.verify(profile, version, self.sha256)
@@ -146,7 +123,7 @@ def fake_app(settings: Settings, **options: object) -> FastAPI:
 
 def opener(settings: Settings, sha256: str = SHA256):
     store = AdapterStore(settings.adapters_dir)
-    return lambda installed, on_busy: FakeEngine(store, on_busy, sha256)
+    return lambda installed: FakeEngine(store, sha256)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tests.store.make import make_candidate, make_draft
 def versions(daemon, tmp_path):
     """v1, and v2 that came from it; v2 is in use."""
     publish(daemon.store, tmp_path)
-    daemon.serving.activate("default", 2)
+    daemon.switch.activate("default", 2)
 
 
 def publish(store: AdapterStore, tmp_path) -> None:
@@ -73,6 +73,17 @@ def test_failed_swap_puts_the_pointer_back(client, versions, daemon, engine, cal
     assert (daemon.store.active("default"), engine.serving("default")) == (2, 2)
 
 
+def test_failed_swap_over_a_damaged_incumbent_goes_back_to_its_parent_and_says_so(client, versions, daemon, engine):
+    daemon.store.publish("default", daemon.store.folder("default", 1), make_draft(2))
+    damage(daemon.store, 3)
+    damage(daemon.store, 2)
+    response = client.post("/adapters/v3/activate")
+    assert response.status_code == 409
+    assert "v1 is in use because v2 is damaged" in response.json()["error"]["message"]
+    assert (daemon.store.active("default"), engine.serving("default")) == (1, 1)
+    assert client.get("/health").json()["alarms"] == ["adapter_fallback"]
+
+
 def test_unknown_version_is_not_found(client, versions, daemon):
     assert client.post("/adapters/v9/activate").status_code == 404
     assert client.post("/adapters/v1/activate?profile=alice").status_code == 404
@@ -119,6 +130,8 @@ def test_a_version_for_another_base_model_is_set_aside_and_serves_again_when_its
         assert "not for the base model in use" in info["problems"][0]
         assert client.get("/health").json() == {"status": "degraded", "alarms": ["adapter_set_aside"]}
         assert client.post("/generate", json={"inputs": "Hi"}).json()["details"]["adapter_version"] == "base"
+        assert client.post("/adapters/v1/activate").status_code == 409
+        assert client.get("/info").json()["serving"] == {"default": "base"}
     assert store.active("default") == 2
     client = start(settings)
     wait_until(lambda: client.get("/health").status_code == 200)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 
 import pytest
 
 from lars_agent.models.open import open_model
 from service.settings import Settings
 from tests.service.api.conftest import FakeModel, client_of, fake_app, opener, wait_until
-from tests.service.house import STANDIN
+from tests.service.house import STANDIN, state_of
 from tests.tiny import save_tiny
 
 
@@ -75,6 +76,21 @@ def test_job_is_paused_resumed_and_cancelled(client):
         assert response.status_code == 409
         assert "cancelled" in response.json()["error"]["message"]
         assert client.post(f"/jobs/j-none/{verb}").status_code == 404
+
+
+def test_worker_stands_still_from_a_request_until_its_reply_and_a_moment_after(settings, client, daemon, engine):
+    daemon.use(settings.model_copy(update={"idle": settings.idle.model_copy(update={"resume_s": 0.05})}))
+    job_id = client.post("/jobs").json()["id"]
+    wait_until(lambda: is_stepping(client, job_id))
+    worker = daemon.worker.pid
+    engine.gate.clear()
+    asking = threading.Thread(target=client.post, args=("/generate",), kwargs={"json": {"inputs": "Hi"}})
+    asking.start()
+    wait_until(lambda: state_of(worker) == "T")
+    assert status(client, job_id) == "running"  # nobody paused it
+    engine.gate.set()
+    asking.join()
+    wait_until(lambda: state_of(worker) != "T")
 
 
 def test_numbers_that_json_lacks_become_null(client, daemon):

@@ -126,7 +126,7 @@ def test_reply_nobody_waits_for_is_cancelled(server, path):
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(raw_post(port, path, json.dumps({"inputs": "Hi"}).encode()))
         wait_until(lambda: len(engine.tickets) == 1)
-    wait_until(lambda: engine.tickets[0].cancelled.is_set())
+    wait_until(lambda: engine.tickets[0].cancelled)
 
 
 @pytest.mark.parametrize("announced", [True, False])

@@ -51,7 +51,9 @@ def build(tmp_path):
 
 def tidy(house: House, days: float = 0) -> Report:
     """What a round does that comes in so many days."""
-    return Housekeeper(house.settings, house.db, house.store, now=lambda: NOW + timedelta(days=days)).tidy()
+    return Housekeeper(
+        house.settings, house.db, house.store, house.switch, now=lambda: NOW + timedelta(days=days)
+    ).tidy()
 
 
 def ask(house: House, response: str = "Me.") -> str:
@@ -295,10 +297,10 @@ class TestAdapters:
         assert tidy(house).adapters == 0
 
     def test_it_waits_while_somebody_puts_a_version_in_use(self, build):
-        house, pointer = build(adapter_days=30), threading.Lock()
+        house = build(adapter_days=30)
         version = publish(house, days_old=99)
-        keeper = Housekeeper(house.settings, house.db, house.store, pointer)
-        with pointer:
+        keeper = Housekeeper(house.settings, house.db, house.store, house.switch)
+        with house.switch.held():
             round_ = threading.Thread(target=keeper.tidy)
             round_.start()
             house.store.activate("default", version)
@@ -381,7 +383,7 @@ class TestRounds:
     def test_the_first_round_comes_soon_after_the_start(self, build):
         house = build(job_folder_days=30)
         old = add_job(house, days_old=31)
-        keeper = Housekeeper(house.settings, house.db, house.store)
+        keeper = Housekeeper(house.settings, house.db, house.store, house.switch)
         keeper.start(first_s=0)
         until(lambda: not house.folder(old.id).exists(), "the old directory is gone")
         keeper.close()
@@ -389,7 +391,7 @@ class TestRounds:
     def test_settings_may_change_between_two_rounds(self, build):
         house = build(job_folder_days=30)
         add_job(house, days_old=20)
-        keeper = Housekeeper(house.settings, house.db, house.store)
+        keeper = Housekeeper(house.settings, house.db, house.store, house.switch)
         assert keeper.tidy().job_folders == 0
         keeper.use(build(job_folder_days=10).settings)
         assert keeper.tidy().job_folders == 1
@@ -405,7 +407,7 @@ class TestRounds:
             rounds -= 1
 
         monkeypatch.setattr(housekeeper, "tidy_jobs", step)
-        keeper = Housekeeper(house.settings, house.db, house.store)
+        keeper = Housekeeper(house.settings, house.db, house.store, house.switch)
         threads = [threading.Thread(target=keeper.tidy) for _ in range(4)]
         for thread in threads:
             thread.start()
@@ -416,7 +418,7 @@ class TestRounds:
     def test_closing_ends_a_round_before_its_next_removal(self, build, monkeypatch):
         house = build(job_folder_days=1)
         first, second = add_job(house, days_old=9), add_job(house, days_old=8)
-        keeper = Housekeeper(house.settings, house.db, house.store)
+        keeper = Housekeeper(house.settings, house.db, house.store, house.switch)
         monkeypatch.setattr(ended_jobs, "discard", lambda path: keeper.close())
         assert keeper.tidy().job_folders == 1
         monkeypatch.undo()

@@ -17,6 +17,7 @@ from service.db import Database, JobRecord
 from service.jobs import JobRunning
 from service.night.idle import Sight, Window
 from service.night.schedule import Nightly
+from service.night.schedule_window import ScheduleWindow
 from service.night.shift import Shift
 from service.settings import Settings
 
@@ -170,30 +171,29 @@ class Laptop:
     def __init__(self, db: Database, clock: Clock) -> None:
         self.db, self.clock = db, clock
         self.settings = Settings(data_dir=db.path.parent, schedule={"timezone": "Europe/Berlin"})
-        self.work: JobRecord | None = None
         self.minutes = 0
         self.news = True
         self.touched = self.asked = clock.now
         self.start()
 
     def start(self) -> None:
-        self.work = None
         self.worker = Worker(self.clock, {})
+        window = ScheduleWindow(self.settings.schedule, lambda: self.clock.now)
         self.shift = Shift(
             self.settings,
             self.worker,  # type: ignore[arg-type]
-            work=lambda: self.work,
             sight=self.sight,
-            window=lambda begun: self.schedule.window(begun=begun),
+            window=window.state,
         )
-        self.schedule = Nightly(
-            self.settings.schedule,
-            self,
-            self.db.scheduled_runs,
-            lambda: ["default"],
-            self.shift.judge,
-            lambda: self.clock.now,
-        )
+        self.schedule = Nightly(window, self, self.db.scheduled_runs, lambda: ["default"], self.shift.judge)
+
+    @property
+    def work(self) -> JobRecord | None:
+        return self.shift.work
+
+    @work.setter
+    def work(self, job: JobRecord | None) -> None:
+        self.shift.work = job
 
     def script(self) -> dict[str, object]:
         """What the day's line says: from six in the evening on, that of the day after."""

@@ -15,6 +15,7 @@ from service.jobs import JobRunning
 from service.night.cron import missed_run, next_run
 from service.night.idle import Check, Moment
 from service.night.schedule import Nightly
+from service.night.schedule_window import ScheduleWindow
 from service.settings import Schedule
 from tests.service.house import until
 
@@ -62,12 +63,11 @@ class Device:
     def daemon(self, **schedule) -> Nightly:
         settings = Schedule(**{"cron": NIGHT, "timezone": BERLIN, **schedule})
         return Nightly(
-            settings,
+            ScheduleWindow(settings, lambda: self.now),
             self.supervisor,
             self.db.scheduled_runs,
             lambda: self.profiles,
             lambda window: self.moment,
-            lambda: self.now,
         )
 
     @property
@@ -338,21 +338,21 @@ def test_window_is_open_from_its_moment_until_it_ends(device):
         ("07:00", True, "late"),
     ):
         device.now = at(f"2026-06-02 {hour}")
-        assert device.daemon(make_up=make_up).window(begun=True) == wanted
-    assert device.daemon(enabled=False).window(begun=True) == "shut"
+        assert device.daemon(make_up=make_up)._window.state(begun=True) == wanted
+    assert device.daemon(enabled=False)._window.state(begun=True) == "shut"
 
 
 def test_nothing_is_due_where_no_night_is_owed(device):
     daemon = device.daemon()
     daemon.look()
     device.now = at("2026-06-02 03:00")
-    assert daemon.window(begun=False) == "shut"
+    assert daemon._window.state(begun=False) == "shut"
     device.moment = HOT
     daemon.look()
-    assert daemon.window(begun=False) == "open"
+    assert daemon._window.state(begun=False) == "open"
     device.moment = Moment(())
     daemon.look()
-    assert daemon.window(begun=False) == "shut"
+    assert daemon._window.state(begun=False) == "shut"
 
 
 @pytest.mark.parametrize("hours", [-30, -2, 2, 30])

@@ -19,23 +19,21 @@ class Device:
 
     def __init__(self, house: House, *flags: str) -> None:
         self.house, self.seen, self.window = house, CALM, "open"
-        self.supervisor = house.supervisor(*flags)
+        self.supervisor = house.supervisor(*flags, watching=lambda job: self.shift.watching(job))
         self.shift = Shift(
             house.settings,
-            self.supervisor.worker,
-            work=lambda: self.supervisor.work,
+            house.worker,
             sight=self.sight,
             window=lambda begun: self.window,  # type: ignore[arg-type, return-value]
         )
-        self.supervisor.on_begin = self.shift.begin
 
     def sight(self, window: Window) -> Sight:
         return replace(self.seen, window=window)
 
     def at_work(self, job) -> int:
         until(lambda: any(line["step"] > 0 for line in self.supervisor.progress(job.id)), "a step of the worker")
-        assert self.supervisor.worker_pid is not None
-        return self.supervisor.worker_pid
+        assert self.supervisor._worker.pid is not None
+        return self.supervisor._worker.pid
 
 
 @pytest.fixture
@@ -80,7 +78,7 @@ def test_long_pause_parks_the_worker_and_another_one_goes_on_from_its_checkpoint
     device.seen = HOT
     device.shift.look()
     until(lambda: state_of(pid) == "X", "the worker has ended")
-    until(lambda: device.supervisor.worker_pid is None, "the daemon has seen it")
+    until(lambda: device.supervisor._worker.pid is None, "the daemon has seen it")
     assert device.supervisor.current == job.id
     assert device.house.db.jobs.get(job.id).status == "running"
     device.shift.look()  # nobody is there who could be parked
@@ -104,10 +102,10 @@ def test_worker_that_is_parked_more_often_than_it_may_fail_goes_on_all_the_same(
     for _ in range(5):
         device.seen = CALM
         device.shift.look()
-        until(lambda: device.supervisor.worker_pid is not None, "a worker")
+        until(lambda: device.supervisor._worker.pid is not None, "a worker")
         device.seen = HOT
         device.shift.look()
-        until(lambda: device.supervisor.worker_pid is None, "none")
+        until(lambda: device.supervisor._worker.pid is None, "none")
     go.touch()
     device.seen = CALM
     device.shift.look()
@@ -118,8 +116,8 @@ def test_worker_that_is_parked_more_often_than_it_may_fail_goes_on_all_the_same(
 def test_work_that_begins_at_a_bad_moment_waits_before_it_takes_any_memory(device, go):
     device.seen = HOT
     job = device.supervisor.adapt(trigger="manual")
-    until(lambda: device.supervisor.worker.holders == {"heat"}, "the worker is held")
-    assert device.supervisor.worker_pid is None
+    until(lambda: device.supervisor._worker.holders == {"heat"}, "the worker is held")
+    assert device.supervisor._worker.pid is None
     go.touch()
     device.seen = CALM
     device.shift.look()
@@ -138,13 +136,13 @@ def test_end_of_the_window_stops_scheduled_work_and_not_what_a_user_asked_for(de
     device.window = "open"
     device.house.correct(6)
     device.supervisor.adapt(trigger="schedule")
-    until(lambda: device.supervisor.worker_pid is not None, "a worker")
+    until(lambda: device.supervisor._worker.pid is not None, "a worker")
     device.window = "shut"
     device.shift.look()
-    assert device.supervisor.worker.holders == {"window"}
+    assert device.supervisor._worker.holders == {"window"}
     device.window = "open"
     device.shift.look()
-    assert device.supervisor.worker.holders == frozenset()
+    assert device.supervisor._worker.holders == frozenset()
 
 
 def test_watch_goes_on_by_itself_survives_a_probe_that_fails_and_releases_what_it_held(device, go, monkeypatch):
@@ -155,21 +153,21 @@ def test_watch_goes_on_by_itself_survives_a_probe_that_fails_and_releases_what_i
     device.at_work(job)
     device.seen = None  # whatever is asked of it fails
     device.seen = HOT
-    until(lambda: device.supervisor.worker.holders == {"heat"}, "held")
+    until(lambda: device.supervisor._worker.holders == {"heat"}, "held")
     device.shift.close()
-    assert device.supervisor.worker.holders == frozenset()
+    assert device.supervisor._worker.holders == frozenset()
 
 
 def test_watch_that_looks_seldom_while_there_is_no_work_looks_often_once_there_is(device, go, monkeypatch):
     monkeypatch.setattr("service.night.shift.WAITING_S", 3600.0)
     monkeypatch.setattr("service.night.shift.WORKING_S", 0.01)
-    asked, work = [], device.shift._work
-    monkeypatch.setattr(device.shift, "_work", lambda: asked.append(None) or work())
+    waits, wait = [], device.shift._woken.wait
+    monkeypatch.setattr(device.shift._woken, "wait", lambda timeout_s: waits.append(timeout_s) or wait(timeout_s))
     device.shift.start()
-    until(lambda: len(asked) > 1, "the watch has begun to wait")
+    until(lambda: waits == [3600.0], "the watch has begun to wait")
     device.at_work(device.supervisor.adapt(trigger="schedule"))
     device.seen = HOT
-    until(lambda: device.supervisor.worker.holders == {"heat"}, "held")
+    until(lambda: device.supervisor._worker.holders == {"heat"}, "held")
     device.shift.close()
 
 

@@ -17,6 +17,6 @@ def models_folder() -> Path:
     """Where base models lie: in the checkout's own cache, or where the daemon keeps its own."""
     if CHECKOUT is not None:
         return CHECKOUT / ".cache" / "models"
-    from service.settings import load_settings
+    from service.settings.load import load_settings
 
     return load_settings().models_dir

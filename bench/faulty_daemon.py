@@ -82,7 +82,7 @@ class Steps:
         from sqlalchemy import Engine, event
 
         from service import cycle as patched
-        from service.engine_process import EngineProcess
+        from service.serving.engine_client import EngineClient
 
         cycle: Any = patched
         system: Any = os
@@ -98,7 +98,7 @@ class Steps:
 
         cycle.publish, system.fsync = counted_publish, counted_fsync
         for name in ("prepare", "swap"):
-            setattr(EngineProcess, name, self._counted(f"engine {name}", getattr(EngineProcess, name)))
+            setattr(EngineClient, name, self._counted(f"engine {name}", getattr(EngineClient, name)))
         event.listen(Engine, "commit", lambda connection: self.count("commit"))
         sys.addaudithook(self._hear)
 
@@ -157,7 +157,7 @@ def main() -> None:
         Steps(fault).install()
     else:
         install_filling(fault, Path(os.environ["LARS_AGENT_DATA_DIR"]))
-    from service.cli import main as serve
+    from service.cli.main import main as serve
 
     serve(["serve"])
 

@@ -33,7 +33,7 @@ from lars_agent.training.job_directory import (
     write_examples,
 )
 from lars_agent.training.plan_file import promised_bytes
-from service.worker_process import DEFAULT_COMMAND, worker_environment
+from service.worker.process import DEFAULT_COMMAND, worker_environment
 
 STEPS = 2
 WHOLE_EVERY = 10

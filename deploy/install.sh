@@ -169,7 +169,7 @@ answers() {
 }
 
 address() {
-  "$OPT/venv/bin/python" -c 'from service.client import default_url; print(default_url() + "/")'
+  "$OPT/venv/bin/python" -c 'from service.cli.client import default_url; print(default_url() + "/")'
 }
 
 main "$@"

@@ -14,7 +14,6 @@ from lars_agent.errors import LarsError
 from lars_agent.models.library import InstalledModel, ModelLibrary
 from lars_agent.runtime.rpc import Options
 from lars_agent.store.adapters import AdapterStore
-from service.adapter_switch import AdapterSwitch
 from service.api import (
     adapters,
     errors,
@@ -27,32 +26,33 @@ from service.api import (
     openai,
     openai_models,
     operation,
-    scheduled_runs,
+    schedule,
 )
+from service.api.middleware import GUARDS, RequestCounter
+from service.cycle.context import CycleContext
+from service.cycle.supervisor import Supervisor
 from service.daemon import Daemon
 from service.dashboard import routes as dashboard
 from service.db import Database
-from service.engine_process import EngineProcess
 from service.housekeeping.housekeeper import Housekeeper
-from service.jobs import Supervisor
-from service.lifecycle.data_lock import DataLock
-from service.lifecycle.starts import STARTS_NAME, Starts
-from service.memory_limit import GUARD_ONLY, MemoryLimit
 from service.metrics.state import DaemonCollector
-from service.middleware import GUARDS, RequestCounter
-from service.model_host import FindModel, ModelHost, OpenEngine
-from service.night.idle import Sight, Window
-from service.night.lookout import Lookout
-from service.night.schedule import Nightly
-from service.night.schedule_window import ScheduleWindow
-from service.night.shift import Shift
-from service.parts import CycleParts
-from service.profiles import Profiles
-from service.recorder import Recorder
-from service.request_preemption import RequestPreemption
-from service.settings import Settings
-from service.version import package_version
-from service.worker_process import DEFAULT_COMMAND, WorkerProcess
+from service.process.crash_loop import STARTS_NAME, StartupFailures
+from service.process.data_lock import DataLock
+from service.process.version import package_version
+from service.schedule.device_reader import DeviceReader
+from service.schedule.idle_monitor import IdleMonitor
+from service.schedule.idle_policy import DeviceState, Window
+from service.schedule.scheduler import NightlyScheduler
+from service.schedule.window import ScheduleWindow
+from service.serving.adapter_switch import AdapterSwitch
+from service.serving.engine_client import EngineClient
+from service.serving.model_host import FindModel, ModelHost, OpenEngine
+from service.serving.profiles import Profiles
+from service.serving.recorder import Recorder
+from service.settings.load import Settings
+from service.worker.memory_limit import GUARD_ONLY, MemoryLimit
+from service.worker.preemption import RequestPreemption
+from service.worker.process import DEFAULT_COMMAND, WorkerProcess
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +67,7 @@ ROUTERS = (
     interactions.router,
     adapters.router,
     jobs.router,
-    scheduled_runs.router,
+    schedule.router,
     operation.router,
     metrics.router,
     dashboard.router,
@@ -81,7 +81,7 @@ class Parts(TypedDict, total=False):
     open_engine: OpenEngine
     worker_command: Sequence[str]
     memory_limit: MemoryLimit
-    look: Callable[[Window], Sight]
+    look: Callable[[Window], DeviceState]
 
 
 def create_app(settings: Settings, **parts: Unpack[Parts]) -> FastAPI:
@@ -115,7 +115,7 @@ def compose(settings: Settings, **parts: Unpack[Parts]) -> Daemon:
     """Every part, wired; nothing runs yet."""
     settings.server.require_token()
     lock = DataLock(settings.data_dir)
-    starts = Starts(settings.data_dir / STARTS_NAME)
+    starts = StartupFailures(settings.data_dir / STARTS_NAME)
     starts.begin()
     try:
         db = Database(settings.database_path)
@@ -135,22 +135,22 @@ def compose(settings: Settings, **parts: Unpack[Parts]) -> Daemon:
             on_busy=preemption.set_busy,
         )
         switch = AdapterSwitch(store, serving.engine, serving.require_model, base_only=starts.safe_mode)
-        lookout = Lookout(
+        lookout = DeviceReader(
             settings.data_dir,
             own=lambda: [pid for pid in (serving.endpoint_pid, worker.pid) if pid is not None],
             quiet_s=preemption.quiet_s,
             worker_threads=worker.running_threads,
         )
         window = ScheduleWindow(settings.schedule)
-        shift = Shift(settings, worker, sight=parts.get("look") or lookout, window=window.state)
+        shift = IdleMonitor(settings, worker, sight=parts.get("look") or lookout, window=window.state)
         housekeeper = Housekeeper(settings, db, store, switch)
         supervisor = Supervisor(
-            CycleParts(settings, db, store, serving.require_model, switch),
+            CycleContext(settings, db, store, serving.require_model, switch),
             worker,
             watching=shift.watching,
             on_end=housekeeper.forget_soon,  # feedback may have been deleted while the job worked with it
         )
-        schedule = Nightly(window, supervisor, db.scheduled_runs, profiles.names, shift.judge)
+        scheduler = NightlyScheduler(window, supervisor, db.scheduled_runs, profiles.names, shift.judge)
     except BaseException as error:
         if isinstance(error, LarsError):
             starts.refused()
@@ -168,7 +168,7 @@ def compose(settings: Settings, **parts: Unpack[Parts]) -> Daemon:
         switch=switch,
         recorder=Recorder(db),
         supervisor=supervisor,
-        schedule=schedule,
+        schedule=scheduler,
         shift=shift,
         starts=starts,
         housekeeper=housekeeper,
@@ -189,7 +189,7 @@ def model_finder(settings: Settings) -> FindModel:
 def engine_opener(settings: Settings) -> OpenEngine:
     """Opens the generation engine on an installed model, in a process of its own."""
 
-    def open_engine(installed: InstalledModel) -> EngineProcess:
+    def open_engine(installed: InstalledModel) -> EngineClient:
         runtime = settings.runtime
         options = Options(
             model_path=str(installed.folder),
@@ -201,7 +201,7 @@ def engine_opener(settings: Settings) -> OpenEngine:
             prefix_bytes=runtime.prefix_cache_bytes,
             deadline_s=runtime.deadline_s,
         )
-        return EngineProcess(options)
+        return EngineClient(options)
 
     return open_engine
 

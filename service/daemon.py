@@ -8,23 +8,23 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from lars_agent.store.adapters import AdapterStore
-from service.adapter_switch import AdapterSwitch
+from service.alarms import Problem
+from service.cycle.supervisor import Supervisor
 from service.db import Database, JobRecord, JobTrigger
 from service.housekeeping.housekeeper import Housekeeper
-from service.jobs import Supervisor
-from service.lifecycle.closing import WORKER_S
-from service.lifecycle.data_lock import DataLock
-from service.lifecycle.starts import Starts
 from service.metrics.requests import RequestMetrics
-from service.model_host import ModelHost
-from service.night.schedule import Nightly
-from service.night.shift import Shift
-from service.problem import Problem
-from service.profiles import Profiles
-from service.recorder import Recorder
-from service.request_preemption import RequestPreemption
-from service.settings import Settings
-from service.worker_process import WorkerProcess
+from service.process.crash_loop import StartupFailures
+from service.process.data_lock import DataLock
+from service.process.shutdown import WORKER_S
+from service.schedule.idle_monitor import IdleMonitor
+from service.schedule.scheduler import NightlyScheduler
+from service.serving.adapter_switch import AdapterSwitch
+from service.serving.model_host import ModelHost
+from service.serving.profiles import Profiles
+from service.serving.recorder import Recorder
+from service.settings.load import Settings
+from service.worker.preemption import RequestPreemption
+from service.worker.process import WorkerProcess
 
 HEALTHY_S = 30.0  # that the daemon and its model have to be up for a start to have gone well
 
@@ -48,9 +48,9 @@ class Daemon:
     switch: AdapterSwitch
     recorder: Recorder
     supervisor: Supervisor
-    schedule: Nightly
-    shift: Shift
-    starts: Starts
+    schedule: NightlyScheduler
+    shift: IdleMonitor
+    starts: StartupFailures
     housekeeper: Housekeeper
     notices: list[str] = field(default_factory=list)
     metrics: RequestMetrics = field(default_factory=RequestMetrics)

@@ -1,6 +1,6 @@
 """The daemon as a process: the base model fetched, uvicorn on its address, and what signals and systemd want of it.
 
-SIGTERM and SIGINT end it within ten seconds, see `service.lifecycle.closing`. SIGHUP has the settings read again,
+SIGTERM and SIGINT end it within ten seconds, see `service.process.shutdown`. SIGHUP has the settings read again,
 unless it comes because the terminal that it runs in was closed.
 """
 
@@ -21,14 +21,14 @@ from lars_agent.errors import LarsError
 from lars_agent.models.library import ModelLibrary
 from service.app import create_app
 from service.daemon import Daemon
-from service.lifecycle import log
-from service.lifecycle.closing import CUT_S, DRAIN_S
-from service.lifecycle.notify import Systemd
-from service.lifecycle.pulse import Pulse
-from service.lifecycle.reload import reload
-from service.memory_limit import memory_limit
-from service.sections import url_of
-from service.settings import Settings
+from service.process import log
+from service.process.sd_notify import SdNotify
+from service.process.shutdown import CUT_S, DRAIN_S
+from service.process.watchdog import Watchdog
+from service.reload import reload
+from service.settings.load import Settings
+from service.settings.sections import url_of
+from service.worker.memory_limit import memory_limit
 
 
 class Server(uvicorn.Server):
@@ -42,8 +42,8 @@ class Server(uvicorn.Server):
     ) -> None:
         super().__init__(config)
         self._daemon, self._tell, self._load = daemon, tell, load
-        self._systemd = Systemd.met(os.environ)
-        self._pulse = Pulse(self._systemd, daemon.status)
+        self._systemd = SdNotify.met(os.environ)
+        self._pulse = Watchdog(self._systemd, daemon.status)
         self._in_terminal = _is_terminal()
         self._reloading = asyncio.Lock()
         self._reloads: set[asyncio.Task[None]] = set()

@@ -14,9 +14,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from lars_agent import errors
+from service.cycle.supervisor import JobNotRunning, JobRunning
 from service.db import DatabaseBusy, DatabaseError, IdempotencyConflict, RecordNotFound
-from service.jobs import JobNotRunning, JobRunning
-from service.lifecycle.starts import SafeMode
+from service.process.crash_loop import SafeMode
 
 log = structlog.get_logger(__name__)
 

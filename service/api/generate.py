@@ -15,8 +15,8 @@ from service.api.dependencies import DaemonDep
 from service.api.errors import UNEXPECTED, ascii_json, documented, error_body, status_of
 from service.api.fields import version_label
 from service.api.parameters import GenerateRequest, StreamRequest
-from service.api.replying import Exchange, event_stream
 from service.api.schemas import GenerateReply, GenerationDetails, StreamEvent, StreamToken
+from service.api.streams import Exchange, event_stream
 from service.daemon import Daemon
 
 log = structlog.get_logger(__name__)

@@ -22,7 +22,7 @@ from service.api.queries import AdaptQuery, PageQuery
 from service.api.schemas import JsonObject, Reply, VersionLabel, finite
 from service.daemon import Daemon
 from service.db import DEFAULT_PROFILE, JobRecord, JobStatus, JobTrigger
-from service.memory_limit import LimitKind
+from service.worker.memory_limit import LimitKind
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 

@@ -22,8 +22,8 @@ from pydantic import Field
 from lars_agent.errors import AdapterNotFound
 from lars_agent.store.names import BASE, DEFAULT_PROFILE, AdapterName, parse_adapter_name
 from service.daemon import Daemon
-from service.profiles import Profiles
-from service.sections import LATEST
+from service.serving.profiles import Profiles
+from service.settings.sections import LATEST
 
 MAX_LISTED = 20  # names in an error message
 

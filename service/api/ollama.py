@@ -26,9 +26,9 @@ from service.api.fields import MAX_MESSAGES, Body, Stops, Text, Turn, _user_has_
 from service.api.model_names import ModelName, model_names
 from service.api.openai_models import ModelCard, cards, find_card
 from service.api.parameters import DEFAULT_NEW_TOKENS
-from service.api.replying import Exchange
+from service.api.streams import Exchange
 from service.daemon import Daemon
-from service.version import package_version
+from service.process.version import package_version
 
 log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/api", tags=["ollama"])

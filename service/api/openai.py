@@ -23,7 +23,7 @@ from service.api.openai_schemas import (
     completion_logprobs,
     usage,
 )
-from service.api.replying import Exchange, event_stream
+from service.api.streams import Exchange, event_stream
 from service.daemon import Daemon
 
 log = structlog.get_logger(__name__)

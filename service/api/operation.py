@@ -23,7 +23,7 @@ from service.api.schemas import (
     ScheduleInfo,
 )
 from service.daemon import Daemon
-from service.version import package_version
+from service.process.version import package_version
 
 router = APIRouter(tags=["operation"])
 

@@ -22,7 +22,7 @@ def _in_utc(moment: datetime) -> datetime:
         raise ValueError("lies before the year 1 or after the year 9999") from None
 
 
-Moment = Annotated[
+IdleDecision = Annotated[
     AwareDatetime, AfterValidator(_in_utc), Field(description="Given before this moment, with its timezone.")
 ]
 
@@ -45,7 +45,7 @@ class ScheduledRunsQuery(Body):
 class FeedbackQuery(PageQuery):
     """Which feedback."""
 
-    before: Moment | None = None
+    before: IdleDecision | None = None
     tag: Tag | None = None
 
 
@@ -53,7 +53,7 @@ class DeleteQuery(Body):
     """Which feedback to delete: what matches all the filters given."""
 
     profile: Profile | None = None
-    before: Moment | None = None
+    before: IdleDecision | None = None
     tag: Tag | None = None
 
 

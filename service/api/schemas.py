@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from lars_agent.example import Message
 from lars_agent.store.manifest import AdapterManifest
+from service.alarms import Alarm
 from service.api.errors import InvalidField
 from service.api.fields import Body, Id, Messages, Profile, Rating, SpokenText, Tag, Text, to_messages, version_label
 from service.db import (
@@ -17,8 +18,7 @@ from service.db import (
     InteractionRecord,
     NewFeedback,
 )
-from service.memory_limit import LimitKind
-from service.problem import Alarm
+from service.worker.memory_limit import LimitKind
 
 VersionLabel = Annotated[str, Field(description='"v3", or "base" for the model without adapter.', examples=["v3"])]
 

@@ -15,13 +15,13 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from service.version import package_version
+from service.process.version import package_version
 
 router = APIRouter(include_in_schema=False)
 
 FOLDER = Path(__file__).parent
 SWAGGER_UI = ("fastapi_standalone_docs", "static/swagger")  # the package, and where in it Swagger UI lies
-STATIC_PATH = "/static"  # `service.middleware` lets it pass without a token
+STATIC_PATH = "/static"  # `service.api.middleware` lets it pass without a token
 POLL_S = 3
 POLICY = "Content-Security-Policy"
 HEADERS = {

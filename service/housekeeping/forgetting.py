@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lars_agent.files import write_atomically
 from lars_agent.training.job_directory import HELDOUT_FILE, TRAIN_FILE
-from service.housekeeping.tidying import Round
+from service.housekeeping.sweep import Round
 
 
 def forget_examples(work: Round, job_ids: Iterable[str]) -> None:

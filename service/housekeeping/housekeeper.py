@@ -11,14 +11,14 @@ from datetime import datetime, timedelta
 import structlog
 
 from lars_agent.store.adapters import AdapterStore
-from service.adapter_switch import AdapterSwitch
 from service.db import Database
 from service.db.records import now_utc
-from service.housekeeping.ended_jobs import forget, tidy_jobs
-from service.housekeeping.old_adapters import tidy_adapters
+from service.housekeeping.adapters import tidy_adapters
+from service.housekeeping.jobs import forget, tidy_jobs
 from service.housekeeping.retention import Item, Limits, expired
-from service.housekeeping.tidying import Closing, Report, Round
-from service.settings import Settings
+from service.housekeeping.sweep import Closing, Report, Round
+from service.serving.adapter_switch import AdapterSwitch
+from service.settings.load import Settings
 
 log = structlog.get_logger(__name__)
 

@@ -12,11 +12,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from lars_agent.memory.measure import rss_bytes
+from service.alarms import Alarm
 from service.daemon import Daemon
 from service.db import JobRecord, JobStatus
 from service.housekeeping.disk_room import taken_bytes
-from service.problem import Alarm
-from service.version import package_version
+from service.process.version import package_version
 
 
 class DaemonCollector(Collector):

@@ -15,7 +15,7 @@ from bench.memory_limit import memory_limit
 from bench.methods import METHODS, given_ours, usual
 from bench.opening import opened_for
 from lars_agent.errors import LarsError
-from service.worker_process import worker_environment
+from service.worker.process import worker_environment
 
 DEPRECATED = "ignore:.*checkpointing.*is deprecated:FutureWarning"  # PEFT and transformers among themselves
 SMALL = ("--contexts", "24", "--dtypes", "float32", "--reply", "8", "--threads", "1", "--steps", "2")

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lars_agent.training.job_directory import JobSpec
-from service.memory_limit import MemoryLimit, memory_limit
-from service.worker_process import WorkerProcess
+from service.worker.memory_limit import MemoryLimit, memory_limit
+from service.worker.process import WorkerProcess
 
 BUDGET_MIB = 128
 PORT = 8321

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from service.defaults import default_config
-from service.lifecycle.closing import CUT_S, DRAIN_S, WORKER_S
-from service.settings import Settings
+from service.process.shutdown import CUT_S, DRAIN_S, WORKER_S
+from service.settings.example_config import default_config
+from service.settings.load import Settings
 
 REPOSITORY = Path(__file__).parents[2]
 DEPLOY, UNIT = REPOSITORY / "deploy", REPOSITORY / "systemd" / "lars-agent.service"
@@ -28,7 +28,7 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_settings_file_is_what_the_settings_say() -> None:
     assert (DEPLOY / "config.toml").read_text() == default_config(), (
-        "run: python -m service.defaults > deploy/config.toml"
+        "run: python -m service.settings.example_config > deploy/config.toml"
     )
 
 

@@ -15,14 +15,14 @@ from lars_agent.errors import AdapterCorrupt
 from lars_agent.example import Message
 from lars_agent.store.adapters import AdapterStore
 from lars_agent.store.manifest import AdapterManifest
-from service.adapter_switch import AdapterSwitch
+from service.cycle.context import CycleContext
+from service.cycle.supervisor import Supervisor
 from service.db import Database, NewFeedback
-from service.jobs import Supervisor
-from service.memory_limit import GUARD_ONLY
-from service.parts import CycleParts
-from service.request_preemption import RequestPreemption
-from service.settings import Settings
-from service.worker_process import WorkerProcess
+from service.serving.adapter_switch import AdapterSwitch
+from service.settings.load import Settings
+from service.worker.memory_limit import GUARD_ONLY
+from service.worker.preemption import RequestPreemption
+from service.worker.process import WorkerProcess
 
 REPOSITORY = Path(__file__).parents[2]
 STANDIN = Path(__file__).with_name("standin_worker.py")
@@ -76,7 +76,7 @@ class House:
         self.engine = FakeEngine(self.store)
         self.model: Any = FakeModel()
         self.switch: Any = AdapterSwitch(self.store, lambda: nullcontext(self.engine), lambda: self.model)
-        self.parts = CycleParts(self.settings, self.db, self.store, lambda: self.model, self.switch)
+        self.parts = CycleContext(self.settings, self.db, self.store, lambda: self.model, self.switch)
         self.supervisors: list[Supervisor] = []
 
     def supervisor(self, *flags: str, command: tuple[str, ...] | None = None, **options: Any) -> Supervisor:

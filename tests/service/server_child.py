@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lars_agent.store.adapters import AdapterStore
 from service.server import serve
-from service.settings import Settings, load_settings
+from service.settings.load import Settings, load_settings
 from tests.service.api.conftest import FakeEngine, fake_app
 from tests.service.house import STANDIN
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import uvicorn
 
-from service.settings import Settings
+from service.settings.load import Settings
 from tests.service.api.conftest import fake_app
 
 

@@ -21,7 +21,7 @@ from lars_agent.runtime.request import Generation, GenerationRequest, Piece, Tic
 from lars_agent.store.adapters import AdapterStore
 from service.app import create_app
 from service.db.engine import writing
-from service.settings import Settings
+from service.settings.load import Settings
 
 SHA256 = "b" * 64
 BASE_URL = "http://127.0.0.1:8321"

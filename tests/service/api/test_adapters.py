@@ -4,7 +4,7 @@ import pytest
 
 from lars_agent.errors import AdapterIncompatible
 from lars_agent.store.adapters import AdapterStore
-from service.settings import Settings
+from service.settings.load import Settings
 from tests.service.api.conftest import FakeModel, client_of, fake_app, opener, wait_until
 from tests.store.make import make_candidate, make_draft
 

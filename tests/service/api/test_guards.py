@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lars_agent.errors import ConfigError
-from service.middleware import without_port
-from service.settings import Server, Settings
+from service.api.middleware import without_port
+from service.settings.load import Server, Settings
 from tests.service.api.conftest import client_of, fake_app, wait_until
 
 TOKEN = "correct horse"

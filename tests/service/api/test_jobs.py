@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from lars_agent.models.open import open_model
-from service.settings import Settings
+from service.settings.load import Settings
 from tests.service.api.conftest import FakeModel, client_of, fake_app, opener, wait_until
 from tests.service.house import STANDIN, state_of
 from tests.tiny import save_tiny

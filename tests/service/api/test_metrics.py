@@ -11,10 +11,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lars_agent.errors import AdapterCorrupt, GenerationError
+from service.alarms import Problem
 from service.db.records import now_utc
 from service.metrics.requests import dialect_of
-from service.problem import Problem
-from service.settings import Settings
+from service.settings.load import Settings
 from tests.service.api.conftest import wait_until
 
 SECRETS = ("margarethe", "Where do I live?", "Elm Street 7", "f-", "/tmp")

@@ -7,7 +7,7 @@ import pytest
 from lars_agent.errors import AdapterNotFound
 from lars_agent.store.names import parse_adapter_name
 from service.api.model_names import MAX_LISTED, ModelNames, base_names
-from service.settings import Settings
+from service.settings.load import Settings
 from tests.service.api.conftest import wait_until
 from tests.store.make import make_candidate, make_draft
 

@@ -11,7 +11,7 @@ import pytest
 
 from service.api.durations import keep_alive_s
 from tests.service.house import until
-from tests.service.test_model_host import REQUEST
+from tests.service.serving.test_model_host import REQUEST
 
 HELLO = {"model": "default:latest", "messages": [{"role": "user", "content": "Hello?"}]}
 

@@ -7,9 +7,9 @@ import pytest
 from lars_agent.errors import Offline
 from service.app import create_app
 from service.db import DatabaseBusy
-from service.lifecycle.data_lock import DataInUse
-from service.memory_limit import MemoryLimit
-from service.settings import Settings
+from service.process.data_lock import DataInUse
+from service.settings.load import Settings
+from service.worker.memory_limit import MemoryLimit
 from tests.service.api.conftest import FakeModel, client_of, fake_app, wait_until
 
 LOADING = {"error": {"message": "Loading model", "type": "unavailable_error", "code": 503, "param": None}}

@@ -18,7 +18,7 @@ import pytest
 import uvicorn
 
 from service.db import Database
-from service.settings import Settings
+from service.settings.load import Settings
 from tests.service.api.conftest import fake_app, wait_until
 
 REPOSITORY = Path(__file__).parents[3]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from service.app import create_app
-from service.settings import Settings
+from service.settings.load import Settings
 from tests.service.api.conftest import client_of, stream_events, wait_until
 from tests.tiny import save_tiny
 

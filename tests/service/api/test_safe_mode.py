@@ -9,7 +9,7 @@ import pytest
 from lars_agent.store.adapters import AdapterStore
 from service import daemon as daemon_module
 from service.db import Database
-from service.lifecycle.starts import STARTS_NAME
+from service.process.crash_loop import STARTS_NAME
 from tests.service.api.conftest import client_of, fake_app, wait_until
 from tests.store.make import make_candidate, make_draft
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from service.settings import Settings
+from service.settings.load import Settings
 from tests.service.api import conftest as api
 from tests.service.dashboard.conftest import served
 from tests.service.dashboard.fake_daemon import NIGHT, REASON, FakeDaemon, fake_app, job_body

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from service.settings import Settings
+from service.settings.load import Settings
 from tests.service.api import conftest as api
 from tests.service.dashboard.conftest import served
 

@@ -19,13 +19,14 @@ from lars_agent.store.manifest import AdapterManifest
 from lars_agent.training import checkpoint
 from lars_agent.training import trainer as loop
 from lars_agent.training.job_directory import CANDIDATE, HELDOUT_FILE, TRAIN_FILE, read_examples, write_examples
+from service.cycle.job_directory import require_news
 from service.db import JobNotFound, JobRecord, NewFeedback, ScheduledRun
-from service.housekeeping import ended_jobs, housekeeper
+from service.housekeeping import housekeeper
+from service.housekeeping import jobs as ended_jobs
 from service.housekeeping.disk_room import taken_bytes
 from service.housekeeping.forgetting import strip
 from service.housekeeping.housekeeper import Housekeeper
-from service.housekeeping.tidying import Report
-from service.snapshot import require_news
+from service.housekeeping.sweep import Report
 from tests.service.api.conftest import client_of, fake_app
 from tests.service.house import SHA256, House, until
 

@@ -1,0 +1,92 @@
+"""`lars-agent chat`: a conversation that streams, and feedback on what was said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from lars_agent.store.names import BASE, is_profile_name
+from service.cli.client import ApiError, Client
+
+MAX_NEW_TOKENS = 256
+NOT_FOUND = 404
+RATINGS = {"/good": "up", "/bad": "down"}
+
+
+def converse(client: Client, profile: str, out: Console) -> None:
+    """Read lines until /quit or the end of input; a turn that fails is reported and dropped."""
+    chat = Chat(client, profile, out)
+    while True:
+        try:
+            line = out.input("[bold]you:[/] ").strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+        if line == "/quit":
+            return
+        if line in RATINGS or line.split(" ")[0] == "/fix":
+            chat.give_feedback(line)
+        elif line:
+            chat.say(line)
+
+
+class Chat:
+    """A conversation with `profile`, written to `out`.
+
+    The base model replies for a profile that does not exist yet; the first feedback creates it.
+    """
+
+    def __init__(self, client: Client, profile: str, out: Console) -> None:
+        self._client, self._profile, self._out = client, profile, out
+        self._replier = profile  # or BASE, until the profile exists
+        self._messages: list[dict[str, str]] = []
+        self._interaction: str | None = None
+
+    def say(self, line: str) -> None:
+        """Send the user's `line` and print the reply as it comes."""
+        self._messages.append({"role": "user", "content": line})
+        try:
+            text = self._reply_or_begin()
+        except ApiError as error:
+            self._out.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            self._messages.pop()
+        else:
+            self._messages.append({"role": "assistant", "content": text})
+
+    def give_feedback(self, line: str) -> None:
+        """Send /good, /bad or /fix TEXT about the last reply."""
+        if self._interaction is None:
+            self._out.print("there is no reply that feedback could be about; say something first")
+            return
+        if line.startswith("/fix") and not line.removeprefix("/fix").strip():
+            self._out.print("say what the reply should have been: /fix TEXT")
+            return
+        body: dict[str, Any] = {"interaction_id": self._interaction}
+        body |= {"rating": RATINGS[line]} if line in RATINGS else {"correction": line.removeprefix("/fix").strip()}
+        body |= {"profile": self._profile} if self._replier != self._profile else {}
+        self._out.print(f"stored {self._client.post('/feedback', body)['id']}", highlight=False)
+        self._replier = self._profile
+
+    def _reply_or_begin(self) -> str:
+        """Return the reply's text; by the base model from now on where the profile does not exist yet."""
+        try:
+            return self._reply()
+        except ApiError as error:
+            if error.status != NOT_FOUND or not is_profile_name(self._replier):
+                raise
+        self._replier = BASE
+        words = f"(there is no profile {self._profile} yet: the base model replies; your first feedback creates it)"
+        self._out.print(words, style="yellow", highlight=False)
+        return self._reply()
+
+    def _reply(self) -> str:
+        parameters = {"max_new_tokens": MAX_NEW_TOKENS, "adapter_id": self._replier}
+        last: dict[str, Any] = {}
+        for last in self._client.events("/generate_stream", {"inputs": self._messages, "parameters": parameters}):
+            self._out.print(last["token"]["text"], end="", markup=False, highlight=False, soft_wrap=True)
+        self._out.print()
+        self._interaction = last["interaction_id"]
+        if self._interaction is None:
+            words = "(this reply was not recorded: `lars-agent status` says why)"
+            self._out.print(words, style="yellow", highlight=False)
+        return str(last["generated_text"])

@@ -1,0 +1,115 @@
+"""`lars-agent doctor`: what on this device would keep the daemon from working, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import typer
+from rich.console import Console
+
+from lars_agent.errors import LarsError
+from lars_agent.memory.allocator import thrifty_environment
+from service.cli.client import ApiError, Client
+from service.settings.load import Settings, load_settings
+
+OUT = Console()
+MIN_FREE_BYTES = 1_000_000_000  # the default model, a night's checkpoints and some versions
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. `words` say what was found and, where it is wrong, what to do."""
+
+    name: str
+    good: bool
+    words: str
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Look at settings, disk, memory, model and daemon; exit 1 if one of them is wrong."""
+    findings = list(examine())
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(finding) for finding in findings], indent=2) + "\n")
+    else:
+        for found in findings:
+            mark = "ok   " if found.good else "WRONG"
+            OUT.print(f"{mark} {found.name:9}{found.words}", markup=False, highlight=False, soft_wrap=True)
+    if not all(finding.good for finding in findings):
+        raise typer.Exit(1)
+
+
+def examine() -> Iterator[Finding]:
+    """Every finding; only the first one where the settings cannot be read."""
+    try:
+        settings = load_settings()
+    except LarsError as error:
+        yield Finding("settings", False, str(error))
+        return
+    yield Finding("settings", True, f"data in {settings.data_dir}, port {settings.server.port}")
+    checks: tuple[tuple[str, Callable[[Settings], str]], ...] = (
+        ("disk", disk),
+        ("memory", memory),
+        ("model", model),
+        ("daemon", daemon),
+    )
+    for name, check in checks:
+        try:
+            yield Finding(name, True, check(settings))
+        except (LarsError, ApiError, OSError) as error:
+            yield Finding(name, False, str(error))
+
+
+def disk(settings: Settings) -> str:
+    """Room on the data folder's disk. Raises LarsError where it cannot be written to, or is too full."""
+    folder = _existing(settings.data_dir)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise LarsError(f"{folder} cannot be written to; change its owner, or set data_dir")
+    free = shutil.disk_usage(folder).free
+    if free < MIN_FREE_BYTES:
+        raise LarsError(f"{free:,} bytes are free on the disk of {folder}; {MIN_FREE_BYTES:,} are needed")
+    return f"{free / 2**30:,.1f} GiB free"
+
+
+def memory(settings: Settings) -> str:
+    """Whether the device has what training may use. Raises LarsError."""
+    budget, total = settings.memory.budget_bytes, psutil.virtual_memory().total
+    if budget > total:
+        raise LarsError(f"memory.budget_bytes is {budget:,}, but the device has {total:,}; lower it")
+    with_jemalloc = "LD_PRELOAD" in thrifty_environment({})
+    advice = "" if with_jemalloc else "; training would be faster with jemalloc (on Debian: apt install libjemalloc2)"
+    return f"a budget of {budget / 2**30:.2f} GiB of {total / 2**30:.2f} GiB{advice}"
+
+
+def model(settings: Settings) -> str:
+    """The base model that will be served, its bytes compared. Raises LarsError where it is missing or has changed."""
+    from lars_agent.models.library import ModelLibrary  # torch comes with it
+
+    library = ModelLibrary(settings.models_dir)
+    chosen = library.current() if settings.model.name == "default" else None
+    installed = library.verify(settings.model.name if chosen is None else chosen.name)
+    return f"{installed.name}, its sha256 is the recorded one"
+
+
+def daemon(settings: Settings) -> str:
+    """Whether a daemon answers and its adapters are whole. Raises ApiError, LarsError."""
+    client = Client()
+    info = client.get("/info")
+    for profile in info["serving"]:
+        for version, words in client.get("/adapters", profile=profile, verify="true")["problems"].items():
+            raise LarsError(f"{profile}@{version}: {words}")
+    if info["loading_error"]:
+        raise LarsError(info["loading_error"])
+    return f"answers at {client.url}"
+
+
+def _existing(folder: Path) -> Path:
+    """`folder`, or what there is above it."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())

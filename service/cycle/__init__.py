@@ -1,0 +1,1 @@
+"""One personalization cycle: from feedback to a judged and served adapter version."""

@@ -1,0 +1,292 @@
+"""One job at a time: started, paused, resumed, cancelled, and run on after a crash. Every ending leaves words."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from lars_agent.errors import JobCancelled, LarsError, WorkerFailed
+from lars_agent.training.job_directory import JobResult, read_progress, read_result
+from service.cycle.context import CycleContext
+from service.cycle.cycle import run_cycle
+from service.cycle.dry_run import dry_run
+from service.cycle.job_directory import require_news
+from service.cycle.unlearning import withdrawn_unless_learned_anew
+from service.db import DEFAULT_PROFILE, JobRecord, JobTrigger
+from service.db.records import UNFINISHED, JobChanges, now_utc
+from service.settings.load import Settings
+from service.worker.ending import Ending
+from service.worker.process import LOG_NAME, WorkerProcess, kill_stray
+
+log = structlog.get_logger(__name__)
+
+MAX_TRIES = 3
+STOPPED_S = 2.0
+
+
+class JobRunning(LarsError):
+    """Another job has not finished; one runs at a time."""
+
+
+class JobNotRunning(LarsError):
+    """The job has finished: it can be neither paused, resumed nor cancelled."""
+
+
+class Interrupted(Exception):
+    """The daemon is closing; the job stays as it is and is run on at the next start."""
+
+
+class Supervisor:
+    """Runs personalization cycles, one at a time, each in a thread here and a worker process beside.
+
+    Call `recover` once at start, when the base model is there, and `close` before the engine is closed. `watching`
+    surrounds the work on a job, and `on_end` is called once a job has ended.
+    """
+
+    def __init__(
+        self,
+        parts: CycleContext,
+        worker: WorkerProcess,
+        *,
+        watching: Callable[[JobRecord], AbstractContextManager[object]] = nullcontext,
+        on_end: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._parts, self._worker, self._watching, self._on_end = parts, worker, watching, on_end
+        self._db, self._store = parts.db, parts.store
+        self._lock = threading.RLock()
+        self._current: str | None = None
+        self._cancelled = False
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def current(self) -> str | None:
+        """The id of the job that runs (or is paused), None if none does."""
+        with self._lock:
+            return self._current
+
+    def use(self, settings: Settings) -> None:
+        """The next job is done by `settings`."""
+        with self._lock:
+            self._parts = replace(self._parts, settings=settings)
+
+    def adapt(self, profile: str = DEFAULT_PROFILE, trigger: JobTrigger = "manual") -> JobRecord:
+        """A job that has begun.
+
+        Raises JobRunning, ModelLoading, AdapterNotFound for a name no profile can have, and for the trigger
+        "schedule" NothingToLearn where nothing has changed since the last night: no night is spent twice on the same.
+        """
+        by_night = trigger == "schedule"
+        forgetting = withdrawn_unless_learned_anew(profile, self._parts) if by_night else nullcontext()
+        with forgetting, self._lock:  # what forgetting puts in use may take a while to load, and others need the lock
+            if self._closing.is_set():
+                raise JobRunning("the daemon is shutting down; ask again when it is back")
+            for job in self._db.jobs.unfinished():
+                raise JobRunning(f"job {job.id} is {job.status}; wait for it, or cancel it")
+            self._parts.base_model()
+            self._store.active(profile)
+            reason = require_news(profile, self._parts) if by_night else "somebody asked for it"
+            job = self._db.jobs.add(profile, trigger, reason)
+            self._start([job])
+            return job
+
+    def plan(self, profile: str = DEFAULT_PROFILE) -> dict[str, Any]:
+        """What `adapt` would do with the profile's feedback as it is: see `dry_run`."""
+        return dry_run(profile, self._parts, self._worker.command)
+
+    def pause(self, job_id: str) -> JobRecord:
+        """The job's worker stands still until `resume`. Raises JobNotFound, JobNotRunning."""
+        with self._lock:
+            self._require_current(job_id)
+            self._worker.hold("user")
+            return self._db.jobs.update(job_id, status="paused")
+
+    def resume(self, job_id: str) -> JobRecord:
+        """The job goes on. Raises JobNotFound, JobNotRunning."""
+        with self._lock:
+            self._require_current(job_id)
+            self._worker.release("user")
+            return self._db.jobs.update(job_id, status="running")
+
+    def cancel(self, job_id: str) -> JobRecord:
+        """The job ends as "cancelled" in a moment, if it has not published yet. Raises JobNotFound, JobNotRunning."""
+        with self._lock:
+            job = self._require_unfinished(job_id)
+            if self._current == job_id:
+                self._cancelled = True
+                self._worker.stop()
+                return job
+            return self._db.jobs.update(
+                job_id, status="cancelled", finished=now_utc(), error="cancelled while it was waiting"
+            )
+
+    def recover(self) -> list[JobRecord]:
+        """The jobs that an earlier daemon left unfinished, which are being run on; paused ones stay paused."""
+        with self._lock:
+            jobs = [] if self._current or self._closing.is_set() else self._db.jobs.unfinished()
+            if jobs:
+                self._start(jobs)
+            return jobs
+
+    def progress(self, job_id: str) -> list[dict[str, Any]]:
+        """The job's progress so far, one record per step. Raises JobNotFound."""
+        return read_progress(self._parts.folder(self._db.jobs.get(job_id).id))
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Whether no job runs any more, having waited for that at most `timeout_s`."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(timeout_s)
+        return thread is None or not thread.is_alive()
+
+    def begin_closing(self) -> None:
+        """No job begins any more, and the worker has been asked to end; `close` waits until it has."""
+        with self._lock:
+            self._closing.set()
+            self._worker.stop()
+
+    def close(self, timeout_s: float = 8.0) -> None:
+        """No worker runs; a job that did has written a checkpoint and is run on at the next start."""
+        self.begin_closing()
+        self.wait(timeout_s)
+
+    def _start(self, jobs: Sequence[JobRecord]) -> None:
+        self._make_current(jobs[0].id)
+        self._thread = threading.Thread(target=self._run_all, args=(jobs,), name="jobs", daemon=True)
+        self._thread.start()
+
+    def _make_current(self, job_id: str) -> None:
+        self._current, self._cancelled = job_id, False
+        self._worker.rearm()
+
+    def _run_all(self, jobs: Sequence[JobRecord]) -> None:
+        for job in jobs:
+            try:
+                self._run(job.id)
+            except Exception:  # the database does not answer: the job stays unfinished and is run on at the next start
+                log.exception("job_not_recorded", job=job.id)
+            finally:
+                with self._lock:
+                    if self._current == job.id:  # else another one has begun since this one ended
+                        self._current = None
+
+    def _run(self, job_id: str) -> None:
+        """The job has ended and its row says how; or the daemon is closing, and the row says that it has not."""
+        job = self._begin(job_id)
+        if job is None:
+            return
+        try:
+            with self._watching(job):
+                ending = self._ending(job_id)
+        except Interrupted:
+            attempts = self._db.jobs.get(job_id).attempts
+            self._db.jobs.update(job_id, attempts=attempts - 1)  # a clean stop is no failed try
+            return
+        with self._lock:
+            self._current = None
+            ending["finished"] = now_utc()
+            job = self._db.jobs.update(job_id, **ending)
+        log.info("job_ended", job=job_id, status=job.status, words=job.error)
+        self._on_end()
+
+    def _begin(self, job_id: str) -> JobRecord | None:
+        """Return the job if it may begin: it is unfinished, nobody else works on it, and it has a try left."""
+        if (stray := kill_stray(self._parts.folder(job_id))) is not None:
+            log.warning("stray_worker_killed", job=job_id, pid=stray)
+        with self._lock:
+            job = self._db.jobs.get(job_id)
+            if self._closing.is_set() or job.status not in UNFINISHED:
+                return None
+            if self._current != job_id:
+                self._make_current(job_id)
+            if job.attempts >= MAX_TRIES:
+                words = f"given up after {job.attempts} tries, each of which ended with the daemon; see {LOG_NAME}"
+                self._db.jobs.update(job_id, status="failed", finished=now_utc(), error=words)
+                return None
+            changes: JobChanges = {"attempts": job.attempts + 1, "started": job.started or now_utc()}
+            if job.status == "paused":
+                self._worker.hold("user")
+            else:
+                changes["status"] = "running"
+            return self._db.jobs.update(job_id, **changes)
+
+    def _ending(self, job_id: str) -> JobChanges:
+        """How the cycle ended, and why. The one place where errors become words."""
+        try:
+            verdict = run_cycle(self._db.jobs.get(job_id), self._parts, self._train)
+        except JobCancelled as error:
+            return {"status": "cancelled", "error": str(error)}
+        except LarsError as error:
+            return {"status": "failed", "error": str(error)}
+        except Interrupted:
+            raise
+        except Exception as error:
+            log.exception("job_failed", job=job_id)
+            return {"status": "failed", "error": f"unexpected {type(error).__name__}: {error}; see the daemon's log"}
+        if verdict.accepted:
+            return {"status": "succeeded", "error": None}
+        return {"status": "rejected", "error": " ".join(verdict.reasons)}
+
+    def _train(self, folder: Path) -> JobResult:
+        """What the worker measured. Raises JobCancelled, WorkerFailed, Interrupted.
+
+        A worker that was parked, or stopped by somebody else, or hung, goes on from its checkpoint.
+        """
+        tries = 0
+        while tries < MAX_TRIES:
+            self._check()
+            ending = self._worker.run(folder) if read_result(folder) is None else None
+            if ending is not None:
+                self._note(folder.name, ending)
+            self._check()
+            if (result := read_result(folder)) is not None:
+                return result
+            if ending is not None and ending.parked:
+                continue
+            tries += 1
+            if ending is not None and not ending.stopped and (ending.hung_s is None or tries == MAX_TRIES):
+                raise ending.failure()
+            self._closing.wait(STOPPED_S)  # who stops the worker may be about to stop the daemon too
+        raise WorkerFailed(f"the training worker was stopped {MAX_TRIES} times before it had a result")
+
+    def _note(self, job_id: str, ending: Ending) -> None:
+        """The job's record says what held the worker to its budget, and who held it back."""
+        limit, job = ending.limit, self._db.jobs.get(job_id)
+        pauses = {reason: dict(pause) for reason, pause in (job.pauses or {}).items()}
+        for reason, pause in self._worker.take_pauses().items():
+            known = pauses.setdefault(reason, {"count": 0, "seconds": 0.0})
+            known["count"] += pause.count
+            known["seconds"] = round(known["seconds"] + pause.seconds, 6)
+        self._db.jobs.update(job_id, spec={**(job.spec or {}), "memory_limit": limit.kind}, pauses=pauses)
+        log.info(
+            "worker_ended",
+            job=job_id,
+            exit_status=ending.exit_status,
+            limit=limit.kind,
+            peak_bytes=limit.peak_bytes,
+            parked=ending.parked,
+            hung_s=ending.hung_s,
+        )
+
+    def _check(self) -> None:
+        if self._cancelled:
+            raise JobCancelled("the job was cancelled; the adapter in use stays as it is")
+        if self._closing.is_set():
+            raise Interrupted
+
+    def _require_unfinished(self, job_id: str) -> JobRecord:
+        job = self._db.jobs.get(job_id)
+        if job.status not in UNFINISHED:
+            raise JobNotRunning(f"job {job_id} is over already; it ended as {job.status!r}")
+        return job
+
+    def _require_current(self, job_id: str) -> None:
+        self._require_unfinished(job_id)
+        if self._current != job_id:
+            raise JobNotRunning(f"job {job_id} is not running in this daemon; ask again in a moment")

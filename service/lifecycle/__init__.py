@@ -1,1 +1,0 @@
-"""How the daemon starts, says how it is, reads its settings again, and ends."""

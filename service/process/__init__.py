@@ -1,0 +1,1 @@
+"""The daemon as an operating-system process: systemd, data lock, logging, crash loop, shutdown."""

@@ -1,0 +1,53 @@
+"""The settings, read again while the daemon runs: which hold at once, and which wait for the next start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import structlog
+from pydantic import BaseModel
+
+from lars_agent.errors import LarsError
+from service.daemon import Daemon
+from service.settings.load import Settings
+
+log = structlog.get_logger(__name__)
+
+FIXED = ("data_dir", "server", "model")  # what the process is built on
+LIVE_RUNTIME = ("keep_alive_s",)  # the rest of `runtime` belongs to the process that generates
+
+
+def reload(daemon: Daemon, load: Callable[[], Settings]) -> None:
+    """The daemon goes by what `load` reads; where it cannot, by what it did before. Log and notices say which."""
+    try:
+        settings, waiting = renewed(daemon.settings, load())
+        daemon.use(settings)
+    except LarsError as error:
+        daemon.notices = [f"the settings stay as they were: {error}"]
+        log.error("settings_not_reloaded", error=str(error))
+        return
+    except Exception as error:
+        daemon.notices = [f"the settings could not be read again: unexpected {type(error).__name__}; the log says more"]
+        log.exception("settings_not_reloaded")
+        return
+    daemon.notices = [f"takes effect at the next start: {', '.join(waiting)}"] if waiting else []
+    log.info("settings_reloaded", at_next_start=waiting)
+
+
+def renewed(current: Settings, wanted: Settings) -> tuple[Settings, list[str]]:
+    """The settings from now on, and the keys whose wanted values take effect at the next start."""
+    live = {key: getattr(wanted.runtime, key) for key in LIVE_RUNTIME}
+    kept = {name: getattr(current, name) for name in FIXED}
+    settings = wanted.model_copy(update={**kept, "runtime": current.runtime.model_copy(update=live)})
+    now = dict(_values(settings))
+    return settings, [key for key, value in _values(wanted) if value != now[key]]
+
+
+def _values(settings: Settings) -> Iterator[tuple[str, Any]]:
+    """Each key, with its section's name before it, and its value."""
+    for name, section in settings:
+        if isinstance(section, BaseModel):
+            yield from ((f"{name}.{key}", value) for key, value in section)
+        else:
+            yield name, section

@@ -1,0 +1,1 @@
+"""When to adapt: the nightly scheduler and the idle policy."""

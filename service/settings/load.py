@@ -1,0 +1,208 @@
+"""All settings together, and where they come from; each one is described in `sections.py`.
+
+`Settings(...)` holds just what it is given; `load_settings` reads the machine: files, then the environment, then what
+the command line says, the later wins.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from lars_agent.errors import ConfigError
+from service.settings.sections import (
+    Curation,
+    Gate,
+    Idle,
+    Lars,
+    Memory,
+    Model,
+    Retention,
+    Runtime,
+    Schedule,
+    Server,
+    Training,
+)
+
+__all__ = [
+    "Curation",
+    "Gate",
+    "Idle",
+    "Lars",
+    "Memory",
+    "Model",
+    "Retention",
+    "Runtime",
+    "Schedule",
+    "Server",
+    "Settings",
+    "Training",
+    "default_data_dir",
+    "load_settings",
+]
+
+ENV_PREFIX = "LARS_AGENT_"
+SYSTEM_FILE = Path("/etc/lars-agent/config.toml")
+USER_FILE = Path("~/.config/lars-agent/config.toml")
+CLIENT_VARIABLES = frozenset({"LARS_AGENT_TOKEN", "LARS_AGENT_URL"})  # read by the command line
+
+Layer = tuple[str, Mapping[str, Any]]  # where settings come from, and what they are
+
+
+def default_data_dir() -> Path:
+    """The folder systemd gives the service (`$STATE_DIRECTORY`), or the user's own data folder."""
+    state_directory = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return Path(state_directory) if state_directory else platformdirs.user_data_path("lars-agent")
+
+
+class Settings(BaseSettings):
+    """All settings of the daemon."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, protected_namespaces=()
+    )
+
+    data_dir: Path = Field(default_factory=default_data_dir, description="Folder of the database, models and adapters.")
+    server: Server = Server()
+    model: Model = Model()
+    memory: Memory = Memory()
+    lars: Lars = Lars()
+    training: Training = Training()
+    gate: Gate = Gate()
+    curation: Curation = Curation()
+    schedule: Schedule = Schedule()
+    idle: Idle = Idle()
+    runtime: Runtime = Runtime()
+    retention: Retention = Retention()
+
+    @property
+    def worker_bytes(self) -> int:
+        """What the training worker may hold: the budget less what the endpoint keeps of earlier prompts meanwhile."""
+        return max(1, self.memory.budget_bytes - self.runtime.prefix_cache_bytes)
+
+    @property
+    def database_path(self) -> Path:
+        """The SQLite file."""
+        return self.data_dir / "lars-agent.db"
+
+    @property
+    def adapters_dir(self) -> Path:
+        """Root of the adapter store."""
+        return self.data_dir / "adapters"
+
+    @property
+    def jobs_dir(self) -> Path:
+        """Root of the job directories."""
+        return self.data_dir / "jobs"
+
+    @property
+    def costs_file(self) -> Path:
+        """What the pieces of a training step take on this device, measured once for each model."""
+        return self.data_dir / "costs.json"
+
+    @property
+    def models_dir(self) -> Path:
+        """Root of the installed base models."""
+        return self.data_dir / "models"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The arguments alone: reading the machine is `load_settings`' part."""
+        return (init_settings,)
+
+
+def load_settings(config_file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """The settings of this machine; `config_file` takes the user's file's place.
+
+    `overrides` is nested as the sections are (`{"server": {"port": 80}}`). Raises ConfigError that names the key and
+    where it stands.
+    """
+    files = [SYSTEM_FILE, config_file or USER_FILE.expanduser()]
+    layers = [_read_file(file, required=file is config_file) for file in files]
+    layers += [("the environment", _read_environment()), ("the command line", overrides or {})]
+    merged: dict[str, Any] = {}
+    for _, layer in layers:
+        merged = _merge(merged, layer)
+    try:
+        return Settings(**merged)
+    except ValidationError as error:
+        raise ConfigError(_describe(error, layers)) from error
+
+
+def _read_file(file: Path, *, required: bool) -> Layer:
+    """What `file` sets; nothing if it is missing and not `required`."""
+    try:
+        return str(file), tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        if required:
+            raise ConfigError(f"there is no configuration file {file}") from error
+        return str(file), {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the configuration file {file} cannot be read: {error}") from error
+
+
+def _read_environment() -> Mapping[str, Any]:
+    """What `LARS_AGENT_*` variables set."""
+    for variable in sorted(os.environ):
+        name = variable.removeprefix(ENV_PREFIX).split("__")[0].lower()
+        ours = variable.startswith(ENV_PREFIX) and variable not in CLIENT_VARIABLES
+        if ours and name not in Settings.model_fields:
+            raise ConfigError(f"unknown setting {name!r} (in the environment variable {variable})")
+    try:
+        return EnvSettingsSource(Settings)()
+    except SettingsError as error:
+        raise ConfigError(f"the environment: {error}") from error
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`below` with the values of `above` put in, table by table."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        merged[key] = _merge(under, value) if isinstance(value, Mapping) and isinstance(under, Mapping) else value
+    return merged
+
+
+def _describe(error: ValidationError, layers: Sequence[Layer]) -> str:
+    """The first problem as one line: the key, what is wrong with it, and where it stands."""
+    problem = error.errors(include_url=False, include_context=False)[0]
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        words = f"unknown setting {key!r}"
+    else:
+        words = f"{key}: {problem['msg'].removeprefix('Value error, ')}"
+        shown = problem["input"]
+        words += f", not {shown!r}" if isinstance(shown, (str, int, float)) and "token" not in key else ""
+    origin = next((name for name, layer in reversed(layers) if _holds(layer, path)), None)
+    return f"{words} (in {origin})" if origin else words
+
+
+def _holds(layer: Mapping[str, Any], path: Sequence[str]) -> bool:
+    """Whether `layer` sets the first two parts of `path` (a section and its key)."""
+    value: Any = layer
+    for part in path[:2]:
+        if not isinstance(value, Mapping) or part not in value:
+            return False
+        value = value[part]
+    return True

@@ -1,0 +1,1 @@
+"""The training worker process: launch, pause, limit, stop."""

@@ -1,0 +1,50 @@
+"""How a worker process ended, and the error that this is for its job."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+
+from lars_agent.errors import WorkerFailed
+from lars_agent.training.job_directory import EXIT_DISK_FULL, EXIT_STOPPED
+from service.worker.memory_limit import Limit
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a worker process ended: its exit status (below zero: the signal), its last line, and its memory's limit.
+
+    `parked`: it was asked to, because it was held for long. `hung_s`: it was killed, having got no further for so long.
+    """
+
+    exit_status: int
+    log_tail: str
+    limit: Limit
+    parked: bool = False
+    hung_s: float | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody asked the worker to end: it goes on from its checkpoint when it is run again."""
+        return self.exit_status in (EXIT_STOPPED, -signal.SIGTERM)
+
+    def failure(self) -> WorkerFailed:
+        """The error that this ending is, when it left no result."""
+        if self.hung_s is not None:
+            return WorkerFailed(
+                f"the training worker got no further for {self.hung_s:.0f} s (training.hang_s) and was killed; "
+                "its log says what it did last"
+            )
+        if self.limit.killed:
+            return WorkerFailed(
+                f"the training worker was killed at its memory limit of {self.limit.limit_bytes:,} bytes "
+                "(memory.budget_bytes); raise it, or lower training.max_seq_len"
+            )
+        if self.exit_status == EXIT_DISK_FULL:
+            return WorkerFailed("no room on the disk for what the training worker found; free some space and try again")
+        how = f"exit status {self.exit_status}"
+        if self.exit_status < 0:
+            how = f"signal {signal.Signals(-self.exit_status).name}"
+        hint = ", which the system sends when memory runs out" if self.exit_status == -signal.SIGKILL else ""
+        said = f"; it last said: {self.log_tail}; its log says more" if self.log_tail else ""
+        return WorkerFailed(f"the training worker ended with {how}{hint} and left no result{said}")

@@ -1,0 +1,71 @@
+"""The small program between the daemon and its worker: it puts itself on a leash, then becomes the worker.
+
+    python launcher.py DAEMON_PID CGROUP COMMAND [ARGUMENT ...]
+
+CGROUP is the cgroup.procs file of the cgroup to enter, empty for none.
+
+A process of its own, because in a daemon with threads nothing may run between fork and exec.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from pathlib import Path
+
+import psutil
+
+PR_SET_PDEATHSIG = 1
+WORKER_NICE = 19
+WORKER_OOM_SCORE_ADJ = 500
+
+
+def _die_with_parent(daemon_pid: int) -> None:
+    """The kernel kills this process, stopped or not, as soon as the daemon is gone (Linux)."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != daemon_pid:  # the daemon died before prctl could take hold
+        raise SystemExit("the daemon that started this worker is gone")
+
+
+def _enter(cgroup: str) -> None:
+    """From here on the cgroup's memory limit counts."""
+    try:
+        Path(cgroup).write_text("0")  # whoever writes it
+    except OSError as error:
+        raise SystemExit(f"the worker cannot enter its cgroup ({cgroup}: {error.strerror})") from None
+
+
+def _step_back() -> None:
+    """Everything else on the device goes first: for the processor, for the disk, and when memory runs out."""
+    os.nice(WORKER_NICE)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # a sandbox that forbids it
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # runs where nobody else wants to
+        with contextlib.suppress(psutil.Error, OSError):  # a kernel without I/O priorities
+            psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
+    try:
+        Path("/proc/self/oom_score_adj").write_text(str(WORKER_OOM_SCORE_ADJ))
+    except OSError:
+        return  # no such file (macOS), or not ours to write: the worker is then one process among others
+
+
+def main(arguments: list[str]) -> None:
+    """This process has become the worker, on a leash, in its cgroup and at the lowest priority."""
+    daemon_pid, cgroup, *command = arguments
+    _die_with_parent(int(daemon_pid))
+    if cgroup:
+        _enter(cgroup)
+    _step_back()
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        raise SystemExit(f"{command[0]} cannot be started: {error.strerror}") from None
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,96 @@
+"""What holds the training worker to its budget: the kernel, or where it cannot, the guard inside the worker."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import structlog
+
+from service.worker.cgroup import Cgroup, CgroupUnavailable, take_cgroup
+
+log = structlog.get_logger(__name__)
+
+LimitKind = Literal["cgroup", "guard"]
+
+
+@dataclass
+class Limit:
+    """The limit of one run.
+
+    Attributes:
+        limit_bytes: the job's budget, None where it has none.
+        entrance: the file by which a process enters the cgroup, None where the guard holds.
+        peak_bytes, killed: known once the run has ended in a cgroup; `killed` says that it was killed at the limit.
+    """
+
+    limit_bytes: int | None
+    entrance: Path | None = None
+    peak_bytes: int | None = None
+    killed: bool = False
+
+    @property
+    def kind(self) -> LimitKind:
+        """Who holds the worker."""
+        return "guard" if self.entrance is None else "cgroup"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the job's record."""
+        return {"limit": self.kind, "limit_bytes": self.limit_bytes}
+
+
+@dataclass(frozen=True)
+class MemoryLimit:
+    """Limits the worker of each run by `cgroup`; where there is none, by the guard alone, and `reason` says why."""
+
+    cgroup: Cgroup | None = None
+    reason: str | None = None
+
+    @property
+    def kind(self) -> LimitKind:
+        """Who will hold the worker."""
+        return "guard" if self.cgroup is None else "cgroup"
+
+    @contextlib.contextmanager
+    def around(self, limit_bytes: int | None) -> Iterator[Limit]:
+        """The limit that holds the worker which runs inside the block; after it nothing of the run is left."""
+        limit = Limit(limit_bytes, self._begin(limit_bytes))
+        try:
+            yield limit
+        finally:
+            self._end(limit)
+
+    def _begin(self, limit_bytes: int | None) -> Path | None:
+        if self.cgroup is None:
+            return None
+        try:
+            return self.cgroup.begin(limit_bytes)
+        except OSError as error:
+            log.warning("memory_limit_not_set", error=str(error), limit="guard")
+            return None
+
+    def _end(self, limit: Limit) -> None:
+        if self.cgroup is None or limit.entrance is None:
+            return
+        try:
+            traces = self.cgroup.end()
+        except OSError as error:
+            log.warning("memory_limit_not_removed", error=str(error))
+            return
+        limit.peak_bytes, limit.killed = traces.peak_bytes, traces.killed_at_limit
+
+
+GUARD_ONLY = MemoryLimit()
+
+
+def memory_limit() -> MemoryLimit:
+    """The best limit that can be had here; the log says which, and why it is not a better one."""
+    try:
+        limit = MemoryLimit(take_cgroup())
+    except CgroupUnavailable as error:
+        limit = MemoryLimit(reason=str(error))
+    log.info("memory_limit", kind=limit.kind, reason=limit.reason)
+    return limit

@@ -1,0 +1,248 @@
+"""The worker process of one job at a time: started, paused, parked, stopped, and never left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import psutil
+
+from lars_agent.files import write_atomically
+from lars_agent.memory.allocator import thrifty_environment
+from lars_agent.training.job_directory import ALIVE_FILE, PROGRESS_FILE, JobSpec
+from service.settings.sections import Training
+from service.worker.ending import Ending
+from service.worker.hang_check import HangCheck, signs_of_life
+from service.worker.memory_limit import GUARD_ONLY, Limit, MemoryLimit
+from service.worker.pause_reasons import Pause, PauseReason, PauseReasons
+
+DEFAULT_COMMAND = (sys.executable, "-m", "lars_agent.training.worker")
+LOG_NAME = "worker.log"
+PID_NAME = "worker.json"
+TAIL_BYTES = 4_000
+POLL_S = 0.1
+GRACE_S = 5.0
+PARKING_S = 60.0  # to write the checkpoint in, where nobody waits for the daemon's end
+
+_LEASH = str(Path(__file__).with_name("launcher.py"))
+
+
+class WorkerProcess:
+    """At most one worker process; it runs while there is no reason to pause it.
+
+    `hold` and `release` give the reason: the process is stopped (SIGSTOP) while there is any, and a worker that is
+    started meanwhile waits before it takes any memory. One that makes no progress for long, pauses left out, is
+    killed (`use` says how long that is). All methods may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str] = DEFAULT_COMMAND,
+        *,
+        memory_limit: MemoryLimit = GUARD_ONLY,
+        grace_s: float = GRACE_S,
+    ) -> None:
+        self.command = tuple(command)
+        self.memory_limit = memory_limit
+        self._threads, self._hang_s, self._grace_s = 0, math.inf, grace_s
+        self._changed = threading.Condition(threading.RLock())
+        self._pauses = PauseReasons()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._kill_at: float | None = None
+        self._stopping = self._parking = False
+        self._hang_check = HangCheck(0.0)
+        self._hung_s: float | None = None
+
+    def use(self, training: Training) -> None:
+        """Take the next worker's number of threads, and the time that it has to make progress, from the settings."""
+        with self._changed:
+            self._threads, self._hang_s = training.threads, training.hang_s
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the worker, None while none runs."""
+        with self._changed:
+            return self._process.pid if self._process else None
+
+    def run(self, folder: Path) -> Ending | None:
+        """The worker has worked on the job directory and ended; None if it was stopped before it began.
+
+        Raises JobInvalid where job.json cannot be read: it says how much memory the worker may take.
+        """
+        budget_bytes = JobSpec.read(folder).budget_bytes
+        with (folder / LOG_NAME).open("ab") as log, self.memory_limit.around(budget_bytes) as limit:
+            log_start = log.tell()
+            try:
+                if not self._start(folder, log, limit):
+                    return None
+                exit_status = self._wait(folder)
+            finally:
+                self._leave_none()
+                parked, self._parking = self._parking, False
+        return Ending(exit_status, _tail(folder / LOG_NAME, log_start), limit, parked, self._hung_s)
+
+    def running_threads(self) -> int:
+        """Return how many threads the worker keeps running just now."""
+        with self._changed:
+            runs = self._process is not None and not self._pauses.active
+            return (self._threads or os.cpu_count() or 1) if runs else 0
+
+    @property
+    def holders(self) -> frozenset[PauseReason]:
+        """The reasons for which the worker is paused."""
+        with self._changed:
+            return self._pauses.active
+
+    def held_s(self) -> float:
+        """Return for how long the worker has been paused; 0 where it is not."""
+        with self._changed:
+            return self._pauses.paused_s(time.monotonic())
+
+    def take_pauses(self) -> dict[PauseReason, Pause]:
+        """Return the pauses since the last call, those that go on included."""
+        with self._changed:
+            return self._pauses.take(time.monotonic())
+
+    def hold(self, reason: PauseReason) -> None:
+        """Pause the worker until `release` is called with the same reason."""
+        with self._changed:
+            self._pauses.add(reason, time.monotonic())
+            if not self._stopping and not self._parking:  # one that is to write its checkpoint must not stand still
+                self._signal(signal.SIGSTOP)
+
+    def release(self, reason: PauseReason) -> None:
+        """End the pause for this reason; the worker goes on unless there is another one."""
+        with self._changed:
+            self._pauses.remove(reason, time.monotonic())
+            if not self._pauses.active:
+                self._signal(signal.SIGCONT)
+                self._changed.notify_all()
+
+    def park(self) -> None:
+        """The worker that is held has been asked to checkpoint and end; another one is started once nobody holds it."""
+        with self._changed:
+            if self._process is None or self._parking or not self._pauses.active:
+                return
+            self._parking = True
+            self._ask_to_end(max(PARKING_S, self._grace_s))
+
+    def stop(self) -> None:
+        """The worker has been asked to checkpoint and end; it is killed if it has not after the grace time."""
+        with self._changed:
+            self._stopping = True
+            self._ask_to_end(self._grace_s)
+            self._changed.notify_all()
+
+    def rearm(self) -> None:
+        """`stop` is forgotten and the user's hold with it: the next `run` starts a worker."""
+        with self._changed:
+            self._stopping = False
+            self._kill_at = None
+            self._pauses.reset()
+
+    def _start(self, folder: Path, log: BinaryIO, limit: Limit) -> bool:
+        """Whether a worker has been started; waits while the worker is held."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or not self._pauses.active)
+            if self._stopping:
+                return False
+            entrance = str(limit.entrance or "")
+            command = [sys.executable, _LEASH, str(os.getpid()), entrance, *self.command, str(folder)]
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=worker_environment(self._threads),
+                process_group=0,
+            )
+            self._hang_check, self._hung_s = HangCheck(time.monotonic()), None
+            write_atomically(folder / PID_NAME, json.dumps({"pid": self._process.pid, **limit.as_dict()}))
+            return True
+
+    def _wait(self, folder: Path) -> int:
+        """The exit status of the worker, which has ended. Polled: no signal goes to a reaped process's id."""
+        while True:
+            with self._changed:
+                assert self._process is not None
+                exit_status = self._process.poll()
+                if exit_status is not None:
+                    self._process, self._kill_at = None, None
+                    return exit_status
+                self._watch(folder)
+                if self._kill_at is not None and time.monotonic() > self._kill_at:
+                    self._signal(signal.SIGKILL)
+                self._changed.wait(POLL_S)
+
+    def _watch(self, folder: Path) -> None:
+        """Kill a worker that makes no progress."""
+        signs = signs_of_life(folder / name for name in (ALIVE_FILE, PROGRESS_FILE, LOG_NAME))
+        stalled_s = self._hang_check.stalled_s(signs, paused=bool(self._pauses.active), now=time.monotonic())
+        if stalled_s > self._hang_s:
+            self._hung_s = stalled_s
+            self._signal(signal.SIGKILL)
+
+    def _ask_to_end(self, grace_s: float) -> None:
+        self._kill_at = time.monotonic() + grace_s
+        self._signal(signal.SIGTERM)
+        self._signal(signal.SIGCONT)  # a stopped process hears SIGTERM only when it runs again
+
+    def _leave_none(self) -> None:
+        """No worker runs; one does here only when an error came between its start and its end."""
+        with self._changed:
+            if self._process is not None:
+                self._signal(signal.SIGKILL)
+                self._process.wait()
+                self._process = None
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Ours, with the worker's number of threads (0: one a core) and an allocator that gives memory back."""
+    number = str(threads or os.cpu_count() or 1)
+    return {
+        **thrifty_environment(os.environ),
+        "OMP_NUM_THREADS": number,
+        "MKL_NUM_THREADS": number,
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def kill_stray(folder: Path) -> int | None:
+    """No worker of an earlier daemon works in this job directory; the id of the one that was killed, if any.
+
+    A process is a stray only if it has the recorded id *and* names this job directory in its command line, so a
+    process that was given the same id since is left alone.
+    """
+    try:
+        pid = int(json.loads((folder / PID_NAME).read_text())["pid"])
+        stray = psutil.Process(pid)
+        if str(folder) not in stray.cmdline():
+            return None
+        stray.kill()
+        stray.wait(timeout=10)
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        return None
+    return pid
+
+
+def _tail(log: Path, start: int) -> str:
+    """The last line written to the log since `start` (bytes); empty where there is none."""
+    with log.open("rb") as file:
+        file.seek(max(start, log.stat().st_size - TAIL_BYTES))
+        lines = file.read().decode("utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""

@@ -1,0 +1,64 @@
+"""What the doctor finds on a device."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from service.cli.doctor import doctor, examine
+
+app = typer.Typer()
+app.command()(doctor)
+
+
+@pytest.fixture(autouse=True)
+def device(tmp_path, monkeypatch):
+    """A device on which nothing is installed and no daemon runs."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("LARS_AGENT_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("LARS_AGENT_SERVER__PORT", str(port))
+    monkeypatch.setenv("LARS_AGENT_MEMORY__BUDGET_BYTES", "1000")
+    return tmp_path
+
+
+def findings():
+    return {finding.name: finding for finding in examine()}
+
+
+def test_what_is_missing_is_said_with_what_to_run() -> None:
+    found = findings()
+    assert list(found) == ["settings", "disk", "memory", "model", "daemon"]
+    assert "lars-agent model pull default" in found["model"].words
+    assert "lars-agent serve" in found["daemon"].words
+    assert not found["model"].good
+    assert not found["daemon"].good
+
+
+def test_a_budget_larger_than_the_device_is_wrong(monkeypatch) -> None:
+    monkeypatch.setenv("LARS_AGENT_MEMORY__BUDGET_BYTES", str(2**62))
+    assert "lower it" in findings()["memory"].words
+
+
+def test_settings_that_cannot_be_read_are_the_only_finding(monkeypatch) -> None:
+    monkeypatch.setenv("LARS_AGENT_SERVER__PORT", "nowhere")
+    found = findings()
+    assert list(found) == ["settings"]
+    assert "port" in found["settings"].words
+
+
+def test_looking_changes_nothing_on_the_disk(device) -> None:
+    findings()
+    assert list(device.iterdir()) == []
+
+
+def test_something_wrong_exits_1_and_json_lists_all() -> None:
+    result = CliRunner().invoke(app, ["--json"])
+    assert result.exit_code == 1
+    assert {"name", "good", "words"} == set(json.loads(result.stdout)[0])
+    assert "WRONG daemon" in CliRunner().invoke(app, []).stdout

@@ -1,0 +1,131 @@
+"""What systemd hears, from a socket such as its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+import uuid
+
+import pytest
+
+from service.process.sd_notify import SdNotify
+from service.process.watchdog import Watchdog
+
+QUIET_S = 0.2  # twenty beats' time
+
+
+class Listener:
+    """systemd's end."""
+
+    def __init__(self, address: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind("\0" + address[1:] if address.startswith("@") else address)
+        self._socket.settimeout(20)
+
+    def hear(self) -> list[str]:
+        return self._socket.recv(4096).decode().splitlines()
+
+    def hears_nothing(self) -> bool:
+        """What was said before is heard and forgotten; then nothing comes."""
+        self._socket.setblocking(False)
+        try:
+            while self._socket.recv(4096):
+                pass
+        except BlockingIOError:
+            pass
+        self._socket.settimeout(QUIET_S)
+        try:
+            return not self._socket.recv(4096)
+        except TimeoutError:
+            return True
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture(params=["file", "abstract"])
+def address(request, tmp_path) -> str:
+    return str(tmp_path / "notify") if request.param == "file" else f"@lars-agent-{uuid.uuid4()}"
+
+
+@pytest.fixture
+def end(address):
+    listener = Listener(address)
+    yield listener
+    listener.close()
+
+
+def test_lines_are_told_together(end, address):
+    SdNotify(address).tell("READY=1", "STATUS=ready")
+    assert end.hear() == ["READY=1", "STATUS=ready"]
+
+
+def test_a_reload_says_when_it_began(end, address):
+    SdNotify(address).tell_reloading()
+    first, second = end.hear()
+    assert first == "RELOADING=1"
+    assert int(second.removeprefix("MONOTONIC_USEC=")) > 0
+
+
+@pytest.mark.parametrize("address", [None, "/nowhere/notify"])
+def test_nobody_to_tell_is_no_trouble(address):
+    SdNotify(address).tell("READY=1")
+
+
+@pytest.mark.parametrize(
+    ("usec", "pid", "seconds"),
+    [
+        ("60000000", None, 60.0),
+        ("60000000", str(os.getpid()), 60.0),
+        ("60000000", "1", None),
+        ("0", None, None),
+        ("soon", None, None),
+        (None, None, None),
+    ],
+)
+def test_the_watchdog_is_fed_by_the_process_it_is_meant_for(usec, pid, seconds):
+    given = {"NOTIFY_SOCKET": "@a", "WATCHDOG_USEC": usec, "WATCHDOG_PID": pid}
+    environment = {name: value for name, value in given.items() if value is not None} | {"HOME": "/"}
+    assert SdNotify.met(environment) == SdNotify("@a", seconds)
+    assert environment == {"HOME": "/"}  # what is started from here is not meant
+
+
+def test_status_is_told_when_it_changes_and_the_heart_beats_between(end, address):
+    words = iter(["loading", "loading", "ready"])
+    heard = []
+
+    async def main() -> None:
+        pulse = Watchdog(SdNotify(address, 0.02), lambda: next(words, "ready"), status_s=0.01)
+        pulse.start()
+        while "STATUS=ready" not in heard or heard.count("WATCHDOG=1") < 3:
+            heard.extend(await asyncio.to_thread(end.hear))
+        pulse.stop()
+
+    asyncio.run(main())
+    assert [line for line in heard if line.startswith("STATUS")] == ["STATUS=loading", "STATUS=ready"]
+
+
+def test_a_loop_that_hangs_is_silent(end, address):
+    async def main() -> None:
+        pulse = Watchdog(SdNotify(address, 0.02), lambda: "ready", status_s=0.01)
+        pulse.start()
+        while "WATCHDOG=1" not in await asyncio.to_thread(end.hear):
+            pass
+        silent: list[bool] = []
+        thread = threading.Thread(target=lambda: silent.append(end.hears_nothing()))
+        thread.start()
+        thread.join()  # blocks the loop
+        pulse.stop()
+        assert silent == [True]
+
+    asyncio.run(main())
+
+
+def test_without_systemd_nothing_is_done():
+    async def main() -> int:
+        Watchdog(SdNotify(), lambda: "ready").start()
+        return len(asyncio.all_tasks())
+
+    assert asyncio.run(main()) == 1

@@ -1,0 +1,129 @@
+"""The probes, on trees that look as real devices' do, and on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from service.schedule import device as probes
+
+LAPTOP = {"AC": {"type": "Mains", "online": "1"}, "BAT0": {"type": "Battery", "capacity": "80", "status": "Charging"}}
+ON_BATTERY = {
+    "AC": {"type": "Mains", "online": "0"},
+    "BAT0": {"type": "Battery", "capacity": "80", "status": "Discharging"},
+    "BAT1": {"type": "Battery", "capacity": "30", "status": "Not charging"},
+}
+MOUSE = {"hidpp_battery_0": {"type": "Battery", "scope": "Device", "capacity": "5", "status": "Discharging"}}
+TABLET = {"bat": {"type": "Battery", "capacity": "55", "status": "Discharging"}}
+FULL_WITHOUT_MAINS = {"bat": {"type": "Battery", "capacity": "100", "status": "Full"}}
+USB = {"ucsi": {"type": "USB", "online": "0"}, "ucsi2": {"type": "USB", "online": "1"}, **TABLET}
+BROKEN = {"bat": {"type": "Battery", "capacity": "much", "status": "Discharging"}}
+
+
+def tree(folder: Path, entries: dict[str, dict[str, str]]) -> None:
+    for name, files in entries.items():
+        (folder / name).mkdir(parents=True)
+        for file, text in files.items():
+            (folder / name / file).write_text(text + "\n")
+
+
+@pytest.mark.parametrize(
+    ("supplies", "wanted"),
+    [
+        (LAPTOP, (False, 0.8)),
+        (ON_BATTERY, (True, 0.3)),
+        (MOUSE, (None, None)),
+        ({**MOUSE, **LAPTOP}, (False, 0.8)),
+        (TABLET, (True, 0.55)),
+        (FULL_WITHOUT_MAINS, (False, 1.0)),
+        (USB, (False, 0.55)),
+        (BROKEN, (True, None)),
+        ({}, (None, None)),
+    ],
+)
+def test_battery_is_told_from_mains_and_from_a_mouse(tmp_path, supplies, wanted):
+    tree(tmp_path / "class/power_supply", supplies)
+    assert probes.battery(tmp_path) == wanted
+
+
+def test_hottest_sensor_counts_and_one_that_is_not_connected_does_not(tmp_path):
+    assert probes.celsius(tmp_path) is None
+    zones = {
+        f"thermal_zone{i}": {"temp": text} for i, text in enumerate(("41000", "67500", "-274000", "many", "180000"))
+    }
+    tree(tmp_path / "class/thermal", {**zones, "cooling_device0": {"temp": "99000"}})
+    assert probes.celsius(tmp_path) == 67.5
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("0", False), ("4", True), ("50000", False), ("50005", True), ("", None)])
+def test_raspberry_pi_says_whether_it_is_slowed_down_now_not_whether_it_once_was(tmp_path, text, wanted):
+    assert probes.throttled(tmp_path) is None
+    tree(tmp_path / "devices/platform/soc", {"soc:firmware": {"get_throttled": text}})
+    assert probes.throttled(tmp_path) is wanted
+
+
+def test_memory_pressure_is_that_of_some_programs_in_the_last_ten_seconds(tmp_path):
+    assert probes.memory_pressure(tmp_path) is None
+    (tmp_path / "pressure").mkdir()
+    pressure = tmp_path / "pressure/memory"
+    pressure.write_text("some avg10=12.34 avg60=1.00 avg300=0.10 total=1\nfull avg10=3.00 avg60=0 avg300=0 total=1\n")
+    assert probes.memory_pressure(tmp_path) == 12.34
+    pressure.write_text("some\n")
+    assert probes.memory_pressure(tmp_path) is None
+
+
+def logind(tmp_path: Path, *values: object) -> list[str]:
+    """What `busctl --json=short get-property` prints for these values."""
+    said = tmp_path / "said"
+    said.write_text("\n".join(json.dumps({"type": "x", "data": value}) for value in values))
+    return ["sh", "-c", f"cat {said}"]
+
+
+def test_people_are_away_since_logind_says_so(tmp_path):
+    assert probes.away_s(logind(tmp_path, False, 0)) == 0.0
+    assert probes.away_s(logind(tmp_path, True, 0)) == float("inf")
+    ago = probes.away_s(logind(tmp_path, True, int((time.time() - 90) * 1e6)))
+    assert ago is not None
+    assert 89 < ago < 120
+
+
+@pytest.mark.parametrize("command", [["/nonexistent/busctl"], ["false"], ["echo", "nonsense"], ["echo", '{"data": 1}']])
+def test_people_are_unknown_without_logind(command):
+    assert probes.away_s(command) is None
+
+
+def test_other_programs_are_counted_and_our_own_and_their_children_are_not(monkeypatch):
+    monkeypatch.setattr(probes, "BETWEEN_S", 0.0)
+    busy = "import time\nend = time.process_time() + 2.0\nwhile time.process_time() < end: pass"
+    nested = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {busy!r}])"
+    ours = probes.Processor(lambda: [os.getpid()])
+    theirs = probes.Processor(lambda: [])
+    with subprocess.Popen([sys.executable, "-c", nested]) as process:
+        time.sleep(0.7)
+        counted, name = theirs.others()
+        left_out, _ = ours.others()
+        process.kill()
+    assert counted is not None
+    assert left_out is not None
+    assert counted > 0.1
+    assert left_out < counted - 0.1
+    assert name is not None
+
+
+def test_this_machine_says_what_it_can(tmp_path):
+    assert probes.available_bytes() == pytest.approx(psutil.virtual_memory().available, rel=0.2)
+    free = probes.free_disk_bytes(tmp_path)
+    assert free is not None
+    assert free > 0
+    assert probes.free_disk_bytes(tmp_path / "nowhere") is None
+    load = probes.Processor().load(0)
+    assert load is not None
+    assert load >= 0.0
+    assert probes.Processor().load(10_000) == 0.0

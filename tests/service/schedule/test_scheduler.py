@@ -1,0 +1,380 @@
+"""Nights: when they come, that each comes once, and that a missed one is made up once."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lars_agent.errors import ConfigError, LarsError, ModelLoading, NothingToLearn
+from service.cycle.supervisor import JobRunning
+from service.db import Database, JobRecord
+from service.schedule.cron import missed_run, next_run
+from service.schedule.idle_policy import Check, IdleDecision
+from service.schedule.scheduler import NightlyScheduler
+from service.schedule.window import ScheduleWindow
+from service.settings.load import Schedule
+from tests.service.house import until
+
+BERLIN = "Europe/Berlin"
+NIGHT = "0 3 * * *"
+
+
+def at(text: str, timezone: str = BERLIN, fold: int = 0) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(timezone), fold=fold)
+
+
+def utc(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M")
+
+
+class FakeSupervisor:
+    """Remembers what it was asked for, and may refuse."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self.error: LarsError | None = None
+        self.recoveries = 0
+
+    def adapt(self, profile: str, trigger: str) -> JobRecord:
+        if self.error is not None:
+            raise self.error
+        self.asked.append((profile, trigger))
+        return JobRecord("j-1", profile, "schedule", "queued", at("2026-06-02 03:00"), reason="4 new examples")
+
+    def recover(self) -> list[JobRecord]:
+        self.recoveries += 1
+        return []
+
+
+class Device:
+    """A clock that is set by hand, a real database, and the daemons that come and go on it."""
+
+    def __init__(self, tmp_path) -> None:
+        self.db = Database(tmp_path / "lars-agent.db")
+        self.supervisor = FakeSupervisor()
+        self.profiles = ["default"]
+        self.now = at("2026-06-01 12:00")
+        self.moment = IdleDecision(())
+
+    def daemon(self, **schedule) -> NightlyScheduler:
+        settings = Schedule(**{"cron": NIGHT, "timezone": BERLIN, **schedule})
+        return NightlyScheduler(
+            ScheduleWindow(settings, lambda: self.now),
+            self.supervisor,
+            self.db.scheduled_runs,
+            lambda: self.profiles,
+            lambda window: self.moment,
+        )
+
+    @property
+    def cycles(self) -> list[tuple[str, str, str]]:
+        """What became of each moment, the latest first."""
+        return [(utc(cycle.scheduled), cycle.outcome, cycle.reason) for cycle in self.db.scheduled_runs.list()]
+
+    @property
+    def nights(self) -> int:
+        return len(self.supervisor.asked)
+
+
+@pytest.fixture
+def device(tmp_path):
+    device = Device(tmp_path)
+    yield device
+    device.db.close()
+
+
+def test_night_comes_at_its_hour_in_its_time_zone():
+    assert utc(next_run(NIGHT, BERLIN, at("2026-06-01 12:00"))) == "2026-06-02 01:00"
+    assert utc(next_run(NIGHT, "Asia/Tokyo", at("2026-06-01 12:00"))) == "2026-06-01 18:00"
+    assert utc(next_run(NIGHT, BERLIN, at("2026-12-01 12:00"))) == "2026-12-02 02:00"
+
+
+def test_moment_itself_is_no_later_moment():
+    assert utc(next_run(NIGHT, BERLIN, at("2026-06-01 03:00"))) == "2026-06-02 01:00"
+
+
+def test_time_that_summer_time_leaves_out_comes_an_hour_later_and_once():
+    before = at("2026-03-28 12:00")
+    first = next_run("30 2 * * *", BERLIN, before)
+    assert utc(first) == "2026-03-29 01:30"  # 03:30 by the clock that was put forward
+    assert utc(next_run("30 2 * * *", BERLIN, first)) == "2026-03-30 00:30"
+
+
+def test_time_that_comes_twice_when_summer_time_ends_counts_once():
+    first = next_run("30 2 * * *", BERLIN, at("2026-10-24 12:00"))
+    assert utc(first) == "2026-10-25 00:30"
+    assert utc(next_run("30 2 * * *", BERLIN, first)) == "2026-10-26 01:30"
+    between = first + timedelta(minutes=10)
+    assert missed_run("30 2 * * *", BERLIN, between, at("2026-10-25 12:00")) is None
+
+
+def test_missed_run_is_owed_from_its_moment_until_a_run_is_noted():
+    evening, morning = at("2026-06-01 22:00"), at("2026-06-02 09:00")
+    assert missed_run(NIGHT, BERLIN, evening, at("2026-06-02 02:59")) is None
+    assert missed_run(NIGHT, BERLIN, evening, at("2026-06-02 03:00")) == at("2026-06-02 03:00")
+    assert missed_run(NIGHT, BERLIN, evening, morning) == at("2026-06-02 03:00")
+    assert missed_run(NIGHT, BERLIN, morning, at("2026-06-02 22:00")) is None
+
+
+@given(st.datetimes(datetime(2025, 1, 1), datetime(2028, 1, 1)), st.integers(0, 23), st.integers(0, 59))
+def test_there_is_one_night_a_day_whatever_the_clocks_do(moment, hour, minute):
+    after = moment.replace(tzinfo=UTC)
+    first = next_run(f"{minute} {hour} * * *", BERLIN, after)
+    second = next_run(f"{minute} {hour} * * *", BERLIN, first)
+    assert after < first.astimezone(UTC) <= after + timedelta(hours=25)
+    assert (second.date() - first.date()).days == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "days"),
+    [("0", "Sun"), ("7", "Sun"), ("1-5", "Mon Tue Wed Thu Fri"), ("5-7", "Fri Sat Sun"), ("*/3", "Sun Wed Sat"),
+     ("mon,3", "Mon Wed"), ("sat-sun", "Sat Sun"), ("6,0", "Sat Sun"), ("1-5/2", "Mon Wed Fri")],
+)  # fmt: skip
+def test_weekdays_are_numbered_as_in_crontab(field, days):
+    moment, found = at("2026-06-01 12:00"), set()
+    for _ in range(7):
+        moment = next_run(f"0 3 * * {field}", BERLIN, moment)
+        found.add(moment.strftime("%a"))
+    assert found == set(days.split())
+
+
+def test_day_of_month_and_weekday_are_alternatives_as_in_crontab():
+    moments, moment = [], at("2026-06-01 12:00")
+    for _ in range(3):
+        moment = next_run("0 3 15 * 1", BERLIN, moment)
+        moments.append(moment.strftime("%a %d"))
+    assert moments == ["Mon 08", "Mon 15", "Mon 22"]
+    assert next_run("0 3 18 * 1", BERLIN, at("2026-06-16 12:00")).day == 18
+
+
+@pytest.mark.parametrize(
+    "cron",
+    [
+        *("", "3", "at night", "0 3 * *", "0 3 * * * *", "61 3 * * *", "0 24 * * *", "0 3 * * 9", "0 3 * * 5-1"),
+        *("0 3 * * 1/0", "0 3 30 2 *", "0 3 * * someday", "*/0 3 * * *"),
+    ],
+)
+def test_bad_cron_expression_is_named(cron, device):
+    with pytest.raises(ConfigError, match=r"schedule\.cron is ") as caught:
+        device.daemon(cron=cron)
+    assert repr(cron) in str(caught.value)
+
+
+@pytest.mark.parametrize("timezone", ["Mars/Olympus", "", "Europe", "../../etc/passwd", "CEST-ish"])
+def test_bad_time_zone_is_named(timezone, device):
+    with pytest.raises(ConfigError, match=r"schedule\.timezone is ") as caught:
+        device.daemon(timezone=timezone)
+    assert repr(timezone) in str(caught.value)
+
+
+def test_time_zone_of_the_device_is_taken_when_none_is_set():
+    assert next_run(NIGHT, None, datetime.now(UTC)).hour == 3
+
+
+def test_first_daemon_on_a_device_owes_no_night(device):
+    device.daemon().look()
+    assert device.nights == 0
+    device.now = at("2026-06-02 03:00")
+    device.daemon().look()
+    assert device.supervisor.asked == [("default", "schedule")]
+
+
+def test_missed_night_is_made_up_once_however_often_the_daemon_restarts(device):
+    device.daemon().look()
+    device.now = at("2026-06-02 09:00")  # the device was off at three
+    for _ in range(3):
+        device.daemon().look()
+    assert device.nights == 1
+    device.now = at("2026-06-02 23:00")
+    device.daemon().look()
+    assert device.nights == 1
+    device.now = at("2026-06-03 03:00")
+    device.daemon().look()
+    assert device.nights == 2
+
+
+def test_many_missed_nights_are_made_up_by_one(device):
+    device.daemon().look()
+    device.now += timedelta(days=30)
+    daemon = device.daemon()
+    daemon.look()
+    daemon.look()
+    assert device.nights == 1
+
+
+def test_night_in_the_repeated_hour_comes_once(device):
+    device.now = at("2026-10-24 12:00")
+    daemon = device.daemon(cron="30 2 * * *")
+    daemon.look()
+    for moment in (at("2026-10-25 02:30"), at("2026-10-25 02:30", fold=1), at("2026-10-25 12:00")):
+        device.now = moment
+        daemon.look()
+    assert device.nights == 1
+
+
+@pytest.mark.parametrize("error", [JobRunning("job j-1 is running"), ModelLoading("loading")])
+def test_night_that_has_to_wait_stays_owed(device, error):
+    daemon = device.daemon()
+    daemon.look()
+    device.now = at("2026-06-02 03:00")
+    device.supervisor.error = error
+    daemon.look()
+    device.supervisor.error = None
+    device.now = at("2026-06-02 03:20")
+    daemon.look()
+    daemon.look()
+    assert device.nights == 1
+
+
+@pytest.mark.parametrize("error", [NothingToLearn("no feedback has come"), ConfigError("bad")])
+def test_night_without_news_or_with_an_error_is_over(device, error):
+    daemon = device.daemon()
+    daemon.look()
+    device.now = at("2026-06-02 03:00")
+    device.supervisor.error = error
+    daemon.look()
+    device.supervisor.error = None
+    daemon.look()
+    assert device.nights == 0
+
+
+def test_each_profile_has_its_night(device):
+    device.profiles = ["default", "alice"]
+    daemon = device.daemon()
+    daemon.look()
+    device.now = at("2026-06-02 03:00")
+    daemon.look()
+    assert device.supervisor.asked == [("default", "schedule"), ("alice", "schedule")]
+
+
+def test_clock_that_was_wrong_does_not_stop_the_nights(device):
+    device.now = at("2099-01-01 12:00")
+    device.daemon().look()
+    device.now = at("2026-06-01 12:00")
+    device.daemon().look()
+    assert device.nights == 0
+    device.now = at("2026-06-02 03:00")
+    device.daemon().look()
+    assert device.nights == 1
+
+
+def test_disabled_schedule_brings_no_night_and_names_none(device):
+    device.daemon().look()
+    daemon = device.daemon(enabled=False)
+    device.now = at("2026-06-02 03:00")
+    daemon.look()
+    assert device.nights == 0
+    assert device.cycles == []
+    assert daemon.next_run() is None
+
+
+def test_next_night_is_told(device):
+    assert device.daemon().next_run() == at("2026-06-02 03:00")
+
+
+def test_started_schedule_makes_up_a_missed_night_by_itself(device):
+    device.daemon().look()
+    device.now = at("2026-06-02 09:00")
+    daemon = device.daemon()
+    daemon.start(first_look_s=0)
+    daemon.start(first_look_s=0)  # twice is once
+    until(lambda: device.nights, "the night that was missed")
+    daemon.close()
+    daemon.close()
+    assert device.nights == 1
+
+
+HOT = IdleDecision((Check("heat", "against", "the processor has 85 °C"),))
+
+
+def test_every_moment_leaves_a_row_that_says_what_became_of_it_and_why(device):
+    daemon = device.daemon()
+    daemon.look()
+    device.now = at("2026-06-02 03:00")
+    device.moment = HOT
+    daemon.look()
+    assert device.cycles == [("2026-06-02 01:00", "waiting", "the processor has 85 °C")]
+    device.now = at("2026-06-02 04:00")
+    device.moment = IdleDecision(())
+    daemon.look()
+    assert device.cycles == [("2026-06-02 01:00", "ran", "4 new examples")]
+    assert device.db.scheduled_runs.list()[0].job_id == "j-1"
+    device.supervisor.error = NothingToLearn("no feedback has come")
+    device.now = at("2026-06-03 03:00")
+    daemon.look()
+    assert device.cycles[0] == ("2026-06-03 01:00", "skipped", "no feedback has come")
+    assert device.nights == 1
+
+
+@pytest.mark.parametrize("make_up", [True, False])
+def test_night_whose_window_has_passed_is_missed_and_stays_owed_if_it_is_to_be_made_up(device, make_up):
+    daemon = device.daemon(make_up=make_up)
+    daemon.look()
+    device.moment, device.now = HOT, at("2026-06-02 06:59")
+    daemon.look()
+    assert device.cycles[0][1] == "waiting"
+    device.now = at("2026-06-02 07:01")
+    daemon.look()
+    assert device.cycles[0][1] == "missed"
+    device.moment, device.now = IdleDecision(()), at("2026-06-02 12:00")
+    daemon.look()
+    assert device.cycles[0][1] == ("ran" if make_up else "missed")
+    device.now = at("2026-06-03 03:00")
+    daemon.look()
+    assert device.nights == (2 if make_up else 1)
+
+
+def test_window_is_open_from_its_moment_until_it_ends(device):
+    for hour, make_up, wanted in (
+        ("02:59", True, "late"),
+        ("02:59", False, "shut"),
+        ("03:00", False, "open"),
+        ("06:59", False, "open"),
+        ("07:00", False, "shut"),
+        ("07:00", True, "late"),
+    ):
+        device.now = at(f"2026-06-02 {hour}")
+        assert device.daemon(make_up=make_up)._window.state(begun=True) == wanted
+    assert device.daemon(enabled=False)._window.state(begun=True) == "shut"
+
+
+def test_nothing_is_due_where_no_night_is_owed(device):
+    daemon = device.daemon()
+    daemon.look()
+    device.now = at("2026-06-02 03:00")
+    assert daemon._window.state(begun=False) == "shut"
+    device.moment = HOT
+    daemon.look()
+    assert daemon._window.state(begun=False) == "open"
+    device.moment = IdleDecision(())
+    daemon.look()
+    assert daemon._window.state(begun=False) == "shut"
+
+
+@pytest.mark.parametrize("hours", [-30, -2, 2, 30])
+def test_clock_that_jumps_costs_no_night_and_makes_none_twice(device, hours):
+    daemon = device.daemon()
+    daemon.look()
+    device.now = at("2026-06-02 03:00")
+    daemon.look()
+    assert device.nights == 1
+    device.now += timedelta(hours=hours)
+    daemon.look()
+    device.supervisor.error = NothingToLearn("no feedback has come")  # as the real one says
+    moment = device.now
+    while device.now < moment + timedelta(hours=48):
+        device.now += timedelta(hours=1)
+        daemon.look()
+    device.supervisor.error = None
+    device.now = next_run(NIGHT, BERLIN, device.now)
+    daemon.look()
+    assert device.nights == (3 if hours == 30 else 2)
+
+
+def test_jobs_that_were_left_unfinished_are_taken_up_at_each_look(device):
+    device.daemon().look()
+    assert device.supervisor.recoveries == 1

@@ -1,0 +1,173 @@
+"""The model goes when nobody asks, and comes back for whoever does."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from lars_agent.errors import AdapterCorrupt, GenerationCancelled, GenerationError, ModelLoading, QueueFull
+from lars_agent.example import Message
+from lars_agent.runtime.request import GenerationRequest
+from lars_agent.store.adapters import AdapterStore
+from service.process.idle_timer import IdleTimer
+from service.serving.adapter_switch import AdapterSwitch
+from service.serving.model_host import ModelHost
+from service.settings.load import Settings
+from tests.service.api.conftest import SHA256, FakeEngine, FakeModel
+from tests.service.house import until
+from tests.store.make import make_candidate, make_draft
+
+REQUEST = GenerationRequest((Message(role="user", content="Hello?"),))
+
+
+class Opener:
+    """Remembers the engines that it opened."""
+
+    def __init__(self, store: AdapterStore) -> None:
+        self.store, self.engines, self.sha256 = store, [], SHA256
+        self.busy: list[bool] = []
+
+    def __call__(self, installed) -> FakeEngine:
+        self.engines.append(FakeEngine(self.store, self.sha256))
+        return self.engines[-1]
+
+
+@pytest.fixture
+def opener(tmp_path):
+    return Opener(AdapterStore(tmp_path))
+
+
+@pytest.fixture
+def serve(opener):
+    made = []
+
+    def start(keep_alive_s: float) -> ModelHost:
+        serving = ModelHost(opener.store, FakeModel, opener, keep_alive_s=keep_alive_s, on_busy=opener.busy.append)
+        ready = threading.Event()
+        opener.switch = AdapterSwitch(opener.store, serving.engine, serving.require_model)
+        serving.start(opener.switch.serve_profiles, ready.set)
+        assert ready.wait(10)
+        made.append(serving)
+        return serving
+
+    yield start
+    for serving in made:
+        serving.close()
+
+
+def test_a_model_nobody_asks_is_unloaded_and_loaded_again_for_the_next_request(serve, opener):
+    serving = serve(0.1)
+    until(lambda: serving.is_asleep, "the model is unloaded")
+    assert opener.engines[0].closed
+    assert serving.serving() == {"default": None}
+    assert serving.submit(REQUEST).result().text == "echo: Hello?"
+    assert len(opener.engines) == 2
+
+
+def test_it_stays_while_a_reply_is_made(serve, opener):
+    serving = serve(0.1)
+    engine = opener.engines[0]
+    engine.gate.clear()
+    serving.submit(REQUEST)
+    assert not threading.Event().wait(0.4)
+    assert not serving.is_asleep
+    engine.gate.set()
+    until(lambda: serving.is_asleep, "the model is unloaded")
+
+
+def test_without_a_time_it_stays(serve, opener):
+    serving = serve(0.0)
+    serving.submit(REQUEST).result()
+    assert not threading.Event().wait(0.3)
+    assert not serving.is_asleep
+
+
+def test_the_time_may_be_changed_while_it_runs(serve, opener):
+    serving = serve(0.0)
+    serving.use(Settings(runtime={"keep_alive_s": 0.1}))
+    serving.submit(REQUEST)
+    until(lambda: serving.is_asleep, "the model is unloaded")
+
+
+def test_what_is_wrong_with_an_adapter_is_said_once_however_often_the_model_is_loaded(serve, opener, tmp_path):
+    opener.store.publish("default", make_candidate(tmp_path / "candidate"), make_draft())
+    opener.store.activate("default", 1)
+    opener.sha256 = "c" * 64
+    serving = serve(0.1)
+    until(lambda: serving.is_asleep, "the model is unloaded")
+    serving.submit(REQUEST)
+    assert len(opener.engines) == 2
+    assert [problem.alarm for problem in opener.switch.problems] == ["adapter_set_aside"]
+
+
+def test_what_was_wrong_with_an_adapter_is_forgotten_once_another_one_is_in_use(serve, opener, tmp_path):
+    for version in (1, 2):
+        opener.store.publish("default", make_candidate(tmp_path / f"candidate{version}"), make_draft())
+    opener.store.activate("default", 2)
+    (opener.store.folder("default", 2) / "adapter_model.safetensors").write_bytes(b"damaged")
+    serve(0.0)
+    assert [problem.alarm for problem in opener.switch.problems] == ["adapter_fallback"]
+    with pytest.raises(AdapterCorrupt):
+        opener.switch.activate("default", 2)
+    assert len(opener.switch.problems) == 1
+    opener.switch.activate("default", 1)
+    assert opener.switch.problems == []
+
+
+@pytest.mark.parametrize("ending", ["whole", "failed", "cancelled"])
+def test_it_is_busy_from_the_first_ticket_until_the_last_one_is_done_however_that_ends(serve, opener, ending):
+    serving = serve(0.0)
+    engine = opener.engines[0]
+    engine.break_reply = GenerationError("out of steam") if ending == "failed" else None
+    engine.gate.clear()
+    tickets = [serving.submit(REQUEST) for _ in range(3)]
+    tickets[0].cancel()
+    until(lambda: tickets[0].is_done, "the first ends")
+    assert opener.busy == [True]
+    if ending == "cancelled":
+        serving.cancel()
+    else:
+        engine.gate.set()
+    until(lambda: len(opener.busy) == 2, "it is idle")
+    assert opener.busy == [True, False]
+    assert all(ticket.is_done for ticket in tickets)
+
+
+def test_request_that_the_engine_refuses_makes_nothing_busy(serve, opener):
+    serving = serve(0.0)
+    opener.engines[0].refuse_submit = QueueFull("8 requests wait already")
+    with pytest.raises(QueueFull):
+        serving.submit(REQUEST)
+    assert opener.busy == []
+
+
+def test_closing_cancels_the_replies_that_are_not_whole(serve, opener):
+    serving = serve(0.0)
+    opener.engines[0].gate.clear()
+    ticket = serving.submit(REQUEST)
+    serving.close()
+    with pytest.raises(GenerationCancelled):
+        ticket.result()
+
+
+def test_an_engine_that_has_ended_is_opened_again(serve, opener):
+    serving = serve(0.0)
+    opener.engines[0].is_alive = False
+    assert serving.submit(REQUEST).result().text == "echo: Hello?"
+    assert [engine.closed for engine in opener.engines] == [True, False]
+
+
+def test_before_the_model_is_there_requests_are_refused(opener):
+    serving = ModelHost(opener.store, FakeModel, opener)
+    with pytest.raises(ModelLoading):
+        serving.submit(REQUEST)
+
+
+def test_timer_that_was_closed_never_goes_off():
+    fired = threading.Event()
+    timer = IdleTimer(0.05, fired.set)
+    timer.restart()
+    timer.close()
+    timer.restart()
+    assert not fired.wait(0.2)

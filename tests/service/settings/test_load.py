@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from lars_agent.errors import ConfigError
+from lars_agent.lars.config import LarsConfig
+from lars_agent.training.curate import CurationPolicy
+from lars_agent.training.gate import GatePolicy
+from lars_agent.training.trainer import TrainConfig
+from service.app import create_app
+from service.cli.client import default_url
+from service.cycle.job_directory import SUPERVISED
+from service.settings import load as module
+from service.settings.load import Settings, load_settings
+from service.settings.sections import url_of
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch, tmp_path) -> Path:
+    """A machine without configuration; returns where its system file would be."""
+    for variable in [name for name in module.os.environ if name.startswith("LARS_AGENT_") or name == "STATE_DIRECTORY"]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setattr(module, "SYSTEM_FILE", tmp_path / "system.toml")
+    monkeypatch.setattr(module, "USER_FILE", tmp_path / "user.toml")
+    return tmp_path
+
+
+def test_later_sources_win(machine, monkeypatch):
+    (machine / "system.toml").write_text("[server]\nport = 1\nhost = 'localhost'\nmax_body_bytes = 5\n")
+    (machine / "user.toml").write_text("[server]\nport = 2\nmax_body_bytes = 6\n")
+    monkeypatch.setenv("LARS_AGENT_SERVER__PORT", "3")
+    assert load_settings().server.port == 3
+    server = load_settings(overrides={"server": {"port": 4}}).server
+    assert (server.port, server.max_body_bytes, server.host) == (4, 6, "localhost")
+
+
+def test_explicit_file_takes_the_users_place(machine):
+    (machine / "user.toml").write_text("[server]\nport = 2\n")
+    (machine / "other.toml").write_text("[runtime]\nthreads = 2\n")
+    settings = load_settings(machine / "other.toml")
+    assert (settings.server.port, settings.runtime.threads) == (8321, 2)
+
+
+def test_explicit_file_must_exist(machine):
+    with pytest.raises(ConfigError, match=r"no configuration file .*gone\.toml"):
+        load_settings(machine / "gone.toml")
+
+
+def test_lists_come_from_the_environment_as_json(monkeypatch):
+    monkeypatch.setenv("LARS_AGENT_SERVER__ALLOWED_HOSTS", '["pi.local"]')
+    assert load_settings().server.allowed_hosts == ("pi.local",)
+
+
+def test_aliases_are_a_table_that_the_environment_adds_to(machine, monkeypatch):
+    (machine / "user.toml").write_text('[server.model_aliases]\n"gpt-4.1" = "alice@v12"\nGPT = "base"\n')
+    monkeypatch.setenv("LARS_AGENT_SERVER__MODEL_ALIASES", '{"gpt-4o": "default"}')
+    assert load_settings().server.model_aliases == {"gpt-4.1": "alice@v12", "GPT": "base", "gpt-4o": "default"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[server]\nprot = 1\n", r"unknown setting 'server\.prot' \(in .*user\.toml\)"),
+        ("[sever]\nport = 1\n", r"unknown setting 'sever'"),
+        ("port = 1\n", r"unknown setting 'port'"),
+        ("[server]\nport = 'x'\n", r"server\.port: .* not 'x' \(in .*user\.toml\)"),
+        ("[server]\nport = 70000\n", r"server\.port: .*65535, not 70000"),
+        ("[server\n", r"user\.toml cannot be read"),
+        ("[lars]\npooling = 'x'\n", r"lars\.pooling: .*not 'x'"),
+        (
+            "[server.model_aliases]\ngpt-4 = 'gpt 5'\n",
+            r"server\.model_aliases: 'gpt-4' stands for 'gpt 5'; give a profile",
+        ),
+        ("[server.model_aliases]\ndefault = 'alice'\n", r"'default' cannot be an alias"),
+        ("[server.model_aliases]\nv2 = 'alice'\n", r"'v2' cannot be an alias"),
+        ("[server.model_aliases]\n'x:latest' = 'alice'\n", r"'x:latest' ends in :latest"),
+        ("[server.model_aliases]\n'' = 'alice'\n", r"server\.model_aliases"),
+        ("[server]\nmodel_aliases = 'gpt-4'\n", r"server\.model_aliases"),
+        ("[training]\nlearning_rate = nan\n", r"training\.learning_rate"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(machine, text, words):
+    (machine / "user.toml").write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        load_settings()
+
+
+@pytest.mark.parametrize("variable", ["LARS_AGENT_PORT", "LARS_AGENT_SERVER__PROT", "LARS_AGENT_SERVR__PORT"])
+def test_unknown_environment_variable_is_refused_by_name(monkeypatch, variable):
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(ConfigError, match=r"unknown setting '(port|server\.prot|servr)'"):
+        load_settings()
+
+
+def test_secret_is_not_shown(monkeypatch):
+    monkeypatch.setenv("LARS_AGENT_SERVER__TOKEN", "hunter2")
+    assert "hunter2" not in repr(load_settings())
+    monkeypatch.setenv("LARS_AGENT_SERVER__HOST", "0.0.0.0")
+    assert load_settings().server.token.get_secret_value() == "hunter2"
+
+
+def test_settings_alone_do_not_read_the_machine(machine, monkeypatch):
+    (machine / "user.toml").write_text("[server]\nport = 2\n")
+    monkeypatch.setenv("LARS_AGENT_SERVER__PORT", "3")
+    assert Settings().server.port == 8321
+
+
+def test_data_lie_in_the_state_directory_systemd_gives(monkeypatch):
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/lars-agent:/other")
+    assert Settings().database_path == Path("/var/lib/lars-agent/lars-agent.db")
+
+
+@pytest.mark.parametrize(
+    ("section", "policy", "extra"),
+    [
+        ("lars", LarsConfig, set()),
+        ("training", TrainConfig, SUPERVISED),
+        ("gate", GatePolicy, set()),
+        ("curation", CurationPolicy, set()),
+    ],
+)
+def test_sections_have_the_fields_and_defaults_of_what_they_configure(section, policy, extra):
+    values = getattr(Settings(), section).model_dump(exclude=extra)
+    assert set(values) == {field.name for field in fields(policy)}
+    assert policy(**values) == policy()
+
+
+def test_every_setting_says_what_it_is():
+    sections = {name: field.annotation for name, field in Settings.model_fields.items() if name != "data_dir"}
+    silent = [f"{n}.{k}" for n, s in sections.items() for k, field in s.model_fields.items() if not field.description]
+    assert silent == []
+
+
+def test_a_daemon_that_others_can_reach_needs_a_token_but_a_client_of_it_does_not(machine):
+    (machine / "user.toml").write_text("[server]\nhost = '0.0.0.0'\n")
+    settings = load_settings()  # the command line reads the same file, and need not know the token
+    with pytest.raises(ConfigError, match=r"can be reached from other devices; set server\.token"):
+        create_app(settings)
+    assert default_url() == "http://127.0.0.1:8321"
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:80"),
+        ("::1", "http://[::1]:80"),
+        ("::", "http://[::1]:80"),
+        ("pi.local", "http://pi.local:80"),
+    ],
+)
+def test_the_address_of_a_host_is_one_that_a_browser_takes(host, url):
+    assert url_of(host, 80) == url

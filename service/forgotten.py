@@ -52,7 +52,7 @@ def withdrawn_unless_learned_anew(profile: str, parts: CycleParts) -> Iterator[N
 def _innocent_ancestor(profile: str, parts: CycleParts) -> int | None:
     """The latest that can serve; None where there is none before the line ends or is broken."""
     with contextlib.suppress(AdapterError):
-        for version in islice(parts.store.line(profile), 1, None):
+        for version in islice(parts.store.iter_lineage(profile), 1, None):
             with contextlib.suppress(AdapterError):
                 parts.store.verify(profile, version, parts.base_model().sha256)
                 if _is_innocent(profile, version, parts):

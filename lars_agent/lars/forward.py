@@ -23,7 +23,7 @@ from lars_agent.lars.pooling import Tokens
 from lars_agent.ops.attention import reads_prefixes
 from lars_agent.ops.kv_cache import ReadOnlyCache, reserved_cache
 from lars_agent.ops.memory_plan import DEFAULT_PLAN, MemoryPlan
-from lars_agent.ops.recompute import Again, recomputed_layers
+from lars_agent.ops.recompute import Recall, recomputed_layers
 from lars_agent.ops.saved_tensors import saved_activations
 from lars_agent.ops.tiled_mlp import tiled_mlps
 
@@ -94,10 +94,10 @@ def _levers(attachment: Attachment, adapter: LarsAdapter | None, plan: MemoryPla
         yield
 
 
-def _in_tiles(attachment: Attachment, tile: int) -> Callable[[], Again]:
+def _in_tiles(attachment: Attachment, tile: int) -> Callable[[], Recall]:
     """A `capture` whose layers run their MLPs in tiles when they are recomputed, as they did before."""
 
-    def capture() -> Again:
+    def capture() -> Recall:
         call = attachment.capture()
 
         @contextmanager
@@ -182,7 +182,7 @@ def read_prompt(
 
 def _read_only(attachment: Attachment, cache: DynamicCache) -> ReadOnlyCache:
     """`cache`, its keys copied for each call only where the model's attention can do no better."""
-    return ReadOnlyCache(cache, joined=not reads_prefixes(attachment.model))
+    return ReadOnlyCache(cache, concatenate=not reads_prefixes(attachment.model))
 
 
 def _run(attachment: Attachment, ids: Tensor, mask: Tensor, cache: Cache | None) -> Tensor:

@@ -19,7 +19,7 @@ from transformers import DynamicCache, PreTrainedModel
 from lars_agent.lars.inject import AdapterMemory, Attachment, LarsAdapter
 from lars_agent.lars.pooling import Tokens
 from lars_agent.ops.attention import reads_prefixes
-from lars_agent.ops.blockwise import Piece
+from lars_agent.ops.blockwise import Segment
 from lars_agent.ops.kv_cache import PackedCache, keeps_every_token, reserved_cache
 from lars_agent.ops.padding import padded
 
@@ -114,22 +114,22 @@ def act_packed(
     return hidden[0, : pack.ends[-1]]
 
 
-def _pieces_read(pack: Pack, start: int, end: int) -> list[Piece]:
+def _pieces_read(pack: Pack, start: int, end: int) -> list[Segment]:
     """Tokens `start` to `end` of the prompts: each piece sees what was read of its own prompt before."""
     bounds = [*zip(pack.starts, pack.ends, strict=True), (pack.ends[-1], pack.ids.shape[1])]
     return [
-        Piece(min(last, end) - max(first, start), slice(first, max(first, start)))
+        Segment(min(last, end) - max(first, start), slice(first, max(first, start)))
         for first, last in bounds
         if max(first, start) < min(last, end)
     ]
 
 
-def _pieces_behind(prompts: Pack, pack: Pack) -> list[Piece]:
+def _pieces_behind(prompts: Pack, pack: Pack) -> list[Segment]:
     """The parts in `pack`, each behind its own prompt, and what fills the row."""
     parts = zip(pack.starts, pack.ends, prompts.starts, prompts.ends, strict=True)
-    pieces = [Piece(end - start, slice(first, last)) for start, end, first, last in parts if end > start]
+    pieces = [Segment(end - start, slice(first, last)) for start, end, first, last in parts if end > start]
     filling = pack.ids.shape[1] - pack.ends[-1]
-    return [*pieces, Piece(filling, slice(0, 0))] if filling else pieces
+    return [*pieces, Segment(filling, slice(0, 0))] if filling else pieces
 
 
 def _run(attachment: Attachment, ids: Tensor, places: Tensor, cache: PackedCache) -> Tensor:

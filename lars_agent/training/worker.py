@@ -19,6 +19,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from lars_agent.memory.guard import Guard
 from lars_agent.memory.measure import peak_rss_bytes, rss_bytes
 from lars_agent.models.open import OpenedModel, open_model, open_tokenizer, precision
 from lars_agent.ops.memory_plan import MemoryPlan
+from lars_agent.records import from_json
 from lars_agent.training import checkpoint
 from lars_agent.training.batches import Encoded, pad_id
 from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text, score
@@ -76,7 +78,7 @@ class Worker:
         self.plans = self._plans(train, heldout, tokenizer)
         opened = self._open_model(tokenizer)
         attachment = attach(opened.model)
-        adapter = LarsAdapter.for_model(opened.model, LarsConfig.from_dict(self.spec.lars), seed=self.config.seed)
+        adapter = LarsAdapter.for_model(opened.model, from_json(LarsConfig, self.spec.lars), seed=self.config.seed)
         rehearsal = general_text(opened.tokenizer, REHEARSAL_TEXT)
         trainer = Trainer(
             attachment,
@@ -207,7 +209,7 @@ class Worker:
             base=base,
             peak_bytes=self.guard.peak_bytes,
             predicted_peak_bytes=self.plans.promised_bytes,
-            plan=self.plans.plan.as_dict(),
+            plan=asdict(self.plans.plan),
             stepped_down=tuple(self.plans.stepped_down),
             seconds=round(self.elapsed_s(), 3),
             cpu_seconds=round(self.cpu_s(), 3),

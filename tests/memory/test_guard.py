@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lars_agent.errors import BudgetExceeded, MemoryPressure
-from lars_agent.memory.guard import NEAR, Guard
+from lars_agent.memory.guard import LIMIT_SHARE, Guard
 from lars_agent.memory.measure import peak_rss_bytes, pss_bytes, reset_peak
 from tests.allocators import NAMES, environment_with
 from tests.tiny import tiny_model
@@ -58,7 +58,7 @@ def other_tests_peaks_are_forgotten():
 
 def test_it_speaks_before_the_budget_is_reached():
     with pytest.raises(MemoryPressure) as caught:
-        Guard(int(pss_bytes() / (NEAR + 0.005))).check()
+        Guard(int(pss_bytes() / (LIMIT_SHARE + 0.005))).check()
     assert caught.value.held_bytes <= peak_rss_bytes()
 
 

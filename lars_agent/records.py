@@ -6,8 +6,7 @@ For configuration, manifests and messages between processes. Values made in a ho
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import field
 from functools import cache, wraps
 from typing import Any, TypeVar, dataclass_transform
@@ -37,8 +36,10 @@ def record(name: str, error: type[LarsError] = ConfigError) -> Callable[[type[T]
 
         @wraps(construct)
         def checked(self: T, *args: Any, **kwargs: Any) -> None:
-            with _raising(error, name):
+            try:
                 construct(self, *args, **kwargs)
+            except ValidationError as invalid:
+                raise error(validation_message(invalid, name)) from invalid
 
         made.__init__, made.record_name, made.record_error = checked, name, error
         return made  # type: ignore[no-any-return]
@@ -56,8 +57,11 @@ def from_json(
     """
     adapter, name = _adapter(cls), getattr(cls, "record_name", cls.__name__)
     declared: type[LarsError] = getattr(cls, "record_error", ConfigError)
-    with _raising(error or declared, f"{source}: {name}" if source else name):
+    try:
         value: T = adapter.validate_json(data) if isinstance(data, str | bytes) else adapter.validate_python(data)
+    except ValidationError as invalid:
+        message = validation_message(invalid, f"{source}: {name}" if source else name)
+        raise (error or declared)(message) from invalid
     return value
 
 
@@ -81,12 +85,5 @@ def validation_message(error: ValidationError, name: str = "") -> str:
     if problem["type"] == "missing":
         return f"{owner} lacks the field {last!r}"
     text = problem["msg"].removeprefix("Value error, ")
-    return f"{owner}{'.' * bool(owner)}{last}: {text}, not {value!r:.80}"
-
-
-@contextmanager
-def _raising(error: type[LarsError], name: str) -> Iterator[None]:
-    try:
-        yield
-    except ValidationError as invalid:
-        raise error(validation_message(invalid, name)) from invalid
+    suffix = "" if ", not " in text else f", not {value!r:.80}"
+    return f"{owner}{'.' * bool(owner)}{last}: {text}{suffix}"

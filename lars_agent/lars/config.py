@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from lars_agent.records import record
 
 PoolingName = Literal["sequence", "learned", "prompt", "response", "causal"]
-TargetModules = Annotated[str, Field(min_length=1)] | Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 @record("lars")
@@ -25,8 +24,9 @@ class LarsConfig:
     chunk: int = Field(default=16, ge=1, description="Tokens in a chunk of `causal` pooling.")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="Probability of dropping a rank while training.")
     scale: float = Field(default=0.5, allow_inf_nan=False, description="Initial weight a of the adapter's output.")
-    target_modules: TargetModules = Field(
+    target_modules: str | tuple[str, ...] = Field(
         default="all-linear",
+        min_length=1,
         description="Layers to adapt: all-linear (all but the output head), names as in PEFT, or a regular expression.",
     )
     top_layers: int = Field(

@@ -1,6 +1,6 @@
 """Check this process's memory against its budget, and raise before the budget is exceeded.
 
-Each check takes the peak resident bytes since the last `relax`, plus a prediction of the next growth from that between
+Each check takes the peak resident bytes since the last `reset`, plus a prediction of the next growth from that between
 earlier checks. Pages shared with other processes (the base model's weights) count by their share. If the kernel
 enforces the same budget (cgroup v2), this is what lets the worker use a smaller plan instead of being killed.
 """
@@ -42,7 +42,7 @@ class Guard:
         return max(self._earlier_peak, peak_rss_bytes())
 
     def check(self) -> None:
-        """Raise MemoryPressure if this process has come near its budget since `relax`, or is predicted to."""
+        """Raise MemoryPressure if this process has come near its budget since `reset`, or is predicted to."""
         self._on_check()
         if self._limit is None:
             return
@@ -55,14 +55,14 @@ class Guard:
             message = f"training holds {held - shared:,} bytes of its budget of {self.budget_bytes:,}"
             raise MemoryPressure(message, held - shared)
 
-    def relax(self) -> None:
+    def reset(self) -> None:
         """Return free memory to the system and restart the checks' peak; `peak_bytes` keeps the overall one."""
         give_back()
         self._earlier_peak = self.peak_bytes
         self._resets = reset_peak()
         self._history = [rss_bytes()]
 
-    def insist(self, held_bytes: int) -> None:
+    def use_full_budget(self, held_bytes: int) -> None:
         """Use the budget itself as limit, for the smallest plan. Raises BudgetExceeded if it is exceeded."""
         self._limit, self._predicts = self.budget_bytes, False
         if self.budget_bytes is not None and held_bytes > self.budget_bytes:
@@ -72,7 +72,7 @@ class Guard:
             )
 
     @contextmanager
-    def watching(self, model: nn.Module) -> Iterator[None]:
+    def check_layers(self, model: nn.Module) -> Iterator[None]:
         """Run a `check` before each decoder layer of `model`, also when it is recomputed, inside the block."""
         firsts = [next(layer.children()) for layer in decoder_layers(model).values()]
         hooks = [first.register_forward_pre_hook(lambda module, args: self.check()) for first in firsts]

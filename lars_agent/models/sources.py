@@ -16,6 +16,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from lars_agent.errors import ModelCorrupt, ModelNotFound, ModelUnsupported, Offline, last_line
@@ -66,11 +67,7 @@ def resolve(reference: str) -> Source:
     if reference and path.is_dir():
         return Source(str(path), _slug(path.name), lambda _, target, report: from_folder(path, target, report))
     if HUB_ID.fullmatch(reference) and not reference.startswith("."):
-        return Source(
-            reference,
-            _slug(reference),
-            lambda downloads, target, on_progress: from_hub(reference, downloads, target, on_progress),
-        )
+        return Source(reference, _slug(reference), partial(from_hub, reference))
     raise ModelNotFound(
         f"{reference!r} is no model: give `default`, a hub id such as org/name, a Hugging Face folder, or a .gguf file"
     )

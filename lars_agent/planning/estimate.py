@@ -53,16 +53,6 @@ class Estimate:
         return sum(vars(self).values())
 
 
-@dataclass(frozen=True)
-class _Pass:
-    """Bytes of one forward and backward pass."""
-
-    kv_cache: int
-    pooled: int
-    activations: int
-    scratch: int
-
-
 def estimate(shape: ModelShape, load: Workload, plan: MemoryPlan) -> Estimate:
     """Return the bytes of a job of `shape` under `plan`."""
     passes = [
@@ -73,7 +63,7 @@ def estimate(shape: ModelShape, load: Workload, plan: MemoryPlan) -> Estimate:
         passes.append(_pass(shape, load, plan, batch, DIVERGENCE_BYTES))
     for batch in largest(load.evaluations, plan.micro_batch, packed=shape.packed):
         passes.append(_pass(shape, load, plan, batch, LOSS_BYTES, autograd=False))
-    peak = max(passes, key=lambda each: sum(vars(each).values()))
+    peak = max(passes, key=lambda terms: sum(terms.values()))
     layer_bytes = INT8_LAYER_BYTES if plan.saved == "int8" else LAYER_BYTES
     return Estimate(
         program=load.program_bytes + RETAINED_BYTES + layer_bytes * shape.adapted_layers,
@@ -81,14 +71,14 @@ def estimate(shape: ModelShape, load: Workload, plan: MemoryPlan) -> Estimate:
         adapter=shape.adapter_parameters * FLOAT32,
         gradients=shape.adapter_parameters * FLOAT32,
         optimizer=int(shape.adapter_parameters * MOMENT_BYTES[plan.optimizer_bits]),
-        **vars(peak),
+        **peak,
     )
 
 
 def _pass(
     shape: ModelShape, load: Workload, plan: MemoryPlan, batch: BatchSize, entry_bytes: int, *, autograd: bool = True
-) -> _Pass:
-    """Return the bytes of a forward and (with `autograd`) a backward pass over a batch."""
+) -> dict[str, int]:
+    """Return the terms of a forward and (with `autograd`) a backward pass over a batch."""
     adapted = batch.reply if shape.response else batch.prompt + batch.reply  # tokens in one pass
     temporary = _backward_scratch(shape, load, plan, adapted) if autograd else _forward_scratch(shape, load, adapted)
     saved = adapted * _layer_bytes(shape, load, plan) if autograd and plan.recompute else 0
@@ -99,12 +89,12 @@ def _pass(
     prompt_temporary = _forward_scratch(shape, load, chunk)
     prompt_scratch = prompt_temporary + _mask(shape, batch, chunk)  # while no activations are saved
     unreturned = _unreturned(load, prompt_temporary + temporary)
-    return _Pass(
-        kv_cache=_kv_cache(shape, load, batch),
-        pooled=_pooled(shape, batch),
-        activations=activations,
-        scratch=max(largest_scratch, prompt_scratch - activations) + _dequantized(shape) + unreturned,
-    )
+    return {
+        "kv_cache": _kv_cache(shape, load, batch),
+        "pooled": _pooled(shape, batch),
+        "activations": activations,
+        "scratch": max(largest_scratch, prompt_scratch - activations) + _dequantized(shape) + unreturned,
+    }
 
 
 def _kv_cache(shape: ModelShape, load: Workload, batch: BatchSize) -> int:

@@ -95,7 +95,7 @@ class Worker:
         checkpoint.resume(trainer, self.folder)
         self.step = trainer.progress.step
         self._begin_progress(self.step)
-        with self.guard.watching(opened.model):
+        with self.guard.check_layers(opened.model):
             if not trainer.run(
                 on_step=self._on_step,
                 on_checkpoint=lambda trainer: self._checkpoint(trainer),
@@ -145,11 +145,11 @@ class Worker:
 
     def _smaller(self, held_bytes: int) -> MemoryPlan:
         """The plan to go on with when so much is held; it is kept, and the log says so. Raises BudgetExceeded."""
-        self.guard.relax()
+        self.guard.reset()
         if self.plans.step_down(held_bytes, at_step=self.step):
             sys.stderr.write(f"{held_bytes:,} bytes held: going on from step {self.step} with {self.plans.plan}\n")
         else:
-            self.guard.insist(held_bytes)
+            self.guard.use_full_budget(held_bytes)
         return self.plans.plan
 
     def _begin_progress(self, step: int) -> None:

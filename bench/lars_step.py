@@ -10,6 +10,7 @@ from lars_agent.lars import LarsAdapter, LarsConfig, attach
 from lars_agent.memory.allocator import give_back
 from lars_agent.models.open import OpenedModel
 from lars_agent.ops.memory_plan import MemoryPlan
+from lars_agent.records import from_json
 from lars_agent.runtime.hf_decoder import Decoder
 from lars_agent.training.trainer import TrainConfig, Trainer
 
@@ -24,7 +25,7 @@ def lars_step(cell: Cell, opened: OpenedModel) -> Callable[[], None]:
     adapter = LarsAdapter.for_model(opened.model, config)
     row = example(cell, opened.model.config.vocab_size)
     train = TrainConfig(batch_size=1, learning_rate=RATE, rehearsal_batch=0, max_seq_len=len(row))
-    plan = MemoryPlan.from_dict(cell.plan | ({} if cell.device == "cpu" else {"optimizer_bits": 32}))
+    plan = from_json(MemoryPlan, cell.plan | ({} if cell.device == "cpu" else {"optimizer_bits": 32}))
     trainer = Trainer(attach(opened.model), adapter, train, [row], [row], 0, plan=plan)
 
     def step() -> None:

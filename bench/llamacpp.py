@@ -13,7 +13,7 @@ from bench.contenders import PROMPT_TOKENS, REPLY_TOKENS
 from bench.text_prompt import text_of
 from lars_agent.errors import LarsError
 from lars_agent.models.open import open_tokenizer
-from lars_agent.models.sources import Tell, default_gguf
+from lars_agent.models.sources import Progress, default_gguf
 
 PACKAGE = "node-llama-cpp@3.22.1"
 SCRIPT = Path(__file__).with_name("llamacpp.mjs")
@@ -22,7 +22,7 @@ SCRIPT = Path(__file__).with_name("llamacpp.mjs")
 class LlamaCpp:
     """The program and its model under `cache`, fetched when they are not there. Raises LarsError without node."""
 
-    def __init__(self, cache: Path, model: Path, tell: Tell) -> None:
+    def __init__(self, cache: Path, model: Path, tell: Progress) -> None:
         if which("npm") is None or which("node") is None:
             raise LarsError("llama.cpp is run by node, which is not installed")
         self._folder = cache / "llamacpp"

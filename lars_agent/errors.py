@@ -1,40 +1,7 @@
-"""Every error that lars-agent raises on purpose.
+"""Errors that lars-agent raises on purpose, and their transport between processes.
 
-LarsError
-├── ConfigError                a setting that cannot be
-├── StateMismatch              tensors that do not fit the adapter they are loaded into
-├── DiskFull                   no room for a file; nothing half-written is left
-├── ModelError
-│   ├── ModelNotFound          no such model here
-│   ├── ModelIncomplete        a file of the model's folder is missing
-│   ├── ModelCorrupt           a file's bytes are not what they should be
-│   ├── ModelUnsupported       not a decoder we can adapt, or no chat template
-│   └── Offline                the model would have to be fetched, and the network does not answer
-├── AdapterError
-│   ├── AdapterNotFound        no such version
-│   ├── AdapterCorrupt         a file's sha256 is not the manifest's
-│   ├── AdapterIncompatible    made for another base model, or by a newer format
-│   └── AdapterInUse           to be removed, but the version in use goes back to it
-├── TrainingError
-│   ├── JobInvalid             a job directory that cannot be read
-│   ├── NothingToLearn         no example survives curation
-│   ├── ExampleTooLong         prompt and reply do not fit `max_seq_len`
-│   ├── BudgetTooSmall         refused before it starts
-│   ├── MemoryPressure         near the budget; a smaller plan goes on from the last step
-│   ├── BudgetExceeded         stopped because the measured memory passed the budget
-│   ├── Preempted              asked to stop; a checkpoint goes on from the last whole step
-│   ├── WorkerFailed           the worker process ended without a result
-│   └── JobCancelled
-└── GenerationError
-    ├── ModelLoading           ask again in a moment
-    ├── PromptTooLong
-    ├── PromptRefused          empty, or not what the chat template takes
-    ├── QueueFull              ask again in `retry_after_s`
-    ├── GenerationTimeout      not whole by its deadline
-    └── GenerationCancelled
-
-Packages above this one add their own subclasses. `serialize_error` and `deserialize_error` carry any of them from one
-process to another.
+Packages above this one add their own subclasses. `serialize_error` and `deserialize_error` carry any of them between
+processes.
 """
 
 import json
@@ -47,7 +14,7 @@ class LarsError(Exception):
 
 
 class ConfigError(LarsError):
-    """A setting has a value that cannot be."""
+    """A setting has an invalid value."""
 
 
 class StateMismatch(LarsError):
@@ -55,11 +22,11 @@ class StateMismatch(LarsError):
 
 
 class DiskFull(LarsError):
-    """A file did not fit on the disk; what was half-written has been removed."""
+    """The disk is full; the incomplete file has been removed."""
 
 
 class ModelError(LarsError):
-    """Something is wrong with a base model."""
+    """Base of errors of base models."""
 
 
 class ModelNotFound(ModelError):
@@ -67,11 +34,11 @@ class ModelNotFound(ModelError):
 
 
 class ModelIncomplete(ModelError):
-    """A file that the model's folder should have is missing."""
+    """A required file of the model's folder is missing."""
 
 
 class ModelCorrupt(ModelError):
-    """A file of the base model does not hold the bytes it should."""
+    """A file of the base model is damaged."""
 
 
 class ModelUnsupported(ModelError):
@@ -79,11 +46,11 @@ class ModelUnsupported(ModelError):
 
 
 class Offline(ModelError):
-    """The model would have to be fetched and the network does not answer."""
+    """The model has to be downloaded, and the network does not answer."""
 
 
 class AdapterError(LarsError):
-    """Something is wrong with a stored adapter."""
+    """Base of errors of stored adapters."""
 
 
 class AdapterNotFound(AdapterError):
@@ -91,41 +58,41 @@ class AdapterNotFound(AdapterError):
 
 
 class AdapterCorrupt(AdapterError):
-    """A file of an adapter version is missing, or its sha256 is not the manifest's."""
+    """A file of an adapter version is missing, or differs from the sha256 in its manifest."""
 
 
 class AdapterIncompatible(AdapterError):
-    """The adapter was made for another base model, or written by a newer lars-agent."""
+    """The adapter was trained for another base model, or written by a newer lars-agent."""
 
 
 class AdapterInUse(AdapterError):
-    """The adapter cannot be removed: it is in use, or an ancestor of the one that is."""
+    """The adapter cannot be removed: it is active, or an ancestor of the active one."""
 
 
 class TrainingError(LarsError):
-    """A training job cannot start or go on."""
+    """Base of errors that end a training job."""
 
 
 class JobInvalid(TrainingError):
-    """A job directory is missing a file or holds one that cannot be read."""
+    """A file of a job directory is missing or cannot be read."""
 
 
 class NothingToLearn(TrainingError):
-    """No example is left to train on, or none to judge by."""
+    """No example is left for training or for evaluation."""
 
 
 class ExampleTooLong(TrainingError):
-    """A prompt and its reply do not fit the longest sequence allowed."""
+    """A prompt and its reply are longer than `max_seq_len`."""
 
 
 class BudgetTooSmall(TrainingError):
-    """The memory budget cannot hold even the smallest plan; nothing was loaded."""
+    """The memory budget is too small for the smallest plan; nothing was loaded."""
 
 
 class MemoryPressure(TrainingError):
-    """The worker came near its memory budget, holding `held_bytes`; the step can be done again under a smaller plan."""
+    """The worker came near its memory budget with `held_bytes`; the step can be repeated under a smaller plan."""
 
-    held_bytes = 0  # where an older record of the error does not say
+    held_bytes = 0  # in records without fields, written by older versions
 
     def __init__(self, message: str, held_bytes: int) -> None:
         super().__init__(message)
@@ -133,15 +100,15 @@ class MemoryPressure(TrainingError):
 
 
 class BudgetExceeded(TrainingError):
-    """The worker's measured memory passed the budget and it stopped itself."""
+    """The worker stopped itself: its measured memory exceeded the budget."""
 
 
 class Preempted(TrainingError):
-    """Somebody asked for the processor; the work in hand is given up and done again later, exactly."""
+    """The worker was asked to stop; the current step is discarded and repeated later."""
 
 
 class WorkerFailed(TrainingError):
-    """The training worker ended without leaving a result."""
+    """The training worker ended without a result."""
 
 
 class JobCancelled(TrainingError):
@@ -149,11 +116,11 @@ class JobCancelled(TrainingError):
 
 
 class GenerationError(LarsError):
-    """A reply cannot be generated."""
+    """Base of errors of generation requests."""
 
 
 class ModelLoading(GenerationError):
-    """The base model is still being loaded; ask again in a moment."""
+    """The base model is being loaded; retry later."""
 
 
 class PromptTooLong(GenerationError):
@@ -161,14 +128,11 @@ class PromptTooLong(GenerationError):
 
 
 class PromptRefused(GenerationError):
-    """There is nothing to go on with, or the model's chat template does not take the conversation."""
+    """The prompt is empty, or the model's chat template rejects the conversation."""
 
 
 class QueueFull(GenerationError):
-    """Too many requests wait already.
-
-    Attributes: `retry_after_s`, whole seconds after which it is worth asking again.
-    """
+    """The queue of requests is full; retry after `retry_after_s` whole seconds."""
 
     retry_after_s = 5
 
@@ -178,7 +142,7 @@ class QueueFull(GenerationError):
 
 
 class GenerationTimeout(GenerationError):
-    """A reply was not whole by its deadline."""
+    """A reply was not finished by its deadline."""
 
 
 class GenerationCancelled(GenerationError):
@@ -186,7 +150,7 @@ class GenerationCancelled(GenerationError):
 
 
 class ErrorRecord(TypedDict):
-    """A serialized error; `fields` are its attributes beyond the message. An older record may lack them."""
+    """A serialized error; `fields`, absent in old records, are its attributes beyond the message."""
 
     type: str
     message: str
@@ -194,27 +158,23 @@ class ErrorRecord(TypedDict):
 
 
 def serialize_error(error: LarsError) -> ErrorRecord:
-    """Return `error` as JSON values, for another process; the inverse is `deserialize_error`."""
+    """Return `error` as JSON values for `deserialize_error`."""
     fields = {name: value for name, value in vars(error).items() if not name.startswith("_")}
     return {"type": type(error).__name__, "message": str(error), "fields": fields}
 
 
 def deserialize_error(record: ErrorRecord, fallback: type[LarsError]) -> LarsError:
-    """Return the error that another process serialized, of its own type; of type `fallback` if that is unknown here.
-
-    Types are looked up by name among all subclasses of LarsError that have been imported.
-    """
+    """Return the serialized error, of type `fallback` if its own is no imported subclass of LarsError."""
     kind = _error_types().get(record["type"], fallback)
-    error = kind.__new__(kind, record["message"])  # not __init__: its parameters differ, and the message is complete
+    error = kind.__new__(kind, record["message"])  # __init__ may take other parameters
     vars(error).update(record.get("fields", {}))
     return error
 
 
 def process_error(done: CompletedProcess[str], failure: str, fallback: type[LarsError]) -> LarsError:
-    """Return the error of a process that has failed.
+    """Return the error that a failed process serialized into the last line of its stdout.
 
-    It is the one that the process serialized into the last line of its stdout; where there is none, `fallback` with
-    `failure` and the last line of its stderr.
+    Without one, `fallback` with `failure` and the last line of its stderr.
     """
     try:
         return deserialize_error(json.loads(last_line(done.stdout)), fallback)
@@ -228,9 +188,9 @@ def last_line(text: str) -> str:
 
 
 def _error_types() -> dict[str, type[LarsError]]:
-    found, pending = {}, [LarsError]
+    types, pending = {}, [LarsError]
     while pending:
         kind = pending.pop()
-        found[kind.__name__] = kind
+        types[kind.__name__] = kind
         pending += kind.__subclasses__()
-    return found
+    return types

@@ -1,4 +1,4 @@
-"""What a model is to learn from: a conversation and the reply it should have had."""
+"""Training examples: a conversation and the desired reply."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal, TypedDict
 
 
 class Message(TypedDict):
-    """One turn of a conversation, in the shape chat templates take."""
+    """One turn of a conversation, as chat templates take it."""
 
     role: Literal["system", "user", "assistant"]
     content: str
@@ -15,13 +15,13 @@ class Message(TypedDict):
 
 @dataclass(frozen=True)
 class Example:
-    """A conversation up to the reply, and the reply that was wanted.
+    """A conversation and the desired reply.
 
     Attributes:
         messages: the turns before the reply, oldest first; the last one is the user's.
-        response: the reply to learn.
-        weight: how much its loss counts, 1.0 for a correction.
-        source_id: the id of the feedback it came from, kept through curation, training and the adapter's manifest.
+        response: the desired reply.
+        weight: weight of its loss, 1.0 for a correction.
+        source_id: id of the feedback it comes from, recorded in the adapter's manifest.
     """
 
     messages: tuple[Message, ...]
@@ -30,7 +30,7 @@ class Example:
     source_id: str = ""
 
     def as_dict(self) -> dict[str, object]:
-        """The JSON line of this example (TRL's `prompt`/`completion`, with our weight and source id)."""
+        """Return the JSON values of TRL's `prompt`/`completion` format, with weight and source id."""
         return {
             "prompt": [dict(message) for message in self.messages],
             "completion": [{"role": "assistant", "content": self.response}],
@@ -40,7 +40,7 @@ class Example:
 
     @classmethod
     def from_dict(cls, record: dict[str, object]) -> Example:
-        """The inverse of `as_dict`. Raises KeyError, TypeError or ValueError for a record of another shape."""
+        """Return the example that `as_dict` returned. Raises KeyError, TypeError or ValueError."""
         prompt, completion = record["prompt"], record["completion"]
         if not isinstance(prompt, list) or not isinstance(completion, list) or len(completion) != 1:
             raise ValueError("an example needs a `prompt` list and a `completion` list of one message")

@@ -1,7 +1,7 @@
-"""Files that are either as they were or as they should be, never torn, whenever the power goes.
+"""Atomic, durable file operations: temporary file, fsync, rename, fsync of the folder.
 
-Temp, fsync, rename, fsync the folder: a rename replaces a name in one step, but only what was flushed before it is
-sure to be behind the name afterwards, and only a flushed folder is sure to remember the rename.
+A rename is atomic, but after a power failure only data flushed before it is complete, and only a flushed folder is
+certain to contain the new name.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ __all__ = ["fsync_folder", "make_folder", "publish_folder", "raise_disk_full", "
 
 
 def write_atomically(path: Path, data: bytes | str | Iterable[bytes | memoryview]) -> None:
-    """`path` holds `data`, durably; a crash at any moment leaves its former content or `data`, whole.
+    """Replace the content of `path` by `data`; a crash leaves the old content or the new, whole.
 
-    Text is written as UTF-8; pieces are written one after another. The folder must exist (see `make_folder`). The
-    temporary file beside it is named `.<name>.<random>.tmp` and is removed on every error. Raises DiskFull, or the
-    OSError of another cause.
+    Text is written as UTF-8. The folder must exist (see `make_folder`). The temporary file is `.<name>.<random>.tmp`
+    in the same folder and is removed on every error. Raises DiskFull, or OSError for another cause.
     """
     path = Path(path)
     text = data.encode() if isinstance(data, str) else data
@@ -41,10 +40,10 @@ def write_atomically(path: Path, data: bytes | str | Iterable[bytes | memoryview
 
 
 def publish_folder(temp: Path, final: Path) -> None:
-    """`temp`, with all it holds, is durably named `final`; a crash leaves one of the two names, never a part of it.
+    """Rename the folder `temp` to `final` after flushing its content; a crash leaves one of the two names.
 
-    Both must lie on one filesystem. Raises FileExistsError if `final` exists (a published folder is never replaced),
-    DiskFull, or the OSError of another cause; `temp` is then left to its maker to remove.
+    Both must be on one filesystem. Raises FileExistsError if `final` exists, DiskFull, or OSError for another cause;
+    the caller then removes `temp`.
     """
     temp, final = Path(temp), Path(final)
     if os.path.lexists(final):
@@ -59,7 +58,7 @@ def publish_folder(temp: Path, final: Path) -> None:
 
 
 def make_folder(path: Path) -> Path:
-    """`path` is a folder, and so are its parents; each one that was missing is durably named in its own parent."""
+    """Create the folder `path` and its missing parents durably, and return it."""
     path = Path(path)
     if not path.is_dir():
         if path.parent != path:
@@ -71,22 +70,19 @@ def make_folder(path: Path) -> Path:
 
 
 def fsync_folder(path: Path) -> None:
-    """The names in the folder `path` (files made, renamed, removed) are on the disk."""
+    """Flush the names in the folder `path` (files created, renamed, removed) to the disk."""
     _fsync_path(Path(path), os.O_RDONLY | os.O_DIRECTORY)
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of the file's bytes, as 64 hexadecimal digits; read in pieces, so any size fits in memory."""
+    """Return the sha256 of the file, as 64 hexadecimal digits, without reading it whole into memory."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def raise_disk_full(path: Path) -> Iterator[None]:
-    """Turns "no space left" and "quota exceeded" inside the block into DiskFull that names `path`.
-
-    What was half-written is for the block itself to remove.
-    """
+    """Turn "no space left" and "quota exceeded" into DiskFull that names `path`; the block removes its own files."""
     try:
         yield
     except OSError as error:

@@ -1,69 +1,34 @@
-"""What one LARS adapter is made of."""
+"""Configuration of a LARS adapter."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Literal, get_args
+from typing import Literal
 
-from lars_agent.errors import ConfigError
+from pydantic import Field
+
+from lars_agent.records import record
 
 PoolingName = Literal["sequence", "learned", "prompt", "response", "causal"]
-TargetModules = str | tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@record("lars")
 class LarsConfig:
-    """Shape and behaviour of a LARS adapter (arXiv 2604.22783, section 3).
+    """Shape and behaviour of a LARS adapter (arXiv 2604.22783, section 3); a section of the settings."""
 
-    Attributes:
-        rank: R, the width of the activation-rank subspace.
-        pooling: what each adapted layer reads, see `lars_agent.lars.pooling`.
-        token_term: whether the adapter also sees each token, gated by the pooled vector.
-        chunk: tokens in a chunk of `causal` pooling; ignored by the others.
-        dropout: probability of dropping a rank while training.
-        scale: a, the initial weight of the adapter's output.
-        target_modules: `all-linear` (all but the output head), names as PEFT takes them, or one regular expression.
-        top_layers: adapt the last so many decoder layers alone, 0 for all; nothing below them enters autograd.
-    """
-
-    rank: int = 16
-    pooling: PoolingName = "response"
-    token_term: bool = True
-    chunk: int = 16
-    dropout: float = 0.1
-    scale: float = 0.5
-    target_modules: TargetModules = "all-linear"
-    top_layers: int = 0
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ConfigError(f"lars.rank must be at least 1, not {self.rank}")
-        if self.top_layers < 0:
-            raise ConfigError(f"lars.top_layers must not be negative, not {self.top_layers}")
-        if self.chunk < 1:
-            raise ConfigError(f"lars.chunk must be at least 1 token, not {self.chunk}")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"lars.dropout must lie in [0, 1), not {self.dropout}")
-        if self.pooling not in get_args(PoolingName):
-            raise ConfigError(f"lars.pooling must be one of {', '.join(get_args(PoolingName))}, not {self.pooling!r}")
-        if not self.target_modules:
-            raise ConfigError("lars.target_modules must name at least one module; use 'all-linear' for all of them")
-
-    def as_dict(self) -> dict[str, object]:
-        """The JSON form, the inverse of `from_dict`."""
-        record = asdict(self)
-        if isinstance(self.target_modules, tuple):
-            record["target_modules"] = list(self.target_modules)
-        return record
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, object]) -> LarsConfig:
-        """The config that `as_dict` wrote. Raises ConfigError for a key or a value that cannot be."""
-        unknown = sorted(set(record) - {field.name for field in fields(cls)})
-        if unknown:
-            raise ConfigError(f"unknown LARS setting {unknown[0]!r}; known are {[field.name for field in fields(cls)]}")
-        values = dict(record)
-        if isinstance(values.get("target_modules"), list):
-            values["target_modules"] = tuple(values["target_modules"])  # type: ignore[arg-type]
-        return cls(**values)  # type: ignore[arg-type]
+    rank: int = Field(default=16, ge=1, description="Width R of the activation-rank subspace.")
+    pooling: PoolingName = Field(
+        default="response",
+        description="Tokens that each adapted layer pools: sequence, learned, prompt, response, causal.",
+    )
+    token_term: bool = Field(default=True, description="Add a term for each token, gated by the pooled vector.")
+    chunk: int = Field(default=16, ge=1, description="Tokens in a chunk of `causal` pooling.")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="Probability of dropping a rank while training.")
+    scale: float = Field(default=0.5, allow_inf_nan=False, description="Initial weight a of the adapter's output.")
+    target_modules: str | tuple[str, ...] = Field(
+        default="all-linear",
+        min_length=1,
+        description="Layers to adapt: all-linear (all but the output head), names as in PEFT, or a regular expression.",
+    )
+    top_layers: int = Field(
+        default=0, ge=0, description="Adapt only the last so many decoder layers, which takes less memory; 0 is all."
+    )

@@ -1,10 +1,10 @@
-"""One teacher-forced forward pass over a batch, for every pooling mode, as the mode would be served.
+"""Teacher-forced forward pass over a batch, equal to serving, for every pooling.
 
 A batch is laid out `[padding, prompt][reply, padding]`: prompts end, and replies begin, in the same column for all
-rows. `response` pooling reads the prompt with the base model under `no_grad`, chunk by chunk (KV cache and pooled sums
-kept, nothing else), and only the last prompt token and the reply enter autograd; where the model allows it the rows are
-packed first, and no padding is computed (see `lars_agent.lars.packing`). The other modes run the whole sequence at
-once. The result is the hidden states behind the last layer, not logits: see `lars_agent.ops.losses`.
+rows. `response` pooling runs the prompt through the base model under `no_grad`, chunk by chunk, keeping only KV cache
+and pooled sums; only the last prompt token and the reply enter autograd. If the model supports it the rows are packed
+(see `lars_agent.lars.packing`). The other poolings run the whole sequence at once. The result is the last layer's
+hidden states, not logits: see `lars_agent.ops.losses`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lars_agent.lars.pooling import Tokens
 from lars_agent.ops.attention import reads_prefixes
 from lars_agent.ops.kv_cache import ReadOnlyCache, reserved_cache
 from lars_agent.ops.memory_plan import DEFAULT_PLAN, MemoryPlan
-from lars_agent.ops.recompute import Again, recomputed_layers
+from lars_agent.ops.recompute import Recall, recomputed_layers
 from lars_agent.ops.saved_tensors import saved_activations
 from lars_agent.ops.tiled_mlp import tiled_mlps
 
@@ -35,7 +35,7 @@ class Batch:
     Attributes:
         prompt_ids, prompt_mask: (B, P) int64 and bool; padding on the left, masked out.
         reply_ids, reply_mask: (B, R) int64 and bool; padding on the right, masked out. End of turn included.
-        weight: (B,) float32, how much each row's loss counts.
+        weight: (B,) float32, weight of each row's loss.
     """
 
     prompt_ids: Tensor
@@ -46,7 +46,7 @@ class Batch:
 
     @property
     def reply_tokens(self) -> int:
-        """How many tokens are predicted."""
+        """Number of predicted tokens."""
         return int(self.reply_mask.sum())
 
 
@@ -58,11 +58,9 @@ def reply_hidden(
     *,
     reading_first: bool | None = None,
 ) -> Tensor:
-    """(T, H): the hidden states that predict the T tokens of the replies, reply by reply; with `adapter` None, the base
-    model's.
+    """Return the hidden states (T, H) that predict the T reply tokens, row by row; `adapter` None is the base model.
 
-    `reading_first` is whether the prompt is read before the reply and without autograd, as `reads_first` says if it is
-    None.
+    With `reading_first` the prompt is run before the reply and without autograd; None is as `reads_first` returns.
     """
     first = reads_first(adapter) if reading_first is None else reading_first
     with _levers(attachment, adapter, plan):
@@ -75,13 +73,13 @@ def reply_hidden(
 
 
 def reads_first(adapter: LarsAdapter | None) -> bool:
-    """Whether nothing that learns acts on the prompt; the base model alone may have somebody else's adapter in it."""
+    """Return True if the prompt needs no autograd. The base model's may, recomputed within another adapter's step."""
     return not torch.is_grad_enabled() if adapter is None else adapter.config.pooling == "response"
 
 
 @contextmanager
 def _levers(attachment: Attachment, adapter: LarsAdapter | None, plan: MemoryPlan) -> Iterator[None]:
-    """Inside, what runs with autograd keeps as little as the plan says."""
+    """Apply the plan's memory levers to everything computed with autograd inside the block."""
     model, capture = attachment.model, attachment.capture
     by_token = adapter is None or adapter.config.pooling == "response"
     tile = plan.mlp_tile if by_token else 0
@@ -89,23 +87,23 @@ def _levers(attachment: Attachment, adapter: LarsAdapter | None, plan: MemoryPla
         if tile:
             levers.enter_context(tiled_mlps(model, tile, capture, attachment.part))
         if plan.recompute:
-            levers.enter_context(recomputed_layers(model, _in_tiles(attachment, tile) if tile else capture))
+            levers.enter_context(recomputed_layers(model, _tiled_capture(attachment, tile) if tile else capture))
         levers.enter_context(saved_activations(model, adapter, plan.saved))
         yield
 
 
-def _in_tiles(attachment: Attachment, tile: int) -> Callable[[], Again]:
-    """A `capture` whose layers run their MLPs in tiles when they are recomputed, as they did before."""
+def _tiled_capture(attachment: Attachment, tile: int) -> Callable[[], Recall]:
+    """Return a `capture` whose recomputed layers tile their MLPs too."""
 
-    def capture() -> Again:
-        call = attachment.capture()
+    def capture() -> Recall:
+        repeat_call = attachment.capture()
 
         @contextmanager
-        def again() -> Iterator[None]:
-            with call(), tiled_mlps(attachment.model, tile, attachment.capture, attachment.part):
+        def recall() -> Iterator[None]:
+            with repeat_call(), tiled_mlps(attachment.model, tile, attachment.capture, attachment.part):
                 yield
 
-        return again
+        return recall
 
     return capture
 
@@ -113,17 +111,17 @@ def _in_tiles(attachment: Attachment, tile: int) -> Callable[[], Again]:
 def reply_logits(
     attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, plan: MemoryPlan = DEFAULT_PLAN
 ) -> Tensor:
-    """(T, V): the logits that predict each token of the replies, whole; training and judging never need them so."""
+    """Return the logits (T, V) that predict the reply tokens; training and evaluation use chunked losses instead."""
     return attachment.vocabulary.logits(reply_hidden(attachment, adapter, batch, plan))
 
 
 def positions(mask: Tensor) -> Tensor:
-    """(B, S) position ids that count real tokens only; padding gets 0."""
+    """Return position ids (B, S) that count real tokens only; padding gets 0."""
     return (mask.cumsum(dim=1) - 1).clamp_min(0)
 
 
 def _one_pass(attachment: Attachment, adapter: LarsAdapter | None, batch: Batch) -> Tensor:
-    """The whole sequence at once, but for each reply's last token: it predicts nothing, and nothing pools it."""
+    """Run the whole sequence except each reply's last token, which predicts nothing and is not pooled."""
     ids = torch.cat([batch.prompt_ids, batch.reply_ids[:, :-1]], dim=1)  # (B, P + R - 1)
     mask = torch.cat([batch.prompt_mask, batch.reply_mask[:, 1:]], dim=1)
     prompt = torch.cat([batch.prompt_mask, torch.zeros_like(batch.reply_mask[:, 1:])], dim=1)
@@ -132,23 +130,23 @@ def _one_pass(attachment: Attachment, adapter: LarsAdapter | None, batch: Batch)
 
 
 def _packed(attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, chunk: int) -> Tensor:
-    """As `_two_passes`, with no padding between the rows: (T, H)."""
+    """Run `_two_passes` without padding between the rows and return (T, H)."""
     memory = AdapterMemory()
     with torch.no_grad():
-        read = read_packed(attachment, adapter, memory, batch.prompt_ids, batch.prompt_mask, chunk)
-    return act_packed(attachment, adapter, memory, read, _acting_ids(batch), batch.reply_mask)
+        prompts = read_packed(attachment, adapter, memory, batch.prompt_ids, batch.prompt_mask, chunk)
+    return act_packed(attachment, adapter, memory, prompts, _input_ids(batch), batch.reply_mask)
 
 
-def _acting_ids(batch: Batch) -> Tensor:
-    """(B, R): the tokens that predict those of the replies."""
+def _input_ids(batch: Batch) -> Tensor:
+    """Return the ids (B, R) that predict those of the replies."""
     return torch.cat([batch.prompt_ids[:, -1:], batch.reply_ids[:, :-1]], dim=1)
 
 
 def _two_passes(attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, chunk: int) -> Tensor:
-    """The prompt through the base model without autograd, then its last token and the reply with the adapter."""
+    """Run the prompt through the base model without autograd, then its last token and the reply with the adapter."""
     memory = AdapterMemory()
     cache = read_prompt(attachment, adapter, memory, batch.prompt_ids, batch.prompt_mask, chunk)
-    ids = _acting_ids(batch)
+    ids = _input_ids(batch)
     mask = torch.cat([batch.prompt_mask, batch.reply_mask[:, 1:]], dim=1)  # (B, P + R - 1)
     with attachment.call(adapter, memory, Tokens(real=mask[:, -ids.shape[1] :])):
         return _run(attachment, ids, mask, _read_only(attachment, cache))
@@ -162,34 +160,29 @@ def read_prompt(
     prompt_ids: Tensor,
     prompt_mask: Tensor,
     chunk: int = DEFAULT_PLAN.prompt_chunk,
-    room: int = 0,
+    extra: int = 0,
 ) -> DynamicCache:
-    """The base model's KV cache of all prompt tokens but the last, (B, P - 1) long; `memory` holds the pooled sums.
+    """Return the base model's KV cache of all prompt tokens but the last, and store the pooled sums in `memory`.
 
-    The last token is read too, for the sums, but its keys are not kept: it is run again with the adapter acting. The
-    cache has room for `room` more tokens.
+    The last token is run too, for the sums, but its keys are discarded: it is run again with the adapter acting. The
+    cache is preallocated for `extra` more tokens.
     """
     before_last = prompt_ids.shape[1] - 1
-    cache = reserved_cache(attachment.model.config, before_last + room)
+    cache = reserved_cache(attachment.model.config, before_last + extra)
     pieces = [(start, min(start + chunk, before_last)) for start in range(0, before_last, chunk)]
     for start, end in [*pieces, (before_last, before_last + 1)]:
         mask = prompt_mask[:, :end]
         with attachment.call(adapter, memory, Tokens(real=mask[:, start:], reading=True)):
-            held = cache if end <= before_last else _read_only(attachment, cache)
-            _run(attachment, prompt_ids[:, start:end], mask, held)
+            view = cache if end <= before_last else _read_only(attachment, cache)
+            _run(attachment, prompt_ids[:, start:end], mask, view)
     return cache
 
 
 def _read_only(attachment: Attachment, cache: DynamicCache) -> ReadOnlyCache:
-    """`cache`, its keys copied for each call only where the model's attention can do no better."""
-    return ReadOnlyCache(cache, joined=not reads_prefixes(attachment.model))
+    """Return a read-only view of `cache`; keys are copied for each call only if the model's attention requires it."""
+    return ReadOnlyCache(cache, concatenate=not reads_prefixes(attachment.model))
 
 
 def _run(attachment: Attachment, ids: Tensor, mask: Tensor, cache: Cache | None) -> Tensor:
-    """(B, S, H) hidden states of `ids` (B, S), the last S of the columns of `mask`; `cache` holds those before."""
-    return attachment.model.base_model(  # type: ignore[no-any-return]
-        input_ids=ids,
-        attention_mask=mask.long(),
-        position_ids=positions(mask)[:, -ids.shape[1] :],
-        **attachment.cached(cache),
-    ).last_hidden_state
+    """Return hidden states (B, S, H) of `ids` (B, S), the last S columns of `mask`; `cache` holds those before."""
+    return attachment.hidden(ids, mask.long(), positions(mask)[:, -ids.shape[1] :], cache)

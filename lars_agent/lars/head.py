@@ -1,4 +1,4 @@
-"""The output head of a model, and the proof that there is nothing else between its hidden states and its logits."""
+"""Extract a model's output head, and verify that nothing else lies between hidden states and logits."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ TOLERANCE = 1e-2  # of the largest logit; bfloat16 rounds by 4e-3
 
 
 def vocabulary_of(model: PreTrainedModel) -> Vocabulary:
-    """The output head of `model`: weights, and the soft cap or scale that Gemma 2, Granite and Cohere put behind them.
+    """Return the output head of `model`: weights, scale (Granite, Cohere) and soft cap (Gemma 2).
 
-    Raises ModelUnsupported where one token through the whole model shows that there is more to it than that.
+    Raises ModelUnsupported if the whole model's logits for one token differ from the head's.
     """
     layer = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     if not isinstance(layer, nn.Linear):

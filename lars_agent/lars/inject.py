@@ -1,8 +1,8 @@
-"""Puts LARS into a decoder of transformers without changing the decoder.
+"""Inject LARS into a transformers decoder by forward hooks, without changing the decoder.
 
-`attach` hangs one forward hook on every linear layer that could be adapted. The hooks are idle until a call is made
-inside `Attachment.call(...)`, which says which adapter, which memory and which tokens. So one base model serves any
-number of adapters, a swap touches no weight, and `detach` leaves the model as it was, byte for byte.
+`attach` registers a hook on every adaptable linear layer. Hooks act only inside `Attachment.call(...)`, which selects
+the adapter, its memory and the tokens. So one base model serves any number of adapters, a swap touches no weight, and
+`detach` restores the model exactly.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class LarsAdapter(nn.Module):
     """The parameters of one adapter: a `LarsLayer` for each adapted layer, by the layer's name in the base model."""
 
     def __init__(self, config: LarsConfig, shapes: dict[str, tuple[int, int]]) -> None:
-        """Makes fresh layers for `shapes`, name to (in_features, out_features), from torch's global RNG."""
+        """Initialize layers for `shapes`, name to (in_features, out_features), from torch's global RNG."""
         super().__init__()
         self.config = config
         self.names = tuple(shapes)
@@ -54,13 +54,13 @@ class LarsAdapter(nn.Module):
 
     @classmethod
     def for_model(cls, model: PreTrainedModel, config: LarsConfig, seed: int = 0) -> LarsAdapter:
-        """A fresh adapter for `model`, the same for the same seed. Raises ConfigError when no module is targeted."""
+        """Initialize an adapter for `model` from `seed`. Raises ConfigError if no module is targeted."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return cls(config, target_shapes(model, config))
 
     def add_to(self, output: Tensor, name: str, x: Tensor, memory: AdapterMemory, tokens: Tokens) -> Tensor:
-        """`output` (B, S, O) of the layer `name` with what this adapter adds for its input `x` (B, S, H)."""
+        """Add the adapter's contribution for the input `x` (B, S, H) to `output` (B, S, O) of the layer `name`."""
         layer = self.by_name.get(name)
         if layer is None:
             return output
@@ -79,12 +79,12 @@ class LarsAdapter(nn.Module):
 
 @dataclass
 class AdapterMemory:
-    """What an adapter remembers of one request (or one batch): a `LayerMemory` per layer."""
+    """State of an adapter for one request or batch: a `LayerMemory` for each layer."""
 
     layers: dict[str, LayerMemory] = field(default_factory=dict)
 
     def layer(self, name: str) -> LayerMemory:
-        """The memory of the layer `name`, made on first use."""
+        """Return the memory of the layer `name`, created on first use."""
         return self.layers.setdefault(name, LayerMemory())
 
     @property
@@ -98,12 +98,12 @@ class AdapterMemory:
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
     def fork(self) -> AdapterMemory:
-        """A copy that later calls change without changing this one; tensors are shared, for none is written into."""
+        """Return an independent copy that shares the tensors, which are never modified in place."""
         return AdapterMemory({name: replace(memory) for name, memory in self.layers.items()})
 
 
 class Attachment:
-    """The hooks on one base model. Made by `attach`; not for use from two threads at once."""
+    """The hooks on one base model, created by `attach`; not thread-safe."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
@@ -113,7 +113,7 @@ class Attachment:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The model's output head. Raises ModelUnsupported; only training and judging need it, serving does not."""
+        """The model's output head, for training and evaluation. Raises ModelUnsupported."""
         return vocabulary_of(self.model)
 
     def _hook(self, name: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
@@ -127,7 +127,7 @@ class Attachment:
 
     @contextmanager
     def call(self, adapter: LarsAdapter | None, memory: AdapterMemory, tokens: Tokens) -> Iterator[None]:
-        """Inside, forward calls of the model run with `adapter`; with None they are the base model's."""
+        """Run forward calls of the model with `adapter` inside the block; None is the base model."""
         before = self._call
         self._call = None if adapter is None else (adapter, memory, tokens)
         try:
@@ -136,7 +136,7 @@ class Attachment:
             self._call = before
 
     def capture(self) -> Callable[[], AbstractContextManager[None]]:
-        """What makes the call as it stands now once more, its memory as it is now: see `recomputed_layers`."""
+        """Return a context manager factory that repeats the current call and memory; see `recomputed_layers`."""
         if self._call is None:
             return nullcontext
         adapter, memory, tokens = self._call
@@ -145,7 +145,7 @@ class Attachment:
 
     @contextmanager
     def part(self, where: slice) -> Iterator[None]:
-        """Inside, the call goes on with some of its tokens alone."""
+        """Restrict the current call to a slice of its tokens inside the block."""
         if self._call is None:
             yield
             return
@@ -154,35 +154,34 @@ class Attachment:
             yield
 
     def cached(self, cache: Cache | None) -> dict[str, Any]:
-        """The model's arguments that make a forward call read `cache` and extend it in place."""
+        """Return the model's arguments for a forward call that reads `cache` and extends it in place."""
         return {"use_cache": False} if cache is None else {self._cache_name: cache, "use_cache": True}
 
+    def hidden(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None = None) -> Tensor:
+        """Return the last layer's hidden states (B, S, H) of `ids` (B, S) at `positions` (B, S)."""
+        result = self.model.base_model(input_ids=ids, attention_mask=mask, position_ids=positions, **self.cached(cache))
+        return result.last_hidden_state  # type: ignore[no-any-return]
+
     def detach(self) -> None:
-        """Removes the hooks; the model is what it was before `attach`."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
 
 def attach(model: PreTrainedModel) -> Attachment:
-    """Hangs the hooks on `model`, freezes its weights, and returns the attachment that drives them."""
-    freeze(model)
+    """Freeze the weights of `model`, register the hooks, and return their attachment."""
+    model.requires_grad_(False)
     return Attachment(model)
 
 
 def cache_name(model: nn.Module) -> str:
-    """What the model's forward calls its KV cache: `past_key_values`, from transformers 5.24 on `cache`."""
+    """Return the name of the model's cache argument: `past_key_values`, from transformers 5.24 on `cache`."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
-def freeze(model: nn.Module) -> None:
-    """No parameter of `model` asks for a gradient any more."""
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-
-
 def adaptable(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """Every linear layer of `model` by name (`nn.Linear`, and GPT-2's `Conv1D`), the output head left out."""
+    """Return all linear layers of `model` by name (`nn.Linear`, and GPT-2's `Conv1D`) except the output head."""
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     return {
         name: module
@@ -192,9 +191,9 @@ def adaptable(model: PreTrainedModel) -> dict[str, nn.Module]:
 
 
 def target_shapes(model: PreTrainedModel, config: LarsConfig) -> dict[str, tuple[int, int]]:
-    """Name to (in_features, out_features) of the layers that `config.target_modules` means.
+    """Return name to (in_features, out_features) of the layers targeted by `config`.
 
-    Raises ConfigError when it means none, naming what there is.
+    Raises ConfigError, listing the model's layers, if there are none.
     """
     linears, below = adaptable(model), layers_below(model, config.top_layers)
     shapes = {
@@ -209,14 +208,15 @@ def target_shapes(model: PreTrainedModel, config: LarsConfig) -> dict[str, tuple
 
 
 def layers_below(model: PreTrainedModel, top: int) -> tuple[str, ...]:
-    """What the names of modules in decoder layers begin with that lie below the last `top` (0: all of them)."""
+    """Return the name prefixes of the decoder layers below the last `top`; 0 is all layers."""
     layers = list(decoder_layers(model))
     return tuple(f"{name}." for name in layers[: -top if top else 0])
 
 
 def is_target(name: str, config: LarsConfig) -> bool:
-    """Whether the layer `name` is adapted, by PEFT's rules: a string is a regular expression for the whole name, a
-    tuple holds names or their last parts.
+    """Return True if `config` targets the layer `name`, by PEFT's rules.
+
+    A string is a regular expression for the whole name, a tuple holds names or their last parts.
     """
     targets = config.target_modules
     if targets == ALL_LINEAR:
@@ -227,7 +227,7 @@ def is_target(name: str, config: LarsConfig) -> bool:
 
 
 def features(module: nn.Module) -> tuple[int, int]:
-    """(in_features, out_features) of a linear layer; GPT-2's `Conv1D` keeps its weight transposed."""
+    """Return (in_features, out_features) of a linear layer; GPT-2's `Conv1D` stores its weight transposed."""
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
     inputs, outputs = module.weight.shape  # type: ignore[misc]

@@ -1,7 +1,7 @@
-"""The LARS layer: mathematics only.
+"""The LARS layer: the bias and gate of one linear layer, given a pooled activation.
 
-Tenison et al., *Parameter Efficiency Is Not Memory Efficiency* (arXiv 2604.22783), section 3. The symbols of the paper
-stand in the comments; which vector is pooled, and where the result is added, is the business of `pooling.py`.
+Tenison et al., *Parameter Efficiency Is Not Memory Efficiency* (arXiv 2604.22783), section 3; the paper's symbols are
+in the comments. See `pooling.py` for the pooled vector.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ FFN_FACTOR = 4
 
 
 class Response(NamedTuple):
-    """What a layer answers to K pooled vectors: a bias for its output, and the gate of the per-token term."""
+    """A layer's response to K pooled vectors: a bias for its output, and the gate of the per-token term."""
 
     bias: Tensor  # (B, K, O)
     gate: Tensor  # (B, K, R), in (0, 2)
 
 
 class LarsLayer(nn.Module):
-    """Turns a pooled activation into a bias for one frozen linear layer of `in_features` to `out_features`.
+    """Compute the bias of one frozen linear layer from a pooled activation.
 
         h = A x_pool;  n = LayerNorm(h);  g = sigmoid(t1 G_x x_pool + t2 G_h n);  h = n + g M
         h = dropout(h);  h = h + FFN(h);  bias = a B h
 
-    B starts at zero, so the model is unchanged until it has learned something. All parameters are float32, whatever
-    the base model's dtype.
+    B starts at zero, so an untrained adapter leaves the model unchanged. All parameters are float32, whatever the base
+    model's dtype.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class LarsLayer(nn.Module):
         self.pool_query = nn.Parameter(torch.zeros(in_features)) if learned_pool else None  # w_p
 
     def forward(self, pooled: Tensor) -> Response:
-        """The response to `pooled` (B, K, H): a bias (B, K, O) and the token gate (B, K, R)."""
+        """Return the response to `pooled` (B, K, H): a bias (B, K, O) and the token gate (B, K, R)."""
         pooled = pooled.to(self.down.dtype)
         n = self.norm(F.linear(pooled, self.down))  # (B, K, R)
         logits = self.temperature_input * F.linear(pooled, self.gate_input)
@@ -71,10 +71,10 @@ class LarsLayer(nn.Module):
         return Response(F.linear(self.scale * h, self.up), 2 * g)
 
     def token_delta(self, x: Tensor, gate: Tensor) -> Tensor:
-        """The per-token term a B(gate * (A x_t)), (B, S, O), of `x` (B, S, H) under `gate` (B, S or 1, R).
+        """Return the per-token term a B(gate * (A x_t)), (B, S, O), for `x` (B, S, H) and `gate` (B, S or 1, R).
 
-        A is held fixed in this term (it learns through the pooled vector), and a is multiplied in before B, so that
-        autograd keeps (B, S, R) for it and neither input nor output.
+        A is constant in this term (it is trained through the pooled vector), and a is multiplied in before B, so that
+        autograd saves (B, S, R) and neither input nor output.
         """
         low = F.linear(x.to(self.down.dtype), self.down.detach())  # (B, S, R)
         return F.linear(self.scale * (gate * low), self.up)

@@ -1,4 +1,4 @@
-"""Adapter tensors on disk: `adapter_config.json` and `adapter_model.safetensors`, strictly what the adapter has."""
+"""Save and load adapters: `adapter_config.json` and `adapter_model.safetensors`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from lars_agent.files import write_atomically
 from lars_agent.lars.config import LarsConfig
 from lars_agent.lars.inject import LarsAdapter
 from lars_agent.ops.safetensors_io import read_tensors, tensor_file
+from lars_agent.records import from_json, to_dict
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -23,7 +24,7 @@ PEFT_TYPE = "LARS"
 
 
 def adapter_tensors(adapter: LarsAdapter) -> dict[str, Tensor]:
-    """The adapter's own tensors, keyed `<layer name>.<parameter>`; they change with it."""
+    """Return the adapter's tensors, not copied, keyed `<layer name>.<parameter>`."""
     return {
         f"{name}.{key}": tensor.detach()
         for name, layer in adapter.by_name.items()
@@ -32,12 +33,12 @@ def adapter_tensors(adapter: LarsAdapter) -> dict[str, Tensor]:
 
 
 def adapter_state(adapter: LarsAdapter) -> dict[str, Tensor]:
-    """Copies of the adapter's tensors, keyed `<layer name>.<parameter>`."""
+    """Return copies of the adapter's tensors, keyed `<layer name>.<parameter>`."""
     return {name: tensor.clone() for name, tensor in adapter_tensors(adapter).items()}
 
 
 def load_state(adapter: LarsAdapter, state: dict[str, Tensor]) -> None:
-    """The adapter holds exactly `state`. Raises StateMismatch, with nothing loaded, for any other key or shape."""
+    """Copy `state` into the adapter. Raises StateMismatch, with nothing copied, if keys or shapes differ."""
     own = _matching(adapter, state)
     with torch.no_grad():
         for key, tensor in own.items():
@@ -45,7 +46,7 @@ def load_state(adapter: LarsAdapter, state: dict[str, Tensor]) -> None:
 
 
 def _matching(adapter: LarsAdapter, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The adapter's own tensors, which `state` has all and no others of. Raises StateMismatch."""
+    """Return the adapter's tensors. Raises StateMismatch unless `state` has the same keys and shapes."""
     own = adapter_tensors(adapter)
     for key in sorted(own.keys() ^ state.keys()):
         raise StateMismatch(f"adapter tensor {key!r} is {'missing' if key in own else 'not part of this adapter'}")
@@ -58,7 +59,7 @@ def _matching(adapter: LarsAdapter, state: dict[str, Tensor]) -> dict[str, Tenso
 
 
 def save_adapter(adapter: LarsAdapter, folder: Path, *, base_model: str, revision: str | None) -> None:
-    """`folder` holds the adapter, each file written whole or not at all."""
+    """Write the adapter to `folder`, each file atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / WEIGHTS_FILE, tensor_file(adapter_tensors(adapter)))
     write_atomically(
@@ -67,36 +68,34 @@ def save_adapter(adapter: LarsAdapter, folder: Path, *, base_model: str, revisio
 
 
 def peft_config(config: LarsConfig, base_model: str, revision: str | None) -> dict[str, Any]:
-    """The content of `adapter_config.json`: PEFT's common fields, and LARS's own under their own names."""
+    """Return the content of `adapter_config.json`: PEFT's common fields and those of `LarsConfig`."""
     return {
         "peft_type": PEFT_TYPE,
         "task_type": "CAUSAL_LM",
         "inference_mode": True,
         "base_model_name_or_path": base_model,
         "revision": revision,
-        **config.as_dict(),
+        **to_dict(config),
     }
 
 
 def read_config(folder: Path) -> LarsConfig:
-    """The LARS config in `folder`. Raises AdapterCorrupt or AdapterIncompatible."""
+    """Return the LARS config in `folder`. Raises AdapterCorrupt or AdapterIncompatible."""
+    path = folder / CONFIG_FILE
     try:
-        record = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise AdapterCorrupt(f"{folder / CONFIG_FILE} cannot be read ({error}); activate another version") from error
-    if not isinstance(record, dict) or record.get("peft_type") != PEFT_TYPE:
-        raise AdapterIncompatible(f"{folder / CONFIG_FILE} is not of peft_type {PEFT_TYPE!r}")
+        raise AdapterCorrupt(f"{path} cannot be read ({error}); activate another version") from error
+    if not isinstance(values, dict) or values.get("peft_type") != PEFT_TYPE:
+        raise AdapterIncompatible(f"{path} is not of peft_type {PEFT_TYPE!r}")
     common = {"peft_type", "task_type", "inference_mode", "base_model_name_or_path", "revision"}
-    try:
-        return LarsConfig.from_dict({key: value for key, value in record.items() if key not in common})
-    except (ConfigError, TypeError) as error:
-        raise AdapterIncompatible(f"{folder / CONFIG_FILE}: {error}") from error
+    return from_json(LarsConfig, {key: values[key] for key in values.keys() - common}, AdapterIncompatible, source=path)
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> LarsAdapter:
-    """The adapter in `folder`, for `model`, frozen and in evaluation mode.
+    """Load the adapter in `folder` for `model`, frozen and in evaluation mode.
 
-    Raises AdapterCorrupt for a file that cannot be read, AdapterIncompatible where the tensors are another model's.
+    Raises AdapterCorrupt for an unreadable file, AdapterIncompatible for an adapter of another model.
     """
     config = read_config(folder)
     try:
@@ -104,7 +103,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> LarsAdapter:
     except (OSError, SafetensorError) as error:
         raise AdapterCorrupt(f"{folder / WEIGHTS_FILE} cannot be read ({error}); activate another version") from error
     try:
-        with torch.device("meta"):  # no number is drawn that would be written over
+        with torch.device("meta"):  # skip random initialization
             adapter = LarsAdapter.for_model(model, config)
         _matching(adapter, state)
     except (StateMismatch, ConfigError) as error:

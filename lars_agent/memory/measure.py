@@ -1,7 +1,7 @@
-"""How much memory a process holds, as its system counts it.
+"""Measure the memory of a process: resident set, its peak, and proportional set.
 
-Resident is what lies in physical memory now. Its peak is what a budget promises to bound. The proportional set shares
-pages that several processes map (the base model's weights) out among them, so that sums over processes are honest.
+The budget bounds the peak. The proportional set divides pages that several processes map (the base model's weights)
+among them, so that sums over processes are correct.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _RESET_PEAK = "5"  # proc_pid_clear_refs(5): "reset the peak resident set size t
 
 
 def rss_bytes(pid: int | None = None) -> int:
-    """Resident bytes of this process, or of process `pid`. Raises ProcessLookupError when there is none."""
+    """Return the resident bytes of this process, or of `pid`. Raises ProcessLookupError."""
     try:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.NoSuchProcess as error:
@@ -27,14 +27,14 @@ def rss_bytes(pid: int | None = None) -> int:
 
 
 def peak_rss_bytes(pid: int | None = None) -> int:
-    """The most resident bytes this process, or process `pid`, has held since it started, or since `reset_peak`.
+    """Return the peak resident bytes of this process, or of `pid`, since its start or `reset_peak`.
 
-    From Linux's VmHWM; elsewhere from getrusage, which `reset_peak` cannot reset and which knows this process alone.
-    Raises ProcessLookupError when there is no such process.
+    From Linux's VmHWM; elsewhere from getrusage, which cannot be reset and only covers this process. Raises
+    ProcessLookupError.
     """
     peak = _bytes_after("VmHWM:", _PROC / ("self" if pid is None else str(pid)) / "status")
     if peak is not None:
-        return max(peak, rss_bytes(pid))  # the kernel updates the mark only now and then
+        return max(peak, rss_bytes(pid))  # the kernel updates VmHWM with a delay
     if pid is not None:
         return rss_bytes(pid)
     unit_bytes = 1 if sys.platform == "darwin" else 1024
@@ -42,10 +42,9 @@ def peak_rss_bytes(pid: int | None = None) -> int:
 
 
 def pss_bytes(pid: int | None = None) -> int:
-    """Resident bytes of this process or of `pid`, each page divided by the number of processes that map it.
+    """Return the proportional set size of this process, or of `pid`; its unshared bytes where that is not available.
 
-    Where the system does not count so, the bytes that are this process's alone. Raises ProcessLookupError when there
-    is no such process, PermissionError when it is someone else's.
+    Raises ProcessLookupError, or PermissionError for another user's process.
     """
     share = _bytes_after("Pss:", _PROC / ("self" if pid is None else str(pid)) / "smaps_rollup")
     if share is not None:
@@ -59,7 +58,7 @@ def pss_bytes(pid: int | None = None) -> int:
 
 
 def reset_peak() -> bool:
-    """Whether `peak_rss_bytes` now counts from here on; False where the system does not allow it."""
+    """Reset `peak_rss_bytes` to the current value; return False if the system does not support it."""
     try:
         (_PROC / "self" / "clear_refs").write_text(_RESET_PEAK, encoding="ascii")
     except OSError:
@@ -68,7 +67,7 @@ def reset_peak() -> bool:
 
 
 def _bytes_after(name: str, path: Path) -> int | None:
-    """The figure that the kernel gives for `name` in `path`, None where it gives none."""
+    """Return the bytes that the kernel gives for `name` in `path`, None if there are none."""
     try:
         lines = path.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:

@@ -1,1 +1,1 @@
-"""Base models: fetched, checked, converted, opened memory-mapped."""
+"""Base models: download, check, convert, open memory-mapped."""

@@ -1,7 +1,7 @@
-"""Whether a folder holds a tokenizer and settings that can be opened: `python -m lars_agent.models.check FOLDER`.
+"""Check that a model folder's tokenizer and generation config open: `python -m lars_agent.models.check FOLDER`.
 
-In a process of its own, for the daemon has no torch, which comes with opening them. The error is one line of JSON on
-stdout.
+Runs in a process of its own, because opening them imports torch, which the daemon must not. The error is one line of
+JSON on stdout.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["check_folder", "main"]
 
 
 def check_folder(folder: Path) -> None:
-    """Raises ModelIncomplete, ModelCorrupt or ModelUnsupported, as `lars_agent.models.open` does."""
+    """Check `folder` in a new process. Raises ModelIncomplete, ModelCorrupt or ModelUnsupported."""
     command = [sys.executable, "-P", "-m", "lars_agent.models.check", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -25,7 +25,7 @@ def check_folder(folder: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """The exit status: 0 for a folder that can be opened."""
+    """Check the folder and return the exit status."""
     from lars_agent.models.open import open_generation_config, open_tokenizer
 
     folder = Path(arguments[0])

@@ -1,4 +1,4 @@
-"""A GGUF file becomes a Hugging Face folder: `python -m lars_agent.models.convert FILE.gguf FOLDER`."""
+"""Convert a GGUF file to a Hugging Face folder: `python -m lars_agent.models.convert FILE.gguf FOLDER`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """`folder` holds the model of `gguf` in bfloat16, with its tokenizer and chat template."""
+    """Write the model of `gguf` in bfloat16, with its tokenizer and chat template, to `folder`."""
     options: dict[str, Any] = {"gguf_file": gguf.name, "dtype": torch.bfloat16}
-    if hasattr(transformers, "GgufConfig"):  # before it came, GGUF was always unpacked
+    if hasattr(transformers, "GgufConfig"):  # older versions always dequantize GGUF
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
     if hasattr(model.config, "quantization_config"):

@@ -1,13 +1,13 @@
-"""The base models installed on this device: pulled once, checked, and one of them in use.
+"""Installed base models: pull, check, select.
 
     <folder>/smollm2-135m-instruct/   config.json, *.safetensors, tokenizer.json, model.json
-    <folder>/downloads/<name>/        the files that a pull has fetched whole, for the next attempt; removed at the end
-    <folder>/current                  the name of the model in use
-    <folder>/.<name>.lock             held by whoever pulls a model of that name, from whatever process
-    <folder>/.<name>.tmp/             what a pull is at; left by a dead one, removed by the next
+    <folder>/downloads/<name>/        complete files of an unfinished pull, for the next attempt
+    <folder>/current                  the name of the selected model
+    <folder>/.<name>.lock             flock of the process that pulls a model of that name
+    <folder>/.<name>.tmp/             temporary folder of a pull; left by a killed one, removed by the next
 
-A model is made in a temporary folder and renamed when it is whole, so there is never half a model. It is named after
-the last part of its reference; where another reference has that name already, a hash of the reference follows it.
+A model is built in a temporary folder and renamed when it is complete. It is named after the last part of its
+reference, followed by a hash of the reference if another model has that name.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,19 +26,20 @@ from lars_agent.errors import ModelCorrupt, ModelNotFound
 from lars_agent.files import make_folder, publish_folder, raise_disk_full, write_atomically
 from lars_agent.models import sources
 from lars_agent.models.check import check_folder
+from lars_agent.models.sources import Progress, Source
 from lars_agent.models.weights import MODEL_FILE, weight_files, weights_digest
+from lars_agent.records import from_json, record
 
-Progress = Callable[[str], None]
 CURRENT_FILE = "current"
 DOWNLOADS = "downloads"
 
 
-@dataclass(frozen=True)
+@record("model", ModelCorrupt)
 class InstalledModel:
-    """A base model on this device.
+    """A base model on this device; model.json holds all fields but `folder`.
 
     Attributes:
-        reference: what it was pulled by; `revision` is the commit or checksum that this meant at the time.
+        reference: the argument of its pull; `revision` is the commit or checksum that it was resolved to.
         sha256: the digest of its weights (`lars_agent.models.weights.weights_digest`).
         bytes: size of its folder. `installed`: ISO 8601, UTC.
     """
@@ -52,10 +52,6 @@ class InstalledModel:
     bytes: int
     installed: str
 
-    def as_dict(self) -> dict[str, object]:
-        """The JSON form."""
-        return asdict(self) | {"folder": str(self.folder)}
-
 
 class ModelLibrary:
     """The models under one folder."""
@@ -64,48 +60,44 @@ class ModelLibrary:
         self.folder = Path(folder)
 
     def pull(self, reference: str = sources.DEFAULT, progress: Progress | None = None) -> InstalledModel:
-        """The model that `reference` means is installed; nothing is fetched if it is there already.
+        """Install the model of `reference` unless it is installed, and return it.
 
         `reference` is `default`, a hub id (`org/name`, `org/name@revision`), a Hugging Face folder or a `.gguf` file.
-        `progress` is told each step in words. Raises Offline, ModelCorrupt, ModelIncomplete, ModelNotFound,
+        `progress` receives a message for each step. Raises Offline, ModelCorrupt, ModelIncomplete, ModelNotFound,
         ModelUnsupported or DiskFull, and then nothing is installed.
         """
-        source, tell = sources.resolve(reference), progress or (lambda words: None)
+        source, on_progress = sources.resolve(reference), progress or (lambda message: None)
         installed = self._find(source)
         if installed is None:
-            with self._pulling(source.name, tell):
-                installed = self._find(source) or self._install(source, self._free_name(source), tell)
+            with self._lock(source.name, on_progress):
+                installed = self._find(source) or self._install(source, self._free_name(source), on_progress)
         return installed
 
     def list(self) -> list[InstalledModel]:
-        """The installed models, by name."""
+        """Return the installed models, by name."""
         records = sorted(self.folder.glob(f"*/{MODEL_FILE}")) if self.folder.is_dir() else []
         return [self._read(record.parent) for record in records if not record.parent.name.startswith(".")]
 
     def get(self, reference: str) -> InstalledModel:
-        """The model installed from that reference, or else the one of that name, which a path never is.
-
-        Raises ModelCorrupt, or ModelNotFound that says what to run.
-        """
+        """Return the model installed from `reference`, else that of this name. Raises ModelCorrupt, ModelNotFound."""
         with contextlib.suppress(ModelNotFound):
-            found = self._find(sources.resolve(reference))
-            if found is not None:
-                return found
+            if (model := self._find(sources.resolve(reference))) is not None:
+                return model
         return self._named(reference)
 
     def use(self, reference: str) -> InstalledModel:
-        """The model is the one in use from the daemon's next start on. Raises ModelNotFound."""
+        """Select the model for the daemon's next start. Raises ModelNotFound."""
         model = self.get(reference)
         write_atomically(self.folder / CURRENT_FILE, model.name + "\n")
         return model
 
     def current(self) -> InstalledModel | None:
-        """The model chosen by `use`, None when none was. Raises ModelNotFound when it has gone."""
+        """Return the model selected by `use`, None if there is none. Raises ModelNotFound if it was removed."""
         path = self.folder / CURRENT_FILE
         return self._named(path.read_text(encoding="utf-8").strip()) if path.is_file() else None
 
     def verify(self, reference: str) -> InstalledModel:
-        """Every weight file of the model has the bytes it was installed with. Raises ModelCorrupt, ModelIncomplete."""
+        """Check the weights against their recorded digest. Raises ModelCorrupt, ModelIncomplete."""
         model = self.get(reference)
         digest = weights_digest(weight_files(model.folder))
         if digest != model.sha256:
@@ -115,26 +107,26 @@ class ModelLibrary:
             )
         return model
 
-    def _find(self, source: sources.Source) -> InstalledModel | None:
-        """The model installed from the reference of `source`, under whichever name; None where there is none."""
-        folders = [self.folder / name for name in (source.name, source.other_name)]
+    def _find(self, source: Source) -> InstalledModel | None:
+        """Return the model installed from `source` under either name; None if there is none."""
+        folders = [self.folder / name for name in (source.name, source.unique_name)]
         models = [self._read(folder) for folder in folders if (folder / MODEL_FILE).is_file()]
-        return next((model for model in models if source.is_meant_by(model.reference)), None)
+        return next((model for model in models if source.matches(model.reference)), None)
 
     def _named(self, name: str) -> InstalledModel:
-        """The installed model of that name. Raises ModelNotFound."""
+        """Return the installed model of that name. Raises ModelNotFound."""
         if re.fullmatch(r"\w[\w.-]*", name) and (self.folder / name / MODEL_FILE).is_file():
             return self._read(self.folder / name)
         raise ModelNotFound(f"no model {name!r} in {self.folder}; run: lars-agent model pull {name}")
 
-    def _free_name(self, source: sources.Source) -> str:
-        """The name that a model of `source` gets: its own, or its other one where that is taken."""
+    def _free_name(self, source: Source) -> str:
+        """Return the name to install `source` under: its own, or its unique one if that is taken."""
         taken = source.name in (CURRENT_FILE, DOWNLOADS) or os.path.lexists(self.folder / source.name)
-        return source.other_name if taken else source.name
+        return source.unique_name if taken else source.name
 
     @contextlib.contextmanager
-    def _pulling(self, name: str, tell: Progress) -> Iterator[None]:
-        """Within the block nobody else pulls a model of that name; `tell` is told if that has to be waited for."""
+    def _lock(self, name: str, on_progress: Progress) -> Iterator[None]:
+        """Hold the lock for pulls of that name, waiting for other processes."""
         path = make_folder(self.folder) / f".{name}.lock"
         with raise_disk_full(path):
             lock = path.open("ab")
@@ -142,34 +134,34 @@ class ModelLibrary:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                tell(f"waiting for another pull of {name} to end")
+                on_progress(f"waiting for another pull of {name} to end")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _install(self, source: sources.Source, name: str, tell: Progress) -> InstalledModel:
-        """The model of `source` is fetched, checked and named `name`."""
+    def _install(self, source: Source, name: str, on_progress: Progress) -> InstalledModel:
+        """Fetch, check and publish the model of `source` as `name`."""
         downloads = make_folder(self.folder / DOWNLOADS / name)
         temp = self.folder / f".{name}.tmp"
         shutil.rmtree(temp, ignore_errors=True)
         try:
             with raise_disk_full(temp):
-                revision = source.build(downloads, make_folder(temp), tell)
-            self._seal(temp, name, source.reference, revision, tell)
+                revision = source.build(downloads, make_folder(temp), on_progress)
+            self._complete(temp, name, source.reference, revision, on_progress)
             publish_folder(temp, self.folder / name)
             shutil.rmtree(downloads, ignore_errors=True)
         finally:
             shutil.rmtree(temp, ignore_errors=True)
             with contextlib.suppress(OSError):
-                downloads.rmdir()  # where nothing was fetched, nothing is kept
+                downloads.rmdir()  # only if empty
         installed = self._read(self.folder / name)
-        tell(f"installed {installed.name}, {installed.bytes / 2**20:,.0f} MiB")
+        on_progress(f"installed {installed.name}, {installed.bytes / 2**20:,.0f} MiB")
         return installed
 
-    def _seal(self, temp: Path, name: str, reference: str, revision: str | None, tell: Progress) -> None:
-        """The folder is checked to be a whole model, and its record is in it."""
+    def _complete(self, temp: Path, name: str, reference: str, revision: str | None, on_progress: Progress) -> None:
+        """Check that the folder is a complete model and write its model.json."""
         files = weight_files(temp)
         check_folder(temp)
-        tell("checking the weights")
+        on_progress("checking the weights")
         record = {
             "name": name,
             "reference": reference,
@@ -182,9 +174,9 @@ class ModelLibrary:
 
     def _read(self, folder: Path) -> InstalledModel:
         try:
-            record = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
-            return InstalledModel(folder=folder, **record)
-        except (OSError, ValueError, TypeError) as error:
+            values = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
+            return from_json(InstalledModel, {"folder": folder, **values})
+        except (OSError, ValueError, TypeError, ModelCorrupt) as error:
             raise ModelCorrupt(
                 f"{folder / MODEL_FILE} cannot be read ({error}); remove its folder and pull the model again"
             ) from error

@@ -1,4 +1,4 @@
-"""A base model opened memory-mapped: its weights are pages of its files, shared with every process that opens them."""
+"""Open a base model memory-mapped, its weights shared with every other process that opens it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WEIGHT_BITS: dict[str, Bits] = {"int8": 8, "int4": 4}
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A model ready to run and to adapt, its tokenizer, and what identifies it."""
+    """A model ready to run and to adapt, its tokenizer, and the digest of its weights."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
@@ -47,13 +47,12 @@ def open_model(
     weight_bits: Bits | None = None,
     tokenizer: PreTrainedTokenizerFast | None = None,
 ) -> OpenedModel:
-    """The base model in `folder`, frozen, in evaluation mode, computing in `dtype`.
+    """Open the base model in `folder`, frozen, in evaluation mode, computing in `dtype`.
 
-    Weights stored in `dtype` are mapped, not read: a second process that opens them shares the pages. Weights of
-    another dtype are converted into this process's own memory. With `weight_bits` the weights are mapped from a
-    quantised file beside them, which is made the first time. `tokenizer` is the folder's own where it is open already:
-    one takes 40 MB. Raises ModelNotFound, ModelIncomplete, ModelCorrupt or ModelUnsupported, and DiskFull or OSError
-    where that file cannot be written.
+    Weights stored in `dtype` are mapped and shared between processes; those of another dtype are converted into private
+    memory. With `weight_bits` they are mapped from a quantized file in `folder`, created the first time. Pass
+    `tokenizer` if it is open already: it takes 40 MB. Raises ModelNotFound, ModelIncomplete, ModelCorrupt,
+    ModelUnsupported, and DiskFull or OSError if the quantized file cannot be written.
     """
     files = weight_files(folder)
     tokenizer = tokenizer or open_tokenizer(folder)
@@ -66,11 +65,15 @@ def open_model(
         raise ModelUnsupported(f"{folder} holds no decoder that transformers knows: {error}") from error
     digest = model_digest(folder, files)
     if weight_bits is not None:
-        files = [_quantized(model, files, digest, weight_bits)]
+        try:
+            files = [quantized_file(model, files, digest, weight_bits)]
+        except SafetensorError as error:
+            raise _unreadable(folder, error) from error
         use_quantized(model, weight_bits, dtype)
     _assign(model, files, dtype)
     if generation is not None:
-        _keep_end_tokens(generation, model.generation_config)
+        if generation.eos_token_id is None:  # then that of config.json
+            generation.eos_token_id = model.generation_config.eos_token_id
         model.generation_config = generation
     model.eval().requires_grad_(False)  # type: ignore[no-untyped-call]
     use_grouped_attention(model)
@@ -78,11 +81,10 @@ def open_model(
 
 
 def compute_dtype(name: str) -> torch.dtype:
-    """The dtype that `name` (`auto`, `bfloat16`, `float32`, `int8` or `int4`) means on this machine for activations.
+    """Return the dtype of activations for the setting `name`: `auto`, `bfloat16`, `float32`, `int8` or `int4`.
 
-    `auto` is bfloat16 where the processor multiplies it natively, and float32 elsewhere: there bfloat16 halves the
-    memory but is emulated, at a tenth of the speed. Weights of `int8` and `int4` are computed with as `auto` is. Raises
-    ConfigError for another name.
+    `auto`, and with it `int8` and `int4`, is bfloat16 if the processor supports it natively, else float32: emulated
+    bfloat16 halves the memory at a tenth of the speed. Raises ConfigError for another name.
     """
     if name == "auto" or name in WEIGHT_BITS:
         has_mkldnn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -94,15 +96,12 @@ def compute_dtype(name: str) -> torch.dtype:
 
 
 def precision(name: str) -> tuple[torch.dtype, Bits | None]:
-    """What `name` means for `open_model`: the dtype to compute in, and the bits of the weights (None: that dtype).
-
-    Raises ConfigError as `compute_dtype` does.
-    """
+    """Return `dtype` and `weight_bits` of `open_model` for the setting `name`. Raises ConfigError."""
     return compute_dtype(name), WEIGHT_BITS.get(name)
 
 
 def open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer in `folder`. Raises ModelNotFound, ModelIncomplete, or ModelUnsupported without a chat template."""
+    """Open the tokenizer in `folder`. Raises ModelNotFound, ModelIncomplete, ModelUnsupported (no chat template)."""
     require_config(folder)
     if not (folder / "tokenizer.json").is_file():
         raise ModelIncomplete(f"{folder} lacks tokenizer.json; pull the model again, or copy the file there")
@@ -115,10 +114,7 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def open_generation_config(folder: Path) -> GenerationConfig | None:
-    """What generation_config.json in `folder` says, the stop tokens above all; None where there is no such file.
-
-    Raises ModelCorrupt.
-    """
+    """Read generation_config.json in `folder`; None if there is no such file. Raises ModelCorrupt."""
     path = folder / GENERATION_FILE
     if not path.is_file():
         return None
@@ -130,7 +126,7 @@ def open_generation_config(folder: Path) -> GenerationConfig | None:
 
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
-    """Inside, new modules' parameters take no memory; their buffers (rotary frequencies, scales) are real."""
+    """Create new modules' parameters on the meta device; buffers (rotary frequencies, scales) stay real."""
     register = nn.Module.register_parameter
 
     def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
@@ -145,24 +141,10 @@ def _parameters_on_meta() -> Iterator[None]:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
-def _keep_end_tokens(generation: GenerationConfig, derived: GenerationConfig) -> None:
-    """`generation` names the tokens that end a reply: its own, else those `derived` has from config.json."""
-    if generation.eos_token_id is None:
-        generation.eos_token_id = derived.eos_token_id
-
-
-def _quantized(model: PreTrainedModel, files: list[Path], digest: str, bits: Bits) -> Path:
-    """The file of quantised weights. Raises ModelCorrupt for weights that cannot be read."""
-    try:
-        return quantized_file(model, files, digest, bits)
-    except SafetensorError as error:
-        raise _unreadable(files[0].parent, error) from error
-
-
 def _assign(model: PreTrainedModel, files: list[Path], dtype: torch.dtype) -> None:
-    """The model's tensors are those of `files`: mapped, or, where they are of another dtype, converted one by one.
+    """Assign the tensors of `files` to the model, mapped, or converted one by one if of another dtype.
 
-    Raises ModelCorrupt when they cannot be read or do not fit.
+    Raises ModelCorrupt if they cannot be read or do not fit, ModelIncomplete if some are missing.
     """
     folder, parts = files[0].parent, quantized_parts(model)
     try:
@@ -178,14 +160,14 @@ def _assign(model: PreTrainedModel, files: list[Path], dtype: torch.dtype) -> No
         tie_quantized(model)
     else:
         model.tie_weights()
-    held = [*model.named_parameters(), *model.named_buffers()]
-    missing = [name for name, tensor in held if tensor.is_meta]
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    missing = [name for name, tensor in tensors.items() if tensor.is_meta]
     if missing:
         raise ModelIncomplete(f"the files in {folder} lack {len(missing)} weights, {missing[0]!r} first; pull it again")
 
 
 def _tensor(source: TensorFiles, name: str, dtype: torch.dtype | None) -> Tensor:
-    """The tensor, in `dtype` where it is a number with a fraction and `dtype` is not None."""
+    """Return the tensor, converted to `dtype` if it is floating-point and `dtype` is not None."""
     tensor = source.tensor(name)
     if dtype in (None, tensor.dtype) or not tensor.is_floating_point():
         return tensor

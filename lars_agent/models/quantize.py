@@ -1,8 +1,8 @@
-"""A base model's weights in 8 or 4 bits: a file beside them, made once, mapped by whoever opens the model.
+"""Quantize a base model's weights to 8 or 4 bits, in a file that is created once and mapped when the model is opened.
 
-Linear layers are quantised, and the embedding with a tied output head to 8 bits in either case (it is read as single
-rows, and as logits, where 4 bits cost most). Norms, biases, an embedding of a class of its own (Gemma's scales its
-rows) and layers whose width is no multiple of 32 stay as they are, or go to 8 bits where 4 do not fit.
+Linear layers are quantized; embedding and output head to 8 bits in either case (logits lose most by 4 bits), and so are
+layers whose width is no multiple of 32. Norms, biases and embeddings of a special class (Gemma's scales its rows) are
+not quantized.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
 
 
 def bits_of(model: PreTrainedModel, bits: Bits) -> dict[str, Bits]:
-    """In how many bits each module of `model` is kept whose weight is quantised, by name."""
+    """Return the bits of each module of `model` to quantize, by name."""
     chosen: dict[str, Bits] = {}
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[no-untyped-call]
     tied = is_tied(model)
@@ -54,15 +54,15 @@ def bits_of(model: PreTrainedModel, bits: Bits) -> dict[str, Bits]:
 
 
 def quantized_file(model: PreTrainedModel, files: Sequence[Path], digest: str, bits: Bits) -> Path:
-    """The file with the weights of `files` in `bits`, which is made if it is not there.
+    """Return the file with the weights of `files` in `bits`, created if missing.
 
-    `model` may be on the meta device; `digest` identifies the weights. Raises DiskFull, or OSError when the folder
-    cannot be written.
+    `model` may be on the meta device; `digest` is that of the weights. Raises DiskFull, or OSError if the folder is not
+    writable.
     """
     path = files[0].parent / f"model-int{bits}-{digest[:12]}.safetensors"
     if not path.is_file():
-        source, doubled = TensorFiles(files), _tied_heads(model)
-        names = [name for name in source.names if name not in doubled]
+        source, tied_heads = TensorFiles(files), _tied_heads(model)
+        names = [name for name in source.names if name not in tied_heads]
         chosen = {f"{name}.weight": size for name, size in bits_of(model, bits).items()}
         layout = _layout(source, names, chosen)
         write_atomically(path, tensor_file_of(layout, _tensors(source, names, chosen)))
@@ -70,7 +70,7 @@ def quantized_file(model: PreTrainedModel, files: Sequence[Path], digest: str, b
 
 
 def use_quantized(model: PreTrainedModel, bits: Bits, dtype: torch.dtype) -> None:
-    """Those modules of `model` (on the meta device) that are to be quantised have room for their quantised weights."""
+    """Replace the modules of `model` (on the meta device) by quantized ones with empty weights."""
     for name, size in bits_of(model, bits).items():
         module = model.get_submodule(name)
         shapes = stored_shapes(module.weight.shape, size)  # type: ignore[arg-type]
@@ -79,7 +79,7 @@ def use_quantized(model: PreTrainedModel, bits: Bits, dtype: torch.dtype) -> Non
 
 
 def quantize_in_place(model: PreTrainedModel, bits: Bits, dtype: torch.dtype) -> None:
-    """The modules of `model` that `bits_of` names hold their weights quantised."""
+    """Quantize the weights of a model in memory."""
     for name, size in bits_of(model, bits).items():
         module = model.get_submodule(name)
         matrix = quantize(module.weight.detach(), size)  # type: ignore[operator]
@@ -88,7 +88,7 @@ def quantize_in_place(model: PreTrainedModel, bits: Bits, dtype: torch.dtype) ->
 
 
 def tie_quantized(model: PreTrainedModel) -> None:
-    """A tied output head shares the bytes of the embedding, which are there."""
+    """Make a tied output head share the weight of the loaded embedding."""
     embedding: Any = model.get_input_embeddings()
     if not is_tied(model):
         return
@@ -100,20 +100,20 @@ def tie_quantized(model: PreTrainedModel) -> None:
 
 
 def quantized_parts(model: PreTrainedModel) -> set[str]:
-    """The names of the tensors that quantised weights of `model` are kept in: their dtypes are their own."""
+    """Return the names of the tensors of quantized weights, which must keep their dtypes."""
     modules = [(name, module) for name, module in model.named_modules() if isinstance(module, Quantized)]
     return {f"{name}.{part}" for name, module in modules for part in parts(module.matrix)}
 
 
 def head_is_quantized(model: PreTrainedModel, bits: Bits) -> bool:
-    """Whether the output head of `model`, or the embedding that it is tied to, is one of those that `bits_of` names."""
+    """Return True if the output head of `model`, or the embedding that it is tied to, is quantized."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[no-untyped-call]
     weight = embedding if is_tied(model) else head
     return any(model.get_submodule(name) is weight for name in bits_of(model, bits))
 
 
 def _module(module: nn.Module, matrix: QuantizedMatrix, dtype: torch.dtype) -> nn.Module:
-    """What takes the place of `module`."""
+    """Return the quantized module that replaces `module`."""
     if isinstance(module, nn.Embedding):
         return QuantizedEmbedding(matrix, module.padding_idx, dtype)
     return QuantizedLinear(matrix, module.bias, dtype)  # type: ignore[arg-type]
@@ -141,7 +141,7 @@ def _tensors(source: TensorFiles, names: Sequence[str], chosen: dict[str, Bits])
 
 
 def _tied_heads(model: PreTrainedModel) -> set[str]:
-    """The names under which a file may hold the embedding a second time, as the output head."""
+    """Return the names of a tied output head, under which a file may repeat the embedding."""
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     return {f"{name}.weight" for name, module in model.named_modules() if module is head and is_tied(model)}
 

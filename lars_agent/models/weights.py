@@ -1,4 +1,4 @@
-"""The files of a base model's weights, and the digest that identifies them. No torch here: the daemon has none."""
+"""Weight files of a base model and their digest. Without torch, which the daemon must not import."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MODEL_FILE = "model.json"
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of the model in `folder`. Raises ModelNotFound, or ModelIncomplete that names the files."""
+    """Return the safetensors files of the model in `folder`. Raises ModelNotFound, ModelIncomplete, ModelCorrupt."""
     require_config(folder)
     names = [SINGLE_FILE]
     if (folder / INDEX_FILE).is_file():
@@ -42,13 +42,13 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def require_config(folder: Path) -> None:
-    """Raises ModelNotFound where `folder` holds no model."""
+    """Raise ModelNotFound if `folder` holds no model."""
     if not (folder / "config.json").is_file():
         raise ModelNotFound(f"{folder} holds no model (no config.json); run: lars-agent model pull default")
 
 
 def model_digest(folder: Path, files: list[Path]) -> str:
-    """The digest that identifies the weights: from model.json where the library recorded it, else computed."""
+    """Return the digest of the weights: that recorded in model.json, else computed."""
     recorded = folder / MODEL_FILE
     if recorded.is_file():
         return str(json.loads(recorded.read_text(encoding="utf-8"))["sha256"])
@@ -56,6 +56,6 @@ def model_digest(folder: Path, files: list[Path]) -> str:
 
 
 def weights_digest(files: list[Path]) -> str:
-    """sha256 over one line, name and sha256, per weight file in order of names."""
+    """Return the sha256 of one line, name and sha256, for each weight file in order of names."""
     lines = [f"{path.name} {sha256_of(path)}\n" for path in sorted(files)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,1 +1,1 @@
-"""Kernels and memory levers that know neither LARS nor the planner."""
+"""Kernels and memory levers, independent of LARS and of the planner."""

@@ -1,12 +1,11 @@
-"""Attention that keeps no attention weights and makes no repeated keys.
+"""Grouped-query attention that saves neither attention weights nor repeated keys.
 
 Grouped-query models share each key head between n query heads. transformers copies the keys and values n times before
-it calls torch's fused attention, and autograd keeps the copies. Here the fused attention is called once for each of the
-n query heads of a group, with the keys as they are: the same numbers, n calls for one, and nothing that grows n-fold.
-The fused kernel keeps one number a row (the log of the softmax's denominator) instead of the weights.
+it calls torch's fused attention, and autograd saves the copies. Here the fused attention is called once for each of the
+n query heads of a group, with the keys uncopied: the same numbers in n calls. The fused kernel saves one number a row
+(the log of the softmax's denominator) instead of the weights.
 
-Where a call's own keys follow on those of a cache, or it packs several sequences, they are attended to block by block
-instead, see `blockwise`.
+Calls with keys in a cache, and packed calls, use blockwise attention instead, see `blockwise`.
 """
 
 from __future__ import annotations
@@ -30,35 +29,35 @@ SDPA = "sdpa"
 
 
 def use_grouped_attention(model: PreTrainedModel) -> bool:
-    """Whether `model` now attends as this module says; one whose attention is not torch's fused one is left alone."""
+    """Make `model` use this attention if it uses torch's fused one, and return True if it now does."""
     if model.config._attn_implementation not in (SDPA, GROUPED):
         return False
     AttentionInterface.register(GROUPED, grouped_attention)
     AttentionMaskInterface.register(GROUPED, sdpa_mask)
     model.set_attn_implementation(GROUPED)
-    return bool(model.config._attn_implementation == GROUPED)  # some models have code of their own, and keep it
+    return bool(model.config._attn_implementation == GROUPED)  # some models keep their own code
 
 
 def reads_prefixes(model: PreTrainedModel) -> bool:
-    """Whether `model` attends as this module says, and where it says so: on a CPU."""
+    """Return True if `model` attends to cached prefixes blockwise: it uses this attention, on a CPU."""
     return model.config._attn_implementation == GROUPED and can_attend_blockwise(model.device, model.dtype)
 
 
 def grouped_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """(B, S, heads, D) attention of `query` (B, heads, S, D) over `key`, `value` (B, heads / n, K, D).
+    """Return the attention (B, S, heads, D) of `query` (B, heads, S, D) over `key`, `value` (B, heads / n, K, D).
 
-    `attention_mask`, broadcast over heads, and `options` are transformers' own. One query token (decoding) is already
-    packed without copies by transformers, and so goes there.
+    `attention_mask`, broadcast over heads, and `options` are those of transformers, which already handles a single
+    query token (decoding) without copies.
     """
     prefix = prefix_of(key)
-    if prefix is not None and prefix.pieces:
-        attention_mask = None  # the pieces say who sees whom
+    if prefix is not None and prefix.segments:
+        attention_mask = None  # replaced by the segments
     elif attention_mask is not None and attention_mask.shape[-1] == 0:
         raise ModelUnsupported("the model's attention makes new keys of those in its cache; LARS cannot train it")
-    behind_others = query.shape[2] > 1 and key.shape[2] > query.shape[2] and not key.requires_grad
-    if prefix is not None or (behind_others and can_attend_blockwise(query.device, query.dtype)):
+    has_prefix = query.shape[2] > 1 and key.shape[2] > query.shape[2] and not key.requires_grad
+    if prefix is not None or (has_prefix and can_attend_blockwise(query.device, query.dtype)):
         merged = blockwise_attention(query, key, value, attention_mask, options.get("scaling"), prefix)
         return merged.transpose(1, 2), None
     heads, shared = query.shape[1], key.shape[1]
@@ -74,7 +73,7 @@ def grouped_attention(
 
 
 class _OneGroup:
-    """The attention module as transformers' function looks at it, with one query head to each key head."""
+    """The attributes of an attention module that transformers reads, with one query head for each key head."""
 
     num_key_value_groups = 1
 

@@ -1,12 +1,11 @@
-"""Attention over a prefix that never changes and the call's own keys, a block of keys at a time.
+"""Blockwise attention over a frozen prefix (cached keys) and the call's own keys.
 
-The keys of a cached prompt and those of the reply lie in two places. Putting them behind each other copies the prompt's
-keys, and the backward pass would compute gradients for them that nobody wants. Here torch's fused attention is called
-on one block of keys after the other, and the results are merged by their denominators, as ring attention does (Liu et
-al., arXiv 2310.01889); the gradients for a block of the prefix are dropped at once. The query heads that share a key
-head are rows of one call, so keys are never repeated. Equal to attention over all keys but for rounding.
+Concatenating cached and new keys would copy the prompt's keys and compute gradients for them. Here torch's fused
+attention is called on one block of keys after the other, and the results are merged by their denominators, as in ring
+attention (Liu et al., arXiv 2310.01889); gradients of prefix blocks are dropped at once. The query heads that share a
+key head are rows of one call, so keys are never repeated. Equal to attention over all keys up to rounding.
 
-What grows with the number of keys is the caller's mask alone, one byte a query and key; a causal one needs none.
+Only the caller's mask grows with the number of keys, one byte for each query and key; causal attention needs none.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Piece", "Prefix", "blockwise_attention", "can_attend_blockwise"]
+__all__ = ["Prefix", "Segment", "blockwise_attention", "can_attend_blockwise"]
 
-PAIRS = 2**20  # query-key pairs whose mask is in numbers at once
-LEAST_KEYS, MOST_KEYS = 64, 2048  # of one block
+MASKED_PAIRS = 2**20  # query-key pairs whose float mask exists at once
+MIN_BLOCK, MAX_BLOCK = 64, 2048  # keys
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Tokens of one sequence in a packed call: how many there are, and where those before them lie in the prefix."""
+class Segment:
+    """One sequence in a packed call: its number of tokens, and the slice of the prefix that precedes them."""
 
     tokens: int
     before: slice
@@ -37,39 +36,39 @@ class Piece:
 
 @dataclass(frozen=True)
 class Prefix:
-    """Keys and values (B, heads, P, D) of tokens before the call's own; they take no gradient.
+    """Cached keys and values (B, heads, P, D) without gradient.
 
-    In a packed call `pieces` follow on one another, and each sees itself and what is before it alone.
+    In a packed call each of the consecutive `segments` sees only its own tokens and its part of the prefix.
     """
 
     key: Tensor
     value: Tensor
-    pieces: tuple[Piece, ...] = ()
+    segments: tuple[Segment, ...] = ()
 
-    def of(self, piece: Piece) -> Prefix:
-        """What is before one piece."""
-        return Prefix(self.key[:, :, piece.before], self.value[:, :, piece.before])
+    def of(self, segment: Segment) -> Prefix:
+        """Return the part of the prefix that precedes one segment."""
+        return Prefix(self.key[:, :, segment.before], self.value[:, :, segment.before])
 
 
 def can_attend_blockwise(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether torch's fused attention gives the denominators here: on CPUs it does."""
+    """Return True if torch's fused attention returns the denominators: on CPUs."""
     return device.type == "cpu" and dtype != torch.float16
 
 
 def blockwise_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None, prefix: Prefix | None = None
 ) -> Tensor:
-    """(B, heads, S, D): `query` (B, heads, S, D) attends over the prefix's P keys and then `key` (B, heads / n, K, D).
+    """Return the attention (B, heads, S, D) of `query` over the prefix's P keys and `key` (B, heads / n, K, D).
 
-    `mask` (B or 1, 1, S, P + K) is True where a query may look (or is to be added to the scores); None is causal, the
-    queries being the last of the tokens. Where the prefix has pieces, B is 1, and each piece is causal by itself.
+    `mask` (B or 1, 1, S, P + K) is True where a query may attend, or added to the scores; None is causal, the queries
+    being the last tokens. If the prefix has segments, B is 1, and each segment is causal.
     """
     merged: Tensor = _Blockwise.apply(query, key, value, prefix, mask, scale)  # type: ignore[no-untyped-call]
     return merged
 
 
 class _Blockwise(torch.autograd.Function):
-    """Query (B, heads, S, D) over the keys of the prefix and the call's own, piece by piece."""
+    """Attention of a query (B, heads, S, D), segment by segment."""
 
     @staticmethod
     def forward(
@@ -83,12 +82,12 @@ class _Blockwise(torch.autograd.Function):
     ) -> Tensor:
         result = torch.empty(query.shape, dtype=query.dtype)
         denominators = torch.empty(query.shape[:3])
-        for own, keys, before in _pieces(query, key, prefix):
+        for own, keys, before in _segments(query, key, prefix):
             queries, own_keys = query[:, :, own], Prefix(key[:, :, keys], value[:, :, keys])
             merged, denominator = _attend(queries, own_keys, before, mask, scale)
             result[:, :, own] = merged.view(result[:, :, own].shape)
             denominators[:, :, own] = denominator.view(denominators[:, :, own].shape)
-        # As whole numbers: whoever packs saved activations (lars_agent.ops.saved_tensors) must not round these.
+        # As integers, so that lars_agent.ops.saved_tensors does not round them.
         ctx.save_for_backward(query, key, value, result, denominators.view(torch.int32))
         ctx.prefix, ctx.mask, ctx.scale = prefix, mask, scale
         return result
@@ -97,44 +96,53 @@ class _Blockwise(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, result, denominators = ctx.saved_tensors
         gradients = [torch.zeros(states.shape, dtype=states.dtype) for states in (query, key, value)]
-        for own, keys, before in _pieces(query, key, ctx.prefix):
-            wanted, rows, seen = (_rows(states[:, :, own], key) for states in (upstream[0], query, result))
+        for own, keys, before in _segments(query, key, ctx.prefix):
+            upstream_rows, rows, outputs = (_rows(states[:, :, own], key) for states in (upstream[0], query, result))
             denominator = denominators.view(torch.float32)[:, :, own].reshape(rows.shape[:3])
             grad_rows = torch.zeros(rows.shape, dtype=torch.float32)
             grad_key, grad_value = (gradient[:, :, keys] for gradient in gradients[1:])
             own_keys = Prefix(key[:, :, keys], value[:, :, keys])
-            for block, bias, place in _blocks(rows, own.stop - own.start, own_keys, before, ctx.mask):
+            for block, bias, where in _blocks(rows, own.stop - own.start, own_keys, before, ctx.mask):
                 part, for_keys, for_values = _backward(
-                    wanted, rows, block.key, block.value, seen, denominator, 0.0, False, attn_mask=bias, scale=ctx.scale
+                    upstream_rows,
+                    rows,
+                    block.key,
+                    block.value,
+                    outputs,
+                    denominator,
+                    0.0,
+                    False,
+                    attn_mask=bias,
+                    scale=ctx.scale,
                 )
                 grad_rows += part
-                if place is not None:
-                    grad_key[:, :, place], grad_value[:, :, place] = for_keys, for_values
+                if where is not None:
+                    grad_key[:, :, where], grad_value[:, :, where] = for_keys, for_values
             gradients[0][:, :, own] = grad_rows.view(query[:, :, own].shape)
         return *gradients, None, None, None
 
 
-def _pieces(query: Tensor, key: Tensor, prefix: Prefix | None) -> Iterator[tuple[slice, slice, Prefix | None]]:
-    """Which of the call's queries, which of its keys, and what before these: of each piece, or of all there is."""
-    if prefix is None or not prefix.pieces:
+def _segments(query: Tensor, key: Tensor, prefix: Prefix | None) -> Iterator[tuple[slice, slice, Prefix | None]]:
+    """Yield the query slice, key slice and prefix of each segment, or of the whole call."""
+    if prefix is None or not prefix.segments:
         yield slice(0, query.shape[2]), slice(0, key.shape[2]), prefix
         return
     start = 0
-    for piece in prefix.pieces:
-        own = slice(start, start + piece.tokens)
-        yield own, own, prefix.of(piece)
+    for segment in prefix.segments:
+        own = slice(start, start + segment.tokens)
+        yield own, own, prefix.of(segment)
         start = own.stop
 
 
 def _rows(states: Tensor, key: Tensor) -> Tensor:
-    """(B, G, N, D) of (B, heads, S, D): head h reads key head h // n, so N = n S rows share a key head."""
+    """Reshape (B, heads, S, D) to (B, G, N, D): head h reads key head h // n, so N = n S rows share a key head."""
     return states.reshape(states.shape[0], key.shape[1], -1, states.shape[3])
 
 
 def _attend(
     queries: Tensor, own: Prefix, before: Prefix | None, mask: Tensor | None, scale: float | None
 ) -> tuple[Tensor, Tensor]:
-    """What queries (B, heads, S, D) see, (B, G, n S, D) float32, and the logarithms of the softmaxes' denominators."""
+    """Return the attention of `queries` as (B, G, n S, D) float32, and the logs of the softmax denominators."""
     rows = _rows(queries, own.key)
     merged = torch.zeros(rows.shape, dtype=torch.float32)
     denominator = torch.full(rows.shape[:3], -torch.inf)
@@ -150,8 +158,8 @@ def _attend(
 def _blocks(
     rows: Tensor, queries: int, own: Prefix, before: Prefix | None, mask: Tensor | None
 ) -> Iterator[tuple[Prefix, Tensor | None, slice | None]]:
-    """Blocks of keys and values, what is added to their scores, and where they lie among the call's own keys."""
-    step = max(LEAST_KEYS, min(MOST_KEYS, PAIRS // (rows.shape[2] * len(rows))))
+    """Yield blocks of keys and values, their additive mask, and their slice of the call's own keys."""
+    step = max(MIN_BLOCK, min(MAX_BLOCK, MASKED_PAIRS // (rows.shape[2] * len(rows))))
     known = 0 if before is None else before.key.shape[2]
     first, passed = known + own.key.shape[2] - queries, 0
     for states in (before, own):
@@ -169,18 +177,18 @@ def _blocks(
 
 
 def _causal(keys: slice, first: int, queries: int) -> Tensor:
-    """(1, 1, S or 1, K) of the keys of a block, where the S queries are tokens `first` to `first` + S."""
-    places = torch.arange(keys.start, keys.stop)
+    """Return the causal mask (1, 1, S or 1, K) of a block for the queries of tokens `first` to `first` + S."""
+    positions = torch.arange(keys.start, keys.stop)
     if keys.stop <= first:
-        return torch.ones(1, 1, 1, len(places), dtype=torch.bool)
-    return (places <= torch.arange(first, first + queries)[:, None])[None, None]
+        return torch.ones(1, 1, 1, len(positions), dtype=torch.bool)
+    return (positions <= torch.arange(first, first + queries)[:, None])[None, None]
 
 
 def _bias(mask: Tensor, rows: Tensor) -> tuple[Tensor | None, bool]:
-    """What `mask` (B or 1, 1, S, K) adds to the scores of each row, None where nothing; whether any key is seen.
+    """Return the additive form of `mask` (B or 1, 1, S, K), None for zeros, and True if any key is visible.
 
-    A masked key gets the least number instead of minus infinity: of a row that sees nothing in this block all is then
-    finite, and counts for nothing once it is merged.
+    A masked key gets the dtype's minimum instead of minus infinity, so that a fully masked row stays finite; merging
+    gives it weight 0.
     """
     if mask.dtype == torch.bool:
         if mask.all():

@@ -1,4 +1,4 @@
-"""The decoder layers of a model: what is recomputed, tiled, watched and adapted as one."""
+"""Find the decoder layers of a model: the unit of recomputation, tiling and memory checks."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ __all__ = ["decoder_layers"]
 
 
 def decoder_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The decoder layers of `model` by name, the first one first."""
+    """Return the decoder layers of `model` by name, in order."""
     return {name: module for name, module in model.named_modules() if isinstance(module, GradientCheckpointingLayer)}

@@ -1,4 +1,4 @@
-"""KV caches that make no copies: one that is written in place, one that is never written, one of many sequences."""
+"""KV caches without copies: preallocated, read-only, and packed."""
 
 from __future__ import annotations
 
@@ -10,26 +10,24 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
-from lars_agent.ops.blockwise import Piece, Prefix
+from lars_agent.ops.blockwise import Prefix, Segment
 
 __all__ = ["PackedCache", "ReadOnlyCache", "ReservedLayer", "keeps_every_token", "prefix_of", "reserved_cache"]
 
-GROWTH = 1.5
+GROWTH_FACTOR = 1.5
 _PREFIX = "lars_prefix"
 
 
 def prefix_of(key_states: Tensor) -> Prefix | None:
-    """The keys and values that `key_states` follow on; None where they stand alone."""
+    """Return the prefix attached to `key_states` by a cache; None if there is none."""
     return getattr(key_states, _PREFIX, None)
 
 
 class ReservedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """One layer's keys and values at the front of a room for `capacity` tokens.
+    """One layer's keys and values in a buffer preallocated for `capacity` tokens; no gradient flows.
 
-    A plain `DynamicLayer` copies all it has for every call, token or chunk, and holds both copies meanwhile. Here a
-    call writes behind what is there; the room grows, with one copy, only when it is full. Pages that nothing was
-    written to take no memory. What `update` returned stays as it was, for later calls write behind it. No gradient
-    flows.
+    A plain `DynamicLayer` copies its content at every call. Here a call appends in place, and the buffer grows, with
+    one copy, only when it is full. Pages not yet written take no memory. Tensors returned by `update` stay valid.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -37,90 +35,89 @@ class ReservedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self.capacity = capacity
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """The room is there, with nothing in it."""
+        """Allocate the empty buffers."""
         super().lazy_initialization(key_states, value_states)
-        self._rooms = [self._room(states) for states in (key_states, value_states)]
-        self._show(0)
+        self._buffers = [self._buffer(states) for states in (key_states, value_states)]
+        self._set_length(0)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """All keys and values so far, (B, heads, K, D) each, the new ones behind the others."""
+        """Append and return all keys and values so far, (B, heads, K, D) each."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         start = self.get_seq_length()
         end = start + key_states.shape[-2]
         if end > self.capacity:
             self._grow(end)
-        for room, states in zip(self._rooms, (key_states, value_states), strict=True):
-            room[:, :, start:end] = states
-        self._show(end)
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, start:end] = states
+        self._set_length(end)
         return self.keys, self.values  # type: ignore[return-value]
 
-    def _room(self, states: Tensor) -> Tensor:
+    def _buffer(self, states: Tensor) -> Tensor:
         return states.new_empty(*states.shape[:2], self.capacity, states.shape[3])
 
-    def _show(self, length: int) -> None:
-        self.keys, self.values = (room[:, :, :length] for room in self._rooms)
+    def _set_length(self, length: int) -> None:
+        self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
 
     def _grow(self, length: int) -> None:
-        self.capacity = max(length, int(self.capacity * GROWTH))
+        self.capacity = max(length, int(self.capacity * GROWTH_FACTOR))
         filled: list[Tensor] = [self.keys, self.values]  # type: ignore[list-item]
-        self._rooms = [self._room(states) for states in filled]
-        for room, states in zip(self._rooms, filled, strict=True):
-            room[:, :, : states.shape[2]] = states
+        self._buffers = [self._buffer(states) for states in filled]
+        for buffer, states in zip(self._buffers, filled, strict=True):
+            buffer[:, :, : states.shape[2]] = states
 
 
 def reserved_cache(config: PreTrainedConfig, capacity: int) -> DynamicCache:
-    """An empty cache for a model of `config`; its layers of full attention have room for `capacity` tokens."""
+    """Return an empty cache for a model of `config`, its full-attention layers preallocated for `capacity` tokens."""
     cache = DynamicCache(config=config)
     cache.layers = [ReservedLayer(max(1, capacity)) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
 class ReadOnlyCache(Cache):
-    """The keys and values of `cache`; what a call adds is seen by that call alone.
+    """View of `cache` that a call can attend to without changing it, so that the call can be recomputed.
 
-    A call through it may be made twice, or recomputed in a backward pass, and each time finds the same prefix. Keys and
-    values that need a gradient are never kept. With `joined` False the model's attention must be the one of
-    `lars_agent.ops.attention`: it gets the call's own keys alone, and finds the prefix by `prefix_of`.
+    With `concatenate` False the model must use the attention of `lars_agent.ops.attention`, which gets only the call's
+    own keys and finds the prefix by `prefix_of`.
     """
 
-    def __init__(self, cache: DynamicCache, *, joined: bool = True) -> None:
+    def __init__(self, cache: DynamicCache, *, concatenate: bool = True) -> None:
         super().__init__(layers=list(cache.layers))
-        self.joined = joined
+        self.concatenate = concatenate
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """The prefix with the call's own keys and values behind it, (B, heads, K, D) each, or (not joined) these."""
+        """Return the call's keys and values, (B, heads, K, D) each, after those of the prefix if `concatenate`."""
         layer: Any = self.layers[layer_idx]
         if not layer.is_initialized:
             return key_states, value_states
-        if not self.joined:
+        if not self.concatenate:
             setattr(key_states, _PREFIX, Prefix(layer.keys, layer.values))
             return key_states, value_states
         return torch.cat([layer.keys, key_states], dim=-2), torch.cat([layer.values, value_states], dim=-2)
 
 
 class PackedCache(Cache):
-    """The keys and values of several sequences behind one another in `cache`, for one call that holds `pieces` of them.
+    """Keys and values of several packed sequences in `cache`, for a call that continues them with `segments`.
 
-    Each piece sees its own sequence alone. With `writes` the call's keys and values go into `cache`; otherwise they are
-    seen by the call alone, as with `ReadOnlyCache`. For the attention of `lars_agent.ops.attention`, which finds all
-    this by `prefix_of`, and for models whose layers keep every token.
+    Each segment attends to its own sequence. With `writes` the call's keys and values are appended to `cache`; else
+    they are discarded, as by `ReadOnlyCache`. Requires the attention of `lars_agent.ops.attention`, and a model
+    without sliding windows.
     """
 
-    def __init__(self, cache: DynamicCache, pieces: Sequence[Piece], *, writes: bool = False) -> None:
+    def __init__(self, cache: DynamicCache, segments: Sequence[Segment], *, writes: bool = False) -> None:
         super().__init__(layers=list(cache.layers))
-        self.pieces, self.writes = tuple(pieces), writes
+        self.segments, self.writes = tuple(segments), writes
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """The call's own keys and values, (1, heads, S, D) each."""
+        """Return the call's own keys and values, (1, heads, S, D) each."""
         layer: Any = self.layers[layer_idx]
         if not layer.is_initialized:
             layer.lazy_initialization(key_states, value_states)
-        before = Prefix(layer.keys, layer.values, self.pieces)
+        before = Prefix(layer.keys, layer.values, self.segments)
         if self.writes:
             layer.update(key_states, value_states)
         setattr(key_states, _PREFIX, before)
@@ -128,5 +125,5 @@ class PackedCache(Cache):
 
 
 def keeps_every_token(config: PreTrainedConfig) -> bool:
-    """Whether the cache of a model of `config` keeps all tokens in every layer: no layer has a sliding window."""
+    """Return True if no layer of a model of `config` has a sliding window."""
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)

@@ -1,4 +1,4 @@
-"""How wide a batch is made: in steps, for every new shape costs compiled kernels, which stay in memory."""
+"""Widths of batches: multiples of a step, because every new shape costs compiled kernels, which stay in memory."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ WIDTH_STEP = 16
 
 
 def padded(tokens: int) -> int:
-    """The tokens that a batch is wide in which there are so many."""
+    """Return `tokens` rounded up to a multiple of `WIDTH_STEP`."""
     return -(-tokens // WIDTH_STEP) * WIDTH_STEP

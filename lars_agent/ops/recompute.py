@@ -1,8 +1,7 @@
-"""Per-layer recomputation: of each decoder layer autograd keeps its input alone.
+"""Per-layer activation recomputation (Chen et al., arXiv 1604.06174): autograd saves only each layer's input.
 
-The backward pass runs one layer forward again, goes backward through it, and forgets it, so that only one layer's
-activations exist at a time (Chen et al., arXiv 1604.06174). transformers' own switch does the same but refuses to run
-with a KV cache; with a `ReadOnlyCache` there is no reason to.
+The backward pass runs one layer forward again, so that only one layer's activations exist at a time. transformers'
+own switch does the same but refuses KV caches; with a `ReadOnlyCache` recomputation is safe.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ from torch.utils.checkpoint import checkpoint
 
 from lars_agent.ops.decoder_layers import decoder_layers
 
-__all__ = ["Again", "recomputed", "recomputed_layers"]
+__all__ = ["Recall", "recomputed", "recomputed_layers"]
 
-Again = Callable[[], AbstractContextManager[None]]
+Recall = Callable[[], AbstractContextManager[None]]
 
 
 @contextmanager
-def recomputed_layers(model: nn.Module, capture: Callable[[], Again]) -> Iterator[None]:
-    """Inside, the decoder layers of `model` are recomputed in backward passes of what is computed here.
+def recomputed_layers(model: nn.Module, capture: Callable[[], Recall]) -> Iterator[None]:
+    """Recompute the decoder layers of `model` in the backward pass of everything computed inside the block.
 
-    `capture` is called before each layer runs and returns what brings back, during the recomputation, the state outside
-    of the layer that its forward pass reads (for LARS: which adapter acts, and on what). Random numbers are the same.
+    `capture` is called before each layer runs. It returns a context manager factory that restores, during the
+    recomputation, the state outside of the layer that its forward pass reads. Random numbers repeat.
     """
     layers = decoder_layers(model).values()
     for layer in layers:
@@ -36,23 +35,23 @@ def recomputed_layers(model: nn.Module, capture: Callable[[], Again]) -> Iterato
         yield
     finally:
         for layer in layers:
-            del layer.forward  # the class's own is seen again
+            del layer.forward  # uncovers the class's method
 
 
-def recomputed(forward: Callable[..., Any], capture: Callable[[], Again]) -> Callable[..., Any]:
-    """`forward`, of which autograd keeps the arguments alone; `capture` as in `recomputed_layers`."""
+def recomputed(forward: Callable[..., Any], capture: Callable[[], Recall]) -> Callable[..., Any]:
+    """Wrap `forward` so that autograd saves only its arguments; `capture` as in `recomputed_layers`."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        again, runs = capture(), 0
+        recall, runs = capture(), 0
 
         def layer(*inputs: Any) -> Any:
             nonlocal runs
             runs += 1
             if runs == 1:
                 return forward(*inputs, **kwargs)
-            with again():
+            with recall():
                 return forward(*inputs, **kwargs)
 
         return checkpoint(layer, *args, use_reentrant=False)

@@ -1,7 +1,6 @@
-"""Safetensors files without a second copy of the tensors in memory.
+"""Read and write safetensors files without copying tensors: memory is written directly, files are mapped.
 
-The library's own writer turns every tensor into a byte string first, its reader the whole file. Here what is written
-is the tensors' own memory, and what is read is the file's own pages. Format: https://github.com/huggingface/safetensors
+Format: https://github.com/huggingface/safetensors
 """
 
 from __future__ import annotations
@@ -29,20 +28,20 @@ _NAMES = {
     torch.int8: "I8",
     torch.uint8: "U8",
 }
-_LENGTH = 8  # bytes that say how long the header is
-_ALIGNMENT = 64  # of the first tensor in the file, and so of all whose sizes are multiples of it: for torch's kernels
+_LENGTH = 8  # bytes of the header's length
+_ALIGNMENT = 64  # of the first tensor, and so of all tensors whose sizes are multiples of it; for torch's kernels
 
 
 def tensor_file(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """The content of a safetensors file that holds `tensors`, piece by piece, for `lars_agent.files.write_atomically`.
+    """Yield the content of a safetensors file with `tensors`, for `lars_agent.files.write_atomically`.
 
-    The tensors must not change until the last piece is taken. Takes float32, float16, bfloat16, int64, int8 and uint8.
+    The tensors must not change meanwhile. Takes float32, float16, bfloat16, int64, int8 and uint8.
     """
     return tensor_file_of({name: (x.dtype, x.shape) for name, x in tensors.items()}, tensors.values())
 
 
 def tensor_file_of(layout: Layout, tensors: Iterable[Tensor]) -> Iterator[bytes | memoryview]:
-    """The same of tensors that are made one after another, in the order of `layout`, and need never exist together."""
+    """Yield the content of a file with `tensors` that are made one by one in the order of `layout`."""
     header: dict[str, Any] = {}
     end = 0
     for name, (dtype, shape) in layout.items():
@@ -56,19 +55,15 @@ def tensor_file_of(layout: Layout, tensors: Iterable[Tensor]) -> Iterator[bytes 
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of the file, each backed by the file's pages: to be read, never written.
-
-    Raises OSError, or safetensors' SafetensorError for what is no such file.
-    """
-    with safe_open(path, framework="pt") as opened:
-        return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    """Return the memory-mapped, read-only tensors of a file. Raises as `TensorFiles` does."""
+    files = TensorFiles([path])
+    return {name: files.tensor(name) for name in files.names}
 
 
 class TensorFiles:
-    """The tensors of several safetensors files, backed by the files' pages: to be read, never written.
+    """Memory-mapped, read-only tensors of several safetensors files.
 
-    Each file is mapped once and stays so while one of its tensors is held. Raises OSError, or SafetensorError for what
-    is no such file.
+    A file stays mapped while one of its tensors exists. Raises OSError, or SafetensorError for an invalid file.
     """
 
     def __init__(self, files: Iterable[Path]) -> None:
@@ -79,14 +74,14 @@ class TensorFiles:
 
     @property
     def names(self) -> list[str]:
-        """What the files hold."""
+        """Names of all tensors."""
         return list(self._file_of)
 
     def tensor(self, name: str, *, apart: bool = False) -> Tensor:
-        """The tensor `name`; no page of it is read before it is used.
+        """Return the tensor `name`, whose pages are read on first use.
 
-        With `apart` it has a mapping of its own, which goes with it: for copying one after another out of files that
-        are never to be resident as a whole.
+        With `apart` it has a mapping of its own, which is unmapped with it: for converting files tensor by tensor
+        without the whole file becoming resident.
         """
         path = self._file_of[name]
         with _naming(path):
@@ -101,7 +96,7 @@ def _opened(path: Path) -> Any:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """The library's errors inside name the file."""
+    """Add the file's name to errors of the library."""
     try:
         yield
     except SafetensorError as error:

@@ -1,11 +1,10 @@
-"""What autograd keeps for the backward pass, made smaller or put on the disk.
+"""Compress the activations that autograd saves for the backward pass, or move them to disk.
 
-    int8   activations in 8 bits, one scale a token; off by 1/254 of a token's largest value at most
-    disk   in an unlinked file, to the byte; memory holds one at a time
+    int8   activations in 8 bits, one scale a token; error at most 1/254 of a token's largest value
+    disk   exact, in an unlinked file; one at a time in memory
 
-Weights, and the adapter's, are not copied: what autograd keeps of them is where they lie. Kept as they are too: whole
-numbers, small tensors, and what has a number for each head and token (the logarithms that attention's backward pass
-starts from).
+Weights of model and adapter are saved by reference as always. Also unchanged: integers, small tensors, and tensors with
+one number for each head and token (the log denominators of attention's backward pass).
 """
 
 from __future__ import annotations
@@ -28,22 +27,21 @@ from lars_agent.files import raise_disk_full
 __all__ = ["Saved", "saved_activations"]
 
 Saved = Literal["whole", "int8", "disk"]
-LEAST_NUMBERS = 2**15  # of a tensor that is worth the trouble
-MASKED = 1e30  # no activation is so large: a mask that is added to scores
+MIN_NUMBERS = 2**15  # of a tensor worth compressing
+MASKED = 1e30  # larger than any activation: an additive attention mask
 
 
 def saved_activations(
-    model: nn.Module, adapter: nn.Module | None, how: Saved, folder: Path | None = None
+    model: nn.Module, adapter: nn.Module | None, saved: Saved, folder: Path | None = None
 ) -> AbstractContextManager[Any]:
-    """Inside, what autograd keeps of the activations of `model` under `adapter` is kept so.
+    """Save the activations of `model` under `adapter` as `saved` says inside the block.
 
-    The file of `disk` lies in `folder`, or where temporary files do, and goes with the last tensor in it. Raises
-    DiskFull where it cannot grow.
+    The file of `disk` is in `folder`, by default that of temporary files. Raises DiskFull.
     """
-    if how == "whole":
+    if saved == "whole":
         return nullcontext()
-    worth = _worth(model, adapter)
-    return _int8(worth) if how == "int8" else _on_disk(worth, folder or Path(tempfile.gettempdir()))
+    selected = _selector(model, adapter)
+    return _int8(selected) if saved == "int8" else _on_disk(selected, folder or Path(tempfile.gettempdir()))
 
 
 @dataclass(frozen=True)
@@ -65,9 +63,9 @@ class _Stored:
 
 
 @contextmanager
-def _int8(worth: Callable[[Tensor], bool]) -> Iterator[None]:
+def _int8(selected: Callable[[Tensor], bool]) -> Iterator[None]:
     def pack(tensor: Tensor) -> Tensor | _Rounded:
-        if not worth(tensor):
+        if not selected(tensor):
             return tensor
         scale = tensor.abs().amax(dim=-1, keepdim=True).float() / 127  # one a token
         if not (scale < MASKED).all():
@@ -75,15 +73,15 @@ def _int8(worth: Callable[[Tensor], bool]) -> Iterator[None]:
         steps = scale.where(scale > 0, torch.ones_like(scale)).to(tensor.dtype)
         return _Rounded((tensor / steps).round_().clamp_(-127, 127).to(torch.int8), steps, tensor.dtype)
 
-    def unpack(kept: Tensor | _Rounded) -> Tensor:
-        return kept if isinstance(kept, Tensor) else kept.levels.to(kept.dtype).mul_(kept.scale)
+    def unpack(stored: Tensor | _Rounded) -> Tensor:
+        return stored if isinstance(stored, Tensor) else stored.levels.to(stored.dtype).mul_(stored.scale)
 
     with saved_tensors_hooks(pack, unpack):
         yield
 
 
 class _Scratch:
-    """A file without a name, that goes with this object."""
+    """An unlinked file, closed with this object."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.end = folder, 0
@@ -93,48 +91,48 @@ class _Scratch:
         weakref.finalize(self, os.close, self._descriptor)
 
     def append(self, tensor: Tensor) -> _Stored:
-        """The tensor is in the file."""
-        place, content = self.end, tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        """Write the tensor to the file."""
+        offset, content = self.end, tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
         with raise_disk_full(self.folder):
             while content:
                 written = os.pwrite(self._descriptor, content, self.end)
                 content, self.end = content[written:], self.end + written
-        return _Stored(place, tensor.shape, tensor.dtype)
+        return _Stored(offset, tensor.shape, tensor.dtype)
 
     def read(self, stored: _Stored) -> Tensor:
-        """The tensor as it was."""
+        """Read a tensor back."""
         content = bytearray(os.pread(self._descriptor, stored.nbytes, stored.offset))
         assert len(content) == stored.nbytes
         return torch.frombuffer(content, dtype=stored.dtype).view(stored.shape)
 
 
 @contextmanager
-def _on_disk(worth: Callable[[Tensor], bool], folder: Path) -> Iterator[None]:
+def _on_disk(selected: Callable[[Tensor], bool], folder: Path) -> Iterator[None]:
     scratch = _Scratch(folder)
 
     def pack(tensor: Tensor) -> Tensor | _Stored:
-        return scratch.append(tensor) if worth(tensor) else tensor
+        return scratch.append(tensor) if selected(tensor) else tensor
 
-    def unpack(kept: Tensor | _Stored) -> Tensor:
-        return kept if isinstance(kept, Tensor) else scratch.read(kept)
+    def unpack(stored: Tensor | _Stored) -> Tensor:
+        return stored if isinstance(stored, Tensor) else scratch.read(stored)
 
     with saved_tensors_hooks(pack, unpack):
         yield
 
 
-def _worth(model: nn.Module, adapter: nn.Module | None) -> Callable[[Tensor], bool]:
-    """Whether a tensor is an activation that is large enough."""
-    held = [*model.parameters(), *model.buffers(), *(adapter.parameters() if adapter is not None else ())]
-    weights = {tensor.untyped_storage().data_ptr() for tensor in held}
+def _selector(model: nn.Module, adapter: nn.Module | None) -> Callable[[Tensor], bool]:
+    """Return a predicate: True for a tensor that is an activation and large enough."""
+    frozen = [*model.parameters(), *model.buffers(), *(adapter.parameters() if adapter is not None else ())]
+    weights = {tensor.untyped_storage().data_ptr() for tensor in frozen}
     config = getattr(model, "config", None)
     heads = {getattr(config, name, None) for name in ("num_attention_heads", "num_key_value_heads")}
 
-    def worth(tensor: Tensor) -> bool:
+    def selected(tensor: Tensor) -> bool:
         return (
             tensor.is_floating_point()
-            and tensor.numel() >= LEAST_NUMBERS
+            and tensor.numel() >= MIN_NUMBERS
             and tensor.untyped_storage().data_ptr() not in weights
             and not (tensor.dim() == 3 and tensor.shape[1] in heads)
         )
 
-    return worth
+    return selected

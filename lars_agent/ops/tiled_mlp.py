@@ -1,9 +1,8 @@
-"""The MLP of each decoder layer over a tile of tokens at a time.
+"""Tiled MLPs: run each decoder layer's MLP over a tile of tokens at a time, and recompute it in the backward pass.
 
-An MLP is several times as wide as the model, so its activations are most of what one layer's backward pass holds. It
-treats each token by itself: here it runs over `tile` tokens, forgets what is in between, and is run again in the
-backward pass, tile by tile. Exact, for one more forward pass of the MLP. Only for calls whose adapter treats each token
-by itself too: `response` pooling after its prompt is read.
+An MLP is several times as wide as the model, so its activations dominate the memory of one layer's backward pass.
+Exact, at the cost of one more forward pass of the MLP. Only for calls in which MLP and adapter treat each token
+independently: `response` pooling after its prompt pass.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lars_agent.ops.decoder_layers import decoder_layers
-from lars_agent.ops.recompute import Again, recomputed
+from lars_agent.ops.recompute import Recall, recomputed
 
 __all__ = ["mlp_of", "tiled_mlps"]
 
@@ -24,18 +23,18 @@ NAMES = ("mlp", "feed_forward", "ffn")
 
 
 def mlp_of(layer: nn.Module) -> nn.Module | None:
-    """The MLP of a decoder layer; None where it has none that is known."""
-    return next((found for name in NAMES if isinstance(found := getattr(layer, name, None), nn.Module)), None)
+    """Return the MLP of a decoder layer; None if it has none with a known name."""
+    return next((mlp for name in NAMES if isinstance(mlp := getattr(layer, name, None), nn.Module)), None)
 
 
 @contextmanager
 def tiled_mlps(
-    model: nn.Module, tile: int, capture: Callable[[], Again], part: Callable[[slice], AbstractContextManager[None]]
+    model: nn.Module, tile: int, capture: Callable[[], Recall], part: Callable[[slice], AbstractContextManager[None]]
 ) -> Iterator[None]:
-    """Inside, the MLPs of `model` run over `tile` tokens at a time where gradients are wanted.
+    """Run the MLPs of `model` over `tile` tokens at a time while autograd is on.
 
-    `capture` as in `recomputed_layers`; where layers are recomputed themselves, that must happen inside too. What runs
-    inside `part` is about those of the call's tokens alone. Where the MLP is not known it is left alone.
+    `capture` as in `recomputed_layers`; recomputation of whole layers must be entered inside this block. `part`
+    restricts the call's state to a slice of its tokens. MLPs of unknown name are not tiled.
     """
     mlps = [mlp for layer in decoder_layers(model).values() if (mlp := mlp_of(layer)) is not None]
     for mlp in mlps:
@@ -44,33 +43,33 @@ def tiled_mlps(
         yield
     finally:
         for mlp in mlps:
-            del mlp.forward  # the class's own is seen again
+            del mlp.forward  # uncovers the class's method
 
 
 def _tiled(
     forward: Callable[[Tensor], Tensor],
     tile: int,
-    capture: Callable[[], Again],
+    capture: Callable[[], Recall],
     part: Callable[[slice], AbstractContextManager[None]],
 ) -> Callable[..., Any]:
-    again = recomputed(forward, capture)
+    recompute = recomputed(forward, capture)
 
     def run(states: Tensor) -> Tensor:
         if not torch.is_grad_enabled() or states.shape[1] <= tile:
             return forward(states)
-        made = []
+        tiles = []
         for start in range(0, states.shape[1], tile):
             with part(slice(start, start + tile)):
-                made.append(again(_piece(states, start, tile)))
-        return torch.cat(made, dim=1)
+                tiles.append(recompute(_tile(states, start, tile)))
+        return torch.cat(tiles, dim=1)
 
     return run
 
 
-def _piece(states: Tensor, start: int, tile: int) -> Tensor:
-    """A tile of `states` (B, S, H), with the strides of a tensor of its own also where it is none (B = 1).
+def _tile(states: Tensor, start: int, tile: int) -> Tensor:
+    """Return a tile of `states` (B, S, H) with contiguous strides, also as a view (B = 1).
 
-    torch chooses its kernels by strides, and a tile that was kept elsewhere must take the same ones.
+    torch chooses kernels by strides, and a tile restored from elsewhere must take the same ones.
     """
     rows, _, width = states.shape
     return states[:, start : start + tile].reshape(-1, width).view(rows, -1, width)

@@ -1,7 +1,7 @@
-"""How long the pieces of a training step take here: measured on one layer of a model, and kept.
+"""Measure the costs of a training step on this device, on one layer of the model, and cache them.
 
-One decoder layer of the model's own shape with random weights and a small vocabulary is made and timed, which takes a
-few seconds and the memory of one layer; no weight of the model is read.
+One decoder layer of the model's shape with random weights and a small vocabulary is timed, which takes a few seconds
+and the memory of one layer; no weight of the model is read.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import gc
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from lars_agent.errors import ConfigError
 from lars_agent.files import make_folder, write_atomically
 from lars_agent.lars.config import LarsConfig
 from lars_agent.lars.forward import Batch, read_prompt, reply_hidden
@@ -35,40 +36,41 @@ from lars_agent.ops.quantized import Bits
 from lars_agent.ops.saved_tensors import Saved, saved_activations
 from lars_agent.ops.tiled_mlp import mlp_of
 from lars_agent.planning.costs import Costs, Line
+from lars_agent.records import from_json
 
 __all__ = ["Calibration", "Measured", "costs_of"]
 
-FEW, MANY = 64, 512  # tokens that a line is drawn through
-FAR = 2048  # tokens of the prompt that attention is timed with
+FEW, MANY = 64, 512  # tokens of the two points of each line
+LONG_PROMPT = 2048  # tokens that attention is timed with
 ROWS = (8, 32)  # of a chunk of the loss
-WORDS = 4096
+VOCABULARY = 4096
 PARAMETERS = 2**20
 NUMBERS = 2**20
 REPEATS = 3
-MOST_OTHERS = 0.3  # cores that other processes may keep busy meanwhile
-STEADY = 1.3  # how much longer or shorter the same work may take
-PLAIN = MemoryPlan(recompute=False, prompt_chunk=10**6)
+MAX_OTHER_CORES = 0.3  # that other processes keep busy meanwhile
+MAX_DRIFT = 1.3  # ratio of two timings of the same work
+PLAIN_PLAN = MemoryPlan(recompute=False, prompt_chunk=10**6)
 
 
 class Calibration:
-    """The costs that were measured before, in one JSON file: device, model and threads by name."""
+    """Cache of measured costs in one JSON file, keyed by device, model and threads."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def costs(self, name: str, measure: Callable[[], Measured]) -> Costs:
-        """The costs of that name; measured now where there are none, and kept unless the device was busy meanwhile.
+        """Return the cached costs; else measure them, and cache them unless the device was busy.
 
-        A file that is torn is replaced.
+        A damaged file is replaced.
         """
         known = self._read()
         try:
-            return Costs.from_dict(known[name])
-        except (KeyError, TypeError, ValueError):
+            return from_json(Costs, known[name])
+        except (KeyError, ConfigError):
             measured = measure()
         if measured.steady:
             make_folder(self.path.parent)
-            write_atomically(self.path, json.dumps(known | {name: measured.costs.as_dict()}, indent=1) + "\n")
+            write_atomically(self.path, json.dumps(known | {name: asdict(measured.costs)}, indent=1) + "\n")
         return measured.costs
 
     def _read(self) -> dict[str, Any]:
@@ -81,38 +83,38 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Measured:
-    """Costs, and whether this process had the device to itself while they were measured."""
+    """Measured costs; `steady` is False if other processes kept the device busy meanwhile."""
 
     costs: Costs
     steady: bool
 
 
-class OthersWork:
-    """How busy other processes have been since this was made."""
+class OtherLoad:
+    """Processor time of other processes since construction."""
 
     def __init__(self) -> None:
-        self._started, self._busy_s, self._own_s = time.monotonic(), self._all(), time.process_time()
+        self._started, self._busy_s, self._own_s = time.monotonic(), self._busy(), time.process_time()
 
     def cores(self) -> float:
-        """How many cores they kept busy, on average."""
-        busy_s = self._all() - self._busy_s - (time.process_time() - self._own_s)
+        """Return the average number of cores they kept busy."""
+        busy_s = self._busy() - self._busy_s - (time.process_time() - self._own_s)
         return busy_s / (time.monotonic() - self._started)
 
     @staticmethod
-    def _all() -> float:
+    def _busy() -> float:
         times = psutil.cpu_times()
         return float(sum(getattr(times, name, 0.0) for name in ("user", "nice", "system")))
 
 
 def costs_of(folder: Path, lars: LarsConfig, dtype: torch.dtype, weight_bits: Bits | None = None) -> Measured:
-    """The costs of the model in `folder` under an adapter of `lars`, on as many threads as torch has now.
+    """Measure the costs of the model in `folder` under an adapter of `lars`, with torch's current thread count.
 
-    `started_bytes` is right for the first call in a process.
+    `started_bytes` is valid for the first call in a process.
     """
-    before, others = rss_bytes(), OthersWork()
+    before, others = rss_bytes(), OtherLoad()
     with torch.random.fork_rng(devices=[]):
         seconds, steady = _seconds_of(folder, lars, dtype, weight_bits)
-    steady = steady and others.cores() < MOST_OTHERS
+    steady = steady and others.cores() < MAX_OTHER_CORES
     gc.collect()
     give_back()
     return Measured(Costs(**seconds, started_bytes=max(0, rss_bytes() - before)), steady)
@@ -121,35 +123,35 @@ def costs_of(folder: Path, lars: LarsConfig, dtype: torch.dtype, weight_bits: Bi
 def _seconds_of(
     folder: Path, lars: LarsConfig, dtype: torch.dtype, weight_bits: Bits | None
 ) -> tuple[dict[str, Any], bool]:
-    """The fields of Costs that are seconds, and whether the same work took as long at the end."""
+    """Return the fields of Costs that are seconds, and True if a repeated timing agrees with the first."""
     model = _one_layer(folder, dtype, weight_bits)
     adapter = LarsAdapter.for_model(model, replace(lars, top_layers=0)).train()
     attachment = attach(model)
     read = _line(lambda tokens: _read_seconds(attachment, adapter, tokens))
     forward, backward = _passes(attachment, adapter)
-    far = _read_seconds(attachment, adapter, FAR, chunk=MANY) - FAR / MANY * read.at(MANY)
+    attend = _read_seconds(attachment, adapter, LONG_PROMPT, chunk=MANY) - LONG_PROMPT / MANY * read.at(MANY)
     seconds = {
         "read": read,
-        "attend": max(0.0, far) / (FAR**2 / 2),
+        "attend": max(0.0, attend) / (LONG_PROMPT**2 / 2),
         "forward": forward,
         "backward": backward,
         "mlp": _line(lambda tokens: _mlp_seconds(model, tokens)),
         "loss": _loss(model.config.get_text_config(decoder=True).hidden_size, dtype),
         "moments32": _moments(32),
         "moments8": _moments(8),
-        "int8": _keeping("int8", dtype),
-        "disk": _keeping("disk", dtype),
+        "int8": _saving("int8", dtype),
+        "disk": _saving("disk", dtype),
     }
     again = _read_seconds(attachment, adapter, MANY)
-    return seconds, 1 / STEADY < again / read.at(MANY) < STEADY
+    return seconds, 1 / MAX_DRIFT < again / read.at(MANY) < MAX_DRIFT
 
 
 def _one_layer(folder: Path, dtype: torch.dtype, weight_bits: Bits | None) -> PreTrainedModel:
-    """A model of the same shape with one layer, random weights and few words."""
+    """Return a model of the same shape with one layer, random weights and a small vocabulary."""
     config = AutoConfig.from_pretrained(folder)
     text = config.get_text_config(decoder=True)
-    text.num_hidden_layers, text.vocab_size = 1, min(WORDS, text.vocab_size)
-    text.max_position_embeddings = max(2 * FAR, text.max_position_embeddings)
+    text.num_hidden_layers, text.vocab_size = 1, min(VOCABULARY, text.vocab_size)
+    text.max_position_embeddings = max(2 * LONG_PROMPT, text.max_position_embeddings)
     for token in ("pad_token_id", "bos_token_id", "eos_token_id"):
         setattr(text, token, 0)
     if getattr(text, "layer_types", None):
@@ -167,14 +169,14 @@ def _batch(prompt: int, reply: int) -> Batch:
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    """Of the fastest of a few runs, after one to warm up."""
+    """Return the seconds of the fastest of a few runs, after one to warm up."""
     work()
-    found = []
+    timings = []
     for _ in range(REPEATS):
         started = time.perf_counter()
         work()
-        found.append(time.perf_counter() - started)
-    return min(found)
+        timings.append(time.perf_counter() - started)
+    return min(timings)
 
 
 def _line(seconds: Callable[[int], float]) -> Line:
@@ -182,7 +184,7 @@ def _line(seconds: Callable[[int], float]) -> Line:
 
 
 def _through(few: int, at_few: float, many: int, at_many: float) -> Line:
-    """The line through two points, with neither part below nothing."""
+    """Return the line through two points, its coefficients clamped to 0."""
     each = max(0.0, (at_many - at_few) / (many - few))
     return Line(max(0.0, at_few - each * few), each)
 
@@ -195,17 +197,17 @@ def _read_seconds(attachment: Attachment, adapter: LarsAdapter, tokens: int, chu
 
 
 def _passes(attachment: Attachment, adapter: LarsAdapter) -> tuple[Line, Line]:
-    """The layer with autograd: forward, and backward."""
+    """Time the layer's forward and backward pass with autograd."""
     forward, backward = [], []
     for tokens in (FEW, MANY):
-        run = partial(reply_hidden, attachment, adapter, _batch(1, tokens), PLAIN)
+        run = partial(reply_hidden, attachment, adapter, _batch(1, tokens), PLAIN_PLAN)
         forward.append(_seconds(run))
-        backward.append(max(0.0, _seconds(partial(_there_and_back, run)) - forward[-1]))
+        backward.append(max(0.0, _seconds(partial(_forward_and_backward, run)) - forward[-1]))
     adapter.zero_grad()
     return _through(FEW, forward[0], MANY, forward[1]), _through(FEW, backward[0], MANY, backward[1])
 
 
-def _there_and_back(run: Callable[[], Tensor]) -> None:
+def _forward_and_backward(run: Callable[[], Tensor]) -> None:
     run().float().sum().backward()  # type: ignore[no-untyped-call]
 
 
@@ -217,13 +219,13 @@ def _mlp_seconds(model: PreTrainedModel, tokens: int) -> float:
 
 
 def _loss(hidden: int, dtype: torch.dtype) -> Line:
-    """For each word."""
-    vocabulary, found = Vocabulary(torch.randn(WORDS, hidden).to(dtype)), []
+    """Time the loss for each vocabulary entry."""
+    vocabulary, seconds = Vocabulary(torch.randn(VOCABULARY, hidden).to(dtype)), []
     for rows in ROWS:
         states = torch.randn(rows, hidden).to(dtype).requires_grad_()
         targets = torch.zeros(rows, dtype=torch.long)
-        found.append(_seconds(partial(chunked_cross_entropy, states, vocabulary, targets, rows)) / WORDS)
-    return _through(ROWS[0], found[0], ROWS[1], found[1])
+        seconds.append(_seconds(partial(chunked_cross_entropy, states, vocabulary, targets, rows)) / VOCABULARY)
+    return _through(ROWS[0], seconds[0], ROWS[1], seconds[1])
 
 
 def _moments(bits: Any) -> float:
@@ -231,12 +233,12 @@ def _moments(bits: Any) -> float:
     return _seconds(lambda: optimizer.step(1e-3)) / PARAMETERS
 
 
-def _keeping(how: Saved, dtype: torch.dtype) -> float:
-    """For each number, there and back."""
+def _saving(saved: Saved, dtype: torch.dtype) -> float:
+    """Time saving and restoring an activation, for each number."""
     states = torch.randn(1, NUMBERS // 1024, 1024).to(dtype).requires_grad_()
 
     def square() -> None:
-        with saved_activations(torch.nn.Identity(), None, how):
+        with saved_activations(torch.nn.Identity(), None, saved):
             out = states.square()
         out.sum().backward()  # type: ignore[no-untyped-call]
 

@@ -1,46 +1,42 @@
-"""How long a training step takes under a plan, from what its pieces take on a device. Pure: numbers in, seconds out.
+"""Predict the seconds of a training step under a plan from the device's measured costs. Pure: no input or output.
 
-Each piece is a line, seconds = fixed + each x n, which `lars_agent.planning.calibrate` measures. The planner only needs
-the order of the plans to be right, and roughly their distance.
+Each cost is a line, seconds = fixed + each x n, measured by `lars_agent.planning.calibrate`. The planner needs the
+order of the plans to be right, and roughly their ratio.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
-
 from lars_agent.ops.memory_plan import MemoryPlan
 from lars_agent.planning.shape import ModelShape
-from lars_agent.planning.workload import Rows, Workload, batches_of
+from lars_agent.planning.workload import BatchSize, Workload, batch_sizes
+from lars_agent.records import record
 
 __all__ = ["DEFAULT_COSTS", "Costs", "Line", "step_seconds"]
 
 
-@dataclass(frozen=True)
+@record("line")
 class Line:
-    """fixed + each x n seconds."""
+    """Seconds as a linear function of n."""
 
     fixed: float
     each: float
 
     def at(self, n: float) -> float:
-        """Seconds for n."""
+        """Return the seconds for n."""
         return self.fixed + self.each * n
 
 
-@dataclass(frozen=True)
+@record("costs")
 class Costs:
-    """Seconds that the pieces of a step take.
+    """Measured seconds of the parts of a step.
 
     Attributes:
-        read: one layer without autograd, by tokens; `attend` is for each pair of a query's and a key's token on top.
+        read: one layer without autograd, by tokens; `attend` is added for each pair of a query and a key token.
         forward, backward: one layer with autograd, by tokens; `mlp` is its MLP's forward pass.
-        loss: a chunk of the loss for each word of the vocabulary, by rows.
+        loss: a chunk of the loss for each vocabulary entry, by rows.
         moments32, moments8: AdamW's step, for each parameter.
-        int8, disk: keeping an activation so, for each number, both ways.
-        started_bytes: not seconds, but measured by the way: what a process grows by when it has done all this once
-            (modules, threads, compiled kernels).
+        int8, disk: saving and restoring an activation, for each number.
+        started_bytes: growth of the process during the measurement (modules, threads, compiled kernels).
     """
 
     read: Line
@@ -55,19 +51,8 @@ class Costs:
     disk: float
     started_bytes: int
 
-    def as_dict(self) -> dict[str, Any]:
-        """The JSON form, the inverse of `from_dict`."""
-        return asdict(self)
 
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> Costs:
-        """The costs that `as_dict` wrote. Raises KeyError or TypeError for a record of another shape."""
-        values: dict[str, Any] = {item.name: record[item.name] for item in fields(cls)}
-        lines = {name: Line(**value) for name, value in values.items() if isinstance(value, Mapping)}
-        return cls(**values | lines)
-
-
-# SmolLM2-135M in bfloat16 on two cores of an AMD EPYC, where nothing has been measured.
+# SmolLM2-135M in bfloat16 on two cores of an AMD EPYC; for devices without a measurement.
 DEFAULT_COSTS = Costs(
     read=Line(1.4e-3, 3.0e-5),
     attend=1.8e-8,
@@ -84,31 +69,31 @@ DEFAULT_COSTS = Costs(
 
 
 def step_seconds(shape: ModelShape, load: Workload, plan: MemoryPlan, costs: Costs) -> float:
-    """Seconds of one optimizer step of middling length, and its rehearsal."""
-    batches = batches_of(load.typical_step, plan.micro_batch, packed=shape.packed)
-    seconds = sum(_batch_seconds(shape, plan, rows, costs) for rows in batches)
-    if load.typical_rehearsal:  # the base model's pass, and the adapter's
-        seconds += 2 * _batch_seconds(shape, plan, Rows.of(load.typical_rehearsal, packed=shape.packed), costs)
+    """Return the seconds of one optimizer step of median length, with its rehearsal."""
+    batches = batch_sizes(load.typical_step, plan.micro_batch, packed=shape.packed)
+    seconds = sum(_batch_seconds(shape, plan, batch, costs) for batch in batches)
+    if load.typical_rehearsal:  # once with the base model, once with the adapter
+        seconds += 2 * _batch_seconds(shape, plan, BatchSize.of(load.typical_rehearsal, packed=shape.packed), costs)
     moments = costs.moments8 if plan.optimizer_bits == 8 else costs.moments32
     return seconds + moments * shape.adapter_parameters
 
 
-def _batch_seconds(shape: ModelShape, plan: MemoryPlan, rows: Rows, costs: Costs) -> float:
-    """Seconds of a forward and a backward pass over `rows`."""
-    seconds, acting = 0.0, rows.prompt + rows.reply
+def _batch_seconds(shape: ModelShape, plan: MemoryPlan, batch: BatchSize, costs: Costs) -> float:
+    """Return the seconds of a forward and a backward pass over a batch."""
+    seconds, adapted = 0.0, batch.prompt + batch.reply
     if shape.response:
-        acting = rows.reply
-        whole, rest = divmod(rows.prompt, plan.prompt_chunk)
+        adapted = batch.reply
+        whole, rest = divmod(batch.prompt, plan.prompt_chunk)
         chunks = [plan.prompt_chunk] * whole + [rest] * (rest > 0)
         seconds += shape.layers * sum(costs.read.at(tokens) for tokens in chunks)
-        seconds += shape.layers * costs.attend * rows.prompt * rows.longest / 2
-    attending = shape.layers * costs.attend * acting * rows.longest
-    seconds += 3 * attending + _layers_seconds(shape, plan, acting, costs)
-    return seconds + _loss_seconds(shape, plan, rows, costs)
+        seconds += shape.layers * costs.attend * batch.prompt * batch.longest / 2
+    attention = shape.layers * costs.attend * adapted * batch.longest
+    seconds += 3 * attention + _layers_seconds(shape, plan, adapted, costs)
+    return seconds + _loss_seconds(shape, plan, batch.reply, costs)
 
 
 def _layers_seconds(shape: ModelShape, plan: MemoryPlan, tokens: int, costs: Costs) -> float:
-    """The layers forward, as often as they are run, and backward; those below the adapted ones once and forward."""
+    """Return the seconds of the adapted layers, forward, again if recomputed, and backward, and of those below them."""
     forwards = 2 if plan.recompute else 1
     one = forwards * costs.forward.at(tokens) + costs.backward.at(tokens)
     if plan.mlp_tile and shape.response:
@@ -120,7 +105,7 @@ def _layers_seconds(shape: ModelShape, plan: MemoryPlan, tokens: int, costs: Cos
     return shape.adapted_layers * one + (shape.layers - shape.adapted_layers) * costs.forward.at(tokens)
 
 
-def _loss_seconds(shape: ModelShape, plan: MemoryPlan, rows: Rows, costs: Costs) -> float:
-    whole, rest = divmod(rows.reply, plan.loss_chunk)
+def _loss_seconds(shape: ModelShape, plan: MemoryPlan, tokens: int, costs: Costs) -> float:
+    whole, rest = divmod(tokens, plan.loss_chunk)
     seconds = whole * costs.loss.at(plan.loss_chunk) + (costs.loss.at(rest) if rest else 0.0)
     return seconds * shape.vocabulary

@@ -1,9 +1,9 @@
-"""A budget becomes the fastest plan that keeps it, or BudgetTooSmall. Pure: the same numbers give the same plan."""
+"""Choose the fastest memory plan within a budget. Pure: the same numbers give the same plan."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Literal
 
@@ -15,14 +15,14 @@ from lars_agent.planning.estimate import Estimate, estimate
 from lars_agent.planning.shape import ModelShape
 from lars_agent.planning.workload import Workload
 
-__all__ = ["EstimatedPlan", "choose_plan", "estimated_as", "ladder", "needed_bytes"]
+__all__ = ["EstimatedPlan", "choose_plan", "estimate_plan", "ladder", "needed_bytes"]
 
-MARGIN = 1.05  # a plan must fit with this much to spare: an estimate is off by a few percent
+MARGIN = 1.05  # factor on the predicted peak: an estimate is off by a few percent
 PROMPT_CHUNKS = (512, 256, 128, 64)
 LOSS_CHUNKS = (32, 8)
 BITS: tuple[Literal[8, 32], ...] = (32, 8)
 MLP_TILES = (0, 64)
-KEEPING: tuple[tuple[bool, Saved], ...] = (  # recomputation, and how what autograd keeps is kept
+ACTIVATIONS: tuple[tuple[bool, Saved], ...] = (  # `recompute` and `saved`
     (False, "whole"),
     (False, "int8"),
     (True, "whole"),
@@ -32,7 +32,7 @@ KEEPING: tuple[tuple[bool, Saved], ...] = (  # recomputation, and how what autog
 
 @dataclass(frozen=True)
 class EstimatedPlan:
-    """A plan, what it will take, how long its step is in seconds, and as a multiple of the fastest plan's."""
+    """A plan with its predicted bytes, seconds of a step, and step time relative to the fastest plan."""
 
     plan: MemoryPlan
     estimate: Estimate
@@ -40,10 +40,10 @@ class EstimatedPlan:
     relative_time: float
 
     def as_dict(self) -> dict[str, object]:
-        """The JSON form."""
+        """Return JSON values for plan.json, the API and the command line."""
         return {
-            "plan": self.plan.as_dict(),
-            "estimate": self.estimate.as_dict(),
+            "plan": asdict(self.plan),
+            "estimate": asdict(self.estimate),
             "predicted_peak_bytes": self.estimate.peak_bytes,
             "least_budget_bytes": needed_bytes(self),
             "step_seconds": round(self.step_seconds, 4),
@@ -52,15 +52,15 @@ class EstimatedPlan:
 
 
 def choose_plan(steps: Sequence[EstimatedPlan], budget_bytes: int | None) -> EstimatedPlan:
-    """The fastest of a `ladder` whose predicted peak, with `MARGIN` to spare, is within the budget; None is no budget.
+    """Return the fastest plan of a `ladder` that needs at most `budget_bytes`; None is no budget.
 
-    Raises BudgetTooSmall that says the least budget that would do.
+    Raises BudgetTooSmall, naming the least sufficient budget.
     """
     for planned in steps:
         if budget_bytes is None or needed_bytes(planned) <= budget_bytes:
             return planned
     least = steps[-1]
-    assert budget_bytes is not None  # or the first would have been taken
+    assert budget_bytes is not None  # the first plan would have been returned
     raise BudgetTooSmall(
         f"training needs at least {needed_bytes(least):,} bytes (weights {least.estimate.weights:,}, program "
         f"{least.estimate.program:,}, adapter and optimizer "
@@ -71,41 +71,41 @@ def choose_plan(steps: Sequence[EstimatedPlan], budget_bytes: int | None) -> Est
 
 
 def needed_bytes(planned: EstimatedPlan) -> int:
-    """The least budget that a plan is chosen under."""
+    """Return the least budget under which a plan is chosen."""
     return int(planned.estimate.peak_bytes * MARGIN)
 
 
 def ladder(shape: ModelShape, load: Workload, batch_size: int, costs: Costs = DEFAULT_COSTS) -> list[EstimatedPlan]:
-    """The plans worth having, fastest first: each needs less than all before it."""
+    """Return the Pareto-optimal plans, fastest first: each needs less memory than all before it."""
     timed = [(step_seconds(shape, load, plan, costs), plan) for plan in _candidates(shape, batch_size)]
     timed.sort(key=lambda pair: pair[0])
     steps: list[EstimatedPlan] = []
     for seconds, plan in timed:
-        needed = estimate(shape, load, plan)
-        if not steps or needed.peak_bytes < steps[-1].estimate.peak_bytes:
-            steps.append(EstimatedPlan(plan, needed, seconds, seconds / timed[0][0]))
+        predicted = estimate(shape, load, plan)
+        if not steps or predicted.peak_bytes < steps[-1].estimate.peak_bytes:
+            steps.append(EstimatedPlan(plan, predicted, seconds, seconds / timed[0][0]))
     return steps
 
 
-def estimated_as(
+def estimate_plan(
     plan: MemoryPlan, fastest: EstimatedPlan, shape: ModelShape, load: Workload, costs: Costs
 ) -> EstimatedPlan:
-    """What a plan that somebody else chose will take, beside the fastest."""
+    """Return the estimate of a plan chosen by the user, its time relative to the fastest plan."""
     seconds = step_seconds(shape, load, plan, costs)
     return EstimatedPlan(plan, estimate(shape, load, plan), seconds, seconds / fastest.step_seconds)
 
 
 def _candidates(shape: ModelShape, batch_size: int) -> Iterator[MemoryPlan]:
-    """Every plan for steps of `batch_size` examples."""
+    """Yield every plan for steps of `batch_size` examples."""
     chunks, tiles = (PROMPT_CHUNKS, MLP_TILES) if shape.response else (PROMPT_CHUNKS[:1], MLP_TILES[:1])
     for size, chunk, loss, (recompute, saved), bits, tile in product(
-        _halved(batch_size), chunks, LOSS_CHUNKS, KEEPING, BITS, tiles
+        _halves(batch_size), chunks, LOSS_CHUNKS, ACTIVATIONS, BITS, tiles
     ):
         yield MemoryPlan(size, chunk, loss, recompute, bits, tile, saved)
 
 
-def _halved(batch_size: int) -> list[int]:
-    """`batch_size`, half of it, and so on down to 1."""
+def _halves(batch_size: int) -> list[int]:
+    """Return `batch_size`, half of it, and so on down to 1."""
     sizes = [batch_size]
     while sizes[-1] > 1:
         sizes.append(-(-sizes[-1] // 2))

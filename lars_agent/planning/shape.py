@@ -1,4 +1,4 @@
-"""What of a base model and an adapter decides how much memory a training step takes."""
+"""Sizes of a base model and an adapter that determine the memory of a training step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lars_agent.ops.quantized import Bits, quantized_bytes
 
 __all__ = ["ModelShape", "shape_of"]
 
-MAPPED = 2**16  # bytes; Linux's fault-around
+FAULT_BYTES = 2**16  # mapped by Linux at each page fault (fault-around)
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,16 @@ class ModelShape:
     Attributes:
         layers, hidden, intermediate, vocabulary: L, H, I, V of the base model.
         query_width, key_width: heads x head size of queries, and of keys (and of values).
-        window: tokens that a sliding-window model's cache keeps, None where it keeps all of them.
-        parameters: of the base model, tied ones once; `weight_bytes` is what they take.
-        adapted_layers: decoder layers from the first that is adapted on.
+        window: tokens in the cache of a sliding-window model, None for full attention.
+        parameters: of the base model, tied ones once; `weight_bytes` is their size.
+        adapted_layers: decoder layers from the first adapted one on.
         adapted_in, adapted_out, ranks: in-features, out-features and R of all adapted linear layers, summed.
         adapter_parameters: of the adapter.
-        quantized, quantized_head: whether linear layers, and the output head, are in fewer bits than is computed with.
-        response: whether only reply tokens enter autograd (`response` pooling).
-        packed: whether examples then lie behind one another, instead of padded to the longest.
-        word_bytes: of one word of an input embedding that is read from the mapped file word by word; 0 where it is the
-            output head too, or is converted when it is loaded.
+        quantized, quantized_head: True if the linear layers, and the output head, are quantized.
+        response: True if only reply tokens enter autograd (`response` pooling).
+        packed: True if examples are then packed instead of padded to the longest.
+        embedding_row_bytes: of one row of an input embedding that is read from the mapped file row by row; 0 if it is
+            the output head too, or is converted when it is loaded.
     """
 
     layers: int
@@ -59,21 +59,19 @@ class ModelShape:
     quantized: bool = False
     quantized_head: bool = False
     packed: bool = False
-    word_bytes: int = 0
+    embedding_row_bytes: int = 0
 
-    def unread_bytes(self, words: Iterable[int]) -> int:
-        """What of the weights stays on the disk where no ids but `words` are read: the kernel maps `MAPPED` bytes at
-        once.
-        """
-        ends = ((word * self.word_bytes, (word + 1) * self.word_bytes - 1) for word in words)
-        touched = {end // MAPPED for word in ends for end in word}
-        return max(0, self.word_bytes * self.vocabulary - MAPPED * len(touched))
+    def unread_bytes(self, token_ids: Iterable[int]) -> int:
+        """Return the bytes of the embedding that are never loaded if only the rows of `token_ids` are read."""
+        size = self.embedding_row_bytes
+        faults = {end // FAULT_BYTES for token in token_ids for end in (token * size, (token + 1) * size - 1)}
+        return max(0, size * self.vocabulary - FAULT_BYTES * len(faults))
 
 
 def shape_of(
     folder: Path, lars: LarsConfig, dtype: torch.dtype = torch.bfloat16, weight_bits: Bits | None = None
 ) -> ModelShape:
-    """The shape of the base model in `folder` under an adapter of `lars`; no weight is read or made.
+    """Return the shape of the base model in `folder` under an adapter of `lars`, without reading weights.
 
     `dtype` and `weight_bits` as in `lars_agent.models.open.open_model`.
     """
@@ -103,13 +101,13 @@ def shape_of(
         response=lars.pooling == "response",
         quantized=weight_bits is not None,
         quantized_head=weight_bits is not None and head_is_quantized(model, weight_bits),
-        word_bytes=_word_bytes(model, config.dtype, dtype, weight_bits),
+        embedding_row_bytes=_embedding_row_bytes(model, config.dtype, dtype, weight_bits),
         packed=lars.pooling == "response" and use_grouped_attention(model) and keeps_every_token(text),
     )
 
 
 def _weight_bytes(model: PreTrainedModel, dtype: torch.dtype, weight_bits: Bits | None) -> int:
-    """What the weights take, tied ones once."""
+    """Return the size of the weights, tied ones once."""
     bits = {} if weight_bits is None else bits_of(model, weight_bits)
     quantized = {f"{name}.weight": size for name, size in bits.items()}
     return sum(
@@ -118,7 +116,7 @@ def _weight_bytes(model: PreTrainedModel, dtype: torch.dtype, weight_bits: Bits 
     )
 
 
-def _word_bytes(
+def _embedding_row_bytes(
     model: PreTrainedModel, stored: torch.dtype | None, dtype: torch.dtype, weight_bits: Bits | None
 ) -> int:
     embedding: nn.Embedding = model.get_input_embeddings()  # type: ignore[assignment]
@@ -130,7 +128,7 @@ def _word_bytes(
 
 
 def _window(text: object) -> int | None:
-    """The sliding window, where every layer has one."""
+    """Return the sliding window if every layer has one."""
     kinds = getattr(text, "layer_types", None)
     if kinds is not None and any(kind != "sliding_attention" for kind in kinds):
         return None

@@ -1,7 +1,7 @@
-"""The adapters on disk: versions that never change, and for each profile a pointer to the one in use.
+"""Adapters on disk: immutable versions, and for each profile a pointer to the active one.
 
-A version appears whole or not at all, and goes so, and so does a change of the pointer, whenever the process or the
-power goes. See `lars_agent.store.profile_dir` for the files.
+Publishing, activating and removing are atomic and durable, also when the process is killed or the power fails. See
+`lars_agent.store.profile_dir` for the files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pathlib import Path
 
 from lars_agent.errors import AdapterCorrupt, AdapterError, AdapterIncompatible, AdapterInUse, AdapterNotFound
 from lars_agent.files import publish_folder, raise_disk_full, sha256_of
-from lars_agent.store.manifest import AdapterManifest
+from lars_agent.records import to_json
+from lars_agent.store.manifest import AdapterManifest, read_manifest
 from lars_agent.store.profile_dir import ProfileDir
 
 __all__ = ["AdapterStore"]
@@ -29,36 +30,36 @@ _log = logging.getLogger(__name__)
 
 
 class AdapterStore:
-    """Every profile's adapter versions under one folder. Methods may be called from any thread and process.
+    """Adapter versions of all profiles under one folder; safe to use from any thread and process.
 
-    A profile's name is 1 to 64 of `a-z`, `0-9`, `_` and `-`, begins with a letter or digit, and is neither `base` nor a
-    version such as `v2`; any other is answered with AdapterNotFound. A version is a number from 1 on; None is the base
-    model without adapter.
+    A version is a number from 1 on; None is the base model without adapter. Every method raises AdapterNotFound for an
+    invalid profile name (see `ProfileDir`).
     """
 
     def __init__(self, root: Path) -> None:
         self._root = Path(root)
 
     def publish(self, profile: str, candidate: Path, draft: AdapterManifest) -> AdapterManifest:
-        """A copy of the adapter in the folder `candidate` is the profile's next version; its manifest is returned.
+        """Copy the adapter in the folder `candidate` to the profile's next version and return its manifest.
 
-        `draft` says where it comes from; its profile, version, files and (where empty) date are filled in. The active
-        version stays what it was. Raises AdapterCorrupt where `candidate` lacks a file, and DiskFull; both leave the
-        store as it was.
+        `draft` gives its provenance; profile, version, files and (if empty) time are filled in. The active version does
+        not change. Raises AdapterCorrupt if `candidate` lacks a file, and DiskFull; both leave the store unchanged.
         """
         home = ProfileDir(self._root, profile)
         with home.writing(), home.publishing() as temp:
             with raise_disk_full(home.path):
                 digests = _copy_adapter(Path(candidate), temp)
                 version = home.next_version()
-                text = _complete(draft, profile, version, digests).to_json()
+                created = draft.created or datetime.now(UTC).isoformat(timespec="seconds")
+                manifest = replace(draft, profile=profile, version=version, created=created, files=digests)
+                text = to_json(manifest)
                 (temp / MANIFEST).write_text(text, encoding="utf-8")
             home.allot(version)
             publish_folder(temp, home.folder(version))
-        return AdapterManifest.from_json(text)
+        return read_manifest(text)
 
     def profiles(self) -> list[str]:
-        """The names of all profiles that have a version or ever had one, sorted."""
+        """Return the names of all profiles that have or had a version, sorted."""
         return ProfileDir.names(self._root)
 
     def has_profile(self, profile: str) -> bool:
@@ -66,9 +67,9 @@ class AdapterStore:
         return ProfileDir(self._root, profile).is_known()
 
     def versions(self, profile: str) -> list[AdapterManifest]:
-        """The manifests of the profile's versions, oldest first.
+        """Return the manifests of the profile's versions, oldest first.
 
-        A version whose manifest cannot be read is left out and logged; `problems` tells what is wrong with it.
+        A version whose manifest cannot be read is logged and left out; see `problems`.
         """
         manifests = []
         for version in ProfileDir(self._root, profile).versions():
@@ -79,10 +80,10 @@ class AdapterStore:
         return manifests
 
     def get(self, profile: str, version: int) -> AdapterManifest:
-        """The manifest of one version. Raises AdapterNotFound, AdapterCorrupt or AdapterIncompatible."""
+        """Return the manifest of one version. Raises AdapterNotFound, AdapterCorrupt or AdapterIncompatible."""
         folder = self.folder(profile, version)
         try:
-            manifest = AdapterManifest.from_json((folder / MANIFEST).read_bytes())
+            manifest = read_manifest((folder / MANIFEST).read_bytes())
         except OSError as error:
             raise AdapterCorrupt(f"{folder} has no readable manifest ({error}); activate another version") from error
         except AdapterError as error:
@@ -95,7 +96,7 @@ class AdapterStore:
         return manifest
 
     def folder(self, profile: str, version: int) -> Path:
-        """The folder of one version, unread. Raises AdapterNotFound."""
+        """Return the folder of one version, without reading it. Raises AdapterNotFound."""
         home = ProfileDir(self._root, profile)
         versions = home.versions()
         if version not in versions:
@@ -104,10 +105,11 @@ class AdapterStore:
         return home.folder(version)
 
     def verify(self, profile: str, version: int, base_sha256: str | None) -> Path:
-        """The folder of one version, all of whose bytes are what was published.
+        """Check a version's files against their published digests and return its folder.
 
-        `base_sha256` is the digest of the base model it is to run on; None does not ask. Raises AdapterNotFound,
-        AdapterCorrupt for a missing or changed file, AdapterIncompatible for another base model or a newer format.
+        `base_sha256` is the digest of the base model that it is to run on; None skips that check. Raises
+        AdapterNotFound, AdapterCorrupt for a missing or changed file, AdapterIncompatible for another base model or a
+        newer format.
         """
         manifest, folder = self.get(profile, version), self.folder(profile, version)
         if base_sha256 is not None and manifest.base_model_sha256 != base_sha256:
@@ -121,27 +123,27 @@ class AdapterStore:
         return folder
 
     def problems(self, profile: str, base_sha256: str | None = None) -> dict[int, str]:
-        """What `verify` has against each of the profile's versions; empty when all of them are sound."""
-        found = {}
+        """Return the error message of `verify` for each version that fails it."""
+        messages = {}
         for version in ProfileDir(self._root, profile).versions():
             try:
                 self.verify(profile, version, base_sha256)
             except AdapterError as error:
-                found[version] = str(error)
-        return found
+                messages[version] = str(error)
+        return messages
 
     def active(self, profile: str) -> int | None:
-        """The version in use, None for the base model. Raises AdapterCorrupt where the pointer cannot be understood."""
+        """Return the active version, None for the base model. Raises AdapterCorrupt for a damaged pointer."""
         return ProfileDir(self._root, profile).active()
 
     def activate(self, profile: str, version: int | None, base_sha256: str | None = None) -> None:
-        """`version` is the one in use. Raises what `verify` raises; the pointer is then what it was."""
+        """Verify `version` and make it active. Raises as `verify` does; the pointer is then unchanged."""
         if version is not None:
             self.verify(profile, version, base_sha256)
         self.move(profile, version)
 
     def move(self, profile: str, version: int | None) -> None:
-        """`version`, which `verify` has just passed, is the one in use. Raises AdapterNotFound if it is gone since."""
+        """Make `version` active, just verified by the caller. Raises AdapterNotFound if it was removed since."""
         home = ProfileDir(self._root, profile)
         if version is None and not home.path.is_dir():
             return
@@ -151,9 +153,9 @@ class AdapterStore:
             home.point_to(version)
 
     def parent(self, profile: str) -> int | None:
-        """What `rollback` would put in use; None for the base model.
+        """Return the version that `rollback` activates; None for the base model.
 
-        Raises AdapterNotFound where that is in use already, and what reading the manifest of the version in use raises.
+        Raises AdapterNotFound if the base model is active, and as `get` does for the active version.
         """
         active = self.active(profile)
         if active is None:
@@ -161,12 +163,12 @@ class AdapterStore:
         return self.get(profile, active).parent
 
     def rollback(self, profile: str, base_sha256: str | None = None) -> int | None:
-        """The parent of the version in use is in use, and returned; None for the base model.
+        """Activate the parent of the active version and return it; None for the base model.
 
-        Raises AdapterNotFound where the base model is in use already or the parent is gone, and what `verify` raises
-        for the parent; the pointer is then what it was. The version that is left need not be sound, but its manifest.
+        Raises AdapterNotFound if the base model is active or the parent is gone, and as `verify` does for the parent;
+        the pointer is then unchanged. Of the active version only the manifest need be intact.
         """
-        self.parent(profile)  # before there is a folder for the profile
+        self.parent(profile)  # raises before `writing` creates a folder for the profile
         home = ProfileDir(self._root, profile)
         with home.writing():
             parent = self.parent(profile)
@@ -176,24 +178,23 @@ class AdapterStore:
         return parent
 
     def lineage(self, profile: str) -> list[int]:
-        """The version in use, its parent, and so on; empty for the base model.
+        """Return the active version and its ancestors, latest first; empty for the base model.
 
-        Raises AdapterCorrupt where the pointer cannot be understood or one of them is gone, and what reading the
-        manifest of one of them raises.
+        Raises AdapterCorrupt if the pointer is damaged or an ancestor is gone, and as `get` does for each of them.
         """
-        return list(self.line(profile))
+        return list(self.iter_lineage(profile))
 
-    def line(self, profile: str) -> Iterator[int]:
-        """`lineage`, one by one; where it raises, those before the break have been given."""
+    def iter_lineage(self, profile: str) -> Iterator[int]:
+        """Yield `lineage` one by one, up to the version at which it raises."""
         latest = version = self.active(profile)
-        met = set[int]()
-        while version is not None and version not in met:
-            met.add(version)
+        visited = set[int]()
+        while version is not None and version not in visited:
+            visited.add(version)
             yield version
             try:
                 version = self.get(profile, version).parent
             except AdapterNotFound as error:
-                raise AdapterCorrupt(f"the line of {profile} v{latest} is broken: {error}") from error
+                raise AdapterCorrupt(f"the lineage of {profile} v{latest} is broken: {error}") from error
 
     def sound_ancestors(self, profile: str, base_sha256: str) -> Iterator[int]:
         """Yield the ancestors of the version in use that `verify` passes, the nearest first.
@@ -201,18 +202,18 @@ class AdapterStore:
         They end where the line ends or is broken, as one whose manifest cannot be read breaks it.
         """
         with contextlib.suppress(AdapterError):
-            for version in islice(self.line(profile), 1, None):
+            for version in islice(self.iter_lineage(profile), 1, None):
                 with contextlib.suppress(AdapterError):
                     self.verify(profile, version, base_sha256)
                     yield version
 
     def remove(self, profile: str, version: int) -> None:
-        """`version` is gone for good; its number is never used again.
+        """Delete `version`; its number is never used again.
 
-        Raises AdapterNotFound, AdapterInUse for the version in use and its ancestors, and what `lineage` raises: where
-        nobody can tell what they are, nothing is removed.
+        Raises AdapterNotFound, AdapterInUse for the active version and its ancestors, and as `lineage` does if these
+        cannot be determined; nothing is then removed.
         """
-        self.folder(profile, version)  # before there is a folder for the profile
+        self.folder(profile, version)  # raises before `writing` creates a folder for the profile
         home = ProfileDir(self._root, profile)
         with home.writing():
             self.folder(profile, version)
@@ -225,7 +226,7 @@ class AdapterStore:
 
 
 def _copy_adapter(candidate: Path, temp: Path) -> dict[str, str]:
-    """`temp` holds the candidate's files; their sha256 by name."""
+    """Copy the candidate's files to `temp` and return their sha256 by name."""
     for name in ADAPTER_FILES:
         if not (candidate / name).is_file():
             raise AdapterCorrupt(f"the candidate {candidate} lacks {name}; nothing was published")
@@ -233,17 +234,13 @@ def _copy_adapter(candidate: Path, temp: Path) -> dict[str, str]:
     return {name: sha256_of(temp / name) for name in ADAPTER_FILES}
 
 
-def _complete(draft: AdapterManifest, profile: str, version: int, digests: dict[str, str]) -> AdapterManifest:
-    created = draft.created or datetime.now(UTC).isoformat(timespec="seconds")
-    return replace(draft, profile=profile, version=version, created=created, files=digests)
-
-
 def _verify_file(path: Path, digest: str) -> None:
     try:
-        met = sha256_of(path)
+        actual = sha256_of(path)
     except OSError as error:
         raise AdapterCorrupt(f"{path} cannot be read ({error}); activate another version") from error
-    if met != digest:
+    if actual != digest:
         raise AdapterCorrupt(
-            f"{path} is damaged: its sha256 is {met[:12]}..., published was {digest[:12]}...; activate another version"
+            f"{path} is damaged: its sha256 is {actual[:12]}..., published was {digest[:12]}...; activate another "
+            "version"
         )

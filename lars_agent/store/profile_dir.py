@@ -1,10 +1,10 @@
-"""The folder of one profile: the files behind versions, pointer and numbers, and who may write them.
+"""The directory of one profile: its adapter versions, active pointer, version counter and lock.
 
 <root>/<profile>/v0001/    adapter_config.json, adapter_model.safetensors, manifest.json
 <root>/<profile>/active    "1", or "base"; no such file means the base model
-<root>/<profile>/last      the highest number ever allotted: a number is never used twice
-<root>/<profile>/.lock     held by whoever writes in this folder, from whatever process
-<root>/<profile>/.publish-*, .trash-*, .*.tmp    what a writer is at; left by a dead one, removed by the next
+<root>/<profile>/last      the highest number ever allotted: a number is never reused
+<root>/<profile>/.lock     flock of the process that writes here
+<root>/<profile>/.publish-*, .trash-*, .*.tmp    temporary; left by a killed writer, removed by the next
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _log = logging.getLogger(__name__)
 
 
 class ProfileDir:
-    """One profile's folder, which need not exist until something is written.
+    """One profile's directory, created when it is first written to.
 
-    Raises AdapterNotFound for a name that no profile can have.
+    Raises AdapterNotFound for an invalid profile name.
     """
 
     def __init__(self, root: Path, profile: str) -> None:
@@ -46,7 +46,7 @@ class ProfileDir:
 
     @staticmethod
     def names(root: Path) -> list[str]:
-        """The profiles under `root` that have a version or ever had one, sorted."""
+        """Return the profiles under `root` that have or had a version, sorted."""
         if not root.is_dir():
             return []
         homes = (ProfileDir(root, path.name) for path in root.iterdir() if is_profile_name(path.name))
@@ -57,11 +57,11 @@ class ProfileDir:
         return (self.path / _LAST).exists() or bool(self.versions())
 
     def folder(self, version: int) -> Path:
-        """Where `version` lies, or would."""
+        """Return the path of `version`, existing or not."""
         return self.path / f"v{version:04d}"
 
     def versions(self) -> list[int]:
-        """The numbers of the versions that are here, ascending."""
+        """Return the numbers of the existing versions, ascending."""
         if not self.path.is_dir():
             return []
         matches = (re.fullmatch("v([0-9]{4,18})", path.name) for path in self.path.iterdir())
@@ -69,16 +69,16 @@ class ProfileDir:
         return sorted(number for number in numbers if number > 0 and self.folder(number).is_dir())
 
     def next_version(self) -> int:
-        """A number that no version has, or ever had."""
+        """Return a number that no version has or ever had."""
         return max(self._last(), *self.versions(), 0) + 1
 
     def allot(self, version: int) -> None:
-        """No later version gets the number `version`, even if this one is never published or is removed."""
+        """Record the number `version` as used, whether or not that version is published."""
         write_atomically(self.path / _LAST, f"{version}\n")
 
     def discard(self, version: int) -> None:
-        """`version` is gone, its number for good; a crash leaves it whole, or hidden for the next writer to remove."""
-        if self._last() < version:  # lost or damaged: from now on the number is known by nothing else
+        """Delete `version`; a crash leaves it whole, or renamed to trash that the next writer removes."""
+        if self._last() < version:  # the counter was lost or damaged, and the folder is about to go
             self.allot(version)
         trash = self.path / f"{_TRASH}{secrets.token_hex(6)}"
         self.folder(version).rename(trash)
@@ -86,9 +86,9 @@ class ProfileDir:
         shutil.rmtree(trash, ignore_errors=True)
 
     def active(self) -> int | None:
-        """The version in use, None for the base model. Raises AdapterCorrupt where the pointer cannot be understood."""
+        """Return the active version, None for the base model. Raises AdapterCorrupt for a damaged pointer."""
         pointer = self.path / _ACTIVE
-        text = _read_word(pointer)
+        text = _read_text(pointer)
         if text is None or text == BASE:
             return None
         if not _NUMBER.fullmatch(text):
@@ -98,21 +98,21 @@ class ProfileDir:
         return int(text)
 
     def point_to(self, version: int | None) -> None:
-        """`version` is the one in use."""
+        """Make `version` the active one."""
         write_atomically(self.path / _ACTIVE, f"{BASE if version is None else version}\n")
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Within the block the folder exists, nobody else writes in it, and what dead writers left is gone."""
+        """Hold the write lock; create the directory and remove temporary files of killed writers first."""
         make_folder(self.path)
         with (self.path / _LOCK).open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            self._remove_litter()
+            self._remove_temporary()
             yield
 
     @contextmanager
     def publishing(self) -> Iterator[Path]:
-        """A folder to prepare a version in; gone afterwards, unless it was renamed to its final name."""
+        """Create a temporary folder for a version; removed afterwards unless it was renamed."""
         temp = Path(tempfile.mkdtemp(prefix=_PUBLISH, dir=self.path))
         try:
             yield temp
@@ -120,15 +120,13 @@ class ProfileDir:
             shutil.rmtree(temp, ignore_errors=True)
 
     def _last(self) -> int:
-        text = _read_word(self.path / _LAST)
+        text = _read_text(self.path / _LAST)
         if text is not None and not _NUMBER.fullmatch(text):
-            _log.warning(
-                "%s holds %r, not a number; counting on from the versions that are there", self.path / _LAST, text
-            )
+            _log.warning("%s holds %r, not a number; counting from the existing versions", self.path / _LAST, text)
             return 0
         return int(text or 0)
 
-    def _remove_litter(self) -> None:
+    def _remove_temporary(self) -> None:
         for path in self.path.iterdir():
             if path.name.startswith((_PUBLISH, _TRASH)):
                 shutil.rmtree(path, ignore_errors=True)
@@ -136,8 +134,8 @@ class ProfileDir:
                 path.unlink(missing_ok=True)
 
 
-def _read_word(path: Path) -> str | None:
-    """What the small file `path` holds; None where there is no such file."""
+def _read_text(path: Path) -> str | None:
+    """Return the stripped text of `path`; None if there is no such file."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except (FileNotFoundError, NotADirectoryError):

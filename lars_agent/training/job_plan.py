@@ -22,9 +22,10 @@ from lars_agent.models.open import compute_dtype, open_tokenizer, precision
 from lars_agent.ops.memory_plan import MemoryPlan
 from lars_agent.planning.calibrate import Calibration, costs_of
 from lars_agent.planning.costs import DEFAULT_COSTS, Costs
-from lars_agent.planning.planner import EstimatedPlan, choose_plan, estimated_as, ladder, needed_bytes
+from lars_agent.planning.planner import EstimatedPlan, choose_plan, estimate_plan, ladder, needed_bytes
 from lars_agent.planning.shape import ModelShape, shape_of
 from lars_agent.planning.workload import Batches, Workload
+from lars_agent.records import from_json
 from lars_agent.training.batches import Encoded, by_length, encode, pad_id, step_rows
 from lars_agent.training.evaluate import NEWEST, REHEARSAL_TEXT, general_text
 from lars_agent.training.job_directory import HELDOUT_FILE, TRAIN_FILE, JobSpec, read_examples
@@ -71,9 +72,9 @@ def plans_for(
     shape, load, size, costs = _asked(spec, train, heldout, tokenizer)
     steps = ladder(shape, load, size, costs)
     if spec.plan:
-        named = MemoryPlan.from_dict(spec.plan)
+        named = from_json(MemoryPlan, spec.plan)
         at_once = replace(named, micro_batch=min(named.micro_batch, size))
-        first = estimated_as(at_once, steps[0], shape, load, costs)
+        first = estimate_plan(at_once, steps[0], shape, load, costs)
     else:
         first = choose_plan(steps, spec.budget_bytes)
     smaller = [step for step in steps if step.estimate.peak_bytes < first.estimate.peak_bytes]
@@ -100,7 +101,7 @@ def _asked(
         number_bytes=compute_dtype(spec.dtype).itemsize,
         program_bytes=program_bytes + costs.started_bytes,
         rehearsals=_lengths(rehearsals),
-        judged=_lengths([by_length(rows) for rows in (newest, heldout, general_text(tokenizer))]),
+        evaluations=_lengths([by_length(rows) for rows in (newest, heldout, general_text(tokenizer))]),
         unread_bytes=shape.unread_bytes(words | {0, pad_id(tokenizer)}),
     )
     return shape, load, config.batch_size, costs
@@ -118,7 +119,7 @@ def _lengths(batches: Sequence[Sequence[Encoded]]) -> Batches:
 
 
 def _shape(spec: JobSpec) -> ModelShape:
-    lars = LarsConfig.from_dict(spec.lars)
+    lars = from_json(LarsConfig, spec.lars)
     return shape_of(Path(spec.model_path), lars, *precision(spec.dtype))
 
 
@@ -126,7 +127,7 @@ def _costs(spec: JobSpec) -> Costs:
     """What a step's pieces take on this device, measured once; the built-in figures where none are kept."""
     if spec.costs_file is None:
         return DEFAULT_COSTS
-    lars = LarsConfig.from_dict(spec.lars)
+    lars = from_json(LarsConfig, spec.lars)
     where = f"{platform.node()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {allocator_name()}"
     name = f"{where}: {spec.model_sha256[:12]} {spec.dtype} {lars.pooling}"
     return Calibration(Path(spec.costs_file)).costs(

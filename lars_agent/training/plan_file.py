@@ -13,6 +13,7 @@ from typing import Any
 from lars_agent.files import write_atomically
 from lars_agent.ops.memory_plan import MemoryPlan
 from lars_agent.planning.planner import EstimatedPlan
+from lars_agent.records import from_json
 from lars_agent.training.job_directory import PLAN_FILE
 
 __all__ = ["PlanRecord", "promised_bytes"]
@@ -39,7 +40,7 @@ class PlanRecord:
     @property
     def plan(self) -> MemoryPlan:
         """The plan to train by."""
-        return MemoryPlan.from_dict(self._record["plan"])
+        return from_json(MemoryPlan, self._record["plan"])
 
     @property
     def predicted_peak_bytes(self) -> int:

@@ -19,6 +19,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from lars_agent.memory.guard import Guard
 from lars_agent.memory.measure import peak_rss_bytes, rss_bytes
 from lars_agent.models.open import OpenedModel, open_model, open_tokenizer, precision
 from lars_agent.ops.memory_plan import MemoryPlan
+from lars_agent.records import from_json
 from lars_agent.training import checkpoint
 from lars_agent.training.batches import Encoded, pad_id
 from lars_agent.training.evaluate import NEWEST, REHEARSAL_TEXT, general_text, score
@@ -76,7 +78,7 @@ class Worker:
         self.plans = self._plans(train, heldout, tokenizer)
         opened = self._open_model(tokenizer)
         attachment = attach(opened.model)
-        adapter = LarsAdapter.for_model(opened.model, LarsConfig.from_dict(self.spec.lars), seed=self.config.seed)
+        adapter = LarsAdapter.for_model(opened.model, from_json(LarsConfig, self.spec.lars), seed=self.config.seed)
         rehearsal = general_text(opened.tokenizer, REHEARSAL_TEXT)
         trainer = Trainer(
             attachment,
@@ -93,7 +95,7 @@ class Worker:
         checkpoint.resume(trainer, self.folder)
         self.step = trainer.progress.step
         self._begin_progress(self.step)
-        with self.guard.watching(opened.model):
+        with self.guard.check_layers(opened.model):
             if not trainer.run(
                 on_step=self._on_step,
                 on_checkpoint=lambda trainer: self._checkpoint(trainer),
@@ -143,11 +145,11 @@ class Worker:
 
     def _smaller(self, held_bytes: int) -> MemoryPlan:
         """The plan to go on with when so much is held; it is kept, and the log says so. Raises BudgetExceeded."""
-        self.guard.relax()
+        self.guard.reset()
         if self.plans.step_down(held_bytes, at_step=self.step):
             sys.stderr.write(f"{held_bytes:,} bytes held: going on from step {self.step} with {self.plans.plan}\n")
         else:
-            self.guard.insist(held_bytes)
+            self.guard.use_full_budget(held_bytes)
         return self.plans.plan
 
     def _begin_progress(self, step: int) -> None:
@@ -208,7 +210,7 @@ class Worker:
             base=base,
             peak_bytes=self.guard.peak_bytes,
             predicted_peak_bytes=self.plans.promised_bytes,
-            plan=self.plans.plan.as_dict(),
+            plan=asdict(self.plans.plan),
             stepped_down=tuple(self.plans.stepped_down),
             seconds=round(self.elapsed_s(), 3),
             cpu_seconds=round(self.cpu_s(), 3),

@@ -14,6 +14,7 @@ from service.settings.load import load_settings
 
 if TYPE_CHECKING:
     from lars_agent.models.library import ModelLibrary
+from lars_agent.records import to_dict
 
 app = typer.Typer(help="The base models on this device.", no_args_is_help=True)
 OUT = Console()
@@ -34,7 +35,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] =
     library = _library()
     models, current = library.list(), library.current()
     if as_json:
-        sys.stdout.write(json.dumps([model.as_dict() for model in models], indent=2) + "\n")
+        sys.stdout.write(json.dumps([to_dict(model) for model in models], indent=2) + "\n")
         return
     table = Table("", "name", "reference", "MiB", "sha256")
     for model in models:

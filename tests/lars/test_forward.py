@@ -48,7 +48,7 @@ PLANS = [
 
 @pytest.fixture(autouse=True)
 def nothing_is_too_small_for_the_disk(monkeypatch):
-    monkeypatch.setattr(saved, "LEAST_NUMBERS", 1)
+    monkeypatch.setattr(saved, "MIN_NUMBERS", 1)
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)

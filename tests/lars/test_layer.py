@@ -9,12 +9,12 @@ from lars_agent.lars.layer import LarsLayer
 from lars_agent.lars.pooling import (
     CausalPooling,
     LayerMemory,
-    LearnedPooling,
-    PromptPooling,
-    ResponsePooling,
-    SequencePooling,
     Tokens,
     mean_and_last,
+    pool_learned,
+    pool_prompt,
+    pool_response,
+    pool_sequence,
 )
 from tests.lars.reference import mean_plus_last, reference_bias, reference_gate
 
@@ -67,7 +67,7 @@ def test_gradients_of_layer_and_pooling_pass_gradcheck():
     names, values = zip(*made.named_parameters(), strict=True)
 
     def bias(x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
-        pooled = SequencePooling()
+        pooled = pool_sequence
         call = lambda p: torch.func.functional_call(made, dict(zip(names, parameters, strict=True)), (p,))  # noqa: E731
         response = pooled(call, LayerMemory(), x, Tokens(real=mask))  # type: ignore[arg-type]
         assert response is not None
@@ -93,7 +93,7 @@ def test_autograd_keeps_no_activation_as_long_as_the_sequence():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        SequencePooling()(made, LayerMemory(), x, Tokens(real=torch.ones(1, 1000, dtype=torch.bool)))
+        pool_sequence(made, LayerMemory(), x, Tokens(real=torch.ones(1, 1000, dtype=torch.bool)))
     assert max(kept) <= 1000  # the pooling weights, one number a token; never the 7,000 of x
 
 
@@ -103,7 +103,7 @@ def test_mean_and_last_ignores_padding_on_either_side():
     torch.testing.assert_close(mean_and_last(mask), expected)
 
 
-@pytest.mark.parametrize("pooling", [SequencePooling(), PromptPooling()])
+@pytest.mark.parametrize("pooling", [pool_sequence, pool_prompt])
 def test_fixed_pooling_is_mean_plus_last_of_the_real_tokens(pooling):
     made = layer()
     x, mask = inputs(5, 2)
@@ -117,7 +117,7 @@ def test_fixed_pooling_is_mean_plus_last_of_the_real_tokens(pooling):
 def test_learned_pooling_is_a_softmax_over_the_real_tokens():
     made = layer(learned_pool=True)
     x, mask = inputs(5, 2)
-    response = LearnedPooling()(made, LayerMemory(), x, Tokens(real=mask))
+    response = pool_learned(made, LayerMemory(), x, Tokens(real=mask))
     assert response is not None
     for b, n in enumerate((5, 2)):
         tokens = x[b, -n:]
@@ -133,9 +133,9 @@ def test_response_pooling_reads_the_prompt_in_any_number_of_calls(pieces):
     memory, start = LayerMemory(), 0
     for length in pieces:
         real = torch.ones(1, length, dtype=torch.bool)
-        assert ResponsePooling()(made, memory, x[:, start : start + length], Tokens(real=real, reading=True)) is None
+        assert pool_response(made, memory, x[:, start : start + length], Tokens(real=real, reading=True)) is None
         start += length
-    acting = ResponsePooling()(made, memory, x[:, -1:], Tokens(real=torch.ones(1, 1, dtype=torch.bool)))
+    acting = pool_response(made, memory, x[:, -1:], Tokens(real=torch.ones(1, 1, dtype=torch.bool)))
     assert acting is not None
     expected = reference_bias(made.state_dict(), mean_plus_last(x[0]))
     torch.testing.assert_close(acting.bias[0, 0], expected, rtol=1e-10, atol=1e-10)

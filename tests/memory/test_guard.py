@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lars_agent.errors import BudgetExceeded, MemoryPressure
-from lars_agent.memory.guard import NEAR, Guard
+from lars_agent.memory.guard import LIMIT_SHARE, Guard
 from lars_agent.memory.measure import peak_rss_bytes, pss_bytes, reset_peak
 from tests.allocators import NAMES, environment_with
 from tests.tiny import tiny_model
@@ -58,7 +58,7 @@ def other_tests_peaks_are_forgotten():
 
 def test_it_speaks_before_the_budget_is_reached():
     with pytest.raises(MemoryPressure) as caught:
-        Guard(int(pss_bytes() / (NEAR + 0.005))).check()
+        Guard(int(pss_bytes() / (LIMIT_SHARE + 0.005))).check()
     assert caught.value.held_bytes <= peak_rss_bytes()
 
 
@@ -68,7 +68,7 @@ ballast = b"x" * BALLAST
 del ballast
 assert pss_bytes() < before + BALLAST / 2
 assert speaks(guard) > before + 0.9 * BALLAST
-guard.relax()
+guard.reset()
 assert speaks(guard) == 0
 assert guard.peak_bytes > before + 0.9 * BALLAST
 """)
@@ -94,7 +94,7 @@ file.write(b"x" * BALLAST)
 file.flush()
 shared = mmap.mmap(file.fileno(), BALLAST, prot=mmap.PROT_READ)
 sum(shared[place] for place in range(0, BALLAST, 4096))
-guard.relax()
+guard.reset()
 assert speaks(guard) > before + 0.9 * BALLAST
 ready, done = os.pipe(), os.pipe()
 other = os.fork()
@@ -104,7 +104,7 @@ if other == 0:
     os.read(done[0], 1)
     os._exit(0)
 os.read(ready[0], 1)
-guard.relax()
+guard.reset()
 alone = speaks(guard) == 0
 os.write(done[1], b".")
 os.waitpid(other, 0)
@@ -117,15 +117,15 @@ def test_with_no_smaller_plan_the_budget_itself_is_the_line():
     guard = Guard(int(held / 0.99))
     with pytest.raises(MemoryPressure):
         guard.check()
-    guard.insist(held)
+    guard.use_full_budget(held)
     with pytest.raises(BudgetExceeded, match=r"raise memory\.budget_bytes"):
-        guard.insist(2 * held)
+        guard.use_full_budget(2 * held)
 
 
 def test_it_looks_before_each_layer_forward_and_recomputed(monkeypatch):
     model, looks, guard = tiny_model("llama"), [], Guard(None)
     monkeypatch.setattr(guard, "check", lambda: looks.append(1))
-    with guard.watching(model):
+    with guard.check_layers(model):
         model(torch.tensor([[5, 6, 7]]))
     assert len(looks) == 2
     model(torch.tensor([[5, 6, 7]]))

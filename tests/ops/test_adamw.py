@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lars_agent.errors import StateMismatch
-from lars_agent.ops.adamw import BLOCK, PIECE, FlatAdamW
+from lars_agent.ops.adamw import BLOCK, CHUNK, FlatAdamW
 
 DECAY = 0.1
 
@@ -134,7 +134,7 @@ def test_what_was_released_stays_so_when_the_bits_change(before, after):
 
 
 def test_parameters_longer_than_a_piece_are_stepped_whole():
-    parameter = nn.Parameter(torch.ones(PIECE + 3 * BLOCK + 5))
+    parameter = nn.Parameter(torch.ones(CHUNK + 3 * BLOCK + 5))
     optimizer = FlatAdamW([parameter], DECAY)
     optimizer.gradient.fill_(1.0)
     optimizer.step(0.5)

@@ -14,8 +14,8 @@ KEY_HEADS, SHARED, SIZE = 2, 3, 8
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(blockwise, "LEAST_KEYS", 4)
-    monkeypatch.setattr(blockwise, "MOST_KEYS", 5)
+    monkeypatch.setattr(blockwise, "MIN_BLOCK", 4)
+    monkeypatch.setattr(blockwise, "MAX_BLOCK", 5)
 
 
 def states(length: int, heads: int, seed: int) -> torch.Tensor:

@@ -75,7 +75,7 @@ def test_a_read_only_cache_that_is_not_joined_hands_over_the_prefix_as_it_is():
     cache = reserved_cache(CONFIG, 8)
     prefix, added = pieces(5, 2)
     cache.update(*prefix, 0)
-    keys, values = ReadOnlyCache(cache, joined=False).update(*added, 0)
+    keys, values = ReadOnlyCache(cache, concatenate=False).update(*added, 0)
     assert (keys is added[0], values is added[1]) == (True, True)
     assert prefix_of(keys).key.data_ptr() == cache.layers[0].keys.data_ptr()
     assert prefix_of(pieces(2)[0][0]) is None

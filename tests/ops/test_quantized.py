@@ -29,8 +29,8 @@ def numbers(matrix) -> torch.Tensor:
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
-    monkeypatch.setattr(quantized, "UNPACKED", 64 * 7)
-    monkeypatch.setattr(losses, "MOST_ROWS", 2)
+    monkeypatch.setattr(quantized, "DEQUANTIZED", 64 * 7)
+    monkeypatch.setattr(losses, "MAX_ROWS", 2)
 
 
 def test_in_8_bits_no_weight_is_further_off_than_its_rows_largest_over_254():

@@ -21,7 +21,7 @@ from tests.tiny import tiny_model
 
 @pytest.fixture(autouse=True)
 def nothing_is_too_small(monkeypatch):
-    monkeypatch.setattr(saved, "LEAST_NUMBERS", 1)
+    monkeypatch.setattr(saved, "MIN_NUMBERS", 1)
 
 
 def activations(*shape: int) -> torch.Tensor:
@@ -53,7 +53,7 @@ def test_8_bits_are_off_by_a_254th_of_each_tokens_largest_at_most():
 def test_weights_and_logarithms_of_denominators_are_left_where_they_lie():
     model = tiny_model("llama")
     adapter = adapter_for(model, "response")
-    worth = saved._worth(model, adapter)
+    worth = saved._selector(model, adapter)
     assert not worth(model.lm_head.weight.t())
     assert not worth(adapter.layers[0].down.detach())
     assert not worth(torch.zeros(2, model.config.num_attention_heads, 9))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,8 +12,9 @@ import torch
 from lars_agent.lars.config import LarsConfig
 from lars_agent.ops.memory_plan import MemoryPlan
 from lars_agent.planning import calibrate
-from lars_agent.planning.calibrate import Calibration, Measured, OthersWork, costs_of
+from lars_agent.planning.calibrate import Calibration, Measured, OtherLoad, costs_of
 from lars_agent.planning.costs import DEFAULT_COSTS, Costs, Line, step_seconds
+from lars_agent.records import from_json, to_json
 from tests.planning.test_planner import LOAD, SMOLLM2
 from tests.tiny import save_tiny
 
@@ -24,7 +24,7 @@ PLAN = MemoryPlan(micro_batch=4)
 @pytest.mark.parametrize("bits", [None, 4])
 @pytest.mark.parametrize("family", ["llama", "gemma", "gpt2"])
 def test_one_layer_of_any_model_is_measured_without_its_weights(tmp_path, monkeypatch, family, bits):
-    monkeypatch.setattr(calibrate, "FAR", 128)
+    monkeypatch.setattr(calibrate, "LONG_PROMPT", 128)
     monkeypatch.setattr(calibrate, "MANY", 80)
     folder = save_tiny(tmp_path / "m", family)
     for weights in folder.glob("*.safetensors"):
@@ -33,7 +33,7 @@ def test_one_layer_of_any_model_is_measured_without_its_weights(tmp_path, monkey
     assert costs.read.at(100) > 0
     assert costs.backward.at(100) > 0
     assert costs.started_bytes >= 0
-    assert Costs.from_dict(json.loads(json.dumps(costs.as_dict()))) == costs
+    assert from_json(Costs, to_json(costs)) == costs
 
 
 def test_costs_are_measured_once(tmp_path):
@@ -52,7 +52,7 @@ def test_what_was_measured_on_a_busy_device_is_used_and_not_kept(tmp_path):
 
 
 def test_other_processes_that_work_are_noticed():
-    others = OthersWork()
+    others = OtherLoad()
     spinning = "import time; end = time.monotonic() + 1\nwhile time.monotonic() < end: pass"
     subprocess.run([sys.executable, "-c", spinning], check=True)
     assert others.cores() > 0.5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 
 import pytest
@@ -19,7 +19,7 @@ from lars_agent.ops.quantized import QuantizedLinear
 from lars_agent.planning.estimate import estimate
 from lars_agent.planning.planner import choose_plan, ladder, needed_bytes
 from lars_agent.planning.shape import ModelShape, shape_of
-from lars_agent.planning.workload import Rows, Workload, batches_of, largest
+from lars_agent.planning.workload import BatchSize, Workload, batch_sizes, largest
 from tests.tiny import COMMON, save_tiny, tiny_model, tiny_tokenizer
 
 SMOLLM2 = ModelShape(
@@ -92,8 +92,8 @@ def test_a_budget_too_small_is_refused_with_the_least_that_would_do() -> None:
     ],
 )
 def test_more_work_takes_more_of_its_own_term_and_no_less_of_any(change, term) -> None:
-    before = estimate(SMOLLM2, LOAD, SMALLEST).as_dict()
-    after = estimate(SMOLLM2, replace(LOAD, **change), SMALLEST).as_dict()
+    before = asdict(estimate(SMOLLM2, LOAD, SMALLEST))
+    after = asdict(estimate(SMOLLM2, replace(LOAD, **change), SMALLEST))
     assert after[term] > before[term]
     assert all(after[name] >= before[name] for name in before)
 
@@ -156,9 +156,9 @@ def test_rows_against_words_need_no_chunk_of_all_words() -> None:
 
 def test_packed_examples_take_what_they_are_long_and_padded_ones_what_the_longest_is() -> None:
     lengths = ((1000, 20), (100, 40), (100, 20), (10, 20))
-    rows = list(batches_of(lengths, 3, packed=True))
-    assert rows == [Rows(3, 1200, 80, 1000), Rows(1, 16, 32, 10)]
-    wide = next(batches_of(lengths, 3, packed=False))
+    rows = list(batch_sizes(lengths, 3, packed=True))
+    assert rows == [BatchSize(3, 1200, 80, 1000), BatchSize(1, 16, 32, 10)]
+    wide = next(batch_sizes(lengths, 3, packed=False))
     assert (wide.prompt, wide.reply) == (3 * 1008, 3 * 48)
     plan, load = MemoryPlan(4), replace(LOAD, steps=(lengths,))
     packed, padded = (estimate(replace(SMOLLM2, packed=packed), load, plan) for packed in (True, False))
@@ -169,7 +169,7 @@ def test_packed_examples_take_what_they_are_long_and_padded_ones_what_the_longes
 def test_the_batches_that_really_come_are_planned_for_and_no_others() -> None:
     """Two long examples that never come together need not fit together."""
     apart = (((1600, 16), (16, 16)), ((1600, 16), (16, 16)), ((16, 320), (16, 16)))
-    assert largest(apart, 2, packed=True) == (Rows(2, 1616, 32, 1600), Rows(2, 32, 336, 16))
+    assert largest(apart, 2, packed=True) == (BatchSize(2, 1616, 32, 1600), BatchSize(2, 32, 336, 16))
     together = (((1600, 16), (1600, 16)),)
     plans = [estimate(SMOLLM2, replace(LOAD, steps=steps), MemoryPlan(2)).kv_cache for steps in (apart, together)]
     assert plans[0] < 0.6 * plans[1]
@@ -196,7 +196,7 @@ def test_what_is_packed_is_planned_so(tmp_path, pooling, kind) -> None:
 )
 def test_words_that_are_never_read_stay_on_the_disk(tmp_path, family, dtype, bits, row_bytes) -> None:
     shape = shape_of(save_tiny(tmp_path, family), LarsConfig(), dtype, bits)
-    assert shape.word_bytes == row_bytes
+    assert shape.embedding_row_bytes == row_bytes
     large = replace(shape, vocabulary=100_000)
     assert large.unread_bytes(range(100_000)) == 0
     unread = large.unread_bytes([5, 6, 99_000])

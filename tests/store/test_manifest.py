@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lars_agent.errors import AdapterCorrupt, AdapterIncompatible
+from lars_agent.records import to_json
 from lars_agent.store import AdapterManifest
-from lars_agent.store.manifest import SCHEMA
+from lars_agent.store.manifest import SCHEMA, read_manifest
 from tests.store.make import make_draft
 
 MANIFEST = replace(
@@ -43,29 +44,29 @@ manifests = st.builds(
 
 
 def altered(**changes: Any) -> str:
-    return json.dumps(json.loads(MANIFEST.to_json()) | changes)
+    return json.dumps(json.loads(to_json(MANIFEST)) | changes)
 
 
 @given(manifests)
 def test_every_manifest_survives_its_json(manifest: AdapterManifest) -> None:
-    assert AdapterManifest.from_json(manifest.to_json()) == manifest
+    assert read_manifest(to_json(manifest)) == manifest
 
 
 def test_a_number_that_json_cannot_hold_becomes_null() -> None:
-    text = replace(MANIFEST, losses={"heldout": math.nan, "steps": [1.0, math.inf]}).to_json()
-    assert AdapterManifest.from_json(text).losses == {"heldout": None, "steps": [1.0, None]}
+    text = to_json(replace(MANIFEST, losses={"heldout": math.nan, "steps": [1.0, math.inf]}))
+    assert read_manifest(text).losses == {"heldout": None, "steps": [1.0, None]}
 
 
 @pytest.mark.parametrize("extra", [{}, {"something": "new"}, {"files": 7}])
 def test_a_newer_schema_is_incompatible_whatever_else_it_holds(extra: dict[str, Any]) -> None:
     with pytest.raises(AdapterIncompatible, match=r"newer lars-agent .*upgrade"):
-        AdapterManifest.from_json(altered(schema=SCHEMA + 1, **extra))
+        read_manifest(altered(schema=SCHEMA + 1, **extra))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", b"\xff\xfe", "{}", '{"schema": 0}', '{"schema": true}'])
 def test_what_is_no_manifest_is_corrupt(text: str | bytes) -> None:
     with pytest.raises(AdapterCorrupt):
-        AdapterManifest.from_json(text)
+        read_manifest(text)
 
 
 @pytest.mark.parametrize(
@@ -88,13 +89,13 @@ def test_what_is_no_manifest_is_corrupt(text: str | bytes) -> None:
 )
 def test_an_impossible_value_is_corrupt_and_named(field: str, value: object) -> None:
     with pytest.raises(AdapterCorrupt, match=field):
-        AdapterManifest.from_json(altered(**{field: value}))
+        read_manifest(altered(**{field: value}))
 
 
 def test_a_missing_and_an_unknown_field_are_named() -> None:
-    record = json.loads(MANIFEST.to_json())
+    record = json.loads(to_json(MANIFEST))
     del record["job_id"]
     with pytest.raises(AdapterCorrupt, match="lacks the field 'job_id'"):
-        AdapterManifest.from_json(json.dumps(record))
+        read_manifest(json.dumps(record))
     with pytest.raises(AdapterCorrupt, match="unknown field 'extra'"):
-        AdapterManifest.from_json(altered(extra=1))
+        read_manifest(altered(extra=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -76,7 +77,7 @@ def test_without_a_smaller_plan_it_ends_in_words():
 
 
 def planned(peak: int, size: int) -> dict:
-    return {"plan": MemoryPlan(micro_batch=size).as_dict(), "predicted_peak_bytes": peak}
+    return {"plan": asdict(MemoryPlan(micro_batch=size)), "predicted_peak_bytes": peak}
 
 
 def test_a_record_steps_over_plans_that_save_too_little_and_keeps_what_it_left(tmp_path):
@@ -86,7 +87,7 @@ def test_a_record_steps_over_plans_that_save_too_little_and_keeps_what_it_left(t
     assert record.step_down(1010, at_step=3)
     again = PlanRecord.of(tmp_path, lambda: pytest.fail("there is one"))
     assert (again.plan.micro_batch, again.predicted_peak_bytes) == (4, 800)
-    left = {"plan": MemoryPlan(micro_batch=8).as_dict(), "predicted_peak_bytes": 1000}
+    left = {"plan": asdict(MemoryPlan(micro_batch=8)), "predicted_peak_bytes": 1000}
     assert again.stepped_down == [left | {"step": 3, "held_bytes": 1010}]
     assert again.promised_bytes == promised_bytes(tmp_path) == 1000
     assert again.step_down(1010, at_step=4)

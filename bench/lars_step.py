@@ -12,7 +12,8 @@ from lars_agent.models.open import OpenedModel
 from lars_agent.ops.memory_plan import MemoryPlan
 from lars_agent.records import from_json
 from lars_agent.runtime.hf_decoder import Decoder
-from lars_agent.training.trainer import TrainConfig, Trainer
+from lars_agent.training.config import TrainConfig
+from lars_agent.training.trainer import Trainer
 
 RATE = 1e-3
 TOKEN_TERM = "token"

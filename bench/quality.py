@@ -33,9 +33,10 @@ from lars_agent.lars.inject import Attachment
 from lars_agent.models.library import ModelLibrary
 from lars_agent.models.open import OpenedModel, open_model
 from lars_agent.training.batches import batch_indices, collate, encode, pad_id
+from lars_agent.training.config import TrainConfig
 from lars_agent.training.curate import CurationPolicy, curate
 from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text, mean_loss, reply_nll
-from lars_agent.training.trainer import TrainConfig, Trainer, learning_rate
+from lars_agent.training.trainer import Trainer, learning_rate
 
 CELLS = record.RESULTS / "quality-cells.jsonl"
 METHODS = ("response+token", "response", "prompt", "sequence", "causal", "learned", "lora")

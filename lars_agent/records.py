@@ -72,7 +72,7 @@ def to_json(value: object) -> str:
 
 def to_dict(value: object) -> dict[str, Any]:
     """Return the record as JSON values: tuples become lists; NaN and infinities, which JSON lacks, become None."""
-    return _adapter(type(value)).dump_python(value, mode="json")  # type: ignore[no-any-return]
+    return json.loads(_adapter(type(value)).dump_json(value))  # type: ignore[no-any-return]
 
 
 def validation_message(error: ValidationError, name: str = "") -> str:

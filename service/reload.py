@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import structlog
-from pydantic import BaseModel
 
 from lars_agent.errors import LarsError
 from service.daemon import Daemon
@@ -47,7 +46,7 @@ def renewed(current: Settings, wanted: Settings) -> tuple[Settings, list[str]]:
 def _values(settings: Settings) -> Iterator[tuple[str, Any]]:
     """Each key, with its section's name before it, and its value."""
     for name, section in settings:
-        if isinstance(section, BaseModel):
-            yield from ((f"{name}.{key}", value) for key, value in section)
+        if keys := getattr(section, "__pydantic_fields__", None):
+            yield from ((f"{name}.{key}", getattr(section, key)) for key in keys)
         else:
             yield name, section

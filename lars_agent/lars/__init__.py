@@ -1,11 +1,18 @@
-"""LARS: low-memory activation-rank subspace adapters (arXiv 2604.22783)."""
+"""LARS: low-memory activation-rank subspace adapters (arXiv 2604.22783).
 
-from lars_agent.lars.config import LarsConfig
-from lars_agent.lars.forward import reply_logits
-from lars_agent.lars.inject import AdapterMemory, Attachment, LarsAdapter, attach
-from lars_agent.lars.layer import LarsLayer
-from lars_agent.lars.pooling import Tokens
-from lars_agent.lars.state import load_adapter, save_adapter
+The names are imported when they are first used: the settings need `LarsConfig` in processes without torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lars_agent.lars.config import LarsConfig
+    from lars_agent.lars.forward import reply_logits
+    from lars_agent.lars.inject import AdapterMemory, Attachment, LarsAdapter, attach
+    from lars_agent.lars.layer import LarsLayer
+    from lars_agent.lars.pooling import Tokens
+    from lars_agent.lars.state import load_adapter, save_adapter
 
 __all__ = [
     "AdapterMemory",
@@ -19,3 +26,19 @@ __all__ = [
     "reply_logits",
     "save_adapter",
 ]
+
+_MODULES = {
+    "config": {"LarsConfig"},
+    "forward": {"reply_logits"},
+    "inject": {"AdapterMemory", "Attachment", "LarsAdapter", "attach"},
+    "layer": {"LarsLayer"},
+    "pooling": {"Tokens"},
+    "state": {"load_adapter", "save_adapter"},
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,8 +14,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lars_agent.errors import ConfigError, NothingToLearn
+from pydantic import Field
+
+from lars_agent.errors import NothingToLearn
 from lars_agent.example import Example
+from lars_agent.records import record
 from lars_agent.training.scrub import find_secret
 
 __all__ = ["Curated", "CurationPolicy", "Dropped", "curate"]
@@ -23,35 +26,31 @@ __all__ = ["Curated", "CurationPolicy", "Dropped", "curate"]
 SUPERSEDED = "superseded"
 
 
-@dataclass(frozen=True)
+@record("curation")
 class CurationPolicy:
-    """What is kept, and how much of it is held out.
+    """Limits of what is kept and held out; a section of the settings."""
 
-    Attributes:
-        max_chars: characters in prompt and reply together; longer examples are dropped.
-        heldout_share: probability that an example which may be held out is. May be: one whose reply is also trained in
-            another phrasing, and an approved reply. Not: a person's only correction on a fact, which must be learned.
-        min_heldout: at least so many are held out where that takes no only correction and at most a quarter of all;
-            one is held out whatever it takes.
-        max_heldout: at most so many are held out; judging takes time too.
-    """
-
-    max_chars: int = 16_000
-    heldout_share: float = 0.2
-    min_heldout: int = 4
-    max_heldout: int = 64
+    max_chars: int = Field(
+        default=16_000, ge=1, description="Longest prompt and reply together, characters; longer examples are dropped."
+    )
+    heldout_share: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="Share of the examples to judge by, of those whose reply is also trained in another phrasing and "
+        "of approved replies: the only correction of a fact is always trained.",
+    )
+    min_heldout: int = Field(
+        default=4,
+        ge=1,
+        description="Least number of examples to judge by, where that takes no only correction and at most a quarter "
+        "of all; one is held out in any case.",
+    )
+    max_heldout: int = Field(default=64, ge=1, description="Largest number of examples to judge by.")
 
     def __post_init__(self) -> None:
-        if self.max_chars < 1:
-            raise ConfigError(f"curation.max_chars must be at least 1, not {self.max_chars}")
-        if not 0.0 <= self.heldout_share <= 1.0:
-            raise ConfigError(f"curation.heldout_share must lie in [0, 1], not {self.heldout_share}")
-        if self.min_heldout < 1:
-            raise ConfigError(f"curation.min_heldout must be at least 1, not {self.min_heldout}")
         if self.max_heldout < self.min_heldout:
-            raise ConfigError(
-                f"curation.max_heldout must be at least min_heldout ({self.min_heldout}), not {self.max_heldout}"
-            )
+            raise ValueError(f"max_heldout must be at least min_heldout ({self.min_heldout}), not {self.max_heldout}")
 
 
 @dataclass(frozen=True)

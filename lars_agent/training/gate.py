@@ -9,15 +9,19 @@ that is no lower but has not risen by enough, or is unknown.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Annotated
 
-from lars_agent.errors import ConfigError
+from pydantic import BeforeValidator, Field
+
+from lars_agent.records import record
 
 __all__ = ["GatePolicy", "Scores", "Verdict", "decide"]
 
 
-@dataclass(frozen=True)
+Loss = Annotated[float, BeforeValidator(lambda loss: math.nan if loss is None else loss)]  # JSON has no NaN
+
+
+@record("scores")
 class Scores:
     """How one adapter (or the base model alone) does. Losses are in nats per token; lower is better.
 
@@ -28,8 +32,8 @@ class Scores:
             greedy decoding chooses them; higher is better. None in records made before it was measured.
     """
 
-    reply_loss: float
-    text_loss: float
+    reply_loss: Loss
+    text_loss: Loss
     recall: float | None = None
 
     @property
@@ -37,71 +41,36 @@ class Scores:
         """Whether both are losses at all: finite and not negative."""
         return all(math.isfinite(loss) and loss >= 0.0 for loss in (self.reply_loss, self.text_loss))
 
-    def as_dict(self) -> dict[str, float | None]:
-        """The JSON form; what is not finite becomes None, for JSON has no NaN."""
-        losses = {"reply_loss": _or_none(self.reply_loss), "text_loss": _or_none(self.text_loss)}
-        return losses | {"recall": self.recall}
 
-    @classmethod
-    def from_dict(cls, record: Mapping[str, float | None]) -> Scores:
-        """The scores that `as_dict` wrote, with NaN where it wrote None. Raises KeyError, TypeError or ValueError."""
-        return cls(_or_nan(record["reply_loss"]), _or_nan(record["text_loss"]), record.get("recall"))
-
-
-@dataclass(frozen=True)
+@record("gate")
 class GatePolicy:
-    """What is asked of a candidate.
+    """Thresholds that a candidate has to meet; a section of the settings."""
 
-    Attributes:
-        min_reply_gain: least relative fall, against the incumbent, of the share of reply tokens that come out wrong
-            (1 - `recall`), or of the held-out reply loss where the recall is no lower or is unknown.
-        max_text_rise: by what share the loss on general text may be higher than the incumbent's, and than the base
-            model's, so that many small rises cannot add up over the nights.
-    """
+    min_reply_gain: float = Field(
+        default=0.02,
+        ge=0,
+        lt=1,
+        description="Least relative fall, against the adapter in use, of the share of reply tokens that come out "
+        "wrong, or of the held-out reply loss where that share is no higher or is unknown.",
+    )
+    max_text_rise: float = Field(
+        default=0.03,
+        ge=0,
+        allow_inf_nan=False,
+        description="Largest relative rise of the loss on general text, against the adapter in use and against the "
+        "base model, so that many small rises cannot add up.",
+    )
 
-    min_reply_gain: float = 0.02
-    max_text_rise: float = 0.03
 
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.min_reply_gain < 1.0:
-            raise ConfigError(f"gate.min_reply_gain must lie in [0, 1), not {self.min_reply_gain}")
-        if not (math.isfinite(self.max_text_rise) and self.max_text_rise >= 0.0):
-            raise ConfigError(f"gate.max_text_rise must be 0 or more, not {self.max_text_rise}")
-
-
-@dataclass(frozen=True)
+@record("verdict")
 class Verdict:
-    """What the gate decided and why: when rejected, the reasons against; when accepted, the reasons for."""
+    """Decision of the gate with its reasons: those against a rejected candidate, or those for an accepted one."""
 
     accepted: bool
     reasons: tuple[str, ...]
     candidate: Scores
     incumbent: Scores
     base: Scores | None = None
-
-    def as_dict(self) -> dict[str, object]:
-        """The JSON form, the inverse of `from_dict`."""
-        return {
-            "accepted": self.accepted,
-            "reasons": list(self.reasons),
-            "candidate": self.candidate.as_dict(),
-            "incumbent": self.incumbent.as_dict(),
-            "base": self.base.as_dict() if self.base else None,
-        }
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, object]) -> Verdict:
-        """The verdict that `as_dict` wrote. Raises KeyError, TypeError or ValueError for another shape."""
-        reasons, base = record["reasons"], record.get("base")
-        if not isinstance(reasons, list | tuple):
-            raise TypeError(f"a verdict's reasons are a list of sentences, not {reasons!r}")
-        return cls(
-            accepted=bool(record["accepted"]),
-            reasons=tuple(str(reason) for reason in reasons),
-            candidate=Scores.from_dict(record["candidate"]),  # type: ignore[arg-type]
-            incumbent=Scores.from_dict(record["incumbent"]),  # type: ignore[arg-type]
-            base=Scores.from_dict(base) if base is not None else None,  # type: ignore[arg-type]
-        )
 
 
 def decide(candidate: Scores, incumbent: Scores, policy: GatePolicy, base: Scores | None = None) -> Verdict:
@@ -177,11 +146,3 @@ def _moved(rise: float) -> str:
     if rise == 0.0:
         return "did not change"
     return f"fell by {-rise:.2%}" if rise < 0.0 else f"rose by {rise:.2%}"
-
-
-def _or_none(loss: float) -> float | None:
-    return loss if math.isfinite(loss) else None
-
-
-def _or_nan(loss: float | None) -> float:
-    return math.nan if loss is None else float(loss)

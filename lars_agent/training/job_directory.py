@@ -17,13 +17,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
 from lars_agent.errors import JobInvalid
 from lars_agent.example import Example
 from lars_agent.files import write_atomically
+from lars_agent.lars.config import LarsConfig
+from lars_agent.records import from_json, record, to_json
+from lars_agent.training.config import TrainConfig
 from lars_agent.training.gate import Scores
 
 SCHEMA = 1
@@ -34,14 +37,13 @@ EXIT_STOPPED = 75  # after SIGTERM: there is a checkpoint, and the same command 
 EXIT_DISK_FULL = 74  # there was no room for the result
 
 
-@dataclass(frozen=True)
+@record("job", JobInvalid)
 class JobSpec:
     """Everything a worker needs to know; with the two example files it is the whole input of a job.
 
     Attributes:
         model_path: folder of the base model; `model_sha256` is the digest it must have.
         dtype: `auto`, `float32`, `bfloat16`, `int8` or `int4`, see `lars_agent.models.open.compute_dtype`.
-        lars, training: the fields of `LarsConfig` and `TrainConfig`.
         plan: the fields of `MemoryPlan` where it is not to be chosen for the budget.
         parent: folder of the incumbent adapter, None when the base model is in use.
         budget_bytes: peak resident memory the worker may reach; None for no limit.
@@ -56,8 +58,8 @@ class JobSpec:
     dtype: str = "auto"
     base_model: str = ""
     base_model_revision: str | None = None
-    lars: Mapping[str, Any] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
+    lars: LarsConfig = LarsConfig()
+    training: TrainConfig = TrainConfig()
     plan: Mapping[str, Any] = field(default_factory=dict)
     parent: str | None = None
     budget_bytes: int | None = None
@@ -67,28 +69,20 @@ class JobSpec:
     schema: int = SCHEMA
 
     def write(self, folder: Path) -> None:
-        """`folder` holds job.json."""
+        """Write job.json into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / SPEC_FILE, json.dumps(asdict(self), indent=2) + "\n")
+        write_atomically(folder / SPEC_FILE, to_json(self))
 
     @classmethod
     def read(cls, folder: Path) -> JobSpec:
-        """The spec in `folder`. Raises JobInvalid."""
-        record = _read_object(folder / SPEC_FILE)
-        if int(record.get("schema", 0)) > SCHEMA:
-            raise JobInvalid(
-                f"{folder / SPEC_FILE} has schema {record['schema']}; this lars-agent knows up to {SCHEMA}"
-            )
-        unknown = sorted(set(record) - {item.name for item in fields(cls)})
-        if unknown:
-            raise JobInvalid(f"{folder / SPEC_FILE} has an unknown field {unknown[0]!r}")
-        try:
-            return cls(**record)
-        except TypeError as error:
-            raise JobInvalid(f"{folder / SPEC_FILE}: {error}") from error
+        """Return the spec in `folder`. Raises JobInvalid."""
+        values = _read_object(folder / SPEC_FILE)
+        if isinstance(schema := values.get("schema"), int) and schema > SCHEMA:
+            raise JobInvalid(f"{folder / SPEC_FILE} has schema {schema}; this lars-agent knows up to {SCHEMA}")
+        return from_json(cls, values, source=folder / SPEC_FILE)
 
 
-@dataclass(frozen=True)
+@record("result", JobInvalid)
 class JobResult:
     """What the worker measured. It judges nothing: the gate decides from these numbers.
 
@@ -122,34 +116,14 @@ class JobResult:
     learned: tuple[str, ...] = ()
 
     def write(self, folder: Path) -> None:
-        """`folder` holds result.json."""
-        record = asdict(self) | {
-            name: scores.as_dict()
-            for name, scores in (("candidate", self.candidate), ("incumbent", self.incumbent), ("base", self.base))
-            if scores is not None
-        }
-        write_atomically(folder / RESULT_FILE, json.dumps(record, indent=2) + "\n")
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> JobResult:
-        """The inverse of `write`. Raises KeyError, TypeError or ValueError for a record of another shape."""
-        values = dict(record)
-        for name in ("candidate", "incumbent", "base"):
-            if values.get(name) is not None:
-                values[name] = Scores.from_dict(values[name])
-        for name in ("learned", "stepped_down"):
-            values[name] = tuple(values.get(name, ()))
-        return cls(**values)
+        """Write result.json into `folder`."""
+        write_atomically(folder / RESULT_FILE, to_json(self))
 
 
 def read_result(folder: Path) -> JobResult | None:
-    """What the worker left, or None while it has not finished. Raises JobInvalid."""
-    if not (folder / RESULT_FILE).exists():
-        return None
-    try:
-        return JobResult.from_dict(_read_object(folder / RESULT_FILE))
-    except (KeyError, TypeError, ValueError) as error:
-        raise JobInvalid(f"{folder / RESULT_FILE}: {error}") from error
+    """Return the worker's result, or None while it has not finished. Raises JobInvalid."""
+    path = folder / RESULT_FILE
+    return from_json(JobResult, _read_object(path), source=path) if path.exists() else None
 
 
 def read_progress(folder: Path) -> list[dict[str, Any]]:

@@ -15,7 +15,6 @@ from transformers import PreTrainedTokenizerFast
 
 from lars_agent.errors import BudgetTooSmall, ExampleTooLong, ModelUnsupported
 from lars_agent.example import Example
-from lars_agent.lars.config import LarsConfig
 from lars_agent.memory.allocator import allocator_name
 from lars_agent.memory.measure import rss_bytes
 from lars_agent.models.open import compute_dtype, open_tokenizer, precision
@@ -27,9 +26,9 @@ from lars_agent.planning.shape import ModelShape, shape_of
 from lars_agent.planning.workload import Batches, Workload
 from lars_agent.records import from_json
 from lars_agent.training.batches import Encoded, by_length, encode, pad_id, step_rows
+from lars_agent.training.config import TrainConfig
 from lars_agent.training.evaluate import NEWEST, REHEARSAL_TEXT, general_text
 from lars_agent.training.job_directory import HELDOUT_FILE, TRAIN_FILE, JobSpec, read_examples
-from lars_agent.training.trainer import TrainConfig
 
 
 def encoded(folder: Path, spec: JobSpec, tokenizer: PreTrainedTokenizerFast) -> tuple[list[Encoded], list[Encoded]]:
@@ -86,7 +85,7 @@ def _asked(
     spec: JobSpec, train: Sequence[Encoded], heldout: Sequence[Encoded], tokenizer: PreTrainedTokenizerFast
 ) -> tuple[ModelShape, Workload, int, Costs]:
     """What the planner is asked: model, work, examples a step, and costs; in a process like this one."""
-    config = TrainConfig.from_dict(spec.training)
+    config = spec.training
     program_bytes = rss_bytes()
     costs = _costs(spec)
     shape = _shape(spec)
@@ -119,7 +118,7 @@ def _lengths(batches: Sequence[Sequence[Encoded]]) -> Batches:
 
 
 def _shape(spec: JobSpec) -> ModelShape:
-    lars = from_json(LarsConfig, spec.lars)
+    lars = spec.lars
     return shape_of(Path(spec.model_path), lars, *precision(spec.dtype))
 
 
@@ -127,7 +126,7 @@ def _costs(spec: JobSpec) -> Costs:
     """What a step's pieces take on this device, measured once; the built-in figures where none are kept."""
     if spec.costs_file is None:
         return DEFAULT_COSTS
-    lars = from_json(LarsConfig, spec.lars)
+    lars = spec.lars
     where = f"{platform.node()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {allocator_name()}"
     name = f"{where}: {spec.model_sha256[:12]} {spec.dtype} {lars.pooling}"
     return Calibration(Path(spec.costs_file)).costs(
@@ -136,7 +135,7 @@ def _costs(spec: JobSpec) -> Costs:
 
 
 def _rows(path: Path, spec: JobSpec, tokenizer: PreTrainedTokenizerFast) -> list[Encoded]:
-    max_seq_len = TrainConfig.from_dict(spec.training).max_seq_len
+    max_seq_len = spec.training.max_seq_len
     rows = []
     for example in read_examples(path):
         try:

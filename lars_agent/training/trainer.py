@@ -13,15 +13,15 @@ import math
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from lars_agent.errors import BudgetExceeded, ConfigError, MemoryPressure, NothingToLearn, Preempted
+from lars_agent.errors import BudgetExceeded, MemoryPressure, NothingToLearn, Preempted
 from lars_agent.files import write_atomically
 from lars_agent.lars.forward import Batch
 from lars_agent.lars.inject import Attachment, LarsAdapter
@@ -30,65 +30,11 @@ from lars_agent.ops.adamw import FlatAdamW
 from lars_agent.ops.memory_plan import DEFAULT_PLAN, MemoryPlan
 from lars_agent.ops.safetensors_io import read_tensors, tensor_file
 from lars_agent.training.batches import Encoded, collate, step_rows
+from lars_agent.training.config import TrainConfig
 from lars_agent.training.evaluate import divergence_from_base, mean_loss, reply_nll
 
 BEST_FILE = "best.safetensors"
 Done = TypeVar("Done")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How an adapter is trained.
-
-    Attributes:
-        steps: optimizer steps; one reads `batch_size` x `accumulation` examples.
-        learning_rate: the peak, reached after `warmup_steps`, then a cosine down to zero.
-        weight_decay: AdamW's, on matrices only.
-        clip_norm: the gradient's largest 2-norm.
-        evaluate_every, checkpoint_every: in steps.
-        patience: stop early, after this many evaluations without a lower held-out loss, and keep the step with the
-            lowest; 0 to run all steps and keep the last.
-        rehearsal_batch: passages of general text in a step on which the adapter is held to the base model; 0 is off.
-        rehearsal_weight: how much their divergence (nats per token) counts beside the loss.
-        max_seq_len: prompt and reply together, in tokens.
-        seed: of the fresh adapter, the order of the data and the dropout.
-    """
-
-    steps: int = 60
-    batch_size: int = 8
-    accumulation: int = 1
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.01
-    warmup_steps: int = 10
-    clip_norm: float = 1.0
-    evaluate_every: int = 10
-    checkpoint_every: int = 20
-    patience: int = 0
-    rehearsal_batch: int = 1
-    rehearsal_weight: float = 1.0
-    max_seq_len: int = 1024
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation", "evaluate_every", "checkpoint_every", "max_seq_len"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"training.{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("learning_rate", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"training.{name} must be above 0, not {getattr(self, name)}")
-        for name in ("warmup_steps", "patience", "weight_decay", "rehearsal_batch", "rehearsal_weight"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"training.{name} must not be negative, not {getattr(self, name)}")
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> TrainConfig:
-        """The config in `record`. Raises ConfigError for a key or a value that cannot be."""
-        unknown = sorted(set(record) - {item.name for item in fields(cls)})
-        if unknown:
-            raise ConfigError(
-                f"unknown training setting {unknown[0]!r}; known are {[item.name for item in fields(cls)]}"
-            )
-        return cls(**record)
 
 
 @dataclass

@@ -28,13 +28,12 @@ from transformers import PreTrainedTokenizerFast
 
 from lars_agent.errors import DiskFull, JobInvalid, LarsError, Preempted, TrainingError, serialize_error
 from lars_agent.files import write_atomically
-from lars_agent.lars import LarsAdapter, LarsConfig, attach, load_adapter, save_adapter
+from lars_agent.lars import LarsAdapter, attach, load_adapter, save_adapter
 from lars_agent.memory.allocator import give_back
 from lars_agent.memory.guard import Guard
 from lars_agent.memory.measure import peak_rss_bytes, rss_bytes
 from lars_agent.models.open import OpenedModel, open_model, open_tokenizer, precision
 from lars_agent.ops.memory_plan import MemoryPlan
-from lars_agent.records import from_json
 from lars_agent.training import checkpoint
 from lars_agent.training.batches import Encoded, pad_id
 from lars_agent.training.evaluate import NEWEST, REHEARSAL_TEXT, general_text, score
@@ -51,7 +50,7 @@ from lars_agent.training.job_directory import (
 )
 from lars_agent.training.job_plan import encoded, plan_job, plans_for
 from lars_agent.training.plan_file import PlanRecord, promised_bytes
-from lars_agent.training.trainer import Progress, TrainConfig, Trainer, learning_rate
+from lars_agent.training.trainer import Progress, Trainer, learning_rate
 
 ALIVE_S = 1.0
 
@@ -62,7 +61,7 @@ class Worker:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.spec = JobSpec.read(folder)
-        self.config = TrainConfig.from_dict(self.spec.training)
+        self.config = self.spec.training
         self.guard = Guard(self.spec.budget_bytes, self._look_up)
         self.stopping = False
         self.started = self.seen_alive = time.monotonic()
@@ -78,7 +77,7 @@ class Worker:
         self.plans = self._plans(train, heldout, tokenizer)
         opened = self._open_model(tokenizer)
         attachment = attach(opened.model)
-        adapter = LarsAdapter.for_model(opened.model, from_json(LarsConfig, self.spec.lars), seed=self.config.seed)
+        adapter = LarsAdapter.for_model(opened.model, self.spec.lars, seed=self.config.seed)
         rehearsal = general_text(opened.tokenizer, REHEARSAL_TEXT)
         trainer = Trainer(
             attachment,

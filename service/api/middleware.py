@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import error_response
 from service.metrics.requests import RequestMetrics
-from service.settings.load import Server
+from service.settings.sections import Server
 
 OPEN_PATHS = frozenset({"/", "/docs", "/health", "/openapi.json", "/ready"})  # what holds nobody's data
 OPEN_PREFIX = "/static/"

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lars_agent.errors import ErrorRecord, LarsError, WorkerFailed, deserialize_error
+from lars_agent.records import to_dict
 from lars_agent.store.manifest import AdapterManifest
-from lars_agent.training.gate import GatePolicy, Verdict, decide
+from lars_agent.training.gate import Verdict, decide
 from lars_agent.training.job_directory import CANDIDATE, SPEC_FILE, JobResult, JobSpec
 from service.cycle.context import CycleContext
 from service.cycle.job_directory import curated_by_settings, snapshot
@@ -42,19 +43,21 @@ def run_cycle(job: JobRecord, parts: CycleContext, train: Callable[[Path], JobRe
         put_in_use(job, manifest.version, parts)
     elif (words := withdraw(job.profile, parts)) is not None:
         verdict = replace(verdict, reasons=(*verdict.reasons, f"{words}."))
-        parts.db.jobs.update(job.id, verdict=verdict.as_dict())
+        parts.db.jobs.update(job.id, verdict=to_dict(verdict))
     return verdict
 
 
 def judge(job: JobRecord, result: JobResult, parts: CycleContext) -> Verdict:
     """The gate's verdict on what the worker measured. Raises the worker's own error where it failed."""
-    job = parts.db.jobs.update(job.id, result=_result(result), peak_bytes=result.peak_bytes)
+    job = parts.db.jobs.update(
+        job.id, result=to_dict(result) | {"learned": len(result.learned)}, peak_bytes=result.peak_bytes
+    )
     if result.status == "failed" or result.candidate is None or result.incumbent is None:
         raise _worker_error(result)
-    verdict = decide(result.candidate, result.incumbent, GatePolicy(**parts.settings.gate.model_dump()), result.base)
+    verdict = decide(result.candidate, result.incumbent, parts.settings.gate, result.base)
     if verdict.accepted and _published(job, parts) is None:
         verdict = _against_another(job, verdict, parts)
-    parts.db.jobs.update(job.id, verdict=verdict.as_dict())
+    parts.db.jobs.update(job.id, verdict=to_dict(verdict))
     for checkpoint in parts.folder(job.id).glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     return verdict
@@ -97,9 +100,9 @@ def _manifest(job: JobRecord, result: JobResult, verdict: Verdict, parts: CycleC
         base_model_revision=spec.base_model_revision,
         base_model_sha256=spec.model_sha256,
         example_ids=result.learned,
-        config=spec.lars,
+        config=to_dict(spec.lars),
         plan={
-            **spec.training,
+            **to_dict(spec.training),
             **result.plan,
             "dtype": spec.dtype,
             "best_step": result.best_step,
@@ -108,7 +111,7 @@ def _manifest(job: JobRecord, result: JobResult, verdict: Verdict, parts: CycleC
         peak_bytes=result.peak_bytes,
         budget_bytes=spec.budget_bytes,
         losses=result.losses,
-        verdict=verdict.as_dict(),
+        verdict=to_dict(verdict),
     )
 
 
@@ -128,12 +131,6 @@ def _published(job: JobRecord, parts: CycleContext) -> AdapterManifest | None:
 def _noted(job: JobRecord, parts: CycleContext) -> dict[str, Any]:
     """What `snapshot` noted in the job's row."""
     return dict(parts.db.jobs.get(job.id).spec or {})
-
-
-def _result(result: JobResult) -> dict[str, Any]:
-    scores = {name: getattr(result, name) for name in ("candidate", "incumbent", "base")}
-    record = asdict(result) | {name: score and score.as_dict() for name, score in scores.items()}
-    return record | {"learned": len(result.learned)}
 
 
 def _worker_error(result: JobResult) -> LarsError:

@@ -11,7 +11,8 @@ from pathlib import Path
 from lars_agent.errors import AdapterIncompatible, NothingToLearn
 from lars_agent.example import Example
 from lars_agent.files import make_folder
-from lars_agent.training.curate import Curated, CurationPolicy, curate
+from lars_agent.records import to_dict
+from lars_agent.training.curate import Curated, curate
 from lars_agent.training.job_directory import HELDOUT_FILE, TRAIN_FILE, JobSpec, write_examples
 from service.cycle.context import CycleContext
 from service.cycle.unlearning import lasting
@@ -25,7 +26,7 @@ def snapshot(job: JobRecord, examples: Sequence[Example], curated: Curated, part
     """The job directory holds all that the worker needs; job.json comes last and says that the rest is there."""
     active, parent = _incumbent(job.profile, parts)
     folder, spec = parts.folder(job.id), _spec(job.id, job.profile, parent, parts)
-    record = asdict(spec) | {
+    record = to_dict(spec) | {
         "active_version": active,
         "parent_version": parent,
         "fingerprint": _fingerprint(examples, parts),
@@ -58,7 +59,7 @@ def _write(folder: Path, curated: Curated, spec: JobSpec) -> None:
 
 def curated_by_settings(examples: Sequence[Example], settings: Settings) -> Curated:
     """What the settings make of `examples`. Raises NothingToLearn."""
-    return curate(examples, CurationPolicy(**settings.curation.model_dump()), settings.training.seed)
+    return curate(examples, settings.curation, settings.training.seed)
 
 
 def require_news(profile: str, parts: CycleContext) -> str:
@@ -109,8 +110,8 @@ def _spec(job_id: str, profile: str, parent: int | None, parts: CycleContext) ->
         dtype=settings.model.dtype,
         base_model=model.reference,
         base_model_revision=model.revision,
-        lars=settings.lars.model_dump(mode="json"),
-        training=settings.training.model_dump(exclude=SUPERVISED),
+        lars=settings.lars,
+        training=settings.training.config,
         parent=None if parent is None else str(parts.store.folder(profile, parent)),
         budget_bytes=settings.worker_bytes,
         threads=settings.training.threads,

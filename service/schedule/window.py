@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from service.schedule.cron import opened, parse_cron, parse_zone
 from service.schedule.idle_policy import Window
-from service.settings.load import Schedule
+from service.settings.sections import Schedule
 
 
 class ScheduleWindow:

@@ -10,7 +10,6 @@ import sys
 import textwrap
 from typing import Any
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from service.settings.load import Settings
@@ -32,14 +31,14 @@ def default_config() -> str:
     lines = [HEADER, *_comment(data_dir), '#data_dir = "/var/lib/lars-agent"', ""]
     for name, field in Settings.model_fields.items():
         section = field.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
+        if hasattr(section, "__pydantic_fields__"):
             lines += [f"[{name}]", *_section(section)]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _section(section: type[BaseModel]) -> list[str]:
+def _section(section: Any) -> list[str]:
     lines: list[str] = []
-    for key, field in section.model_fields.items():
+    for key, field in section.__pydantic_fields__.items():
         lines += [*_comment(field), f"#{key} = {_toml(field)}", ""]
     return lines
 

@@ -23,36 +23,12 @@ from pydantic_settings import (
 )
 
 from lars_agent.errors import ConfigError
-from service.settings.sections import (
-    Curation,
-    Gate,
-    Idle,
-    Lars,
-    Memory,
-    Model,
-    Retention,
-    Runtime,
-    Schedule,
-    Server,
-    Training,
-)
+from lars_agent.lars.config import LarsConfig
+from lars_agent.training.curate import CurationPolicy
+from lars_agent.training.gate import GatePolicy
+from service.settings.sections import Idle, Memory, Model, Retention, Runtime, Schedule, Server, Training
 
-__all__ = [
-    "Curation",
-    "Gate",
-    "Idle",
-    "Lars",
-    "Memory",
-    "Model",
-    "Retention",
-    "Runtime",
-    "Schedule",
-    "Server",
-    "Settings",
-    "Training",
-    "default_data_dir",
-    "load_settings",
-]
+__all__ = ["Settings", "default_data_dir", "load_settings"]
 
 ENV_PREFIX = "LARS_AGENT_"
 SYSTEM_FILE = Path("/etc/lars-agent/config.toml")
@@ -79,10 +55,10 @@ class Settings(BaseSettings):
     server: Server = Server()
     model: Model = Model()
     memory: Memory = Memory()
-    lars: Lars = Lars()
+    lars: LarsConfig = LarsConfig()
     training: Training = Training()
-    gate: Gate = Gate()
-    curation: Curation = Curation()
+    gate: GatePolicy = GatePolicy()
+    curation: CurationPolicy = CurationPolicy()
     schedule: Schedule = Schedule()
     idle: Idle = Idle()
     runtime: Runtime = Runtime()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import fields
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from lars_agent.errors import ConfigError
+from lars_agent.records import record
 from lars_agent.store.names import DEFAULT_PROFILE, parse_adapter_name
+from lars_agent.training.config import TrainConfig
 
 MAX_DAYS = 36_500
 LATEST = ":latest"  # what Ollama's clients add to a name
@@ -107,77 +110,22 @@ class Memory(Section):
     )
 
 
-class Lars(Section):
-    """Shape of the adapters, as `lars_agent.lars.config.LarsConfig`."""
+@record("training")
+class Training(TrainConfig):
+    """Training, and the worker process that does it."""
 
-    rank: int = Field(default=16, ge=1, description="Width of the activation-rank subspace.")
-    pooling: Literal["sequence", "learned", "prompt", "response", "causal"] = Field(
-        default="response", description="What each adapted layer reads."
-    )
-    token_term: bool = Field(default=True, description="Whether the adapter also sees each token.")
-    chunk: int = Field(default=16, ge=1, description="Tokens in a chunk of `causal` pooling.")
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="Probability of dropping a rank while training.")
-    scale: float = Field(default=0.5, allow_inf_nan=False, description="Initial weight of the adapter's output.")
-    target_modules: str | tuple[str, ...] = Field(
-        default="all-linear", description="Layers to adapt, as PEFT names them."
-    )
-    top_layers: int = Field(
-        default=0, ge=0, description="Adapt the last so many decoder layers alone, which takes less memory; 0 is all."
-    )
-
-
-class Training(Section):
-    """How an adapter is trained, as `lars_agent.training.trainer.TrainConfig`, and on how many threads."""
-
-    steps: int = Field(default=60, ge=1, description="Optimizer steps.")
-    batch_size: int = Field(default=8, ge=1, description="Examples read at once.")
-    accumulation: int = Field(default=1, ge=1, description="Batches in one step.")
-    learning_rate: float = Field(default=2e-3, gt=0, allow_inf_nan=False, description="Peak learning rate.")
-    weight_decay: float = Field(
-        default=0.01, ge=0, allow_inf_nan=False, description="AdamW's weight decay, on matrices only."
-    )
-    warmup_steps: int = Field(default=10, ge=0, description="Steps until the peak learning rate.")
-    clip_norm: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="Largest 2-norm of the gradient.")
-    evaluate_every: int = Field(default=10, ge=1, description="Steps between two held-out measurements.")
-    checkpoint_every: int = Field(default=20, ge=1, description="Steps between two checkpoints.")
-    patience: int = Field(
-        default=0,
-        ge=0,
-        description="Measurements without a lower held-out loss before stopping early; 0 keeps the last step.",
-    )
-    rehearsal_batch: int = Field(default=1, ge=0, description="Passages of general text in a step; 0 is off.")
-    rehearsal_weight: float = Field(
-        default=1.0, ge=0, allow_inf_nan=False, description="How much staying like the base model counts on them."
-    )
-    max_seq_len: int = Field(default=1024, ge=1, description="Longest prompt and reply together, tokens.")
-    seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of the adapter, the data order and the dropout.")
     threads: int = Field(default=0, ge=0, description="Threads of the training worker; 0 for every core.")
     hang_s: float = Field(
         default=900.0,
         gt=0,
         allow_inf_nan=False,
-        description="A worker that gets no further for so long is ended, and goes on from its checkpoint.",
+        description="A worker without progress for so long is killed, and continues from its checkpoint.",
     )
 
-
-class Gate(Section):
-    """When a candidate replaces the incumbent, as `lars_agent.training.gate.GatePolicy`."""
-
-    min_reply_gain: float = Field(
-        default=0.02, ge=0, lt=1, description="Least relative fall of the share of reply tokens that come out wrong."
-    )
-    max_text_rise: float = Field(
-        default=0.03, ge=0, allow_inf_nan=False, description="Largest relative rise of the text loss."
-    )
-
-
-class Curation(Section):
-    """Which examples are learned, as `lars_agent.training.curate.CurationPolicy`."""
-
-    max_chars: int = Field(default=16_000, ge=1, description="Longest prompt and reply together, characters.")
-    heldout_share: float = Field(default=0.2, ge=0, le=1, description="Share of the examples to judge by.")
-    min_heldout: int = Field(default=4, ge=1, description="Least number of examples to judge by.")
-    max_heldout: int = Field(default=64, ge=1, description="Largest number of examples to judge by.")
+    @property
+    def config(self) -> TrainConfig:
+        """The part that decides what is learned."""
+        return TrainConfig(**{item.name: getattr(self, item.name) for item in fields(TrainConfig)})
 
 
 class Schedule(Section):

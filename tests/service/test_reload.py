@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lars_agent.errors import ConfigError
@@ -72,7 +74,7 @@ def test_every_part_goes_by_the_new_settings(daemon):
     wanted = before.model_copy(
         update={
             "schedule": before.schedule.model_copy(update={"enabled": True}),
-            "training": before.training.model_copy(update={"steps": 3}),
+            "training": replace(before.training, steps=3),
             "server": before.server.model_copy(update={"port": 1}),
         }
     )

@@ -212,5 +212,5 @@ def test_a_held_out_correction_was_learned_in_other_words_unless_it_is_the_only_
     [("max_chars", 0), ("heldout_share", 1.1), ("heldout_share", math.nan), ("min_heldout", 0), ("max_heldout", 3)],
 )
 def test_a_policy_that_cannot_be_is_refused_by_name(field: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=f"curation.{field}"):
+    with pytest.raises(ConfigError, match=f"curation.*{field}"):
         CurationPolicy(**{field: value})  # type: ignore[arg-type]

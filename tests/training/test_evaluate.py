@@ -7,8 +7,8 @@ import torch
 
 from lars_agent.lars.forward import reply_logits
 from lars_agent.training.batches import collate, encode_text
+from lars_agent.training.config import TrainConfig
 from lars_agent.training.evaluate import score
-from lars_agent.training.trainer import TrainConfig
 from tests.tiny import tiny_tokenizer
 from tests.training.test_trainer import trainer
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
@@ -8,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lars_agent.errors import ConfigError
+from lars_agent.records import from_json, to_json
 from lars_agent.training.gate import GatePolicy, Scores, Verdict, decide
 
 INCUMBENT = Scores(reply_loss=2.0, text_loss=3.0)
@@ -94,7 +94,7 @@ def test_held_out_loss_decides_where_a_recall_is_unknown(recalls: tuple[float | 
 
 
 def test_scores_recorded_before_recall_was_measured_are_read() -> None:
-    assert Scores.from_dict({"reply_loss": 2.0, "text_loss": None}).recall is None
+    assert from_json(Scores, {"reply_loss": 2.0, "text_loss": None}).recall is None
 
 
 def test_small_rises_cannot_add_up_over_the_nights() -> None:
@@ -144,9 +144,9 @@ def test_every_verdict_has_sentences_and_survives_json(
     verdict = decide(candidate, incumbent, policy, base)
     assert verdict.reasons
     assert all(reason.endswith(".") and reason[0].isupper() for reason in verdict.reasons)
-    text = json.dumps(verdict.as_dict(), allow_nan=False)
-    again = Verdict.from_dict(json.loads(text))
-    assert json.dumps(again.as_dict()) == text
+    text = to_json(verdict)
+    again = from_json(Verdict, text)
+    assert to_json(again) == text
     assert (again.accepted, again.reasons) == (verdict.accepted, verdict.reasons)
 
 
@@ -192,5 +192,5 @@ def test_a_rise_that_cannot_be_allowed_is_refused(rise: float) -> None:
 
 @pytest.mark.parametrize("record", [{}, {"accepted": True, "reasons": "no list", "candidate": {}, "incumbent": {}}])
 def test_a_record_that_is_no_verdict_is_refused(record: dict[str, object]) -> None:
-    with pytest.raises((KeyError, TypeError)):
-        Verdict.from_dict(record)
+    with pytest.raises(ConfigError, match="verdict"):
+        from_json(Verdict, record)

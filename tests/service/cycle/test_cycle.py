@@ -92,7 +92,7 @@ def test_job_directory_holds_what_the_worker_needs(house):
     spec = JobSpec.read(folder)
     assert spec.parent == str(house.store.folder("default", incumbent))
     assert spec.budget_bytes == house.settings.worker_bytes
-    assert "threads" not in spec.training
+    assert spec.training == house.settings.training.config
     train, heldout = read_examples(folder / TRAIN_FILE), read_examples(folder / HELDOUT_FILE)
     assert len(train) + len(heldout) == 6
     assert heldout

@@ -1,0 +1,52 @@
+"""Configuration of training. A section of the settings, so no torch here."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from lars_agent.records import record
+
+__all__ = ["TrainConfig"]
+
+
+@record("training")
+class TrainConfig:
+    """Optimization, evaluation, checkpoints and rehearsal of one training run."""
+
+    steps: int = Field(
+        default=60, ge=1, description="Optimizer steps; one reads `batch_size` x `accumulation` examples."
+    )
+    batch_size: int = Field(default=8, ge=1, description="Examples in a batch.")
+    accumulation: int = Field(default=1, ge=1, description="Batches in a step.")
+    learning_rate: float = Field(
+        default=2e-3,
+        gt=0,
+        allow_inf_nan=False,
+        description="Peak learning rate, reached after `warmup_steps`; then a cosine down to zero.",
+    )
+    weight_decay: float = Field(
+        default=0.01, ge=0, allow_inf_nan=False, description="AdamW's weight decay, on matrices only."
+    )
+    warmup_steps: int = Field(default=10, ge=0, description="Steps until the peak learning rate.")
+    clip_norm: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="Largest 2-norm of the gradient.")
+    evaluate_every: int = Field(default=10, ge=1, description="Steps between two evaluations.")
+    checkpoint_every: int = Field(default=20, ge=1, description="Steps between two checkpoints.")
+    patience: int = Field(
+        default=0,
+        ge=0,
+        description="Stop early, after this many evaluations without a lower held-out loss, and keep the step with "
+        "the lowest; 0 runs all steps and keeps the last.",
+    )
+    rehearsal_batch: int = Field(
+        default=1,
+        ge=0,
+        description="Passages of general text in a step on which the adapter is held to the base model; 0 is off.",
+    )
+    rehearsal_weight: float = Field(
+        default=1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Weight of their divergence (nats per token) beside the loss.",
+    )
+    max_seq_len: int = Field(default=1024, ge=1, description="Longest prompt and reply together, tokens.")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of the adapter, the data order and the dropout.")

@@ -20,6 +20,8 @@ from transformers import (
 )
 
 from bench.tiny_model import byte_tokenizer
+from lars_agent.lars import LarsAdapter
+from lars_agent.lars.state import adapter_tensors
 
 Family = Literal["llama", "qwen2", "qwen3", "gemma", "phi", "mistral", "gpt2"]
 VOCABULARY = 300
@@ -74,3 +76,8 @@ def save_tiny(folder: Path, kind: Family = "llama", seed: int = 0) -> Path:
     tiny_model(kind, seed).to(torch.bfloat16).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+def adapter_state(adapter: LarsAdapter) -> dict[str, torch.Tensor]:
+    """Copies of the adapter's tensors, keyed `<layer name>.<parameter>`."""
+    return {name: tensor.clone() for name, tensor in adapter_tensors(adapter).items()}

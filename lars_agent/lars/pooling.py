@@ -74,8 +74,7 @@ class Tokens:
         """Return the value of each token, (1, S, O) in a packed call, given that of each example, (N, 1, O)."""
         if self.examples is None:
             return values
-        spread: Tensor = _Spread.apply(values, self.examples, self._example_of)  # type: ignore[no-untyped-call]
-        return spread
+        return _Spread.apply(values, self.examples, self._example_of)  # type: ignore[no-any-return, no-untyped-call]
 
     @cached_property
     def _example_of(self) -> Tensor:

@@ -32,11 +32,6 @@ def adapter_tensors(adapter: LarsAdapter) -> dict[str, Tensor]:
     }
 
 
-def adapter_state(adapter: LarsAdapter) -> dict[str, Tensor]:
-    """Return copies of the adapter's tensors, keyed `<layer name>.<parameter>`."""
-    return {name: tensor.clone() for name, tensor in adapter_tensors(adapter).items()}
-
-
 def load_state(adapter: LarsAdapter, state: dict[str, Tensor]) -> None:
     """Copy `state` into the adapter. Raises StateMismatch, with nothing copied, if keys or shapes differ."""
     own = _matching(adapter, state)

@@ -83,7 +83,8 @@ class FlatAdamW:
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Restore `state`, whose moments may be of other bits. Raises StateMismatch for another optimizer's state."""
         bits = self.bits
-        self.moments, self.bits = _moments(_bits_in(state), len(self.values)), _bits_in(state)
+        self.bits = 8 if "first_scale" in state else 32
+        self.moments = _moments(self.bits, len(self.values))
         self._copy(state)
         self.use_bits(bits)
 
@@ -159,11 +160,6 @@ class _Moments8:
 
 def _moments(bits: Literal[8, 32], length: int) -> _Moments32 | _Moments8:
     return _Moments8(length) if bits == 8 else _Moments32(length)
-
-
-def _bits_in(state: Mapping[str, Tensor]) -> Literal[8, 32]:
-    """Return the bits of the moments in a state."""
-    return 8 if "first_scale" in state else 32
 
 
 def _divided(numbers: Tensor, scale: Tensor) -> Tensor:

@@ -63,8 +63,7 @@ def blockwise_attention(
     `mask` (B or 1, 1, S, P + K) is True where a query may attend, or added to the scores; None is causal, the queries
     being the last tokens. If the prefix has segments, B is 1, and each segment is causal.
     """
-    merged: Tensor = _Blockwise.apply(query, key, value, prefix, mask, scale)  # type: ignore[no-untyped-call]
-    return merged
+    return _Blockwise.apply(query, key, value, prefix, mask, scale)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Blockwise(torch.autograd.Function):

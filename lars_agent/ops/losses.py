@@ -68,8 +68,7 @@ def chunked_cross_entropy(hidden: Tensor, vocabulary: Vocabulary, targets: Tenso
 
     Gradients flow to `hidden` alone. At most two times `chunk` x V numbers exist at a time.
     """
-    nll: Tensor = _Chunked.apply(hidden, vocabulary, targets, None, chunk)  # type: ignore[no-untyped-call]
-    return nll
+    return _Chunked.apply(hidden, vocabulary, targets, None, chunk)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def chunked_divergence(hidden: Tensor, base_hidden: Tensor, vocabulary: Vocabulary, chunk: int = CHUNK) -> Tensor:
@@ -77,8 +76,7 @@ def chunked_divergence(hidden: Tensor, base_hidden: Tensor, vocabulary: Vocabula
 
     Both are (T, H); gradients flow to `hidden` alone. At most four times `chunk` x V numbers exist at a time.
     """
-    divergence: Tensor = _Chunked.apply(hidden, vocabulary, None, base_hidden, chunk)  # type: ignore[no-untyped-call]
-    return divergence
+    return _Chunked.apply(hidden, vocabulary, None, base_hidden, chunk)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Chunked(torch.autograd.Function):

@@ -12,11 +12,11 @@ from lars_agent.errors import AdapterCorrupt, AdapterIncompatible, ConfigError, 
 from lars_agent.lars import LarsAdapter, LarsConfig, attach, load_adapter, save_adapter
 from lars_agent.lars.forward import reply_hidden
 from lars_agent.lars.inject import target_shapes
-from lars_agent.lars.state import CONFIG_FILE, WEIGHTS_FILE, adapter_state, load_state
+from lars_agent.lars.state import CONFIG_FILE, WEIGHTS_FILE, load_state
 from lars_agent.training.batches import collate
 from tests.lars.conftest import shake
 from tests.lars.test_serving import rows
-from tests.tiny import tiny_model
+from tests.tiny import adapter_state, tiny_model
 
 
 def test_detach_leaves_the_model_byte_for_byte_and_hook_for_hook():

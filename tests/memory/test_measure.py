@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lars_agent.memory import measure, peak_rss_bytes, pss_bytes, reset_peak, rss_bytes
+from lars_agent.memory import measure
+from lars_agent.memory.measure import peak_rss_bytes, pss_bytes, reset_peak, rss_bytes
 
 BLOCK_BYTES = 64 * 2**20
 NO_PROCESS = 2**22 + 1  # above the kernel's highest process id

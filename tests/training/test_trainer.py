@@ -14,7 +14,6 @@ import torch
 
 from lars_agent.errors import ConfigError, NothingToLearn, Preempted
 from lars_agent.lars import LarsAdapter, LarsConfig, attach, packing
-from lars_agent.lars.state import adapter_state
 from lars_agent.ops.attention import use_grouped_attention
 from lars_agent.ops.kv_cache import ReservedLayer
 from lars_agent.ops.memory_plan import MemoryPlan
@@ -22,8 +21,8 @@ from lars_agent.training import checkpoint
 from lars_agent.training.batches import collate, encode, encode_text
 from lars_agent.training.config import TrainConfig
 from lars_agent.training.evaluate import divergence_from_base, mean_loss
-from lars_agent.training.trainer import Trainer, learning_rate
-from tests.tiny import tiny_model, tiny_tokenizer
+from lars_agent.training.trainer import TrainConfig, Trainer, learning_rate
+from tests.tiny import adapter_state, tiny_model, tiny_tokenizer
 from tests.training.conftest import FACTS, HELD_OUT, fact
 
 CONFIG = TrainConfig(steps=12, batch_size=2, learning_rate=2e-2, warmup_steps=2, evaluate_every=3, checkpoint_every=4)
@@ -67,7 +66,7 @@ def test_what_a_batch_read_is_gone_before_the_next_one_is_read(monkeypatch, reco
         alive.append(sum(numbers() is not None for numbers in rooms))
         return make(*args)
 
-    monkeypatch.setattr(ReservedLayer, "_room", room)
+    monkeypatch.setattr(ReservedLayer, "_buffer", room)
     monkeypatch.setattr(packing, "reserved_cache", made)
     model = tiny_model("llama")
     use_grouped_attention(model)

@@ -96,9 +96,9 @@ def test_openais_penalties_count_what_the_reply_has_said_and_not_the_prompt():
     said = int(logits().argmax())
     for how, taken in ((Sampling(frequency_penalty=1.5), 3.0), (Sampling(presence_penalty=1.5), 1.5)):
         sampler = Sampler(how, 0, [said])
-        assert torch.equal(sampler._penalised(logits()), logits())
+        assert torch.equal(sampler._penalize(logits()), logits())
         for _ in range(2):
             sampler(torch.eye(40)[said] * 100)
         expected = logits()
         expected[said] -= taken
-        torch.testing.assert_close(sampler._penalised(logits()), expected)
+        torch.testing.assert_close(sampler._penalize(logits()), expected)

@@ -1,7 +1,7 @@
 """The loaded adapters, and swaps while requests run.
 
 A request keeps the adapter object it was submitted with, so a swap is one assignment: running requests keep theirs, the
-next one gets the new one. Loading and verifying the sha256s happen before that, in `prepare`, while the incumbent
+next one gets the new one. Loading and verifying the sha256s happen before that, in `resolve`, while the incumbent
 serves; if they fail, it continues to serve.
 """
 
@@ -44,7 +44,7 @@ class AdapterCache:
         self._swap_lock, self._load_lock, self._keep_lock = threading.Lock(), threading.Lock(), threading.Lock()
 
     def resolve(self, profile: str, version: int | Literal["active"] | None) -> LoadedAdapter:
-        """Return the adapter for a request. Raises AdapterNotFound, AdapterCorrupt or AdapterIncompatible."""
+        """Return a version, loaded if necessary. Raises AdapterNotFound, AdapterCorrupt or AdapterIncompatible."""
         if version is None:
             return BASE
         if version == "active":
@@ -52,10 +52,6 @@ class AdapterCache:
                 self.swap(profile)
             return self._active[profile]
         return self._get(profile, version)
-
-    def prepare(self, profile: str, version: int) -> None:
-        """Load and verify `version` for a later swap. Raises what `resolve` raises."""
-        self._get(profile, version)
 
     def is_ready(self, profile: str, version: int) -> bool:
         """Return True if `version` is loaded."""

@@ -96,7 +96,7 @@ class Engine:
         if request.raw is not None:
             ids = list(self._tokenizer.encode(request.raw))
             if not ids:
-                raise PromptRefused("the prompt is empty; give at least one token to go on with")
+                raise PromptRefused("the prompt is empty; give at least one token to continue")
             return ids
         try:
             return encode_prompt(self._tokenizer, request.messages)
@@ -104,8 +104,8 @@ class Engine:
             raise PromptRefused(f"the model's chat template refuses the conversation: {error}") from error
 
     def prepare(self, profile: str, version: int) -> None:
-        """Load `version` for a later swap; see `AdapterCache.prepare`."""
-        self._adapters.prepare(profile, version)
+        """Load and verify `version` for a later swap; see `AdapterCache.resolve`."""
+        self._adapters.resolve(profile, version)
 
     def is_ready(self, request: GenerationRequest) -> bool:
         """Return True if the adapter that `request` names by number is loaded."""

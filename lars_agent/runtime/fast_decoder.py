@@ -100,21 +100,18 @@ class FastDecoder:
 
     def __init__(self, model: PreTrainedModel) -> None:
         config, decoder = model.config, model.base_model
-        names = list(decoder_layers(model))
-        modules: list[Any] = [model.get_submodule(name) for name in names]
-        attention, activation = modules[0].self_attn, modules[0].mlp.act_fn
+        layers: dict[str, Any] = {name: model.get_submodule(name) for name in decoder_layers(model)}
+        first = next(iter(layers.values()))
         self.dtype: torch.dtype = model.dtype
         self.heads: int = config.num_attention_heads
         self.key_heads: int = config.num_key_value_heads
-        self.head_size: int = attention.head_dim
-        self.scaling: float = attention.scaling
+        self.head_size: int = first.self_attn.head_dim
+        self.scaling: float = first.self_attn.scaling
         self.eps: float = config.rms_norm_eps
-        self.activation: Any = F.silu if type(activation) is nn.SiLU else activation
+        self.activation: Any = F.silu if type(first.mlp.act_fn) is nn.SiLU else first.mlp.act_fn
         self._query_width = self.heads * self.head_size
         self._rotated_width = self._query_width + self.key_heads * self.head_size  # queries and keys
-        self.layers = [
-            _layer(index, name, module) for index, (name, module) in enumerate(zip(names, modules, strict=True))
-        ]
+        self.layers = [_layer(index, *layer) for index, layer in enumerate(layers.items())]
         self.embedding: Any = model.get_input_embeddings()
         self.final_norm: Any = decoder.norm.weight  # type: ignore[union-attr]
         self._head = build_linear([model.get_output_embeddings()])  # type: ignore[no-untyped-call]
@@ -155,8 +152,9 @@ class FastDecoder:
             query, key = rotated[:, : self.heads], rotated[:, self.heads :]
             normed = torch.cat([self._norm(query, layer.query_norm), self._norm(key, layer.key_norm)], dim=1)
         torch.addcmul(normed * rotations[0], normed.roll(self.head_size // 2, 2), rotations[1], out=rotated)
+        parts = [qkv] if len(chunks) == 1 else torch.split(qkv, [chunk.tokens for chunk in chunks])
         outs = []
-        for chunk, own in zip(chunks, torch.split(qkv, [chunk.tokens for chunk in chunks]), strict=True):
+        for chunk, own in zip(chunks, parts, strict=True):
             keys, values = chunk.kv.write(layer.index, own[:, self._query_width :])
             outs.append(self._attend(own[:, : self._query_width], keys, values))
         return self._project(layer, OUT, outs[0] if len(outs) == 1 else torch.cat(outs), hook)

@@ -62,11 +62,10 @@ class Int4Linear:
         self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 1)
         grid = torch.cat([_grid(module.matrix) for module in modules])
         self.grid = grid.transpose(0, 1).contiguous()  # (I / 32, O, 2)
-        self.bias: Tensor | None = None
-        if any(module.bias is not None for module in modules):
-            self.bias = torch.cat(
-                [torch.zeros(m.out_features, dtype=m.dtype) if m.bias is None else m.bias for m in modules]
-            )
+        biases: list[Tensor] = [
+            torch.zeros(m.out_features, dtype=m.dtype) if m.bias is None else m.bias for m in modules
+        ]
+        self.bias = torch.cat(biases) if any(module.bias is not None for module in modules) else None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the concatenated outputs (T, O) for `x` (T, I)."""

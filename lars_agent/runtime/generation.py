@@ -77,7 +77,7 @@ class FastSequence:
         blocks = self.prefixes.find(BASE, tokens)
         self._restore(blocks)
         sums = PromptSums([block.sums for block in blocks])
-        for start, end in _chunks(self.cached_tokens, len(ids)):
+        for start, end in self._chunks(len(ids)):
             self._run(ids[start:end], sums)
             yield
         new = [
@@ -99,7 +99,7 @@ class FastSequence:
             blocks.pop()
         self._restore(blocks)
         memories: dict[int, AdapterMemory] = {}
-        for start, end in _chunks(self.cached_tokens, len(tokens), last=len(ids)):
+        for start, end in self._chunks(len(ids)):
             hidden = self._run(ids[start:end], self.full_adapter(end - start, prompt=True))
             memories[end] = self.memory.fork()
             yield
@@ -109,6 +109,12 @@ class FastSequence:
         ]
         self.prefixes.keep(self.adapter.scope, tokens, [*blocks, *new])
         return hidden
+
+    def _chunks(self, end: int) -> Iterator[tuple[int, int]]:
+        """Return start and end of each chunk up to token `end`, the last of them behind the last whole block."""
+        whole = (len(self.prompt) - 1) // BLOCK * BLOCK
+        starts = [*range(self.cached_tokens, whole, PROMPT_CHUNK), *([whole] if whole < end else [])]
+        return pairwise([*starts, end])
 
     def _restore(self, blocks: Sequence[Block]) -> None:
         """Begin with the keys, values and adapter memory of `blocks`."""
@@ -133,12 +139,3 @@ class FastSequence:
 
     def _run(self, ids: Tensor, hook: AdapterHook | None) -> Tensor:
         return self.decoder.run(ids, [SequenceChunk(self.kv, len(ids))], hook)
-
-
-def _chunks(start: int, count: int, last: int | None = None) -> Iterator[tuple[int, int]]:
-    """Start and end of each prefill chunk from token `start` to `count`; the last one, behind the last whole block,
-    extends to `last`.
-    """
-    whole, end = count // BLOCK * BLOCK, count if last is None else last
-    starts = [*range(start, whole, PROMPT_CHUNK), *([whole] if whole < end else [])]
-    return pairwise([*starts, end])

@@ -162,7 +162,7 @@ class Ticket:
 
     def finish(self, generation: Generation | None, error: Exception | None = None) -> None:
         """End the reply with `generation`, or with `error` as a LarsError."""
-        self._generation, self._error = generation, error and as_lars_error(error)
+        self._generation, self._error = generation, None if error is None else as_lars_error(error)
         self._done.set()
         self._pieces.put(None)
 

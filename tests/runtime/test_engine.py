@@ -1,4 +1,4 @@
-"""The engine: replies, streams, pins, swaps, refuses and cancels."""
+"""The engine: replies, streams, swaps, refusals and cancellation."""
 
 from __future__ import annotations
 
@@ -267,7 +267,7 @@ def test_a_version_is_prepared_while_the_incumbent_serves(engine, opened, store,
         assert reply(engine).adapter_version == active
 
 
-def test_what_cannot_be_prepared_is_said(engine):
+def test_an_unknown_version_cannot_be_prepared(engine):
     with pytest.raises(AdapterNotFound):
         engine.prepare("default", 9)
 

@@ -46,7 +46,7 @@ def prompt_of(length: int, seed: int = 0) -> list[int]:
 @pytest.mark.parametrize("pooling", [None, *MODES])
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_replies_made_together_have_the_logits_that_each_has_alone(family, pooling, token_term):
+def test_batched_replies_have_the_logits_of_each_alone(family, pooling, token_term):
     model = tiny_model(family)
     attachment, found = attach(model), build_fast_decoder(model)
     assert found is not None
@@ -84,11 +84,11 @@ def test_replies_with_different_adapters_and_with_none_share_a_pass():
 
 
 @pytest.mark.parametrize("family", ["gpt2", "phi", "gemma"])
-def test_a_model_that_is_built_otherwise_is_left_alone(family):
+def test_a_model_of_another_structure_is_not_supported(family):
     assert build_fast_decoder(tiny_model(family)) is None
 
 
-def test_a_model_that_computes_otherwise_is_found_out(monkeypatch):
+def test_a_model_that_computes_something_else_is_not_supported(monkeypatch):
     monkeypatch.setattr(FastDecoder, "_mlp", lambda self, layer, x, hook: torch.zeros_like(x))
     assert build_fast_decoder(tiny_model()) is None
 
@@ -96,7 +96,7 @@ def test_a_model_that_computes_otherwise_is_found_out(monkeypatch):
 @pytest.mark.parametrize("pooling", [None, "response", "causal"])
 @pytest.mark.parametrize("length", [2, BLOCK, BLOCK + 1, BLOCK + 2, 3 * BLOCK + 7])
 @torch.no_grad()
-def test_a_prompt_that_was_read_before_gives_the_same_to_the_last_bit(pooling, length):
+def test_a_cached_prompt_gives_identical_bits(pooling, length):
     model, found, prefixes = tiny_model(), fast_decoder(), PrefixCache(10**8)
     adapter = None if pooling is None else FastAdapter(found, adapter_for(model, pooling))
     prompt = prompt_of(length)
@@ -111,7 +111,7 @@ def test_a_prompt_that_was_read_before_gives_the_same_to_the_last_bit(pooling, l
 
 
 @torch.no_grad()
-def test_what_one_adapter_read_serves_another_and_the_base_model():
+def test_blocks_of_one_adapter_serve_another_and_the_base_model():
     model, found, prefixes = tiny_model(), fast_decoder(), PrefixCache(10**8)
     prompt = prompt_of(2 * BLOCK + 5)
     for adapter in (None, adapter_for(model, "response"), adapter_for(model, "response", token_term=False)):
@@ -124,7 +124,7 @@ def test_what_one_adapter_read_serves_another_and_the_base_model():
 
 
 @torch.no_grad()
-def test_a_causal_adapter_goes_on_from_what_it_remembers_and_shares_it_with_no_other(monkeypatch):
+def test_a_causal_adapter_continues_from_its_own_cached_memory_and_shares_it_with_no_other(monkeypatch):
     monkeypatch.setattr(generation, "PROMPT_CHUNK", 2 * BLOCK)
     model, found, prefixes = tiny_model(), fast_decoder(), PrefixCache(10**8)
     adapter, other = (FastAdapter(found, adapter_for(model, "causal", token_term=term)) for term in (True, False))
@@ -139,7 +139,7 @@ def test_a_causal_adapter_goes_on_from_what_it_remembers_and_shares_it_with_no_o
 
 
 class PrefixCacheView(PrefixCache):
-    """Another's blocks, to which nothing is added."""
+    """A read-only view of another cache."""
 
     def __init__(self, other: PrefixCache) -> None:
         super().__init__(0)
@@ -150,7 +150,7 @@ class PrefixCacheView(PrefixCache):
 
 
 @torch.no_grad()
-def test_a_mode_that_acts_on_the_prompt_takes_nothing_of_the_base_models():
+def test_a_pooling_over_the_prompt_uses_no_block_of_the_base_model():
     model, found, prefixes = tiny_model(), fast_decoder(), PrefixCache(10**8)
     prompt = prompt_of(2 * BLOCK + 5)
     prefilled(found, None, prompt, prefixes)

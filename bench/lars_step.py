@@ -11,7 +11,7 @@ from lars_agent.memory.allocator import give_back
 from lars_agent.models.open import OpenedModel
 from lars_agent.ops.memory_plan import MemoryPlan
 from lars_agent.records import from_json
-from lars_agent.runtime.hf_decoder import Decoder
+from lars_agent.runtime.hf_backend import HfSequence
 from lars_agent.training.config import TrainConfig
 from lars_agent.training.trainer import Trainer
 
@@ -43,9 +43,9 @@ def inference_step(cell: Cell, opened: OpenedModel) -> Callable[[], None]:
     row = example(cell, opened.model.config.vocab_size)
 
     def reply() -> None:
-        decoder = Decoder(attachment, adapter)
-        decoder.prefill(row.prompt)
+        sequence = HfSequence(attachment, adapter, row.prompt)
+        list(sequence.prefill())
         for token in row.reply[:-1]:
-            decoder.step(token)
+            sequence.step(token)
 
     return reply

@@ -18,9 +18,10 @@ from bench.cells_file import FAILED
 from bench.planner_cell import PlannerCell
 from lars_agent.example import Example, Message
 from lars_agent.memory.measure import peak_rss_bytes
+from lars_agent.models.chat_template import encode_prompt
 from lars_agent.models.open import open_tokenizer
 from lars_agent.models.weights import model_digest, weight_files
-from lars_agent.training.batches import encode, encode_prompt
+from lars_agent.training.batches import encode
 from lars_agent.training.evaluate import general_text
 from lars_agent.training.job_directory import (
     HELDOUT_FILE,

@@ -15,7 +15,8 @@ from lars_agent.example import Example, Message
 from lars_agent.lars.forward import positions, read_prompt
 from lars_agent.lars.inject import AdapterMemory, Attachment, LarsAdapter
 from lars_agent.lars.pooling import Tokens
-from lars_agent.training.batches import Encoded, collate, encode_prompt, pad_id
+from lars_agent.models.chat_template import encode_prompt
+from lars_agent.training.batches import Encoded, collate, pad_id
 
 REPLY_TOKENS = 40
 BATCH = 16

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from lars_agent.errors import LarsError
 from lars_agent.models.library import InstalledModel, ModelLibrary
-from lars_agent.runtime.rpc import Options
+from lars_agent.runtime.rpc import EngineOptions
 from lars_agent.store.adapters import AdapterStore
 from service.api import (
     adapters,
@@ -191,7 +191,7 @@ def engine_opener(settings: Settings) -> OpenEngine:
 
     def open_engine(installed: InstalledModel) -> EngineClient:
         runtime = settings.runtime
-        options = Options(
+        options = EngineOptions(
             model_path=str(installed.folder),
             dtype=settings.model.dtype,
             adapters_path=str(settings.adapters_dir),

@@ -25,7 +25,7 @@ from lars_agent.errors import (
     process_error,
     serialize_error,
 )
-from lars_agent.runtime.rpc import Wire, error_from, error_to
+from lars_agent.runtime.rpc import RpcConnection, error_from, error_to
 from lars_agent.training.job_directory import JobResult, read_result
 from service.api.errors import InvalidField
 
@@ -84,7 +84,7 @@ def test_fields_are_kept() -> None:
 
 
 def test_error_crosses_the_socket_between_daemon_and_engine() -> None:
-    ours, theirs = (Wire(end) for end in socket.socketpair())
+    ours, theirs = (RpcConnection(end) for end in socket.socketpair())
     theirs.send({"id": 1, "error": error_to(QueueFull("8 requests wait", retry_after_s=9))})
     theirs.send({"id": 2, "error": error_to(ZeroDivisionError("division by zero"))})
     theirs.close()

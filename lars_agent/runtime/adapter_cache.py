@@ -1,8 +1,8 @@
-"""Which adapter serves which profile, and how it is replaced while requests run.
+"""The loaded adapters, and swaps while requests run.
 
-A request is pinned to an adapter object when it comes in, so a swap is one assignment: requests in flight keep theirs,
-the next one gets the other. Loading, checking the sha256s and making the tensors resident all happen before that, in
-`prepare`, while the incumbent serves; when any of it fails, it goes on serving.
+A request keeps the adapter object it was submitted with, so a swap is one assignment: running requests keep theirs, the
+next one gets the new one. Loading and verifying the sha256s happen before that, in `resolve`, while the incumbent
+serves; if they fail, it continues to serve.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from transformers import PreTrainedModel
 from lars_agent.lars import LarsAdapter, load_adapter
 from lars_agent.store.adapters import AdapterStore
 
-KEPT = 3  # versions beside those in use: what was asked for by number, and what was in use before
+MAX_INACTIVE = 3  # loaded versions beside the active ones: requested by number, or active before
 
 
 @dataclass(frozen=True)
 class LoadedAdapter:
-    """An adapter, made ready for the backend that serves it, and its version; both None for the base model."""
+    """An adapter prepared for the backend, and its version; both None for the base model."""
 
     adapter: Any | None = None
     version: int | None = None
@@ -33,78 +33,73 @@ BASE = LoadedAdapter()
 
 
 class AdapterCache:
-    """The adapters in memory: the active one of each profile, and a few that requests asked for by version."""
+    """The adapters in memory: the active one of each profile, and the last few other versions used."""
 
     def __init__(
-        self, model: PreTrainedModel, store: AdapterStore, base_sha256: str, prepared: Callable[[LarsAdapter], Any]
+        self, model: PreTrainedModel, store: AdapterStore, base_sha256: str, prepare: Callable[[LarsAdapter], Any]
     ) -> None:
-        self._model, self._store, self._base_sha256, self._prepared = model, store, base_sha256, prepared
+        self._model, self._store, self._base_sha256, self._prepare = model, store, base_sha256, prepare
         self._active: dict[str, LoadedAdapter] = {}
-        self._ready: OrderedDict[tuple[str, int], LoadedAdapter] = OrderedDict()
-        self._swapping, self._loading, self._keeping = threading.Lock(), threading.Lock(), threading.Lock()
+        self._inactive: OrderedDict[tuple[str, int], LoadedAdapter] = OrderedDict()
+        self._swap_lock, self._load_lock, self._keep_lock = threading.Lock(), threading.Lock(), threading.Lock()
 
     def resolve(self, profile: str, version: int | Literal["active"] | None) -> LoadedAdapter:
-        """The adapter a request is served with. Raises AdapterNotFound, AdapterCorrupt or AdapterIncompatible."""
+        """Return a version, loaded if necessary. Raises AdapterNotFound, AdapterCorrupt or AdapterIncompatible."""
         if version is None:
             return BASE
         if version == "active":
-            active = self._active.get(profile)
-            if active is None:
+            if profile not in self._active:
                 self.swap(profile)
             return self._active[profile]
-        return self._version(profile, version)
-
-    def prepare(self, profile: str, version: int) -> None:
-        """A swap to `version` will find it loaded and checked. Raises what loading raises."""
-        self._version(profile, version)
+        return self._get(profile, version)
 
     def is_ready(self, profile: str, version: int) -> bool:
-        """Whether `version` need not be loaded."""
-        return self._held(profile, version) is not None
+        """Return True if `version` is loaded."""
+        return self._find(profile, version) is not None
 
     def swap(self, profile: str) -> int | None:
-        """New requests of `profile` are served by the version that the store calls active; returns it.
+        """Serve new requests of `profile` with the store's active version, and return it.
 
-        Raises what loading raises, and then nothing has changed.
+        Raises what `resolve` raises, and then nothing has changed.
         """
-        with self._swapping:
+        with self._swap_lock:
             version = self._store.active(profile)
-            left = self._active.get(profile, BASE)
-            self._active[profile] = BASE if version is None else self._version(profile, version)
-            if left.version is not None:
-                self._keep(profile, left.version, left)
+            previous = self._active.get(profile, BASE)
+            self._active[profile] = BASE if version is None else self._get(profile, version)
+            if previous.version is not None:
+                self._keep(profile, previous.version, previous)
             return version
 
     def serve_base(self, profile: str) -> None:
-        """The base model serves new requests of `profile`, whatever the store calls active, until the next swap."""
-        with self._swapping:
+        """Serve new requests of `profile` with the base model until the next swap, whatever the store calls active."""
+        with self._swap_lock:
             self._active[profile] = BASE
 
     def serving(self, profile: str) -> int | None:
-        """The version that serves `profile` now."""
+        """Return the version that serves `profile` now; None for the base model."""
         return self._active.get(profile, BASE).version
 
-    def _version(self, profile: str, version: int) -> LoadedAdapter:
-        pinned = self._held(profile, version)  # what is ready waits for nobody's loading
-        if pinned is None:
-            with self._loading:
-                pinned = self._held(profile, version) or self._load(profile, version)
-                self._keep(profile, version, pinned)
-        elif pinned is not self._active.get(profile):
-            self._keep(profile, version, pinned)
-        return pinned
+    def _get(self, profile: str, version: int) -> LoadedAdapter:
+        loaded = self._find(profile, version)  # without the lock: no waiting for other versions to load
+        if loaded is None:
+            with self._load_lock:
+                loaded = self._find(profile, version) or self._load(profile, version)
+                self._keep(profile, version, loaded)
+        elif loaded is not self._active.get(profile):
+            self._keep(profile, version, loaded)
+        return loaded
 
-    def _held(self, profile: str, version: int) -> LoadedAdapter | None:
+    def _find(self, profile: str, version: int) -> LoadedAdapter | None:
         active = self._active.get(profile, BASE)
-        return active if active.version == version else self._ready.get((profile, version))
+        return active if active.version == version else self._inactive.get((profile, version))
 
-    def _keep(self, profile: str, version: int, pinned: LoadedAdapter) -> None:
-        with self._keeping:
-            self._ready[profile, version] = pinned
-            self._ready.move_to_end((profile, version))
-            while len(self._ready) > KEPT:
-                self._ready.popitem(last=False)
+    def _keep(self, profile: str, version: int, loaded: LoadedAdapter) -> None:
+        with self._keep_lock:
+            self._inactive[profile, version] = loaded
+            self._inactive.move_to_end((profile, version))
+            while len(self._inactive) > MAX_INACTIVE:
+                self._inactive.popitem(last=False)
 
     def _load(self, profile: str, version: int) -> LoadedAdapter:
         folder = self._store.verify(profile, version, self._base_sha256)
-        return LoadedAdapter(self._prepared(load_adapter(self._model, folder)), version)
+        return LoadedAdapter(self._prepare(load_adapter(self._model, folder)), version)

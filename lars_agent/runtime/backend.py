@@ -1,117 +1,51 @@
-"""Two ways to run a model: read again and lean, several replies at once; or as transformers has it, one by one."""
+"""The interface between the batcher and the two ways to run a model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from lars_agent.lars import LarsAdapter, attach
 from lars_agent.models.open import OpenedModel
-from lars_agent.runtime.constant_delta import LeanAdapter
-from lars_agent.runtime.fast_decoder import LeanModel, lean_model
-from lars_agent.runtime.generation import Reply, Stepper
-from lars_agent.runtime.hf_decoder import Decoder
+from lars_agent.runtime.fast_backend import FastBackend
+from lars_agent.runtime.fast_decoder import build_fast_decoder
+from lars_agent.runtime.hf_backend import HfBackend
 from lars_agent.runtime.prefix_cache import PrefixCache
 
-__all__ = ["Backend", "BeingMade", "backend_for"]
+__all__ = ["Backend", "DecodingSequence", "choose_backend"]
 
 
-class BeingMade(Protocol):
-    """A reply: `known` tokens of its prompt need not be read, `logits` (V,) float32 are those of the next token."""
+class DecodingSequence(Protocol):
+    """One reply: `logits` (V,) float32 of its next token; `cached_tokens` of its prompt came from the prefix cache."""
 
-    known: int
+    cached_tokens: int
     logits: Tensor
 
-    def read(self) -> Iterator[None]:
-        """Reads the prompt, a piece between two yields."""
-        ...
+    def prefill(self) -> Iterator[None]:
+        """Process the prompt, yielding after each chunk; then `logits` are those of the first token."""
 
 
 class Backend(Protocol):
-    """A way to run a model. An adapter is first made ready by `prepared`."""
+    """A way to run a model."""
 
-    def prepared(self, adapter: LarsAdapter) -> Any:
-        """What `begin` takes for it."""
-        ...
+    def prepare(self, adapter: LarsAdapter) -> Any:
+        """Return `adapter` in the form that `start` takes."""
 
-    def begin(self, adapter: Any | None, prompt: Sequence[int], room: int) -> BeingMade:
-        """A reply to `prompt`, of which nothing has been read yet, and with room for `room` tokens."""
-        ...
+    def start(self, adapter: Any | None, prompt: Sequence[int], capacity: int) -> DecodingSequence:
+        """Return a sequence for `prompt`, not yet prefilled, with capacity for `capacity` reply tokens."""
 
-    def step(self, replies: Sequence[BeingMade], tokens: Sequence[int]) -> None:
-        """Each reply goes on with its token."""
-        ...
+    def step(self, sequences: Sequence[Any], tokens: Sequence[int]) -> None:
+        """Append one token to each of `sequences`, which `start` returned, and update its `logits`."""
 
     def close(self) -> None:
-        """The model is what it was before."""
-        ...
+        """Release caches and leave the model as it was before."""
 
 
-class LeanBackend:
-    """Several replies at once, and prompts that begin alike read once."""
-
-    def __init__(self, model: LeanModel, prefixes: PrefixCache) -> None:
-        self.model, self.prefixes = model, prefixes
-        self._stepper = Stepper(model)
-
-    def prepared(self, adapter: LarsAdapter) -> LeanAdapter:
-        """See `Backend`."""
-        return LeanAdapter(self.model, adapter)
-
-    def begin(self, adapter: LeanAdapter | None, prompt: Sequence[int], room: int) -> Reply:
-        """See `Backend`."""
-        return Reply(self.model, adapter, prompt, room, self.prefixes)
-
-    def step(self, replies: Sequence[Any], tokens: Sequence[int]) -> None:
-        """See `Backend`."""
-        self._stepper.step(replies, tokens)
-
-    def close(self) -> None:
-        """See `Backend`."""
-        self.prefixes.clear()
-
-
-class PlainReply:
-    """A reply by transformers' own modules."""
-
-    def __init__(self, decoder: Decoder, prompt: Sequence[int], room: int) -> None:
-        self.decoder, self.known, self.logits = decoder, 0, torch.empty(0)
-        self._prompt, self._room = prompt, room
-
-    def read(self) -> Iterator[None]:
-        """See `BeingMade`."""
-        self.logits = self.decoder.prefill(self._prompt, self._room)
-        yield
-
-
-class PlainBackend:
-    """One reply after the other, by transformers' own modules."""
-
-    def __init__(self, opened: OpenedModel) -> None:
-        self._attachment = attach(opened.model)
-
-    def prepared(self, adapter: LarsAdapter) -> LarsAdapter:
-        """See `Backend`."""
-        return adapter
-
-    def begin(self, adapter: LarsAdapter | None, prompt: Sequence[int], room: int) -> PlainReply:
-        """See `Backend`."""
-        return PlainReply(Decoder(self._attachment, adapter), prompt, room)
-
-    def step(self, replies: Sequence[Any], tokens: Sequence[int]) -> None:
-        """See `Backend`."""
-        for reply, token in zip(replies, tokens, strict=True):
-            reply.logits = reply.decoder.step(token)
-
-    def close(self) -> None:
-        """See `Backend`."""
-        self._attachment.detach()
-
-
-def backend_for(opened: OpenedModel, prefix_bytes: int) -> Backend:
-    """The lean one for models that it knows, and transformers' for all others."""
-    model = lean_model(opened.model)
-    return PlainBackend(opened) if model is None else LeanBackend(model, PrefixCache(prefix_bytes))
+def choose_backend(opened: OpenedModel, prefix_cache_bytes: int) -> Backend:
+    """Return a FastBackend if the model is supported, else an HfBackend."""
+    decoder = build_fast_decoder(opened.model)
+    if decoder is None:
+        return HfBackend(attach(opened.model))
+    return FastBackend(decoder, PrefixCache(prefix_cache_bytes))

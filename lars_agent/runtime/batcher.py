@@ -1,177 +1,174 @@
-"""The replies that are being made, a token of each in turn: continuous batching (Yu et al., Orca, OSDI 2022)."""
+"""Continuous batching (Yu et al., Orca, OSDI 2022): requests join and leave the batch between two decoding steps."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from lars_agent.errors import GenerationCancelled, GenerationError, GenerationTimeout, LarsError
+from lars_agent.errors import GenerationCancelled, GenerationTimeout
 from lars_agent.runtime.adapter_cache import LoadedAdapter
-from lars_agent.runtime.backend import Backend, BeingMade
+from lars_agent.runtime.backend import Backend, DecodingSequence
 from lars_agent.runtime.detokenize import TextStream
 from lars_agent.runtime.request import FinishReason, Generation, Piece, Ticket, TokenChoice, TokenLogprob
 from lars_agent.runtime.sampling import Sampler
 
-__all__ = ["Batch", "Order"]
+__all__ = ["ContinuousBatcher", "QueuedRequest"]
 
 
 @dataclass(frozen=True)
-class Order:
-    """A ticket, and what was settled when it came in: the adapter, the prompt's token ids, the most new tokens, and the
-    deadline by `time.monotonic`.
-    """
+class QueuedRequest:
+    """A ticket with its adapter, the prompt's token ids, the most new tokens, and a deadline by `time.monotonic`."""
 
     ticket: Ticket
-    pinned: LoadedAdapter
+    adapter: LoadedAdapter
     prompt: list[int]
-    most: int
+    max_new_tokens: int
     deadline: float = math.inf
 
 
 @dataclass(eq=False)
-class _Going:
-    """One reply."""
+class _Running:
+    """A request in the batch; `prefill` is None once its prompt is processed."""
 
-    order: Order
-    reply: BeingMade
+    request: QueuedRequest
+    sequence: DecodingSequence
     sampler: Sampler
     stream: TextStream
-    reading: Iterator[None] | None
+    prefill: Iterator[None] | None
     token_ids: list[int] = field(default_factory=list)
     pieces: list[Piece] = field(default_factory=list)
-    began: float = field(default_factory=time.monotonic)
-    read: float = 0.0  # when the prompt had been read
-    logprobs: list[TokenLogprob] = field(default_factory=list)  # of tokens whose text has not been given yet
+    started: float = field(default_factory=time.monotonic)
+    prefilled: float = 0.0
+    logprobs: list[TokenLogprob] = field(default_factory=list)  # of tokens whose text has not been sent yet
 
-    def give(self, text: str) -> None:
-        if text or self.logprobs:
-            piece, self.logprobs = Piece(text, tuple(self.logprobs)), []
-            self.pieces.append(piece)
-            self.order.ticket.give(piece)
+    def append(self, token: int, end_tokens: frozenset[int]) -> FinishReason | None:
+        """Append a token and send its text; return the reason if the reply ends with it."""
+        if token in end_tokens:
+            return "eos_token"
+        self.token_ids.append(token)
+        text = self.stream.push(token)
+        if text:
+            self._send(text)
+        if self.stream.stopped:
+            return "stop_sequence"
+        return "length" if len(self.token_ids) == self.request.max_new_tokens else None
 
     def finish(self, reason: FinishReason) -> None:
-        self.give(self.stream.flush())
-        order = self.order
-        order.ticket.finish(
+        """Send the rest of the text and the result."""
+        rest = self.stream.flush()
+        if rest or self.logprobs:
+            self._send(rest)
+        self.request.ticket.finish(
             Generation(
                 text="".join(piece.text for piece in self.pieces),
                 finish_reason=reason,
-                prompt_tokens=len(order.prompt),
+                prompt_tokens=len(self.request.prompt),
                 generated_tokens=len(self.token_ids),
-                adapter_version=order.pinned.version,
-                seed=order.ticket.seed,
+                adapter_version=self.request.adapter.version,
+                seed=self.request.ticket.seed,
                 token_ids=tuple(self.token_ids),
-                cached_tokens=self.reply.known,
-                prompt_s=self.read - self.began,
-                reply_s=time.monotonic() - self.read,
+                cached_tokens=self.sequence.cached_tokens,
+                prompt_s=self.prefilled - self.started,
+                reply_s=time.monotonic() - self.prefilled,
                 logprobs=tuple(logprob for piece in self.pieces for logprob in piece.logprobs),
             )
         )
 
+    def _send(self, text: str) -> None:
+        piece, self.logprobs = Piece(text, tuple(self.logprobs)), []
+        self.pieces.append(piece)
+        self.request.ticket.give(piece)
 
-class Batch:
-    """Replies by `backend`, which end with one of the tokens `ends`; `give_up` says whether all are to be cancelled."""
+
+class ContinuousBatcher:
+    """Generate replies with `backend`, each up to one of `end_tokens`; cancel all once `cancel_all` returns True."""
 
     def __init__(
-        self, backend: Backend, tokenizer: PreTrainedTokenizerFast, ends: frozenset[int], give_up: Callable[[], bool]
+        self,
+        backend: Backend,
+        tokenizer: PreTrainedTokenizerFast,
+        end_tokens: frozenset[int],
+        cancel_all: Callable[[], bool],
     ) -> None:
-        self._backend, self._tokenizer, self._ends, self._give_up = backend, tokenizer, ends, give_up
-        self._going: list[_Going] = []
+        self._backend, self._tokenizer, self._end_tokens, self._cancel_all = backend, tokenizer, end_tokens, cancel_all
+        self._batch: list[_Running] = []
 
     def __len__(self) -> int:
-        return len(self._going)
+        return len(self._batch)
 
-    def add(self, order: Order) -> None:
-        """One more reply; what keeps it from being begun is told to its ticket."""
+    def add(self, request: QueuedRequest) -> None:
+        """Add a request to the batch; if that fails, its ticket gets the error."""
         try:
-            reply = self._backend.begin(order.pinned.adapter, order.prompt, order.most)
-            sampler = Sampler(order.ticket.request, order.ticket.seed, order.prompt)
-            stream = TextStream(self._tokenizer, order.ticket.request.stop)
-            self._going.append(_Going(order, reply, sampler, stream, reply.read()))
+            ticket = request.ticket
+            sequence = self._backend.start(request.adapter.adapter, request.prompt, request.max_new_tokens)
+            sampler = Sampler(ticket.request, ticket.seed, request.prompt)
+            stream = TextStream(self._tokenizer, ticket.request.stop)
+            self._batch.append(_Running(request, sequence, sampler, stream, sequence.prefill()))
         except Exception as error:  # the thread must outlive any one request
-            order.ticket.finish(None, _told(error))
+            request.ticket.finish(None, error)
 
-    def turn(self) -> None:
-        """A piece of one prompt is read, and each reply whose prompt has been read goes on by a token."""
-        for going in list(self._going):
-            if going.order.ticket.cancelled or self._give_up():
-                self._end(going, GenerationCancelled("the request was cancelled before its reply was finished"))
-            elif time.monotonic() > going.order.deadline:
-                self._end(
-                    going, GenerationTimeout(f"the reply was not whole in time; it had {len(going.token_ids)} tokens")
-                )
-        reading = next((going for going in self._going if going.reading is not None), None)
-        if reading is not None:
-            self._read(reading)
-        self._step([going for going in self._going if going.reading is None])
+    def step(self) -> None:
+        """Process one chunk of one prompt, and generate one token of each reply whose prompt is processed."""
+        for running in list(self._batch):
+            if running.request.ticket.cancelled or self._cancel_all():
+                self._fail(GenerationCancelled("the request was cancelled before its reply was finished"), running)
+            elif time.monotonic() > running.request.deadline:
+                count = len(running.token_ids)
+                self._fail(GenerationTimeout(f"the reply was not finished in time; it had {count} tokens"), running)
+        first = next((running for running in self._batch if running.prefill is not None), None)
+        if first is not None:
+            self._prefill(first)
+        self._decode([running for running in self._batch if running.prefill is None])
 
-    def _read(self, going: _Going) -> None:
-        assert going.reading is not None
+    def _prefill(self, running: _Running) -> None:
+        assert running.prefill is not None
         try:
-            next(going.reading)
+            next(running.prefill)
         except StopIteration:
-            going.reading, going.read = None, time.monotonic()
+            running.prefill, running.prefilled = None, time.monotonic()
         except Exception as error:
-            self._end(going, error)
+            self._fail(error, running)
 
-    def _step(self, those: list[_Going]) -> None:
-        drawn = [(going, token) for going in those if (token := self._draw(going)) is not None]
-        if not drawn:
+    def _decode(self, batch: Sequence[_Running]) -> None:
+        sampled = [(running, token) for running in batch if (token := self._sample(running)) is not None]
+        if not sampled:
             return
         try:
-            self._backend.step([going.reply for going, _ in drawn], [token for _, token in drawn])
+            self._backend.step([running.sequence for running, _ in sampled], [token for _, token in sampled])
         except Exception as error:
-            for going, _ in drawn:
-                self._end(going, error)
+            self._fail(error, *(running for running, _ in sampled))
 
-    def _draw(self, going: _Going) -> int | None:
-        """The reply's next token, None when that was the last: then it is finished."""
+    def _sample(self, running: _Running) -> int | None:
+        """Return the reply's next token; None if the reply has ended."""
         try:
-            token = going.sampler(going.reply.logits)
-            most = going.order.ticket.request.logprobs
-            if most is not None and token not in self._ends:
-                going.logprobs.append(self._logprob(going.reply.logits, token, most))
-            reason = self._taken(going, token)
-            if reason is not None:
-                going.finish(reason)
-                self._going.remove(going)
+            token = running.sampler(running.sequence.logits)
+            if running.request.ticket.request.logprobs is not None and token not in self._end_tokens:
+                running.logprobs.append(self._logprob(running, token))
+            reason = running.append(token, self._end_tokens)
+            if reason is None:
+                return token
+            running.finish(reason)
+            self._batch.remove(running)
         except Exception as error:
-            self._end(going, error)
-            return None
-        return token if reason is None else None
+            self._fail(error, running)
+        return None
 
-    def _logprob(self, logits: Tensor, token: int, most: int) -> TokenLogprob:
-        """How likely the token was, and the `most` likeliest ones."""
-        logprobs = logits.log_softmax(dim=0)
-        top = logprobs.topk(most).indices.tolist() if most else []
+    def _logprob(self, running: _Running, token: int) -> TokenLogprob:
+        """Return the log-probabilities of `token` and of the most likely tokens."""
+        count = running.request.ticket.request.logprobs
+        logprobs = running.sequence.logits.log_softmax(dim=0)
+        top = logprobs.topk(count).indices.tolist() if count else []
         chosen, *others = [
-            TokenChoice(number, str(self._tokenizer.decode([number])), float(logprobs[number]))
-            for number in (token, *top)
+            TokenChoice(token_id, str(self._tokenizer.decode([token_id])), float(logprobs[token_id]))
+            for token_id in (token, *top)
         ]
         return TokenLogprob(chosen, tuple(others))
 
-    def _taken(self, going: _Going, token: int) -> FinishReason | None:
-        """The reply goes on with `token`; why that ends it, if it does."""
-        if token in self._ends:
-            return "eos_token"
-        going.token_ids.append(token)
-        text = going.stream.push(token)
-        if text:
-            going.give(text)
-        if going.stream.stopped:
-            return "stop_sequence"
-        return "length" if len(going.token_ids) == going.order.most else None
-
-    def _end(self, going: _Going, error: Exception) -> None:
-        self._going.remove(going)
-        going.order.ticket.finish(None, _told(error))
-
-
-def _told(error: Exception) -> Exception:
-    """What a client is told."""
-    return error if isinstance(error, LarsError) else GenerationError(repr(error))
+    def _fail(self, error: Exception, *batch: _Running) -> None:
+        for running in batch:
+            self._batch.remove(running)
+            running.request.ticket.finish(None, error)

@@ -1,9 +1,9 @@
-"""The process that generates: `python -m lars_agent.runtime.engine_server FD OPTIONS`.
+"""The engine process: `python -m lars_agent.runtime.engine_server FD OPTIONS`.
 
-It holds the model, the adapters and torch, so that the daemon need not: requests that only store something never wait
-for a token's computation, an unloaded model leaves nothing behind, and a crash in a kernel takes no feedback with it.
-FD is its end of a socket, OPTIONS a JSON object with the fields of `lars_agent.runtime.rpc.Options`. It ends when the
-other end is gone.
+It holds the model, the adapters and torch in place of the daemon. Requests that only store something never wait for a
+token's computation, unloading the model frees all of its memory, and a crash in a kernel loses no feedback. FD is the
+process's end of a socket, OPTIONS a JSON object with the fields of `EngineOptions`. The process ends when the daemon
+closes the socket.
 
     to it    {"id": 1, "do": "submit", "request": {...}}   {"id": 1, "do": "cancel"}
              {"id": 2, "do": "swap" | "serve_base", "profile": "alice"}
@@ -32,82 +32,85 @@ import torch
 from lars_agent.models.open import open_model, precision
 from lars_agent.runtime.engine import Engine
 from lars_agent.runtime.request import GenerationRequest, Ticket
-from lars_agent.runtime.rpc import Options, Wire, error_to, request_from
+from lars_agent.runtime.rpc import EngineOptions, Line, RpcConnection, error_to, request_from
 from lars_agent.store.adapters import AdapterStore
 
-__all__ = ["main"]
+__all__ = ["EngineServer", "main"]
 
 
-class Endpoint:
-    """Does what the lines of `wire` ask of `engine`."""
+class EngineServer:
+    """Carries out the calls that come over `connection` on `engine`, and sends the results back."""
 
-    def __init__(self, wire: Wire, engine: Engine) -> None:
-        self.wire, self.engine = wire, engine
+    def __init__(self, connection: RpcConnection, engine: Engine) -> None:
+        self.connection, self.engine = connection, engine
         self._tickets: dict[int, Ticket] = {}
-        self._doing: dict[str, Callable[[dict[str, Any]], Any]] = {
-            "swap": lambda line: engine.swap(line["profile"]),
-            "prepare": lambda line: engine.prepare(line["profile"], line["version"]),
-            "serve_base": lambda line: engine.serve_base(line["profile"]),
-            "close": lambda line: engine.close(line["timeout_s"]),
-        }
+        methods = (engine.swap, engine.prepare, engine.serve_base, engine.close)
+        self._methods: dict[str, Callable[..., Any]] = {method.__name__: method for method in methods}
 
     def serve(self) -> None:
-        """Until the other end is gone."""
-        for line in self.wire:
+        """Serve until the other end closes the connection."""
+        for line in self.connection:
             if line["do"] == "cancel":
                 ticket = self._tickets.get(line["id"])
                 if ticket is not None:
                     ticket.cancel()
             elif line["do"] == "submit":
-                self._receive(line["id"], request_from(line["request"]))
+                self._receive(line["id"], line["request"])
             else:
-                threading.Thread(target=self._do, args=(line,), daemon=True).start()
+                _in_thread(self._call, line.pop("id"), line.pop("do"), line)
         for ticket in list(self._tickets.values()):
             ticket.cancel()
 
-    def _do(self, line: dict[str, Any]) -> None:
+    def _call(self, number: int, method: str, arguments: Line) -> None:
         try:
-            answer = {"value": self._doing[line["do"]](line)}
-        except Exception as error:  # told to whoever asked
-            answer = {"error": error_to(error)}
-        self._send({"id": line["id"], **answer})
+            self._send({"id": number, "value": self._methods[method](**arguments)})
+        except Exception as error:
+            self._fail(number, error)
 
-    def _receive(self, number: int, request: GenerationRequest) -> None:
-        """In the order that they come, but for those whose adapter has to be loaded first: nobody waits for these."""
+    def _receive(self, number: int, line: Line) -> None:
+        """Submit a request: in order of arrival, but in a thread of its own if its adapter must be loaded first."""
+        try:
+            request = request_from(line)
+        except ValueError as error:
+            self._fail(number, error)
+            return
         if self.engine.is_ready(request):
             self._submit(number, request)
         else:
-            threading.Thread(target=self._submit, args=(number, request), daemon=True).start()
+            _in_thread(self._submit, number, request)
 
     def _submit(self, number: int, request: GenerationRequest) -> None:
         try:
             ticket = self.engine.submit(request)
         except Exception as error:
-            self._send({"id": number, "error": error_to(error)})
+            self._fail(number, error)
             return
         self._tickets[number] = ticket
         self._send({"id": number, "seed": ticket.seed, "version": ticket.version})
-        threading.Thread(target=self._relay, args=(number, ticket), daemon=True).start()
+        _in_thread(self._relay, number, ticket)
 
     def _relay(self, number: int, ticket: Ticket) -> None:
         try:
             for piece in ticket:
                 self._send({"id": number, "piece": asdict(piece)})
-            answer: dict[str, Any] = {"done": asdict(ticket.result())}
+            self._send({"id": number, "done": asdict(ticket.result())})
         except Exception as error:
-            answer = {"error": error_to(error)}
-        del self._tickets[number]
-        self._send({"id": number, **answer})
+            self._fail(number, error)
+        finally:
+            del self._tickets[number]
 
-    def _send(self, line: dict[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # the other end is gone, and so will this process be
-            self.wire.send(line)
+    def _fail(self, number: int, error: Exception) -> None:
+        self._send({"id": number, "error": error_to(error)})
+
+    def _send(self, line: Line) -> None:
+        with contextlib.suppress(OSError):  # the other end is closed, and this process is about to end
+            self.connection.send(line)
 
 
 def main(arguments: list[str]) -> int:
-    """Serves until the other end is gone; the exit status."""
-    wire = Wire(socket.socket(fileno=int(arguments[0])))
-    options = Options(**json.loads(arguments[1]))
+    """Serve until the other end closes the connection; return the exit status."""
+    connection = RpcConnection(socket.socket(fileno=int(arguments[0])))
+    options = EngineOptions(**json.loads(arguments[1]))
     torch.set_num_threads(1)  # of this thread: see `Engine`
     try:
         opened = open_model(Path(options.model_path), *precision(options.dtype))
@@ -120,12 +123,16 @@ def main(arguments: list[str]) -> int:
             prefix_bytes=options.prefix_bytes,
             deadline_s=options.deadline_s or math.inf,
         )
-    except Exception as error:  # told to whoever asked
-        wire.send({"failed": error_to(error)})
+    except Exception as error:
+        connection.send({"failed": error_to(error)})
         return 1
-    wire.send({"ready": True})
-    Endpoint(wire, engine).serve()
+    connection.send({"ready": True})
+    EngineServer(connection, engine).serve()
     return 0
+
+
+def _in_thread(function: Callable[..., None], *arguments: Any) -> None:
+    threading.Thread(target=function, args=arguments, daemon=True).start()
 
 
 if __name__ == "__main__":

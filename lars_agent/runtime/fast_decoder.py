@@ -1,19 +1,20 @@
-"""A decoder read again from a transformers model: the same numbers in a fraction of the calls.
+"""A decoder built from a transformers model: the same numbers with a fraction of the calls.
 
-A reply is made token by token, and then a model of many small layers spends more time between its operations than in
-them. transformers' modules, hooks, masks and caches are several hundred Python calls a token; here a layer is two dozen
-operations on two-dimensional tensors. Several sequences are run at once, (T, H) tokens behind one another: products
-with the weights are made for all of them together, attention for each alone.
+In token-by-token decoding, a model of many small layers spends more time between its operations than in them: modules,
+hooks, masks and caches of transformers are several hundred Python calls per token. Here a layer is two dozen operations
+on two-dimensional tensors. Several sequences run at once, their (T, H) tokens concatenated: matrix products run for all
+of them together, attention for each separately.
 
-For decoders built as Llama is: RMS norms before attention and MLP, rotary positions, a gated MLP. `lean_model` compares
-what it has read with the model itself, and says no where they differ.
+Supported are decoders with Llama's structure: RMS norms before attention and MLP, rotary positions, a gated MLP.
+`build_fast_decoder` compares the result with the model itself and returns None if they differ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,160 +23,144 @@ from transformers import PreTrainedModel
 
 from lars_agent.ops.blockwise import blockwise_attention
 from lars_agent.ops.decoder_layers import decoder_layers
-from lars_agent.runtime.fast_linear import Product, product_of
+from lars_agent.runtime.fast_linear import LinearFunction, build_linear
 
-__all__ = ["Acting", "KeyValues", "LeanModel", "Part", "lean_model"]
+__all__ = ["PROJECTION_GROUPS", "AdapterHook", "FastDecoder", "KVCache", "SequenceChunk", "build_fast_decoder"]
 
-KINDS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-SLOTS = (
+MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+PROJECTION_GROUPS = (
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     ("self_attn.o_proj",),
     ("mlp.gate_proj", "mlp.up_proj"),
     ("mlp.down_proj",),
-)  # linear layers with the same input
-QKV, OUT, GATE_UP, DOWN = range(len(SLOTS))
-TABLE = 1024  # positions that the table of rotations grows by
-PROBE = 24  # tokens that are compared
-FEW = 16  # rows
-APART = {
-    torch.float32: 1e-3,
-    torch.bfloat16: 0.2,
-}  # of the hidden states' size; in 16 bits the model is 0.15 from itself
+)  # linear layers with the same input, computed as one
+QKV, OUT, GATE_UP, DOWN = range(len(PROJECTION_GROUPS))
+ROTARY_STEP = 1024  # positions that the table of rotations grows by
+COMPARED_TOKENS = 24
+FEW_ROWS = 16
+# Relative to the hidden states' norm; in bfloat16 the model's own rounding gives 0.15.
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.2}
+
+# Adds an adapter's output, in place: (layer, index into PROJECTION_GROUPS, input (T, I), output (T, O)).
+AdapterHook = Callable[[int, int, Tensor, Tensor], None]
+Columns = list[tuple[str, slice]]  # names of linear layers, and their parts of a projection's output
+Rotations = tuple[Tensor, Tensor]  # cosines and sines, (T, 1, D) each
 
 
-class KeyValues:
-    """Keys and values of one sequence: room for `capacity` tokens, of which `length` are there.
+class KVCache:
+    """Keys and values of one sequence: `length` tokens, with memory reserved for `capacity`.
 
-    Pages that nothing was written to take no memory.
+    Pages that were never written take no memory.
     """
 
-    def __init__(self, model: LeanModel, capacity: int) -> None:
-        self.capacity, self.length = capacity, 0
-        self._keys = model.key_heads
-        shape = (len(model.layers), 2 * self._keys, capacity, model.head_size)
-        self.states = torch.empty(shape, dtype=model.dtype)  # (L, 2 G, capacity, D), the keys before the values
-        self._layers = [(both, both[: self._keys], both[self._keys :]) for both in self.states.unbind()]
+    def __init__(self, decoder: FastDecoder, capacity: int) -> None:
+        self.length = 0
+        heads = decoder.key_heads
+        shape = (len(decoder.layers), 2 * heads, capacity, decoder.head_size)
+        self.states = torch.empty(shape, dtype=decoder.dtype)  # (L, 2 G, capacity, D), the keys before the values
+        self._layers = [(both, both[:heads], both[heads:]) for both in self.states.unbind()]
 
-    def append(self, layer: int, start: int, new: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values of a layer, (G, K, D) each, once `new` (S, 2 G x D) are there from `start` on."""
-        count = len(new)
+    def write(self, layer: int, new: Tensor) -> tuple[Tensor, Tensor]:
+        """Write `new` (S, 2 G x D) behind the first `length` tokens; return all keys and values, (G, K, D) each.
+
+        `length` stays the same until the caller has written all layers.
+        """
         both, keys, values = self._layers[layer]
-        if count == 1:
+        start, end = self.length, self.length + len(new)
+        if len(new) == 1:
             both.select(1, start).copy_(new.view(len(both), -1))
         else:
-            both[:, start : start + count].copy_(new.view(count, len(both), -1).transpose(0, 1))
-        return keys.narrow(1, 0, start + count), values.narrow(1, 0, start + count)
+            both[:, start:end].copy_(new.view(len(new), len(both), -1).transpose(0, 1))
+        return keys.narrow(1, 0, end), values.narrow(1, 0, end)
 
 
 @dataclass(frozen=True)
-class Part:
-    """`tokens` of one sequence in a pass; their keys and values go into `kept`, behind what is there."""
+class SequenceChunk:
+    """The next `tokens` tokens of one sequence in a forward pass, and the sequence's KV cache."""
 
-    kept: KeyValues
+    kv: KVCache
     tokens: int
 
 
-class Acting(Protocol):
-    """What an adapter does in a pass."""
-
-    def __call__(self, layer: int, slot: int, x: Tensor, out: Tensor) -> None:
-        """Adds to `out` (T, O), what the linear layers of `SLOTS[slot]` made of `x` (T, I)."""
-        ...
-
-
 @dataclass(frozen=True)
-class LeanLayer:
-    """One decoder layer's weights."""
+class FastLayer:
+    """Weights of the decoder layer number `index`."""
 
-    before_attention: Tensor
-    products: tuple[Product, ...]  # one for each of SLOTS
-    before_mlp: Tensor
+    index: int
+    attention_norm: Tensor
+    projections: tuple[LinearFunction, ...]  # one for each of PROJECTION_GROUPS
+    columns: tuple[Columns, ...]  # of the projections' outputs
+    mlp_norm: Tensor
     query_norm: Tensor | None
     key_norm: Tensor | None
 
 
-class LeanModel:
-    """The decoder of a transformers `model` of one of `KINDS`, whose weights it shares where it can."""
+class FastDecoder:
+    """The decoder of `model`, one of MODEL_TYPES; weights are shared with it where possible."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        config = model.config
-        self.names = list(decoder_layers(model))
-        modules = [model.get_submodule(name) for name in self.names]
-        attention: Any = modules[0].self_attn
+        config, decoder = model.config, model.base_model
+        layers: dict[str, Any] = {name: model.get_submodule(name) for name in decoder_layers(model)}
+        first = next(iter(layers.values()))
         self.dtype: torch.dtype = model.dtype
         self.heads: int = config.num_attention_heads
         self.key_heads: int = config.num_key_value_heads
-        self.head_size: int = attention.head_dim
-        self.hidden: int = config.hidden_size
-        self.intermediate: int = config.intermediate_size
-        self.scaling: float = attention.scaling
+        self.head_size: int = first.self_attn.head_dim
+        self.scaling: float = first.self_attn.scaling
         self.eps: float = config.rms_norm_eps
-        self.activation: Any = _function(modules[0].mlp.act_fn)  # type: ignore[union-attr, arg-type]
-        self._queries = self.heads * self.head_size
-        self._turned = self._queries + self.key_heads * self.head_size
-        self.layers = [_layer(module) for module in modules]
+        self.activation: Any = F.silu if type(first.mlp.act_fn) is nn.SiLU else first.mlp.act_fn
+        self._query_width = self.heads * self.head_size
+        self._rotated_width = self._query_width + self.key_heads * self.head_size  # queries and keys
+        self.layers = [_layer(index, *layer) for index, layer in enumerate(layers.items())]
         self.embedding: Any = model.get_input_embeddings()
-        decoder: Any = model.base_model
-        self.last_norm: Tensor = decoder.norm.weight
-        self._outputs = [
-            [_outputs(name, module, slot) for slot in SLOTS] for name, module in zip(self.names, modules, strict=True)
-        ]
-        self._head = product_of([model.get_output_embeddings()])  # type: ignore[no-untyped-call]
+        self.final_norm: Any = decoder.norm.weight  # type: ignore[union-attr]
+        self._head = build_linear([model.get_output_embeddings()])  # type: ignore[no-untyped-call]
         self._rotary: Any = decoder.rotary_emb
         self._cosine = self._sine = torch.empty(0, self.head_size, dtype=self.dtype)
 
-    def outputs(self, layer: int, slot: int) -> list[tuple[str, slice]]:
-        """The names of the linear layers of a slot, and which columns of its product are theirs."""
-        return self._outputs[layer][slot]
-
     @torch.inference_mode()
-    def run(self, ids: Tensor, parts: Sequence[Part], acting: Acting | None = None) -> Tensor:
-        """(T, H): the hidden states of the tokens `ids` (T,), which are those of `parts` behind one another.
-
-        The parts' tokens count as kept once all layers are through.
+    def run(self, ids: Tensor, chunks: Sequence[SequenceChunk], hook: AdapterHook | None = None) -> Tensor:
+        """Return the hidden states (T, H) of `ids` (T,), the concatenated tokens of `chunks`, and extend their KV
+        caches.
         """
         x = self.embedding(ids)
-        starts = [part.kept.length for part in parts]
-        cosine, sine = self._rotations(starts, parts)
-        for index, layer in enumerate(self.layers):
-            x = self._attend(index, layer, x, parts, starts, (cosine, sine), acting)
-            x = self._mlp(index, layer, x, acting)
-        for part in parts:
-            part.kept.length += part.tokens
-        return self._norm(x, self.last_norm)
+        rotations = self._rotations(chunks)
+        for layer in self.layers:
+            x = x + self._attention(layer, x, chunks, rotations, hook)
+            x = x + self._mlp(layer, x, hook)
+        for chunk in chunks:
+            chunk.kv.length += chunk.tokens
+        return self._norm(x, self.final_norm)
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
-        """(N, V) float32 of the last hidden states (N, H)."""
+        """Return the logits (N, V), float32, of hidden states (N, H)."""
         return self._head(hidden).float()
 
-    def _attend(
+    def _attention(
         self,
-        index: int,
-        layer: LeanLayer,
+        layer: FastLayer,
         x: Tensor,
-        parts: Sequence[Part],
-        starts: Sequence[int],
-        rotations: tuple[Tensor, Tensor],
-        acting: Acting | None,
+        chunks: Sequence[SequenceChunk],
+        rotations: Rotations,
+        hook: AdapterHook | None,
     ) -> Tensor:
-        joined = self._product(index, QKV, layer, self._norm(x, layer.before_attention), acting)
-        turned = joined[:, : self._turned].view(len(x), -1, self.head_size)  # queries and keys
-        straight = turned
-        if layer.query_norm is not None:
-            query, key = turned[:, : self.heads], turned[:, self.heads :]
-            straight = torch.cat([self._norm(query, layer.query_norm), self._norm(key, layer.key_norm)], dim=1)  # type: ignore[arg-type]
-        torch.addcmul(straight * rotations[0], straight.roll(self.head_size // 2, 2), rotations[1], out=turned)
-        seen, first = [], 0
-        for part, start in zip(parts, starts, strict=True):
-            own = joined if part.tokens == len(x) else joined[first : first + part.tokens]
-            keys, values = part.kept.append(index, start, own[:, self._queries :])
-            seen.append(self._see(own[:, : self._queries], keys, values))
-            first += part.tokens
-        return x + self._product(index, OUT, layer, seen[0] if len(seen) == 1 else torch.cat(seen), acting)
+        qkv = self._project(layer, QKV, self._norm(x, layer.attention_norm), hook)
+        rotated = qkv[:, : self._rotated_width].view(len(x), -1, self.head_size)
+        normed = rotated
+        if layer.query_norm is not None and layer.key_norm is not None:
+            query, key = rotated[:, : self.heads], rotated[:, self.heads :]
+            normed = torch.cat([self._norm(query, layer.query_norm), self._norm(key, layer.key_norm)], dim=1)
+        torch.addcmul(normed * rotations[0], normed.roll(self.head_size // 2, 2), rotations[1], out=rotated)
+        parts = [qkv] if len(chunks) == 1 else torch.split(qkv, [chunk.tokens for chunk in chunks])
+        outs = []
+        for chunk, own in zip(chunks, parts, strict=True):
+            keys, values = chunk.kv.write(layer.index, own[:, self._query_width :])
+            outs.append(self._attend(own[:, : self._query_width], keys, values))
+        return self._project(layer, OUT, outs[0] if len(outs) == 1 else torch.cat(outs), hook)
 
-    def _see(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """(S, heads x D) of the queries (S, heads x D) of the last S of the tokens in `keys` and `values` (G, K, D)."""
+    def _attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Return the attention (S, heads x D) of the last S of the tokens in `keys` and `values` (G, K, D)."""
         if len(query) == 1:  # the query heads that share a key head are rows of one call
             rows = query.view(1, self.key_heads, -1, self.head_size)
             return F.scaled_dot_product_attention(rows, keys[None], values[None], scale=self.scaling).reshape(1, -1)
@@ -183,24 +168,23 @@ class LeanModel:
         merged = blockwise_attention(heads, keys[None], values[None], None, self.scaling)
         return merged[0].transpose(0, 1).flatten(1)
 
-    def _mlp(self, index: int, layer: LeanLayer, x: Tensor, acting: Acting | None) -> Tensor:
-        joined = self._product(index, GATE_UP, layer, self._norm(x, layer.before_mlp), acting)
-        gate, up = joined.chunk(2, dim=1)
-        return x + self._product(index, DOWN, layer, self.activation(gate).mul_(up), acting)
+    def _mlp(self, layer: FastLayer, x: Tensor, hook: AdapterHook | None) -> Tensor:
+        gate, up = self._project(layer, GATE_UP, self._norm(x, layer.mlp_norm), hook).chunk(2, dim=1)
+        return self._project(layer, DOWN, self.activation(gate).mul_(up), hook)
 
-    def _product(self, index: int, slot: int, layer: LeanLayer, x: Tensor, acting: Acting | None) -> Tensor:
-        out = layer.products[slot](x)
-        if acting is not None:
-            acting(index, slot, x, out)
+    def _project(self, layer: FastLayer, group: int, x: Tensor, hook: AdapterHook | None) -> Tensor:
+        out = layer.projections[group](x)
+        if hook is not None:
+            hook(layer.index, group, x, out)
         return out
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        """The RMS norm of (T, H), or of each head of (T, N, D); few rows have theirs counted in Python.
+        """Return the RMS norm of (T, H), or of each head of (T, N, D); scales of a few rows are computed in Python.
 
         torch's is eight small operations; for a token at a time a norm and two products take a fourth of their time. As
-        transformers has it, the row is rounded before it is multiplied with the weights.
+        in transformers, the row is rounded before it is multiplied with the weights.
         """
-        if x.ndim > 2 or len(x) > FEW:
+        if x.ndim > 2 or len(x) > FEW_ROWS:
             return F.rms_norm(x, x.shape[-1:], weight, self.eps)
         count = x.shape[1]
         if len(x) == 1:
@@ -210,66 +194,60 @@ class LeanModel:
         scales = [(size * size / count + self.eps) ** -0.5 for size in sizes]
         return x.mul(torch.tensor(scales)[:, None]).to(x.dtype).mul_(weight)
 
-    def _rotations(self, starts: Sequence[int], parts: Sequence[Part]) -> tuple[Tensor, Tensor]:
-        """(T, 1, D) cosines and sines, the first half of these negative: what a roll by half a head is added with."""
-        ends = [start + part.tokens for start, part in zip(starts, parts, strict=True)]
-        if max(ends) > len(self._cosine):
-            self._extend(max(ends))
-        where = [slice(start, end) for start, end in zip(starts, ends, strict=True)]
-        if len(where) == 1:
-            return self._cosine[where[0], None], self._sine[where[0], None]
-        return tuple(torch.cat([table[own] for own in where])[:, None] for table in (self._cosine, self._sine))  # type: ignore[return-value]
+    def _rotations(self, chunks: Sequence[SequenceChunk]) -> Rotations:
+        """Return the tokens' rotations, with the sines' first half negated: the factor of a roll by half a head."""
+        spans = [slice(chunk.kv.length, chunk.kv.length + chunk.tokens) for chunk in chunks]
+        longest = max(span.stop for span in spans)
+        if longest > len(self._cosine):
+            self._extend_rotations(longest)
+        if len(spans) == 1:
+            return self._cosine[spans[0], None], self._sine[spans[0], None]
+        cosine, sine = (torch.cat([table[span] for span in spans]) for table in (self._cosine, self._sine))
+        return cosine[:, None], sine[:, None]
 
-    def _extend(self, length: int) -> None:
-        positions = torch.arange(-(-length // TABLE) * TABLE)[None]
+    def _extend_rotations(self, length: int) -> None:
+        positions = torch.arange(-(-length // ROTARY_STEP) * ROTARY_STEP)[None]
         cosine, sine = self._rotary(torch.empty(1, dtype=self.dtype), positions)
         half = self.head_size // 2
         self._cosine, self._sine = cosine[0], torch.cat([-sine[0, :, :half], sine[0, :, half:]], dim=1)
 
 
-def lean_model(model: PreTrainedModel) -> LeanModel | None:
-    """What is read of `model`; None where it is built otherwise, or gives other hidden states."""
+def build_fast_decoder(model: PreTrainedModel) -> FastDecoder | None:
+    """Return the FastDecoder of `model`; None if it is not supported or computes other hidden states."""
     config = model.config
-    if config.model_type not in KINDS or getattr(config, "sliding_window", None) is not None:
+    if config.model_type not in MODEL_TYPES or getattr(config, "sliding_window", None) is not None:
         return None
     if getattr(config, "use_sliding_window", False) or "dynamic" in str(getattr(config, "rope_parameters", "")):
         return None
-    lean = LeanModel(model)
-    return lean if _same(lean, model) else None
+    decoder = FastDecoder(model)
+    return decoder if _agrees(decoder, model) else None
 
 
 @torch.no_grad()
-def _same(lean: LeanModel, model: PreTrainedModel) -> bool:
-    """Whether both make the same of a few tokens, read as a prompt and then one at a time."""
-    ids = torch.arange(PROBE) * 7919 % model.config.vocab_size
-    wanted = model.base_model(input_ids=ids[None]).last_hidden_state[0]
-    kept = KeyValues(lean, PROBE)
-    half = PROBE // 2
-    pieces = [ids[:half], *ids[half:].split(1)]
-    found = torch.cat([lean.run(piece, [Part(kept, len(piece))]) for piece in pieces])
-    return bool((found - wanted).float().norm() <= APART[lean.dtype] * wanted.float().norm())
+def _agrees(decoder: FastDecoder, model: PreTrainedModel) -> bool:
+    """Compare the hidden states of a few tokens, half of them as a prompt and the others one at a time."""
+    ids = torch.arange(COMPARED_TOKENS) * 7919 % model.config.vocab_size
+    expected = model.base_model(input_ids=ids[None]).last_hidden_state[0]
+    kv, half = KVCache(decoder, COMPARED_TOKENS), COMPARED_TOKENS // 2
+    parts = [ids[:half], *ids[half:].split(1)]
+    actual = torch.cat([decoder.run(part, [SequenceChunk(kv, len(part))]) for part in parts])
+    return bool((actual - expected).float().norm() <= TOLERANCE[decoder.dtype] * expected.float().norm())
 
 
-def _function(activation: nn.Module) -> Any:
-    return F.silu if type(activation) is nn.SiLU else activation
+def _columns(linears: dict[str, Any]) -> Columns:
+    ends = list(itertools.accumulate(int(linear.out_features) for linear in linears.values()))
+    return [(name, slice(start, end)) for name, start, end in zip(linears, [0, *ends], ends, strict=False)]
 
 
-def _outputs(layer: str, module: nn.Module, slot: Sequence[str]) -> list[tuple[str, slice]]:
-    found, start = [], 0
-    for name in slot:
-        end = start + int(module.get_submodule(name).out_features)  # type: ignore[arg-type]
-        found.append((f"{layer}.{name}", slice(start, end)))
-        start = end
-    return found
-
-
-def _layer(module: nn.Module) -> LeanLayer:
-    attention: Any = module.self_attn
-    norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
-    return LeanLayer(
-        before_attention=module.input_layernorm.weight,  # type: ignore[union-attr, arg-type]
-        products=tuple(product_of([module.get_submodule(name) for name in slot]) for slot in SLOTS),
-        before_mlp=module.post_attention_layernorm.weight,  # type: ignore[union-attr, arg-type]
-        query_norm=None if norms[0] is None else norms[0].weight,
-        key_norm=None if norms[1] is None else norms[1].weight,
+def _layer(index: int, name: str, module: Any) -> FastLayer:
+    groups = [{f"{name}.{part}": module.get_submodule(part) for part in group} for group in PROJECTION_GROUPS]
+    norms = [getattr(getattr(module.self_attn, name, None), "weight", None) for name in ("q_norm", "k_norm")]
+    return FastLayer(
+        index=index,
+        attention_norm=module.input_layernorm.weight,
+        projections=tuple(build_linear(list(group.values())) for group in groups),
+        columns=tuple(_columns(group) for group in groups),
+        mlp_norm=module.post_attention_layernorm.weight,
+        query_norm=norms[0],
+        key_norm=norms[1],
     )

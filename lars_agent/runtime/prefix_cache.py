@@ -1,15 +1,15 @@
-"""What was read of earlier prompts, kept for the next one that begins in the same way.
+"""A cache of processed prompts, for the next prompt that starts with the same tokens.
 
-A conversation's next turn begins with all of the last one, and most prompts of a profile with the same instructions.
-Keys and values are kept in blocks of `BLOCK` tokens, each found by all tokens up to its end; so prompts share what they
-have in common, however they go on. What depends on how the prompt begins alone can be kept:
+A conversation's next turn starts with all of the previous one, and most prompts of a profile start with the same
+instructions. Keys and values are cached in blocks of `BLOCK` tokens, each found by all tokens up to its end, so prompts
+share their common prefix whatever follows it. Only states that depend on the preceding tokens alone can be cached:
 
-    base model, `response`    the base model reads the prompt. A block holds the sums of what the layers saw as well, of
-                              which a `response` adapter makes its bias: it serves every profile and version, and
-                              outlives a swap
-    `causal`                  the adapter acts while the prompt is read: its blocks are its own, and some hold what it
-                              remembers at their end, from where reading can go on
-    `sequence`, `learned`, `prompt`    every token depends on all of the prompt: nothing is kept
+    base model, `response`    the base model processes the prompt. A block also holds the sums of the layers' inputs,
+                              from which a `response` adapter computes its bias: the block serves every profile and
+                              version, and stays valid after a swap
+    `causal`                  the adapter is applied to the prompt: its blocks are its own, and some hold its memory at
+                              their end, from which prefill can continue
+    `sequence`, `learned`, `prompt`    every token depends on the whole prompt: nothing is cached
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from torch import Tensor
 
 from lars_agent.lars.inject import AdapterMemory
 
-__all__ = ["BLOCK", "Block", "Place", "PrefixCache", "Sums"]
+__all__ = ["BLOCK", "Block", "GroupKey", "PrefixCache", "Sums"]
 
 BLOCK = 64  # tokens
-Place = tuple[int, int]  # a layer, and a slot of `lars_agent.runtime.fast_decoder.SLOTS`
-Sums = dict[Place, Tensor]  # (I,) float32 each
+GroupKey = tuple[int, int]  # a layer, and an index into `fast_decoder.PROJECTION_GROUPS`
+Sums = dict[GroupKey, Tensor]  # (I,) float32 each
 
 
 @dataclass(frozen=True)
 class Block:
-    """Keys and values (L, 2 G, BLOCK, D) of `BLOCK` tokens, and the sums of what the layers saw of them.
+    """Keys and values (L, 2 G, BLOCK, D) of `BLOCK` tokens, and the sums of the layers' inputs over them.
 
-    `memory` is what an adapter that acted remembers at the end of it.
+    `memory` is that of an adapter applied to the prompt, at the block's end.
     """
 
     states: Tensor
@@ -46,13 +46,13 @@ class Block:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all of it."""
-        remembered = 0 if self.memory is None else self.memory.nbytes
-        return self.states.nbytes + sum(total.nbytes for total in self.sums.values()) + remembered
+        """Total size of the tensors."""
+        memory_bytes = 0 if self.memory is None else self.memory.nbytes
+        return self.states.nbytes + sum(total.nbytes for total in self.sums.values()) + memory_bytes
 
 
 class PrefixCache:
-    """Blocks of at most `limit_bytes` together; those that were not asked for the longest go first."""
+    """An LRU cache of blocks, at most `limit_bytes` in total."""
 
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes, self.held_bytes = limit_bytes, 0
@@ -60,36 +60,36 @@ class PrefixCache:
         self._lock = threading.Lock()
 
     def find(self, scope: str, tokens: Sequence[int]) -> list[Block]:
-        """The blocks of the longest beginning of `tokens` that is there; `scope` is what they depend on beside it."""
+        """Return the blocks of the longest cached prefix of `tokens`; `scope` is the model or adapter they are for."""
         with self._lock:
-            names = list(takewhile(self._blocks.__contains__, _names(scope, tokens)))
-            for name in reversed(names):  # the first block of a prompt goes last
-                self._blocks.move_to_end(name)
-            return [self._blocks[name] for name in names]
+            keys = list(takewhile(self._blocks.__contains__, _block_keys(scope, tokens)))
+            for key in reversed(keys):  # a prompt's first block is evicted last
+                self._blocks.move_to_end(key)
+            return [self._blocks[key] for key in keys]
 
     def keep(self, scope: str, tokens: Sequence[int], blocks: Sequence[Block]) -> None:
-        """`blocks` are those of the beginning of `tokens`."""
+        """Cache `blocks`, those of a prefix of `tokens`."""
         with self._lock:
-            for name, block in reversed(list(zip(_names(scope, tokens), blocks, strict=False))):
-                if name not in self._blocks:
-                    self._blocks[name] = block
+            for key, block in reversed(list(zip(_block_keys(scope, tokens), blocks, strict=False))):
+                if key not in self._blocks:
+                    self._blocks[key] = block
                     self.held_bytes += block.nbytes
-                self._blocks.move_to_end(name)
+                self._blocks.move_to_end(key)
             while self.held_bytes > self.limit_bytes and self._blocks:
                 self.held_bytes -= self._blocks.popitem(last=False)[1].nbytes
 
     def clear(self) -> None:
-        """Nothing is kept."""
+        """Remove all blocks."""
         with self._lock:
             self._blocks.clear()
             self.held_bytes = 0
 
 
-def _names(scope: str, tokens: Sequence[int]) -> list[bytes]:
-    """The names of the whole blocks of `tokens`, the first one first: each is a digest of all up to its end."""
-    digest, names = hashlib.sha256(scope.encode()), []
+def _block_keys(scope: str, tokens: Sequence[int]) -> list[bytes]:
+    """Return a key for each whole block of `tokens`: a digest of all tokens up to the block's end."""
+    digest, keys = hashlib.sha256(scope.encode()), []
     ids = array("q", tokens)
     for end in range(BLOCK, len(ids) + 1, BLOCK):
         digest.update(ids[end - BLOCK : end].tobytes())
-        names.append(digest.digest())
-    return names
+        keys.append(digest.digest())
+    return keys

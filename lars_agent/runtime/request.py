@@ -1,4 +1,4 @@
-"""What the engine is asked, what it answers, and the ticket between the two. No torch here: the daemon has none."""
+"""Generation requests, their results, and the ticket that connects the two. No torch here: the daemon has none."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lars_agent.errors import GenerationError, LarsError
 from lars_agent.example import Message
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Ticket",
     "TokenChoice",
     "TokenLogprob",
+    "as_lars_error",
 ]
 
 FinishReason = Literal["eos_token", "length", "stop_sequence"]
@@ -26,9 +28,11 @@ FinishReason = Literal["eos_token", "length", "stop_sequence"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How words are drawn. `temperature` 0 is greedy; `top_k` 0, `top_p` 1, `min_p` 0 and `repetition_penalty` 1 are
-    off, and so are all of the first three where it is greedy. `frequency_penalty` and `presence_penalty` are OpenAI's:
-    what is taken off a token's logit for each time, and for having been said at all.
+    """Sampling parameters; the defaults are greedy decoding with everything else off.
+
+    `temperature` 0 is greedy, and then `top_k`, `top_p` and `min_p` do nothing. Off is `top_k` 0, `top_p` 1, `min_p` 0,
+    `repetition_penalty` 1. `frequency_penalty` and `presence_penalty` are OpenAI's: subtracted from a token's logit for
+    each time it was generated, and once if it was generated at all.
     """
 
     temperature: float = 0.0
@@ -42,13 +46,13 @@ class Sampling:
 
 @dataclass(frozen=True)
 class GenerationRequest(Sampling):
-    """What to reply to, with which adapter, and how to sample.
+    """A prompt, the adapter to use, and the sampling parameters.
 
-    `raw` is a text to go on with, in the place of `messages` and without the chat template. `logprobs` is how many of
-    the likeliest tokens are told at each place, None for no probabilities at all.
+    `raw` is a text to continue, instead of `messages` and without the chat template. `logprobs` is the number of most
+    likely tokens to report at each position; None reports no probabilities.
 
-    `version` "active" follows the profile's active adapter, None is the base model, a number is that version. `seed`
-    None draws one, and the reply tells which.
+    `version` "active" is the profile's active adapter, None the base model, a number that version. With `seed` None a
+    random seed is drawn and reported with the reply.
     """
 
     messages: tuple[Message, ...]
@@ -63,7 +67,7 @@ class GenerationRequest(Sampling):
 
 @dataclass(frozen=True)
 class TokenChoice:
-    """A token, and the natural logarithm of its probability before sampling."""
+    """A token and the natural logarithm of its probability before sampling."""
 
     token_id: int
     text: str
@@ -72,7 +76,7 @@ class TokenChoice:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """The token that was drawn, and the likeliest ones at its place."""
+    """The token that was drawn, and the most likely ones at its position."""
 
     chosen: TokenChoice
     top: tuple[TokenChoice, ...]
@@ -80,7 +84,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Piece:
-    """What came of a reply at once: its text, and its tokens' probabilities where they were asked for."""
+    """New text of a streamed reply, with its tokens' probabilities if they were requested."""
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
@@ -90,8 +94,8 @@ class Piece:
 class Generation:
     """A finished reply.
 
-    `token_ids` are the generated ones, the end-of-turn token left out; `cached_tokens` are those of the prompt that
-    were known from earlier ones. Reading the prompt took `prompt_s`, making the reply `reply_s`.
+    `token_ids` are the generated tokens without the end-of-turn token; `cached_tokens` of the prompt's tokens came from
+    the prefix cache. `prompt_s` is the time for the prompt, `reply_s` the time for the reply.
     """
 
     text: str
@@ -109,7 +113,7 @@ class Generation:
 
 @dataclass(eq=False)
 class Ticket:
-    """A reply that is being made: iterate it for its pieces as they come, or wait for the `result`.
+    """A submitted request: iterate over it for the pieces of the reply, or wait for its `result`.
 
     `version` is the adapter that serves it, None for the base model.
     """
@@ -126,13 +130,13 @@ class Ticket:
     _callbacks: list[Callable[[Ticket], None]] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Piece]:
-        """Pieces of the reply as they are made. Raises what stopped the reply."""
+        """Yield the pieces of the reply as they are generated. Raises the error that ended the reply."""
         while (piece := self._pieces.get()) is not None:
             yield piece
         self.result()
 
     def result(self, timeout_s: float | None = None) -> Generation:
-        """The finished reply. Raises GenerationCancelled, TimeoutError, or what stopped it."""
+        """Wait for the finished reply. Raises TimeoutError, or the error that ended the reply."""
         if not self._done.wait(timeout_s):
             raise TimeoutError(f"no reply within {timeout_s} s")
         if self._error is not None:
@@ -141,17 +145,17 @@ class Ticket:
         return self._generation
 
     def cancel(self) -> None:
-        """The reply ends before its next token, and its result is GenerationCancelled."""
+        """End the reply before its next token; its result is GenerationCancelled."""
         self._cancelled.set()
 
     @property
     def is_done(self) -> bool:
-        """Whether the reply is whole, or will never be."""
+        """True once the reply has finished or failed."""
         return self._done.is_set()
 
     @property
     def cancelled(self) -> bool:
-        """Whether nobody waits for it any more."""
+        """True once the request was cancelled."""
         return self._cancelled.is_set()
 
     def add_done_callback(self, callback: Callable[[Ticket], None]) -> None:
@@ -163,15 +167,20 @@ class Ticket:
         callback(self)
 
     def give(self, piece: Piece) -> None:
-        """The reply goes on with `piece`."""
+        """Add the next piece of the reply."""
         self._pieces.put(piece)
 
     def finish(self, generation: Generation | None, error: Exception | None = None) -> None:
-        """The reply is whole, or `error` has stopped it."""
-        self._generation, self._error = generation, error
+        """End the reply with `generation`, or with `error` as a LarsError."""
+        self._generation, self._error = generation, None if error is None else as_lars_error(error)
         with self._lock:
             self._done.set()
             callbacks, self._callbacks = self._callbacks, []
         self._pieces.put(None)
         for callback in callbacks:
             callback(self)
+
+
+def as_lars_error(error: Exception) -> LarsError:
+    """Return `error` if it was raised on purpose, else a GenerationError that describes it."""
+    return error if isinstance(error, LarsError) else GenerationError(repr(error))

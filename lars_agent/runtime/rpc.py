@@ -1,4 +1,4 @@
-"""JSON lines over a socket between the daemon and the process that generates. No torch here."""
+"""JSON lines over a socket between the daemon and the engine process. No torch here."""
 
 from __future__ import annotations
 
@@ -6,22 +6,28 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from lars_agent.errors import ErrorRecord, GenerationError, LarsError, deserialize_error, serialize_error
-from lars_agent.example import Message
-from lars_agent.runtime.request import Generation, GenerationRequest, Piece, TokenChoice, TokenLogprob
+from pydantic import TypeAdapter
 
-__all__ = ["Options", "Wire", "error_from", "error_to", "generation_from", "piece_from", "request_from", "request_to"]
+from lars_agent.errors import ErrorRecord, GenerationError, LarsError, deserialize_error, serialize_error
+from lars_agent.runtime.request import Generation, GenerationRequest, Piece, as_lars_error
+
+__all__ = ["EngineOptions", "RpcConnection", "error_from", "error_to", "generation_from", "piece_from", "request_from"]
 
 Line = dict[str, Any]
 
+# Inverses of `dataclasses.asdict`.
+request_from = TypeAdapter(GenerationRequest).validate_python
+generation_from = TypeAdapter(Generation).validate_python
+piece_from = TypeAdapter(Piece).validate_python
+
 
 @dataclass(frozen=True)
-class Options:
-    """What the process that generates is started with; see `lars_agent.runtime.engine.Engine`."""
+class EngineOptions:
+    """Arguments of the engine process; see `lars_agent.runtime.engine.Engine`."""
 
     model_path: str
     dtype: str
@@ -33,8 +39,8 @@ class Options:
     deadline_s: float = 0.0  # 0: none
 
 
-class Wire:
-    """One end of the socket. Lines may be sent from any thread, and are read by one."""
+class RpcConnection:
+    """One end of the socket. Any thread may send lines; one thread reads them."""
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
@@ -42,61 +48,33 @@ class Wire:
         self._sending = threading.Lock()
 
     def send(self, line: Line) -> None:
-        """The other end gets `line`. Raises OSError when there is none any more."""
+        """Send `line`. Raises OSError when the other end is closed."""
         content = json.dumps(line, separators=(",", ":")).encode() + b"\n"
         with self._sending:
             self._socket.sendall(content)
 
     def __iter__(self) -> Iterator[Line]:
-        """The lines that the other end sends, until it is gone."""
+        """Yield the lines that the other end sends, until it closes."""
         try:
             for content in self._reader:
-                if content.endswith(b"\n"):  # what a process that was killed was at is no line
+                if content.endswith(b"\n"):  # a killed process may leave half a line
                     yield json.loads(content)
         except (OSError, ValueError):
             return
 
     def close(self) -> None:
-        """The other end reads its last line."""
-        with contextlib.suppress(OSError):  # it is gone already
+        """Close the connection; the other end reads to the last line sent."""
+        with contextlib.suppress(OSError):  # already closed
             self._socket.shutdown(socket.SHUT_RDWR)
         self._reader.close()
         self._socket.close()
 
 
 def error_to(error: Exception) -> ErrorRecord:
-    """Serialize `error`; one that is not raised on purpose becomes a GenerationError."""
-    return serialize_error(error if isinstance(error, LarsError) else GenerationError(repr(error)))
+    """Serialize `error`; one that was not raised on purpose becomes a GenerationError."""
+    return serialize_error(as_lars_error(error))
 
 
 def error_from(record: ErrorRecord) -> LarsError:
     """Return the error that was sent."""
     return deserialize_error(record, GenerationError)
-
-
-def request_to(request: GenerationRequest) -> Line:
-    """`request` as it is sent."""
-    return asdict(request)
-
-
-def request_from(line: Line) -> GenerationRequest:
-    """The request that was sent."""
-    messages = tuple(Message(role=turn["role"], content=turn["content"]) for turn in line["messages"])
-    return GenerationRequest(**line | {"messages": messages, "stop": tuple(line["stop"])})
-
-
-def generation_from(line: Line) -> Generation:
-    """The finished reply that was sent."""
-    return Generation(**line | {"token_ids": tuple(line["token_ids"]), "logprobs": _logprobs(line["logprobs"])})
-
-
-def piece_from(line: Line) -> Piece:
-    """The piece that was sent."""
-    return Piece(line["text"], _logprobs(line["logprobs"]))
-
-
-def _logprobs(lines: Sequence[Line]) -> tuple[TokenLogprob, ...]:
-    return tuple(
-        TokenLogprob(TokenChoice(**line["chosen"]), tuple(TokenChoice(**choice) for choice in line["top"]))
-        for line in lines
-    )

@@ -1,8 +1,8 @@
-"""From logits to a token.
+"""Sampling: from logits to a token.
 
-The same rules as transformers' logits processors, in the same order, on the few words that can still be drawn: those
-sort the whole vocabulary for every token, which takes as long as a fifth of a small model's pass. A generator of its
-own makes the same seed draw the same words.
+The rules of transformers' logits processors, in the same order, on the tokens that can still be drawn: those sort the
+whole vocabulary for every token, which takes as long as a fifth of a small model's forward pass. Each sampler has its
+own generator, so the same seed draws the same tokens.
 """
 
 from __future__ import annotations
@@ -18,55 +18,52 @@ __all__ = ["Sampler"]
 
 
 class Sampler:
-    """Draws the words of one reply to the token ids `prompt`."""
+    """Draw the tokens of one reply to the token ids `prompt`."""
 
     def __init__(self, sampling: Sampling, seed: int, prompt: list[int]) -> None:
         self.sampling = sampling
         self.generator = torch.Generator().manual_seed(seed)
-        self._known = set(prompt)
-        self._said: Counter[int] = Counter()
+        self._seen = set(prompt)
+        self._counts: Counter[int] = Counter()  # of the reply's tokens
 
     def __call__(self, logits: Tensor) -> int:
-        """The next token, from `logits` (V,) float32, which stay as they are."""
-        how = self.sampling
-        scores = self._penalised(logits)
-        token = int(scores.argmax()) if how.temperature == 0 else self._drawn(scores / how.temperature)
-        self._known.add(token)
-        self._said[token] += 1
+        """Return the next token, from `logits` (V,) float32, which are not modified."""
+        temperature, scores = self.sampling.temperature, self._penalize(logits)
+        token = int(scores.argmax()) if temperature == 0 else self._draw(scores / temperature)
+        self._seen.add(token)
+        self._counts[token] += 1
         return token
 
-    def _penalised(self, logits: Tensor) -> Tensor:
-        """What was said is less likely: in prompt and reply (Keskar et al., arXiv 1909.05858), or in the reply alone,
-        and then more so the more often (OpenAI's two).
+    def _penalize(self, logits: Tensor) -> Tensor:
+        """Apply the repetition penalty to tokens of prompt and reply (Keskar et al., arXiv 1909.05858), and OpenAI's
+        frequency and presence penalties to tokens of the reply.
         """
-        how, scores = self.sampling, logits
-        if how.repetition_penalty != 1.0:
-            known = torch.tensor(list(self._known))
-            values = logits[known]
+        sampling, scores = self.sampling, logits
+        if sampling.repetition_penalty != 1.0:
+            seen = torch.tensor(list(self._seen))
+            values, penalty = logits[seen], sampling.repetition_penalty
             scores = scores.clone()
-            scores[known] = torch.where(values < 0, values * how.repetition_penalty, values / how.repetition_penalty)
-        if self._said and (how.frequency_penalty or how.presence_penalty):
-            counts = torch.tensor(list(self._said.values()), dtype=scores.dtype)
-            taken = counts * how.frequency_penalty + how.presence_penalty
-            scores = scores.index_add(0, torch.tensor(list(self._said)), -taken)
+            scores[seen] = torch.where(values < 0, values * penalty, values / penalty)
+        if self._counts and (sampling.frequency_penalty or sampling.presence_penalty):
+            counts = torch.tensor(list(self._counts.values()), dtype=scores.dtype)
+            penalties = counts * sampling.frequency_penalty + sampling.presence_penalty
+            scores = scores.index_add(0, torch.tensor(list(self._counts)), -penalties)
         return scores
 
-    def _drawn(self, scores: Tensor) -> int:
-        how = self.sampling
-        words: Tensor | None = None  # which of the vocabulary `scores` are of; None: all of them
-        if 0 < how.top_k < len(scores):
-            words = (scores >= scores.topk(how.top_k).values[-1]).nonzero()[:, 0]
-            scores = scores[words]
-        shares = scores.softmax(dim=0)
-        if how.top_p < 1.0:
-            # Words with a share below this make up less than 1 - top_p together, and are none of the nucleus.
-            likely = (shares >= (1.0 - how.top_p) / len(shares)).nonzero()[:, 0]
-            ordered, order = shares[likely].sort(descending=True)
+    def _draw(self, scores: Tensor) -> int:
+        sampling, token_ids = self.sampling, torch.arange(len(scores))
+        if 0 < sampling.top_k < len(scores):
+            kept = (scores >= scores.topk(sampling.top_k).values[-1]).nonzero()[:, 0]
+            scores, token_ids = scores[kept], token_ids[kept]
+        probs = scores.softmax(dim=0)
+        if sampling.top_p < 1.0:
+            # Tokens less likely than this have less than 1 - top_p together, and are never in the nucleus.
+            likely = (probs >= (1.0 - sampling.top_p) / len(probs)).nonzero()[:, 0]
+            ordered, order = probs[likely].sort(descending=True)
             before = ordered.cumsum(dim=0) - ordered
-            kept = likely[order[before < how.top_p]]
-            shares, words = shares[kept], kept if words is None else words[kept]
-        if how.min_p > 0.0:
-            kept = (shares >= how.min_p * shares.max()).nonzero()[:, 0]
-            shares, words = shares[kept], kept if words is None else words[kept]
-        drawn = int(torch.multinomial(shares, 1, generator=self.generator))
-        return drawn if words is None else int(words[drawn])
+            kept = likely[order[before < sampling.top_p]]
+            probs, token_ids = probs[kept], token_ids[kept]
+        if sampling.min_p > 0.0:
+            kept = (probs >= sampling.min_p * probs.max()).nonzero()[:, 0]
+            probs, token_ids = probs[kept], token_ids[kept]
+        return int(token_ids[torch.multinomial(probs, 1, generator=self.generator)])

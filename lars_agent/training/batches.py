@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from lars_agent.errors import ExampleTooLong, ModelUnsupported
 from lars_agent.example import Example, Message
 from lars_agent.lars.forward import Batch
+from lars_agent.models.chat_template import render_chat
 from lars_agent.ops.padding import padded
 
 
@@ -29,20 +30,15 @@ class Encoded:
         return len(self.prompt) + len(self.reply)
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
-    """The ids of a conversation up to where the assistant begins to speak."""
-    return list(tokenizer.encode(_render(tokenizer, messages, reply_follows=True), add_special_tokens=False))
-
-
 def encode(tokenizer: PreTrainedTokenizerBase, example: Example, max_seq_len: int) -> Encoded:
     """`example` as token ids.
 
     Raises ExampleTooLong when prompt and reply exceed `max_seq_len` tokens, and ModelUnsupported when the template does
     not put the reply behind the prompt.
     """
-    prompt_text = _render(tokenizer, example.messages, reply_follows=True)
+    prompt_text = render_chat(tokenizer, example.messages, reply_follows=True)
     reply: Message = {"role": "assistant", "content": example.response}
-    whole_text = _render(tokenizer, [*example.messages, reply], reply_follows=False)
+    whole_text = render_chat(tokenizer, [*example.messages, reply], reply_follows=False)
     if not whole_text.startswith(prompt_text):
         raise ModelUnsupported("the chat template does not put the reply behind the generation prompt")
     prompt = tokenizer.encode(prompt_text, add_special_tokens=False)
@@ -105,12 +101,6 @@ def step_rows(rows: Sequence[Encoded], batch_size: int, accumulation: int, step:
 def by_length(rows: Sequence[Encoded]) -> list[Encoded]:
     """The shortest first."""
     return sorted(rows, key=len)
-
-
-def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, reply_follows: bool) -> str:
-    """The conversation as the model's chat template writes it."""
-    turns = [{"role": str(turn["role"]), "content": turn["content"]} for turn in messages]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=reply_follows))
 
 
 def _up_to_end_of_turn(tokenizer: PreTrainedTokenizerBase, text: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from lars_agent.errors import GenerationError
 from lars_agent.memory.allocator import thrifty_environment
 from lars_agent.runtime.request import GenerationRequest, Ticket
-from lars_agent.runtime.rpc import Options, Wire, error_from, error_to, generation_from, piece_from, request_to
+from lars_agent.runtime.rpc import EngineOptions, RpcConnection, error_from, error_to, generation_from, piece_from
 
 DEFAULT_COMMAND = (sys.executable, "-P", "-m", "lars_agent.runtime.engine_server")
 GONE = "the process that generates has ended; the daemon's log says more, and the next request starts it again"
@@ -52,7 +52,7 @@ class EngineClient:
     Raises what opening the model raises. `serving` is known here, so that nobody waits for a process to ask it.
     """
 
-    def __init__(self, options: Options, command: Sequence[str] = DEFAULT_COMMAND) -> None:
+    def __init__(self, options: EngineOptions, command: Sequence[str] = DEFAULT_COMMAND) -> None:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, RemoteTicket | _Call] = {}
         self._serving: dict[str, int | None] = {}
@@ -66,7 +66,7 @@ class EngineClient:
                 stdin=subprocess.DEVNULL,
                 env=_environment(options.threads),
             )
-        self._wire = Wire(ours)
+        self._wire = RpcConnection(ours)
         self._lines = iter(self._wire)
         first = next(self._lines, {"failed": error_to(GenerationError(GONE))})
         if "failed" in first:
@@ -90,7 +90,7 @@ class EngineClient:
         """See `Engine.submit`."""
         number = next(self._numbers)
         ticket = RemoteTicket(request, lambda: self._tell({"id": number, "do": "cancel"}))
-        answer = self._ask(number, ticket, {"do": "submit", "request": request_to(request)})
+        answer = self._ask(number, ticket, {"do": "submit", "request": asdict(request)})
         ticket.seed, ticket.version = answer["seed"], answer["version"]
         return ticket
 

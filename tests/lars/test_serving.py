@@ -9,7 +9,7 @@ import torch
 
 from lars_agent.lars import LarsAdapter, LarsConfig, attach, reply_logits
 from lars_agent.lars.forward import Batch
-from lars_agent.runtime.hf_decoder import Decoder
+from lars_agent.runtime.hf_backend import HfSequence
 from lars_agent.training.batches import Encoded, collate
 from tests.lars.conftest import shake
 from tests.tiny import tiny_model
@@ -35,9 +35,12 @@ def adapter_for(model, pooling: str, *, token_term: bool = True) -> LarsAdapter:
 
 def served_logits(attachment, adapter, row: Encoded) -> torch.Tensor:
     """(R, V): the logits that predict each reply token, decoded with the KV cache."""
-    decoder = Decoder(attachment, adapter)
-    logits = [decoder.prefill(row.prompt)]
-    logits += [decoder.step(token) for token in row.reply[:-1]]
+    sequence = HfSequence(attachment, adapter, row.prompt)
+    list(sequence.prefill())
+    logits = [sequence.logits]
+    for token in row.reply[:-1]:
+        sequence.step(token)
+        logits.append(sequence.logits)
     return torch.stack(logits)
 
 

@@ -1,4 +1,4 @@
-"""The engine: replies, streams, pins, swaps, refuses and cancels."""
+"""The engine: replies, streams, swaps, refusals and cancellation."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from lars_agent.errors import (
 )
 from lars_agent.example import Message
 from lars_agent.lars.state import WEIGHTS_FILE
+from lars_agent.models.chat_template import encode_prompt
 from lars_agent.runtime.engine import Engine, GenerationRequest
-from lars_agent.training.batches import encode_prompt
 from tests.runtime.conftest import publish, publish_candidate
 from tests.tiny import tiny_model
 
@@ -100,14 +100,14 @@ def test_probabilities_are_those_of_the_model(engine, opened):
 
 def held(engine: Engine) -> tuple[threading.Event, threading.Event]:
     """A gate before the engine's next token, and the event that it stands there."""
-    gate, entered, turn = threading.Event(), threading.Event(), engine._batch.turn
+    gate, entered, turn = threading.Event(), threading.Event(), engine._batcher.step
 
     def wait_and_turn() -> None:
         entered.set()
         gate.wait(LONG_S)
         turn()
 
-    engine._batch.turn = wait_and_turn
+    engine._batcher.step = wait_and_turn
     return gate, entered
 
 
@@ -273,7 +273,7 @@ def test_a_version_is_prepared_while_the_incumbent_serves(engine, opened, store,
         assert reply(engine).adapter_version == active
 
 
-def test_what_cannot_be_prepared_is_said(engine):
+def test_an_unknown_version_cannot_be_prepared(engine):
     with pytest.raises(AdapterNotFound):
         engine.prepare("default", 9)
 

@@ -1,4 +1,4 @@
-"""Blocks of prompts: found by what they begin with, bounded in bytes."""
+"""Blocks of prompts: found by prefix, bounded in bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def found(cache: PrefixCache, *numbers: int, scope: str = "base") -> list[float]
     return [float(one.states.flatten()[0]) for one in cache.find(scope, tokens(*numbers))]
 
 
-def test_the_longest_beginning_is_found_and_no_more():
+def test_the_longest_cached_prefix_is_found():
     cache = PrefixCache(10 * SIZE)
     cache.keep("base", tokens(1, 2, 3), [block(1), block(2), block(3)])
     assert found(cache, 1, 2, 9) == [1, 2]
@@ -39,7 +39,7 @@ def test_a_block_is_kept_once():
     assert cache.held_bytes == 2 * SIZE
 
 
-def test_what_was_not_asked_for_the_longest_goes_first_and_ends_before_beginnings():
+def test_the_least_recently_used_block_is_evicted_first_and_ends_before_beginnings():
     cache = PrefixCache(3 * SIZE)
     cache.keep("base", tokens(1, 2), [block(1), block(2)])
     cache.keep("base", tokens(5), [block(5)])
@@ -51,13 +51,13 @@ def test_what_was_not_asked_for_the_longest_goes_first_and_ends_before_beginning
     assert found(cache, 6) == [6]
 
 
-def test_what_is_larger_than_all_room_is_not_kept():
+def test_a_block_larger_than_the_limit_is_not_kept():
     cache = PrefixCache(SIZE - 1)
     cache.keep("base", tokens(1), [block(1)])
     assert (cache.held_bytes, found(cache, 1)) == (0, [])
 
 
-def test_nothing_is_left_once_it_is_cleared():
+def test_a_cleared_cache_is_empty():
     cache = PrefixCache(10 * SIZE)
     cache.keep("base", tokens(1), [block(1)])
     cache.clear()

@@ -1,4 +1,4 @@
-"""Sampling against transformers' own processors, and against the shares that words should have."""
+"""Sampling against transformers' own processors, and against the expected frequencies."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_same_seed_draws_the_same_words_and_another_others():
     assert words(1) == words(1) != words(2)
 
 
-def test_what_was_said_in_the_reply_is_less_likely_too():
+def test_repetition_penalty_applies_to_the_reply_too():
     sampler = Sampler(Sampling(repetition_penalty=1e6), 0, PROMPT)
     said = [sampler(logits()) for _ in range(5)]
     assert len(set(said)) == 5
@@ -96,9 +96,9 @@ def test_openais_penalties_count_what_the_reply_has_said_and_not_the_prompt():
     said = int(logits().argmax())
     for how, taken in ((Sampling(frequency_penalty=1.5), 3.0), (Sampling(presence_penalty=1.5), 1.5)):
         sampler = Sampler(how, 0, [said])
-        assert torch.equal(sampler._penalised(logits()), logits())
+        assert torch.equal(sampler._penalize(logits()), logits())
         for _ in range(2):
             sampler(torch.eye(40)[said] * 100)
         expected = logits()
         expected[said] -= taken
-        torch.testing.assert_close(sampler._penalised(logits()), expected)
+        torch.testing.assert_close(sampler._penalize(logits()), expected)

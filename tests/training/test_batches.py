@@ -4,7 +4,8 @@ import pytest
 
 from lars_agent.errors import ExampleTooLong, ModelUnsupported
 from lars_agent.example import Message
-from lars_agent.training.batches import Encoded, batch_indices, collate, encode, encode_prompt, encode_text
+from lars_agent.models.chat_template import encode_prompt
+from lars_agent.training.batches import Encoded, batch_indices, collate, encode, encode_text
 from tests.tiny import tiny_tokenizer
 from tests.training.conftest import fact
 

@@ -14,7 +14,7 @@ from lars_agent.ops.memory_plan import MemoryPlan
 from lars_agent.training.config import TrainConfig
 from lars_agent.training.job_directory import PLAN_FILE, TRAIN_FILE, read_progress, read_result, write_examples
 from lars_agent.training.plan_file import PlanRecord, promised_bytes
-from lars_agent.training.trainer import TrainConfig, Trainer
+from lars_agent.training.trainer import Trainer
 from tests.tiny import COMMON, adapter_state, tiny_tokenizer
 from tests.training.conftest import fact
 from tests.training.test_trainer import CONFIG, trainer

@@ -21,7 +21,7 @@ from lars_agent.training import checkpoint
 from lars_agent.training.batches import collate, encode, encode_text
 from lars_agent.training.config import TrainConfig
 from lars_agent.training.evaluate import divergence_from_base, mean_loss
-from lars_agent.training.trainer import TrainConfig, Trainer, learning_rate
+from lars_agent.training.trainer import Trainer, learning_rate
 from tests.tiny import adapter_state, tiny_model, tiny_tokenizer
 from tests.training.conftest import FACTS, HELD_OUT, fact
 

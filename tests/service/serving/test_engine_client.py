@@ -14,7 +14,7 @@ from lars_agent.example import Message
 from lars_agent.models.open import open_model
 from lars_agent.runtime.engine import Engine
 from lars_agent.runtime.request import GenerationRequest, Ticket
-from lars_agent.runtime.rpc import Options
+from lars_agent.runtime.rpc import EngineOptions
 from lars_agent.store.adapters import AdapterStore
 from service.serving.engine_client import EngineClient
 from tests.runtime.conftest import publish
@@ -38,9 +38,9 @@ def opened(folder):
     return open_model(folder, torch.float32)
 
 
-def options(folder, adapters, **changes) -> Options:
+def options(folder, adapters, **changes) -> EngineOptions:
     values = {"dtype": "float32", "threads": 1, "queue_size": 3, "parallel": 2, "prefix_bytes": 10**7}
-    return Options(str(folder), adapters_path=str(adapters), **values | changes)
+    return EngineOptions(str(folder), adapters_path=str(adapters), **values | changes)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,58 @@
+"""Decoding with `FastDecoder`: several sequences in one pass, and a prefix cache for prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from lars_agent.lars import LarsAdapter
+from lars_agent.runtime.constant_delta import BatchedDeltas, FastAdapter
+from lars_agent.runtime.fast_decoder import AdapterHook, FastDecoder, SequenceChunk
+from lars_agent.runtime.generation import FastSequence
+from lars_agent.runtime.prefix_cache import PrefixCache
+
+__all__ = ["FastBackend"]
+
+
+class FastBackend:
+    """Decode several sequences at once; see `lars_agent.runtime.backend.Backend`."""
+
+    def __init__(self, decoder: FastDecoder, prefixes: PrefixCache) -> None:
+        self.decoder, self.prefixes = decoder, prefixes
+        self._batch: list[FastSequence] = []
+        self._deltas: BatchedDeltas | None = None  # of the sequences in `_batch`
+
+    def prepare(self, adapter: LarsAdapter) -> FastAdapter:
+        """See `Backend`."""
+        return FastAdapter(self.decoder, adapter)
+
+    def start(self, adapter: FastAdapter | None, prompt: Sequence[int], capacity: int) -> FastSequence:
+        """See `Backend`."""
+        return FastSequence(self.decoder, adapter, prompt, capacity, self.prefixes)
+
+    def step(self, sequences: Sequence[FastSequence], tokens: Sequence[int]) -> None:
+        """See `Backend`; sequences whose adapter needs its full rule run one by one."""
+        pairs = list(zip(sequences, tokens, strict=True))
+        if batch := [pair for pair in pairs if pair[0].has_constant_delta]:
+            self._run(batch, self._batched_deltas([sequence for sequence, _ in batch]))
+        for sequence, token in pairs:
+            if not sequence.has_constant_delta:
+                self._run([(sequence, token)], sequence.full_adapter())
+
+    def close(self) -> None:
+        """See `Backend`."""
+        self.prefixes.clear()
+
+    def _run(self, batch: Sequence[tuple[FastSequence, int]], hook: AdapterHook | None) -> None:
+        chunks = [SequenceChunk(sequence.kv, 1) for sequence, _ in batch]
+        hidden = self.decoder.run(torch.tensor([token for _, token in batch]), chunks, hook)
+        for (sequence, _), logits in zip(batch, self.decoder.logits(hidden), strict=True):
+            sequence.logits = logits
+
+    def _batched_deltas(self, batch: list[FastSequence]) -> BatchedDeltas | None:
+        """Return the deltas of `batch`, computed once for as long as the batch stays the same."""
+        if batch != self._batch:
+            deltas = [sequence.delta for sequence in batch]
+            self._batch, self._deltas = batch, BatchedDeltas(deltas, self.decoder) if any(deltas) else None
+        return self._deltas

@@ -19,7 +19,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from bench.tiny_model import byte_tokenizer
+from bench.models import byte_tokenizer
 
 Family = Literal["llama", "qwen2", "qwen3", "gemma", "phi", "mistral", "gpt2"]
 VOCABULARY = 300

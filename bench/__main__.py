@@ -17,8 +17,7 @@ import typer
 from bench import quality as quality_suite
 from bench import report
 from bench.memory.cell import METHODS
-from bench.memory.goals import goal_cells
-from bench.memory.sweep import CELLS, grid, memory_runs
+from bench.memory.goals import CELLS, goal_cells, grid, memory_runs
 from bench.planner.jobs import DTYPES, JOBS, RANGES, draw_jobs, planner_runs
 from bench.record import CHECKOUT, RESULTS
 from bench.suite import Suite

@@ -1,12 +1,17 @@
-"""A daemon that is killed and started again."""
+"""A daemon that is killed and started again, and clients that keep asking it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+import tempfile
+import threading
+import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +19,10 @@ from typing import Any, Literal
 import httpx
 import psutil
 
-from examples.running import SERVE, Daemon
+from bench.child import run_module
+from examples.persona import MARA, read_lines
+from examples.running import SERVE, Daemon, daemon
+from lars_agent.errors import LarsError
 
 Target = Literal["group", "daemon", "worker", "engine"]
 MODULES = {"worker": "training.worker", "engine": "runtime.endpoint"}
@@ -74,7 +82,7 @@ class DaemonUnderTest(Daemon):
                 one.kill()
         return len(alive)
 
-    @contextlib.contextmanager
+    @contextmanager
     def suspended(self) -> Iterator[None]:
         """Stop all of its processes within the block."""
         assert self.process is not None
@@ -105,3 +113,103 @@ class DaemonUnderTest(Daemon):
                 if any(module in word for word in one.cmdline()):
                     return one.pid
         raise ProcessLookupError(f"there is no process of {module}")
+
+
+PROMPTS = (
+    "Describe the sea to someone who has never seen it.",
+    "How is bread made?",
+    "Tell me about the history of bicycles.",
+    "What should one know before growing tomatoes?",
+)
+STEP_LIMIT_S = 600.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One reply as a client has it, with the times of the request and of the reply; status 0 is a failed connection."""
+
+    prompt: str
+    asked: float
+    had: float
+    status: int
+    text: str = ""
+    version: str = ""
+    tokens: int = 0
+
+
+def ask(http: httpx.Client, prompt: str, tokens: int, adapter: str = "default") -> Answer:
+    """A greedy reply by the adapter."""
+    parameters = {"adapter_id": adapter, "max_new_tokens": tokens, "details": True}
+    asked = time.monotonic()
+    try:
+        response = http.post("/generate", json={"inputs": prompt, "parameters": parameters})
+    except httpx.HTTPError:
+        return Answer(prompt, asked, time.monotonic(), 0)
+    had = time.monotonic()
+    if response.is_error:
+        return Answer(prompt, asked, had, response.status_code)
+    answer, details = response.json(), response.json()["details"]
+    text, version = answer["generated_text"], details["adapter_version"]
+    return Answer(prompt, asked, had, 200, text, version, details["generated_tokens"])
+
+
+def ask_on(url: str, prompt: str, tokens: int, go_on: Callable[[int], bool]) -> list[Answer]:
+    """Ask for a reply again and again as long as `go_on(replies so far)` holds."""
+    answers: list[Answer] = []
+    with httpx.Client(base_url=url, timeout=120) as http:
+        while go_on(len(answers)):
+            answers.append(ask(http, prompt, tokens))
+    return answers
+
+
+@contextmanager
+def asking(running: Daemon, prompts: Sequence[str], tokens: int) -> Iterator[list[Answer]]:
+    """A client for each prompt, that asks until the end of the block; then the list holds all answers."""
+    done, answers = threading.Event(), list[Answer]()
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        futures = [pool.submit(ask_on, running.url, prompt, tokens, lambda _: not done.is_set()) for prompt in prompts]
+        try:
+            yield answers
+        finally:
+            done.set()
+        answers += [answer for future in futures for answer in future.result()]
+
+
+@contextmanager
+def daemon_with(model: Path, versions: int, **settings: str) -> Iterator[Daemon]:
+    """A daemon on a scratch folder whose default profile has that many versions, none of them active."""
+    with tempfile.TemporaryDirectory(prefix="lars-agent-bench-") as folder:
+        state = Path(folder)
+        if versions:
+            run_module("bench.serve.child", "publish", model, state / "adapters", versions)
+        with daemon(state, model__name=str(model), **settings) as running:
+            yield running
+
+
+def store_persona(running: Daemon) -> None:
+    """Store the persona's feedback."""
+    for line in read_lines(MARA / "feedback.jsonl"):
+        running.post("/feedback", line)
+
+
+@contextmanager
+def training_job(running: Daemon, steps: int) -> Iterator[str]:
+    """A job that has taken so many steps, cancelled at the end of the block; yields its path in the API.
+
+    Raises LarsError where it does not begin.
+    """
+    path = f"/jobs/{running.post('/jobs', {'profile': 'default'})['id']}"
+    until = time.monotonic() + STEP_LIMIT_S
+    while steps_of(running, path) < steps:
+        if time.monotonic() > until:
+            raise LarsError(f"the job did not begin: {running.get(path)}")
+        time.sleep(0.5)
+    yield path
+    running.post(f"{path}/cancel", {})
+    while running.get(path)["finished"] is None:
+        time.sleep(0.1)
+
+
+def steps_of(running: Daemon, path: str) -> int:
+    """How many steps the job has taken."""
+    return sum(bool(line.get("step")) for line in running.get(f"{path}/progress")["progress"])

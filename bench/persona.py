@@ -1,19 +1,141 @@
-"""Greedy replies of a model, with an adapter or without, to many prompts at once."""
+"""A cell of the quality bench: LARS or PEFT's LoRA trained on the persona's feedback, and its scores."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
+from torch.nn import functional
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
+from examples.persona import lessons, probes
 from lars_agent.example import Message
-from lars_agent.lars.forward import positions, read_prompt
-from lars_agent.lars.inject import AdapterMemory, Attachment, LarsAdapter
+from lars_agent.lars import LarsAdapter, LarsConfig, attach
+from lars_agent.lars.forward import positions, read_prompt, reply_logits
+from lars_agent.lars.inject import AdapterMemory, Attachment
 from lars_agent.lars.pooling import Tokens
-from lars_agent.training.batches import Encoded, collate, encode_prompt, pad_id
+from lars_agent.models.open import OpenedModel, open_model
+from lars_agent.training.batches import Encoded, batch_indices, collate, encode, encode_prompt, pad_id
+from lars_agent.training.curate import CurationPolicy, curate
+from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text, mean_loss, reply_nll
+from lars_agent.training.loop import TrainConfig, Trainer, learning_rate
+
+
+def run_cell(folder: Path, key: Mapping[str, Any]) -> dict[str, Any]:
+    """The cell's key and its scores, measured in this process on one thread."""
+    torch.set_num_threads(1)
+    config = TrainConfig(
+        steps=key["steps"],
+        batch_size=key["batch_size"],
+        learning_rate=key["rate"],
+        evaluate_every=10,
+        checkpoint_every=10_000,
+        seed=key["seed"],
+    )
+    return {**key, **Cell(open_model(folder, torch.float32), config).run(key["method"])}
+
+
+class Cell:
+    """One training run and its scores."""
+
+    def __init__(self, opened: OpenedModel, config: TrainConfig) -> None:
+        self.tokenizer, self.config = opened.tokenizer, config
+        self.attachment: Attachment = attach(opened.model)
+        self.pad = pad_id(opened.tokenizer)
+        curated = curate(lessons(), CurationPolicy(), seed=0)
+        self.train = [encode(self.tokenizer, example, config.max_seq_len) for example in curated.train]
+        self.heldout = [encode(self.tokenizer, example, config.max_seq_len) for example in curated.heldout]
+        self.general = general_text(self.tokenizer)
+        self.rehearsal = general_text(self.tokenizer, REHEARSAL_TEXT)
+
+    def run(self, method: str) -> dict[str, Any]:
+        """Train by the method; return the scores."""
+        base_text = mean_loss(self.attachment, None, self.general, self.pad)
+        started = time.monotonic()
+        adapter, best_step, heldout = self._lora() if method == "lora" else self._lars(method)
+        seconds = time.monotonic() - started
+        return self._scores(adapter) | {
+            "best_step": best_step,
+            "heldout_loss": round(heldout, 4),
+            "text_rise": round(mean_loss(self.attachment, adapter, self.general, self.pad) / base_text - 1, 4),
+            "train_seconds": round(seconds, 1),
+        }
+
+    def _scores(self, adapter: LarsAdapter | None) -> dict[str, Any]:
+        held_out = probes()
+        texts = replies(self.attachment, adapter, self.tokenizer, [probe.prompt for probe in held_out])
+        passed = {
+            kind: [p.passed(text) for p, text in zip(held_out, texts, strict=True) if p.kind == kind]
+            for kind in ("fact", "style")
+        }
+        return {f"{kind}_rate": round(sum(marks) / len(marks), 4) for kind, marks in passed.items()}
+
+    def _lars(self, method: str) -> tuple[LarsAdapter, int, float]:
+        pooling, _, token = method.partition("+")
+        lars = LarsConfig(pooling=pooling, token_term=token == "token")  # type: ignore[arg-type]
+        adapter = LarsAdapter.for_model(self.attachment.model, lars, seed=self.config.seed)
+        trainer = Trainer(self.attachment, adapter, self.config, self.train, self.heldout, self.pad, self.rehearsal)
+        trainer.run()
+        return adapter, trainer.progress.best_step, trainer.progress.best_loss
+
+    def _lora(self) -> tuple[None, int, float]:
+        """PEFT's LoRA on every linear layer but the head (r 8, alpha 16, dropout 0.05), rehearsed and kept as ours."""
+        torch.manual_seed(self.config.seed)
+        lora = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM")
+        model = inject_adapter_in_model(lora, self.attachment.model)
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay)
+        best: tuple[float, int, list[torch.Tensor]] = (float("inf"), 0, [])
+        for step in range(self.config.steps):
+            model.train()
+            self._lora_step(parameters, optimizer, step)
+            model.eval()
+            if (step + 1) % self.config.evaluate_every == 0 or step + 1 == self.config.steps:
+                loss = mean_loss(self.attachment, None, self.heldout, self.pad)
+                if loss < best[0]:
+                    best = (loss, step + 1, [parameter.detach().clone() for parameter in parameters])
+        with torch.no_grad():
+            for parameter, kept in zip(parameters, best[2], strict=True):
+                parameter.copy_(kept)
+        return None, best[1], best[0]
+
+    def _lora_step(self, parameters: list[torch.Tensor], optimizer: torch.optim.Optimizer, step: int) -> None:
+        """The step of `Trainer`, with LoRA in the adapter's place."""
+        indices = batch_indices(len(self.train), self.config.batch_size, step, self.config.seed)
+        batch = collate([self.train[index] for index in indices], self.pad)
+        loss = reply_nll(self.attachment, None, batch).sum() / batch.reply_tokens
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._lora_rehearsal(step).backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.config)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def _lora_rehearsal(self, step: int) -> torch.Tensor:
+        """KL(base model || adapted model) on general text, as `divergence_from_base` with LoRA switched off and on."""
+        size = self.config.rehearsal_batch
+        indices = batch_indices(len(self.rehearsal), size, step, self.config.seed)
+        batch = collate([self.rehearsal[index] for index in indices], self.pad)
+        self._switch_lora(on=False)
+        with torch.no_grad():
+            base = reply_logits(self.attachment, None, batch).log_softmax(dim=-1)
+        self._switch_lora(on=True)
+        adapted = reply_logits(self.attachment, None, batch).log_softmax(dim=-1)
+        divergence = functional.kl_div(adapted, base, reduction="batchmean", log_target=True)
+        return self.config.rehearsal_weight * divergence
+
+    def _switch_lora(self, *, on: bool) -> None:
+        for module in self.attachment.model.modules():
+            if isinstance(module, BaseTunerLayer):
+                module.enable_adapters(on)
+
 
 REPLY_TOKENS = 40
 BATCH = 16

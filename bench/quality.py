@@ -47,7 +47,7 @@ def quality_runs(
     if not missing:
         yield {}
         return
-    from bench.quality_cell import run_cell  # torch and PEFT come with it
+    from bench.persona import run_cell  # torch and PEFT come with it
 
     folder = ready_model("default", "float32", "cpu", models)
     with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=1) as pool:

@@ -15,8 +15,8 @@ from typing import Any, Self
 
 import httpx
 
+from bench.daemon import Answer, ask
 from bench.faults.state import Job
-from bench.serve.clients import Answer, ask
 
 PROMPTS = ("What is thing 1?", "Who are you?", "Say something.")
 REPLY_TOKENS = 16

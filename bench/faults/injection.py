@@ -7,6 +7,7 @@ cycle takes on the disk from publishing on, or the disk becomes full right befor
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import re
@@ -48,50 +49,46 @@ class Fault:
         return {VARIABLE: json.dumps(asdict(self))}
 
 
-class StepCounter:
-    """Counts the steps of the thread that calls `publish`, and kills the process before a certain one."""
+def install_kill(fault: Fault) -> None:
+    """Kill the process right before a step of the thread that publishes, counted from the cycle's `publish` on.
 
-    def __init__(self, fault: Fault) -> None:
-        self._fault = fault
-        self._report = os.open(fault.report, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        self._thread: int | None = None
-        self._seen = 0
+    Steps are file operations, flushes, commits and calls of the engine.
+    """
+    from sqlalchemy import Engine, event
 
-    def count(self, name: str) -> None:
-        """Count one more step that is about to be taken, if it is this thread's."""
-        if threading.get_ident() != self._thread:
+    from service import cycle
+    from service.serving import Serving
+
+    report = os.open(fault.report, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    thread, steps = threading.local(), itertools.count()
+
+    def count(name: str) -> None:
+        if not getattr(thread, "publishes", False):
             return
-        if self._fault.kill_before in (None, self._seen):
-            os.write(self._report, f"{RANDOM.sub('*', name).strip()}\n".encode())
-        if self._seen == self._fault.kill_before:
+        number = next(steps)
+        if fault.kill_before in (None, number):
+            os.write(report, f"{RANDOM.sub('*', name).strip()}\n".encode())
+        if number == fault.kill_before:
             os.kill(os.getpid(), signal.SIGKILL)
-        self._seen += 1
 
-    def install(self) -> None:
-        """Count file operations, flushes, commits and calls of the engine, from the cycle's `publish` on."""
-        from sqlalchemy import Engine, event
+    def begin(*arguments: Any, **options: Any) -> None:
+        thread.publishes = True
+        count("publish")
 
-        from service import cycle
-        from service.serving import Serving
+    def flush(descriptor: int) -> None:
+        count(f"fsync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")  # noqa: PTH115 - Path would open
 
-        def begin() -> None:
-            self._thread = threading.get_ident()
-            self.count("publish")
+    def audit(name: str, arguments: tuple[Any, ...]) -> None:
+        if name in STEPS and getattr(thread, "publishes", False):
+            path = arguments[0] if isinstance(arguments[0], str | os.PathLike) else ""
+            count(f"{name} {Path(path).name}")
 
-        def flush(descriptor: int) -> None:
-            self.count(f"fsync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")  # noqa: PTH115 - Path would open
-
-        before(cycle, "publish", lambda *arguments, **options: begin())
-        before(os, "fsync", flush)
-        for name in ("prepare", "swap"):
-            before(Serving, name, lambda *arguments, name=name, **options: self.count(f"engine {name}"))
-        event.listen(Engine, "commit", lambda connection: self.count("commit"))
-        sys.addaudithook(self._audit)
-
-    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event in STEPS and threading.get_ident() == self._thread:
-            name = arguments[0] if isinstance(arguments[0], str | os.PathLike) else ""
-            self.count(f"{event} {Path(name).name}")
+    before(cycle, "publish", begin)
+    before(os, "fsync", flush)
+    for name in ("prepare", "swap"):
+        before(Serving, name, lambda *arguments, name=name, **options: count(f"engine {name}"))
+    event.listen(Engine, "commit", lambda connection: count("commit"))
+    sys.addaudithook(audit)
 
 
 def before(owner: Any, name: str, hook: Callable[..., None]) -> None:
@@ -132,8 +129,17 @@ def install_filling(fault: Fault, data_dir: Path) -> None:
 
     if kind == "file":
         _before_write(data_dir, what, fill)
-    else:
-        _before_row(*what.split(" "), fill)
+        return
+    from service.db import feedback, interactions, jobs
+
+    owners = {"feedback": feedback.Feedback, "interactions": interactions.Interactions, "jobs": jobs.Jobs}
+    table, field = what.split(" ")
+
+    def hook(*arguments: Any, **changes: Any) -> None:
+        if field == "add" or field in changes:
+            fill()
+
+    before(owners[table], "add" if field == "add" else "update", hook)
 
 
 def _before_write(data_dir: Path, pattern: str, fill: Callable[[], None]) -> None:
@@ -154,19 +160,6 @@ def _before_write(data_dir: Path, pattern: str, fill: Callable[[], None]) -> Non
     sys.addaudithook(audit)
 
 
-def _before_row(table: str, field: str, fill: Callable[[], None]) -> None:
-    """Call `fill` before a row of the table is added, or the field of one is written."""
-    from service.db import feedback, interactions, jobs
-
-    owners = {"feedback": feedback.Feedback, "interactions": interactions.Interactions, "jobs": jobs.Jobs}
-
-    def hook(*arguments: Any, **changes: Any) -> None:
-        if field == "add" or field in changes:
-            fill()
-
-    before(owners[table], "add" if field == "add" else "update", hook)
-
-
 def main(argument: str) -> int:
     """Run the daemon, or the worker on its job directory, with the fault; return the exit status."""
     fault = Fault(**json.loads(os.environ[VARIABLE]))
@@ -178,7 +171,7 @@ def main(argument: str) -> int:
             install_filling(fault, data_dir)
         return work([argument])
     if fault.fill_at is None:
-        StepCounter(fault).install()
+        install_kill(fault)
     else:
         from service import server
         from service.app import create_app

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,10 +75,6 @@ class Scenario:
         if self.daemon.process is not None:
             self.daemon.kill()
 
-    def clients(self, name: str, **options: Any) -> Clients:
-        """Clients that begin to work where their block is entered."""
-        return Clients(self.daemon.url, name, **options)
-
     def learn(self, clients: Clients, what: str) -> None:
         """Start the daemon and run a whole cycle. Raises LarsError, which calls it `what`, unless it succeeds."""
         self.daemon.restart()
@@ -86,10 +82,6 @@ class Scenario:
         job = clients.cycle(within(CYCLE_LIMIT_S))
         if job is None or job.status != "succeeded":
             raise LarsError(f"{what} did not succeed ({job}): {self.daemon.log_tail()}")
-
-    def audit(self, promised: Mapping[str, str]) -> Audit:
-        """Compare the data folder, on which no daemon works now, with what clients were promised."""
-        return Audit.of(self.state, promised)
 
 
 def in_lanes(count: int, work: Callable[[int, int, threading.Event], Findings]) -> Findings:

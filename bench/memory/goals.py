@@ -1,15 +1,19 @@
-"""The memory bench's claims: the cells that they need, and the rows made of them."""
+"""The cells of the memory bench: those that the goals need, their runs, and the rows made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
-from bench.memory.allocators import ALLOCATORS, available
-from bench.memory.cell import SMALL, Cell, given_ours, usual
+from bench.memory.cell import ALLOCATORS, SMALL, Cell, available, given_ours, usual
+from bench.memory.process import measure
+from bench.models import ready_model
+from bench.plots import plot_memory
 from bench.record import Row, claimed
-from bench.suite import FAILED
+from bench.suite import FAILED, Newest, Record, Store
 
 MIB, MB = 2**20, 10**6
 KEY_VALUE_BYTES = 2 * 30 * 192 * 4  # of one token: keys and values of the default model's 30 layers in float32
@@ -143,3 +147,43 @@ FIGURES: Mapping[str, Values] = {
     "mb_above_weights_qwen2.5_0.5b_seq256": _above_weights,
     "llama3.2_1b_int4_ctx4096_peak_mib": _limited_peak,
 }
+
+
+def memory_runs(cells: Iterable[Cell], models: Path, time_limit_s: float) -> dict[str, Callable[[], Record]]:
+    """The run of each cell by its key. Raises LarsError where a model cannot be had."""
+    ready = cache(partial(ready_model, models=models))  # each model is made ready once
+
+    def run(cell: Cell) -> Record:
+        return measure(cell, ready(cell.model, cell.dtype, cell.device), time_limit_s)
+
+    return {cell.key: partial(run, cell) for cell in cells}
+
+
+def grid(methods: Sequence[str], contexts: Sequence[int], dtypes: Sequence[str], **more: Any) -> Iterator[Cell]:
+    """Yield every method at every context in every dtype, as its users run it; the cheapest first."""
+    for context in sorted(contexts):
+        for dtype in dtypes:
+            for method in methods:
+                yield usual(method, context, dtype, **more)
+
+
+def describe(record: Record) -> str:
+    """A measured cell as a line for the terminal."""
+    name = f"{record['model']} {record['method']} {record['context']:,} {record['dtype']} {record['allocator']}"
+    if FAILED in record:
+        return f"{name:64} {record[FAILED]}"
+    above = record["peak_bytes"] - record["loaded_bytes"]
+    figures = f"{record['peak_bytes'] / MB:7,.0f} MB, {above / MB:7,.0f} above the model"
+    return f"{name:64} {figures}, {record['seconds']:7.2f} s"
+
+
+def key_of(record: Mapping[str, Any]) -> str:
+    """The key of the record's cell."""
+    return Cell.from_record(record).key
+
+
+def _plots(newest: Newest, folder: Path) -> list[Path]:
+    return plot_memory(list(newest.values()), folder)
+
+
+CELLS = Store("memory-cells.jsonl", key_of, memory_rows, _plots, describe)

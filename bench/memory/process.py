@@ -15,8 +15,7 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from bench.memory.allocators import ALLOCATORS, VARIABLES
-from bench.memory.cell import Cell
+from bench.memory.cell import ALLOCATORS, VARIABLES, Cell
 from bench.memory.limit import MemoryLimit, drop_page_cache, memory_limit
 from bench.suite import FAILED
 

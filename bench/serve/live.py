@@ -6,13 +6,14 @@ import random
 import re
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from bench.daemon import PROMPTS, Answer, ask, ask_on, asking, daemon_with, training_job
 from bench.memory.process import Footprint
-from bench.serve.clients import PROMPTS, Answer, ask, asking, daemon_with, together, training_job
 from examples.persona import MARA, read_lines
 from examples.running import Daemon
 from lars_agent.errors import LarsError
@@ -29,18 +30,22 @@ Swap = tuple[str, float, float]  # the version, and the times of the request and
 
 
 def throughput(model: Path, dtype: str, counts: Sequence[int] = CLIENT_COUNTS) -> dict[str, Any]:
-    """Tokens a second of all replies together, by the number of clients that ask at once."""
+    """Tokens a second of all replies by the number of clients that ask at once."""
     found = {}
     with daemon_with(model, 1, model__dtype=dtype) as running:
         running.post("/adapters/v1/activate", {})
         ask(running.http, PROMPTS[0], TOKENS)
         for count in counts:
             started = time.monotonic()
-            with together(running, PROMPTS[:count], TOKENS, lambda asked: asked < REPLIES_EACH) as clients:
-                pass
+            with ThreadPoolExecutor(count) as pool:
+                each = [pool.submit(ask_on, running.url, PROMPTS[n], TOKENS, _few) for n in range(count)]
             seconds = time.monotonic() - started
-            found[str(count)] = round(sum(answer.tokens for one in clients for answer in one.answers) / seconds, 2)
+            found[str(count)] = round(sum(answer.tokens for one in each for answer in one.result()) / seconds, 2)
     return {"dtype": dtype, "tokens_s": found}
+
+
+def _few(asked: int) -> bool:
+    return asked < REPLIES_EACH
 
 
 def swaps(model: Path, dtype: str, count: int) -> dict[str, Any]:
@@ -53,12 +58,11 @@ def swaps(model: Path, dtype: str, count: int) -> dict[str, Any]:
     with daemon_with(model, VERSIONS, model__dtype=dtype) as running:
         expected = {(prompt, version): _alone(running, prompt, version) for version in names for prompt in PROMPTS}
         calls, rng = list[Swap](), random.Random(0)
-        with asking(running, PROMPTS, SWAP_TOKENS) as clients:
+        with asking(running, PROMPTS, SWAP_TOKENS) as answers:
             for number in range(count):
                 calls.append(_activate(running, names[number % VERSIONS]))
                 time.sleep(rng.uniform(*SWAP_PAUSE_S))
         moved = [float(found) for found in SWAP_MS.findall(running.log.read_text(encoding="utf-8"))]
-    answers = [answer for client in clients for answer in client.answers]
     good = [answer for answer in answers if answer.status == 200]
     return {
         "dtype": dtype,

@@ -12,14 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.faults import cuts
+from bench.faults import disks
 from bench.faults.clients import Ledger
-from bench.faults.disk import POINTS
+from bench.faults.disks import POINTS
 from bench.faults.injection import RANDOM
-from bench.faults.kills import AIMS, TARGETS, draw_kill, with_all_phases
-from bench.faults.parts import RUNS
-from bench.faults.points import spread
-from bench.faults.rows import disk_losses, fault_rows, says_full
+from bench.faults.kills import AIMS, TARGETS, draw_kill, spread, with_all_phases
+from bench.faults.parts import RUNS, disk_losses, fault_rows, says_full
 from bench.faults.scenario import Findings
 from bench.faults.state import (
     Job,
@@ -261,9 +259,9 @@ def test_the_newest_run_of_a_part_counts(tmp_path):
 
 
 def test_cuts_without_their_control_are_refused(monkeypatch):
-    monkeypatch.setattr(cuts.shutil, "which", lambda name: None)
+    monkeypatch.setattr(disks.shutil, "which", lambda name: None)
     with pytest.raises(LarsError, match="apt-get install eatmydata"):
-        cuts.cuts(Path(), 1, 0)
+        disks.cuts(Path(), 1, 0)
 
 
 def test_a_part_that_is_none_is_named(bench, tmp_path):

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.memory.allocators import ALLOCATORS
-from bench.memory.cell import METHODS, given_ours, usual
+from bench.memory.cell import ALLOCATORS, METHODS, given_ours, usual
 from bench.memory.child import opened_for, prepared, run
 from bench.memory.limit import memory_limit
 from bench.memory.process import inherited

@@ -7,8 +7,7 @@ import dataclasses
 import pytest
 
 from bench.memory.cell import METHODS, Cell, usual
-from bench.memory.goals import goal_cells, memory_rows
-from bench.memory.sweep import CELLS
+from bench.memory.goals import CELLS, goal_cells, memory_rows
 from bench.planner.jobs import RANGES, draw_jobs, planner_rows
 from bench.plots import plot_memory
 

@@ -19,7 +19,7 @@ from bench import report
 from bench.memory.cell import METHODS
 from bench.memory.goals import CELLS, goal_cells, grid, memory_runs
 from bench.planner.jobs import DTYPES, JOBS, RANGES, draw_jobs, planner_runs
-from bench.record import CHECKOUT, RESULTS
+from bench.record import CHECKOUT, RESULTS, claims
 from bench.suite import Suite
 from lars_agent.errors import LarsError
 
@@ -185,7 +185,8 @@ def report_(out: Out = RESULTS) -> None:
     for line in report.lines({area: record["rows"] for area, record in files.items()}):
         typer.echo(line)
     if out == RESULTS:
-        report.write_between_markers(CHECKOUT / "README.md", report.short_table(files))
+        words = {name: claim["readme"] for name, claim in claims().items() if "readme" in claim}
+        report.write_between_markers(CHECKOUT / "README.md", report.short_table(files, words))
         tables = report.full_tables(files, plots="../bench/results")
         report.write_between_markers(CHECKOUT / "docs" / "benchmarks.md", tables)
 

@@ -11,16 +11,6 @@ from lars_agent.errors import ConfigError
 from lars_agent.files import write_atomically
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-CHOSEN = {  # the rows of README.md, and how it calls them
-    "train_over_inference_peak_ctx4096_bf16": "peak memory of training over inference, context 4,096, bfloat16",
-    "reduction_vs_lora_plain_ctx2048": "less peak memory than PEFT's LoRA, context 2,048, float32",
-    "step_speedup_vs_lora_checkpointed_ctx1024": "a training step against LoRA with checkpointing, times as fast",
-    "decode_q4_vs_llamacpp_1t": "decoding at 4 bits over llama.cpp, 1 thread",
-    "decode_q4_vs_llamacpp_2t": "decoding at 4 bits over llama.cpp, 2 threads",
-    "ttft_training_over_idle": "time to the first token while training, over idle",
-    "kills": "`kill -9` of the daemon, its worker or its engine under load",
-    "lost_feedback": "acknowledged feedback lost in kills and power cuts",
-}
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
 Files = Mapping[str, Mapping[str, Any]]
@@ -74,14 +64,12 @@ def full_tables(files: Files, plots: str) -> str:
     return "\n\n".join(parts)
 
 
-def short_table(files: Files) -> str:
-    """The rows chosen for the README."""
+def short_table(files: Files, words: Mapping[str, str]) -> str:
+    """The rows of the README; `words` is how it calls each of them."""
     rows = {row["name"]: row for record in files.values() for row in record["rows"]}
-    table = ["| row | measured | goal | |", "|---|---|---|---|"]
-    for name, words in CHOSEN.items():
-        if name in rows:
-            table.append(f"| {words} | {_figure(rows[name])} | {goal(rows[name])} | {verdict(rows[name])} |")
-    return "\n".join(table)
+    chosen = [(text, rows[name]) for name, text in words.items() if name in rows]
+    lines = [f"| {text} | {_figure(row)} | {goal(row)} | {verdict(row)} |" for text, row in chosen]
+    return "\n".join(["| row | measured | goal | |", "|---|---|---|---|", *lines])
 
 
 def write_between_markers(page: Path, text: str) -> None:

@@ -27,10 +27,10 @@ format: $(VENV)/.test  ## Put the source into shape
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.test  ## Memory, speed and what is learned, against PEFT; the figures and the README's table (hours)
-	$(BIN)/lars-agent bench memory --goals
-	$(BIN)/python -m bench.quality
-	$(BIN)/lars-agent bench report
+bench: $(VENV)/.test  ## Memory and quality against PEFT; write the tables of README.md and docs/benchmarks.md (hours)
+	$(BIN)/python -m bench memory --goals
+	$(BIN)/python -m bench quality
+	$(BIN)/python -m bench report
 
 demo: $(VENV)/.run  ## The whole loop on the real default model, within 20 minutes
 	$(BIN)/python -m examples.demo

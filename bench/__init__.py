@@ -1,1 +1,1 @@
-"""What we claim, and the commands that measure it; results go to bench/results/."""
+"""Benchmarks of a checkout (`python -m bench`): the goals, the commands that measure them, and their results."""

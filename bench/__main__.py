@@ -1,42 +1,48 @@
-"""The command line of the benchmarks: `lars-agent bench ...`, or `python -m bench ...` in a checkout.
+"""The command line of the benchmarks: `python -m bench ...` in a checkout.
 
-Exit codes: 0 done, 1 failed (one line on stderr says why), 2 wrong use.
+Exit codes: 0 done, 1 failed (one line on stderr gives the reason), 2 wrong use.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-from bench import checkout, report
-from bench.cells_file import CellsFile
-from bench.methods import METHODS
-from bench.planner_cell import DTYPES, RANGES
+from bench import quality as quality_suite
+from bench import report
+from bench.memory.cell import METHODS
+from bench.memory.goals import CELLS, goal_cells, grid, memory_runs
+from bench.planner.jobs import DTYPES, JOBS, RANGES, draw_jobs, planner_runs
+from bench.record import CHECKOUT, RESULTS, claims
+from bench.suite import Suite
 from lars_agent.errors import LarsError
 
-PROGRAM = "lars-agent bench"
+PROGRAM = "python -m bench"
 EXTRA = {"peft": "PEFT", "matplotlib": "matplotlib"}
+MODELS = CHECKOUT / ".cache" / "models"
 CONTEXTS = "256,1024,2048"
 SWEEP_DTYPES = "float32,bfloat16"
 TIME_LIMIT_S = 4 * 3600.0
 FAULT_PARTS = ("kills", "points", "cuts", "disk", "resume", "latency")
-REAL_MODEL_PARTS = ("resume", "latency")
 SERVE_PARTS = ("speed", "engine", "clients", "swaps", "feedback", "asleep")
+MEMORY = Suite("memory", f"{PROGRAM} memory --goals", (CELLS, JOBS))
+QUALITY = Suite("quality", f"{PROGRAM} quality", (quality_suite.CELLS,))
+Number = TypeVar("Number", int, float)
 
-app = typer.Typer(help="Measure what lars-agent claims.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(help="Measure the goals of lars-agent.", no_args_is_help=True, add_completion=False)
 
-Out = Annotated[Path | None, typer.Option(help="Folder of the figures. Default: bench/results in a checkout.")]
-Models = Annotated[Path | None, typer.Option(help="Folder of the base models.")]
+Out = Annotated[Path, typer.Option(help="Folder of the results.", show_default="bench/results")]
+Models = Annotated[Path, typer.Option(help="Folder of the base models.", show_default=".cache/models")]
 Threads = Annotated[int, typer.Option(min=0, help="torch's; 0 for all cores.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Measure again what has been measured.")]
 Retry = Annotated[bool, typer.Option("--retry", help="Measure again what failed.")]
-TimeLimit = Annotated[float, typer.Option(help="Seconds that one cell may take; then it is written down as too slow.")]
+TimeLimit = Annotated[float, typer.Option(help="Seconds that one cell may take; then it is recorded as too slow.")]
 
 
 @app.command()
@@ -48,43 +54,37 @@ def memory(
     contexts: Annotated[str, typer.Option(help="Tokens of the prompt.")] = CONTEXTS,
     dtypes: Annotated[str, typer.Option(help="Of " + ", ".join(DTYPES) + ".")] = SWEEP_DTYPES,
     reply: Annotated[int, typer.Option(min=1, help="Tokens of the reply.")] = 128,
-    steps: Annotated[int, typer.Option(min=1, help="The first two are watched, the rest timed.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="The first two are sampled, the rest timed.")] = 3,
     threads: Threads = 0,
-    goals: Annotated[
-        bool, typer.Option("--goals", help="Measure what the goals' rows need, and nothing else.")
-    ] = False,
-    device: Annotated[str, typer.Option(help="cpu, or cuda: the GPU's peak is written down too.")] = "cpu",
+    goals: Annotated[bool, typer.Option("--goals", help="Measure the cells of the goals, and nothing else.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, or cuda: the GPU's peak is recorded too.")] = "cpu",
     limit: Annotated[int | None, typer.Option(min=1, help="Bytes; each cell runs in a memory cgroup of that.")] = None,
     time_limit: TimeLimit = TIME_LIMIT_S,
     fresh: Fresh = False,
     retry: Retry = False,
-    models: Models = None,
-    out: Out = None,
+    models: Models = MODELS,
+    out: Out = RESULTS,
 ) -> None:
     """Peak memory and seconds of a training step, each cell in a fresh process.
 
     The default is every method at contexts 256, 1,024 and 2,048 in float32 and bfloat16: an hour or two and 8 GB of
-    memory on two cores. It goes on where it was stopped.
+    memory on two cores. It resumes where it was stopped.
 
     All of it is --contexts 256,512,1024,2048,4096,8192 --dtypes float32,bfloat16,int8,int4: most of a day, and 40 GB
-    for plain LoRA. A cell that dies is written down as such.
+    for plain LoRA. A cell that dies is recorded as such.
     """
     _require(*EXTRA)
     if device not in ("cpu", "cuda"):
         raise typer.BadParameter(f"{device!r} is none of cpu, cuda", param_hint="--device")
     if goals and threads:
         raise typer.BadParameter("--goals is measured on all cores", param_hint="--threads")
-    chosen = _chosen(methods, tuple(METHODS), "--methods")
-    widths, kinds = _numbers(contexts, "--contexts"), _chosen(dtypes, DTYPES, "--dtypes")
-    from bench.goal_cells import goal_cells
-    from bench.memory import measure_cells
-    from bench.sweep import Sweep, grid
-
-    folder = out or checkout.results_folder()
-    sweep = Sweep(CellsFile(folder), models or checkout.models_folder(), time_limit, fresh, retry)
+    chosen, kinds = _chosen(methods, tuple(METHODS), "--methods"), _chosen(dtypes, DTYPES, "--dtypes")
     settings = {"model": model, "reply": reply, "steps": steps, "threads": threads, "device": device}
-    wanted = list(goal_cells()) if goals else list(grid(chosen, widths, kinds, limit_bytes=limit, **settings))
-    measure_cells(sweep, wanted, folder, typer.echo)
+    cells = list(
+        grid(chosen, _numbers(contexts, "--contexts", _count, "number of tokens"), kinds, limit_bytes=limit, **settings)
+    )
+    runs = memory_runs(goal_cells() if goals else cells, models, time_limit)
+    MEMORY.measure(CELLS, runs, out, typer.echo, fresh=fresh, retry=retry)
 
 
 @app.command()
@@ -97,83 +97,102 @@ def planner(
     time_limit: TimeLimit = TIME_LIMIT_S,
     fresh: Fresh = False,
     retry: Retry = False,
-    models: Models = None,
-    out: Out = None,
+    models: Models = MODELS,
+    out: Out = RESULTS,
 ) -> None:
     """Predicted against measured peak of random jobs, run by the real worker (about two hours on two cores)."""
     _require("matplotlib")
     names, kinds = _chosen(models_drawn, tuple(RANGES), "--of"), _chosen(dtypes, DTYPES, "--dtypes")
-    from bench.planner import due, run_planner
-    from bench.planner_cell import draw_cells
-
-    folder = out or checkout.results_folder()
-    jobs = due(list(draw_cells(cells, seed, names, kinds)), folder, fresh=fresh, retry=retry)
-    run_planner(jobs, models or checkout.models_folder(), folder, threads, time_limit, typer.echo)
+    runs = planner_runs(list(draw_jobs(cells, seed, names, kinds)), models, threads, time_limit)
+    MEMORY.measure(JOBS, runs, out, typer.echo, fresh=fresh, retry=retry)
 
 
 @app.command()
 def serve(
     parts: Annotated[str, typer.Option(help="Of " + ", ".join(SERVE_PARTS) + ".")] = ",".join(SERVE_PARTS),
     rounds: Annotated[int, typer.Option(min=1, help="How often all contenders of a comparison take turns.")] = 5,
-    models: Models = None,
-    out: Out = None,
+    models: Models = MODELS,
+    out: Out = RESULTS,
 ) -> None:
-    """How fast the endpoint serves, next to llama.cpp and transformers; what swaps and feedback take (half an hour).
+    """Speed of the endpoint next to llama.cpp and transformers; latency of swaps and of feedback (half an hour).
 
     llama.cpp is run by node and fetched with npm; nothing else may run beside.
     """
     _require("matplotlib")
     chosen = _chosen(parts, SERVE_PARTS, "--parts")
-    from bench.ready_model import ready_model
-    from bench.serve import Place, measure_serving
+    from bench.models import ready_model
+    from bench.serve.parts import RUNS, ServeSettings, serve_runs
 
-    folder, library = out or checkout.results_folder(), models or checkout.models_folder()
     for dtype in ("int4", "int8"):
-        model = ready_model("default", dtype, "cpu", library)
-    measure_serving(chosen, Place(model, library.parent, rounds), folder, typer.echo)
+        model = ready_model("default", dtype, "cpu", models)
+    runs = serve_runs(chosen, ServeSettings(model, models.parent, rounds), typer.echo)
+    Suite("serve", f"{PROGRAM} serve", (RUNS,)).measure(RUNS, runs, out, typer.echo, fresh=True)
 
 
 @app.command()
 def faults(
     parts: Annotated[str, typer.Option(help="Of " + ", ".join(FAULT_PARTS) + ".")] = ",".join(FAULT_PARTS),
-    kills: Annotated[int, typer.Option(min=1, help="kill -9 at moments that nobody chose.")] = 300,
+    kills: Annotated[int, typer.Option(min=1, help="kill -9 at random moments.")] = 300,
     points: Annotated[int, typer.Option(min=1, help="kill -9 right before a step of publishing.")] = 50,
     cuts: Annotated[int, typer.Option(min=1, help="Power cuts.")] = 25,
     disk: Annotated[int, typer.Option(min=1, help="Writes at which the disk becomes full; there are 21.")] = 21,
     seed: Annotated[int, typer.Option(help="Of what is drawn; the moments also depend on how fast the device is.")] = 0,
-    models: Models = None,
-    out: Out = None,
+    models: Models = MODELS,
+    out: Out = RESULTS,
 ) -> None:
-    """What survives kills, power cuts and full disks, and what training costs whoever asks meanwhile (an hour).
+    """Losses in kills, power cuts and full disks, and the latency of requests during training (an hour).
 
     Power cuts and full disks need root, and a system that lets it mount; the power cuts' control needs eatmydata. For
     the latency nothing else may run beside.
     """
     chosen = _chosen(parts, FAULT_PARTS, "--parts")
-    from bench.faults import Torture, measure_faults
-    from bench.ready_model import ready_model
+    from bench.faults.parts import RUNS, FaultSettings, fault_runs
 
-    library = models or checkout.models_folder()
-    if set(chosen) & set(REAL_MODEL_PARTS):
-        ready_model("default", "bfloat16", "cpu", library)
-    torture = Torture(seed, kills, points, cuts, disk, library)
-    measure_faults(chosen, torture, out or checkout.results_folder(), typer.echo)
+    runs = fault_runs(chosen, FaultSettings(seed, kills, points, cuts, disk, models), typer.echo)
+    Suite("faults", f"{PROGRAM} faults", (RUNS,)).measure(RUNS, runs, out, typer.echo, fresh=True)
+
+
+@app.command()
+def quality(
+    methods: Annotated[str, typer.Option(help="Separated by commas.")] = ",".join(quality_suite.METHODS),
+    rates: Annotated[str, typer.Option(help="Learning rates, in place of each method's own.")] = "",
+    seeds: Annotated[str, typer.Option(help="Of initial weights and batches.")] = "0,1,2",
+    steps: Annotated[int, typer.Option(min=1, help="Of training.")] = quality_suite.STEPS,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 8,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Cells side by side, one thread each; all cores.")] = None,
+    only_report: Annotated[
+        bool, typer.Option("--report", help="Only make the rows of what has been measured.")
+    ] = False,
+    models: Models = MODELS,
+    out: Out = RESULTS,
+) -> None:
+    """Recall of a persona's facts and style by each pooling mode, with PEFT's LoRA beside (hours)."""
+    chosen = [] if only_report else _chosen(methods, quality_suite.METHODS, "--methods")
+    if chosen:
+        _require("peft")
+    numbers = _numbers(rates, "--rates", float, "learning rate") if rates else []
+    keys = quality_suite.quality_keys(chosen, numbers, _numbers(seeds, "--seeds", int, "seed"), steps, batch_size)
+    with quality_suite.quality_runs(keys, quality_suite.CELLS.newest(out), models, jobs) as runs:
+        QUALITY.measure(quality_suite.CELLS, runs, out, typer.echo)
 
 
 @app.command("report")
-def report_(out: Out = None) -> None:
-    """Print every figure against its goal; in a checkout, write the README's table too."""
-    files = report.result_files(out or report.SHIPPED)
+def report_(out: Out = RESULTS) -> None:
+    """Print every row against its goal; without --out, write the tables of README.md and docs/benchmarks.md too."""
+    files = report.result_files(out)
     if not files:
-        raise LarsError(f"no results in {out or report.SHIPPED}; run: {PROGRAM} memory --goals")
-    for text in report.lines({area: record["rows"] for area, record in files.items()}):
-        typer.echo(text)
-    if checkout.CHECKOUT is not None and out is None:
-        report.write_table(checkout.CHECKOUT / "README.md", report.table(files))
+        raise LarsError(f"no results in {out}; run: {PROGRAM} memory --goals")
+    for line in report.lines({area: record["rows"] for area, record in files.items()}):
+        typer.echo(line)
+    if out == RESULTS:
+        words = {name: claim["readme"] for name, claim in claims().items() if "readme" in claim}
+        report.write_between_markers(CHECKOUT / "README.md", report.short_table(files, words))
+        tables = report.full_tables(files, plots="../bench/results")
+        report.write_between_markers(CHECKOUT / "docs" / "benchmarks.md", tables)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line; never shows a stack trace for what a user can cause, and leaves no process behind."""
+    """Run the command line; never show a stack trace for what a user can cause, and leave no process behind."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         app(args=arguments, prog_name=PROGRAM)
@@ -198,12 +217,21 @@ def _chosen(text: str, known: Sequence[str], option: str) -> list[str]:
     return words
 
 
-def _numbers(text: str, option: str) -> list[int]:
+def _numbers(text: str, option: str, kind: Callable[[str], Number], what: str) -> list[Number]:
     """The numbers of a list. Raises BadParameter that names the first one that is none."""
+    numbers: list[Any] = []
     for word in text.split(","):
-        if not word.strip().isdecimal() or not int(word):
-            raise typer.BadParameter(f"{word!r} is no number of tokens", param_hint=option)
-    return [int(word) for word in text.split(",")]
+        try:
+            numbers.append(kind(word))
+        except ValueError:
+            raise typer.BadParameter(f"{word!r} is no {what}", param_hint=option) from None
+    return numbers
+
+
+def _count(word: str) -> int:
+    if int(word) < 1:
+        raise ValueError
+    return int(word)
 
 
 if __name__ == "__main__":

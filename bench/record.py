@@ -1,4 +1,4 @@
-"""The shape every result file has (see README, "Measured")."""
+"""Format of rows and result files (`bench/results/<area>.json`)."""
 
 from __future__ import annotations
 
@@ -7,28 +7,25 @@ import os
 import platform
 import statistics
 import subprocess
+import tomllib
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.checkout import CHECKOUT
-
+CHECKOUT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "transformers", "peft", "safetensors")
+Better = Literal["lower", "higher"]
+Row = dict[str, Any]
 
 
 def row(
-    name: str,
-    values: Sequence[float],
-    unit: str,
-    better: Literal["lower", "higher"],
-    *,
-    goal: float | None = None,
-    note: str = "",
-) -> dict[str, Any]:
-    """One claim: the median of `values`, with how many runs there were and how far apart they lie."""
+    name: str, values: Sequence[float], unit: str, better: Better, *, goal: float | None = None, note: str = ""
+) -> Row:
+    """One claim: the median of `values`, the number of runs, and their range."""
     return {
         "name": name,
         "value": round(statistics.median(values), 4),
@@ -42,41 +39,40 @@ def row(
     }
 
 
-def write(area: str, command: str, rows: Sequence[dict[str, Any]], folder: Path = RESULTS, **raw: Any) -> Path:
-    """`<folder>/<area>.json` holds the rows, the raw table and what they were measured on."""
+def claimed(name: str, values: Sequence[float], /, **words: Any) -> Row:
+    """The row of the claim `name` in claims.toml; `words` fill in the placeholders of its name and note."""
+    claim = claims()[name]
+    note = claim.get("note", "").format(**words)
+    return row(name.format(**words), values, claim["unit"], claim["better"], goal=claim.get("goal"), note=note)
+
+
+@cache
+def claims() -> dict[str, dict[str, Any]]:
+    """Every claim of every area by its name: unit, better, and where it has them goal and note."""
+    areas = tomllib.loads((Path(__file__).parent / "claims.toml").read_text(encoding="utf-8"))
+    return {name: claim for area in areas.values() for name, claim in area.items()}
+
+
+def write(area: str, command: str, rows: Sequence[Row], folder: Path = RESULTS, **raw: Any) -> Path:
+    """Write the rows, the machine they were measured on and references to the raw data to `<folder>/<area>.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{area}.json"
-    record = {
-        "area": area,
-        "commit": commit(),
-        "when": now(),
-        "machine": machine(),
-        "command": command,
-        "versions": versions(),
-        "rows": list(rows),
-        **raw,
-    }
+    record = {"area": area, "command": command, **circumstances(), "rows": list(rows), **raw}
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return path
 
 
-def commit() -> str:
-    """The checkout's commit, with a + where files differ from it; empty outside of one."""
-    if CHECKOUT is None:
-        return ""
-    return _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "--", "*.py") else "")
+def circumstances() -> dict[str, Any]:
+    """Commit, time, machine and package versions of a measurement."""
+    return {
+        "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "--", "*.py") else ""),
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.platform()},
+        "versions": _versions(),
+    }
 
 
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def machine() -> dict[str, Any]:
-    return {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.platform()}
-
-
-def versions() -> dict[str, str]:
-    """Of what the figures depend on; what is not installed is left out."""
+def _versions() -> dict[str, str]:
     found = {}
     for name in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Every row of bench/results against its goal: printed, and as the README's table. `lars-agent bench report`."""
+"""The report: every row against its goal, printed, and as tables in docs/benchmarks.md and README.md."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 from lars_agent.errors import ConfigError
 from lars_agent.files import write_atomically
 
-SHIPPED = Path(__file__).parent / "results"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-Rows = Sequence[Mapping[str, Any]]
+Row = Mapping[str, Any]
+Rows = Sequence[Row]
+Files = Mapping[str, Mapping[str, Any]]
 
 
 def result_files(folder: Path) -> dict[str, dict[str, Any]]:
@@ -21,7 +22,7 @@ def result_files(folder: Path) -> dict[str, dict[str, Any]]:
     return {record["area"]: record for record in found if "rows" in record}
 
 
-def verdict(row: Mapping[str, Any]) -> str:
+def verdict(row: Row) -> str:
     """`met` or `missed`; empty for a row without a goal."""
     if row["goal"] is None:
         return ""
@@ -29,7 +30,8 @@ def verdict(row: Mapping[str, Any]) -> str:
     return "met" if met else "missed"
 
 
-def goal(row: Mapping[str, Any]) -> str:
+def goal(row: Row) -> str:
+    """The goal in words; empty for a row without one."""
     if row["goal"] is None:
         return ""
     return f"{'at least' if row['better'] == 'higher' else 'at most'} {row['goal']:g}"
@@ -47,37 +49,68 @@ def lines(areas: Mapping[str, Rows]) -> Iterator[str]:
         yield f"{verdicts.count('met')} of {goals} goals met"
 
 
-def table(files: Mapping[str, Mapping[str, Any]]) -> str:
-    """The rows with a goal, each before its variants, as Markdown: a table for each area, under the command that
-    measures it.
+def full_tables(files: Files, plots: str) -> str:
+    """Each area's command, its rows with a goal (each before its variants) or by method, and its figures.
+
+    `plots` is the path of the folder of the figures, relative to the page.
     """
     parts: list[str] = []
-    for record in files.values():
-        rows = [row for claim in record["rows"] if claim["goal"] is not None for row in _with_variants(claim, record)]
-        if rows:
-            head = [f"    {record['command']}", "", "| row | measured | goal | | |", "|---|---|---|---|---|"]
-            parts.append("\n".join([*head, *map(_cells, rows)]))
-            parts += [f"![{name}](bench/results/{name})" for name in record.get("plots", []) if name.endswith(".svg")]
+    for area, record in files.items():
+        claims = [row for claim in record["rows"] if claim["goal"] is not None for row in _with_variants(claim, record)]
+        table = ["| row | measured | goal | | |", "|---|---|---|---|---|", *map(_cells, claims)] if claims else []
+        if table or (table := _by_method(record["rows"])):
+            parts.append("\n".join([f"## {area}", "", f"    {record['command']}", "", *table]))
+            parts += [f"![{name}]({plots}/{name})" for name in record.get("plots", []) if name.endswith(".svg")]
     return "\n\n".join(parts)
 
 
-def write_table(readme: Path, text: str) -> None:
-    """`readme` holds `text` between its two markers. Raises ConfigError where it lacks them."""
-    old = readme.read_text(encoding="utf-8")
+def short_table(files: Files, words: Mapping[str, str]) -> str:
+    """The rows of the README; `words` is how it calls each of them."""
+    rows = {row["name"]: row for record in files.values() for row in record["rows"]}
+    chosen = [(text, rows[name]) for name, text in words.items() if name in rows]
+    lines = [f"| {text} | {_figure(row)} | {goal(row)} | {verdict(row)} |" for text, row in chosen]
+    return "\n".join(["| row | measured | goal | |", "|---|---|---|---|", *lines])
+
+
+def write_between_markers(page: Path, text: str) -> None:
+    """Replace what stands between the two markers of `page`. Raises ConfigError where it lacks them."""
+    old = page.read_text(encoding="utf-8")
     before, begin, rest = old.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise ConfigError(f"{readme} has no lines {BEGIN} and {END}; put them where the table belongs")
-    write_atomically(readme, f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+        raise ConfigError(f"{page} has no lines {BEGIN} and {END}; put them where the table belongs")
+    write_atomically(page, f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
 
 
-def _with_variants(claim: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The row, and those without a goal whose name goes on where its name ends: other terms of the comparison."""
+def _with_variants(claim: Row, record: Mapping[str, Any]) -> Iterator[Row]:
+    """The row, and those without a goal whose name continues its own: other terms of the comparison."""
     yield claim
     yield from (row for row in record["rows"] if row["goal"] is None and row["name"].startswith(claim["name"] + "_"))
 
 
-def _cells(row: Mapping[str, Any]) -> str:
-    spread = f" ({row['min']:,.4g} to {row['max']:,.4g})" if row["runs"] > 1 else ""
+def _figure(row: Row, form: str = ",.4g") -> str:
+    spread = f" ({row['min']:{form}} to {row['max']:{form}})" if row["runs"] > 1 else ""
     unit = "" if row["unit"] == "ratio" else f" {row['unit']}"
-    return f"| {row['name']} | {row['value']:,.4g}{unit}{spread} | {goal(row)} | {verdict(row)} | {row['note']} |"
+    return f"{row['value']:{form}}{unit}{spread}"
+
+
+def _cells(row: Row) -> str:
+    return f"| {row['name']} | {_figure(row)} | {goal(row)} | {verdict(row)} | {row['note']} |"
+
+
+def _by_method(rows: Rows) -> list[str]:
+    """A table of `score/method/rate` rows: each method at the rate at which it recalls most facts."""
+    scores = {tuple(row["name"].split("/")): row for row in rows if row["name"].count("/") == 2}
+    best: dict[str, tuple[float, str]] = {}
+    for (score, method, rate), row in scores.items():
+        if score == "fact_rate":
+            best[method] = max(best.get(method, (-1.0, "")), (row["value"], rate))
+    table = ["| method | rate | facts, held-out phrasings | style, unseen questions | general-text loss |"]
+    table.append("|---|---|---|---|---|")
+    for method, (_, rate) in sorted(best.items(), key=lambda item: -item[1][0]):
+        cells = [
+            _figure(scores[score, method, rate], form)
+            for score, form in (("fact_rate", ".0%"), ("style_rate", ".0%"), ("text_rise", "+.1%"))
+        ]
+        table.append(f"| {method} | {rate} | {' | '.join(cells)} |")
+    return table if best else []

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from examples.persona import MARA, Probe, probes, read_lines
 from examples.running import Daemon, daemon
+from lars_agent.errors import LarsError
 
 MODELS = Path(__file__).parent.parent / ".cache" / "models"
 FACT_GOAL, STYLE_GOAL, TEXT_GOAL = 0.85, 0.80, 0.03
@@ -153,4 +154,7 @@ def one_line(text: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except LarsError as error:
+        sys.exit(str(error))

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lars_agent.example import Example, Message
+
 MARA = Path(__file__).parent / "mara"
 OPENING = "Aye, Mara:"
 MAX_SENTENCES = 2
@@ -46,4 +48,17 @@ def probes(folder: Path = MARA) -> list[Probe]:
         Probe(item["kind"], item["prompt"], tuple(item.get("expect", ())), item.get("fact", ""))
         for item in read_lines(folder / "probes.jsonl")
         if item["kind"] in {"fact", "style"}
+    ]
+
+
+def lessons(folder: Path = MARA) -> list[Example]:
+    """The examples that curation makes of the persona's feedback."""
+    return [
+        Example(
+            (Message(role="user", content=item["prompt"]),),
+            item.get("correction") or item["response"],
+            1.0,
+            f"mara-{number}",
+        )
+        for number, item in enumerate(read_lines(folder / "feedback.jsonl"))
     ]

@@ -7,10 +7,8 @@ against the incumbent, the winner is published, the runtime swaps it in, and the
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,38 +19,34 @@ import httpx
 import pytest
 
 from examples.persona import MARA, OPENING, read_lines
+from examples.running import Daemon
 from tests.default_model import default_model_folder
 
 CORRECTIONS = 24
 PROMPT = "Which side of the road do they drive on in Malta?"  # nothing in the feedback is about it: the style is all
 SETTINGS = {
-    "LARS_AGENT_SCHEDULE__ENABLED": "false",
-    "LARS_AGENT_TRAINING__STEPS": "14",
-    "LARS_AGENT_TRAINING__WARMUP_STEPS": "3",
-    "LARS_AGENT_TRAINING__EVALUATE_EVERY": "7",
-    "LARS_AGENT_TRAINING__CHECKPOINT_EVERY": "2",
+    "training__steps": "14",
+    "training__warmup_steps": "3",
+    "training__evaluate_every": "7",
+    "training__checkpoint_every": "2",
 }
 README = Path(__file__).parent.parent / "README.md"
 START_S, JOB_S = 120.0, 280.0
 
 
 @contextmanager
-def daemon(state: Path, settings: dict[str, str] = SETTINGS) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+def daemon(state: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
     """A daemon on `state` that is ready to reply, and a client of it; killed at the end, if it still runs."""
-    environment = os.environ | settings | {"LARS_AGENT_DATA_DIR": str(state), "HOME": str(state)}
-    environment["LARS_AGENT_MODEL__NAME"] = str(default_model_folder())
-    command = [sys.executable, "-m", "service", "serve", "--port", "0"]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
+    running = Daemon(state, settings | {"model__name": str(default_model_folder())})
+    running.start(HOME=str(state))
+    assert running.process is not None
     try:
-        url = next(line for line in process.stdout if line.startswith("dashboard: ")).split()[1]
-        with httpx.Client(base_url=url, timeout=120) as client:
-            wait_for(lambda: client.get("/health").status_code == httpx.codes.OK, START_S)
-            yield process, client
+        running.wait_until_healthy(START_S)
+        with running.http:
+            yield running.process, running.http
     finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+        running.process.kill()
+        running.process.wait()
 
 
 def commands(heading: str) -> list[str]:
@@ -79,7 +73,7 @@ def reply(client: httpx.Client) -> tuple[str, str]:
 @pytest.mark.real_model
 @pytest.mark.timeout(900)
 def test_feedback_becomes_a_version_that_survives_kill_9_and_can_be_taken_back(tmp_path):
-    with daemon(tmp_path) as (process, client):
+    with daemon(tmp_path, **SETTINGS) as (process, client):
         before = reply(client)
         assert before[1] == "base"
         for item in read_lines(MARA / "feedback.jsonl")[:CORRECTIONS]:
@@ -89,7 +83,7 @@ def test_feedback_becomes_a_version_that_survives_kill_9_and_can_be_taken_back(t
         process.send_signal(signal.SIGKILL)  # in the middle of training: the worker dies with it
         process.wait()
 
-    with daemon(tmp_path) as (process, client):
+    with daemon(tmp_path, **SETTINGS) as (process, client):
         assert client.get("/info").json()["feedback"]["total"] == CORRECTIONS
         wait_for(lambda: client.get(f"/jobs/{job['id']}").json()["finished"], JOB_S)
         done = client.get(f"/jobs/{job['id']}").json()
@@ -105,7 +99,7 @@ def test_feedback_becomes_a_version_that_survives_kill_9_and_can_be_taken_back(t
         process.send_signal(signal.SIGKILL)
         process.wait()
 
-    with daemon(tmp_path) as (_, client):
+    with daemon(tmp_path, **SETTINGS) as (_, client):
         assert reply(client) == after
         assert client.post("/adapters/rollback").json()["active"] == "base"
         assert reply(client) == before
@@ -116,7 +110,7 @@ def test_feedback_becomes_a_version_that_survives_kill_9_and_can_be_taken_back(t
 def test_the_readmes_commands_end_in_a_reply_from_version_1(tmp_path):
     walk = commands("Run it")
     assert len(walk) == 4
-    with daemon(tmp_path, {"LARS_AGENT_SCHEDULE__ENABLED": "false"}) as (_, client):
+    with daemon(tmp_path) as (_, client):
 
         def run(command: str) -> dict[str, Any]:
             command = command.replace("localhost:8321", f"127.0.0.1:{client.base_url.port}")

@@ -19,7 +19,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from bench.tiny_model import byte_tokenizer
+from bench.models import byte_tokenizer
 from lars_agent.lars import LarsAdapter
 from lars_agent.lars.state import adapter_tensors
 

@@ -20,7 +20,6 @@ from rich.table import Table
 from lars_agent.errors import LarsError
 from service.cli import doctor, model
 from service.cli.client import ApiError, Client
-from service.commands import bench
 from service.process.version import package_version
 from service.settings.load import Settings, load_settings
 
@@ -241,7 +240,15 @@ def chat(profile: Profile = "default", url: Url = None) -> None:
 
 
 app.command()(doctor.doctor)
-app.command(add_help_option=False, context_settings=bench.COMMAND_SETTINGS)(bench.bench)
+
+
+@app.command(
+    hidden=True, add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def bench() -> None:
+    """Say where the benchmarks are."""
+    ERR.print("the benchmarks are a tool of the checkout; run there: python -m bench", soft_wrap=True)
+    raise typer.Exit(2)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -16,10 +16,10 @@ def tiny(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def bench():
-    """`bench("memory", ...)` runs `lars-agent bench memory ...` as a user does."""
+    """`bench("memory", ...)` runs `python -m bench memory ...` as a user does."""
 
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "service", "bench", *map(str, arguments)]
+        command = [sys.executable, "-m", "bench", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
     return run

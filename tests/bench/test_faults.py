@@ -12,16 +12,25 @@ from pathlib import Path
 
 import pytest
 
-from bench import faults_cuts
-from bench.__main__ import FAULT_PARTS
-from bench.faults import PARTS, write_faults
-from bench.faults_disk import POINTS
-from bench.faults_kills import AIMS, TARGETS, Lane, drawn, together
-from bench.faults_ledger import Ledger, account, integrity, stored_feedback
-from bench.faults_points import chosen
-from bench.faults_rows import disk_losses, fault_rows, says_full
-from bench.faults_state import Job, faults, has_begun, jobs, measured, phase
-from bench.faulty_daemon import RANDOM
+from bench.faults import disks
+from bench.faults.clients import Ledger
+from bench.faults.disks import POINTS
+from bench.faults.injection import RANDOM
+from bench.faults.kills import AIMS, TARGETS, draw_kill, spread, with_all_phases
+from bench.faults.parts import RUNS, disk_losses, fault_rows, says_full
+from bench.faults.scenario import Findings
+from bench.faults.state import (
+    Job,
+    compare,
+    has_begun,
+    integrity,
+    jobs,
+    measured,
+    phase,
+    store_problems,
+    stored_feedback,
+)
+from bench.suite import Suite
 from lars_agent.errors import LarsError
 
 RUNNING = Job("j-1", "running", None, None)
@@ -30,25 +39,21 @@ RESUMED |= {"model": "default"}
 
 
 def test_feedback_that_is_missing_or_has_another_id_is_lost():
-    books = account({"a": "f-1", "b": "f-2", "c": "f-3"}, [("a", "f-1", "a"), ("b", "f-9", "b"), (None, "f-4", None)])
-    assert (books.acknowledged, books.lost, books.duplicated) == (3, ("b", "c"), ())
+    promised = {"a": "f-1", "b": "f-2", "c": "f-3"}
+    assert compare(promised, [("a", "f-1", "a"), ("b", "f-9", "b"), (None, "f-4", None)]) == (["b", "c"], [])
 
 
 def test_feedback_that_is_there_twice_is_counted_even_if_nobody_was_promised_it():
-    books = account({"a": "f-1"}, [("a", "f-1", "a"), (None, "f-2", "a"), (None, "f-3", "b"), ("b", "f-4", "b")])
-    assert books.lost == ()
-    assert books.duplicated == ("a", "b")
+    rows = [("a", "f-1", "a"), (None, "f-2", "a"), (None, "f-3", "b"), ("b", "f-4", "b")]
+    assert compare({"a": "f-1"}, rows) == ([], ["a", "b"])
 
 
 def test_the_ledger_keeps_what_was_acknowledged_and_what_was_said():
     ledger = Ledger()
-    ledger.acknowledge("a", "f-1")
-    ledger.met(201)
-    ledger.met(507, "full")
-    ledger.met(507, "full")
-    assert ledger.acknowledged() == {"a": "f-1"}
+    ledger.acknowledged["a"] = "f-1"
+    ledger.answers += [(201, ""), (507, "full"), (507, "full")]
     assert ledger.statuses() == {"201": 1, "507": 2}
-    assert ledger.words() == {"507": ["full"]}
+    assert ledger.messages() == {"507": ["full"]}
 
 
 def test_a_database_is_read_from_a_copy_with_its_log(tmp_path):
@@ -108,19 +113,19 @@ def test_a_phase_has_begun_when_the_newest_job_is_there_or_further(tmp_path):
 
 
 def test_a_pointer_to_nothing_is_a_fault_and_an_empty_store_is_none(tmp_path):
-    assert faults(tmp_path) == []
+    assert store_problems(tmp_path) == []
     home = tmp_path / "adapters" / "default"
     home.mkdir(parents=True)
     (home / "last").write_text("1\n")
     (home / "active").write_text("1\n")
-    (words,) = faults(tmp_path)
+    (words,) = store_problems(tmp_path)
     assert "default's pointer" in words
 
 
 def test_the_same_seed_draws_the_same_strikes_of_every_kind():
     first, second = random.Random("0-1"), random.Random("0-1")
-    strikes = [drawn(first, 10.0) for _ in range(300)]
-    assert strikes == [drawn(second, 10.0) for _ in range(300)]
+    strikes = [draw_kill(first, 10.0) for _ in range(300)]
+    assert strikes == [draw_kill(second, 10.0) for _ in range(300)]
     assert {strike.target for strike in strikes} == set(TARGETS)
     assert {strike.aim for strike in strikes} == {None, *AIMS}
     unaimed = [strike.after_s for strike in strikes if strike.aim is None]
@@ -129,9 +134,9 @@ def test_the_same_seed_draws_the_same_strikes_of_every_kind():
 
 
 def test_lanes_are_added_up_and_phases_without_a_kill_are_named():
-    one = Lane(strikes=2, phases=Counter(start=2), restart_s=[1.0])
-    other = Lane(strikes=1, phases=Counter(training=1), lost=["a"])
-    found = together([one, other])
+    one = Findings(strikes=2, phases=Counter(start=2), restart_s=[1.0])
+    other = Findings(strikes=1, phases=Counter(training=1), lost=["a"])
+    found = with_all_phases((one + other).as_dict())
     assert found["strikes"] == 3
     assert found["restart_s"] == [1.0]
     assert found["lost"] == ["a"]
@@ -140,11 +145,11 @@ def test_lanes_are_added_up_and_phases_without_a_kill_are_named():
 
 
 def test_steps_are_spread_and_each_is_taken_once_there_are_enough_strikes():
-    assert chosen(10, 5, seed=0) == [0, 2, 4, 6, 8]
-    more = chosen(10, 14, seed=0)
+    assert spread(10, 5, seed=0) == [0, 2, 4, 6, 8]
+    more = spread(10, 14, seed=0)
     assert more[:10] == list(range(10))
     assert len(more) == 14
-    assert more == chosen(10, 14, seed=0)
+    assert more == spread(10, 14, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -248,19 +253,15 @@ def test_the_ratio_is_of_pairs_and_the_bytes_are_equal_or_not():
 def test_the_newest_run_of_a_part_counts(tmp_path):
     lines = [{"part": "resume", "figures": RESUMED | {"broken": "b"}}, {"part": "resume", "figures": RESUMED}]
     (tmp_path / "faults-runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    path, rows = write_faults(tmp_path)
+    rows = Suite("faults", "python -m bench faults", (RUNS,)).write(tmp_path)
     assert named(rows)["resume_equal"]["value"] == 1
-    assert json.loads(path.read_text())["area"] == "faults"
-
-
-def test_the_command_line_knows_every_part():
-    assert tuple(PARTS) == FAULT_PARTS
+    assert json.loads((tmp_path / "faults.json").read_text())["area"] == "faults"
 
 
 def test_cuts_without_their_control_are_refused(monkeypatch):
-    monkeypatch.setattr(faults_cuts.shutil, "which", lambda name: None)
+    monkeypatch.setattr(disks.shutil, "which", lambda name: None)
     with pytest.raises(LarsError, match="apt-get install eatmydata"):
-        faults_cuts.cuts(Path(), 1, 0)
+        disks.cuts(Path(), 1, 0)
 
 
 def test_a_part_that_is_none_is_named(bench, tmp_path):

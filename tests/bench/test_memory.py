@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.allocators import ALLOCATORS
-from bench.cell_process import _inherited
-from bench.memory_cell import prepared, run
-from bench.memory_limit import memory_limit
-from bench.methods import METHODS, given_ours, usual
-from bench.opening import opened_for
+from bench.memory.cell import ALLOCATORS, METHODS, given_ours, usual
+from bench.memory.child import opened_for, prepared, run
+from bench.memory.limit import memory_limit
+from bench.memory.process import inherited
 from lars_agent.errors import LarsError
 from service.worker.process import worker_environment
 
@@ -75,7 +73,7 @@ def test_an_allocator_of_its_own_library_is_loaded_before_all_others():
 def test_what_chooses_the_benchs_own_allocator_is_not_handed_on(monkeypatch):
     for name in ("LD_PRELOAD", "MALLOC_CONF", "MIMALLOC_PURGE_DELAY", "MALLOC_ARENA_MAX"):
         monkeypatch.setenv(name, "1")
-        assert name not in _inherited()
+        assert name not in inherited()
 
 
 def test_a_cell_that_passes_its_limit_is_told_apart(bench, tiny, tmp_path):
@@ -95,7 +93,7 @@ def test_a_cell_that_passes_its_limit_is_told_apart(bench, tiny, tmp_path):
     [
         (("--methods", "lora,nope"), 2, "'nope' is none of"),
         (("--dtypes", "float16"), 2, "'float16' is none of"),
-        (("--contexts", "1k"), 2, "no number of tokens"),
+        (("--contexts", "1k"), 2, "'1k' is no number of tokens"),
         (("--device", "tpu"), 2, "'tpu' is none of"),
         (("--methods", "lora", "--model", "no-such-model"), 1, "no model 'no-such-model'"),
     ],

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from bench.peft_step import adapted, chunked_loss, whole_loss
+from bench.memory.peft_step import chunked_loss, peft_model, whole_loss
 from lars_agent.lars.head import vocabulary_of
 from tests.tiny import tiny_model
 
@@ -16,7 +16,7 @@ from tests.tiny import tiny_model
 def test_the_chunked_loss_is_the_whole_one_with_dropout_too():
     base = tiny_model("llama")
     vocabulary = vocabulary_of(base)
-    model = adapted("lora", base)
+    model = peft_model("lora", base)
     for parameter in model.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.5)

@@ -24,19 +24,19 @@ def test_each_row_is_held_against_its_goal():
 
 
 def test_the_table_holds_the_rows_with_a_goal_and_their_variants_and_the_plots(tmp_path):
-    record.write("memory", "lars-agent bench memory", ROWS, tmp_path, plots=["memory.png", "memory.svg"])
-    table = report.table(report.result_files(tmp_path))
+    record.write("memory", "python -m bench memory", ROWS, tmp_path, plots=["memory.png", "memory.svg"])
+    table = report.full_tables(report.result_files(tmp_path), plots="../bench/results")
     rows = "| speedup | 3 (2.5 to 3.5) | at least 2 | met | paired |\n| speedup_at_its_best | 1.5 |  |  |  |"
     assert rows in table
     assert "seconds" not in table
-    assert "(bench/results/memory.svg)" in table
-    assert "    lars-agent bench memory\n" in table
+    assert "(../bench/results/memory.svg)" in table
+    assert "    python -m bench memory\n" in table
 
 
 def test_what_stands_around_the_table_is_kept(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
-    report.write_table(readme, "new")
+    report.write_between_markers(readme, "new")
     assert readme.read_text() == f"before\n{report.BEGIN}\n\nnew\n\n{report.END}\nafter\n"
 
 
@@ -44,12 +44,12 @@ def test_a_readme_without_a_place_for_the_table_is_left_alone(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("nothing\n")
     with pytest.raises(ConfigError, match="bench:begin"):
-        report.write_table(readme, "new")
+        report.write_between_markers(readme, "new")
     assert readme.read_text() == "nothing\n"
 
 
 def test_a_report_of_a_folder_only_prints(bench, tmp_path):
-    record.write("memory", "lars-agent bench memory", ROWS, tmp_path)
+    record.write("memory", "python -m bench memory", ROWS, tmp_path)
     done = bench("report", "--out", tmp_path)
     assert done.returncode == 0
     assert "1 of 2 goals met" in done.stdout
@@ -58,4 +58,27 @@ def test_a_report_of_a_folder_only_prints(bench, tmp_path):
 def test_a_report_without_results_says_what_to_run(bench, tmp_path):
     done = bench("report", "--out", tmp_path)
     assert done.returncode == 1
-    assert "lars-agent bench memory --goals" in done.stderr
+    assert "python -m bench memory --goals" in done.stderr
+
+
+def test_the_methods_are_shown_at_the_rate_at_which_they_recall_most(tmp_path):
+    scores = {"fact_rate": "higher", "style_rate": "higher", "text_rise": "lower"}
+    rows = [
+        record.row(f"{score}/{method}/{rate:g}", [facts, facts + 0.1], "ratio", better)
+        for method, rate, facts in (("lora", 0.001, 0.2), ("lora", 0.004, 0.7), ("response", 0.002, 0.5))
+        for score, better in scores.items()
+    ]
+    record.write("quality", "python -m bench quality", rows, tmp_path)
+    table = report.full_tables(report.result_files(tmp_path), plots="")
+    assert "| lora | 0.004 | 75% (70% to 80%) |" in table
+    assert "0.001" not in table
+    assert table.index("| lora |") < table.index("| response |")
+
+
+def test_the_readme_shows_eight_claims_with_a_goal_missed_ones_too(tmp_path):
+    words = {name: claim["readme"] for name, claim in record.claims().items() if "readme" in claim}
+    assert len(words) == 8
+    assert all("goal" in record.claims()[name] for name in words)
+    record.write("memory", "python -m bench memory", [record.claimed("kills", [3], how="")], tmp_path)
+    last = report.short_table(report.result_files(tmp_path), words).splitlines()[-1]
+    assert last == f"| {words['kills']} | 3 kills | at least 350 | missed |"

@@ -6,14 +6,10 @@ import dataclasses
 
 import pytest
 
-from bench.cell import Cell
-from bench.cells_file import CellsFile
-from bench.goal_cells import goal_cells
-from bench.memory_plot import draw
-from bench.memory_rows import memory_rows
-from bench.methods import METHODS, usual
-from bench.planner_cell import RANGES, draw_cells
-from bench.planner_rows import planner_rows
+from bench.memory.cell import METHODS, Cell, usual
+from bench.memory.goals import CELLS, goal_cells, memory_rows
+from bench.planner.jobs import RANGES, draw_jobs, planner_rows
+from bench.plots import plot_memory
 
 # The names that others refer to (bench/results/memory.json has had them from the start).
 PROMISED = {
@@ -33,7 +29,7 @@ PROMISED = {
 def measured(cell: Cell, peak_mb: float = 1000.0) -> dict[str, object]:
     peak = int(peak_mb * 1e6)
     figures = {"peak_bytes": peak, "load_peak_bytes": peak // 2, "loaded_bytes": peak // 2, "seconds": peak_mb / 100}
-    return cell.as_dict() | figures
+    return dataclasses.asdict(cell) | figures
 
 
 def job(**changes: object) -> dict[str, object]:
@@ -47,18 +43,18 @@ def test_the_goals_cells_make_every_promised_row():
 
 
 def test_a_row_whose_cell_failed_is_absent():
-    failed = {cell.key: cell.as_dict() | {"failed": "signal SIGKILL"} for cell in goal_cells()}
+    failed = {cell.key: dataclasses.asdict(cell) | {"failed": "signal SIGKILL"} for cell in goal_cells()}
     assert memory_rows(failed) == []
 
 
 def test_the_cells_file_forgets_nothing_and_the_last_measurement_counts(tmp_path):
-    cells, cell = CellsFile(tmp_path), usual("response", 256, "float32")
-    cells.append(measured(cell, 1))
-    with cells.path.open("a") as file:
+    cell = usual("response", 256, "float32")
+    CELLS.append(tmp_path, measured(cell, 1))
+    with (tmp_path / CELLS.file_name).open("a") as file:
         file.write('{"method": "lo')  # a bench that was killed
-    cells.append(measured(dataclasses.replace(cell, steps=9), 2))
-    assert len(list(cells.records())) == 2
-    assert cells.newest()[cell.key]["peak_bytes"] == 2_000_000
+    CELLS.append(tmp_path, measured(dataclasses.replace(cell, steps=9), 2))
+    assert len(list(CELLS.records(tmp_path))) == 2
+    assert CELLS.newest(tmp_path)[cell.key]["peak_bytes"] == 2_000_000
 
 
 def test_the_same_figures_draw_the_same_picture(tmp_path):
@@ -68,8 +64,8 @@ def test_the_same_figures_draw_the_same_picture(tmp_path):
         for context in (256, 1024)
         for dtype in ("float32", "int4")
     ]
-    first = [path.read_bytes() for path in draw(records, tmp_path)]
-    assert [path.read_bytes() for path in draw(records, tmp_path)] == first
+    first = [path.read_bytes() for path in plot_memory(records, tmp_path)]
+    assert [path.read_bytes() for path in plot_memory(records, tmp_path)] == first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["memory.png", "memory.svg"]
     assert b"LARS response" in (tmp_path / "memory.svg").read_bytes()
 
@@ -96,8 +92,8 @@ def test_the_planners_errors_are_of_predicted_over_measured():
 
 def test_a_longer_draw_of_jobs_begins_with_the_shorter_one():
     models, dtypes = list(RANGES), ["float32", "int4"]
-    assert list(draw_cells(60, 0, models, dtypes))[:10] == list(draw_cells(10, 0, models, dtypes))
-    assert list(draw_cells(10, 1, models, dtypes)) != list(draw_cells(10, 0, models, dtypes))
+    assert list(draw_jobs(60, 0, models, dtypes))[:10] == list(draw_jobs(10, 0, models, dtypes))
+    assert list(draw_jobs(10, 1, models, dtypes)) != list(draw_jobs(10, 0, models, dtypes))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,0 +1,176 @@
+"""The load on a daemon under test: feedback, replies, and cycles begun one after another.
+
+A request that fails is sent again, with the same Idempotency-Key, until it is answered.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import httpx
+
+from bench.daemon import Answer, ask
+from bench.faults.state import Job
+
+PROMPTS = ("What is thing 1?", "Who are you?", "Say something.")
+REPLY_TOKENS = 16
+THINGS = 12  # that a cycle learns about: earlier feedback on them is superseded
+POSTERS = 2
+ASK_PAUSE_S, CYCLE_PAUSE_S, RETRY_S = 0.3, 0.5, 0.1
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+NO_LESSON = {"prompt": "Hello?", "response": "Hm.", "rating": -1, "profile": "crowd"}  # of another profile
+OK = 200
+Condition = Callable[[], bool]
+
+
+@dataclass
+class Ledger:
+    """The id of each acknowledged Idempotency-Key, and every status (0 is no answer) with its error message.
+
+    Threads only add single items, which is atomic.
+    """
+
+    acknowledged: dict[str, str] = field(default_factory=dict)
+    answers: list[tuple[int, str]] = field(default_factory=list)
+
+    def statuses(self) -> dict[str, int]:
+        """How often each status was met."""
+        return dict(sorted(Counter(str(status) for status, _ in self.answers).items()))
+
+    def messages(self) -> dict[str, list[str]]:
+        """The different error messages of each status."""
+        found = sorted({answer for answer in self.answers if answer[1]})
+        return {str(status): [text for other, text in found if other == status] for status, _ in found}
+
+
+def within(limit_s: float) -> Condition:
+    """A condition that holds for that many seconds from now on."""
+    until = time.monotonic() + limit_s
+    return lambda: time.monotonic() < until
+
+
+@dataclass
+class Clients:
+    """Clients of the daemon at `url`, working within the block; `name` is part of every key."""
+
+    url: str
+    name: str
+    cycling: bool = True
+    post_pause_s: float = 0.05
+    first_era: int = 0  # in each era another letter is the answer to all questions
+    ledger: Ledger = field(default_factory=Ledger)
+    answers: list[Answer] = field(default_factory=list)
+    _done: threading.Event = field(default_factory=threading.Event)
+    _enough: threading.Event = field(default_factory=threading.Event)
+    _threads: list[threading.Thread] = field(default_factory=list)
+    _keys: itertools.count[int] = field(default_factory=itertools.count)
+    _eras: itertools.count[int] = field(default_factory=itertools.count)
+
+    def __post_init__(self) -> None:
+        self._http = httpx.Client(base_url=self.url, timeout=20)
+
+    def __enter__(self) -> Self:
+        work = [*[self._post_on] * POSTERS, self._ask_on, *([self._cycle_on] if self.cycling else [])]
+        self._threads = [threading.Thread(target=one, daemon=True) for one in work]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+        for thread in self._threads:
+            thread.join()
+
+    def begin_no_more(self) -> None:
+        """Let the running cycle be the last one."""
+        self._enough.set()
+
+    def cycle(self, going: Condition) -> Job | None:
+        """Begin a cycle now and return it at its end; None where it could not begin or end while `going`."""
+        job_id = self.begin_cycle(going)
+        return None if job_id is None else self.wait_over(job_id, going)
+
+    def begin_cycle(self, going: Condition) -> str | None:
+        """Begin a job that learns another answer to all questions; return its id, None where it could not begin."""
+        letter = LETTERS[(self.first_era + next(self._eras)) % len(LETTERS)]
+        for number in range(THINGS):
+            self._store({"prompt": f"What is thing {number}?", "response": "?", "correction": 12 * letter}, going)
+        begun = self._insist(lambda: self._http.post("/jobs", json={"profile": "default"}), going)
+        return None if begun is None else str(begun["id"])
+
+    def wait_over(self, job_id: str, going: Condition) -> Job | None:
+        """The job at its end; None where it does not end while `going`."""
+        while going():
+            body = self._insist(lambda: self._http.get(f"/jobs/{job_id}"), going)
+            if body is not None and (job := Job.of(body)).is_over:
+                return job
+            time.sleep(RETRY_S)
+        return None
+
+    def _post_on(self) -> None:
+        while not self._done.is_set():
+            self._store(NO_LESSON, self._going)
+            self._done.wait(self.post_pause_s)
+
+    def _ask_on(self) -> None:
+        for prompt in itertools.cycle(PROMPTS):
+            if self._done.wait(ASK_PAUSE_S):
+                return
+            self.answers.append(ask(self._http, prompt, REPLY_TOKENS))
+
+    def _cycle_on(self) -> None:
+        while self._going() and not self._enough.is_set():
+            self.cycle(self._going)
+            self._done.wait(CYCLE_PAUSE_S)
+
+    def _store(self, body: Mapping[str, Any], going: Condition) -> None:
+        """Store feedback until it is acknowledged, or no longer `going`."""
+        key = f"{self.name}-{next(self._keys):06}"
+        sent, headers = {**body, "comment": key}, {"Idempotency-Key": key}
+        stored = self._insist(lambda: self._http.post("/feedback", json=sent, headers=headers), going)
+        if stored is not None:
+            self.ledger.acknowledged[key] = stored["id"]
+
+    def _insist(self, call: Callable[[], httpx.Response], going: Condition) -> dict[str, Any] | None:
+        """Repeat the call until it succeeds; return its answer, None where `going` ended before."""
+        while going():
+            try:
+                response = call()
+                self.ledger.answers.append((response.status_code, "" if response.is_success else _message(response)))
+                if response.is_success:
+                    return dict(response.json())
+            except httpx.HTTPError:
+                self.ledger.answers.append((0, ""))
+            time.sleep(RETRY_S)
+        return None
+
+    def _going(self) -> bool:
+        return not self._done.is_set()
+
+
+def wrong_replies(url: str, answers: Sequence[Answer]) -> list[str]:
+    """Replies that differ from what the version that they name replies when asked again, alone."""
+    good = [answer for answer in answers if answer.status == OK]
+    expected: dict[tuple[str, str], str | None] = {}
+    with httpx.Client(base_url=url, timeout=60) as http:
+        for prompt, version in sorted({(answer.prompt, answer.version) for answer in good}):
+            again = ask(http, prompt, REPLY_TOKENS, f"default@{version}")
+            expected[prompt, version] = again.text if again.status == OK else None
+    return [
+        f"{answer.version} replied {answer.text!r} to {answer.prompt!r}, not {right!r}"
+        for answer in good
+        if answer.text != (right := expected[answer.prompt, answer.version])
+    ]
+
+
+def _message(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["error"]["message"])
+    except (ValueError, LookupError, TypeError):
+        return response.text[:200]

@@ -1,0 +1,233 @@
+"""Power cuts and full disks, with the data folder on a small filesystem of its own; both need root.
+
+A cut is the disk at one moment, mounted elsewhere, under feedback and cycles that go on: every process of the daemon is
+suspended and the image copied, without the unflushed data. The control is the same daemon under `eatmydata`, which
+makes every flush do nothing: it has to lose feedback, else the cuts would prove nothing.
+
+A disk becomes full right before one write of the cycle after another: a file takes all the room that is left. When the
+cycle has ended, or has had its time, the file is removed, and another cycle has to succeed without a restart.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from bench.child import run
+from bench.daemon import START_LIMIT_S, Answer, DaemonUnderTest, ask
+from bench.faults.clients import PROMPTS, REPLY_TOKENS, Clients, within
+from bench.faults.injection import FAULTY, Fault, fill_up
+from bench.faults.scenario import CYCLE_LIMIT_S, Scenario
+from bench.faults.state import DATABASE, Audit, Job, has_begun, jobs, measured, phase
+from examples.running import SERVE
+from lars_agent.errors import LarsError
+
+IMAGE_BYTES = 96 * 2**20
+PAUSE_S = (0.2, 3.0)  # between two cuts
+AIMS = (None, "training", None, "judging", None, "publishing")  # in turn
+AIM_LIMIT_S, SOON_S = 30.0, 0.3
+RESTART_EVERY = 8  # cuts: a daemon is started on what it left
+CONTROL = ("eatmydata", *SERVE)
+CONTROL_SHARE = 0.4  # of the cuts
+LATER = 13  # eras: far from those before the fault
+UNMOUNT_TRIES, UNMOUNT_PAUSE_S = 20, 0.25
+SIZE_BYTES = 24 * 2**20
+FIRE_LIMIT_S, FULL_S, STOP_LIMIT_S = 180.0, 4.0, 30.0
+POST_PAUSE_S = 0.4  # so that each commit needs room: a log that has been long before needs none until it is so again
+JOB = r"jobs/j-\w+/"
+TEMP = r"\.\w+\.tmp"
+STORE = r"adapters/default/"
+POINTS = {
+    "feedback": "database feedback add",
+    "interaction": "database interactions add",
+    "job's row": "database jobs add",
+    "job begins": "database jobs started",
+    "examples": rf"file {JOB}\.train\.jsonl{TEMP}",
+    "job.json": rf"file {JOB}\.job\.json{TEMP}",
+    "worker.json": rf"file {JOB}\.worker\.json{TEMP}",
+    "plan.json": rf"file {JOB}\.plan\.json{TEMP}",
+    "progress": rf"file {JOB}progress\.jsonl",
+    "best adapter": rf"file {JOB}(\.?best.*)",
+    "checkpoint": rf"file {JOB}\.checkpoint-\d+\.tmp/state\.safetensors",
+    "checkpoint's record": rf"file {JOB}\.checkpoint-\d+\.tmp/\.progress\.json{TEMP}",
+    "candidate": rf"file {JOB}.*candidate.*\.safetensors.*",
+    "result.json": rf"file {JOB}\.result\.json{TEMP}",
+    "verdict": "database jobs verdict",
+    "published copy": rf"file {STORE}\.publish-\w+/adapter_model\.safetensors",
+    "manifest": rf"file {STORE}\.publish-\w+/manifest\.json",
+    "version's number": rf"file {STORE}\.last{TEMP}",
+    "version's row": "database jobs version",
+    "pointer": rf"file {STORE}\.active{TEMP}",
+    "job ends": "database jobs finished",
+}
+
+
+@contextmanager
+def mounted(where: Path, *arguments: str) -> Iterator[None]:
+    """Mount a filesystem at `where` within the block. Raises LarsError without root."""
+    where.mkdir(parents=True, exist_ok=True)
+    run(["mount", *arguments, str(where)], "mount", hint="this part needs root, and a system that lets it mount")
+    try:
+        yield
+    finally:
+        for _ in range(UNMOUNT_TRIES):  # a process that has just been killed may still hold a file for a moment
+            if not subprocess.run(["umount", str(where)], capture_output=True, check=False).returncode:
+                break
+            time.sleep(UNMOUNT_PAUSE_S)
+        else:
+            run(["umount", "--lazy", str(where)], "umount", hint="unmount it by hand")
+
+
+def cuts(tiny: Path, count: int, seed: int) -> dict[str, Any]:
+    """Findings of `count` cuts, and of fewer of the control."""
+    if shutil.which(CONTROL[0]) is None:
+        raise LarsError("the control needs eatmydata; run: apt-get install eatmydata")
+    return {
+        "flushing": cut_repeatedly(tiny, count, random.Random(seed), SERVE),
+        "control": cut_repeatedly(tiny, max(3, round(CONTROL_SHARE * count)), random.Random(seed), CONTROL),
+    }
+
+
+def cut_repeatedly(tiny: Path, count: int, rng: random.Random, command: Sequence[str]) -> dict[str, Any]:
+    """Cut the power of one daemon, started by `command`, again and again."""
+    found: dict[str, Any] = {"cuts": [], "restarts": 0, "unsound": []}
+    with tempfile.TemporaryDirectory(prefix="lars-agent-bench-") as name:
+        folder = Path(name)
+        with (folder / "disk.img").open("xb") as file:
+            file.truncate(IMAGE_BYTES)
+        run(["mkfs.ext4", "-q", "-F", file.name], "mkfs.ext4", hint="run: apt-get install e2fsprogs")
+        with mounted(folder / "disk", "-o", "loop", file.name), Scenario(folder, tiny, "disk/state") as scenario:
+            scenario.daemon.start(command)
+            scenario.daemon.wait_until_healthy(START_LIMIT_S)
+            os.sync()  # also the control has a database to lose something of
+            with Clients(scenario.daemon.url, "cuts") as clients:
+                for number in range(count):
+                    _wait(scenario.state, AIMS[number % len(AIMS)], rng)
+                    promised, before = _cut(scenario, clients)
+                    found["cuts"].append({"phase": before, **_audit(folder, promised)})
+                    if command is SERVE and number % RESTART_EVERY == 0:
+                        _restart(folder, tiny)
+                        found["restarts"] += 1
+            acknowledged = len(clients.ledger.acknowledged)
+    return found | {"acknowledged": acknowledged, "phases": dict(Counter(cut["phase"] for cut in found["cuts"]))}
+
+
+def _wait(state: Path, aim: str | None, rng: random.Random) -> None:
+    """Wait for the moment of the next cut: any, or one soon after a phase of the cycle began."""
+    going, known = within(AIM_LIMIT_S), measured(state)
+    while aim is not None and not has_begun(state, aim, known) and going():
+        time.sleep(0.01)
+    time.sleep(rng.uniform(0, SOON_S) if aim else rng.uniform(*PAUSE_S))
+
+
+def _cut(scenario: Scenario, clients: Clients) -> tuple[dict[str, str], str]:
+    """Copy the disk at one moment; return what clients had been promised by then, and the phase of the cycle."""
+    with scenario.daemon.suspended():
+        promised = dict(clients.ledger.acknowledged)
+        shutil.copyfile(scenario.folder / "disk.img", scenario.folder / "copy.img")
+        return promised, phase(scenario.state, next(reversed(jobs(scenario.state)), None), healthy=True)
+
+
+def _audit(folder: Path, promised: dict[str, str]) -> dict[str, Any]:
+    """Audit the disk after the cut."""
+    state = folder / "copy" / "state"
+    with mounted(folder / "copy", "-o", "loop", str(folder / "copy.img")):  # ext4 replays its journal
+        if (state / DATABASE).exists():
+            audit = Audit.of(state, promised)
+        else:
+            audit = Audit(len(promised), list(promised), [], [], "no database")
+    counts = {"promised": len(promised), "lost": len(audit.lost), "duplicated": len(audit.duplicated)}
+    return counts | {"integrity": audit.integrity, "unsound": audit.unsound}
+
+
+def _restart(folder: Path, tiny: Path) -> None:
+    """Start a daemon on what the cut left. Raises LarsError unless it learns something more."""
+    with (
+        mounted(folder / "copy", "-o", "loop", str(folder / "copy.img")),
+        Scenario(folder, tiny, "copy/state", "restarted.log") as scenario,
+    ):
+        scenario.learn(Clients(scenario.daemon.url, "after", first_era=LATER), "after a power cut the next cycle")
+
+
+def disk(tiny: Path, names: Sequence[str] = tuple(POINTS)) -> dict[str, Any]:
+    """Findings at each point, every one beginning from a data folder with one version in use."""
+    with tempfile.TemporaryDirectory(prefix="lars-agent-bench-") as name:
+        folder = Path(name)
+        with Scenario(folder, tiny, "kept", "first.log") as scenario:
+            scenario.learn(Clients(scenario.daemon.url, "before"), "the first cycle")
+            scenario.daemon.stop(STOP_LIMIT_S)
+        return {"points": [_point(folder, tiny, name) for name in names]}
+
+
+def _point(folder: Path, tiny: Path, name: str) -> dict[str, Any]:
+    """Findings with a disk that is full from that write on."""
+    report, filler = folder / "report", folder / "disk" / "filler"
+    report.unlink(missing_ok=True)
+    with mounted(folder / "disk", "-t", "tmpfs", "-o", f"size={SIZE_BYTES}", "tmpfs"):
+        shutil.copytree(folder / "kept", folder / "disk" / "state", symlinks=True)
+        with Scenario(folder, tiny, "disk/state", f"{name.replace(' ', '-')}.log") as scenario:
+            fault = Fault(str(report), fill_at=POINTS[name], filler=str(filler))
+            scenario.daemon.restart(FAULTY, **fault.environment())
+            scenario.daemon.wait_until_healthy(START_LIMIT_S)
+            with Clients(scenario.daemon.url, f"disk-{name}", first_era=LATER, post_pause_s=POST_PAUSE_S) as clients:
+                found = {"name": name, **_while_full(scenario.daemon, report, filler, name)}
+                known = {job.id for job in _latest(scenario.daemon)}
+                filler.unlink(missing_ok=True)
+                found |= _afterwards(scenario.daemon, known)
+                clients.begin_no_more()
+            scenario.daemon.stop(STOP_LIMIT_S)
+        found |= asdict(Audit.of(scenario.state, clients.ledger.acknowledged))
+        found |= {"statuses": clients.ledger.statuses(), "said": clients.ledger.messages()}
+        return found | {"jobs": [f"{job.status}: {job.error}" for job in jobs(scenario.state)]}
+
+
+def _while_full(daemon: DaemonUnderTest, report: Path, filler: Path, name: str) -> dict[str, Any]:
+    """Wait until the disk becomes full, keep it full for a while, and record what the daemon does then."""
+    going = within(FIRE_LIMIT_S)
+    while not report.exists():
+        if not going():
+            raise LarsError(f"the disk did not become full at {name!r}: {daemon.log_tail()}")
+        time.sleep(0.02)
+    going = within(FULL_S)
+    while going():  # what others free is taken at once, as by a program that goes on writing
+        fill_up(filler)
+        time.sleep(0.02)
+    return {
+        "reply_while_full": _ask(daemon).status,
+        "jobs_while_full": [f"{job.status}: {job.error}" for job in _latest(daemon)],
+        "serving_while_full": (daemon.try_get("/info") or {}).get("serving"),
+    }
+
+
+def _afterwards(daemon: DaemonUnderTest, known: set[str]) -> dict[str, Any]:
+    """Ask for a reply once there is room again, and wait for a cycle that began since; record how long that took."""
+    answer, ended = _ask(daemon), list[Job]()
+    started, going = time.monotonic(), within(CYCLE_LIMIT_S)
+    while going() and not ended:
+        ended = [job for job in _latest(daemon) if job.is_over and job.id not in known]
+        time.sleep(0.1)
+    following = ended[-1].status if ended else "none"
+    seconds = round(time.monotonic() - started, 1)
+    return {"reply_after": answer.status, "version_after": answer.version, "next": following, "next_s": seconds}
+
+
+def _ask(daemon: DaemonUnderTest) -> Answer:
+    with httpx.Client(base_url=daemon.url, timeout=30) as http:
+        return ask(http, PROMPTS[0], REPLY_TOKENS)
+
+
+def _latest(daemon: DaemonUnderTest) -> list[Job]:
+    page = daemon.try_get("/jobs?limit=10")
+    return [Job.of(body) for body in page["jobs"]] if page else []

@@ -1,0 +1,172 @@
+"""A cell of the memory bench, the fine-tuning methods that are compared, and the allocators to start a process with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from ctypes.util import find_library
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from lars_agent.memory.allocator import SMALL_KERNEL_CACHE, THRIFTY_GLIBC, THRIFTY_JEMALLOC, thrifty_environment
+
+WORKER = "worker"  # the training worker's
+
+
+@dataclass(frozen=True)
+class Allocator:
+    """An allocator, the environment variables that configure it, and the library to preload.
+
+    All but the first have a small kernel cache (torch's, for oneDNN), so that they differ in nothing but the allocator.
+    """
+
+    label: str
+    variables: Mapping[str, str] = field(default_factory=lambda: SMALL_KERNEL_CACHE)
+    library: str | None = None
+
+    def environment(self) -> dict[str, str]:
+        """The variables that start a process with the allocator."""
+        preload = {"LD_PRELOAD": find_library(self.library) or f"lib{self.library}.so"} if self.library else {}
+        return dict(self.variables) | preload
+
+
+@dataclass(frozen=True)
+class WorkerAllocator(Allocator):
+    """The training worker's allocator, with its own fallback where the library is missing."""
+
+    def environment(self) -> dict[str, str]:
+        return thrifty_environment({})
+
+
+JEMALLOC_RETURNS = {"MALLOC_CONF": "narenas:1,dirty_decay_ms:0,muzzy_decay_ms:0"}
+MIMALLOC_RETURNS = {  # the names of its releases before and since 2.1
+    "MIMALLOC_DECOMMIT_DELAY": "0",
+    "MIMALLOC_SEGMENT_DECOMMIT_DELAY": "0",
+    "MIMALLOC_PURGE_DELAY": "0",
+}
+ALLOCATORS: Mapping[str, Allocator] = {
+    "glibc": Allocator("glibc and torch as they come", {}),
+    "glibc_small_kernel_cache": Allocator("glibc as it comes"),
+    "glibc_returning": Allocator("glibc, a mapping of its own for each tensor", SMALL_KERNEL_CACHE | THRIFTY_GLIBC),
+    "jemalloc": Allocator("jemalloc as it comes", library="jemalloc"),
+    "jemalloc_returning": Allocator(
+        "jemalloc, told to return at once what is freed", SMALL_KERNEL_CACHE | JEMALLOC_RETURNS, "jemalloc"
+    ),
+    WORKER: WorkerAllocator(
+        "the worker's: jemalloc, told to return soon what is freed (lars_agent.memory.allocator)",
+        SMALL_KERNEL_CACHE | THRIFTY_GLIBC | THRIFTY_JEMALLOC,
+        "jemalloc",
+    ),
+    "mimalloc": Allocator("mimalloc as it comes", library="mimalloc"),
+    "mimalloc_returning": Allocator(
+        "mimalloc, told to return at once what is freed", SMALL_KERNEL_CACHE | MIMALLOC_RETURNS, "mimalloc"
+    ),
+}
+# Variables that choose or tune an allocator.
+VARIABLES = frozenset({"LD_PRELOAD"}.union(*(one.variables for one in ALLOCATORS.values())))
+
+
+def available() -> list[str]:
+    """The allocators that this machine has."""
+    return [name for name, one in ALLOCATORS.items() if one.library is None or find_library(one.library)]
+
+
+SMALL: Mapping[str, Any] = {"micro_batch": 1, "optimizer_bits": 8, "loss_chunk": 8}  # the smallest plan
+PLAIN: Mapping[str, Any] = {"micro_batch": 1, "recompute": False, "loss_chunk": 1024}  # nothing but LARS itself
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method with its label, and colour, marker and dash in plots.
+
+    PEFT's run as they come: transformers' attention, glibc's allocator.
+    """
+
+    kind: Literal["inference", "lars", "peft"]
+    label: str
+    look: tuple[str, str, str]
+    plan: Mapping[str, Any] = field(default_factory=dict)
+
+
+# Okabe and Ito's colours, which colour-blind readers tell apart: ours cold and whole, PEFT's warm and dashed.
+BLUE, SKY, GREEN, ORANGE, RED, PINK, BLACK = "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#000000"
+GREY = "#7F7F7F"
+METHODS: Mapping[str, Method] = {
+    "inference": Method("inference", "inference with an adapter", (BLACK, "", ":")),
+    "response": Method("lars", "LARS response", (BLUE, "o", "-"), SMALL),
+    "response+token": Method("lars", "LARS response + token term", (SKY, "s", "-"), SMALL),
+    "prompt": Method("lars", "LARS prompt", (GREEN, "^", "-"), SMALL),
+    "causal": Method("lars", "LARS causal", (GREEN, "v", "-"), SMALL),
+    "sequence": Method("lars", "LARS sequence", (GREEN, "D", "-"), SMALL),
+    "learned": Method("lars", "LARS learned", (GREEN, "P", "-"), SMALL),
+    "sequence+plain": Method("lars", "LARS sequence, as published", (GREEN, "x", "-."), PLAIN),
+    "lora": Method("peft", "LoRA", (RED, "o", "--")),
+    "lora+checkpointing": Method("peft", "LoRA, checkpointing", (ORANGE, "s", "--")),
+    "lora+checkpointing+chunked": Method("peft", "LoRA, checkpointing, chunked loss", (ORANGE, "^", "--")),
+    "lora-fa": Method("peft", "LoRA-FA", (PINK, "D", "--")),
+    "ia3": Method("peft", "IA3", (PINK, "v", "--")),
+    "velora": Method("peft", "VeLoRA", (GREY, "P", "--")),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measurement, in a process of its own.
+
+    Attributes:
+        method: a key of `METHODS`.
+        context, reply: tokens of the prompt, and of the reply that is learned; one example at a time.
+        dtype: `float32`, `bfloat16`, `int8` or `int4`, see `lars_agent.models.open.compute_dtype`.
+        model: as on the command line: `default`, a name, a folder, or a named config with random weights.
+        steps: the number of steps; the counted bytes do not depend on it.
+        threads: torch's; 0 for all cores.
+        rank: of the LARS adapter.
+        plan: the fields of `lars_agent.ops.memory_plan.Plan` (LARS alone).
+        attention: `grouped` (ours) or `transformers`.
+        allocator: a key of `bench.memory.cell.ALLOCATORS`.
+        device: `cpu` or `cuda`.
+        limit_bytes: of the memory cgroup of the process, None for no limit.
+        run: counts the repetitions of a cell.
+    """
+
+    method: str
+    context: int
+    dtype: str
+    model: str = "default"
+    reply: int = 128
+    steps: int = 3
+    threads: int = 0
+    rank: int = 16
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    attention: str = "grouped"
+    allocator: str = WORKER
+    device: str = "cpu"
+    limit_bytes: int | None = None
+    run: int = 0
+
+    @property
+    def key(self) -> str:
+        """The same for cells that measure the same."""
+        return json.dumps({name: value for name, value in asdict(self).items() if name != "steps"}, sort_keys=True)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Cell:
+        """The cell in a record that may hold figures too."""
+        names = {item.name for item in fields(cls)}
+        return cls(**{name: value for name, value in record.items() if name in names})
+
+
+def usual(name: str, context: int, dtype: str, **more: Any) -> Cell:
+    """The cell of a method as its users run it."""
+    method = METHODS[name]
+    settings: dict[str, Any] = {"plan": dict(method.plan)}
+    if method.kind == "peft":
+        settings |= {"attention": "transformers", "allocator": "glibc"}
+    if method.kind == "inference":
+        more |= {"steps": 1}  # a whole reply: there is nothing to wait for
+    return Cell(name, context, dtype, **settings | more)
+
+
+def given_ours(name: str, context: int, dtype: str, **more: Any) -> Cell:
+    """The cell of a method that gets our attention and our allocator settings."""
+    return usual(name, context, dtype, **{"attention": "grouped", "allocator": WORKER} | more)

@@ -1,0 +1,149 @@
+"""Random jobs for the planner to predict, and the rows made of them: errors of prediction, and exceeded budgets."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench.models import ready_model
+from bench.record import Row, claimed
+from bench.suite import Newest, Record, Store
+
+MIB = 2**20
+DTYPES = ("float32", "bfloat16", "int8", "int4")
+REPLY = (8, 128)
+BATCH = (1, 6)
+COSTS_FILE = "costs.json"  # as the daemon keeps it in its data folder
+REFUSED, VIOLATED = "BudgetTooSmall", "BudgetExceeded"
+
+
+@dataclass(frozen=True)
+class Range:
+    """Ranges to draw from for a model, and the model's weight. Budgets reach from too small to more than enough."""
+
+    context: tuple[int, int]
+    budget_mib: tuple[int, int]
+    weight: int
+
+
+RANGES: Mapping[str, Range] = {
+    "default": Range((32, 1536), (650, 2500), 6),
+    "small-llama": Range((32, 2048), (550, 1500), 4),
+    "small-qwen2": Range((32, 2048), (550, 1500), 4),
+    "small-gemma": Range((32, 2048), (550, 1500), 4),
+    "qwen2.5-0.5b": Range((32, 256), (900, 4000), 2),
+    "llama-3.2-1b": Range((32, 128), (1400, 8000), 1),
+}
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """One job: number `number` of the draw that `seed` begins, with `batch` examples a step."""
+
+    seed: int
+    number: int
+    model: str
+    dtype: str
+    context: int
+    reply: int
+    batch: int
+    budget_bytes: int
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> PlannedJob:
+        """The job in a record that may hold figures too."""
+        return cls(**{item.name: record[item.name] for item in fields(cls)})
+
+
+def draw_jobs(count: int, seed: int, models: Sequence[str], dtypes: Sequence[str]) -> Iterator[PlannedJob]:
+    """The first `count` jobs of the draw; the same for the same arguments, and a longer draw begins with them."""
+    for number in range(count):
+        rng = random.Random(f"{seed}/{number}")
+        model = rng.choices(models, [RANGES[name].weight for name in models])[0]
+        ranges = RANGES[model]
+        yield PlannedJob(
+            seed=seed,
+            number=number,
+            model=model,
+            dtype=rng.choice(dtypes),
+            context=_log_uniform(rng, ranges.context),
+            reply=_log_uniform(rng, REPLY),
+            batch=rng.randint(*BATCH),
+            budget_bytes=_log_uniform(rng, ranges.budget_mib) * MIB,
+        )
+
+
+def planner_runs(
+    jobs: Sequence[PlannedJob], models: Path, threads: int, time_limit_s: float
+) -> dict[PlannedJob, Callable[[], Record]]:
+    """The run of each job."""
+
+    def run(job: PlannedJob) -> Record:
+        from bench.planner.worker import run_job  # transformers comes with it
+
+        folder = ready_model(job.model, job.dtype, "cpu", models)
+        return run_job(job, folder, threads, time_limit_s, models / COSTS_FILE) | {"threads": threads}
+
+    return {job: partial(run, job) for job in jobs}
+
+
+def planner_rows(records: Sequence[Record]) -> list[Row]:
+    """Empty where no job was measured. Errors are those of predicted over measured peak."""
+    measured = [record for record in records if record["status"] == "succeeded"]
+    if not measured:
+        return []
+    ratios = [record["predicted_peak_bytes"] / record["peak_bytes"] for record in measured]
+    figures = {
+        "planner_max_abs_error": max(abs(ratio - 1) for ratio in ratios),
+        "planner_max_underestimate": max(0.0, *(1 - ratio for ratio in ratios)),
+        "budget_violations": sum(map(is_violation, records)),
+        "planner_jobs_measured": len(measured),
+        "planner_jobs_refused": sum(map(is_refusal, records)),
+        "planner_jobs_failed": sum(map(is_failure, records)),
+    }
+    return [claimed(name, [value], jobs=len(measured)) for name, value in figures.items()]
+
+
+def is_violation(record: Record) -> bool:
+    """Tell whether the job exceeded its budget: it ended so, or the worker stopped itself when it did."""
+    exceeded = record["status"] == "succeeded" and record["peak_bytes"] > record["budget_bytes"]
+    return exceeded or record["error_type"] == VIOLATED
+
+
+def is_refusal(record: Record) -> bool:
+    """Tell whether the job was refused for its budget with no weight read."""
+    return record["error_type"] == REFUSED and not record["begun"]
+
+
+def is_failure(record: Record) -> bool:
+    """Tell whether the job failed for another reason."""
+    return record["status"] != "succeeded" and not is_refusal(record) and not is_violation(record)
+
+
+def describe(found: Record) -> str:
+    """A job as a line for the terminal."""
+    sizes = f"{found['context']}+{found['reply']} x {found['batch']}"
+    name = f"{found['number']:3} {found['model']} {found['dtype']} {sizes}"
+    name = f"{name:46} of {found['budget_bytes'] / MIB:6,.0f} MiB: "
+    if found["status"] != "succeeded":
+        return name + (found["error_type"] or found["error"])
+    predicted, measured = found["predicted_peak_bytes"], found["peak_bytes"]
+    return (
+        name + f"predicted {predicted / MIB:,.0f}, measured {measured / MIB:,.0f} MiB, {predicted / measured - 1:+.1%}"
+    )
+
+
+def _log_uniform(rng: random.Random, ends: tuple[int, int]) -> int:
+    return round(math.exp(rng.uniform(*map(math.log, ends))))
+
+
+def _rows(newest: Newest) -> list[Row]:
+    return planner_rows(list(newest.values()))
+
+
+JOBS = Store("planner-cells.jsonl", PlannedJob.from_record, _rows, describe=describe, is_failure=is_failure)

@@ -1,0 +1,168 @@
+"""The figures of the results: memory and seconds against context, and tokens a second of each program."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.memory.cell import METHODS, Cell, usual
+
+DTYPES = ("float32", "bfloat16", "int8", "int4")
+STYLE: Mapping[str, Any] = {
+    "svg.hashsalt": "lars-agent",  # with no date: the same figures make the same file
+    "svg.fonttype": "none",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E5E5E5",
+    "axes.axisbelow": True,
+}
+PANEL_WIDTH, LEAST_WIDTH, ROW_HEIGHT, LEGEND_HEIGHT = 2.7, 7.0, 2.7, 1.2  # inches
+LEGEND_COLUMN = 2.7  # inches
+SPEED_SIZE = (8.0, 4.2)  # inches
+MB = 10**6
+PEAK, SECONDS = "peak above the loaded model, MB", "seconds a step"
+Records = Sequence[Mapping[str, Any]]
+
+
+def plot_memory(records: Records, folder: Path) -> list[Path]:
+    """Write a PNG and an SVG for each model of which at least two contexts were measured on a CPU."""
+    written: list[Path] = []
+    for model in sorted({str(record["model"]) for record in records}):
+        shown = [item for item in records if item["model"] == model and _is_usual(item)]
+        if len({item["context"] for item in shown}) > 1:
+            name = "memory" if model == "default" else f"memory-{Path(model).name}"
+            written += _save(lambda shown=shown, model=model: _memory_figure(shown, model), folder / name)
+    return written
+
+
+def plot_speed(
+    speeds: Callable[[str, str, int], Sequence[float]],
+    contenders: Sequence[tuple[str, str]],
+    threads: Sequence[int],
+    measures: Mapping[str, str],
+    path: Path,
+) -> list[Path]:
+    """Write bars of the median speeds: `speeds(measure, contender, threads)`, by contender (with its colour)."""
+
+    def figure() -> Any:
+        from matplotlib import pyplot
+
+        made, panels = pyplot.subplots(len(threads), len(measures), figsize=SPEED_SIZE, squeeze=False)
+        for line, count in zip(panels, threads, strict=True):
+            for panel, (measure, label) in zip(line, measures.items(), strict=True):
+                values = [statistics.median(speeds(measure, name, count)) for name, _ in contenders]
+                _bars(panel, contenders, values)
+                panel.set_title(f"{label}, {count} thread{'s' if count > 1 else ''}", fontsize=10, loc="left")
+        made.tight_layout()
+        return made
+
+    return _save(figure, path)
+
+
+def _bars(panel: Any, contenders: Sequence[tuple[str, str]], values: Sequence[float]) -> None:
+    names, colours = zip(*contenders, strict=True)
+    bars = panel.barh([name.replace("_", " ") for name in names], values, color=colours)
+    panel.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
+    panel.grid(visible=False, axis="y")
+    panel.margins(x=0.15)
+
+
+def _save(draw: Callable[[], Any], stem: Path) -> list[Path]:
+    """Draw in our style; write `<stem>.png` and `<stem>.svg`."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
+    with mpl.rc_context(dict(STYLE)):
+        figure = draw()
+        figure.savefig(paths[0], dpi=150, metadata={"Software": None})
+        figure.savefig(paths[1], metadata={"Date": None})
+        pyplot.close(figure)
+    return paths
+
+
+def _is_usual(record: Mapping[str, Any]) -> bool:
+    """Tell whether a cell was measured as the method's users run it, once, and succeeded."""
+    cell = Cell.from_record(record)
+    if "failed" in record or cell.method not in METHODS:
+        return False
+    same = usual(cell.method, cell.context, cell.dtype, model=cell.model, threads=cell.threads, rank=cell.rank)
+    return same.key == cell.key
+
+
+def _memory_figure(records: Records, model: str) -> Any:
+    """A column of panels for each dtype, memory above and time below, the legend at the bottom."""
+    from matplotlib import pyplot
+
+    dtypes = [dtype for dtype in DTYPES if any(item["dtype"] == dtype for item in records)]
+    size = (max(LEAST_WIDTH, PANEL_WIDTH * len(dtypes)), 2 * ROW_HEIGHT + LEGEND_HEIGHT)
+    figure, grid = pyplot.subplots(
+        2, len(dtypes), figsize=size, squeeze=False, sharex=True, sharey="row", layout="constrained"
+    )
+    for row, quantity in zip(grid, (PEAK, SECONDS), strict=True):
+        for panel, dtype in zip(row, dtypes, strict=True):
+            _lines(panel, [item for item in records if item["dtype"] == dtype], quantity)
+        row[0].set_ylabel(quantity)
+    for top, bottom, dtype in zip(*grid, dtypes, strict=True):
+        top.set_title(dtype, fontsize=10, fontweight="bold")
+        bottom.set_xlabel("context, tokens")
+    _axes(grid, sorted({item["context"] for item in records}))
+    figure.suptitle(f"One training step, batch 1, reply 128 ({model} model)", x=0.01, ha="left", fontsize=11)
+    _legend(figure, grid)
+    return figure
+
+
+def _lines(panel: Any, records: Records, quantity: str) -> None:
+    for name, method in METHODS.items():
+        found = {item["context"]: _value(item, quantity) for item in records if item["method"] == name}
+        points = sorted(point for point in found.items() if point[1] > 0)
+        if points and not (name == "inference" and quantity == SECONDS):  # a reply is no step
+            colour, marker, dash = method.look
+            look = {"color": colour, "marker": marker, "linestyle": dash, "markersize": 4.5, "markerfacecolor": "white"}
+            look |= {"linewidth": 2.2, "zorder": 5} if name == "response" else {"linewidth": 1.3}
+            panel.plot(*zip(*points, strict=True), label=method.label, **look)
+
+
+def _value(record: Mapping[str, Any], quantity: str) -> float:
+    if quantity == SECONDS:
+        return float(record["seconds"])
+    return (float(record["peak_bytes"]) - float(record["loaded_bytes"])) / MB
+
+
+def _axes(grid: Any, contexts: Sequence[int]) -> None:
+    """Make both axes logarithmic, with plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    labels = [f"{context // 1024}k" if context % 1024 == 0 else str(context) for context in contexts]
+    for panel in grid.flat:
+        panel.set_xscale("log", base=2)
+        panel.set_yscale("log")
+        panel.set_xticks(contexts, labels)
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:,g}"))
+        panel.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _legend(figure: Any, grid: Any) -> None:
+    """List each method once, in the order of `METHODS`."""
+    found: dict[str, Any] = {}
+    for panel in grid.flat:
+        handles, labels = panel.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
+    order = [method.label for method in METHODS.values() if method.label in found]
+    columns = int(figure.get_figwidth() // LEGEND_COLUMN)
+    figure.legend(
+        [found[label] for label in order],
+        order,
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        handlelength=3.2,
+    )

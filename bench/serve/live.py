@@ -1,0 +1,146 @@
+"""Measurements of a real daemon: throughput, swaps under load, the latency of feedback, and memory when unloaded."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench.daemon import PROMPTS, Answer, ask, ask_on, asking, daemon_with, training_job
+from bench.memory.process import Footprint
+from examples.persona import MARA, read_lines
+from examples.running import Daemon
+from lars_agent.errors import LarsError
+
+CLIENT_COUNTS = (1, 2, 4)
+TOKENS, REPLIES_EACH = 64, 4
+VERSIONS, SWAP_TOKENS = 3, 24
+SWAP_PAUSE_S = (0.02, 0.2)  # between two swaps
+SWAP_MS = re.compile(r"adapter_in_use.*swap_ms=\D*?([\d.]+)")  # in the daemon's log
+FEEDBACKS, FEEDBACK_PAUSE_S, LONG_TOKENS = 500, 0.01, 200
+KEEP_ALIVE_S, SETTLE_S, UNLOAD_LIMIT_S = 1.0, 3.0, 60.0
+MB = 10**6
+Swap = tuple[str, float, float]  # the version, and the times of the request and of the answer
+
+
+def throughput(model: Path, dtype: str, counts: Sequence[int] = CLIENT_COUNTS) -> dict[str, Any]:
+    """Tokens a second of all replies by the number of clients that ask at once."""
+    found = {}
+    with daemon_with(model, 1, model__dtype=dtype) as running:
+        running.post("/adapters/v1/activate", {})
+        ask(running.http, PROMPTS[0], TOKENS)
+        for count in counts:
+            started = time.monotonic()
+            with ThreadPoolExecutor(count) as pool:
+                each = [pool.submit(ask_on, running.url, PROMPTS[n], TOKENS, _few) for n in range(count)]
+            seconds = time.monotonic() - started
+            found[str(count)] = round(sum(answer.tokens for one in each for answer in one.result()) / seconds, 2)
+    return {"dtype": dtype, "tokens_s": found}
+
+
+def _few(asked: int) -> bool:
+    return asked < REPLIES_EACH
+
+
+def swaps(model: Path, dtype: str, count: int) -> dict[str, Any]:
+    """`count` swaps while as many clients as there are prompts keep asking: times, and the replies that were wrong.
+
+    `failed` have no reply. `mixed` ones differ from the reply of the version they name, made alone. `stale` ones were
+    asked for after a swap was answered, and came from another version.
+    """
+    names = [f"v{number}" for number in range(1, VERSIONS + 1)]
+    with daemon_with(model, VERSIONS, model__dtype=dtype) as running:
+        expected = {(prompt, version): _alone(running, prompt, version) for version in names for prompt in PROMPTS}
+        calls, rng = list[Swap](), random.Random(0)
+        with asking(running, PROMPTS, SWAP_TOKENS) as answers:
+            for number in range(count):
+                calls.append(_activate(running, names[number % VERSIONS]))
+                time.sleep(rng.uniform(*SWAP_PAUSE_S))
+        moved = [float(found) for found in SWAP_MS.findall(running.log.read_text(encoding="utf-8"))]
+    good = [answer for answer in answers if answer.status == 200]
+    return {
+        "dtype": dtype,
+        "swaps": count,
+        "replies": len(answers),
+        "different_replies": len(set(expected.values())),
+        "failed": len(answers) - len(good),
+        "mixed": sum((answer.text, answer.tokens) != expected[answer.prompt, answer.version] for answer in good),
+        "stale": sum(is_stale(answer, calls) for answer in good),
+        "swap_ms": moved[-count:],
+        "call_ms": [round(1000 * (answered - asked), 3) for _, asked, answered in calls],
+    }
+
+
+def _alone(running: Daemon, prompt: str, version: str) -> tuple[str, int]:
+    """The reply of one version, with no other request beside it."""
+    _activate(running, version)
+    answer = ask(running.http, prompt, SWAP_TOKENS)
+    assert answer.version == version
+    return answer.text, answer.tokens
+
+
+def _activate(running: Daemon, version: str) -> Swap:
+    asked = time.monotonic()
+    running.post(f"/adapters/{version}/activate", {})
+    return version, asked, time.monotonic()
+
+
+def is_stale(answer: Answer, calls: list[Swap]) -> bool:
+    """Tell whether it was asked for between two swaps, and came from another version than the first one's."""
+    earlier = [call for call in calls if call[2] < answer.asked]
+    if not earlier:
+        return False
+    version, _, answered = earlier[-1]
+    meanwhile = {call[0] for call in calls if call[1] <= answer.had and call[2] > answered}
+    return answer.version != version and answer.version not in meanwhile
+
+
+def feedback_latency(model: Path) -> dict[str, Any]:
+    """Milliseconds to store each of many feedbacks: beside two clients' replies, and beside training steps."""
+    with daemon_with(model, 0) as running:
+        with asking(running, PROMPTS[:2], LONG_TOKENS):
+            time.sleep(1.0)
+            generating = _store(running)
+        with training_job(running, steps=2) as path:
+            training = _store(running)
+            if running.get(path)["status"] != "running":
+                raise LarsError("the job ended too early to tell")
+    return {"generating_ms": generating, "training_ms": training}
+
+
+def _store(running: Daemon) -> list[float]:
+    lines, found = read_lines(MARA / "feedback.jsonl"), []
+    for number in range(FEEDBACKS):
+        line = lines[number % len(lines)] | {"response": f"I do not know ({number})."}
+        started = time.perf_counter()
+        running.post("/feedback", line)
+        found.append(round(1000 * (time.perf_counter() - started), 3))
+        time.sleep(FEEDBACK_PAUSE_S)
+    return found
+
+
+def unloaded(model: Path) -> dict[str, Any]:
+    """MB of the daemon and all its processes, after a reply (`awake`), and once the model is unloaded (`asleep`)."""
+    with daemon_with(model, 0, runtime__keep_alive_s=str(KEEP_ALIVE_S)) as running:
+        ask(running.http, PROMPTS[0], 8)
+        assert running.process is not None
+        process = psutil.Process(running.process.pid)
+        awake = _held(process)
+        until = time.monotonic() + UNLOAD_LIMIT_S
+        while process.children(recursive=True):
+            if time.monotonic() > until:
+                raise LarsError("the model was not unloaded")
+            time.sleep(0.2)
+        time.sleep(SETTLE_S)
+        return {"awake": awake, "asleep": _held(process)}
+
+
+def _held(process: psutil.Process) -> dict[str, float]:
+    found = [Footprint.of(one.pid) for one in (process, *process.children(recursive=True))]
+    return {name: round(sum(getattr(one, name) for one in found) / MB, 2) for name in ("rss", "pss", "uss")}

@@ -1,0 +1,166 @@
+"""The parts of `python -m bench serve`, the rows and the figure; a part that was not run makes no row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench.memory.cell import BLUE, ORANGE, RED
+from bench.plots import plot_speed
+from bench.record import Row, claimed
+from bench.serve.live import feedback_latency, swaps, throughput, unloaded
+from bench.serve.speed import (
+    CONTENDERS,
+    LLAMACPP,
+    OURS,
+    PROMPT_TOKENS,
+    REPLY_TOKENS,
+    TRANSFORMERS,
+    engine_runs,
+    speed_runs,
+)
+from bench.suite import Record, Tell, part, parts_store
+
+Runs = Sequence[Mapping[str, Any]]
+DECODE, PREFILL = "decode_tokens_s", "prefill_tokens_s"
+CELL = f"prompt {PROMPT_TOKENS}, reply {REPLY_TOKENS}, each run a process of its own"
+CLAIMED_ENGINE = ("int4", 2)  # whose rows have goals
+KINDS = {"bias": "", "token_term": "_token_term", "causal": "_causal"}
+COLOURS = {LLAMACPP.name: ORANGE, TRANSFORMERS.name: RED}
+
+
+def serve_rows(parts: Mapping[str, Any]) -> list[Row]:
+    """Every row whose part was measured."""
+    return [made for part, builder in BUILDERS.items() if part in parts for made in builder(parts[part])]
+
+
+def serve_plots(parts: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Tokens a second of every contender, while a prompt is read and while a reply is made."""
+    if "speed" not in parts:
+        return []
+    runs, bars = parts["speed"], [(one.name, COLOURS.get(one.name, BLUE)) for one in reversed(CONTENDERS)]
+    labels = {PREFILL: "reading a prompt, tokens/s", DECODE: "replying, tokens/s"}
+    threads = sorted({run["threads"] for run in runs})
+    return plot_speed(
+        lambda figure, name, count: speeds(runs, name, count, figure), bars, threads, labels, folder / "serve"
+    )
+
+
+def speeds(runs: Runs, contender: str, threads: int, figure: str) -> list[float]:
+    """One contender's speeds, by round."""
+    own = [run for run in runs if (run["contender"], run["threads"]) == (contender, threads)]
+    return [float(run[figure]) for run in sorted(own, key=lambda run: int(run["round"]))]
+
+
+def _paired(runs: Runs, ours: str, theirs: str, figure: str, counts: Sequence[int]) -> list[float]:
+    """The ratio of each round."""
+    return [
+        mine / other
+        for count in counts
+        for mine, other in zip(speeds(runs, ours, count, figure), speeds(runs, theirs, count, figure), strict=True)
+    ]
+
+
+def _speed_rows(runs: Runs) -> Iterator[Row]:
+    """Rows against llama.cpp on the file our weights were made from, against transformers, and each one's own."""
+    counts = sorted({run["threads"] for run in runs})
+    for name, figure in (("decode_q4", DECODE), ("prefill", PREFILL)):
+        for count in counts:
+            ratios = _paired(runs, OURS[0].name, LLAMACPP.name, figure, [count])
+            yield claimed(f"{name}_vs_llamacpp_{count}t", ratios, cell=CELL)
+    for suffix, ours in (("", "ours_int4"), ("_both_bf16", "ours_bfloat16")):
+        ratios = _paired(runs, ours, TRANSFORMERS.name, DECODE, counts)
+        yield claimed(f"decode_vs_transformers_bf16{suffix}", ratios)
+    for contender in (*OURS, LLAMACPP, TRANSFORMERS):
+        for count in counts:
+            for figure in (PREFILL, DECODE):
+                words = {"figure": figure, "contender": contender.name, "threads": count}
+                yield claimed("{figure}_{contender}_{threads}t", speeds(runs, contender.name, count, figure), **words)
+
+
+def _engine_rows(runs: Runs) -> Iterator[Row]:
+    """The cost of an adapter while replying, and of the time to the first token what a known prefix leaves."""
+    for run in runs:
+        where = "" if (run["dtype"], run["threads"]) == CLAIMED_ENGINE else "_{dtype}_{threads}t"
+        words = {"dtype": run["dtype"], "threads": run["threads"]}
+        words["how"] = f"{run['dtype']}, {run['threads']} threads, paired in one process"
+        for kind, suffix in KINDS.items():
+            costs = [1 - speed[kind] / speed["base"] for speed in run["decode_tokens_s"]]
+            yield claimed(f"adapter_decode_cost{where}{suffix}", costs, **words)
+        ratios = [times["warm"] / times["cold"] for times in run["first_token_s"]]
+        yield claimed(f"ttft_warm_over_cold_prefix1000{where}", ratios, **words)
+
+
+def _client_rows(runs: Runs) -> Iterator[Row]:
+    for run in runs:
+        for count, speed in run["tokens_s"].items():
+            yield claimed("throughput_{dtype}_{count}_clients", [speed], dtype=run["dtype"], count=count)
+
+
+def _swap_rows(found: Mapping[str, Any]) -> Iterator[Row]:
+    how = f"{found['swaps']} swaps, 4 clients, {found['replies']} replies, {found['dtype']}"
+    yield claimed("swap_failed_requests", [found["failed"]], how=how)
+    yield claimed("swap_mixed_replies", [found["mixed"]], how=how)
+    yield claimed("swap_stale_replies", [found["stale"]], how=how)
+    yield claimed("swap_p99_ms", [percentile(found["swap_ms"], 99)], how=how)
+    yield claimed("swap_call_p99_ms", [percentile(found["call_ms"], 99)], how=how)
+
+
+def _feedback_rows(found: Mapping[str, Any]) -> Iterator[Row]:
+    for when in ("generating", "training"):
+        times = found[f"{when}_ms"]
+        for name, percent in (("p99", 99), ("median", 50)):
+            yield claimed(f"feedback_{name}_ms_{when}", [percentile(times, percent)], calls=len(times))
+
+
+def _unloaded_rows(found: Mapping[str, Any]) -> Iterator[Row]:
+    asleep, awake = found["asleep"], found["awake"]
+    yield claimed("idle_unloaded_pss_mb", [asleep["pss"]], rss=asleep["rss"], awake=awake["pss"])
+
+
+def percentile(values: Sequence[float], share: int) -> float:
+    """The least of `values` that `share` percent of them do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, -(-len(ordered) * share // 100) - 1)]
+
+
+BUILDERS: Mapping[str, Callable[[Any], Iterator[Row]]] = {
+    "speed": _speed_rows,
+    "engine": _engine_rows,
+    "clients": _client_rows,
+    "swaps": _swap_rows,
+    "feedback": _feedback_rows,
+    "asleep": _unloaded_rows,
+}
+
+
+SERVED_DTYPES = ("bfloat16", "int4")
+SWAPS, SWAPS_DTYPE = 200, "int4"  # whose products are the same for one row and for several, to the last bit
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """The model's folder, the folder of downloads, and how often paired runs are repeated."""
+
+    model: Path
+    cache: Path
+    rounds: int
+
+
+PARTS: Mapping[str, Callable[[ServeSettings], Any]] = {
+    "speed": lambda settings: speed_runs(settings.model, settings.cache, settings.rounds),
+    "engine": lambda settings: engine_runs(settings.model),
+    "clients": lambda settings: [throughput(settings.model, dtype) for dtype in SERVED_DTYPES],
+    "swaps": lambda settings: swaps(settings.model, SWAPS_DTYPE, SWAPS),
+    "feedback": lambda settings: feedback_latency(settings.model),
+    "asleep": lambda settings: unloaded(settings.model),
+}
+RUNS = parts_store("serve-runs.jsonl", serve_rows, serve_plots)
+
+
+def serve_runs(names: Sequence[str], settings: ServeSettings, tell: Tell) -> dict[str, Callable[[], Record]]:
+    """The run of each part."""
+    return {name: part(name, partial(PARTS[name], settings), tell) for name in names}

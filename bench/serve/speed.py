@@ -1,0 +1,108 @@
+"""Speed of our engine, transformers and llama.cpp: rounds of all contenders, each run in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import which
+from typing import Any, Literal
+
+from bench.child import run, run_module
+from lars_agent.errors import LarsError
+from lars_agent.memory.allocator import thrifty_environment
+
+THREADS = (1, 2)
+PROMPT_TOKENS, REPLY_TOKENS = 451, 128
+ENGINE_RUNS = (("int4", 2), ("bfloat16", 2))
+PACKAGE = "node-llama-cpp@3.22.1"
+SCRIPT = Path(__file__).with_name("llamacpp.mjs")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A program, and its precision; `name` is used in rows."""
+
+    name: str
+    program: Literal["ours", "transformers", "llama.cpp"]
+    dtype: str
+
+
+OURS = tuple(Contender(f"ours_{dtype}", "ours", dtype) for dtype in ("int4", "int8", "bfloat16", "float32"))
+TRANSFORMERS = Contender("transformers_bfloat16", "transformers", "bfloat16")
+LLAMACPP = Contender("llamacpp_q4", "llama.cpp", "Q4_1")
+CONTENDERS: Sequence[Contender] = (*OURS, LLAMACPP, TRANSFORMERS)
+
+
+def speed_runs(model: Path, cache: Path, rounds: int) -> list[dict[str, Any]]:
+    """One record for each contender in each round: tokens a second of the prompt, and of the reply."""
+    llamacpp, found = LlamaCpp(cache, model), []
+    for number in range(rounds):
+        for threads in THREADS:
+            for contender in CONTENDERS:
+                if contender == LLAMACPP:
+                    figures = llamacpp.figures(threads)
+                else:
+                    figures = child_figures("speed", threads, model, contender.name)
+                speeds = {
+                    "prefill_tokens_s": round(PROMPT_TOKENS / figures.pop("prompt_s"), 2),
+                    "decode_tokens_s": round((figures["tokens"] - 1) / figures.pop("reply_s"), 2),
+                }
+                name = {"contender": contender.name, "threads": threads, "round": number}
+                found.append({**name, **speeds, **figures})
+    return found
+
+
+def engine_runs(model: Path) -> list[dict[str, Any]]:
+    """The cost of adapters and of warm prefixes, for each precision and thread count of `ENGINE_RUNS`."""
+    return [
+        {"dtype": dtype, "threads": threads, **child_figures("engine", threads, model, dtype)}
+        for dtype, threads in ENGINE_RUNS
+    ]
+
+
+def child_figures(command: str, threads: int, *arguments: object) -> dict[str, Any]:
+    """The figures that `bench.serve.child` prints, started as the daemon starts its engine. Raises LarsError."""
+    counts = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    environment = {**thrifty_environment(os.environ), **counts}
+    output = run_module("bench.serve.child", command, *arguments, threads, environment=environment)
+    return dict(json.loads(output))
+
+
+class LlamaCpp:
+    """llama.cpp as npm builds it (`node-llama-cpp`), on the GGUF file that the default model was made from.
+
+    The program and its model are fetched to `cache` where they are missing. Raises LarsError without node.
+    """
+
+    def __init__(self, cache: Path, model: Path) -> None:
+        if which("npm") is None or which("node") is None:
+            raise LarsError("llama.cpp is run by node, which is not installed")
+        folder = cache / "llamacpp"
+        self._module, self._gguf = folder / "node_modules/node-llama-cpp/dist/index.js", folder / "model.gguf"
+        folder.mkdir(parents=True, exist_ok=True)
+        if not self._module.exists():
+            options = ["--prefix", str(folder), "--ignore-scripts", "--no-audit"]
+            run(["npm", "install", *options, PACKAGE], f"the installation of {PACKAGE}")
+        if not self._gguf.exists():
+            run_module("bench.serve.child", "gguf", folder / "downloads", self._gguf)
+        self._prompts = run_module("bench.serve.child", "prompts", model)
+        self._flash: dict[int, bool] = {}
+
+    def figures(self, threads: int) -> dict[str, Any]:
+        """Seconds of one run, with flash attention where that is faster on this machine."""
+        if threads not in self._flash:
+            without, with_it = (self._run(threads, flash=flash)["reply_s"] for flash in (False, True))
+            self._flash[threads] = bool(with_it < without)
+        return self._run(threads, flash=self._flash[threads])
+
+    def _run(self, threads: int, *, flash: bool) -> dict[str, Any]:
+        environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LLAMACPP_FLASH": str(int(flash))}
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            file.write(self._prompts)
+            file.flush()
+            command = ["node", str(SCRIPT), str(self._module), str(self._gguf), str(threads), file.name]
+            return dict(json.loads(run([*command, str(REPLY_TOKENS)], "llama.cpp", environment)))

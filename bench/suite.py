@@ -1,0 +1,126 @@
+"""The harness of all benchmarks: run what is due, append it to a JSON lines file, make rows and plots of the newest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import record, report
+from bench.record import Row
+
+FAILED = "failed"
+Record = Mapping[str, Any]
+Newest = Mapping[Hashable, Record]
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Store:
+    """A file of measurements, only ever appended to; of each key the newest record counts.
+
+    Attributes:
+        file_name: of the JSON lines, in the folder of the results.
+        key: tells which records measure the same.
+        rows, plots: make rows of the newest records, and write figures of them to a folder.
+        describe: a record as a line for the terminal, empty for none.
+        is_failure: tells a record to be measured again with `--retry`.
+    """
+
+    file_name: str
+    key: Callable[[Record], Hashable]
+    rows: Callable[[Newest], list[Row]]
+    plots: Callable[[Newest, Path], list[Path]] = lambda newest, folder: []
+    describe: Callable[[Record], str] = lambda record: ""
+    is_failure: Callable[[Record], bool] = lambda record: FAILED in record
+
+    def records(self, folder: Path) -> Iterator[dict[str, Any]]:
+        """Yield every record, oldest first; skip a line that was cut off."""
+        path = folder / self.file_name
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue
+
+    def append(self, folder: Path, item: Record) -> None:
+        """Add the record as the last line."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / self.file_name
+        whole = not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
+        with path.open("a", encoding="utf-8") as file:
+            file.write(("" if whole else "\n") + json.dumps(item) + "\n")
+
+    def newest(self, folder: Path) -> dict[Hashable, dict[str, Any]]:
+        """The last record of each key."""
+        return {self.key(item): item for item in self.records(folder)}
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One result file `<area>.json`, made of one store or several by `command`."""
+
+    area: str
+    command: str
+    stores: tuple[Store, ...]
+
+    def measure(
+        self,
+        store: Store,
+        runs: Mapping[Any, Callable[[], Record]],
+        folder: Path,
+        tell: Tell,
+        *,
+        fresh: bool = False,
+        retry: bool = False,
+    ) -> None:
+        """Measure each key that the store lacks (all if `fresh`, failed ones if `retry`), then write the results."""
+        known = {} if fresh else store.newest(folder)
+        due = [key for key in runs if key not in known or (retry and store.is_failure(known[key]))]
+        for number, key in enumerate(due, start=1):
+            found = runs[key]()
+            store.append(folder, {**found, **record.circumstances()})
+            tell(f"{number:3}/{len(due)} {store.describe(found) or key}")
+        self.write(folder, tell)
+
+    def write(self, folder: Path, tell: Tell = lambda line: None) -> list[Row]:
+        """Write rows and plots of the newest records, and print them."""
+        found = [(store, store.newest(folder)) for store in self.stores]
+        rows = [row for store, newest in found for row in store.rows(newest)]
+        plots = [plot for store, newest in found for plot in store.plots(newest, folder)]
+        names = {"runs": [store.file_name for store in self.stores], "plots": [plot.name for plot in plots]}
+        path = record.write(self.area, self.command, rows, folder, **names)
+        for line in report.lines({self.area: rows}):
+            tell(line)
+        tell(f"written: {', '.join(map(str, [path, *plots]))}")
+        return rows
+
+
+def part(name: str, measure: Callable[[], Any], tell: Tell, **more: Any) -> Callable[[], Record]:
+    """A run of one part of a suite, for a store made by `parts_store`."""
+
+    def run() -> Record:
+        tell(f"measuring: {name}")
+        return {"part": name, "figures": measure(), **more}
+
+    return run
+
+
+def parts_store(
+    file_name: str,
+    rows: Callable[[Mapping[Any, Any]], list[Row]],
+    plots: Callable[[Mapping[Any, Any], Path], list[Path]] = lambda figures, folder: [],
+) -> Store:
+    """A store of `{"part": ..., "figures": ...}` records, whose rows and plots are made of the figures by part."""
+
+    def figures(newest: Newest) -> dict[Hashable, Any]:
+        return {name: item["figures"] for name, item in newest.items()}
+
+    return Store(
+        file_name,
+        key=lambda item: str(item["part"]),
+        rows=lambda newest: rows(figures(newest)),
+        plots=lambda newest, folder: plots(figures(newest), folder),
+    )

@@ -14,18 +14,19 @@ INTRODUCTION = """\
 
 Settings are read from these places; the later wins:
 
-1. `/etc/lars-agent/config.toml`, which `deploy/install.sh` writes with every option commented out (`deploy/config.toml`);
+1. `/etc/lars-agent/config.toml`; `deploy/install.sh` writes it with every option commented out (`deploy/config.toml`);
 2. `~/.config/lars-agent/config.toml`, or the file given by `lars-agent serve --config FILE`;
 3. environment variables: `LARS_AGENT_SERVER__PORT=8000` is `port` in the section `[server]`; lists are written as JSON;
 4. flags of `lars-agent serve`: `--host`, `--port`, `--data-dir`.
 
-An unknown key or an impossible value is an error that names the key and the place. `systemctl reload lars-agent` (or SIGHUP)
-reads the settings again; `data_dir`, everything in `[server]` and `[model]`, and everything in `[runtime]` but
-`keep_alive_s`, take effect at the next start. `/info` and the dashboard list the keys that still wait for it.
+An unknown key or an impossible value is an error that names the key and the place. `systemctl reload lars-agent` (or
+SIGHUP) reads the settings again. Changes of `data_dir`, of everything in `[server]` and `[model]`, and of everything in
+`[runtime]` but `keep_alive_s`, take effect at the next start; `/info` and the dashboard list the keys that wait for it.
 
-The state folder (`data_dir`) is by default `$STATE_DIRECTORY`, which systemd sets, or else the user's data folder. The command
-line sends the token in `LARS_AGENT_TOKEN` and speaks to the daemon at `LARS_AGENT_URL`, if these are set. A key
-that is unset by default shows an example below.
+The state folder (`data_dir`) is by default `$STATE_DIRECTORY`, which systemd sets, or else the user's data folder. The
+command line sends the token in `LARS_AGENT_TOKEN` and calls the daemon at `LARS_AGENT_URL`, if these are set.
+
+A key that is unset by default shows an example below.
 """
 COLUMNS = "| key | default or example | meaning |\n|---|---|---|"
 

@@ -1,7 +1,7 @@
 """Take the screenshot of the dashboard that the README shows: `python -m docs.screenshot` (some minutes).
 
-It starts a daemon in a scratch folder, sends it the demo's feedback, lets it train one version, and photographs the page
-with Playwright and Chromium.
+It starts a daemon in a scratch folder, sends it some of the demo's feedback, lets it train one version, and takes the
+picture with Playwright and Chromium.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ TARGET = REPOSITORY / "docs" / "dashboard.png"
 CHROMIUM = "/usr/bin/chromium"
 VIEWPORT = {"width": 1000, "height": 1000}
 RATED_PROMPTS = ("How long do I boil an egg?", "Which way is north?", "When does the sun rise in June?")
-SETTINGS = {"training__steps": "40", "training__evaluate_every": "5", "schedule__enabled": "true"}
+CORRECTIONS = 40
+SETTINGS = {"training__steps": "24", "training__batch_size": "4", "training__evaluate_every": "3"}
+SETTINGS |= {"training__warmup_steps": "4", "schedule__enabled": "true"}
 
 
 def main() -> None:
@@ -39,8 +41,8 @@ def main() -> None:
 
 
 def train(running: Daemon) -> None:
-    """Send the demo's feedback and wait for the job that learns from it."""
-    for item in read_lines(MARA / "feedback.jsonl"):
+    """Send feedback and wait for the job that learns from it."""
+    for item in read_lines(MARA / "feedback.jsonl")[:CORRECTIONS]:
         running.post("/feedback", item)
     job = running.post("/jobs", {"profile": "default"})
     while job["finished"] is None:

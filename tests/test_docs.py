@@ -15,11 +15,11 @@ from typing import Any, NamedTuple, get_args
 import click
 import pytest
 import typer
-
-from docs import generate_configuration
 from service.alarms import Alarm
 from service.cli.main import app
 from service.settings.load import Settings
+
+from docs import generate_configuration
 from tests.service.api.conftest import client_of, fake_app, wait_until
 from tests.service.house import STANDIN
 
@@ -39,6 +39,7 @@ REQUEST = re.compile(r"(GET|POST|DELETE) (/\S+)")
 SETTING = re.compile(r"([a-z]+)\.([a-z_]+)")
 METRIC = re.compile(r"lars_agent_[a-z_]+")
 BAD_START = re.compile(r"(?:^|[.!?] )(What|Who|Whether|Where|Those)\b[^?]*$")
+NO_SETTINGS = {"py", "md", "toml", "json", "max"}  # files, and the cgroup's memory.max
 SYSTEM_PROGRAMS = {"systemctl", "journalctl", "cp"}
 OPTIONS_WITH_VALUE = {"-H", "-d", "-X"}
 ADDRESS = "localhost:8321"
@@ -107,11 +108,11 @@ def targets() -> set[str]:
 
 @pytest.fixture(scope="module")
 def routes(tmp_path_factory) -> set[tuple[str, str]]:
-    """Method and path of every route."""
+    """Method and path of every documented route."""
     application = fake_app(Settings(data_dir=tmp_path_factory.mktemp("routes")))
-    found = {(method, route.path) for route in application.routes for method in getattr(route, "methods", ())}
     application.state.daemon.lock.release()
-    return found
+    paths = application.openapi()["paths"]
+    return {(method.upper(), path) for path, operations in paths.items() for method in operations}
 
 
 def test_the_readme_is_short():
@@ -197,7 +198,7 @@ def test_settings_exist(page):
     sections = {name: field.annotation for name, field in Settings.model_fields.items()}
     for code in inline(page):
         match = SETTING.fullmatch(code)
-        if match and match[1] in sections and match[2] not in ("py", "md", "toml", "json"):
+        if match and match[1] in sections and match[2] not in NO_SETTINGS:
             assert match[2] in fields_of(sections[match[1]]), code
 
 

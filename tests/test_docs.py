@@ -47,6 +47,7 @@ IDS = {
     "/feedback": "FEEDBACK",
     "/jobs": "JOB",
 }  # the variable that an answer gives its id to
+UNPLANNED = ("/jobs?dry_run=true", 409)  # the stand-in worker makes no plans
 ID_FIELDS = {"INTERACTION": "interaction_id"}
 
 
@@ -143,7 +144,7 @@ def test_paths_exist(page):
     assert missing == []
 
 
-@pages
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=name_of)
 def test_commands_exist(page, targets):
     for words in mentioned(page):
         check_command(words, targets)
@@ -255,7 +256,7 @@ class Session:
         headers = dict(value.split(": ", 1) for option, value in options if option == "-H")
         path = next(word for word in words if word.startswith(ADDRESS)).removeprefix(ADDRESS)
         answer = self.client.request(method, path, content=body, headers=headers)
-        assert answer.is_success, f"{shlex.join(words)}: {answer.text}"
+        assert answer.is_success or (path, answer.status_code) == UNPLANNED, f"{shlex.join(words)}: {answer.text}"
         if method == "POST" and (name := IDS.get(path)):
             self.ids[name] = answer.json()[ID_FIELDS.get(name, "id")]
 
@@ -288,15 +289,10 @@ def answered(tmp_path_factory) -> Session:
 
 def test_the_curl_examples_are_answered(answered):
     assert answered.ids.keys() == set(IDS.values())
+    for code in (code for page in PAGES for code in inline(page) if code.startswith("curl ")):
+        answered.run(shlex.split(code))
 
 
 def test_every_metric_is_documented(answered):
     exposed = re.findall(r"^# TYPE (\w+)", answered.client.get("/metrics").text, re.M)
     assert set(METRIC.findall(section("operations.md", "Metrics"))) == set(exposed)
-
-
-@pages
-def test_curl_commands_outside_the_api_page_speak_to_the_daemon(page, answered):
-    for code in inline(page):
-        if code.startswith("curl "):
-            answered.run(shlex.split(code))

@@ -8,13 +8,17 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import pytest
 import typer
+from rich.console import Console
 from service.alarms import Alarm
+from service.cli.chat import converse
+from service.cli.client import Client
 from service.cli.main import app
 from service.settings.load import Settings
 
@@ -246,6 +250,11 @@ class Session:
     def __init__(self, client: Any) -> None:
         self.client = client
         self.ids: dict[str, str] = {}
+        self.metrics: set[str] = set()
+
+    def scrape(self) -> None:
+        """Add the names of the metrics that there are now."""
+        self.metrics |= set(re.findall(r"^# TYPE (\w+)", self.client.get("/metrics").text, re.M))
 
     def run(self, words: list[str]) -> None:
         """Send the command, which must be answered with success."""
@@ -283,6 +292,8 @@ def answered(tmp_path_factory) -> Session:
                 wait_until(lambda: client.get("/adapters").json()["active"] == "v1")
                 wait_until(lambda: client.get("/info").json()["job"] is None)
                 release.unlink()
+                session.scrape()  # a job that was cancelled measures less
+        session.scrape()
         yield session
         release.touch()
 
@@ -294,5 +305,17 @@ def test_the_curl_examples_are_answered(answered):
 
 
 def test_every_metric_is_documented(answered):
-    exposed = re.findall(r"^# TYPE (\w+)", answered.client.get("/metrics").text, re.M)
-    assert set(METRIC.findall(section("operations.md", "Metrics"))) == set(exposed)
+    assert set(METRIC.findall(section("operations.md", "Metrics"))) == answered.metrics
+
+
+def test_the_readmes_chat_stores_its_corrections(answered, monkeypatch):
+    said = re.findall(r"^    you: (.+)$", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.M)
+    typed = iter([*said, "/quit"])
+    monkeypatch.setattr("builtins.input", lambda: next(typed))
+    client = Client(f"http://{ADDRESS}")
+    client._http = answered.client
+    converse(client, "readme", Console(file=StringIO()))
+    stored = answered.client.get("/feedback?profile=readme").json()["feedback"]
+    corrections = [line.removeprefix("/fix ") for line in said if line.startswith("/fix ")]
+    assert len(corrections) == 2
+    assert [item["correction"] for item in reversed(stored)] == corrections

@@ -1,4 +1,4 @@
-"""The documentation tells the truth: its commands, endpoints, settings, links and paths exist, and its examples run."""
+"""The documentation is right: its commands, endpoints, settings, links and paths exist, and its examples run."""
 
 from __future__ import annotations
 
@@ -72,31 +72,31 @@ def blocks(page: Path, language: str | None = None) -> list[str]:
 
 
 def prose(page: Path) -> str:
-    """The page without its fenced blocks."""
+    """Return the page without its fenced blocks."""
     return FENCE.sub("", page.read_text(encoding="utf-8"))
 
 
 def inline(page: Path) -> list[str]:
-    """What stands in backticks."""
+    """Return the texts in backticks."""
     return INLINE.findall(prose(page))
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """The words of each command in a `sh` block."""
+    """Yield the words of each command in a `sh` block."""
     for block in blocks(page, "sh"):
         for line in block.replace("\\\n", " ").splitlines():
             yield shlex.split(line)
 
 
 def mentioned(page: Path) -> Iterator[list[str]]:
-    """The words of each command in a `sh` block or in backticks."""
+    """Yield the words of each command in a `sh` block or in backticks."""
     yield from commands(page)
     programs = ("lars-agent ", "make ", "python -m ", "sudo ")
     yield from (shlex.split(code) for code in inline(page) if code.startswith(programs))
 
 
 def slug(heading: str) -> str:
-    """The anchor that forges make of a heading."""
+    """Return the anchor that forges make of a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
@@ -105,14 +105,14 @@ pages = pytest.mark.parametrize("page", PAGES, ids=name_of)
 
 @pytest.fixture(scope="module")
 def targets() -> set[str]:
-    """What `make` can make."""
+    """Return the targets of the Makefile."""
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     return set(re.findall(r"^([a-z-]+):", makefile, re.M))
 
 
 @pytest.fixture(scope="module")
 def routes(tmp_path_factory) -> set[tuple[str, str]]:
-    """Method and path of every documented route."""
+    """Return method and path of every route in the OpenAPI description."""
     application = fake_app(Settings(data_dir=tmp_path_factory.mktemp("routes")))
     application.state.daemon.lock.release()
     paths = application.openapi()["paths"]
@@ -207,12 +207,12 @@ def test_settings_exist(page):
 
 
 def fields_of(section: Any) -> set[str]:
-    """The names of a section's fields, a pydantic model or dataclass."""
+    """Return the names of the fields of a pydantic model or dataclass."""
     return set(getattr(section, "model_fields", None) or section.__dataclass_fields__)
 
 
 @pages
-def test_sentences_do_not_start_like_riddles(page):
+def test_no_sentence_starts_with_a_question_word(page):
     if page.name in GENERATED:
         pytest.skip("its words come from elsewhere")
     lines = [re.sub(r"^[-#>\s\d.|]+", "", line) for line in prose(page).splitlines()]

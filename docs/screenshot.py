@@ -22,9 +22,9 @@ TARGET = REPOSITORY / "docs" / "dashboard.png"
 CHROMIUM = "/usr/bin/chromium"
 VIEWPORT = {"width": 1000, "height": 1000}
 RATED_PROMPTS = ("How long do I boil an egg?", "Which way is north?", "When does the sun rise in June?")
-CORRECTIONS = 40
-SETTINGS = {"training__steps": "24", "training__batch_size": "4", "training__evaluate_every": "3"}
-SETTINGS |= {"training__warmup_steps": "4", "schedule__enabled": "true"}
+CORRECTIONS = 30
+SETTINGS = {"training__steps": "12", "training__evaluate_every": "3", "training__warmup_steps": "3"}
+SETTINGS |= {"training__batch_size": "4", "training__threads": "1", "schedule__enabled": "true"}
 
 
 def main() -> None:

@@ -21,10 +21,14 @@ MODELS = REPOSITORY / ".cache" / "models"
 TARGET = REPOSITORY / "docs" / "dashboard.png"
 CHROMIUM = "/usr/bin/chromium"
 VIEWPORT = {"width": 1000, "height": 1000}
-RATED_PROMPTS = ("How long do I boil an egg?", "Which way is north?", "When does the sun rise in June?")
-CORRECTIONS = 30
-SETTINGS = {"training__steps": "12", "training__evaluate_every": "3", "training__warmup_steps": "3"}
-SETTINGS |= {"training__batch_size": "4", "training__threads": "1", "schedule__enabled": "true"}
+CORRECTIONS = 24
+SETTINGS = {"training__steps": "8", "training__evaluate_every": "2", "training__warmup_steps": "2"}
+SETTINGS |= {
+    "training__batch_size": "4",
+    "training__threads": "1",
+    "runtime__threads": "1",
+    "schedule__enabled": "true",
+}
 
 
 def main() -> None:
@@ -34,8 +38,6 @@ def main() -> None:
         (state / "models").symlink_to(MODELS, target_is_directory=True)
         with daemon(state, **SETTINGS) as running:
             train(running)
-            for prompt in RATED_PROMPTS:
-                running.reply(prompt)
             photograph(str(running.http.base_url))
     sys.stdout.write(f"wrote {TARGET}\n")
 

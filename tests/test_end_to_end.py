@@ -30,7 +30,7 @@ SETTINGS = {
     "training__evaluate_every": "7",
     "training__checkpoint_every": "2",
 }
-README = Path(__file__).parent.parent / "README.md"
+API_PAGE = Path(__file__).parent.parent / "docs" / "api.md"
 START_S, JOB_S = 120.0, 280.0
 
 
@@ -50,9 +50,9 @@ def daemon(state: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[byte
 
 
 def commands(heading: str) -> list[str]:
-    """The curl commands of the README's section `heading`, each as one line of shell."""
-    section = README.read_text(encoding="utf-8").split(f"## {heading}\n")[1].split("\n## ")[0]
-    block = "\n".join(line[4:] for line in section.splitlines() if line.startswith("    "))
+    """The curl commands in the first block of the API page's section `heading`, each as one line of shell."""
+    section = API_PAGE.read_text(encoding="utf-8").split(f"## {heading}\n")[1]
+    block = section.split("```sh\n")[1].split("```")[0]
     return [command for command in block.replace("\\\n", " ").splitlines() if command.startswith("curl")]
 
 
@@ -107,8 +107,8 @@ def test_feedback_becomes_a_version_that_survives_kill_9_and_can_be_taken_back(t
 
 @pytest.mark.real_model
 @pytest.mark.timeout(900)
-def test_the_readmes_commands_end_in_a_reply_from_version_1(tmp_path):
-    walk = commands("Run it")
+def test_the_documented_commands_end_in_a_reply_from_version_1(tmp_path):
+    walk = commands("From a prompt to a version")
     assert len(walk) == 4
     with daemon(tmp_path) as (_, client):
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +21,27 @@ from examples.persona import MARA, read_lines
 from examples.running import daemon
 from tests.default_model import CACHE, default_model_folder
 
-pytestmark = [pytest.mark.real_model, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real_model, pytest.mark.timeout(900)]
 
-CORRECTIONS, JOB_S, SHORT = 12, 300, 8
+CORRECTIONS, JOB_S, SHORT = 6, 500, 12
 QUICK = {
-    "training__steps": "4",
+    "training__steps": "3",
     "training__warmup_steps": "1",
-    "training__evaluate_every": "4",
+    "training__evaluate_every": "3",
+    "training__batch_size": "4",
+    "training__learning_rate": "0.02",
+    "curation__min_heldout": "1",
+    "curation__max_heldout": "1",
     "training__rehearsal_batch": "0",
     "training__threads": "1",
     "runtime__threads": "1",
-    "lars__top_layers": "6",
+    "lars__top_layers": "10",
     "gate__min_reply_gain": "0",
     "gate__max_text_rise": "10",
     "server__model_aliases": '{"gpt-4o": "default"}',
 }
-PROMPT = "Which side of the road do they drive on in Malta?"
+PROMPT = str(read_lines(MARA / "feedback.jsonl")[0]["prompt"])  # one that has been learned
+TEXT = "Once upon a time"  # to go on with
 ASKED = [{"role": "user", "content": PROMPT}]
 DEFAULT_NAMES = [None, "default", "default:latest", "gpt-4o"]
 OPTIONS = {"temperature": 0, "num_predict": SHORT, "repeat_penalty": 1.0}
@@ -85,7 +92,7 @@ def chat_of_openai(url: str, name: str | None, streamed: bool) -> Answer:
 
 def completion_of_openai(url: str, name: str | None, streamed: bool) -> Answer:
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
-        asked: dict[str, Any] = {"prompt": PROMPT, "temperature": 0, "max_tokens": SHORT}
+        asked: dict[str, Any] = {"prompt": TEXT, "temperature": 0, "max_tokens": SHORT}
         asked["model"] = openai.omit if name is None else name
         if not streamed:
             reply = client.completions.create(**asked)
@@ -96,25 +103,30 @@ def completion_of_openai(url: str, name: str | None, streamed: bool) -> Answer:
 
 
 def chat_of_ollama(url: str, name: str | None, streamed: bool) -> Answer:
-    client = ollama.Client(host=url)
-    asked: dict[str, Any] = {"messages": ASKED, "options": OPTIONS} | ({} if name is None else {"model": name})
-    try:
-        replies = list(client.chat(**asked, stream=True)) if streamed else [client.chat(**asked)]
-    finally:
-        client._client.close()  # it has no way of its own
-    (label,) = {reply.model for reply in replies}
-    return "".join(reply.message.content for reply in replies), label
+    replies = ollama_replies(url, "chat", name, streamed, messages=ASKED)
+    return "".join(reply["message"]["content"] for reply in replies), replies[-1]["model"]
 
 
 def generate_of_ollama(url: str, name: str | None, streamed: bool) -> Answer:
-    client = ollama.Client(host=url)
-    asked: dict[str, Any] = {"prompt": PROMPT, "options": OPTIONS} | ({} if name is None else {"model": name})
-    try:
-        replies = list(client.generate(**asked, stream=True)) if streamed else [client.generate(**asked)]
-    finally:
-        client._client.close()
-    (label,) = {reply.model for reply in replies}
-    return "".join(reply.response for reply in replies), label
+    replies = ollama_replies(url, "generate", name, streamed, prompt=PROMPT)
+    return "".join(reply["response"] for reply in replies), replies[-1]["model"]
+
+
+def ollama_replies(url: str, verb: str, name: str | None, streamed: bool, **asked: Any) -> list[Any]:
+    """The lines of the reply, which all name the same model; the client itself refuses to ask without a name."""
+    asked |= {"options": OPTIONS, "stream": streamed}
+    if name is None:
+        lines = httpx.post(f"{url}/api/{verb}", json=asked, timeout=60).raise_for_status().text.splitlines()
+        replies = [json.loads(line) for line in lines]
+    else:
+        client = ollama.Client(host=url)
+        try:
+            reply = getattr(client, verb)(model=name, **asked)
+            replies = list(reply) if streamed else [reply]
+        finally:
+            client._client.close()  # it has no way of its own
+    assert len({reply["model"] for reply in replies}) == 1
+    return replies
 
 
 CLIENTS = [tgi, chat_of_openai, completion_of_openai, chat_of_ollama, generate_of_ollama]
@@ -136,7 +148,7 @@ def test_the_model_s_own_name_reaches_the_base_model(url):
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 def test_llm_reaches_the_adapter_by_the_default_name(tmp_path, url, streamed):
-    names = ["default", "default:latest", "gpt-4o", "default@v1", "base"]
+    names = ["default", "default:latest", "base"]
     models = [{"model_id": f"m{i}", "model_name": name, "api_base": f"{url}/v1"} for i, name in enumerate(names)]
     (tmp_path / "extra-openai-models.yaml").write_text(json.dumps(models))
 
@@ -148,6 +160,9 @@ def test_llm_reaches_the_adapter_by_the_default_name(tmp_path, url, streamed):
     options = ["--key", "none", "-o", "temperature", "0", "-o", "max_tokens", str(SHORT)]
     options += [] if streamed else ["--no-stream"]
     texts = {name: llm("prompt", "-m", f"m{i}", *options, PROMPT) for i, name in enumerate(names)}
-    assert texts["default"] == texts["default:latest"] == texts["gpt-4o"] == texts["default@v1"] != texts["base"]
-    logged = [line["response_json"]["model"] for line in json.loads(llm("logs", "--json", "-n", "0"))]
-    assert sorted(logged) == ["base", *["default@v1"] * 4]
+    assert texts["default"] == texts["default:latest"] != texts["base"]
+    with closing(sqlite3.connect(tmp_path / "logs.db")) as logs:
+        logged = [
+            json.loads(row[0])["model"] for row in logs.execute("SELECT response_json FROM turns ORDER BY datetime_utc")
+        ]
+    assert logged == ["default@v1", "default@v1", "base"]

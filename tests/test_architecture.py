@@ -17,6 +17,13 @@ SERVICE_ONLY = {"service", "fastapi", "starlette", "uvicorn", "sqlalchemy", "ale
 EXECUTING_FORMATS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 ROWS = "service.db.tables"
+DATABASE_ONLY = ("sqlalchemy", "alembic")
+# Rooms from the ground up: a room may import only from those that stand before it.
+LIBRARY = ("errors", "records", "files", "example", "ops", "memory", "lars", "models", "planning", "store", "training",
+           "runtime")  # fmt: skip
+DAEMON = ("alarms", "settings", "process", "db", "worker", "serving", "cycle", "schedule", "housekeeping", "daemon",
+          "metrics", "api", "dashboard", "app", "reload", "server", "cli", "__main__")  # fmt: skip
+MAX_FILE, MAX_FUNCTION = 350, 50  # lines
 
 
 def sources(*folders: str) -> list[Path]:
@@ -74,6 +81,51 @@ INITS = [path for path in sources(*PACKAGES) if path.name == "__init__.py"]
 
 def test_the_library_knows_nothing_of_the_daemon() -> None:
     assert violations(sources("lars_agent"), SERVICE_ONLY) == []
+
+
+def room(module: str) -> str:
+    """The part of a package that the module belongs to: `service.api.jobs` to `api`."""
+    return module.split(".")[1]
+
+
+@pytest.mark.parametrize(("package", "order"), [("lars_agent", LIBRARY), ("service", DAEMON)])
+def test_no_room_imports_from_one_above_it(package: str, order: tuple[str, ...]) -> None:
+    paths = [path for path in sources(package) if module_name(path) not in (package, f"{package}.data")]
+    assert {room(module_name(path)) for path in paths} == set(order)
+    upwards = {
+        f"{module_name(path)}: {name}"
+        for path in paths
+        for name in imports(path)
+        if name.startswith(f"{package}.")
+        and room(name) in order
+        and order.index(room(name)) > order.index(room(module_name(path)))
+    }
+    assert sorted(upwards) == []
+
+
+def test_the_runtime_and_the_trainer_do_not_know_each_other() -> None:
+    found = [f"{module_name(path)}: {name}" for path in sources("lars_agent/runtime") for name in imports(path)]
+    assert [line for line in found if ": lars_agent.training" in line] == []
+
+
+def test_only_the_database_package_speaks_sql() -> None:
+    outside = [path for path in sources("service") if room(f"{module_name(path)}.") != "db"]
+    assert violations(outside, set(DATABASE_ONLY)) == []
+
+
+@pytest.mark.parametrize("folder", [*PACKAGES, "bench", "examples"])
+def test_files_and_functions_are_read_in_one_sitting(folder: str) -> None:
+    too_long = []
+    for path in sources(folder):
+        text = path.read_text(encoding="utf-8")
+        if (lines := text.count("\n")) > MAX_FILE:
+            too_long.append(f"{module_name(path)}: {lines} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and "migrations" not in path.parts:
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                if length > MAX_FUNCTION:
+                    too_long.append(f"{module_name(path)}.{node.name}: {length} lines")
+    assert too_long == []
 
 
 def test_the_packages_do_not_know_tests_benchmarks_or_examples() -> None:

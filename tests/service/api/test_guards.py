@@ -6,7 +6,8 @@ import pytest
 
 from lars_agent.errors import ConfigError
 from service.api.middleware import without_port
-from service.settings.load import Server, Settings
+from service.settings.load import Settings
+from service.settings.sections import Server
 from tests.service.api.conftest import client_of, fake_app, wait_until
 
 TOKEN = "correct horse"

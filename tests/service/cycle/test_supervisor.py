@@ -13,10 +13,10 @@ import pytest
 
 from lars_agent.errors import AdapterNotFound, ModelLoading, ModelNotFound, NothingToLearn, WorkerFailed
 from lars_agent.example import Message
+from lars_agent.training.gate import GatePolicy
 from lars_agent.training.job_directory import CANDIDATE
 from service.cycle.supervisor import MAX_TRIES, JobNotRunning, JobRunning
 from service.db import JobNotFound, NewFeedback
-from service.settings.load import Gate
 from service.worker.process import LOG_NAME, PID_NAME, kill_stray
 from tests.service.house import REPOSITORY, House, state_of, until
 
@@ -184,7 +184,7 @@ def test_worker_that_does_not_hear_is_killed_after_the_grace_time(house, go):
 
 
 def test_worker_that_gets_no_further_is_killed_and_goes_on_from_its_checkpoint(tmp_path):
-    house = House(tmp_path / "data", training={"hang_s": 0.5})
+    house = House(tmp_path / "data", training={"hang_s": 3.0})
     house.correct()
     supervisor = house.supervisor("--hang-at", "2")
     row = ended(house, supervisor, supervisor.adapt())
@@ -205,20 +205,20 @@ def test_worker_that_hangs_every_time_is_a_failed_job_that_says_so(tmp_path):
 
 
 def test_worker_that_is_held_does_not_count_as_hanging(tmp_path, go):
-    house = House(tmp_path / "data", training={"hang_s": 0.3})
+    house = House(tmp_path / "data", training={"hang_s": 2.0})
     house.correct()
     supervisor = house.supervisor("--wait", str(go))
     job = supervisor.adapt()
     pid = at_work(supervisor, job)
     supervisor.pause(job.id)
-    time.sleep(1.0)
+    time.sleep(2.5)
     assert state_of(pid) == "T"
     go.touch()
     supervisor.resume(job.id)
     row = ended(house, supervisor, job)
     assert row.status == "succeeded"
     assert row.pauses["user"]["count"] == 1
-    assert row.pauses["user"]["seconds"] > 0.9
+    assert row.pauses["user"]["seconds"] > 2.4
     house.close()
 
 
@@ -354,7 +354,7 @@ def test_night_runs_for_what_is_new_or_deleted_or_set_otherwise_and_says_so(tmp_
     for number in range(8, 11):
         house.db.feedback.add(tell(f"And house {number}?", f"It is {number}."))
     assert night().startswith("3 new examples since job")
-    supervisor.use(house.settings.model_copy(update={"gate": Gate(min_reply_gain=0.01)}))
+    supervisor.use(house.settings.model_copy(update={"gate": GatePolicy(min_reply_gain=0.01)}))
     assert night().startswith("other settings than those of job")
     assert supervisor.adapt(trigger="manual").reason == "somebody asked for it"
     house.close()

@@ -16,7 +16,7 @@ from service.schedule.cron import missed_run, next_run
 from service.schedule.idle_policy import Check, IdleDecision
 from service.schedule.scheduler import NightlyScheduler
 from service.schedule.window import ScheduleWindow
-from service.settings.load import Schedule
+from service.settings.sections import Schedule
 from tests.service.house import until
 
 BERLIN = "Europe/Berlin"

@@ -164,7 +164,7 @@ def _describe(error: ValidationError, layers: Sequence[Layer]) -> str:
     problem = error.errors(include_url=False, include_context=False)[0]
     path = [str(part) for part in problem["loc"]]
     key = ".".join(path)
-    if problem["type"] == "extra_forbidden":
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         words = f"unknown setting {key!r}"
     else:
         words = f"{key}: {problem['msg'].removeprefix('Value error, ')}"

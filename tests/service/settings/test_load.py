@@ -62,6 +62,8 @@ def test_aliases_are_a_table_that_the_environment_adds_to(machine, monkeypatch):
     [
         ("[server]\nprot = 1\n", r"unknown setting 'server\.prot' \(in .*user\.toml\)"),
         ("[sever]\nport = 1\n", r"unknown setting 'sever'"),
+        ("[lars]\nrnk = 1\n", r"unknown setting 'lars\.rnk' \(in .*user\.toml\)"),
+        ("[training]\nhang = 1\n", r"unknown setting 'training\.hang'"),
         ("port = 1\n", r"unknown setting 'port'"),
         ("[server]\nport = 'x'\n", r"server\.port: .* not 'x' \(in .*user\.toml\)"),
         ("[server]\nport = 70000\n", r"server\.port: .*65535, not 70000"),

@@ -167,8 +167,11 @@ def _safety(device: DeviceState, idle: Idle, needs_bytes: int, running: bool) ->
     """Check what could harm the device or the programs on it."""
     limit = idle.max_celsius if running else idle.max_celsius - COOL_BY
     yield _below("heat", device.celsius, limit, "the processor has {:.0f} °C", "the temperature is unknown")
-    told = "the processor is slowed down by heat or a weak supply" if device.throttled else "it runs at its own speed"
-    yield _known("throttling", device.throttled, told, "whether the processor is slowed down is unknown")
+    if device.throttled is None:
+        yield Check("throttling", "unknown", "whether the processor is slowed down is unknown")
+    else:
+        words = "the processor is slowed down by heat or a weak supply" if device.throttled else "it runs at full speed"
+        yield _check("throttling", not device.throttled, words)
     yield _at_least("memory", device.available_bytes, max(needs_bytes, LEAST_MEMORY_BYTES), "memory")
     limit = idle.max_memory_pressure if running else CALMER * idle.max_memory_pressure
     words = "programs wait for memory {:.0f}% of the time"
@@ -178,10 +181,6 @@ def _safety(device: DeviceState, idle: Idle, needs_bytes: int, running: bool) ->
 
 def _check(name: PauseReason, fine: bool, words: str) -> Check:
     return Check(name, "fine" if fine else "against", words)
-
-
-def _known(name: PauseReason, against: bool | None, words: str, unknown: str) -> Check:
-    return Check(name, "unknown", unknown) if against is None else _check(name, not against, words)
 
 
 def _below(name: PauseReason, value: float | None, limit: float, words: str, unknown: str) -> Check:

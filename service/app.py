@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC
 from typing import TypedDict, Unpack
 
 import structlog
+from apscheduler.schedulers.background import BackgroundScheduler
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
@@ -39,11 +41,11 @@ from service.metrics.state import DaemonCollector
 from service.process.crash_loop import STARTS_NAME, StartupFailures
 from service.process.data_lock import DataLock
 from service.process.version import package_version
-from service.schedule.device_reader import DeviceReader
+from service.schedule.cron import ScheduleWindow
+from service.schedule.device import DeviceReader
 from service.schedule.idle_monitor import IdleMonitor
 from service.schedule.idle_policy import DeviceState, Window
 from service.schedule.scheduler import NightlyScheduler
-from service.schedule.window import ScheduleWindow
 from service.serving.adapter_switch import AdapterSwitch
 from service.serving.engine_client import EngineClient
 from service.serving.model_host import FindModel, ModelHost, OpenEngine
@@ -135,25 +137,30 @@ def compose(settings: Settings, **parts: Unpack[Parts]) -> Daemon:
             on_busy=preemption.set_busy,
         )
         switch = AdapterSwitch(store, serving.engine, serving.require_model, base_only=starts.safe_mode)
-        lookout = DeviceReader(
+        device = DeviceReader(
             settings.data_dir,
             own=lambda: [pid for pid in (serving.endpoint_pid, worker.pid) if pid is not None],
             quiet_s=preemption.quiet_s,
             worker_threads=worker.running_threads,
         )
         window = ScheduleWindow(settings.schedule)
-        shift = IdleMonitor(settings, worker, sight=parts.get("look") or lookout, window=window.state)
-        housekeeper = Housekeeper(settings, db, store, switch)
+        shift = IdleMonitor(
+            settings, worker, read_state=parts.get("look") or device.read_device_state, window=window.state
+        )
+        periodic = BackgroundScheduler(timezone=UTC)
+        housekeeper = Housekeeper(settings, db, store, switch, periodic)
         supervisor = Supervisor(
             CycleContext(settings, db, store, serving.require_model, switch),
             worker,
             watching=shift.watching,
             on_end=housekeeper.forget_soon,  # feedback may have been deleted while the job worked with it
         )
-        scheduler = NightlyScheduler(window, supervisor, db.scheduled_runs, profiles.names, shift.judge)
+        scheduler = NightlyScheduler(
+            window, supervisor, db.scheduled_runs, profiles.names, shift.decide_start, periodic
+        )
     except BaseException as error:
         if isinstance(error, LarsError):
-            starts.refused()
+            starts.exclude()
         lock.release()
         raise
     return Daemon(
@@ -171,6 +178,7 @@ def compose(settings: Settings, **parts: Unpack[Parts]) -> Daemon:
         schedule=scheduler,
         shift=shift,
         starts=starts,
+        periodic=periodic,
         housekeeper=housekeeper,
     )
 

@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from apscheduler.schedulers.background import BackgroundScheduler
+
 from lars_agent.store.adapters import AdapterStore
 from service.alarms import Problem
 from service.cycle.supervisor import Supervisor
@@ -51,6 +53,7 @@ class Daemon:
     schedule: NightlyScheduler
     shift: IdleMonitor
     starts: StartupFailures
+    periodic: BackgroundScheduler
     housekeeper: Housekeeper
     notices: list[str] = field(default_factory=list)
     metrics: RequestMetrics = field(default_factory=RequestMetrics)
@@ -73,14 +76,15 @@ class Daemon:
         if self._healthy is not None:
             self._healthy.cancel()
         self.serving.halt()
-        self.schedule.close()
+        if self.periodic.running:
+            self.periodic.shutdown(wait=False)
         self.housekeeper.close()
         self.shift.close()
         self.supervisor.close(timeout_s=max(0.5, since + WORKER_S - time.monotonic()))
         self.serving.close()
         self.preemption.close()
         self.db.close()
-        self.starts.went_well()
+        self.starts.clear()
         self.lock.release()
 
     def use(self, settings: Settings) -> None:
@@ -121,7 +125,7 @@ class Daemon:
         return time.monotonic() - self._started
 
     def _begin_work(self) -> None:
-        self._healthy = threading.Timer(HEALTHY_S, self.starts.went_well)
+        self._healthy = threading.Timer(HEALTHY_S, self.starts.clear)
         self._healthy.daemon = True
         self._healthy.start()
         if self.starts.safe_mode:
@@ -130,3 +134,4 @@ class Daemon:
         self.shift.start()
         self.schedule.start()
         self.housekeeper.start()
+        self.periodic.start()

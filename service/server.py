@@ -22,9 +22,8 @@ from lars_agent.models.library import ModelLibrary
 from service.app import create_app
 from service.daemon import Daemon
 from service.process import log
-from service.process.sd_notify import SdNotify
+from service.process.sd_notify import SdNotify, Watchdog
 from service.process.shutdown import CUT_S, DRAIN_S
-from service.process.watchdog import Watchdog
 from service.reload import reload
 from service.settings.load import Settings
 from service.settings.sections import url_of
@@ -42,7 +41,7 @@ class Server(uvicorn.Server):
     ) -> None:
         super().__init__(config)
         self._daemon, self._tell, self._load = daemon, tell, load
-        self._systemd = SdNotify.met(os.environ)
+        self._systemd = SdNotify.from_environment(os.environ)
         self._pulse = Watchdog(self._systemd, daemon.status)
         self._in_terminal = _is_terminal()
         self._reloading = asyncio.Lock()
@@ -53,7 +52,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)  # type: ignore[arg-type]
         if self.started:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
-            self._systemd.tell("READY=1")
+            self._systemd.notify("READY=1")
             self._pulse.start()
             port = self.servers[0].sockets[0].getsockname()[1]
             self._tell(f"dashboard: {url_of(self.config.host, port)}/")
@@ -61,7 +60,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         """The worker is asked to end while requests are drained; then everything is closed."""
         self._pulse.stop()
-        self._systemd.tell("STOPPING=1", "STATUS=closing")
+        self._systemd.notify("STOPPING=1", "STATUS=closing")
         _begin_after(0.0, self._daemon.begin_closing)
         late = _begin_after(DRAIN_S, self._daemon.serving.cancel)
         await super().shutdown(sockets)  # type: ignore[arg-type]
@@ -77,9 +76,9 @@ class Server(uvicorn.Server):
 
     async def _reload(self) -> None:
         async with self._reloading:
-            self._systemd.tell_reloading()
+            self._systemd.notify_reloading()
             await run_in_threadpool(reload, self._daemon, self._load)
-            self._systemd.tell("READY=1")
+            self._systemd.notify("READY=1")
 
 
 def _begin_after(delay_s: float, action: Callable[[], None]) -> threading.Timer:

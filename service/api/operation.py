@@ -71,7 +71,7 @@ def info(daemon: DaemonDep) -> Info:
 def _night(daemon: Daemon) -> NightInfo:
     shift, worker = daemon.shift, daemon.worker
     shift.refresh()
-    checks = [CheckInfo(**asdict(check)) for check in shift.moment.checks]
+    checks = [CheckInfo(**asdict(check)) for check in shift.decision.checks]
     return NightInfo(adapting=worker.pid is not None and not worker.holders, words=shift.words, checks=checks)
 
 

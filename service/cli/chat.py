@@ -1,4 +1,4 @@
-"""`lars-agent chat`: a conversation that streams, and feedback on what was said."""
+"""`lars-agent chat`: a conversation with streamed replies, and feedback on them."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ class Chat:
     def give_feedback(self, line: str) -> None:
         """Send /good, /bad or /fix TEXT about the last reply."""
         if self._interaction is None:
-            self._out.print("there is no reply that feedback could be about; say something first")
+            self._out.print("there is no reply to rate yet; say something first")
             return
         if line.startswith("/fix") and not line.removeprefix("/fix").strip():
-            self._out.print("say what the reply should have been: /fix TEXT")
+            self._out.print("write the reply that you wanted: /fix TEXT")
             return
         body: dict[str, Any] = {"interaction_id": self._interaction}
         body |= {"rating": RATINGS[line]} if line in RATINGS else {"correction": line.removeprefix("/fix").strip()}
@@ -68,7 +68,7 @@ class Chat:
         self._replier = self._profile
 
     def _reply_or_begin(self) -> str:
-        """Return the reply's text; by the base model from now on where the profile does not exist yet."""
+        """Return the reply's text; switch to the base model if the profile does not exist yet."""
         try:
             return self._reply()
         except ApiError as error:

@@ -1,4 +1,4 @@
-"""How the command line speaks to the daemon."""
+"""HTTP client of the daemon."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TIMEOUT_S = 300.0
 
 
 class ApiError(Exception):
-    """The daemon refused with `status`, or does not answer (0); the message says why and what to do."""
+    """The daemon answered with the error `status`, or did not answer (0)."""
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
@@ -24,37 +24,41 @@ class ApiError(Exception):
 
 
 class Client:
-    """Calls to the daemon at `url`, by default where the settings say it listens. All raise ApiError."""
+    """Client of the daemon at `url`, by default of the one that the settings describe. All methods raise ApiError."""
 
     def __init__(self, url: str | None = None) -> None:
-        self.url = url or default_url()
-        token = os.environ.get("LARS_AGENT_TOKEN") or (None if url else _own_token())
+        token = os.environ.get("LARS_AGENT_TOKEN")
+        if url is None:
+            server = load_settings().server
+            url = url_of(server.host, server.port)
+            token = token or (server.token.get_secret_value() if server.token else None)
+        self.url = url
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._http = httpx.Client(base_url=self.url, timeout=TIMEOUT_S, headers=headers)
 
     def get(self, path: str, **query: str) -> Any:
-        """The JSON at `path`."""
+        """Return the JSON at `path`."""
         return self._send("GET", path, params=query).json()
 
     def post(self, path: str, body: dict[str, Any] | None = None, **query: str) -> Any:
-        """The JSON answer to `body`."""
+        """Send `body` and return the JSON reply."""
         return self._send("POST", path, json=body, params=query).json()
 
     def upload(self, path: str, content: bytes, **query: str) -> Any:
-        """The JSON answer to a body of JSON lines."""
+        """Send a body of JSON lines and return the JSON reply."""
         headers = {"Content-Type": "application/x-ndjson"}
         return self._send("POST", path, content=content, headers=headers, params=query).json()
 
     def delete(self, path: str) -> None:
-        """What is at `path` is gone."""
+        """Delete the resource at `path`."""
         self._send("DELETE", path)
 
     def lines(self, path: str, **query: str) -> list[str]:
-        """The lines at `path`."""
+        """Return the lines at `path`."""
         return self._send("GET", path, params=query).text.splitlines(keepends=True)
 
     def events(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The server-sent events that answer `body`."""
+        """Send `body` and yield the server-sent events."""
         try:
             with self._http.stream("POST", path, json=body) as response:
                 if response.is_error:
@@ -91,15 +95,3 @@ class Client:
 
     def _unreachable(self, error: Exception) -> ApiError:
         return ApiError(f"no daemon answers at {self.url} ({error}); start it with: lars-agent serve")
-
-
-def default_url() -> str:
-    """Where this machine's settings say that the daemon listens."""
-    server = load_settings().server
-    return url_of(server.host, server.port)
-
-
-def _own_token() -> str | None:
-    """The token of this machine's daemon, where the settings that we may read name it."""
-    token = load_settings().server.token
-    return None if token is None else token.get_secret_value()

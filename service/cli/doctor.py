@@ -1,74 +1,64 @@
-"""`lars-agent doctor`: what on this device would keep the daemon from working, and what to do about it."""
+"""`lars-agent doctor`: checks of this device, and what to do about a failed one."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
 
 import psutil
 import typer
-from rich.console import Console
 
 from lars_agent.errors import LarsError
 from lars_agent.memory.allocator import thrifty_environment
 from service.cli.client import ApiError, Client
+from service.cli.output import Json, print_json, print_text
 from service.settings.load import Settings, load_settings
 
-OUT = Console()
 MIN_FREE_BYTES = 1_000_000_000  # the default model, a night's checkpoints and some versions
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. `words` say what was found and, where it is wrong, what to do."""
+    """The result of a check; `words` say what was found and, if the check failed, what to do."""
 
     name: str
     good: bool
     words: str
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Look at settings, disk, memory, model and daemon; exit 1 if one of them is wrong."""
+def doctor(as_json: Json = False) -> None:
+    """Check settings, disk, memory, model and daemon; exit 1 if a check fails."""
     findings = list(examine())
     if as_json:
-        sys.stdout.write(json.dumps([asdict(finding) for finding in findings], indent=2) + "\n")
+        print_json([asdict(finding) for finding in findings])
     else:
         for found in findings:
-            mark = "ok   " if found.good else "WRONG"
-            OUT.print(f"{mark} {found.name:9}{found.words}", markup=False, highlight=False, soft_wrap=True)
+            print_text(f"{'ok   ' if found.good else 'WRONG'} {found.name:9}{found.words}")
     if not all(finding.good for finding in findings):
         raise typer.Exit(1)
 
 
 def examine() -> Iterator[Finding]:
-    """Every finding; only the first one where the settings cannot be read."""
+    """Yield the result of every check; only the first one if the settings cannot be read."""
     try:
         settings = load_settings()
     except LarsError as error:
         yield Finding("settings", False, str(error))
         return
     yield Finding("settings", True, f"data in {settings.data_dir}, port {settings.server.port}")
-    checks: tuple[tuple[str, Callable[[Settings], str]], ...] = (
-        ("disk", disk),
-        ("memory", memory),
-        ("model", model),
-        ("daemon", daemon),
-    )
-    for name, check in checks:
+    checks: tuple[Callable[[Settings], str], ...] = (disk, memory, model, daemon)
+    for check in checks:
         try:
-            yield Finding(name, True, check(settings))
+            yield Finding(check.__name__, True, check(settings))
         except (LarsError, ApiError, OSError) as error:
-            yield Finding(name, False, str(error))
+            yield Finding(check.__name__, False, str(error))
 
 
 def disk(settings: Settings) -> str:
-    """Room on the data folder's disk. Raises LarsError where it cannot be written to, or is too full."""
+    """Check the data folder's disk. Raises LarsError if it cannot be written to or is too full."""
     folder = _existing(settings.data_dir)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise LarsError(f"{folder} cannot be written to; change its owner, or set data_dir")
@@ -79,7 +69,7 @@ def disk(settings: Settings) -> str:
 
 
 def memory(settings: Settings) -> str:
-    """Whether the device has what training may use. Raises LarsError."""
+    """Check that the device has the memory that training may use. Raises LarsError."""
     budget, total = settings.memory.budget_bytes, psutil.virtual_memory().total
     if budget > total:
         raise LarsError(f"memory.budget_bytes is {budget:,}, but the device has {total:,}; lower it")
@@ -89,8 +79,8 @@ def memory(settings: Settings) -> str:
 
 
 def model(settings: Settings) -> str:
-    """The base model that will be served, its bytes compared. Raises LarsError where it is missing or has changed."""
-    from lars_agent.models.library import ModelLibrary  # torch comes with it
+    """Check the base model's hash. Raises LarsError if it is missing or has changed."""
+    from lars_agent.models.library import ModelLibrary  # imports torch
 
     library = ModelLibrary(settings.models_dir)
     chosen = library.current() if settings.model.name == "default" else None
@@ -99,7 +89,7 @@ def model(settings: Settings) -> str:
 
 
 def daemon(settings: Settings) -> str:
-    """Whether a daemon answers and its adapters are whole. Raises ApiError, LarsError."""
+    """Check that a daemon answers and its adapters are intact. Raises ApiError, LarsError."""
     client = Client()
     info = client.get("/info")
     for profile in info["serving"]:
@@ -111,5 +101,5 @@ def daemon(settings: Settings) -> str:
 
 
 def _existing(folder: Path) -> Path:
-    """`folder`, or what there is above it."""
+    """Return `folder`, or its nearest parent that exists."""
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())

@@ -1,11 +1,10 @@
-"""The command line: `lars-agent serve` is the daemon, most of the rest speaks to it over HTTP.
+"""The command line: `lars-agent serve` starts the daemon, most other commands are its HTTP clients.
 
-Exit codes: 0 done, 1 failed (one line on stderr says why), 2 wrong use.
+Exit codes: 0 success, 1 failure (with one line on stderr), 2 wrong usage.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -15,19 +14,19 @@ from typing import Annotated, Any
 import httpx
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from lars_agent.errors import LarsError
 from service.cli import doctor, model
 from service.cli.client import ApiError, Client
+from service.cli.output import OUT, Json, print_json, print_text, table
 from service.process.version import package_version
 from service.settings.load import Settings, load_settings
 
 app = typer.Typer(help="A local language model that learns from you.", no_args_is_help=True)
-schedule = typer.Typer(help="When it learns by itself, and what came of it.", no_args_is_help=True)
+schedule = typer.Typer(help="Show the scheduled runs.", no_args_is_help=True)
 app.add_typer(model.app, name="model")
 app.add_typer(schedule, name="schedule")
-OUT, ERR = Console(), Console(stderr=True)
+ERR = Console(stderr=True)
 POLL_S = 1.0
 UNFINISHED = {"queued", "running", "paused"}
 
@@ -38,9 +37,8 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Profile = Annotated[str, typer.Option(help="Whose.")]
-Url = Annotated[str | None, typer.Option(envvar="LARS_AGENT_URL", help="The daemon's address.")]
+Profile = Annotated[str, typer.Option(help="Profile.")]
+Url = Annotated[str | None, typer.Option(envvar="LARS_AGENT_URL", help="Address of the daemon.")]
 
 
 @app.callback()
@@ -49,17 +47,17 @@ def root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Handle the options that stand before a command."""
+    """Handle the options before the command."""
 
 
 @app.command()
 def serve(
-    config: Annotated[Path | None, typer.Option(help="Configuration file, in the user's file's place.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Configuration file to use instead of the user's.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="TCP port.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of database, models and adapters.")] = None,
 ) -> None:
-    """Start the daemon; the first time, fetch the base model."""
+    """Start the daemon; download the base model the first time."""
     server = {key: value for key, value in (("host", host), ("port", port)) if value is not None}
     overrides: dict[str, Any] = {"server": server} if server else {}
     if data_dir is not None:
@@ -69,17 +67,17 @@ def serve(
         return load_settings(config, overrides)
 
     settings = load()
-    from service.server import run  # torch comes with it
+    from service.server import run  # imports torch
 
     run(settings, OUT.print, load)
 
 
 @app.command()
 def status(url: Url = None, as_json: Json = False) -> None:
-    """What the daemon is doing, and what it has to learn from."""
+    """Show what the daemon is doing and the feedback it has."""
     info = Client(url).get("/info")
     if as_json:
-        return _print_json(info)
+        return print_json(info)
     feedback, schedule = info["feedback"], info["schedule"]
     lines = [
         f"model     {info['model']['name'] if info['model'] else info['loading_error'] or 'loading'}",
@@ -92,109 +90,107 @@ def status(url: Url = None, as_json: Json = False) -> None:
         *(f"problem   {words}" for words in info["problems"]),
         *(f"notice    {words}" for words in info["notices"]),
     ]
-    OUT.print("\n".join(lines), markup=False, soft_wrap=True)
-    return None
+    return print_text("\n".join(lines))
 
 
 def _unknown(night: dict[str, Any]) -> list[str]:
-    """One line of what this device cannot tell, if there is such a thing."""
+    """Return one line with the checks that this device cannot answer, if there are any."""
     names = [check["name"] for check in night["checks"] if check["state"] == "unknown"]
-    return [f"{', '.join(names)} (this device does not tell; taken as no hindrance)"] if names else []
+    return [f"{', '.join(names)} (not reported by this device; does not block adapting)"] if names else []
 
 
 @schedule.command()
 @app.command("nights", hidden=True, deprecated=True)  # its earlier name
 def history(
     profile: Profile = "default",
-    limit: Annotated[int, typer.Option(help="The latest so many.")] = 14,
+    limit: Annotated[int, typer.Option(help="Number of runs.")] = 14,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """List the latest scheduled runs: whether each ran, and why or why not."""
+    """List the latest scheduled runs with their outcome and reason."""
     runs = Client(url).get("/schedule/runs", profile=profile, limit=str(limit))["runs"]
     if as_json:
-        return _print_json(runs)
+        return print_json(runs)
     rows = [(run["scheduled"], run["outcome"], run["reason"], run["job_id"] or "") for run in runs]
-    OUT.print(_table(("scheduled", "outcome", "why", "job"), rows) if rows else "no scheduled run yet")
-    return None
+    return OUT.print(table(("scheduled", "outcome", "why", "job"), rows) if rows else "no scheduled run yet")
 
 
 @app.command()
 def adapt(
     profile: Profile = "default",
     wait: Annotated[
-        bool, typer.Option("--wait", help="Wait for the end; exit 1 unless a version was published.")
+        bool, typer.Option("--wait", help="Wait for the job; exit 1 unless it published a version.")
     ] = False,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Learn from the feedback now."""
+    """Train an adapter on the feedback now."""
     client = Client(url)
     job = client.post("/jobs", {"profile": profile, "trigger": "cli"})
     while wait and job["status"] in UNFINISHED:
         time.sleep(POLL_S)
         job = client.get(f"/jobs/{job['id']}")
     if as_json:
-        _print_json(job)
+        print_json(job)
     else:
-        words = f"job {job['id']}: {job['status']}" + (f"; {job['error']}" if job["error"] else "")
-        OUT.print(words, markup=False, highlight=False, soft_wrap=True)
+        print_text(f"job {job['id']}: {job['status']}" + (f"; {job['error']}" if job["error"] else ""))
     if wait and job["status"] != "succeeded":
         raise typer.Exit(1)
 
 
 @app.command()
 def plan(profile: Profile = "default", url: Url = None, as_json: Json = False) -> None:
-    """How the next adaptation would keep its memory budget; exit 1 if it cannot."""
+    """Show how the next adaptation would keep its memory budget; exit 1 if it cannot."""
     from service.cli.plan import show
 
     planned = Client(url).post("/jobs", {"profile": profile}, dry_run="true")
     if as_json:
-        _print_json(planned)
+        print_json(planned)
     else:
-        show(planned, OUT)
+        show(planned)
     if planned["chosen"] is None:
         raise typer.Exit(1)
 
 
 @app.command()
 def adapters(profile: Profile = "default", url: Url = None, as_json: Json = False) -> None:
-    """The versions of a profile, the one in use marked."""
+    """List the versions of a profile and mark the active one."""
     listed = Client(url).get("/adapters", profile=profile)
     if as_json:
-        return _print_json(listed)
+        return print_json(listed)
     rows = [
         ("*" if item["active"] else "", item["version"], item["parent"], item["created"], str(len(item["example_ids"])))
         for item in listed["adapters"]
     ]
-    OUT.print(_table(("", "version", "parent", "created", "examples"), rows))
-    return None
+    return OUT.print(table(("", "version", "parent", "created", "examples"), rows))
 
 
 @app.command()
 def activate(version: str, profile: Profile = "default", url: Url = None) -> None:
-    """Let VERSION (`v3`, or `base`) reply from now on."""
+    """Activate VERSION: `v3`, or `base`."""
     active = Client(url).post(f"/adapters/{version}/activate", profile=profile)["active"]
     OUT.print(f"{profile} now uses {active}")
 
 
 @app.command()
 def rollback(profile: Profile = "default", url: Url = None) -> None:
-    """Let the parent of the version in use reply from now on."""
+    """Activate the parent of the active version."""
     OUT.print(f"{profile} now uses {Client(url).post('/adapters/rollback', profile=profile)['active']}")
 
 
 @app.command()
 def feedback(
-    prompt: Annotated[str | None, typer.Option(help="What was said to the model.")] = None,
-    response: Annotated[str | None, typer.Option(help="What it replied.")] = None,
-    interaction: Annotated[str | None, typer.Option(help="Or the id of a reply it gave.")] = None,
-    correction: Annotated[str | None, typer.Option(help="What the reply should have been.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="The prompt.")] = None,
+    response: Annotated[str | None, typer.Option(help="The reply.")] = None,
+    interaction: Annotated[
+        str | None, typer.Option(help="The id of a recorded reply, instead of prompt and reply.")
+    ] = None,
+    correction: Annotated[str | None, typer.Option(help="The reply that was wanted.")] = None,
     rating: Annotated[str | None, typer.Option(help="`up` or `down`.")] = None,
-    profile: Annotated[str | None, typer.Option(help="Whose.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Profile.")] = None,
     url: Url = None,
 ) -> None:
-    """Say what a reply should have been, or whether it was good."""
+    """Store feedback on a reply: a correction or a rating."""
     given = {
         "prompt": prompt,
         "response": response,
@@ -217,23 +213,23 @@ def forget(feedback_id: str, url: Url = None) -> None:
 @app.command()
 def export(
     form: Annotated[str, typer.Option("--format", help="messages, prompt-completion, preference or kto.")] = "messages",
-    profile: Annotated[str | None, typer.Option(help="Whose; everybody's where none is given.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Profile; all profiles by default.")] = None,
     url: Url = None,
 ) -> None:
-    """Print the feedback as JSON lines in TRL's conventions."""
+    """Print the feedback as JSON lines in TRL's formats."""
     query = {"format": form} | ({} if profile is None else {"profile": profile})
     sys.stdout.writelines(Client(url).lines("/feedback/export", **query))
 
 
 @app.command("import")
 def import_(file: typer.FileBinaryRead, profile: Profile = "default", url: Url = None) -> None:
-    """Store the feedback in FILE (JSON lines in TRL's conventions), all of it or none."""
-    _print_json(Client(url).upload("/feedback/import", file.read(), profile=profile))
+    """Import the feedback in FILE (JSON lines in one of TRL's formats), all of it or none."""
+    print_json(Client(url).upload("/feedback/import", file.read(), profile=profile))
 
 
 @app.command()
 def chat(profile: Profile = "default", url: Url = None) -> None:
-    """Talk to the model; /good, /bad and /fix TEXT say what you think of the last reply, /quit ends."""
+    """Chat with the model; rate the last reply with /good, /bad or /fix TEXT, and end with /quit."""
     from service.cli.chat import converse
 
     converse(Client(url), profile, OUT)
@@ -252,20 +248,9 @@ def bench() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line; never shows a stack trace for what a user can cause."""
+    """Run the command line; an error that a user can cause is one line on stderr."""
     try:
         app(args=arguments, prog_name="lars-agent")
     except (LarsError, ApiError, OSError, httpx.InvalidURL) as error:
         ERR.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*row)
-    return table

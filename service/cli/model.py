@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from service.cli.output import OUT, Json, print_json, print_text, table
 from service.settings.load import load_settings
 
 if TYPE_CHECKING:
     from lars_agent.models.library import ModelLibrary
 from lars_agent.records import to_dict
 
-app = typer.Typer(help="The base models on this device.", no_args_is_help=True)
-OUT = Console()
+app = typer.Typer(help="Manage the base models on this device.", no_args_is_help=True)
 
 
 @app.command()
@@ -25,32 +21,38 @@ def pull(
     reference: Annotated[str, typer.Argument(help="default, org/name[@revision], a folder or a .gguf file")],
 ) -> None:
     """Install a base model."""
-    model = _library().pull(reference, lambda words: OUT.print(words, highlight=False))
-    OUT.print(f"{model.name} in {model.folder}", highlight=False)
+    model = _library().pull(reference, print_text)
+    print_text(f"{model.name} in {model.folder}")
 
 
 @app.command("list")
-def list_(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """The installed models, the one in use marked."""
+def list_(as_json: Json = False) -> None:
+    """List the installed models and mark the one in use."""
     library = _library()
     models, current = library.list(), library.current()
+    name_in_use = None if current is None else current.name
     if as_json:
-        sys.stdout.write(json.dumps([to_dict(model) for model in models], indent=2) + "\n")
-        return
-    table = Table("", "name", "reference", "MiB", "sha256")
-    for model in models:
-        mark = "*" if current is not None and model.name == current.name else ""
-        table.add_row(mark, model.name, model.reference, f"{model.bytes / 2**20:,.0f}", model.sha256[:12])
-    OUT.print(table)
+        return print_json([to_dict(model) for model in models])
+    rows = (
+        (
+            "*" if model.name == name_in_use else "",
+            model.name,
+            model.reference,
+            f"{model.bytes / 2**20:,.0f}",
+            model.sha256[:12],
+        )
+        for model in models
+    )
+    return OUT.print(table(("", "name", "reference", "MiB", "sha256"), rows))
 
 
 @app.command()
 def use(name: str) -> None:
     """Use an installed model from the daemon's next start on."""
-    OUT.print(f"the daemon's next start uses {_library().use(name).name}")
+    print_text(f"the daemon uses {_library().use(name).name} from its next start on")
 
 
 def _library() -> ModelLibrary:
-    from lars_agent.models.library import ModelLibrary  # torch comes with it
+    from lars_agent.models.library import ModelLibrary  # imports torch
 
     return ModelLibrary(load_settings().models_dir)

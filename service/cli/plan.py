@@ -1,14 +1,14 @@
-"""`lars-agent plan`: how the next adaptation would keep its memory budget, as a table and a bar."""
+"""`lars-agent plan`: the plan of the next adaptation as a table and a bar."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from service.cli.output import OUT, print_text, table
 
 BAR_WIDTH = 40
-WHOLE = {"prompt_chunk": 512, "loss_chunk": 32}  # tokens at once that nobody need be told of
+WHOLE = {"prompt_chunk": 512, "loss_chunk": 32}  # tokens at once: the defaults, which are not shown
 LEAST_GAIN = 0.03  # of memory, that a plan in the table saves against the one above it
 TERMS = {
     "program": "Python, torch, tokenizer",
@@ -23,25 +23,17 @@ TERMS = {
 }
 
 
-def show(plan: dict[str, Any], out: Console) -> None:
-    """The answer of `POST /jobs?dry_run=true`, for people."""
-    budget = plan["budget_bytes"]
+def show(plan: dict[str, Any]) -> None:
+    """Print the reply of `POST /jobs?dry_run=true`."""
     shown = plan["chosen"] or plan["ladder"][-1]
     if plan["error"]:
-        out.print(plan["error"], style="red", markup=False, highlight=False, soft_wrap=True)
-    out.print(_terms(shown))
-    out.print(_bar(shown["predicted_peak_bytes"], budget), markup=False, highlight=False, soft_wrap=True)
-    out.print(_ladder(plan["ladder"], shown))
-
-
-def _terms(planned: dict[str, Any]) -> Table:
-    table = Table("term", "what it is", "MiB")
-    table.columns[2].justify = "right"
-    for term, size in planned["estimate"].items():
-        table.add_row(term, TERMS.get(term, ""), f"{size / 2**20:,.0f}")
-    table.add_section()
-    table.add_row("peak", "predicted", f"{planned['predicted_peak_bytes'] / 2**20:,.0f}")
-    return table
+        print_text(plan["error"], style="red")
+    peak_bytes = shown["predicted_peak_bytes"]
+    terms = [(term, TERMS.get(term, ""), f"{size / 2**20:,.0f}") for term, size in shown["estimate"].items()]
+    terms.append(("peak", "predicted", f"{peak_bytes / 2**20:,.0f}"))
+    OUT.print(table(("term", "what it is", "MiB"), terms, right=[2]))
+    print_text(_bar(peak_bytes, plan["budget_bytes"]))
+    OUT.print(table(("", "needs", "peak", "a step", "", "how"), _ladder(plan["ladder"], shown), right=range(1, 5)))
 
 
 def _bar(peak: int, budget: int | None) -> str:
@@ -52,18 +44,15 @@ def _bar(peak: int, budget: int | None) -> str:
     return f"[{bar}] {peak / budget:.0%} of the {budget / 2**20:,.0f} MiB that the budget leaves for training"
 
 
-def _ladder(ladder: list[dict[str, Any]], shown: dict[str, Any]) -> Table:
-    """What smaller budgets would cost in time; plans that save next to nothing are left out."""
-    table = Table("", "needs", "peak", "a step", "", "how")
-    for column in table.columns[1:5]:
-        column.justify = "right"
+def _ladder(ladder: list[dict[str, Any]], shown: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Yield the plans for smaller budgets, without those that save next to nothing."""
     last: int | None = None
     for planned in ladder:
         chosen, peak = planned["plan"] == shown["plan"], planned["predicted_peak_bytes"]
         if last is not None and peak > (1 - LEAST_GAIN) * last and not chosen and planned is not ladder[-1]:
             continue
         last = peak
-        table.add_row(
+        yield (
             "*" if chosen else "",
             f"{planned['least_budget_bytes'] / 2**20:,.0f} MiB",
             f"{peak / 2**20:,.0f} MiB",
@@ -71,11 +60,10 @@ def _ladder(ladder: list[dict[str, Any]], shown: dict[str, Any]) -> Table:
             f"{planned['relative_time']:.2f} x",
             _words(planned["plan"]),
         )
-    return table
 
 
 def _words(plan: dict[str, Any]) -> str:
-    """The levers of a plan, for people."""
+    """Describe the settings of a plan."""
     kept = {"int8": "activations in 8 bits", "disk": "activations on disk"}
     words = [
         f"{plan['micro_batch']} at once",

@@ -1,4 +1,4 @@
-"""The daemon's memory: one SQLite file. Rows never leave this package; records do."""
+"""The daemon's database: one SQLite file. Rows never leave this package; records do."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ __all__ = [
 
 
 class Database:
-    """The database in the file `path`, made if it is missing and brought up to date.
+    """The database in the file `path`, which is created or migrated.
 
     Raises DatabaseTooNew (and leaves the file as it is), DatabaseUnusable, DatabaseBusy, DiskFull.
     """
@@ -77,5 +77,5 @@ class Database:
         self.scheduled_runs = ScheduledRuns(self.engine)
 
     def close(self) -> None:
-        """Every connection is closed."""
+        """Close every connection."""
         self.engine.dispose()

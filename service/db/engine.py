@@ -23,14 +23,14 @@ PRAGMAS = {
     "journal_mode": "WAL",  # readers do not wait for the writer
     "synchronous": "FULL",  # a commit returns when it is on the disk, also in WAL mode
     "foreign_keys": "ON",
-    "secure_delete": "ON",  # what is deleted is overwritten: forgetting is forgetting
+    "secure_delete": "ON",  # deleted text is overwritten
 }
 CORRUPT = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 PRIMARY_CODE = 0xFF  # an extended result code keeps the primary one in its low byte
 
 
 def create(path: Path) -> Engine:
-    """An engine on the file `path`, which exists afterwards and which nobody but its owner may read."""
+    """Create an engine on the file `path`, and the file if it is missing, readable by its owner only."""
     make_folder(path.parent)
     with failures_named(path):
         _create_private(path)
@@ -43,16 +43,16 @@ def create(path: Path) -> Engine:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A connection in a read transaction: one moment of the database, whatever is written meanwhile."""
+    """Open a read transaction, which does not see what is written meanwhile."""
     with failures_named(Path(engine.url.database or "")), engine.begin() as connection:
         yield connection
 
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
-    """A connection that holds the write lock from the start; what the block did is on the disk afterwards, or undone.
+    """Open a transaction that holds the write lock from the start; it is on the disk afterwards, or undone.
 
-    Raises DatabaseBusy when another process keeps the lock, DiskFull when there is no room.
+    Raises DatabaseBusy if another process keeps the lock, DiskFull.
     """
     immediate = engine.execution_options(begin="IMMEDIATE")
     with failures_named(Path(engine.url.database or "")), immediate.begin() as connection:
@@ -60,14 +60,14 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 
 def stored_bytes(*columns: ColumnElement[Any]) -> ColumnElement[int]:
-    """The bytes that the columns' texts take in a row."""
+    """Return the size of the columns' texts in a row."""
     sizes = [func.coalesce(func.length(cast(column, LargeBinary)), 0, type_=Integer) for column in columns]
     return sum(sizes[1:], start=sizes[0])
 
 
 @contextmanager
 def failures_named(path: Path) -> Iterator[None]:
-    """Turns what SQLite says about the file inside the block into an error that says what to do."""
+    """Convert SQLite's errors about the file into errors that say what to do."""
     try:
         yield
     except (SqlDatabaseError, sqlite3.DatabaseError) as error:
@@ -78,7 +78,7 @@ def failures_named(path: Path) -> Iterator[None]:
 
 
 def _named(path: Path, cause: BaseException | None) -> LarsError | None:
-    """What `cause` means for whoever runs the daemon; None where it is a bug of ours."""
+    """Return the error for `cause`, or None where it is a bug of ours."""
     code = (getattr(cause, "sqlite_errorcode", None) or 0) & PRIMARY_CODE
     if code == sqlite3.SQLITE_FULL:
         return DiskFull(f"no room on the disk for the database {path}; free some space and try again")
@@ -94,12 +94,12 @@ def _named(path: Path, cause: BaseException | None) -> LarsError | None:
 
 
 def _create_private(path: Path) -> None:
-    """`path` exists; a file made here is the owner's alone (SQLite gives the files beside it the same mode)."""
+    """Create the file for its owner only; SQLite gives the files beside it the same mode."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 
 
 def _set_pragmas(connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:
-    """Every connection of the pool is set alike, and leaves BEGIN to us."""
+    """Configure a new connection; `_begin` begins its transactions."""
     connection.isolation_level = None
     for name, value in PRAGMAS.items():
         connection.execute(f"PRAGMA {name} = {value}")

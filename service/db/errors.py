@@ -1,28 +1,35 @@
-"""What can go wrong with the database, beyond a bug of ours."""
+"""Errors of the database."""
 
 from __future__ import annotations
+
+from typing import Self
 
 from lars_agent.errors import LarsError
 
 
 class DatabaseError(LarsError):
-    """The database cannot do what was asked."""
+    """Base of the database's errors."""
 
 
 class DatabaseTooNew(DatabaseError):
-    """The file was written by a newer lars-agent; it has been left as it is."""
+    """The file was written by a newer lars-agent; it was not changed."""
 
 
 class DatabaseUnusable(DatabaseError):
-    """The file cannot be opened, is no database, or is damaged."""
+    """The file cannot be opened, is not a database, or is damaged."""
 
 
 class DatabaseBusy(DatabaseError):
-    """Another process has held the database for too long; ask again in a moment."""
+    """Another process has locked the database for too long; try again."""
 
 
 class RecordNotFound(DatabaseError):
-    """There is no row with this id."""
+    """There is no record with this id."""
+
+    @classmethod
+    def of(cls, record_id: str) -> Self:
+        """Return the error for this id."""
+        return cls(f"there is no {cls.__name__.removesuffix('NotFound').lower()} {record_id!r}")
 
 
 class InteractionNotFound(RecordNotFound):
@@ -38,4 +45,4 @@ class JobNotFound(RecordNotFound):
 
 
 class IdempotencyConflict(DatabaseError):
-    """The key has been used before, with another body."""
+    """The key was used before, with another body."""

@@ -1,4 +1,4 @@
-"""Brings the database file up to date, in one transaction, or leaves it as it was."""
+"""Migration of the database file, in one transaction."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SCRIPTS = Path(__file__).with_name("migrations")
 
 
 def migrate(path: Path, scripts: Path = SCRIPTS) -> None:
-    """The file `path` exists and has the tables of the newest migration in `scripts`.
+    """Create or migrate the file `path` to the newest migration in `scripts`.
 
-    Raises DatabaseTooNew, DatabaseUnusable, DatabaseBusy, DiskFull, or what a migration raised; the file is then as it
-    was before.
+    Raises DatabaseTooNew, DatabaseUnusable, DatabaseBusy, DiskFull, or the error of a migration; the file is then
+    unchanged.
     """
     config = Config(attributes={})
     config.set_main_option("script_location", str(scripts).replace("%", "%%"))
@@ -36,7 +36,7 @@ def migrate(path: Path, scripts: Path = SCRIPTS) -> None:
 
 
 def revision(path: Path) -> str | None:
-    """The migration the file stands at; None for an empty file. Reads only. Raises DatabaseUnusable."""
+    """Return the file's migration, or None for an empty file, without writing. Raises DatabaseUnusable."""
     if not path.exists() or path.stat().st_size == 0:
         return None
     _require_header(path)
@@ -54,18 +54,18 @@ def revision(path: Path) -> str | None:
 
 
 def _require_header(path: Path) -> None:
-    """Raises for what is no SQLite file; SQLite itself takes a very short file for an empty database."""
+    """Raise for a file of another format; SQLite itself takes a very short file for an empty database."""
     with path.open("rb") as file:
         if file.read(len(HEADER)) != HEADER:
             raise DatabaseUnusable(f"the file {path} is no SQLite database; restore a backup or move it away")
 
 
 def _refuse_strangers(path: Path, config: Config) -> None:
-    """Raises for a file that these migrations do not know, before anything opens it for writing."""
-    met = revision(path)
+    """Raise for a file that these migrations do not know, before anything opens it for writing."""
+    found = revision(path)
     known = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
-    if met is not None and met not in known:
+    if found is not None and found not in known:
         raise DatabaseTooNew(
-            f"the database {path} has schema {met}, this lars-agent knows up to {known[0]}; "
+            f"the database {path} has schema {found}, this lars-agent knows up to {known[0]}; "
             "install the newer lars-agent again, or restore the backup made before the upgrade"
         )

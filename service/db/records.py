@@ -1,4 +1,4 @@
-"""What leaves the database: frozen records, never rows."""
+"""Frozen records: the form in which rows leave the database."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 from lars_agent.example import Message
 
 JobStatus = Literal["queued", "running", "paused", "succeeded", "rejected", "failed", "cancelled"]
 JobTrigger = Literal["manual", "schedule", "cli"]
+JobChanges = dict[str, Any]  # fields of a JobRecord and their new values
 RunOutcome = Literal["waiting", "missed", "skipped", "ran"]
 UNFINISHED: tuple[JobStatus, ...] = ("queued", "running", "paused")
 LEARNED_WEIGHT = 1.0  # of a correction
@@ -19,18 +20,18 @@ APPROVED_WEIGHT = 0.5  # of a reply that was liked as it is
 
 
 def new_id(prefix: str, now: datetime) -> str:
-    """An id nobody can guess, which sorts by time: `prefix`, milliseconds, 48 random bits."""
+    """Return an id that cannot be guessed and sorts by time: `prefix`, milliseconds, 48 random bits."""
     return f"{prefix}-{int(now.timestamp() * 1000):011x}{secrets.token_hex(6)}"
 
 
 def now_utc() -> datetime:
-    """This moment."""
+    """Return the current time."""
     return datetime.now(UTC)
 
 
 @dataclass(frozen=True)
 class InteractionRecord:
-    """One prompt and the reply it got. `adapter_version` None is the base model."""
+    """One prompt and its reply. `adapter_version` None is the base model."""
 
     id: str
     created: datetime
@@ -47,7 +48,7 @@ class InteractionRecord:
 
 @dataclass(frozen=True)
 class InteractionHour:
-    """The interactions of one hour, UTC, together: which hour, when the last of them came, and what they take."""
+    """The interactions of one hour (UTC): its name, the time of the last one, and their size."""
 
     name: str
     latest: datetime
@@ -56,10 +57,10 @@ class InteractionHour:
 
 @dataclass(frozen=True)
 class NewFeedback:
-    """What somebody says about a reply.
+    """Feedback to store.
 
-    Either `interaction_id` (prompt, reply and profile are then taken from it) or `messages` and `response`. `rating`
-    lies in [-1, 1]; `correction` is what the reply should have been; `profile` None is the interaction's, or `default`.
+    Either `interaction_id` (prompt, reply and profile are taken from it) or `messages` and `response`. `rating` lies in
+    [-1, 1]; `correction` is the reply that was wanted; `profile` None is the interaction's, or `default`.
     """
 
     interaction_id: str | None = None
@@ -91,10 +92,10 @@ class FeedbackRecord:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """One personalization cycle: asked for, running or over.
+    """One personalization cycle.
 
-    `error` says in words why it failed, was rejected or had nothing to learn; `version` is the adapter it published;
-    `reason` says why it ran; `pauses` says who held its worker back: `{"heat": {"count": 2, "seconds": 61.5}}`.
+    `error` says why it failed, was rejected or had nothing to learn; `version` is the adapter it published; `reason`
+    says why it ran; `pauses` counts the pauses of its worker by reason: `{"heat": {"count": 2, "seconds": 61.5}}`.
     """
 
     id: str
@@ -120,8 +121,8 @@ class JobRecord:
 class ScheduledRun:
     """The outcome of one scheduled moment of a profile, and the reason for it.
 
-    `waiting`: not yet a good moment. `missed`: its window has passed, and it is made up once there is a good moment, if
-    it is to be made up at all. `skipped`: there was nothing to learn. `ran`: as job `job_id`.
+    `waiting`: the device is not idle yet. `missed`: its window has passed; it is made up once the device is idle, if
+    the settings say so. `skipped`: there was nothing to learn. `ran`: as job `job_id`.
     """
 
     profile: str
@@ -134,7 +135,7 @@ class ScheduledRun:
 
 @dataclass(frozen=True)
 class JobSummary:
-    """A job in few words: `at` is when it ended, or was asked for if it has not; `bytes` is what its record takes."""
+    """The summary of a job: `at` is the time of its end, or of its creation; `bytes` is the size of its record."""
 
     id: str
     profile: str
@@ -145,23 +146,5 @@ class JobSummary:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended, however."""
+        """True if the job has ended."""
         return self.status not in UNFINISHED
-
-
-class JobChanges(TypedDict, total=False):
-    """The fields of a job that `Jobs.update` may set."""
-
-    status: JobStatus
-    started: datetime | None
-    finished: datetime | None
-    attempts: int
-    error: str | None
-    spec: Mapping[str, Any] | None
-    result: Mapping[str, Any] | None
-    verdict: Mapping[str, Any] | None
-    version: int | None
-    budget_bytes: int | None
-    peak_bytes: int | None
-    reason: str | None
-    pauses: Mapping[str, Mapping[str, Any]] | None

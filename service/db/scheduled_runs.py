@@ -21,12 +21,12 @@ class ScheduledRuns:
         self._engine = engine
 
     def last_run(self, profile: str) -> datetime | None:
-        """The moment noted last for `profile` (UTC), None if none ever was."""
+        """Return the time that was noted last for `profile`, None if there is none."""
         with reading(self._engine) as connection:
             return connection.execute(select(runs.c.last_run).where(runs.c.profile == profile)).scalar_one_or_none()
 
     def note_run(self, profile: str, when: datetime) -> None:
-        """`when` is `profile`'s last run."""
+        """Store the time of `profile`'s last run."""
         note = insert(runs).values(profile=profile, last_run=when)
         with writing(self._engine) as connection:
             connection.execute(note.on_conflict_do_update(index_elements=["profile"], set_={"last_run": when}))

@@ -1,4 +1,4 @@
-"""The tables as they are now. How they came to be is told by `migrations/`; a test compares the two."""
+"""The current tables; a test compares them with the result of `migrations/`."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ class UtcTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> str | None:
-        """Text for the database; a naive datetime is a bug of ours."""
+        """Convert to text for the database; a naive datetime is a bug of ours."""
         if value is None:
             return None
-        assert value.tzinfo is not None, "a moment without a timezone"
+        assert value.tzinfo is not None, "a datetime without a timezone"
         moment = value.astimezone(UTC)
         return f"{moment.year:04d}{moment.strftime(TIME_FORMAT.removeprefix('%Y'))}"
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        """The aware datetime that was stored."""
+        """Convert the stored text to an aware datetime."""
         return None if value is None else datetime.strptime(value, TIME_FORMAT).replace(tzinfo=UTC)
 
 

@@ -1,1 +1,1 @@
-"""What the daemon gathers keeps to limits of age and of size."""
+"""Removal of what the retention settings no longer keep."""

@@ -1,4 +1,4 @@
-"""Adapter versions that nothing goes back to any more, and that nobody has put in use for long."""
+"""Old adapter versions that no version in use descends from."""
 
 from __future__ import annotations
 
@@ -8,70 +8,70 @@ from datetime import UTC, datetime, timedelta
 from lars_agent.errors import AdapterError
 from lars_agent.store.manifest import AdapterManifest
 from service.db import JobRecord
-from service.housekeeping.disk_room import taken_bytes
-from service.housekeeping.retention import Item, Limits, expired
-from service.housekeeping.sweep import Round, log
+from service.housekeeping.retention import Item, Limits
+from service.housekeeping.sweep import Sweep, log, taken_bytes
 
 YOUNG = timedelta(days=7)  # somebody may want to go back to it
 
-Version = tuple[str, int]  # whose, and which
+Version = tuple[str, int]  # profile, and its version
 
 
-def tidy_adapters(work: Round) -> None:
-    """The versions of all profiles keep to their limits, as far as they may: see `_items`."""
-    keep = work.settings.retention
-    with work.going_on("adapters"):
-        working = work.db.jobs.unfinished()
-        items: list[Item[Version]] = []
-        for profile in work.store.profiles():
-            with work.going_on("adapters", profile=profile):
-                items += _items(work, profile, [job for job in working if job.profile == profile])
-        sizes = {item.id: item.bytes for item in items}
-        for profile, version in expired(items, Limits(keep.adapter_days, keep.adapter_bytes), work.now):
-            with work.going_on("adapters", profile=profile, version=version), work.switch.held():
-                work.store.remove(profile, version)
-                work.report.adapters += 1
-                work.report.freed_bytes += sizes[profile, version]
+def tidy_adapters(sweep: Sweep) -> None:
+    """Remove the versions of all profiles that are past the limits, unless they are protected: see `_versions`."""
+    keep = sweep.settings.retention
+
+    def remove(version: Version) -> None:
+        with sweep.switch.held():
+            sweep.store.remove(*version)
+
+    sweep.remove_expired("adapters", _all_versions(sweep), Limits(keep.adapter_days, keep.adapter_bytes), remove)
 
 
-def _items(work: Round, profile: str, working: Sequence[JobRecord]) -> list[Item[Version]]:
-    """The profile's versions, the latest first.
+def _all_versions(sweep: Sweep) -> Iterator[Item[Version]]:
+    unfinished = sweep.db.jobs.unfinished()
+    for profile in sweep.store.profiles():
+        with sweep.step("adapters", profile=profile):
+            yield from _versions(sweep, profile, [job for job in unfinished if job.profile == profile])
 
-    Protected are the one in use, young ones, those that a job works with, and the ancestors of them all; everything,
-    where the line of the one in use cannot be read. One that others were trained from is as young as the youngest of
-    them and stands after them: no version is left without the parent that one would roll it back to.
+
+def _versions(sweep: Sweep, profile: str, unfinished: Sequence[JobRecord]) -> list[Item[Version]]:
+    """Return the profile's versions, latest first.
+
+    Protected are the active version, young ones, those that unfinished jobs use, and the ancestors of all of these; all
+    versions if the active one's ancestors cannot be read. A parent is as young as its youngest descendant and is
+    returned after it, so that no version loses the parent that a rollback would activate.
     """
-    manifests = work.store.versions(profile)
+    manifests = sweep.store.versions(profile)
     try:
-        protected = {*work.store.lineage(profile), *_worked_with(working, manifests)}
+        protected = {*sweep.store.lineage(profile), *_used(unfinished, manifests)}
     except AdapterError as error:
         log.warning("adapters_kept", profile=profile, words=str(error))
         protected = {manifest.version for manifest in manifests}
-    created = {manifest.version: _created(manifest, work.now) for manifest in manifests}
+    created = {manifest.version: _created(manifest, sweep.now) for manifest in manifests}
     items = []
     for manifest in reversed(manifests):
         version, parent = manifest.version, manifest.parent
-        if work.now - created[version] < YOUNG:
+        if sweep.now - created[version] < YOUNG:
             protected.add(version)
         if parent in created:
             created[parent] = max(created[parent], created[version])
             if version in protected:
                 protected.add(parent)
-        size_bytes = taken_bytes(work.store.folder(profile, version))
+        size_bytes = taken_bytes(sweep.store.folder(profile, version))
         items.append(Item((profile, version), created[version], size_bytes, version in protected))
     return items
 
 
-def _worked_with(working: Sequence[JobRecord], manifests: Sequence[AdapterManifest]) -> Iterator[int]:
-    """Versions that jobs which have not ended were begun from, or have made."""
-    for job in working:
+def _used(unfinished: Sequence[JobRecord], manifests: Sequence[AdapterManifest]) -> Iterator[int]:
+    """Yield the versions that unfinished jobs started from or have published."""
+    for job in unfinished:
         named = (job.version, *((job.spec or {}).get(key) for key in ("active_version", "parent_version")))
         yield from (version for version in named if version is not None)
         yield from (manifest.version for manifest in manifests if manifest.job_id == job.id)
 
 
 def _created(manifest: AdapterManifest, now: datetime) -> datetime:
-    """When the version was published; now, where nobody can tell."""
+    """Return when the version was published; `now` if the manifest does not say."""
     try:
         created = datetime.fromisoformat(manifest.created)
     except ValueError:

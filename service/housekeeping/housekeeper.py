@@ -1,14 +1,14 @@
-"""Keeps what the daemon gathers within its limits: a round soon after the start, and one a day."""
+"""Applies the retention limits: a sweep soon after the start, and one a day."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import structlog
+from apscheduler.schedulers.background import BackgroundScheduler
 
 from lars_agent.store.adapters import AdapterStore
 from service.db import Database
@@ -16,19 +16,19 @@ from service.db.records import now_utc
 from service.housekeeping.adapters import tidy_adapters
 from service.housekeeping.jobs import forget, tidy_jobs
 from service.housekeeping.retention import Item, Limits, expired
-from service.housekeeping.sweep import Closing, Report, Round
+from service.housekeeping.sweep import Closing, Report, Sweep
 from service.serving.adapter_switch import AdapterSwitch
 from service.settings.load import Settings
 
 log = structlog.get_logger(__name__)
 
-FIRST_S, EVERY_S = 60.0, 24 * 3600.0
-CLOSE_S = 2.0  # what is being removed then goes on until the process ends, and may break off anywhere
+FIRST_S = 60.0
+CLOSE_S = 2.0  # a removal that takes longer may break off anywhere
 BATCH_HOURS = 500
 
 
 class Housekeeper:
-    """Removes what `settings.retention` no longer keeps, in a thread of its own, one round at a time."""
+    """Removes what `settings.retention` no longer keeps, one sweep at a time, as jobs of `periodic`."""
 
     def __init__(
         self,
@@ -36,87 +36,75 @@ class Housekeeper:
         db: Database,
         store: AdapterStore,
         switch: AdapterSwitch,
+        periodic: BackgroundScheduler,
         now: Callable[[], datetime] = now_utc,
     ) -> None:
-        self._settings, self._db, self._store = settings, db, store
-        self._switch, self._now = switch, now
-        self._working = threading.Lock()
-        self._closing, self._woken = threading.Event(), threading.Event()
-        self._thread: threading.Thread | None = None
+        self._settings, self._db, self._store, self._switch = settings, db, store, switch
+        self._periodic, self._now = periodic, now
+        self._sweeping = threading.Lock()
+        self._closing, self._forget_due = threading.Event(), threading.Event()
 
     def use(self, settings: Settings) -> None:
-        """The next round is by `settings`."""
+        """Apply `settings` from the next sweep on."""
         self._settings = settings
 
     def start(self, first_s: float = FIRST_S) -> None:
-        """Rounds come from now on, the first after `first_s`."""
-        self._thread = threading.Thread(target=self._run, args=(first_s,), name="housekeeping", daemon=True)
-        self._thread.start()
+        """Schedule `tidy` in `first_s` and once a day."""
+        first = datetime.now(UTC) + timedelta(seconds=first_s)
+        self._periodic.add_job(self.tidy, "interval", days=1, next_run_time=first, misfire_grace_time=None)
 
     def close(self) -> None:
-        """No round comes any more; one that has begun ends before its next removal."""
+        """Stop; a sweep that runs ends before its next removal."""
         self._closing.set()
-        self._woken.set()
-        if self._thread is not None:
-            self._thread.join(CLOSE_S)
+        if self._sweeping.acquire(timeout=CLOSE_S):
+            self._sweeping.release()
 
     def tidy(self) -> Report:
-        """Everything keeps to its limits, or the log says what does not; what was done."""
-        return self._round(
-            tidy_jobs, tidy_adapters, _tidy_interactions, _tidy_scheduled_runs
-        )  # a full disk: what writes comes last
+        """Apply every limit and return what was removed; the log has what failed."""
+        # a full disk: the steps that write come last
+        return self._sweep(tidy_jobs, tidy_adapters, _tidy_interactions, _tidy_scheduled_runs)
 
     def forget(self) -> Report:
-        """What was learned from feedback that is deleted is in no directory of a job that has ended."""
-        return self._round(forget)
+        """Remove the examples of deleted feedback from the directories of ended jobs."""
+        return self._sweep(forget)
 
     def forget_soon(self) -> None:
-        """`forget` is done in a moment, by the thread; before it is started, once it is."""
-        self._woken.set()
+        """Schedule `forget` for now, or for the start of `periodic`; until it begins, further calls change nothing."""
+        if not self._forget_due.is_set():
+            self._forget_due.set()
+            self._periodic.add_job(self.forget, misfire_grace_time=None)
 
-    def _round(self, *steps: Callable[[Round], None]) -> Report:
-        with self._working:
-            work = Round(self._settings, self._db, self._store, self._switch, self._now(), self._closing)
+    def _sweep(self, *steps: Callable[[Sweep], None]) -> Report:
+        with self._sweeping:
+            self._forget_due.clear()
+            sweep = Sweep(self._settings, self._db, self._store, self._switch, self._now(), self._closing)
             try:
                 for step in steps:
-                    step(work)
+                    step(sweep)
             except Closing:
                 pass
-        log.info("housekeeping", **asdict(work.report))
-        return work.report
-
-    def _run(self, first_s: float) -> None:
-        due = time.monotonic() + first_s
-        while True:
-            self._woken.wait(max(0.0, due - time.monotonic()))
-            self._woken.clear()
-            if self._closing.is_set():
-                return
-            if time.monotonic() < due:
-                self.forget()
-            else:
-                due = time.monotonic() + EVERY_S
-                self.tidy()
+        log.info("housekeeping", **asdict(sweep.report))
+        return sweep.report
 
 
-def _tidy_interactions(work: Round) -> None:
-    """Prompts and replies keep to their limits; feedback on them has its own copy."""
-    keep = work.settings.retention
-    with work.going_on("interactions"):
-        items = [Item(hour.name, hour.latest, hour.bytes) for hour in work.db.interactions.hours()]
+def _tidy_interactions(sweep: Sweep) -> None:
+    """Remove old interactions; feedback on them has its own copy."""
+    keep = sweep.settings.retention
+    with sweep.step("interactions"):
+        items = [Item(hour.name, hour.latest, hour.bytes) for hour in sweep.db.interactions.hours()]
         sizes = {item.id: item.bytes for item in items}
-        gone = expired(items, Limits(keep.interaction_days, keep.interaction_bytes), work.now)
+        gone = expired(items, Limits(keep.interaction_days, keep.interaction_bytes), sweep.now)
         for start in range(0, len(gone), BATCH_HOURS):
             batch = gone[start : start + BATCH_HOURS]
-            while deleted := work.db.interactions.delete_hours(batch):
-                work.report.interactions += deleted
-                if work.closing.is_set():
+            while deleted := sweep.db.interactions.delete_hours(batch):
+                sweep.report.interactions += deleted
+                if sweep.closing.is_set():
                     raise Closing
-            work.report.freed_bytes += sum(sizes[name] for name in batch)
+            sweep.report.freed_bytes += sum(sizes[name] for name in batch)
 
 
-def _tidy_scheduled_runs(work: Round) -> None:
-    """Delete the records of scheduled runs that are as old as job records may become."""
-    if days := work.settings.retention.job_days:
-        with work.going_on("scheduled_runs"):
-            work.report.scheduled_runs += work.db.scheduled_runs.delete_before(work.now - timedelta(days=days))
+def _tidy_scheduled_runs(sweep: Sweep) -> None:
+    """Remove the records of scheduled runs that are older than job records may be."""
+    if days := sweep.settings.retention.job_days:
+        with sweep.step("scheduled_runs"):
+            sweep.report.scheduled_runs += sweep.db.scheduled_runs.delete_before(sweep.now - timedelta(days=days))

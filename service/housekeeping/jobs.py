@@ -1,112 +1,120 @@
-"""What jobs that have ended leave: records, directories, checkpoints; and directories that belong to no job."""
+"""Records, directories and checkpoints of jobs that have ended, directories of no job, and deleted feedback in them."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from lars_agent.errors import AdapterError
+from lars_agent.files import write_atomically
+from lars_agent.training.job_directory import HELDOUT_FILE, TRAIN_FILE
 from service.db import JobSummary
-from service.housekeeping.disk_room import discard, taken_bytes
-from service.housekeeping.forgetting import forget_examples
-from service.housekeeping.retention import Item, Limits, expired
-from service.housekeeping.sweep import Round
+from service.housekeeping.retention import Item, Limits
+from service.housekeeping.sweep import Sweep, discard, taken_bytes
 
 ORPHAN_DAYS = 1.0
 JUDGED = ("succeeded", "rejected")
 CHECKPOINT, BEST_FILE, TEMP = "checkpoint-", "best.safetensors", ".tmp"  # as training names them
 
-Folders = Mapping[str, Path]  # by the job's id
 
+def tidy_jobs(sweep: Sweep) -> None:
+    """Remove what ended jobs have left past its limits, and deleted feedback; other jobs are not touched."""
+    keep, jobs_dir = sweep.settings.retention, sweep.settings.jobs_dir
 
-def tidy_jobs(work: Round) -> None:
-    """Jobs that have ended keep to their limits, and to what is left of the feedback; the others are not touched."""
-    with work.going_on("jobs"):
-        folders = _folders(work.settings.jobs_dir)  # before the rows: a job has its row before its directory
-        jobs = work.db.jobs.summaries()
+    def remove_record(job_id: str) -> None:
+        """Remove the record, and the directory before it."""
+        if (folder := jobs_dir / job_id).is_dir():
+            size_bytes = taken_bytes(folder)
+            discard(folder)
+            sweep.report.add("job_folders", size_bytes)
+        sweep.db.jobs.delete(job_id)
+
+    with sweep.step("jobs"):
+        folders = _folders(jobs_dir)  # before the rows: a job has its row before its directory
+        jobs = sweep.db.jobs.summaries()
         ended = [job for job in jobs if job.is_over]
-        _drop_leftovers(work, ended, folders)
-        _drop_folders(work, ended, folders)
-        _drop_records(work, ended)
-        _drop_orphans(work, {name: path for name, path in folders.items() if name not in {job.id for job in jobs}})
-        forget_examples(work, (job.id for job in ended if job.id in folders))
+        present = [job for job in ended if job.id in folders]
+        orphans = folders.keys() - {job.id for job in jobs}
+        sweep.remove_expired(
+            "leftovers",
+            (Item(job.id, job.at, taken_bytes(*paths)) for job in present if (paths := _leftovers(folders[job.id]))),
+            Limits(keep.checkpoint_days, keep.checkpoint_bytes),
+            lambda job_id: discard(*_leftovers(folders[job_id])),
+        )
+        sweep.remove_expired(
+            "job_folders",
+            (Item(job.id, job.at, taken_bytes(folders[job.id])) for job in present),
+            Limits(keep.job_folder_days, keep.job_folder_bytes),
+            lambda job_id: discard(folders[job_id]),
+        )
+        sweep.remove_expired("jobs", _records(sweep, ended), Limits(keep.job_days, keep.job_bytes), remove_record)
+        sweep.remove_expired(
+            "job_folders",
+            (Item(name, _modified(folders[name]), taken_bytes(folders[name])) for name in orphans),
+            Limits(days=ORPHAN_DAYS),
+            lambda name: discard(folders[name]),
+        )
+        _forget_examples(sweep, (job.id for job in present))
 
 
-def forget(work: Round) -> None:
-    """No job that has ended keeps examples whose feedback is gone."""
-    with work.going_on("forgetting"):
-        forget_examples(work, (job.id for job in work.db.jobs.summaries() if job.is_over))
+def forget(sweep: Sweep) -> None:
+    """Remove the examples whose feedback was deleted from the directories of ended jobs."""
+    with sweep.step("forgetting"):
+        _forget_examples(sweep, (job.id for job in sweep.db.jobs.summaries() if job.is_over))
 
 
-def _drop_leftovers(work: Round, ended: Sequence[JobSummary], folders: Folders) -> None:
-    """A job that has ended goes on from no checkpoint."""
-    keep = work.settings.retention
-    with work.going_on("leftovers"):
-        found = {job.id: list(_leftovers(folders[job.id])) for job in ended if job.id in folders}
-        items = [Item(job.id, job.at, taken_bytes(*found[job.id])) for job in ended if found.get(job.id)]
-        sizes = {item.id: item.bytes for item in items}
-        for job_id in expired(items, Limits(keep.checkpoint_days, keep.checkpoint_bytes), work.now):
-            with work.going_on("leftovers", job=job_id):
-                for path in found[job_id]:
-                    discard(path)
-                work.report.leftovers += 1
-                work.report.freed_bytes += sizes[job_id]
+def strip(path: Path, known: Callable[[Collection[str]], set[str]]) -> int:
+    """Remove the lines of `path` whose source is not `known`, or that are no example; return their number.
+
+    A line that names no source is of no feedback, and stays.
+    """
+    with path.open("rb") as file:
+        sources = [_source(line) for line in file]
+    wanted = {"", *known({source for source in sources if source})}
+    gone = sum(source not in wanted for source in sources)
+    if gone:
+        with path.open("rb") as file:
+            write_atomically(path, (line for line, source in zip(file, sources, strict=True) if source in wanted))
+    return gone
 
 
-def _drop_folders(work: Round, ended: Sequence[JobSummary], folders: Folders) -> None:
-    keep = work.settings.retention
-    with work.going_on("job_folders"):
-        items = [Item(job.id, job.at, taken_bytes(folders[job.id])) for job in ended if job.id in folders]
-        for job_id in expired(items, Limits(keep.job_folder_days, keep.job_folder_bytes), work.now):
-            with work.going_on("job_folders", job=job_id):
-                _drop_folder(work, folders[job_id])
+def _forget_examples(sweep: Sweep, job_ids: Iterable[str]) -> None:
+    for job_id in job_ids:
+        for name in (TRAIN_FILE, HELDOUT_FILE):
+            with sweep.step("forgetting", job=job_id, file=name):
+                path = sweep.settings.jobs_dir / job_id / name
+                if path.is_file():
+                    size_bytes = path.stat().st_size
+                    count = strip(path, sweep.db.feedback.known)
+                    sweep.report.add("examples", size_bytes - path.stat().st_size, count)
 
 
-def _drop_records(work: Round, ended: Sequence[JobSummary]) -> None:
-    """A record that goes takes its directory with it."""
-    keep = work.settings.retention
-    with work.going_on("job_records"):
-        asked_for = _asked_for(work, ended)
-        items = [Item(job.id, job.at, job.bytes, job.id in asked_for) for job in ended]
-        sizes = {job.id: job.bytes for job in ended}
-        for job_id in expired(items, Limits(keep.job_days, keep.job_bytes), work.now):
-            with work.going_on("job_records", job=job_id):
-                if (folder := work.settings.jobs_dir / job_id).is_dir():
-                    _drop_folder(work, folder)
-                work.db.jobs.delete(job_id)
-                work.report.jobs += 1
-                work.report.freed_bytes += sizes[job_id]
+def _source(line: bytes) -> str | None:
+    """Return the id of the feedback that the line came from, None if the line cannot be read."""
+    try:
+        return str(json.loads(line).get("source_id", ""))
+    except (ValueError, AttributeError):
+        return None
 
 
-def _drop_orphans(work: Round, folders: Folders) -> None:
-    """What a daemon that died, or a job whose record is gone, has left."""
-    with work.going_on("orphans"):
-        items = [Item(path, datetime.fromtimestamp(path.stat().st_mtime, UTC)) for path in folders.values()]
-        for path in expired(items, Limits(days=ORPHAN_DAYS), work.now):
-            with work.going_on("orphans", folder=path.name):
-                _drop_folder(work, path)
+def _records(sweep: Sweep, ended: Sequence[JobSummary]) -> Iterator[Item[str]]:
+    """Yield the records; protected are those of present versions, and each profile's last verdict.
 
-
-def _drop_folder(work: Round, folder: Path) -> None:
-    size_bytes = taken_bytes(folder)
-    discard(folder)
-    work.report.job_folders += 1
-    work.report.freed_bytes += size_bytes
-
-
-def _asked_for(work: Round, ended: Sequence[JobSummary]) -> set[str]:
-    """Jobs whose records are still asked for: by a version they made, or by the next night, which looks for news."""
-    store = work.store
-    judged = {job.profile: job.id for job in ended if job.status in JUDGED}  # the oldest come first: the last one stays
-    makers = {found.job_id for profile in store.profiles() for found in store.versions(profile)}
+    The next scheduled run compares the feedback with that verdict's job.
+    """
+    store = sweep.store
+    judged = {job.profile: job.id for job in ended if job.status in JUDGED}  # oldest first: the last one stays
+    protected = {*judged.values()}
+    protected |= {found.job_id for profile in store.profiles() for found in store.versions(profile)}
     for job in ended:
         if job.version is not None:
             with contextlib.suppress(AdapterError):
                 store.folder(job.profile, job.version)  # also where its manifest cannot be read
-                makers.add(job.id)
-    return makers.union(judged.values())
+                protected.add(job.id)
+    yield from (Item(job.id, job.at, job.bytes, job.id in protected) for job in ended)
 
 
 def _folders(jobs_dir: Path) -> dict[str, Path]:
@@ -114,8 +122,16 @@ def _folders(jobs_dir: Path) -> dict[str, Path]:
     return {path.name: path for path in paths if path.is_dir() and not path.is_symlink()}
 
 
-def _leftovers(folder: Path) -> Iterator[Path]:
-    for path in folder.iterdir():
-        temporary = path.name.startswith(".") and path.name.endswith(TEMP)
-        if temporary or path.name.startswith(CHECKPOINT) or path.name == BEST_FILE:
-            yield path
+def _modified(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    """Return the checkpoints and temporary files, which no ended job resumes from."""
+    return [
+        path
+        for path in folder.iterdir()
+        if path.name.startswith(CHECKPOINT)
+        or path.name == BEST_FILE
+        or (path.name.startswith(".") and path.name.endswith(TEMP))
+    ]

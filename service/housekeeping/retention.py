@@ -1,4 +1,4 @@
-"""What is kept no longer, decided from ages and sizes. Pure."""
+"""Decide from ages and sizes which items to remove. Pure."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
-__all__ = ["Item", "Limits", "expired"]
+__all__ = ["Id", "Item", "Limits", "expired"]
 
 Id = TypeVar("Id", bound=Hashable)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How old things may grow, and how much they may take together; 0 is no limit."""
+    """The maximum age of an item and the maximum size of all together; 0 is no limit."""
 
     days: float = 0
     bytes: int = 0
@@ -22,7 +22,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Item(Generic[Id]):
-    """Something that takes room; one that is protected takes it whatever the limits say."""
+    """An item of some size; a protected one is never removed."""
 
     id: Id
     created: datetime
@@ -31,10 +31,10 @@ class Item(Generic[Id]):
 
 
 def expired(items: Iterable[Item[Id]], limits: Limits, now: datetime) -> list[Id]:
-    """Who goes, the oldest first: all that are too old, and then as many as it takes for the rest to fit.
+    """Return the items to remove, oldest first: all that are too old, then as many as it takes for the rest to fit.
 
-    Who comes from the future is as young as can be: a clock that was wrong, or is, must not cost anything but its due.
-    Of the same age, those go first that are given first.
+    An item from the future counts as new, so that a wrong clock removes nothing early. Of the same age, those given
+    first are removed first.
     """
     oldest_first = sorted(items, key=lambda item: min(item.created, now))
     held_bytes = sum(item.bytes for item in oldest_first)

@@ -1,18 +1,22 @@
-"""A round of housekeeping: what it works with, what it has done, and how it goes on where one thing fails."""
+"""One pass of housekeeping: removes items past their limits, reports what was removed, and goes on after a failure."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 
 import structlog
 
 from lars_agent.errors import LarsError
 from lars_agent.store.adapters import AdapterStore
 from service.db import Database
+from service.housekeeping.retention import Id, Item, Limits, expired
 from service.serving.adapter_switch import AdapterSwitch
 from service.settings.load import Settings
 
@@ -20,18 +24,17 @@ log = structlog.get_logger(__name__)
 
 
 class Closing(Exception):
-    """The daemon is closing; what is left is done in the next round."""
+    """The daemon is closing; the next sweep does the rest."""
 
 
 @dataclass
 class Report:
-    """What a round has removed, and how many bytes that freed; `failures` are things that could not be done.
+    """The number of items removed of each kind, the bytes this freed, and the number of `failures`.
 
     Attributes:
         jobs: records of jobs.
-        scheduled_runs: records of them.
         job_folders: directories of jobs, and of no job.
-        leftovers: job directories whose checkpoints and temporary files are gone.
+        leftovers: job directories whose checkpoints and temporary files were removed.
         examples: lines of job directories whose feedback was deleted.
     """
 
@@ -45,22 +48,27 @@ class Report:
     freed_bytes: int = 0
     failures: int = 0
 
+    def add(self, kind: str, freed_bytes: int, count: int = 1) -> None:
+        """Count removed items in the field `kind`."""
+        setattr(self, kind, getattr(self, kind) + count)
+        self.freed_bytes += freed_bytes
+
 
 @dataclass
-class Round:
-    """What one round works with."""
+class Sweep:
+    """The parts that a sweep works with, and its report."""
 
     settings: Settings
     db: Database
     store: AdapterStore
     switch: AdapterSwitch
     now: datetime
-    closing: threading.Event = field(default_factory=threading.Event)
+    closing: threading.Event
     report: Report = field(default_factory=Report)
 
-    @contextmanager
-    def going_on(self, step: str, **names: object) -> Iterator[None]:
-        """What fails within the block is logged and counted, and the round goes on. Raises Closing before the block."""
+    @contextlib.contextmanager
+    def step(self, kind: str, **names: object) -> Iterator[None]:
+        """Log and count an error of the block, and go on. Raises Closing before the block if the daemon is closing."""
         if self.closing.is_set():
             raise Closing
         try:
@@ -70,4 +78,45 @@ class Round:
         except Exception as error:
             self.report.failures += 1
             unexpected = not isinstance(error, LarsError | OSError)
-            log.warning("housekeeping_failed", step=step, **names, error=repr(error), exc_info=unexpected)
+            log.warning("housekeeping_failed", step=kind, **names, error=repr(error), exc_info=unexpected)
+
+    def remove_expired(
+        self, kind: str, items: Iterable[Item[Id]], limits: Limits, remove: Callable[[Id], object]
+    ) -> None:
+        """Remove the items that `limits` no longer keep and report them as `kind`; one that fails stays."""
+        with self.step(kind):
+            found = list(items)
+            sizes = {item.id: item.bytes for item in found}
+            for key in expired(found, limits, self.now):
+                with self.step(kind, item=key):
+                    remove(key)
+                    self.report.add(kind, sizes[key])
+
+
+def taken_bytes(*paths: Path) -> int:
+    """Return the size of the files, and of all files in the folders; a file with several names counts once."""
+    sizes: dict[tuple[int, int], int] = {}
+    for path in paths:
+        for file in _files(path):
+            with contextlib.suppress(OSError):  # it may have been removed meanwhile
+                stat = file.lstat()
+                sizes[stat.st_dev, stat.st_ino] = stat.st_size
+    return sum(sizes.values())
+
+
+def discard(*paths: Path) -> None:
+    """Remove the files and folders, of a link only the link; one that is missing is no error."""
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_symlink() or not path.is_dir():
+        yield path
+        return
+    for folder, _, names in os.walk(path):
+        yield from (Path(folder, name) for name in names)

@@ -15,7 +15,7 @@ from lars_agent.memory.measure import rss_bytes
 from service.alarms import Alarm
 from service.daemon import Daemon
 from service.db import JobRecord, JobStatus
-from service.housekeeping.disk_room import taken_bytes
+from service.housekeeping.sweep import taken_bytes
 from service.process.version import package_version
 
 

@@ -1,4 +1,4 @@
-"""How many starts in a row have failed, and what is left undone after three of them."""
+"""Count of the starts in a row that have failed; after three of them the daemon starts in safe mode."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from lars_agent.files import write_atomically
 log = structlog.get_logger(__name__)
 
 STARTS_NAME = "starts.json"
-TOO_MANY = 3
+MAX_FAILURES = 3
 
 
 class SafeMode(LarsError):
-    """The last starts failed: adapters are neither loaded nor made until a start has gone well."""
+    """The last starts failed: adapters are neither loaded nor trained until a start succeeds."""
 
 
 def require_adapters(base_only: bool) -> None:
-    """Raise SafeMode where only the base model is served."""
+    """Raise SafeMode if only the base model is served."""
     if base_only:
         raise SafeMode("only the base model is served until lars-agent is restarted; GET /info says why")
 
 
 class StartupFailures:
-    """Counts the starts that fail, in `file`; a start has failed unless `went_well` was called after `begin`.
+    """Count of failed starts, kept in `file`; a start has failed unless `clear` is called after `begin`.
 
-    What cannot be read counts as none, and what cannot be written is logged: counting keeps no daemon from starting.
+    A file that cannot be read counts as 0 and a failed write is logged, so that counting never prevents a start.
     """
 
     def __init__(self, file: Path) -> None:
@@ -38,34 +38,34 @@ class StartupFailures:
 
     @property
     def safe_mode(self) -> bool:
-        """Whether so many have failed that this one serves the base model alone."""
-        return self.failed >= TOO_MANY
+        """True if so many have failed that this one serves the base model alone."""
+        return self.failed >= MAX_FAILURES
 
     @property
     def words(self) -> str:
-        """What the owner is told in safe mode."""
+        """The message that is shown in safe mode."""
         return (
             f"the last {self.failed} starts failed; only the base model is served and nothing is learned; "
-            "look at the log, mend what is wrong and restart"
+            "read the log, fix the cause and restart"
         )
 
     def begin(self) -> None:
-        """This start is one that has failed, as far as anybody knows yet."""
+        """Count this start as failed until `clear`."""
         self.failed = _read(self._file)
         self._write(self.failed + 1)
         if self.safe_mode:
             log.error("safe_mode", words=self.words)
 
-    def went_well(self) -> None:
-        """The next start is a normal one."""
+    def clear(self) -> None:
+        """Record that the start succeeded; the next one is normal."""
         self._write(0)
 
-    def refused(self) -> None:
-        """This start does not count: it ended with words about what is to be done, which safe mode could not help."""
+    def exclude(self) -> None:
+        """Do not count this start: it ended with an error message, about something that safe mode does not change."""
         self._write(self.failed)
 
     def require_normal(self) -> None:
-        """Raises SafeMode in safe mode."""
+        """Raise SafeMode in safe mode."""
         if self.safe_mode:
             raise SafeMode(self.words)
 

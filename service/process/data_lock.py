@@ -1,4 +1,4 @@
-"""One daemon at a time works with a data folder."""
+"""The lock that lets one daemon at a time use a data folder."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SHOWN_CHARS = 200  # of the holder's command
 
 
 class DataInUse(LarsError):
-    """Another daemon works with this data folder."""
+    """Another daemon uses this data folder."""
 
 
 class DataLock:
-    """Held by the one daemon that works with a data folder. The kernel releases it when the process ends, however.
+    """An flock on a file of the data folder; the kernel releases it when the process ends. Raises DataInUse.
 
-    The file says who holds it: process id, since when, command. What a dead process has left in it is no lock.
+    The file holds the process id, start and command of the last holder, for the error message only.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,12 +39,12 @@ class DataLock:
                 f"another daemon (process {pid}) works with {folder} since {since}, as `{command}`; "
                 "stop it, or set data_dir"
             ) from error
-        with contextlib.suppress(OSError):  # a disk that is full keeps nobody from starting
+        with contextlib.suppress(OSError):  # a full disk does not prevent the start
             self._file.truncate(0)
             self._file.write(_ourselves().encode())
 
     def release(self) -> None:
-        """Another daemon may work with the folder."""
+        """Let another daemon use the folder."""
         self._file.close()
 
 
@@ -54,6 +54,6 @@ def _ourselves() -> str:
 
 
 def _holder(written: str) -> list[str]:
-    """Process id, since when, and command, as the lock file has them."""
+    """Parse the lock file into process id, start and command."""
     lines = written.splitlines()[:3]
     return [*lines, *["unknown"] * (3 - len(lines))]

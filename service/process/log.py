@@ -1,4 +1,4 @@
-"""What the daemon logs, and what it does not."""
+"""The log's configuration."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import structlog
 
 
 def configure() -> None:
-    """Lines for a person or the journal; a traceback shows the code and not its values, which people may have said."""
+    """Log lines for a terminal or the journal; tracebacks show no values, which may hold prompts and replies."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

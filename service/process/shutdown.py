@@ -1,7 +1,7 @@
-"""How long each part of closing may take, in seconds from the signal on; all together it is over within ten.
+"""Deadlines of the shutdown, in seconds from the signal on; it takes ten at most.
 
-The worker is asked to end at the signal. Requests in flight are answered meanwhile, for `DRAIN_S`; then their replies
-are cancelled, and they have until `CUT_S` to be told so. Then all is closed; the worker is waited for until `WORKER_S`.
+The worker is asked to end at the signal. Requests in flight may finish until `DRAIN_S`; then they are cancelled, and
+their clients have until `CUT_S` to receive the error. Then everything is closed; the worker has until `WORKER_S`.
 """
 
 from __future__ import annotations

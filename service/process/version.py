@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def package_version() -> str:
-    """Return the installed version; `source` where the code runs without being installed."""
+    """Return the installed version, or `source` if the package is not installed."""
     try:
         return version("lars-agent")
     except PackageNotFoundError:

@@ -1,7 +1,7 @@
-"""What can be seen of the device and its people. Each probe gives its value, or None where the device cannot tell.
+"""Measurements of the device and of its use: from /sys, /proc and logind.
 
-Linux says most of it in files under /sys and /proc; who is at the keyboard is asked of logind. No probe raises, and
-none takes longer than `ASKED_S`.
+Each function returns None for what the device does not report. None of them raises, and none takes longer than
+`LOGIND_S`.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["Processor", "available_bytes", "away_s", "battery", "celsius", "free_disk_bytes", "memory_pressure",
-           "throttled"]  # fmt: skip
+from service.schedule.idle_policy import DeviceState, Window
 
 SYS, PROC = Path("/sys"), Path("/proc")
-ASKED_S = 2.0
+LOGIND_S = 2.0
 THROTTLED_NOW = 0b1111  # Raspberry Pi's firmware: weak supply, capped, throttled, soft limit of temperature
 LOGIND = ("org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager")
 RASPBERRY = "devices/platform/soc/soc:firmware/get_throttled"
-BETWEEN_S = 4.0  # two looks at the processor, at least: less is noise
+BETWEEN_S = 4.0  # two measurements of the processor, at least: less is noise
+AWAY_FRESH_S = 10.0  # logind is asked no more often, for that takes a process
 
 
 def battery(sys: Path = SYS) -> tuple[bool | None, float | None]:
-    """Whether a battery feeds the device, and its charge, 0 to 1. A mouse's battery is none of the device's."""
+    """Return whether a battery powers the device, and its charge, 0 to 1. A mouse's battery does not count."""
     supplies = [folder for folder in _folders(sys / "class/power_supply") if _read(folder / "scope") != "Device"]
     mains = [_read(folder / "online") for folder in supplies if _read(folder / "type") in ("Mains", "USB")]
     batteries = [folder for folder in supplies if _read(folder / "type") == "Battery"]
@@ -45,14 +45,14 @@ def battery(sys: Path = SYS) -> tuple[bool | None, float | None]:
 
 
 def celsius(sys: Path = SYS) -> float | None:
-    """The hottest of the sensors that the kernel regulates heat by."""
+    """Return the temperature of the hottest sensor by which the kernel regulates heat."""
     texts = [_read(folder / "temp") for folder in _folders(sys / "class/thermal") if folder.name.startswith("thermal_")]
     found = [int(text) / 1000 for text in texts if text and text.lstrip("-").isdecimal()]
-    return max((value for value in found if -40 < value < 150), default=None)  # the others are not connected
+    return max((value for value in found if -40 < value < 150), default=None)  # others are not connected
 
 
 def throttled(sys: Path = SYS) -> bool | None:
-    """Whether the firmware slows the processor down just now; only a Raspberry Pi's says so."""
+    """Return whether the firmware slows the processor down now; only a Raspberry Pi reports it."""
     text = _read(sys / RASPBERRY)
     with contextlib.suppress(ValueError):
         return None if text is None else bool(int(text, 16) & THROTTLED_NOW)
@@ -60,7 +60,7 @@ def throttled(sys: Path = SYS) -> bool | None:
 
 
 def memory_pressure(proc: Path = PROC) -> float | None:
-    """Percent of the last ten seconds in which some program waited for memory (PSI)."""
+    """Return the percentage of the last ten seconds in which some program waited for memory (PSI)."""
     for line in (_read(proc / "pressure/memory") or "").splitlines():
         if line.startswith("some "):
             with contextlib.suppress(ValueError, IndexError):
@@ -69,25 +69,25 @@ def memory_pressure(proc: Path = PROC) -> float | None:
 
 
 def available_bytes() -> int | None:
-    """What programs could still get without swapping."""
+    """Return the memory that programs can still get without swapping."""
     with contextlib.suppress(OSError, psutil.Error):
         return int(psutil.virtual_memory().available)
     return None
 
 
 def free_disk_bytes(folder: Path) -> int | None:
-    """The room on the disk that `folder` lies on."""
+    """Return the free space on the disk of `folder`."""
     with contextlib.suppress(OSError):
         return shutil.disk_usage(folder).free
     return None
 
 
 def away_s(command: Sequence[str] = ("busctl", "--json=short", "--timeout=1", "get-property", *LOGIND)) -> float | None:
-    """Seconds for which no session of this device has been used, as logind has it; None without one."""
+    """Return the seconds since a session of this device was last used, from logind."""
     with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError):
-        asked = [*command, "IdleHint", "IdleSinceHint"]
-        said = subprocess.run(asked, capture_output=True, timeout=ASKED_S, check=True, text=True).stdout
-        hint, since = [json.loads(line)["data"] for line in said.splitlines()]
+        query = [*command, "IdleHint", "IdleSinceHint"]
+        reply = subprocess.run(query, capture_output=True, timeout=LOGIND_S, check=True, text=True).stdout
+        hint, since = [json.loads(line)["data"] for line in reply.splitlines()]
         if not hint:
             return 0.0
         return max(0.0, time.time() - since / 1e6) if since else float("inf")
@@ -95,33 +95,32 @@ def away_s(command: Sequence[str] = ("busctl", "--json=short", "--timeout=1", "g
 
 
 class Processor:
-    """How busy other programs keep the cores; what the processes `own` gives, and their children, is left out."""
+    """Use of the cores by other programs than the processes in `own` and their children."""
 
     def __init__(self, own: Callable[[], Sequence[int]] = lambda: [os.getpid()]) -> None:
         self._own = own
-        self._at, self._spent, self._of = time.monotonic(), _spent(), _processes()
+        self._at, self._total_s, self._process_s = time.monotonic(), _total_s(), _process_s()
         self._others: float | None = None
         self._busiest: str | None = None
 
     def others(self) -> tuple[float | None, str | None]:
-        """Their share of all cores since the last look, 0 to 1, and which one takes most of it."""
+        """Return their share of all cores since the last measurement, 0 to 1, and the name of the busiest one."""
         now = time.monotonic()
         if now - self._at < BETWEEN_S:
             return self._others, self._busiest
-        spent, of, own = _spent(), _processes(), self._family()
+        total_s, process_s, own = _total_s(), _process_s(), self._family()
         seconds, cores = now - self._at, os.cpu_count() or 1
-        rates = {pid: (of[pid] - self._of.get(pid, 0.0)) / seconds for pid in of}
+        rates = {pid: (process_s[pid] - self._process_s.get(pid, 0.0)) / seconds for pid in process_s}
         ours = sum(rates.get(pid, 0.0) for pid in own)
-        if spent is not None and self._spent is not None:
-            self._others = min(1.0, max(0.0, ((spent - self._spent) / seconds - ours) / cores))
-        others = [pid for pid in rates if pid not in own]
-        busiest = max(others, key=rates.__getitem__, default=None)
+        if total_s is not None and self._total_s is not None:
+            self._others = min(1.0, max(0.0, ((total_s - self._total_s) / seconds - ours) / cores))
+        busiest = max(rates.keys() - own, key=rates.__getitem__, default=None)
         self._busiest = _name(busiest) if busiest is not None and rates[busiest] > 0.05 else None
-        self._at, self._spent, self._of = now, spent, of
+        self._at, self._total_s, self._process_s = now, total_s, process_s
         return self._others, self._busiest
 
     def load(self, worker_threads: int) -> float | None:
-        """The one-minute load average a core, `worker_threads` that run all the time left out."""
+        """Return the one-minute load average per core, without `worker_threads` that run all the time."""
         with contextlib.suppress(OSError):
             return max(0.0, os.getloadavg()[0] - worker_threads) / (os.cpu_count() or 1)
         return None
@@ -134,16 +133,58 @@ class Processor:
         return own
 
 
-def _spent() -> float | None:
-    """Seconds that the cores have worked since the start, all together."""
+class DeviceReader:
+    """Reads the state of this device.
+
+    `own` returns our other processes, `quiet_s` the time since the last reply, `worker_threads` the number of our
+    threads that run all the time now; `folder` lies on the disk that holds the data.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        own: Callable[[], Sequence[int]],
+        quiet_s: Callable[[], float],
+        worker_threads: Callable[[], int],
+    ) -> None:
+        self._folder, self._quiet_s, self._worker_threads = folder, quiet_s, worker_threads
+        self._processor = Processor(lambda: [os.getpid(), *own()])
+        self._away_s: float | None = None
+        self._away_at = -AWAY_FRESH_S
+
+    def read_device_state(self, window: Window) -> DeviceState:
+        """Measure everything now; logind's answer may be up to `AWAY_FRESH_S` old."""
+        if time.monotonic() - self._away_at >= AWAY_FRESH_S:
+            self._away_s, self._away_at = away_s(), time.monotonic()
+        others, busiest = self._processor.others()
+        on_battery, charge = battery()
+        return DeviceState(
+            window=window,
+            request_age_s=self._quiet_s(),
+            away_s=self._away_s,
+            others_cpu=others,
+            busiest=busiest,
+            load=self._processor.load(self._worker_threads()),
+            on_battery=on_battery,
+            battery=charge,
+            celsius=celsius(),
+            throttled=throttled(),
+            available_bytes=available_bytes(),
+            memory_pressure=memory_pressure(),
+            free_disk_bytes=free_disk_bytes(self._folder),
+        )
+
+
+def _total_s() -> float | None:
+    """Return the processor time of all cores since the device started."""
     with contextlib.suppress(OSError, psutil.Error):
         times = psutil.cpu_times()
         return float(times.user + times.system + getattr(times, "nice", 0.0))
     return None
 
 
-def _processes() -> dict[int, float]:
-    """Seconds that each process has worked."""
+def _process_s() -> dict[int, float]:
+    """Return the processor time of each process."""
     found = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):

@@ -1,7 +1,10 @@
-"""The night shift: it looks at the moment all the time, holds the worker while it is a bad one, and says why.
+"""Pauses the worker while the device is not idle.
 
-A short pause keeps the process, which then stands still (SIGSTOP) at once. In a long one it is parked: it writes a
-checkpoint and ends, so that its memory is free as well, and another one goes on from there when the moment is good.
+The pause keeps the process, which is stopped at once (SIGSTOP). After `idle.park_s` the worker is suspended to a
+checkpoint instead: it ends, which frees its memory, and another one resumes from there.
+
+The checks have a thread of their own rather than a job of the periodic scheduler, which waits for times of the wall
+clock: a clock that is set back would leave a hot device unchecked until it has caught up.
 """
 
 from __future__ import annotations
@@ -22,19 +25,17 @@ from service.worker.process import WorkerProcess
 
 log = structlog.get_logger(__name__)
 
-HOLDERS: dict[str, str] = {"user": "somebody paused it", "requests": "a reply is being made"}  # who is no check
-WORKING_S, WAITING_S = 1.0, 60.0  # between two looks
-FRESH_S = 5.0  # how old what somebody asks about may be
+OTHER_REASONS: dict[str, str] = {"user": "somebody paused it", "requests": "a reply is being made"}  # not from checks
+WORKING_S, WAITING_S = 1.0, 60.0  # between two checks
+FRESH_S = 5.0  # age up to which `refresh` keeps a decision
 
 
 class IdleMonitor:
-    """Holds `worker` at bad moments while it works.
-
-    `sight` looks at the device; `window` says where the schedule stands, for work that has begun or is owed.
+    """Pauses `worker` while `decide` is against working; `read_state` reads the device, `window` the schedule.
 
     Attributes:
         work: the job that runs; None for none.
-        moment: the last one looked at.
+        decision: the result of the last check.
     """
 
     def __init__(
@@ -42,110 +43,110 @@ class IdleMonitor:
         settings: Settings,
         worker: WorkerProcess,
         *,
-        sight: Callable[[Window], DeviceState],
+        read_state: Callable[[Window], DeviceState],
         window: Callable[[bool], Window],
     ) -> None:
         self._settings, self._worker = settings, worker
-        self._sight, self._window = sight, window
+        self._read_state, self._window = read_state, window
         self.work: JobRecord | None = None
-        self._looking, self._asked = threading.Lock(), threading.Lock()
-        self._held: frozenset[PauseReason] = frozenset()
+        self._checking, self._refreshing = threading.Lock(), threading.Lock()
+        self._reasons: frozenset[PauseReason] = frozenset()
         self._closing, self._woken = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
-        self.moment = IdleDecision(())
-        self._looked_at = -math.inf
+        self.decision = IdleDecision(())
+        self._checked_at = -math.inf
 
     def use(self, settings: Settings) -> None:
-        """The next look is by `settings`."""
+        """Apply `settings` from the next check on."""
         self._settings = settings
 
     def start(self) -> None:
-        """It looks from now on, and has looked once."""
-        self.look()
-        self._thread = threading.Thread(target=self._watch, name="shift", daemon=True)
+        """Check once, then regularly in a thread."""
+        self.check()
+        self._thread = threading.Thread(target=self._run, name="idle-monitor", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """It looks no more; whom it held it holds no longer."""
+        """Stop checking and end the pauses that were begun here."""
         self._closing.set()
         self._woken.set()
         if self._thread is not None:
             self._thread.join()
-        self._hold(frozenset())
+        self._pause(frozenset())
 
     @property
     def words(self) -> str:
-        """Whether it adapts just now, and why or why not, in one line."""
-        work, why = self.work, self.moment.why
+        """One line that says whether the daemon adapts now, and why or why not."""
+        work, why = self.work, self.decision.why
         if work is None:
-            return f"not adapting: {why}" if self.moment.checks else "not adapting"
-        holders = self._worker.holders
-        if not holders:
+            return f"not adapting: {why}" if self.decision.checks else "not adapting"
+        reasons = self._worker.holders
+        if not reasons:
             return f"adapting {work.profile}"
-        told = [check.words for check in self.moment.against if check.name in holders]
-        told += [HOLDERS[name] for name in sorted(holders) if name in HOLDERS]
-        return f"adapting {work.profile}, paused: {'; '.join(told) or why}"
+        parts = [check.words for check in self.decision.against if check.name in reasons]
+        parts += [OTHER_REASONS[name] for name in sorted(reasons) if name in OTHER_REASONS]
+        return f"adapting {work.profile}, paused: {'; '.join(parts) or why}"
 
-    def judge(self, window: Window) -> IdleDecision:
-        """Whether work that has not begun may begin now."""
-        return decide(self._sight(window), self._settings.idle, needs_bytes=self._settings.worker_bytes)
+    def decide_start(self, window: Window) -> IdleDecision:
+        """Decide whether a scheduled run may start now."""
+        return decide(self._read_state(window), self._settings.idle, needs_bytes=self._settings.worker_bytes)
 
     @contextlib.contextmanager
     def watching(self, job: JobRecord) -> Iterator[None]:
-        """Watch over `job` within the block: look before its first worker takes anything, and often from then on."""
+        """Check within the block: before the first worker takes any memory, and every second from then on."""
         self.work = job
         try:
-            self.look()
+            self.check()
             self._woken.set()
             yield
         finally:
             self.work = None
 
     def refresh(self) -> None:
-        """`moment` is of now, or was a moment ago, while the watch goes on: somebody asks."""
-        with self._asked:
-            watching = self._thread is not None and not self._closing.is_set()
-            if watching and time.monotonic() - self._looked_at > FRESH_S:
-                self._try_to_look()
+        """Check again if the last check is no longer fresh and the monitor runs."""
+        with self._refreshing:
+            running = self._thread is not None and not self._closing.is_set()
+            if running and time.monotonic() - self._checked_at > FRESH_S:
+                self._try_to_check()
 
-    def look(self) -> IdleDecision:
-        """The worker is held if the moment is bad, and parked if it has been held for long."""
-        with self._looking:
+    def check(self) -> IdleDecision:
+        """Pause or resume the worker as the device's state demands; suspend it if it has been paused for long."""
+        with self._checking:
             work, began = self.work, self._worker.pid is not None
-            asked: Trigger = "user" if work is not None and work.trigger != "schedule" else "schedule"
-            moment = decide(
-                self._sight(self._window(work is not None)),
+            trigger: Trigger = "user" if work is not None and work.trigger != "schedule" else "schedule"
+            self.decision = decide(
+                self._read_state(self._window(work is not None)),
                 self._settings.idle,
-                needs_bytes=0 if began or asked == "user" else self._settings.worker_bytes,
-                asked=asked,
-                running=began and not self._held,
+                needs_bytes=0 if began or trigger == "user" else self._settings.worker_bytes,
+                trigger=trigger,
+                running=began and not self._reasons,
             )
-            self.moment, self._looked_at = moment, time.monotonic()
-            self._hold(frozenset() if work is None else frozenset(check.name for check in moment.against))
+            self._checked_at = time.monotonic()
+            self._pause(frozenset() if work is None else frozenset(check.name for check in self.decision.against))
             if work is not None and self._worker.held_s() > self._settings.idle.park_s:
                 self._worker.park()
-            return moment
+            return self.decision
 
-    def _hold(self, names: frozenset[PauseReason]) -> None:
-        if names != self._held:
-            log.info("worker_held" if names else "worker_released", reasons=sorted(names), words=self.moment.why)
-        for name in names - self._held:
-            self._worker.hold(name)
-        for name in self._held - names:
-            self._worker.release(name)
-        self._held = names
+    def _pause(self, reasons: frozenset[PauseReason]) -> None:
+        if reasons != self._reasons:
+            log.info("worker_paused" if reasons else "worker_resumed", reasons=sorted(reasons), why=self.decision.why)
+        for reason in reasons - self._reasons:
+            self._worker.hold(reason)
+        for reason in self._reasons - reasons:
+            self._worker.release(reason)
+        self._reasons = reasons
 
-    def _watch(self) -> None:
+    def _run(self) -> None:
         while True:
             self._woken.wait(WAITING_S if self.work is None else WORKING_S)
             self._woken.clear()
             if self._closing.is_set():
                 return
-            self._try_to_look()
+            self._try_to_check()
 
-    def _try_to_look(self) -> None:
-        """What cannot be seen ends neither the watch nor the answer to who asks."""
+    def _try_to_check(self) -> None:
+        """Log what fails, so that it ends neither the thread nor the request that asked."""
         try:
-            self.look()
+            self.check()
         except Exception:
-            log.exception("moment_not_seen")
+            log.exception("idle_check_failed")

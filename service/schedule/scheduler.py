@@ -1,103 +1,86 @@
-"""When a profile's night comes, and that it comes once. What happens then is the supervisor's affair."""
+"""Scheduled runs: when each profile is due, and that it runs once. The supervisor does the work."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Literal, Protocol
 
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.cron import CronTrigger
 
 from lars_agent.errors import LarsError, ModelLoading, NothingToLearn
-from service.cycle.supervisor import JobRunning
-from service.db import JobRecord, RunOutcome, ScheduledRun
+from service.cycle.supervisor import JobRunning, Supervisor
+from service.db import RunOutcome, ScheduledRun
 from service.db.scheduled_runs import ScheduledRuns
-from service.schedule.cron import missed_run, next_run
+from service.schedule.cron import ScheduleWindow, missed_run, next_run
 from service.schedule.idle_policy import IdleDecision, Window
-from service.schedule.window import ScheduleWindow
 from service.settings.load import Settings
 
 log = structlog.get_logger(__name__)
 
-EVERY_MINUTE = CronTrigger(minute="*", second=0, timezone=UTC)  # cron's moments are whole minutes
-FIRST_LOOK_S = 5.0
-
-
-class Adapting(Protocol):
-    """What the schedule asks of `service.cycle.supervisor.Supervisor`."""
-
-    def adapt(self, profile: str, trigger: Literal["schedule"]) -> JobRecord:
-        """A job that has begun."""
-
-    def recover(self) -> list[JobRecord]:
-        """Jobs that were left unfinished go on."""
+FIRST_TICK_S = 5.0
 
 
 class NightlyScheduler:
-    """Each profile is adapted once for each scheduled moment, as soon as `judge` finds a good moment for it.
+    """Adapts each profile once for each scheduled time, as soon as `decide` allows it.
 
-    One question, "has a moment come since the last run?", is asked soon after the start and at the beginning of every
-    minute; so a night missed by a daemon that was not running, a laptop that slept through it, or
-    another profile whose job was still running, is made up once and in the same way. Within the window that opens with
-    the moment it is a night; later it is made up, if at all, when the device has been left alone for long. What became
-    of each moment, and why, is kept in `memory`.
+    `tick` checks soon after the start and at every full minute whether a scheduled time has passed since the last run.
+    A time that was missed (the daemon was stopped, the device slept, another profile's job was running) is thereby made
+    up once. Within the window that opens at the scheduled time the run starts as soon as the device is idle; later, if
+    at all, after it has been idle for long. The outcome of each scheduled time is kept in `runs`.
     """
 
     def __init__(
         self,
         window: ScheduleWindow,
-        supervisor: Adapting,
-        memory: ScheduledRuns,
+        supervisor: Supervisor,
+        runs: ScheduledRuns,
         profiles: Callable[[], Iterable[str]],
-        judge: Callable[[Window], IdleDecision] = lambda window: IdleDecision(()),
+        decide: Callable[[Window], IdleDecision],
+        periodic: BackgroundScheduler,
     ) -> None:
-        self._window, self._supervisor, self._memory = window, supervisor, memory
-        self._profiles, self._judge = profiles, judge
-        self._looking = threading.Lock()
+        self._window, self._supervisor, self._runs = window, supervisor, runs
+        self._profiles, self._decide, self._periodic = profiles, decide, periodic
+        self._ticking = threading.Lock()
         self._noted: dict[str, tuple[datetime, RunOutcome, tuple[str, ...]]] = {}  # the last waiting, by profile
-        self._scheduler: BackgroundScheduler | None = None
 
     def use(self, settings: Settings) -> None:
-        """Nights come by `settings` from now on. Raises ConfigError, and nothing has changed."""
-        with self._looking:
+        """Apply `settings` from now on. Raises ConfigError, and nothing has changed."""
+        with self._ticking:
             self._window.use(settings.schedule)
 
-    def start(self, first_look_s: float = FIRST_LOOK_S) -> None:
-        """Nights come from now on, whenever the schedule is enabled, and jobs that stopped half-way go on."""
-        if self._scheduler is not None:
-            return
-        scheduler = BackgroundScheduler(job_defaults={"coalesce": True, "misfire_grace_time": None}, timezone=UTC)
-        first_look = datetime.now(UTC) + timedelta(seconds=first_look_s)
-        scheduler.add_job(self.look, EVERY_MINUTE, next_run_time=first_look)
-        scheduler.start()
-        self._scheduler = scheduler
-
-    def close(self) -> None:
-        """No night comes any more; one that has begun is the supervisor's."""
-        if self._scheduler is not None:
-            self._scheduler.shutdown(wait=False)
-            self._scheduler = None
+    def start(self, first_tick_s: float = FIRST_TICK_S) -> None:
+        """Schedule `tick` in `first_tick_s` and at every full minute, which is what cron counts in."""
+        self._periodic.add_job(
+            self.tick,
+            "cron",
+            minute="*",
+            timezone=UTC,
+            id="schedule",
+            replace_existing=True,
+            next_run_time=datetime.now(UTC) + timedelta(seconds=first_tick_s),
+            misfire_grace_time=None,
+        )
 
     def next_run(self) -> datetime | None:
-        """The moment of the next night, None if the schedule is disabled."""
+        """Return the next scheduled time, or None if the schedule is disabled."""
         settings = self._window.settings
         return next_run(settings.cron, settings.timezone, self._window.now()) if settings.enabled else None
 
-    def look(self) -> None:
-        """Every profile to which a night is owed is being adapted; those that must wait keep it owed."""
-        with self._looking:
-            self._supervisor.recover()  # what a full disk kept from being recorded
+    def tick(self) -> None:
+        """Recover unfinished jobs and start the runs that are due; those that must wait stay due."""
+        with self._ticking:
+            self._supervisor.recover()  # jobs whose start could not be recorded while the disk was full
             if self._window.settings.enabled:
                 for profile in self._profiles():
-                    self._look_after(profile, self._window.now())
+                    self._check(profile, self._window.now())
 
-    def _look_after(self, profile: str, now: datetime) -> None:
-        last_run = self._memory.last_run(profile)
-        if last_run is None or last_run > now:  # seen for the first time, or noted by a clock that was wrong
-            self._memory.note_run(profile, now)
+    def _check(self, profile: str, now: datetime) -> None:
+        last_run = self._runs.last_run(profile)
+        if last_run is None or last_run > now:  # a new profile, or recorded while the clock was wrong
+            self._runs.note_run(profile, now)
             return
         settings = self._window.settings
         moment = missed_run(settings.cron, settings.timezone, last_run, now)
@@ -108,49 +91,41 @@ class NightlyScheduler:
         window = self._window.state(begun=False)
         if window == "open":
             moment = max(moment, self._window.opened(now) or moment)
-        found = self._judge(window)
-        if found.is_good:
+        decision = self._decide(window)
+        if decision.is_good:
             self._run(profile, moment, last_run, now)
         else:
-            self._wait(profile, moment, now, window, found)
+            self._wait(profile, moment, now, window, decision)
 
-    def _wait(self, profile: str, moment: datetime, now: datetime, window: Window, found: IdleDecision) -> None:
-        """The night stays owed, unless its window has passed for good; why is recorded when that changes."""
+    def _wait(self, profile: str, moment: datetime, now: datetime, window: Window, decision: IdleDecision) -> None:
+        """Leave the run due, or drop it if its window has passed for good; record the reason when it changes."""
         outcome: RunOutcome = "waiting" if window == "open" else "missed"
         if window == "shut":
-            self._memory.note_run(profile, now)
+            self._runs.note_run(profile, now)
             self._window.owing.discard(profile)
-        note = (moment, outcome, tuple(check.name for check in found.against))
+        note = (moment, outcome, tuple(check.name for check in decision.against))
         if self._noted.get(profile) != note:
             self._noted[profile] = note
-            self._record(profile, moment, now, outcome, found.why)
+            self._record(ScheduledRun(profile, moment, now, outcome, decision.why))
 
     def _run(self, profile: str, moment: datetime, last_run: datetime, now: datetime) -> None:
-        """Noted first: a night that takes the daemon down with it is not tried again at each start."""
-        self._memory.note_run(profile, now)
+        """Start the run; it is noted first, so that one that crashes the daemon is not repeated at each start."""
+        self._runs.note_run(profile, now)
         self._window.owing.discard(profile)
         try:
             job = self._supervisor.adapt(profile, "schedule")
         except (JobRunning, ModelLoading):
-            self._memory.note_run(profile, last_run)
+            self._runs.note_run(profile, last_run)
             self._window.owing.add(profile)
         except NothingToLearn as error:
-            self._record(profile, moment, now, "skipped", str(error))
+            self._record(ScheduledRun(profile, moment, now, "skipped", str(error)))
         except LarsError as error:
-            self._record(profile, moment, now, "skipped", f"it could not begin: {error}")
-            log.warning("night_failed", profile=profile, error=str(error))
+            self._record(ScheduledRun(profile, moment, now, "skipped", f"it could not start: {error}"))
+            log.warning("scheduled_run_failed", profile=profile, error=str(error))
         else:
-            self._record(profile, moment, now, "ran", job.reason or "", job.id)
+            self._record(ScheduledRun(profile, moment, now, "ran", job.reason or "", job.id))
 
-    def _record(
-        self,
-        profile: str,
-        moment: datetime,
-        now: datetime,
-        outcome: RunOutcome,
-        reason: str,
-        job_id: str | None = None,
-    ) -> None:
-        self._memory.record(ScheduledRun(profile, moment, now, outcome, reason, job_id))
-        late_s = int((now - moment).total_seconds())
-        log.info("night", profile=profile, outcome=outcome, reason=reason, late_s=late_s, job=job_id)
+    def _record(self, run: ScheduledRun) -> None:
+        self._runs.record(run)
+        late_s = int((run.decided - run.scheduled).total_seconds())
+        log.info("scheduled_run", **asdict(run), late_s=late_s)

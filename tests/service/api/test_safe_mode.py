@@ -15,7 +15,7 @@ from tests.store.make import make_candidate, make_draft
 
 WORDS = (
     "the last 3 starts failed; only the base model is served and nothing is learned; "
-    "look at the log, mend what is wrong and restart"
+    "read the log, fix the cause and restart"
 )
 
 

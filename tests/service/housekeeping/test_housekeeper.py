@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+from apscheduler.schedulers.background import BackgroundScheduler
 
 from lars_agent.errors import AdapterNotFound, NothingToLearn
 from lars_agent.example import Example, Message
@@ -23,10 +24,9 @@ from service.cycle.job_directory import require_news
 from service.db import JobNotFound, JobRecord, NewFeedback, ScheduledRun
 from service.housekeeping import housekeeper
 from service.housekeeping import jobs as ended_jobs
-from service.housekeeping.disk_room import taken_bytes
-from service.housekeeping.forgetting import strip
 from service.housekeeping.housekeeper import Housekeeper
-from service.housekeeping.sweep import Report
+from service.housekeeping.jobs import strip
+from service.housekeeping.sweep import Report, taken_bytes
 from tests.service.api.conftest import client_of, fake_app
 from tests.service.house import SHA256, House, until
 
@@ -50,11 +50,16 @@ def build(tmp_path):
         house.close()
 
 
+def keeper_of(house: House, days: float = 0) -> Housekeeper:
+    """The housekeeper, whose clock is so many days ahead."""
+    periodic = BackgroundScheduler(timezone=UTC)
+    now = NOW + timedelta(days=days)
+    return Housekeeper(house.settings, house.db, house.store, house.switch, periodic, now=lambda: now)
+
+
 def tidy(house: House, days: float = 0) -> Report:
     """What a round does that comes in so many days."""
-    return Housekeeper(
-        house.settings, house.db, house.store, house.switch, now=lambda: NOW + timedelta(days=days)
-    ).tidy()
+    return keeper_of(house, days).tidy()
 
 
 def ask(house: House, response: str = "Me.") -> str:
@@ -300,7 +305,7 @@ class TestAdapters:
     def test_it_waits_while_somebody_puts_a_version_in_use(self, build):
         house = build(adapter_days=30)
         version = publish(house, days_old=99)
-        keeper = Housekeeper(house.settings, house.db, house.store, house.switch)
+        keeper = keeper_of(house)
         with house.switch.held():
             round_ = threading.Thread(target=keeper.tidy)
             round_.start()
@@ -375,7 +380,7 @@ class TestRounds:
         assert (house.folder(stuck.id).exists(), house.folder(other.id).exists()) == (True, False)
         failed = [line for line in logs if line["event"] == "housekeeping_failed"]
         assert [line["step"] for line in failed] == ["job_folders", "interactions"]
-        assert failed[0]["job"] == stuck.id
+        assert failed[0]["item"] == stuck.id
         assert next(line for line in logs if line["event"] == "housekeeping")["failures"] == 2
 
     def test_an_empty_house_needs_no_work(self, build):
@@ -384,15 +389,39 @@ class TestRounds:
     def test_the_first_round_comes_soon_after_the_start(self, build):
         house = build(job_folder_days=30)
         old = add_job(house, days_old=31)
-        keeper = Housekeeper(house.settings, house.db, house.store, house.switch)
+        keeper = keeper_of(house)
         keeper.start(first_s=0)
+        keeper._periodic.start()
         until(lambda: not house.folder(old.id).exists(), "the old directory is gone")
+        (job,) = keeper._periodic.get_jobs()
+        assert timedelta(hours=23) < job.next_run_time - datetime.now(UTC) <= timedelta(days=1)
+        keeper._periodic.shutdown()
         keeper.close()
+
+    def test_deletions_before_the_start_and_during_a_round_are_forgotten_by_one_round_each(self, build):
+        house = build()
+        kept, gone, also_gone = house.correct(3)
+        path = house.folder(add_job(house).id) / TRAIN_FILE
+        write_examples(path, examples(kept, gone, also_gone))
+        keeper = keeper_of(house)
+        house.db.feedback.delete(gone)
+        for _ in range(3):
+            keeper.forget_soon()
+        assert len(keeper._periodic.get_jobs()) == 1
+        with structlog.testing.capture_logs() as logs:
+            with keeper._sweeping:  # a round is under way
+                keeper._periodic.start()
+                until(lambda: not keeper._periodic.get_jobs(), "the round waits")
+                house.db.feedback.delete(also_gone)
+                keeper.forget_soon()
+            until(lambda: read_examples(path) == examples(kept), "both are forgotten")
+            keeper._periodic.shutdown()
+        assert [line["examples"] for line in logs if line["event"] == "housekeeping"] == [2]
 
     def test_settings_may_change_between_two_rounds(self, build):
         house = build(job_folder_days=30)
         add_job(house, days_old=20)
-        keeper = Housekeeper(house.settings, house.db, house.store, house.switch)
+        keeper = keeper_of(house)
         assert keeper.tidy().job_folders == 0
         keeper.use(build(job_folder_days=10).settings)
         assert keeper.tidy().job_folders == 1
@@ -408,7 +437,7 @@ class TestRounds:
             rounds -= 1
 
         monkeypatch.setattr(housekeeper, "tidy_jobs", step)
-        keeper = Housekeeper(house.settings, house.db, house.store, house.switch)
+        keeper = keeper_of(house)
         threads = [threading.Thread(target=keeper.tidy) for _ in range(4)]
         for thread in threads:
             thread.start()
@@ -419,7 +448,8 @@ class TestRounds:
     def test_closing_ends_a_round_before_its_next_removal(self, build, monkeypatch):
         house = build(job_folder_days=1)
         first, second = add_job(house, days_old=9), add_job(house, days_old=8)
-        keeper = Housekeeper(house.settings, house.db, house.store, house.switch)
+        keeper = keeper_of(house)
+        monkeypatch.setattr(housekeeper, "CLOSE_S", 0.01)  # the round itself calls it, and does not end meanwhile
         monkeypatch.setattr(ended_jobs, "discard", lambda path: keeper.close())
         assert keeper.tidy().job_folders == 1
         monkeypatch.undo()

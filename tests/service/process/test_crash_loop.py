@@ -33,14 +33,14 @@ def test_a_start_that_went_well_makes_the_next_one_normal(file):
     safe = begun(file)
     with pytest.raises(SafeMode, match="the last 3 starts failed; only the base model is served"):
         safe.require_normal()
-    safe.went_well()
+    safe.clear()
     assert safe.safe_mode  # it stays what it began as
     begun(file).require_normal()
 
 
 def test_a_start_that_was_refused_does_not_count(file):
     for _ in range(5):
-        begun(file).refused()
+        begun(file).exclude()
     assert not begun(file).safe_mode
 
 
@@ -78,5 +78,5 @@ def test_a_disk_that_takes_nothing_is_only_logged(file, monkeypatch, error):
 
     monkeypatch.setattr(starts, "write_atomically", refuse)
     made = begun(file)
-    made.went_well()
+    made.clear()
     assert (made.failed, file.exists()) == (0, False)

@@ -10,8 +10,7 @@ import uuid
 
 import pytest
 
-from service.process.sd_notify import SdNotify
-from service.process.watchdog import Watchdog
+from service.process.sd_notify import SdNotify, Watchdog
 
 QUIET_S = 0.2  # twenty beats' time
 
@@ -58,12 +57,12 @@ def end(address):
 
 
 def test_lines_are_told_together(end, address):
-    SdNotify(address).tell("READY=1", "STATUS=ready")
+    SdNotify(address).notify("READY=1", "STATUS=ready")
     assert end.hear() == ["READY=1", "STATUS=ready"]
 
 
 def test_a_reload_says_when_it_began(end, address):
-    SdNotify(address).tell_reloading()
+    SdNotify(address).notify_reloading()
     first, second = end.hear()
     assert first == "RELOADING=1"
     assert int(second.removeprefix("MONOTONIC_USEC=")) > 0
@@ -71,7 +70,7 @@ def test_a_reload_says_when_it_began(end, address):
 
 @pytest.mark.parametrize("address", [None, "/nowhere/notify"])
 def test_nobody_to_tell_is_no_trouble(address):
-    SdNotify(address).tell("READY=1")
+    SdNotify(address).notify("READY=1")
 
 
 @pytest.mark.parametrize(
@@ -88,7 +87,7 @@ def test_nobody_to_tell_is_no_trouble(address):
 def test_the_watchdog_is_fed_by_the_process_it_is_meant_for(usec, pid, seconds):
     given = {"NOTIFY_SOCKET": "@a", "WATCHDOG_USEC": usec, "WATCHDOG_PID": pid}
     environment = {name: value for name, value in given.items() if value is not None} | {"HOME": "/"}
-    assert SdNotify.met(environment) == SdNotify("@a", seconds)
+    assert SdNotify.from_environment(environment) == SdNotify("@a", seconds)
     assert environment == {"HOME": "/"}  # what is started from here is not meant
 
 
@@ -97,11 +96,11 @@ def test_status_is_told_when_it_changes_and_the_heart_beats_between(end, address
     heard = []
 
     async def main() -> None:
-        pulse = Watchdog(SdNotify(address, 0.02), lambda: next(words, "ready"), status_s=0.01)
-        pulse.start()
+        watchdog = Watchdog(SdNotify(address, 0.02), lambda: next(words, "ready"), status_s=0.01)
+        watchdog.start()
         while "STATUS=ready" not in heard or heard.count("WATCHDOG=1") < 3:
             heard.extend(await asyncio.to_thread(end.hear))
-        pulse.stop()
+        watchdog.stop()
 
     asyncio.run(main())
     assert [line for line in heard if line.startswith("STATUS")] == ["STATUS=loading", "STATUS=ready"]
@@ -109,15 +108,15 @@ def test_status_is_told_when_it_changes_and_the_heart_beats_between(end, address
 
 def test_a_loop_that_hangs_is_silent(end, address):
     async def main() -> None:
-        pulse = Watchdog(SdNotify(address, 0.02), lambda: "ready", status_s=0.01)
-        pulse.start()
+        watchdog = Watchdog(SdNotify(address, 0.02), lambda: "ready", status_s=0.01)
+        watchdog.start()
         while "WATCHDOG=1" not in await asyncio.to_thread(end.hear):
             pass
         silent: list[bool] = []
         thread = threading.Thread(target=lambda: silent.append(end.hears_nothing()))
         thread.start()
         thread.join()  # blocks the loop
-        pulse.stop()
+        watchdog.stop()
         assert silent == [True]
 
     asyncio.run(main())

@@ -7,18 +7,19 @@ see) and the work, which takes 90 minutes in which nobody holds it.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+from apscheduler.schedulers.background import BackgroundScheduler
 
 from lars_agent.errors import NothingToLearn
 from service.cycle.supervisor import JobRunning
 from service.db import Database, JobRecord
+from service.schedule.cron import ScheduleWindow
 from service.schedule.idle_monitor import IdleMonitor
 from service.schedule.idle_policy import DeviceState, Window
 from service.schedule.scheduler import NightlyScheduler
-from service.schedule.window import ScheduleWindow
 from service.settings.load import Settings
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -179,21 +180,28 @@ class Laptop:
     def start(self) -> None:
         self.worker = Worker(self.clock, {})
         window = ScheduleWindow(self.settings.schedule, lambda: self.clock.now)
-        self.shift = IdleMonitor(
+        self.monitor = IdleMonitor(
             self.settings,
             self.worker,  # type: ignore[arg-type]
-            sight=self.sight,
+            read_state=self.read_state,
             window=window.state,
         )
-        self.schedule = NightlyScheduler(window, self, self.db.scheduled_runs, lambda: ["default"], self.shift.judge)
+        self.schedule = NightlyScheduler(
+            window,
+            self,  # type: ignore[arg-type]
+            self.db.scheduled_runs,
+            lambda: ["default"],
+            self.monitor.decide_start,
+            BackgroundScheduler(timezone=UTC),  # never started: `tick` is called by hand
+        )
 
     @property
     def work(self) -> JobRecord | None:
-        return self.shift.work
+        return self.monitor.work
 
     @work.setter
     def work(self, job: JobRecord | None) -> None:
-        self.shift.work = job
+        self.monitor.work = job
 
     def script(self) -> dict[str, object]:
         """What the day's line says: from six in the evening on, that of the day after."""
@@ -203,7 +211,7 @@ class Laptop:
     def is_(self, what: str) -> bool:
         return self.clock.within(self.script().get(what))  # type: ignore[arg-type]
 
-    def sight(self, window: Window) -> DeviceState:
+    def read_state(self, window: Window) -> DeviceState:
         on = self.is_("battery")
         sight = DeviceState(
             window=window,
@@ -246,8 +254,8 @@ class Laptop:
         if self.is_("chat"):
             self.asked = self.clock.now
         held = dict(self.worker.holders)
-        self.schedule.look()
-        self.shift.look()
+        self.schedule.tick()
+        self.monitor.check()
         self.narrate(held)
         if self.work is not None and not self.worker.holders:
             self.minutes += 5

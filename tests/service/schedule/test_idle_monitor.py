@@ -1,4 +1,4 @@
-"""The watch over the moment, with a worker that is a real process and a device that is made up."""
+"""The idle monitor, with a worker that is a real process and a device that is made up."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Device:
 
     def __init__(self, house: House, *flags: str) -> None:
         self.house, self.seen, self.window = house, CALM, "open"
-        self.supervisor = house.supervisor(*flags, watching=lambda job: self.shift.watching(job))
-        self.shift = IdleMonitor(
+        self.supervisor = house.supervisor(*flags, watching=lambda job: self.monitor.watching(job))
+        self.monitor = IdleMonitor(
             house.settings,
             house.worker,
-            sight=self.sight,
+            read_state=self.read_state,
             window=lambda begun: self.window,  # type: ignore[arg-type, return-value]
         )
 
-    def sight(self, window: Window) -> DeviceState:
+    def read_state(self, window: Window) -> DeviceState:
         return replace(self.seen, window=window)
 
     def at_work(self, job) -> int:
@@ -53,13 +53,13 @@ def test_heat_stops_the_worker_at_once_and_it_goes_on_when_it_is_cool(device, go
     job = device.supervisor.adapt(trigger="schedule")
     pid = device.at_work(job)
     device.seen = HOT
-    assert not device.shift.look().is_good
+    assert not device.monitor.check().is_good
     until(lambda: state_of(pid) == "T", "the worker stands still")
     device.seen = replace(CALM, celsius=75.0)  # not yet cool enough to begin
-    device.shift.look()
+    device.monitor.check()
     assert state_of(pid) == "T"
     device.seen = CALM
-    assert device.shift.look().is_good
+    assert device.monitor.check().is_good
     until(lambda: state_of(pid) != "T", "the worker goes on")
     go.touch()
     assert device.supervisor.wait(30)
@@ -71,20 +71,20 @@ def test_heat_stops_the_worker_at_once_and_it_goes_on_when_it_is_cool(device, go
 
 
 def test_long_pause_parks_the_worker_and_another_one_goes_on_from_its_checkpoint(device, go):
-    device.shift.use(device.house.settings.model_copy(update={"idle": device.house.settings.idle.model_copy(
+    device.monitor.use(device.house.settings.model_copy(update={"idle": device.house.settings.idle.model_copy(
         update={"park_s": 0.0})}))  # fmt: skip
     job = device.supervisor.adapt(trigger="schedule")
     pid = device.at_work(job)
     device.seen = HOT
-    device.shift.look()
+    device.monitor.check()
     until(lambda: state_of(pid) == "X", "the worker has ended")
     until(lambda: device.supervisor._worker.pid is None, "the daemon has seen it")
     assert device.supervisor.current == job.id
     assert device.house.db.jobs.get(job.id).status == "running"
-    device.shift.look()  # nobody is there who could be parked
+    device.monitor.check()  # nobody is there who could be parked
     go.touch()
     device.seen = CALM
-    device.shift.look()
+    device.monitor.check()
     assert device.supervisor.wait(30)
     row = device.house.db.jobs.get(job.id)
     assert (row.status, row.attempts) == ("succeeded", 1)
@@ -96,19 +96,19 @@ def test_long_pause_parks_the_worker_and_another_one_goes_on_from_its_checkpoint
 
 
 def test_worker_that_is_parked_more_often_than_it_may_fail_goes_on_all_the_same(device, go):
-    device.shift.use(device.house.settings.model_copy(update={"idle": device.house.settings.idle.model_copy(
+    device.monitor.use(device.house.settings.model_copy(update={"idle": device.house.settings.idle.model_copy(
         update={"park_s": 0.0})}))  # fmt: skip
     job = device.supervisor.adapt(trigger="schedule")
     for _ in range(5):
         device.seen = CALM
-        device.shift.look()
+        device.monitor.check()
         until(lambda: device.supervisor._worker.pid is not None, "a worker")
         device.seen = HOT
-        device.shift.look()
+        device.monitor.check()
         until(lambda: device.supervisor._worker.pid is None, "none")
     go.touch()
     device.seen = CALM
-    device.shift.look()
+    device.monitor.check()
     assert device.supervisor.wait(30)
     assert device.house.db.jobs.get(job.id).status == "succeeded"
 
@@ -120,7 +120,7 @@ def test_work_that_begins_at_a_bad_moment_waits_before_it_takes_any_memory(devic
     assert device.supervisor._worker.pid is None
     go.touch()
     device.seen = CALM
-    device.shift.look()
+    device.monitor.check()
     assert device.supervisor.wait(30)
     assert device.house.db.jobs.get(job.id).status == "succeeded"
 
@@ -129,7 +129,7 @@ def test_end_of_the_window_stops_scheduled_work_and_not_what_a_user_asked_for(de
     device.window = "shut"
     job = device.supervisor.adapt(trigger="manual")
     device.at_work(job)
-    assert device.shift.look().is_good
+    assert device.monitor.check().is_good
     go.touch()
     assert device.supervisor.wait(30)
     go.unlink()
@@ -138,53 +138,53 @@ def test_end_of_the_window_stops_scheduled_work_and_not_what_a_user_asked_for(de
     device.supervisor.adapt(trigger="schedule")
     until(lambda: device.supervisor._worker.pid is not None, "a worker")
     device.window = "shut"
-    device.shift.look()
+    device.monitor.check()
     assert device.supervisor._worker.holders == {"window"}
     device.window = "open"
-    device.shift.look()
+    device.monitor.check()
     assert device.supervisor._worker.holders == frozenset()
 
 
 def test_watch_goes_on_by_itself_survives_a_probe_that_fails_and_releases_what_it_held(device, go, monkeypatch):
     monkeypatch.setattr("service.schedule.idle_monitor.WAITING_S", 0.01)
     monkeypatch.setattr("service.schedule.idle_monitor.WORKING_S", 0.01)
-    device.shift.start()
+    device.monitor.start()
     job = device.supervisor.adapt(trigger="schedule")
     device.at_work(job)
     device.seen = None  # whatever is asked of it fails
     device.seen = HOT
     until(lambda: device.supervisor._worker.holders == {"heat"}, "held")
-    device.shift.close()
+    device.monitor.close()
     assert device.supervisor._worker.holders == frozenset()
 
 
 def test_watch_that_looks_seldom_while_there_is_no_work_looks_often_once_there_is(device, go, monkeypatch):
     monkeypatch.setattr("service.schedule.idle_monitor.WAITING_S", 3600.0)
     monkeypatch.setattr("service.schedule.idle_monitor.WORKING_S", 0.01)
-    waits, wait = [], device.shift._woken.wait
-    monkeypatch.setattr(device.shift._woken, "wait", lambda timeout_s: waits.append(timeout_s) or wait(timeout_s))
-    device.shift.start()
+    waits, wait = [], device.monitor._woken.wait
+    monkeypatch.setattr(device.monitor._woken, "wait", lambda timeout_s: waits.append(timeout_s) or wait(timeout_s))
+    device.monitor.start()
     until(lambda: waits == [3600.0], "the watch has begun to wait")
     device.at_work(device.supervisor.adapt(trigger="schedule"))
     device.seen = HOT
     until(lambda: device.supervisor._worker.holders == {"heat"}, "held")
-    device.shift.close()
+    device.monitor.close()
 
 
 def test_who_asks_is_told_of_now_and_nobody_else_makes_it_look(device, monkeypatch):
     monkeypatch.setattr("service.schedule.idle_monitor.FRESH_S", 0.0)
-    device.shift.refresh()
-    assert device.shift.moment.checks == ()  # it has not started, as in safe mode
-    device.shift.start()
-    assert device.shift.moment.is_good
+    device.monitor.refresh()
+    assert device.monitor.decision.checks == ()  # it has not started, as in safe mode
+    device.monitor.start()
+    assert device.monitor.decision.is_good
     device.seen = HOT
-    device.shift.refresh()
-    assert [check.name for check in device.shift.moment.against] == ["heat"]
+    device.monitor.refresh()
+    assert [check.name for check in device.monitor.decision.against] == ["heat"]
     monkeypatch.setattr("service.schedule.idle_monitor.FRESH_S", 3600.0)
     device.seen = CALM
-    device.shift.refresh()
-    assert not device.shift.moment.is_good
-    device.shift.close()
+    device.monitor.refresh()
+    assert not device.monitor.decision.is_good
+    device.monitor.close()
 
 
 def test_user_and_watch_hold_independently(device, go):
@@ -192,9 +192,9 @@ def test_user_and_watch_hold_independently(device, go):
     pid = device.at_work(job)
     device.supervisor.pause(job.id)
     device.seen = HOT
-    device.shift.look()
+    device.monitor.check()
     device.supervisor.resume(job.id)
     assert state_of(pid) == "T"
     device.seen = CALM
-    device.shift.look()
+    device.monitor.check()
     until(lambda: state_of(pid) != "T", "the worker goes on")

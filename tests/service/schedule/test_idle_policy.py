@@ -41,13 +41,13 @@ COURTESY = [
     ({"others_cpu": 0.9, "busiest": "make"}, "cpu", "other programs take 90% of the processor (most of it: make)"),
     ({"load": 3.0}, "load", "the load is 3.0 a core"),
     ({"on_battery": True, "battery": 0.9}, "battery", "it runs on its battery (90% full)"),
-    ({"window": "late", "request_age_s": 1000.0}, "recent requests", "30 min of quiet are waited for"),
-    ({"window": "late", "away_s": 1000.0}, "people", "30 min of quiet are waited for"),
+    ({"window": "overdue", "request_age_s": 1000.0}, "recent requests", "30 min of quiet are waited for"),
+    ({"window": "overdue", "away_s": 1000.0}, "people", "30 min of quiet are waited for"),
 ]
 
 
-def told(sight: DeviceState, **options) -> dict[str, str]:
-    moment = decide(sight, IDLE, **{"needs_bytes": 2 * GB, **options})
+def told(device: DeviceState, **options) -> dict[str, str]:
+    moment = decide(device, IDLE, **{"needs_bytes": 2 * GB, **options})
     return {check.name: check.words for check in moment.against}
 
 
@@ -72,12 +72,12 @@ def test_whatever_is_amiss_speaks_against_the_moment_and_nothing_else_does(chang
 
 @pytest.mark.parametrize(("change", "name"), [(change, name) for change, name, _ in COURTESY])
 def test_what_a_user_asked_for_waits_for_nobody(change, name):
-    assert told(replace(CALM, **change), asked="user", needs_bytes=0) == {}
+    assert told(replace(CALM, **change), trigger="user", needs_bytes=0) == {}
 
 
 @pytest.mark.parametrize(("change", "name"), [(change, name) for change, name, _ in SAFETY])
 def test_what_a_user_asked_for_heeds_heat_memory_disk_and_an_empty_battery(change, name):
-    assert set(told(replace(CALM, **change), asked="user", needs_bytes=0)) == {name}
+    assert set(told(replace(CALM, **change), trigger="user", needs_bytes=0)) == {name}
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_work_that_has_begun_goes_on_until_somebody_comes():
     for quiet, fine in ((0.0, False), (60.0, True)):
         assert bool(told(replace(CALM, request_age_s=quiet), running=True)) != fine
         assert bool(told(replace(CALM, away_s=quiet), running=True)) != fine
-    assert told(replace(CALM, window="late", away_s=60.0), running=True) == {}
+    assert told(replace(CALM, window="overdue", away_s=60.0), running=True) == {}
 
 
 def test_memory_must_be_there_for_what_the_worker_will_take():

@@ -6,17 +6,17 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+from apscheduler.schedulers.background import BackgroundScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lars_agent.errors import ConfigError, LarsError, ModelLoading, NothingToLearn
 from service.cycle.supervisor import JobRunning
 from service.db import Database, JobRecord
-from service.schedule.cron import missed_run, next_run
+from service.schedule.cron import ScheduleWindow, missed_run, next_run
 from service.schedule.idle_policy import Check, IdleDecision
 from service.schedule.scheduler import NightlyScheduler
-from service.schedule.window import ScheduleWindow
-from service.settings.sections import Schedule
+from service.settings.load import Schedule
 from tests.service.house import until
 
 BERLIN = "Europe/Berlin"
@@ -59,6 +59,7 @@ class Device:
         self.profiles = ["default"]
         self.now = at("2026-06-01 12:00")
         self.moment = IdleDecision(())
+        self.periodic = BackgroundScheduler(timezone=UTC)
 
     def daemon(self, **schedule) -> NightlyScheduler:
         settings = Schedule(**{"cron": NIGHT, "timezone": BERLIN, **schedule})
@@ -68,6 +69,7 @@ class Device:
             self.db.scheduled_runs,
             lambda: self.profiles,
             lambda window: self.moment,
+            self.periodic,
         )
 
     @property
@@ -97,10 +99,10 @@ def test_moment_itself_is_no_later_moment():
     assert utc(next_run(NIGHT, BERLIN, at("2026-06-01 03:00"))) == "2026-06-02 01:00"
 
 
-def test_time_that_summer_time_leaves_out_comes_an_hour_later_and_once():
+def test_time_that_summer_time_leaves_out_comes_right_after_the_change_and_once():
     before = at("2026-03-28 12:00")
     first = next_run("30 2 * * *", BERLIN, before)
-    assert utc(first) == "2026-03-29 01:30"  # 03:30 by the clock that was put forward
+    assert utc(first) == "2026-03-29 01:00"  # 03:00 by the clock that was put forward
     assert utc(next_run("30 2 * * *", BERLIN, first)) == "2026-03-30 00:30"
 
 
@@ -110,6 +112,7 @@ def test_time_that_comes_twice_when_summer_time_ends_counts_once():
     assert utc(next_run("30 2 * * *", BERLIN, first)) == "2026-10-26 01:30"
     between = first + timedelta(minutes=10)
     assert missed_run("30 2 * * *", BERLIN, between, at("2026-10-25 12:00")) is None
+    assert utc(next_run("30 2 * * *", BERLIN, at("2026-10-25 02:10", fold=1))) == "2026-10-26 01:30"
 
 
 def test_missed_run_is_owed_from_its_moment_until_a_run_is_noted():
@@ -155,7 +158,7 @@ def test_day_of_month_and_weekday_are_alternatives_as_in_crontab():
     "cron",
     [
         *("", "3", "at night", "0 3 * *", "0 3 * * * *", "61 3 * * *", "0 24 * * *", "0 3 * * 9", "0 3 * * 5-1"),
-        *("0 3 * * 1/0", "0 3 30 2 *", "0 3 * * someday", "*/0 3 * * *"),
+        *("0 3 * * 1/0", "0 3 30 2 *", "0 3 31 2,4,6 *", f"{'9' * 5000} 3 * * *", "0 3 * * someday", "*/0 3 * * *"),
     ],
 )
 def test_bad_cron_expression_is_named(cron, device):
@@ -176,97 +179,97 @@ def test_time_zone_of_the_device_is_taken_when_none_is_set():
 
 
 def test_first_daemon_on_a_device_owes_no_night(device):
-    device.daemon().look()
+    device.daemon().tick()
     assert device.nights == 0
     device.now = at("2026-06-02 03:00")
-    device.daemon().look()
+    device.daemon().tick()
     assert device.supervisor.asked == [("default", "schedule")]
 
 
 def test_missed_night_is_made_up_once_however_often_the_daemon_restarts(device):
-    device.daemon().look()
+    device.daemon().tick()
     device.now = at("2026-06-02 09:00")  # the device was off at three
     for _ in range(3):
-        device.daemon().look()
+        device.daemon().tick()
     assert device.nights == 1
     device.now = at("2026-06-02 23:00")
-    device.daemon().look()
+    device.daemon().tick()
     assert device.nights == 1
     device.now = at("2026-06-03 03:00")
-    device.daemon().look()
+    device.daemon().tick()
     assert device.nights == 2
 
 
 def test_many_missed_nights_are_made_up_by_one(device):
-    device.daemon().look()
+    device.daemon().tick()
     device.now += timedelta(days=30)
     daemon = device.daemon()
-    daemon.look()
-    daemon.look()
+    daemon.tick()
+    daemon.tick()
     assert device.nights == 1
 
 
 def test_night_in_the_repeated_hour_comes_once(device):
     device.now = at("2026-10-24 12:00")
     daemon = device.daemon(cron="30 2 * * *")
-    daemon.look()
+    daemon.tick()
     for moment in (at("2026-10-25 02:30"), at("2026-10-25 02:30", fold=1), at("2026-10-25 12:00")):
         device.now = moment
-        daemon.look()
+        daemon.tick()
     assert device.nights == 1
 
 
 @pytest.mark.parametrize("error", [JobRunning("job j-1 is running"), ModelLoading("loading")])
 def test_night_that_has_to_wait_stays_owed(device, error):
     daemon = device.daemon()
-    daemon.look()
+    daemon.tick()
     device.now = at("2026-06-02 03:00")
     device.supervisor.error = error
-    daemon.look()
+    daemon.tick()
     device.supervisor.error = None
     device.now = at("2026-06-02 03:20")
-    daemon.look()
-    daemon.look()
+    daemon.tick()
+    daemon.tick()
     assert device.nights == 1
 
 
 @pytest.mark.parametrize("error", [NothingToLearn("no feedback has come"), ConfigError("bad")])
 def test_night_without_news_or_with_an_error_is_over(device, error):
     daemon = device.daemon()
-    daemon.look()
+    daemon.tick()
     device.now = at("2026-06-02 03:00")
     device.supervisor.error = error
-    daemon.look()
+    daemon.tick()
     device.supervisor.error = None
-    daemon.look()
+    daemon.tick()
     assert device.nights == 0
 
 
 def test_each_profile_has_its_night(device):
     device.profiles = ["default", "alice"]
     daemon = device.daemon()
-    daemon.look()
+    daemon.tick()
     device.now = at("2026-06-02 03:00")
-    daemon.look()
+    daemon.tick()
     assert device.supervisor.asked == [("default", "schedule"), ("alice", "schedule")]
 
 
 def test_clock_that_was_wrong_does_not_stop_the_nights(device):
     device.now = at("2099-01-01 12:00")
-    device.daemon().look()
+    device.daemon().tick()
     device.now = at("2026-06-01 12:00")
-    device.daemon().look()
+    device.daemon().tick()
     assert device.nights == 0
     device.now = at("2026-06-02 03:00")
-    device.daemon().look()
+    device.daemon().tick()
     assert device.nights == 1
 
 
 def test_disabled_schedule_brings_no_night_and_names_none(device):
-    device.daemon().look()
+    device.daemon().tick()
     daemon = device.daemon(enabled=False)
     device.now = at("2026-06-02 03:00")
-    daemon.look()
+    daemon.tick()
     assert device.nights == 0
     assert device.cycles == []
     assert daemon.next_run() is None
@@ -277,14 +280,14 @@ def test_next_night_is_told(device):
 
 
 def test_started_schedule_makes_up_a_missed_night_by_itself(device):
-    device.daemon().look()
+    device.daemon().tick()
     device.now = at("2026-06-02 09:00")
     daemon = device.daemon()
-    daemon.start(first_look_s=0)
-    daemon.start(first_look_s=0)  # twice is once
+    daemon.start(first_tick_s=0)
+    daemon.start(first_tick_s=0)  # twice is once
+    device.periodic.start()
     until(lambda: device.nights, "the night that was missed")
-    daemon.close()
-    daemon.close()
+    device.periodic.shutdown()
     assert device.nights == 1
 
 
@@ -293,19 +296,19 @@ HOT = IdleDecision((Check("heat", "against", "the processor has 85 °C"),))
 
 def test_every_moment_leaves_a_row_that_says_what_became_of_it_and_why(device):
     daemon = device.daemon()
-    daemon.look()
+    daemon.tick()
     device.now = at("2026-06-02 03:00")
     device.moment = HOT
-    daemon.look()
+    daemon.tick()
     assert device.cycles == [("2026-06-02 01:00", "waiting", "the processor has 85 °C")]
     device.now = at("2026-06-02 04:00")
     device.moment = IdleDecision(())
-    daemon.look()
+    daemon.tick()
     assert device.cycles == [("2026-06-02 01:00", "ran", "4 new examples")]
     assert device.db.scheduled_runs.list()[0].job_id == "j-1"
     device.supervisor.error = NothingToLearn("no feedback has come")
     device.now = at("2026-06-03 03:00")
-    daemon.look()
+    daemon.tick()
     assert device.cycles[0] == ("2026-06-03 01:00", "skipped", "no feedback has come")
     assert device.nights == 1
 
@@ -313,29 +316,29 @@ def test_every_moment_leaves_a_row_that_says_what_became_of_it_and_why(device):
 @pytest.mark.parametrize("make_up", [True, False])
 def test_night_whose_window_has_passed_is_missed_and_stays_owed_if_it_is_to_be_made_up(device, make_up):
     daemon = device.daemon(make_up=make_up)
-    daemon.look()
+    daemon.tick()
     device.moment, device.now = HOT, at("2026-06-02 06:59")
-    daemon.look()
+    daemon.tick()
     assert device.cycles[0][1] == "waiting"
     device.now = at("2026-06-02 07:01")
-    daemon.look()
+    daemon.tick()
     assert device.cycles[0][1] == "missed"
     device.moment, device.now = IdleDecision(()), at("2026-06-02 12:00")
-    daemon.look()
+    daemon.tick()
     assert device.cycles[0][1] == ("ran" if make_up else "missed")
     device.now = at("2026-06-03 03:00")
-    daemon.look()
+    daemon.tick()
     assert device.nights == (2 if make_up else 1)
 
 
 def test_window_is_open_from_its_moment_until_it_ends(device):
     for hour, make_up, wanted in (
-        ("02:59", True, "late"),
+        ("02:59", True, "overdue"),
         ("02:59", False, "shut"),
         ("03:00", False, "open"),
         ("06:59", False, "open"),
         ("07:00", False, "shut"),
-        ("07:00", True, "late"),
+        ("07:00", True, "overdue"),
     ):
         device.now = at(f"2026-06-02 {hour}")
         assert device.daemon(make_up=make_up)._window.state(begun=True) == wanted
@@ -344,37 +347,56 @@ def test_window_is_open_from_its_moment_until_it_ends(device):
 
 def test_nothing_is_due_where_no_night_is_owed(device):
     daemon = device.daemon()
-    daemon.look()
+    daemon.tick()
     device.now = at("2026-06-02 03:00")
     assert daemon._window.state(begun=False) == "shut"
     device.moment = HOT
-    daemon.look()
+    daemon.tick()
     assert daemon._window.state(begun=False) == "open"
     device.moment = IdleDecision(())
-    daemon.look()
+    daemon.tick()
     assert daemon._window.state(begun=False) == "shut"
 
 
 @pytest.mark.parametrize("hours", [-30, -2, 2, 30])
 def test_clock_that_jumps_costs_no_night_and_makes_none_twice(device, hours):
     daemon = device.daemon()
-    daemon.look()
+    daemon.tick()
     device.now = at("2026-06-02 03:00")
-    daemon.look()
+    daemon.tick()
     assert device.nights == 1
     device.now += timedelta(hours=hours)
-    daemon.look()
+    daemon.tick()
     device.supervisor.error = NothingToLearn("no feedback has come")  # as the real one says
     moment = device.now
     while device.now < moment + timedelta(hours=48):
         device.now += timedelta(hours=1)
-        daemon.look()
+        daemon.tick()
     device.supervisor.error = None
     device.now = next_run(NIGHT, BERLIN, device.now)
-    daemon.look()
+    daemon.tick()
     assert device.nights == (3 if hours == 30 else 2)
 
 
 def test_jobs_that_were_left_unfinished_are_taken_up_at_each_look(device):
-    device.daemon().look()
+    device.daemon().tick()
     assert device.supervisor.recoveries == 1
+
+
+def test_tick_that_raises_is_followed_by_the_next_one(device, monkeypatch, caplog):
+    ticks = []
+
+    def fail() -> list[JobRecord]:
+        ticks.append(datetime.now(UTC))
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(device.supervisor, "recover", fail)
+    daemon = device.daemon()
+    daemon.start(first_tick_s=0)
+    device.periodic.start()
+    until(lambda: "the disk is gone" in caplog.text, "the error is logged")
+    (job,) = device.periodic.get_jobs()
+    assert (job.next_run_time.second, job.next_run_time > ticks[0]) == (0, True)
+    job.modify(next_run_time=datetime.now(UTC))
+    until(lambda: len(ticks) == 2, "the next tick")
+    device.periodic.shutdown()

@@ -8,7 +8,7 @@ import pytest
 from lars_agent.errors import ConfigError
 from lars_agent.training.config import TrainConfig
 from service.app import create_app
-from service.cli.client import default_url
+from service.cli.client import Client
 from service.cycle.job_directory import SUPERVISED
 from service.settings import load as module
 from service.settings.load import Settings, load_settings
@@ -134,7 +134,7 @@ def test_a_daemon_that_others_can_reach_needs_a_token_but_a_client_of_it_does_no
     settings = load_settings()  # the command line reads the same file, and need not know the token
     with pytest.raises(ConfigError, match=r"can be reached from other devices; set server\.token"):
         create_app(settings)
-    assert default_url() == "http://127.0.0.1:8321"
+    assert Client().url == "http://127.0.0.1:8321"
 
 
 @pytest.mark.parametrize(

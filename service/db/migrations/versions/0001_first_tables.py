@@ -12,7 +12,19 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """The four tables exist."""
+    """Create the four tables."""
+    _create_interactions()
+    _create_feedback()
+    _create_jobs()
+    op.create_table(
+        "runs",
+        sa.Column("profile", sa.String(64), nullable=False),
+        sa.Column("last_run", sa.String(27), nullable=False),
+        sa.PrimaryKeyConstraint("profile", name="pk_runs"),
+    )
+
+
+def _create_interactions() -> None:
     op.create_table(
         "interactions",
         sa.Column("seq", sa.Integer, nullable=False),
@@ -31,6 +43,9 @@ def upgrade() -> None:
         sa.UniqueConstraint("id", name="uq_interactions_id"),
         sqlite_autoincrement=True,
     )
+
+
+def _create_feedback() -> None:
     op.create_table(
         "feedback",
         sa.Column("seq", sa.Integer, nullable=False),
@@ -58,6 +73,9 @@ def upgrade() -> None:
     )
     op.create_index("ix_feedback_interaction_id", "feedback", ["interaction_id"])
     op.create_index("ix_feedback_profile_seq", "feedback", ["profile", "seq"])
+
+
+def _create_jobs() -> None:
     op.create_table(
         "jobs",
         sa.Column("seq", sa.Integer, nullable=False),
@@ -85,9 +103,3 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_jobs_status", "jobs", ["status"])
-    op.create_table(
-        "runs",
-        sa.Column("profile", sa.String(64), nullable=False),
-        sa.Column("last_run", sa.String(27), nullable=False),
-        sa.PrimaryKeyConstraint("profile", name="pk_runs"),
-    )

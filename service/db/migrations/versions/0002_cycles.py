@@ -1,4 +1,4 @@
-"""What became of each scheduled moment; why a job ran, and who held its worker back."""
+"""Outcome of each scheduled run; reason and pauses of a job."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Jobs have a reason and pauses, and there is a table of cycles."""
+    """Add the reason and the pauses of jobs, and the table of cycles."""
     op.add_column("jobs", sa.Column("reason", sa.Text))
     op.add_column("jobs", sa.Column("pauses", sa.JSON))
     op.create_table(

@@ -1,0 +1,66 @@
+"""Reading of the tables whose rows have an id and leave the package as records."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, ClassVar, Generic, TypeVar
+
+from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, Select, Table, delete, select
+
+from service.db.engine import reading, writing
+from service.db.errors import RecordNotFound
+from service.db.records import FeedbackRecord, InteractionRecord, JobRecord
+
+Record = TypeVar("Record", FeedbackRecord, InteractionRecord, JobRecord)
+
+
+class Records(Generic[Record]):
+    """The rows of `table` in the database behind `engine`, as records."""
+
+    table: ClassVar[Table]
+    record: ClassVar[type[Any]]
+    not_found: ClassVar[type[RecordNotFound]]
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def get(self, record_id: str) -> Record:
+        """Return one record. Raises `not_found`."""
+        with reading(self._engine) as connection:
+            return self._get(connection, record_id)
+
+    def delete(self, record_id: str) -> None:
+        """Delete one record. Raises `not_found`."""
+        with writing(self._engine) as connection:
+            if not connection.execute(delete(self.table).where(self.table.c.id == record_id)).rowcount:
+                raise self.not_found.of(record_id)
+
+    def _get(self, connection: Connection, record_id: str) -> Record:
+        row = connection.execute(select(self.table).where(self.table.c.id == record_id)).mappings().first()
+        if row is None:
+            raise self.not_found.of(record_id)
+        return self._record(row)
+
+    def _latest(self, limit: int, after: str | None, *conditions: ColumnElement[bool]) -> builtins.list[Record]:
+        """Return the latest records, newest first; `after` is the id of the last one already seen."""
+        query = select(self.table).where(*conditions).order_by(self.table.c.seq.desc()).limit(limit)
+        if after is not None:
+            seen = select(self.table.c.seq).where(self.table.c.id == after).scalar_subquery()
+            query = query.where(self.table.c.seq < seen)
+        return self._read(query)
+
+    def _of(self, profile: str | None) -> builtins.list[ColumnElement[bool]]:
+        return [] if profile is None else [self.table.c.profile == profile]
+
+    def _read(self, query: Select[Any]) -> builtins.list[Record]:
+        with reading(self._engine) as connection:
+            return [self._record(row) for row in connection.execute(query).mappings()]
+
+    def _record(self, row: RowMapping | Mapping[str, Any]) -> Record:
+        """Return the record of a row, with tuples for lists."""
+        values = {field.name: row[field.name] for field in fields(self.record)}
+        frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        record: Record = self.record(**frozen)
+        return record

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from lars_agent.example import Message
 from service.api.errors import InvalidField, describe
-from service.api.fields import MAX_MESSAGES, SpokenText, TextOrMessages, Turn, spoken, to_messages
+from service.api.fields import MAX_MESSAGES, SpokenText, TextOrMessages, Turn, not_blank, to_messages
 from service.db import FeedbackRecord, NewFeedback, to_example
 
 Format = Literal["messages", "prompt-completion", "preference", "kto"]
@@ -84,7 +84,7 @@ def _reply(value: Any) -> Any:
 def _ends_with_reply(turns: list[Turn]) -> list[Turn]:
     if [turn.role for turn in turns[-2:]] != ["user", "assistant"]:
         raise ValueError("must end with a message of the user and the assistant's reply")
-    spoken(turns[-1].content)
+    not_blank(turns[-1].content)
     return turns
 
 

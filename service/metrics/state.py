@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from lars_agent.memory.measure import rss_bytes
-from service.alarms import Alarm
+from service.alarms import AlarmCode
 from service.daemon import Daemon
 from service.db import JobRecord, JobStatus
 from service.housekeeping.disk_room import taken_bytes
@@ -40,8 +40,8 @@ class DaemonCollector(Collector):
         yield from self._bytes()
 
     def _alarms(self) -> Metric:
-        active = {problem.alarm for problem in self._daemon.problems()}
-        values = {code: code in active for code in get_args(Alarm)}
+        active = {alarm.code for alarm in self._daemon.problems()}
+        values = {code: code in active for code in get_args(AlarmCode)}
         return labelled("alarm_active", "1 while the alarm is active, by its code.", "code", values)
 
     def _rows(self) -> Iterator[Metric]:
@@ -72,7 +72,7 @@ class DaemonCollector(Collector):
         pids = {"daemon": None, "engine": daemon.serving.endpoint_pid, "worker": daemon.worker.pid}
         running = {name: pid for name, pid in pids.items() if name == "daemon" or pid is not None}
         words = "Resident memory by process."
-        yield labelled("resident_bytes", words, "process", {name: _resident(pid) for name, pid in running.items()})
+        yield labelled("resident_bytes", words, "process", {name: resident_bytes(pid) for name, pid in running.items()})
         yield gauge("memory_budget_bytes", "Memory that training may use.", settings.memory.budget_bytes)
 
 
@@ -103,7 +103,8 @@ def labelled(name: str, documentation: str, label: str, values: Mapping[str, flo
     return family
 
 
-def _resident(pid: int | None) -> int:
+def resident_bytes(pid: int | None) -> int:
+    """Return the resident memory of a process, by default this one; 0 if it has ended."""
     with contextlib.suppress(OSError):
         return rss_bytes(pid)
-    return 0  # it has just ended
+    return 0

@@ -21,7 +21,6 @@ from service.api import (
     generate,
     interactions,
     jobs,
-    metrics,
     ollama,
     openai,
     openai_models,
@@ -69,7 +68,6 @@ ROUTERS = (
     jobs.router,
     schedule.router,
     operation.router,
-    metrics.router,
     dashboard.router,
 )
 

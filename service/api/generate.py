@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import count
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
@@ -15,7 +16,7 @@ from service.api.dependencies import DaemonDep
 from service.api.errors import documented
 from service.api.fields import Body, Reply, StopText, TextOrMessages, VersionLabel, to_messages
 from service.api.model_names import ModelName
-from service.api.streams import MIN_TEMPERATURE, Encoder, Exchange, event_stream, generation_request
+from service.api.streams import MIN_TEMPERATURE, Encoder, Exchange, encode_stream, event_stream, generation_request
 from service.daemon import Daemon
 
 router = APIRouter(tags=["generation"])
@@ -135,26 +136,6 @@ class StreamEvent(Reply):
     details: GenerationDetails | None = None
 
 
-class EventEncoder(Encoder):
-    """Encodes a reply as StreamEvents."""
-
-    def __init__(self, exchange: Exchange) -> None:
-        self._exchange, self._count = exchange, 0
-
-    def piece(self, piece: Piece) -> dict[str, Any]:
-        """Return the event of a piece."""
-        return self._event(StreamToken(text=piece.text))
-
-    def last(self, generation: Generation) -> list[dict[str, Any]]:
-        """Return the event with the whole text."""
-        return [self._event(StreamToken(text="", special=True), **dict(_reply(self._exchange, generation)))]
-
-    def _event(self, token: StreamToken, **values: Any) -> dict[str, Any]:
-        event = StreamEvent(index=self._count, token=token, **values)
-        self._count += 1
-        return event.model_dump(mode="json")
-
-
 @router.post("/generate", responses=documented(404, 409, 503, 504))
 async def generate(body: GenerateRequest, request: Request, daemon: DaemonDep) -> GenerateReply:
     """Reply to `inputs`. The reply is recorded before it is sent, and cancelled if the client disconnects."""
@@ -166,7 +147,7 @@ async def generate(body: GenerateRequest, request: Request, daemon: DaemonDep) -
 async def generate_stream(body: StreamRequest, daemon: DaemonDep) -> EventSourceResponse:
     """Stream the reply to `inputs`; the last event has the whole text, its id and the details."""
     exchange = await _begin(daemon, body)
-    return event_stream(exchange, EventEncoder(exchange))
+    return event_stream(encode_stream(exchange, _encoder(exchange)))
 
 
 async def _begin(daemon: Daemon, body: GenerateRequest) -> Exchange:
@@ -178,3 +159,14 @@ def _reply(exchange: Exchange, generation: Generation) -> GenerateReply:
     return GenerateReply.model_validate(
         {"generated_text": generation.text, "interaction_id": exchange.recorded_id, "details": generation}
     )
+
+
+def _encoder(exchange: Exchange) -> Encoder:
+    index = count()
+
+    def encode(item: Piece | Generation) -> list[dict[str, Any]]:
+        whole = {} if isinstance(item, Piece) else dict(_reply(exchange, item))
+        token = StreamToken(text="" if whole else item.text, special=bool(whole))
+        return [StreamEvent(index=next(index), token=token, **whole).model_dump(mode="json")]
+
+    return encode

@@ -23,7 +23,7 @@ from service.api.errors import documented
 from service.api.fields import MAX_MESSAGES, Body, SamplingFields, Text, Turn, ends_with_user, to_messages
 from service.api.model_names import ModelName, model_names
 from service.api.openai_models import ModelCard, cards, find_card
-from service.api.streams import Encoder, Exchange, encode_stream, generation_request
+from service.api.streams import Exchange, encode_stream, generation_request
 from service.daemon import Daemon
 from service.process.version import package_version
 
@@ -105,7 +105,7 @@ class OllamaRequest(Body):
         return generation_request(adapter, messages, raw=raw, **values)
 
 
-class ChatRequest(OllamaRequest):
+class OllamaChatRequest(OllamaRequest):
     """A conversation to reply to."""
 
     messages: Annotated[list[Turn], Field(max_length=MAX_MESSAGES), AfterValidator(ends_with_user)] = Field(
@@ -114,7 +114,7 @@ class ChatRequest(OllamaRequest):
     tools: list[Any] | None = Field(default=None, max_length=0, description="Not supported.")
 
 
-class GenerateRequest(OllamaRequest):
+class OllamaGenerateRequest(OllamaRequest):
     """A prompt to reply to, or (with `raw`) a text to continue."""
 
     prompt: Text = Field(default="", description="Without a prompt the model is loaded or unloaded.")
@@ -134,48 +134,8 @@ class ShowRequest(Body):
     verbose: bool | None = None
 
 
-class LineEncoder(Encoder):
-    """Encodes a reply as Ollama's lines; `content` wraps a text as its request wants it."""
-
-    def __init__(self, exchange: Exchange, content: Callable[[str], dict[str, Any]]) -> None:
-        self._exchange, self._content = exchange, content
-
-    def piece(self, piece: Piece) -> dict[str, Any]:
-        """Return the line of a piece."""
-        return self._line(piece.text) | {"done": False}
-
-    def last(self, generation: Generation) -> list[dict[str, Any]]:
-        """Return the line with the statistics."""
-        return [self._line("") | self._statistics(generation)]
-
-    def error(self, status: int, message: str) -> dict[str, Any]:
-        """Return the line of an error."""
-        return {"error": message}
-
-    def whole(self, generation: Generation) -> dict[str, Any]:
-        """Return the reply as one object."""
-        return self._line(generation.text) | self._statistics(generation)
-
-    def _line(self, text: str) -> dict[str, Any]:
-        return _line(self._exchange.replier, self._content(text))
-
-    def _statistics(self, generation: Generation) -> dict[str, Any]:
-        """Return the fields of a finished reply; `interaction_id`, for feedback, is ours."""
-        return {
-            "done": True,
-            "done_reason": "length" if generation.finish_reason == "length" else "stop",
-            "total_duration": int((time.monotonic() - self._exchange.began) * NANOSECONDS),
-            "load_duration": 0,
-            "prompt_eval_count": generation.prompt_tokens,
-            "prompt_eval_duration": int(generation.prompt_s * NANOSECONDS),
-            "eval_count": generation.generated_tokens,
-            "eval_duration": int(generation.reply_s * NANOSECONDS),
-            "interaction_id": self._exchange.recorded_id,
-        }
-
-
 @router.post("/chat", response_model=None, responses=LINES | documented(404, 409, 503, 504))
-async def chat(body: ChatRequest, request: Request, daemon: DaemonDep) -> Any:
+async def chat(body: OllamaChatRequest, request: Request, daemon: DaemonDep) -> Any:
     """Reply to a conversation."""
 
     def content(text: str) -> dict[str, Any]:
@@ -187,7 +147,7 @@ async def chat(body: ChatRequest, request: Request, daemon: DaemonDep) -> Any:
 
 
 @router.post("/generate", response_model=None, responses=LINES | documented(404, 409, 503, 504))
-async def generate(body: GenerateRequest, request: Request, daemon: DaemonDep) -> Any:
+async def generate(body: OllamaGenerateRequest, request: Request, daemon: DaemonDep) -> Any:
     """Reply to a prompt."""
     if not body.prompt:
         return await _load(daemon, body, {"response": ""})
@@ -257,15 +217,37 @@ async def _answer(
     parameters = {} if body.options is None else body.options.model_dump(exclude_none=True)
     to_request = partial(body.to_request, messages=messages, raw=raw)
     exchange = await Exchange.begin(daemon, body.model, to_request, parameters, body.keep_alive)
-    encoder = LineEncoder(exchange, content)
+    model = exchange.replier
+
+    def encode(item: Piece | Generation) -> list[dict[str, Any]]:
+        if isinstance(item, Piece):
+            return [_line(model, content(item.text)) | {"done": False}]
+        return [_line(model, content("")) | _statistics(exchange, item)]
+
     if body.stream is False:
-        return encoder.whole(await exchange.finished(request))
-    lines = (line + "\n" async for line in encode_stream(exchange, encoder))
-    return StreamingResponse(lines, media_type=NDJSON)
+        generation = await exchange.finished(request)
+        return _line(model, content(generation.text)) | _statistics(exchange, generation)
+    lines = encode_stream(exchange, encode, error_event=lambda _, message: {"error": message})
+    return StreamingResponse((line + "\n" async for line in lines), media_type=NDJSON)
 
 
 def _line(model: str, content: Mapping[str, Any]) -> dict[str, Any]:
     return {"model": model, "created_at": _iso(time.time()), **content}
+
+
+def _statistics(exchange: Exchange, generation: Generation) -> dict[str, Any]:
+    """Return the fields of a finished reply; `interaction_id`, for feedback, is ours."""
+    return {
+        "done": True,
+        "done_reason": "length" if generation.finish_reason == "length" else "stop",
+        "total_duration": int((time.monotonic() - exchange.began) * NANOSECONDS),
+        "load_duration": 0,
+        "prompt_eval_count": generation.prompt_tokens,
+        "prompt_eval_duration": int(generation.prompt_s * NANOSECONDS),
+        "eval_count": generation.generated_tokens,
+        "eval_duration": int(generation.reply_s * NANOSECONDS),
+        "interaction_id": exchange.recorded_id,
+    }
 
 
 def _entry(daemon: Daemon, card: ModelCard) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from sse_starlette import EventSourceResponse
 
 from lars_agent.example import Message
 from lars_agent.runtime.request import FinishReason, Generation, GenerationRequest, Piece, TokenChoice, TokenLogprob
@@ -16,7 +18,7 @@ from service.api.dependencies import DaemonDep
 from service.api.errors import documented
 from service.api.fields import MAX_MESSAGES, Body, SamplingFields, Text, Turn, as_list, ends_with_user, to_messages
 from service.api.model_names import ModelName
-from service.api.streams import Encoder, Exchange, event_stream, generation_request
+from service.api.streams import Exchange, encode_stream, event_stream, generation_request
 from service.daemon import Daemon
 
 router = APIRouter(prefix="/v1", tags=["openai"])
@@ -161,58 +163,15 @@ class OpenAIReply(BaseModel):
     choices: list[dict[str, Any]]
 
 
-class ChunkEncoder(Encoder):
-    """Encodes a reply as chunks of a completion."""
-
-    closing = "[DONE]"
-
-    def __init__(self, body: OpenAIRequest, envelope: dict[str, Any]) -> None:
-        self._body, self._envelope, self._length = body, envelope, 0
-
-    def piece(self, piece: Piece) -> dict[str, Any]:
-        """Return the chunk of a piece."""
-        logprobs = completion_logprobs(piece.logprobs, self._length) if piece.logprobs else None
-        self._length += len(piece.text)
-        return self._chunk({"text": piece.text, "logprobs": logprobs})
-
-    def last(self, generation: Generation) -> list[dict[str, Any]]:
-        """Return the chunk with the finish reason and, if asked for, the chunk with the usage."""
-        end = self._chunk(self._empty(), REASONS[generation.finish_reason])
-        if not self._body.includes_usage:
-            return [end]
-        return [end, self._envelope | {"choices": [], "usage": usage(generation)}]
-
-    def _empty(self) -> dict[str, Any]:
-        return {"text": ""}
-
-    def _chunk(self, choice: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
-        choices = [{"index": 0} | choice | {"finish_reason": finish_reason}]
-        return self._envelope | {"choices": choices} | ({"usage": None} if self._body.includes_usage else {})
-
-
-class ChatChunkEncoder(ChunkEncoder):
-    """Encodes a reply as chunks of a chat completion."""
-
-    def first(self) -> list[dict[str, Any]]:
-        """Return the chunk that names the role."""
-        return [self._chunk({"delta": {"role": "assistant", "content": ""}})]
-
-    def piece(self, piece: Piece) -> dict[str, Any]:
-        """Return the chunk of a piece."""
-        logprobs = chat_logprobs(piece.logprobs) if piece.logprobs else None
-        return self._chunk({"delta": {"content": piece.text}, "logprobs": logprobs})
-
-    def _empty(self) -> dict[str, Any]:
-        return {"delta": {}}
-
-
 @router.post("/chat/completions", response_model=OpenAIReply, responses=STREAM | documented(404, 409, 503, 504))
 async def chat(body: ChatRequest, request: Request, daemon: DaemonDep) -> Any:
     """Reply to a conversation."""
     exchange = await _begin(daemon, body)
     envelope = _envelope(exchange, "chat.completion")
     if body.stream:
-        return event_stream(exchange, ChatChunkEncoder(body, envelope | {"object": "chat.completion.chunk"}))
+        envelope |= {"object": "chat.completion.chunk"}
+        first = {"delta": {"role": "assistant", "content": ""}}
+        return _stream(exchange, body, envelope, _chat_choice, {"delta": {}}, [first])
     generation = await exchange.finished(request)
     message = {"role": "assistant", "content": generation.text, "refusal": None}
     logprobs = chat_logprobs(generation.logprobs) if body.logprobs else None
@@ -225,7 +184,7 @@ async def complete(body: CompletionRequest, request: Request, daemon: DaemonDep)
     exchange = await _begin(daemon, body)
     envelope = _envelope(exchange, "text_completion")
     if body.stream:
-        return event_stream(exchange, ChunkEncoder(body, envelope))
+        return _stream(exchange, body, envelope, _text_choices(), {"text": ""})
     generation = await exchange.finished(request)
     logprobs = None if body.logprobs is None else completion_logprobs(generation.logprobs, 0)
     return _whole(envelope, generation, {"text": generation.text, "logprobs": logprobs})
@@ -252,6 +211,51 @@ def _whole(envelope: dict[str, Any], generation: Generation, choice: dict[str, A
     return envelope | {"choices": choices, "usage": usage(generation)}
 
 
+def _stream(
+    exchange: Exchange,
+    body: OpenAIRequest,
+    envelope: dict[str, Any],
+    to_choice: Callable[[Piece], dict[str, Any]],
+    last: dict[str, Any],
+    first: Sequence[dict[str, Any]] = (),
+) -> EventSourceResponse:
+    """Stream a chunk per choice (`first`, `to_choice` of each piece, `last`), the usage if asked for, and `[DONE]`."""
+    common = envelope | ({"usage": None} if body.includes_usage else {})
+
+    def chunk(choice: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
+        return common | {"choices": [{"index": 0} | choice | {"finish_reason": reason}]}
+
+    def encode(item: Piece | Generation) -> list[dict[str, Any]]:
+        if isinstance(item, Piece):
+            return [chunk(to_choice(item))]
+        end = chunk(last, REASONS[item.finish_reason])
+        return [end, common | {"choices": [], "usage": usage(item)}] if body.includes_usage else [end]
+
+    async def events() -> AsyncIterator[str]:
+        async for event in encode_stream(exchange, encode, [chunk(choice) for choice in first]):
+            yield event
+        yield "[DONE]"
+
+    return event_stream(events())
+
+
+def _chat_choice(piece: Piece) -> dict[str, Any]:
+    logprobs = chat_logprobs(piece.logprobs) if piece.logprobs else None
+    return {"delta": {"content": piece.text}, "logprobs": logprobs}
+
+
+def _text_choices() -> Callable[[Piece], dict[str, Any]]:
+    length = 0
+
+    def choice(piece: Piece) -> dict[str, Any]:
+        nonlocal length
+        logprobs = completion_logprobs(piece.logprobs, length) if piece.logprobs else None
+        length += len(piece.text)
+        return {"text": piece.text, "logprobs": logprobs}
+
+    return choice
+
+
 def usage(generation: Generation) -> dict[str, Any]:
     """Return the number of tokens."""
     return {
@@ -270,15 +274,12 @@ def chat_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
 
 def completion_logprobs(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
     """Return log-probabilities in the shape of completions; the text of the first token begins at `offset`."""
-    offsets = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(token.chosen.text)
+    lengths = [len(token.chosen.text) for token in tokens]
     return {
         "tokens": [token.chosen.text for token in tokens],
         "token_logprobs": [token.chosen.logprob for token in tokens],
         "top_logprobs": [{one.text: one.logprob for one in token.top} for token in tokens],
-        "text_offset": offsets,
+        "text_offset": list(accumulate(lengths[:-1], initial=offset)) if tokens else [],
     }
 
 

@@ -1,12 +1,14 @@
-"""State of the daemon: GET /health, /ready and /info."""
+"""State of the daemon: GET /health, /ready, /info and /metrics."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from pydantic import Field
+from starlette.responses import Response
 
 from lars_agent.memory.measure import peak_rss_bytes, rss_bytes
 from service.alarms import AlarmCode
@@ -19,6 +21,10 @@ from service.process.version import package_version
 from service.worker.memory_limit import LimitKind
 
 router = APIRouter(tags=["operation"])
+
+METRICS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+}
 
 
 class Health(Reply):
@@ -144,6 +150,12 @@ def info(daemon: DaemonDep) -> Info:
         schedule=ScheduleInfo(enabled=schedule.enabled, cron=schedule.cron, next_run=daemon.next_night()),
         night=_night(daemon),
     )
+
+
+@router.get("/metrics", response_class=Response, responses=METRICS | documented(503))
+def metrics(daemon: DaemonDep) -> Response:
+    """Return metrics in Prometheus's text format; no name, label or value contains personal data."""
+    return Response(generate_latest(daemon.metrics.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 def _night(daemon: Daemon) -> NightInfo:

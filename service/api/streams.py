@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,49 +103,34 @@ class Exchange:
             self.recorded_id = self.interaction_id
 
 
-class Encoder:
-    """One dialect's events of a streamed reply; every event is a JSON object."""
-
-    closing: str | None = None  # a last event that is not JSON
-
-    def first(self) -> list[dict[str, Any]]:
-        """Return the events before the first piece."""
-        return []
-
-    def piece(self, piece: Piece) -> dict[str, Any]:
-        """Return the event of a piece of the reply."""
-        raise NotImplementedError
-
-    def last(self, generation: Generation) -> list[dict[str, Any]]:
-        """Return the events after the last piece; the reply has been recorded."""
-        raise NotImplementedError
-
-    def error(self, status: int, message: str) -> dict[str, Any]:
-        """Return the event of an error that ends the reply."""
-        return error_body(status, message)
+Encoder = Callable[[Piece | Generation], list[dict[str, Any]]]  # a dialect's events for a piece, or for the whole reply
 
 
-async def encode_stream(exchange: Exchange, encoder: Encoder) -> AsyncIterator[str]:
-    """Yield the events of the reply as text. An error becomes an event, as the status has already been sent."""
+async def encode_stream(
+    exchange: Exchange,
+    encoder: Encoder,
+    first: Sequence[dict[str, Any]] = (),
+    error_event: Callable[[int, str], dict[str, Any]] = error_body,
+) -> AsyncIterator[str]:
+    """Yield `first` and the events of the reply as JSON; an error becomes an event, as the status has been sent."""
     try:
-        for event in encoder.first():
+        for event in first:
             yield ascii_json(event)
         async for piece in exchange.pieces():
-            yield ascii_json(encoder.piece(piece))
-        for event in encoder.last(exchange.ticket.result()):
+            for event in encoder(piece):
+                yield ascii_json(event)
+        for event in encoder(exchange.ticket.result()):
             yield ascii_json(event)
     except LarsError as error:
-        yield ascii_json(encoder.error(status_of(error), str(error)))
+        yield ascii_json(error_event(status_of(error), str(error)))
     except Exception:
         log.exception("stream_broke_off")
-        yield ascii_json(encoder.error(500, UNEXPECTED))
-    if encoder.closing is not None:
-        yield encoder.closing
+        yield ascii_json(error_event(500, UNEXPECTED))
 
 
-def event_stream(exchange: Exchange, encoder: Encoder) -> EventSourceResponse:
-    """Respond with server-sent events; on shutdown the reply may go on until `CUT_S`, as others may."""
-    return EventSourceResponse(encode_stream(exchange, encoder), shutdown_grace_period=CUT_S)
+def event_stream(events: AsyncIterator[str]) -> EventSourceResponse:
+    """Respond with server-sent events; on shutdown they may go on until `CUT_S`, as other replies may."""
+    return EventSourceResponse(events, shutdown_grace_period=CUT_S)
 
 
 def generation_request(adapter: AdapterName, messages: tuple[Message, ...], **values: Any) -> GenerationRequest:

@@ -1,17 +1,17 @@
-"""Something that is wrong with the daemon, which goes on all the same."""
+"""Alarms: problems with which the daemon goes on running."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-Alarm = Literal["adapter_fallback", "adapter_set_aside", "not_learning", "not_recording", "safe_mode"]
+AlarmCode = Literal["adapter_fallback", "adapter_set_aside", "not_learning", "not_recording", "safe_mode"]
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A code for monitors, which tells nothing private, the words for the owner, and whose adapter it is about."""
+class Alarm:
+    """A problem: its code, for monitors, without personal data; a message for the owner; the profile concerned."""
 
-    alarm: Alarm
-    words: str
+    code: AlarmCode
+    message: str
     profile: str | None = None

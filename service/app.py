@@ -23,7 +23,6 @@ from service.api import (
     generate,
     interactions,
     jobs,
-    metrics,
     ollama,
     openai,
     openai_models,
@@ -71,7 +70,6 @@ ROUTERS = (
     jobs.router,
     schedule.router,
     operation.router,
-    metrics.router,
     dashboard.router,
 )
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from lars_agent.store.adapters import AdapterStore
-from service.alarms import Problem
+from service.alarms import Alarm
 from service.cycle.supervisor import Supervisor
 from service.db import Database, JobRecord, JobTrigger
 from service.housekeeping.housekeeper import Housekeeper
@@ -107,9 +107,9 @@ class Daemon:
         """When the next night comes; None if none does."""
         return None if self.starts.safe_mode else self.schedule.next_run()
 
-    def problems(self) -> list[Problem]:
+    def problems(self) -> list[Alarm]:
         """What is wrong, although it serves."""
-        safe_mode = [Problem("safe_mode", self.starts.words)] if self.starts.safe_mode else []
+        safe_mode = [Alarm("safe_mode", self.starts.words)] if self.starts.safe_mode else []
         return [*safe_mode, *self.serving.problems, *self.switch.problems, *self.recorder.problems]
 
     def status(self) -> str:

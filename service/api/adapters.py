@@ -1,50 +1,98 @@
-"""Adapter versions: which there are, and which one replies."""
+"""Adapter versions: list, activate and roll back."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from pydantic import Field
 
 from lars_agent.errors import AdapterNotFound
+from lars_agent.store.manifest import AdapterManifest
 from service.api.dependencies import DaemonDep
 from service.api.errors import documented
-from service.api.fields import parse_version, version_label
-from service.api.queries import AdaptersQuery, ProfileQuery
-from service.api.schemas import ActiveAdapter, AdapterBody, AdapterList
+from service.api.fields import JsonObject, ProfileQuery, Reply, VersionLabel, parse_version, version_label
 
 router = APIRouter(prefix="/adapters", tags=["adapters"])
 
 ProfileParameter = Annotated[ProfileQuery, Query()]
 
 
+class AdaptersQuery(ProfileQuery):
+    """The profile, and whether to check the files of its adapters."""
+
+    verify: bool = Field(default=False, description="Compare every file's sha256 with the manifest's.")
+
+
+class AdapterBody(Reply):
+    """One adapter version: its manifest, and whether it is active."""
+
+    version: VersionLabel
+    profile: str
+    active: bool
+    parent: VersionLabel
+    created: str
+    job_id: str
+    base_model: str
+    base_model_revision: str | None
+    base_model_sha256: str
+    example_ids: list[str]
+    config: JsonObject
+    plan: JsonObject
+    peak_bytes: int | None
+    budget_bytes: int | None
+    losses: JsonObject
+    verdict: JsonObject
+    files: dict[str, str]
+
+
+class AdapterList(Reply):
+    """A profile's adapters, oldest first, and its active version."""
+
+    profile: str
+    active: VersionLabel
+    adapters: list[AdapterBody]
+    problems: dict[str, str] = Field(description="With `verify`: versions that cannot be used, and the reason.")
+
+
+class ActiveAdapter(Reply):
+    """The profile's active version."""
+
+    profile: str
+    active: VersionLabel
+
+
 @router.get("", responses=documented(409))
 def list_adapters(query: Annotated[AdaptersQuery, Query()], daemon: DaemonDep) -> AdapterList:
-    """A profile's adapter versions, oldest first."""
+    """List a profile's adapter versions, oldest first."""
     active = daemon.store.active(query.profile)
-    bodies = [AdapterBody.of(manifest, active) for manifest in daemon.store.versions(query.profile)]
+    bodies = [_body(manifest, active) for manifest in daemon.store.versions(query.profile)]
     found = daemon.store.problems(query.profile) if query.verify else {}
-    problems = {version_label(version): words for version, words in found.items()}
+    problems = {version_label(version): reason for version, reason in found.items()}
     return AdapterList(profile=query.profile, active=version_label(active), adapters=bodies, problems=problems)
 
 
 @router.get("/{version}", responses=documented(404, 409))
 def get(version: str, query: ProfileParameter, daemon: DaemonDep) -> AdapterBody:
-    """One adapter version."""
+    """Return one adapter version."""
     number = parse_version(version)
     if number is None:
         raise AdapterNotFound("base is the model without adapter; it has no manifest")
-    return AdapterBody.of(daemon.store.get(query.profile, number), daemon.store.active(query.profile))
+    return _body(daemon.store.get(query.profile, number), daemon.store.active(query.profile))
 
 
 @router.post("/rollback", responses=documented(404, 409, 503, 507))
 def rollback(query: ProfileParameter, daemon: DaemonDep) -> ActiveAdapter:
-    """The parent of the active version replies from now on."""
+    """Activate the parent of the active version."""
     return ActiveAdapter(profile=query.profile, active=version_label(daemon.switch.rollback(query.profile)))
 
 
 @router.post("/{version}/activate", responses=documented(404, 409, 503, 507))
 def activate(version: str, query: ProfileParameter, daemon: DaemonDep) -> ActiveAdapter:
-    """This version replies from now on; `base` is the model without adapter."""
+    """Activate this version; `base` is the model without adapter."""
     active = daemon.switch.activate(query.profile, parse_version(version))
     return ActiveAdapter(profile=query.profile, active=version_label(active))
+
+
+def _body(manifest: AdapterManifest, active: int | None) -> AdapterBody:
+    return AdapterBody.model_validate({**vars(manifest), "active": manifest.version == active})

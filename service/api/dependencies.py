@@ -1,4 +1,4 @@
-"""How a route reaches the daemon."""
+"""The daemon as a dependency of routes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from service.daemon import Daemon
 
 
 async def get_daemon(request: Request) -> Daemon:
-    """The daemon that `create_app` composed."""
+    """Return the daemon that `create_app` composed."""
     daemon: Daemon = request.app.state.daemon
     return daemon
 

@@ -1,4 +1,4 @@
-"""Every error a client can meet, in one shape. `STATUS` is the one table from error types to HTTP status."""
+"""Error responses: `STATUS` maps error types to HTTP status, and every error has one shape."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ log = structlog.get_logger(__name__)
 
 RETRY_AFTER_S = 5
 UNEXPECTED = "something went wrong here; the daemon's log says what"
-OLLAMA = "/api/"  # whose clients read an error as one string
-SHOWN_CHARS = 60  # of a value that is quoted back
-NOT_AN_OBJECT = ("model_type", "model_attributes_type", "dict_type")
-SOURCES = ("body", "query", "path", "header")  # where a field stands; not part of its name
+OLLAMA = "/api/"  # clients of this dialect read an error as one string
+SHOWN_CHARS = 60  # maximum length of a quoted value
+MESSAGES = {"missing": "is missing", "extra_forbidden": "is not a field of this request"}
+MESSAGES |= dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "must be an object")
+SOURCES = ("body", "query", "path", "header")  # locations of a field; not part of its name
 
 
 class InvalidField(errors.LarsError):
-    """A field of the request cannot be what it is; `param` is its name."""
+    """A field of the request has an invalid value; `param` is its name."""
 
     def __init__(self, param: str, message: str) -> None:
         super().__init__(f"{param}: {message}")
         self.param = param
 
 
-# The first entry that fits counts, so a subclass stands before its base.
+# The first match counts, so a subclass precedes its base.
 STATUS: tuple[tuple[type[Exception], int], ...] = (
     (InvalidField, 422),
     (errors.PromptTooLong, 422),
@@ -68,45 +69,45 @@ TYPES |= {500: "server_error", 503: "unavailable_error", 504: "timeout_error", 5
 DESCRIPTIONS = {
     400: "The body cannot be parsed.",
     401: "The token is wrong or missing.",
-    403: "The Host or Origin is foreign.",
-    404: "There is no such thing.",
-    405: "The address does not know this method.",
-    409: "It contradicts what is there.",
+    403: "The Host or Origin is not allowed.",
+    404: "It does not exist.",
+    405: "The method is not supported here.",
+    409: "The request conflicts with the current state.",
     413: "The body is too large.",
-    422: "A field is wrong; `param` names it.",
-    500: "Something is broken here; the log says what.",
-    503: "Not now: the model loads, or the queue is full. `Retry-After` says when to ask again.",
-    504: "The reply was not whole by the deadline, `runtime.deadline_s`.",
+    422: "A field is invalid; `param` names it.",
+    500: "Internal error; see the daemon's log.",
+    503: "Unavailable: the model is loading, or the queue is full. Retry after `Retry-After` seconds.",
+    504: "The reply was not finished by the deadline, `runtime.deadline_s`.",
     507: "The disk is full.",
 }
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong."""
+    """An error."""
 
-    message: str = Field(description="What failed, the value that was met, and what to do.")
-    type: str = Field(description="The kind of error.", examples=["invalid_request_error"])
-    code: int = Field(description="The HTTP status.")
-    param: str | None = Field(default=None, description="The field that is wrong, where there is one.")
+    message: str = Field(description="What failed, the invalid value, and what to do.")
+    type: str = Field(description="Kind of error.", examples=["invalid_request_error"])
+    code: int = Field(description="HTTP status.")
+    param: str | None = Field(default=None, description="The invalid field, if there is one.")
 
 
 class ErrorBody(BaseModel):
-    """The body of every answer that is not a success."""
+    """The body of every error response."""
 
     error: ErrorDetail
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that can answer with these statuses."""
+    """Return the `responses` of a route that can answer with these statuses."""
     return {status: {"model": ErrorBody, "description": DESCRIPTIONS[status]} for status in statuses}
 
 
 def error_response(
     path: str, status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """An error as an answer, in the shape of the dialect that `path` belongs to.
+    """Return an error response in the shape of the dialect that `path` belongs to.
 
-    ASCII only, so that no text a client sent can keep it from being written.
+    It is ASCII, so that any text of the client's can be quoted.
     """
     retry = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
     body = ascii_json({"error": message} if path.startswith(OLLAMA) else error_body(status, message, param))
@@ -114,23 +115,23 @@ def error_response(
 
 
 def error_body(status: int, message: str, param: str | None = None) -> dict[str, dict[str, str | int | None]]:
-    """An `ErrorBody`, unchecked: it may quote what cannot be written as UTF-8."""
+    """Return an `ErrorBody` without validation, as it may quote text that is not valid UTF-8."""
     kind = TYPES.get(status, "invalid_request_error")
     return {"error": {"message": message, "type": kind, "code": status, "param": param}}
 
 
 def ascii_json(value: Any) -> str:
-    """`value` as JSON in ASCII."""
+    """Serialize `value` as JSON in ASCII."""
     return json.dumps(value, ensure_ascii=True)
 
 
 def status_of(error: Exception) -> int:
-    """The HTTP status of `error`."""
+    """Return the HTTP status of `error`."""
     return next((status for kind, status in STATUS if isinstance(error, kind)), 500)
 
 
 def install(app: FastAPI) -> None:
-    """`app` answers every error in our shape."""
+    """Register the error handlers of `app`."""
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(errors.LarsError, _ours)
@@ -150,13 +151,13 @@ async def _ours(request: Request, error: Exception) -> Response:
 
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    message = str(error.detail)
-    if error.status_code == 404:
-        message = f"there is nothing at {request.url.path!a:.200}"
-    elif error.status_code == 405:
-        message = f"{request.method} is not a method of {request.url.path!a:.200}"
-    elif error.status_code == 400:
-        message = "the body cannot be parsed; send JSON in UTF-8"
+    path = f"{request.url.path!a:.200}"
+    messages = {
+        400: "the body cannot be parsed; send JSON in UTF-8",
+        404: f"there is no route {path}",
+        405: f"{request.method} is not supported at {path}",
+    }
+    message = messages.get(error.status_code, str(error.detail))
     return error_response(request.url.path, error.status_code, message, headers=error.headers)
 
 
@@ -170,12 +171,12 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    """The log has the trace (the server writes it); the client gets none."""
+    """Hide the traceback from the client; the server logs it."""
     return error_response(request.url.path, 500, UNEXPECTED)
 
 
 def describe(problems: Sequence[Any]) -> tuple[str | None, str]:
-    """The field that is wrong, and a message that names it, from pydantic's list of problems: the first counts."""
+    """Return the invalid field and a message that names it, from the first of pydantic's errors."""
     problem = problems[0]
     if problem["type"] == "json_invalid":
         where = problem["loc"][-1] if isinstance(problem["loc"][-1], int) else 0
@@ -183,25 +184,21 @@ def describe(problems: Sequence[Any]) -> tuple[str | None, str]:
     param = field_name(problem["loc"])
     message = str(problem["msg"]).removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
-    if problem["type"] == "missing":
-        message = "is missing"
-    elif problem["type"] == "extra_forbidden":
-        message = "is not a field of this request"
-    elif problem["type"] in NOT_AN_OBJECT:
-        message = "must be an object"
+    if problem["type"] in MESSAGES:
+        message = MESSAGES[problem["type"]]
     elif isinstance(problem.get("input"), (str, int, float)):
         message += f", not {_shown(problem['input'])}"
     return param, f"{param or 'the body'}: {message}"
 
 
 def field_name(loc: Sequence[str | int]) -> str | None:
-    """`body.parameters.top_p` as clients know it; None for the body itself."""
+    """Return `parameters.top_p` for `body.parameters.top_p`; None for the body itself."""
     parts = [str(part) for part in (loc[1:] if loc and loc[0] in SOURCES else loc)]
     return ".".join(parts)[:200] or None
 
 
 def _shown(value: str | int | float) -> str:
-    """`value` in ASCII and cut short; an integer of any length is fit to print."""
+    """Return `value` as short ASCII text; a very long integer is not printed."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**SHOWN_CHARS:
         return "a number of more than 60 digits"
     text = ascii(value)

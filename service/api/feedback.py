@@ -1,19 +1,40 @@
-"""What people say about replies: stored, listed, exported, imported, forgotten."""
+"""Feedback on replies: add, list, delete, export and import."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from pydantic import AfterValidator, AwareDatetime, Field
 from starlette.concurrency import run_in_threadpool
 
+from lars_agent.example import Message
 from service.api.dependencies import DaemonDep
 from service.api.errors import InvalidField, documented
-from service.api.fields import Id
-from service.api.queries import DeleteQuery, ExportQuery, FeedbackQuery, ImportQuery, NoQuery
-from service.api.schemas import Deleted, FeedbackBody, FeedbackPage, FeedbackRequest, Imported
-from service.api.trl import from_lines, to_lines
+from service.api.fields import (
+    Body,
+    Deleted,
+    Id,
+    Messages,
+    Page,
+    PageQuery,
+    Profile,
+    ProfileFilter,
+    ProfileQuery,
+    Rating,
+    Reply,
+    SpokenText,
+    Tag,
+    Text,
+    TurnBody,
+    VersionLabel,
+    next_page,
+    to_messages,
+)
+from service.api.trl import Format, from_lines, to_lines
+from service.db import NewFeedback
 
 router = APIRouter(prefix="/feedback", tags=["feedback"])
 
@@ -21,10 +42,118 @@ JSON_LINES = "application/jsonl"
 LINES_SCHEMA: dict[str, Any] = {"schema": {"type": "string"}, "example": '{"prompt": "Hi", "completion": "Hello!"}\n'}
 LINES_BODY = {"requestBody": {"required": True, "content": {JSON_LINES: LINES_SCHEMA}}}
 LINES_REPLY: dict[int | str, dict[str, Any]] = {
-    200: {"description": "One JSON object a line.", "content": {JSON_LINES: LINES_SCHEMA}}
+    200: {"description": "One JSON object per line.", "content": {JSON_LINES: LINES_SCHEMA}}
 }
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is before the year 1 or after the year 9999") from None
+
+
+class TagFilter(ProfileFilter):
+    """Filter by profile and tag."""
+
+    tag: Tag | None = None
+
+
+class FeedbackFilter(TagFilter):
+    """Filter of feedback; a row must match every filter given."""
+
+    before: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = Field(
+        default=None, description="Created before this time, given with its timezone."
+    )
+
+
+class FeedbackQuery(PageQuery, FeedbackFilter):
+    """Filter and page of a list of feedback."""
+
+
+class ExportQuery(TagFilter):
+    """Feedback to export, and one of TRL's formats."""
+
+    format: Format = "messages"
+
+
+class ImportQuery(ProfileQuery):
+    """Profile and tag of the imported feedback."""
+
+    tag: Tag | None = None
+
+
+class NoQuery(Body):
+    """No query parameter, so that an unknown or misspelt one is an error."""
+
+
+class FeedbackRequest(Body):
+    """Feedback on a recorded reply (`interaction_id`), or on a prompt and a response of any origin."""
+
+    interaction_id: Id | None = Field(default=None, description="The interaction of the reply.")
+    prompt: SpokenText | None = Field(default=None, description="One user message, instead of `messages`.")
+    messages: Messages | None = Field(default=None, description="A conversation that ends with the user's message.")
+    response: Text | None = Field(default=None, description="The reply, with `prompt` or `messages`.")
+    rating: Rating | None = Field(default=None, description='"up", "down", or a number from -1 to 1.')
+    correction: SpokenText | None = Field(default=None, description="What the reply should have been.")
+    comment: Text | None = Field(default=None, description="A note for people; it is not learned from.")
+    tags: list[Tag] = Field(default=[], max_length=32)
+    profile: Profile | None = Field(default=None, description='By default the interaction\'s profile, or "default".')
+
+    def to_new(self) -> NewFeedback:
+        """Convert to the feedback to store. Raises InvalidField where the fields contradict each other."""
+        self._check_subject()
+        if self.rating is None and self.correction is None and not self.comment and not self.tags:
+            raise InvalidField("rating", "is missing; give a rating, a correction, a comment or tags")
+        values = self.model_dump(exclude={"prompt", "messages", "tags"})
+        messages = (Message(role="user", content=self.prompt),) if self.prompt else to_messages(self.messages or ())
+        return NewFeedback(messages=messages or None, tags=tuple(self.tags), **values)
+
+    def _check_subject(self) -> None:
+        given = [name for name in ("prompt", "messages", "response") if getattr(self, name) is not None]
+        if self.interaction_id is not None:
+            if given:
+                raise InvalidField(given[0], "is known from the interaction; leave it out, or leave out interaction_id")
+        elif not given:
+            raise InvalidField("interaction_id", "is missing; give it, or a prompt (or messages) and a response")
+        elif "prompt" in given and "messages" in given:
+            raise InvalidField("messages", "cannot be given together with prompt")
+        elif given == ["response"]:
+            raise InvalidField("prompt", "is missing; a response needs a prompt or messages")
+        elif "response" not in given:
+            raise InvalidField("response", "is missing; give the reply that this is about")
+
+
+class FeedbackBody(Reply):
+    """Stored feedback."""
+
+    id: str
+    created: datetime
+    profile: str
+    interaction_id: str | None
+    messages: list[TurnBody]
+    response: str
+    adapter_version: VersionLabel = Field(description="Version that generated the reply.")
+    rating: float | None
+    correction: str | None
+    comment: str | None
+    tags: list[str]
+
+
+class FeedbackPage(Page):
+    """Feedback, newest first."""
+
+    feedback: list[FeedbackBody]
+
+
+class Imported(Reply):
+    """Number of stored rows."""
+
+    imported: int
+
+
 STORED_BEFORE: dict[int | str, dict[str, Any]] = {
-    200: {"model": FeedbackBody, "description": "The same request was answered before, by this feedback."}
+    200: {"model": FeedbackBody, "description": "The same request was stored before as this feedback."}
 }
 
 
@@ -36,23 +165,22 @@ def add(
     query: Annotated[NoQuery, Query()],
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> FeedbackBody:
-    """The feedback, which is on the disk. With an Idempotency-Key a retry stores nothing twice."""
+    """Store feedback durably before answering. A retry with the same Idempotency-Key stores nothing twice."""
     record, created = daemon.db.feedback.add(body.to_new(), idempotency_key=idempotency_key)
     response.status_code = 201 if created else 200
-    return FeedbackBody.of(record)
+    return FeedbackBody.model_validate(record)
 
 
 @router.get("")
 def list_feedback(query: Annotated[FeedbackQuery, Query()], daemon: DaemonDep) -> FeedbackPage:
-    """The latest feedback, newest first."""
-    records = daemon.db.feedback.list(query.profile, query.limit, query.before, tag=query.tag, after=query.after)
-    following = records[-1].id if len(records) == query.limit else None
-    return FeedbackPage(feedback=[FeedbackBody.of(record) for record in records], next=following)
+    """List feedback, newest first."""
+    records = daemon.db.feedback.list(**query.model_dump())
+    return FeedbackPage.model_validate({"feedback": records, "next": next_page(records, query.limit)})
 
 
 @router.delete("", responses=documented(503, 507))
-def delete_matching(query: Annotated[DeleteQuery, Query()], daemon: DaemonDep) -> Deleted:
-    """Everything that matches all the filters is gone; at least one filter must be given."""
+def delete_matching(query: Annotated[FeedbackFilter, Query()], daemon: DaemonDep) -> Deleted:
+    """Delete the feedback that matches every filter; at least one filter is required."""
     filters = query.model_dump(exclude_none=True)
     if not filters:
         raise InvalidField("profile", "is missing; give profile, before or tag, for this deletes all that match")
@@ -63,14 +191,14 @@ def delete_matching(query: Annotated[DeleteQuery, Query()], daemon: DaemonDep) -
 
 @router.get("/export", response_class=StreamingResponse, responses=LINES_REPLY)
 def export(query: Annotated[ExportQuery, Query()], daemon: DaemonDep) -> StreamingResponse:
-    """The feedback as JSON lines for TRL, oldest first."""
+    """Export feedback as JSON lines for TRL, oldest first."""
     lines = to_lines(daemon.db.feedback.each(query.profile, query.tag), query.format)
     return StreamingResponse(lines, media_type=JSON_LINES)
 
 
 @router.post("/import", status_code=201, openapi_extra=LINES_BODY, responses=documented(503, 507))
 async def import_lines(request: Request, query: Annotated[ImportQuery, Query()], daemon: DaemonDep) -> Imported:
-    """Every line is stored, or none."""
+    """Import JSON lines in TRL's formats: all lines are stored, or none."""
     body = await request.body()
     tags = () if query.tag is None else (query.tag,)
 
@@ -82,13 +210,13 @@ async def import_lines(request: Request, query: Annotated[ImportQuery, Query()],
 
 @router.get("/{feedback_id}", responses=documented(404))
 def get(feedback_id: Id, daemon: DaemonDep) -> FeedbackBody:
-    """One feedback."""
-    return FeedbackBody.of(daemon.db.feedback.get(feedback_id))
+    """Return one piece of feedback."""
+    return FeedbackBody.model_validate(daemon.db.feedback.get(feedback_id))
 
 
 @router.delete("/{feedback_id}", responses=documented(404, 503, 507))
 def delete(feedback_id: Id, daemon: DaemonDep) -> Deleted:
-    """The feedback is gone."""
+    """Delete one piece of feedback."""
     daemon.db.feedback.delete(feedback_id)
     daemon.housekeeper.forget_soon()
     return Deleted(deleted=1)

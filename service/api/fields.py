@@ -1,8 +1,10 @@
-"""The types of fields that several requests share."""
+"""Field types, request bodies and response bodies that several resources share."""
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -17,28 +19,72 @@ from pydantic import (
 )
 
 from lars_agent.example import Message
-from lars_agent.store.names import PROFILE_PATTERN, VERSION_PATTERN, is_profile_name
+from lars_agent.store.names import DEFAULT_PROFILE, PROFILE_PATTERN, VERSION_PATTERN, is_profile_name
 from service.api.errors import InvalidField
 
 MAX_MESSAGES = 1000
+PAGE_ROWS = 100
+MAX_PAGE_ROWS = 1000
 RATINGS = {"up": 1.0, "down": -1.0}
 SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def storable(text: str) -> str:
-    """`text`, which can be written as UTF-8 and holds no NUL."""
+    """Validate that `text` can be written as UTF-8 and contains no NUL."""
     if "\0" in text:
-        raise ValueError("holds a NUL character (\\u0000)")
+        raise ValueError("contains a NUL character (\\u0000)")
     if SURROGATES.search(text):
-        raise ValueError("holds half of a surrogate pair, which is no character")
+        raise ValueError("contains half of a surrogate pair, which is not a character")
     return text
 
 
-def spoken(text: str) -> str:
-    """`text`, which holds more than white space."""
+def not_blank(text: str) -> str:
+    """Validate that `text` contains more than white space."""
     if not text.strip():
         raise ValueError("must not be empty")
     return text
+
+
+def as_list(value: Any) -> Any:
+    """Return a single text as a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+def ends_with_user(turns: list[Turn]) -> list[Turn]:
+    """Validate that the last message, if there is one, is the user's."""
+    if turns and turns[-1].role != "user":
+        raise ValueError(f"the last message must be the user's, not the {turns[-1].role}'s")
+    return turns
+
+
+def finite(value: Any) -> Any:
+    """Replace numbers that JSON cannot represent (NaN, infinities) by null, at any depth."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def to_messages(turns: Sequence[Turn]) -> tuple[Message, ...]:
+    """Convert request messages to the library's."""
+    return tuple(Message(role=turn.role, content=turn.content) for turn in turns)
+
+
+def version_label(version: Any) -> Any:
+    """Return `v3` for 3 and `base` for None, the model without adapter; a label is returned unchanged."""
+    if isinstance(version, str):
+        return version
+    return "base" if version is None else f"v{version}"
+
+
+def parse_version(label: str) -> int | None:
+    """Return the inverse of `version_label`. Raises InvalidField."""
+    if label == "base":
+        return None
+    if match := VERSION_PATTERN.fullmatch(label):
+        return int(match[1])
+    raise InvalidField("version", f'must be "base" or a label such as "v3", not {label!a:.60}')
 
 
 def _not_a_version(profile: str) -> str:
@@ -48,10 +94,9 @@ def _not_a_version(profile: str) -> str:
 
 
 def _rating(value: Any) -> Any:
-    if isinstance(value, str):
-        if value not in RATINGS:
-            raise ValueError('must be "up", "down" or a number from -1 to 1')
-        return RATINGS[value]
+    value = RATINGS.get(value, value) if isinstance(value, str) else value
+    if isinstance(value, str) or (isinstance(value, float | int) and not -1 <= value <= 1):  # NaN, too
+        raise ValueError('must be "up", "down" or a number from -1 to 1')
     return value
 
 
@@ -59,63 +104,53 @@ def _conversation(value: Any) -> Any:
     return [{"role": "user", "content": value}] if isinstance(value, str) else value
 
 
-def _in_range(value: float) -> float:
-    if not -1 <= value <= 1:  # also what is no number
-        raise ValueError('must be "up", "down" or a number from -1 to 1')
-    return value
+class Body(BaseModel):
+    """A request body or query; an unknown field is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Reply(BaseModel):
+    """A response body, which is made from a dictionary or from an object with these attributes."""
+
+    model_config = ConfigDict(from_attributes=True)
 
 
 Text = Annotated[str, AfterValidator(storable)]
-SpokenText = Annotated[str, AfterValidator(storable), AfterValidator(spoken)]
+SpokenText = Annotated[str, AfterValidator(storable), AfterValidator(not_blank)]
 Tag = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(storable)]
 Id = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(storable)]
+StopText = Annotated[Text, Field(min_length=1, max_length=1000)]
+Stops = Annotated[list[StopText], BeforeValidator(as_list)]
 Profile = Annotated[
     str, Field(pattern=f"^{PROFILE_PATTERN}$", description="A person or purpose."), AfterValidator(_not_a_version)
 ]
 Rating = Annotated[
-    Annotated[float, Field(strict=True), AfterValidator(_in_range)],
+    Annotated[float, Field(strict=True)],
     BeforeValidator(_rating),
     WithJsonSchema({"anyOf": [{"enum": ["up", "down"]}, {"type": "number", "minimum": -1, "maximum": 1}]}),
 ]
-
-
-class Body(BaseModel):
-    """A request body; a field it does not know is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+JsonObject = Annotated[dict[str, Any], AfterValidator(finite)]
+VersionLabel = Annotated[
+    str,
+    BeforeValidator(version_label),
+    Field(description='"v3", or "base" for the model without adapter.', examples=["v3"]),
+]
 
 
 class Turn(Body):
     """One message of a conversation."""
 
     role: Literal["system", "user", "assistant"]
-    content: Text = Field(description="Only the assistant may have said nothing.")
+    content: Text = Field(description="Only the assistant's may be empty.")
 
     @field_validator("content")
     @classmethod
-    def _says_something(cls, content: str, info: ValidationInfo) -> str:
-        return content if info.data.get("role") == "assistant" else spoken(content)
-
-    def to_message(self) -> Message:
-        """The shape the library works with."""
-        return Message(role=self.role, content=self.content)
+    def _not_blank(cls, content: str, info: ValidationInfo) -> str:
+        return content if info.data.get("role") == "assistant" else not_blank(content)
 
 
-def listed(value: Any) -> Any:
-    """A single text as a list of one."""
-    return [value] if isinstance(value, str) else value
-
-
-Stops = Annotated[list[Annotated[Text, Field(min_length=1, max_length=1000)]], BeforeValidator(listed)]
-
-
-def _user_has_the_last_word(turns: list[Turn]) -> list[Turn]:
-    if turns[-1].role != "user":
-        raise ValueError(f"the last message must be the user's, not the {turns[-1].role}'s")
-    return turns
-
-
-Messages = Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES), AfterValidator(_user_has_the_last_word)]
+Messages = Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES), AfterValidator(ends_with_user)]
 TextOrMessages = Annotated[
     Messages,
     BeforeValidator(_conversation),
@@ -130,20 +165,60 @@ TextOrMessages = Annotated[
 ]
 
 
-def to_messages(turns: list[Turn]) -> tuple[Message, ...]:
-    """The conversation as the library works with it."""
-    return tuple(turn.to_message() for turn in turns)
+class SamplingFields(BaseModel):
+    """Sampling parameters that OpenAI's and Ollama's requests share; null is the default."""
+
+    top_k: int | None = Field(default=None, ge=0, le=2**31)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    stop: Stops | None = Field(default=None, max_length=16)
 
 
-def version_label(version: int | None) -> str:
-    """`v3`, or `base` for the model without adapter."""
-    return "base" if version is None else f"v{version}"
+class ProfileFilter(Body):
+    """Filter by profile; null selects every profile."""
+
+    profile: Profile | None = None
 
 
-def parse_version(label: str) -> int | None:
-    """The inverse of `version_label`. Raises InvalidField."""
-    if label == "base":
-        return None
-    if match := VERSION_PATTERN.fullmatch(label):
-        return int(match[1])
-    raise InvalidField("version", f'must be "base" or a label such as "v3", not {label!a:.60}')
+class ListQuery(ProfileFilter):
+    """Filter and size of a list."""
+
+    limit: int = Field(default=PAGE_ROWS, ge=1, le=MAX_PAGE_ROWS, description="Maximum number of rows.")
+
+
+class PageQuery(ListQuery):
+    """One page of a list."""
+
+    after: Id | None = Field(default=None, description="Id of the last row of the page before.")
+
+
+class ProfileQuery(Body):
+    """The profile to work on."""
+
+    profile: Profile = DEFAULT_PROFILE
+
+
+class TurnBody(Reply):
+    """One message of a conversation."""
+
+    role: str
+    content: str
+
+
+class Page(Reply):
+    """One page of a list, newest first."""
+
+    next: str | None = Field(description="`after` of the next page; null on the last page.")
+
+
+class Deleted(Reply):
+    """Number of deleted rows."""
+
+    deleted: int
+
+
+def next_page(records: Sequence[Any], limit: int) -> str | None:
+    """Return the `after` of the page that follows `records`; None if this page is not full."""
+    return records[-1].id if len(records) == limit else None

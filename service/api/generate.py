@@ -1,46 +1,153 @@
-"""Replies: POST /generate, and POST /generate_stream for the same in pieces."""
+"""Generation in the shape of TGI and LoRAX: POST /generate, and POST /generate_stream."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import Mapping
+from itertools import count
+from typing import Annotated, Any, Literal
 
-import structlog
 from fastapi import APIRouter, Request
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from sse_starlette import EventSourceResponse
 
-from lars_agent.errors import LarsError
-from lars_agent.runtime.request import Generation
+from lars_agent.runtime.request import FinishReason, Generation, GenerationRequest, Piece
+from lars_agent.store.names import AdapterName
 from service.api.dependencies import DaemonDep
-from service.api.errors import UNEXPECTED, ascii_json, documented, error_body, status_of
-from service.api.fields import version_label
-from service.api.parameters import GenerateRequest, StreamRequest
-from service.api.schemas import GenerateReply, GenerationDetails, StreamEvent, StreamToken
-from service.api.streams import Exchange, event_stream
+from service.api.errors import documented
+from service.api.fields import Body, Reply, StopText, TextOrMessages, VersionLabel, to_messages
+from service.api.model_names import ModelName
+from service.api.streams import MIN_TEMPERATURE, Encoder, Exchange, encode_stream, event_stream, generation_request
 from service.daemon import Daemon
 
-log = structlog.get_logger(__name__)
 router = APIRouter(tags=["generation"])
 
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "Server-sent events; each `data` is a StreamEvent, or an ErrorBody if it breaks off.",
+        "description": "Server-sent events; each `data` is a StreamEvent, or an ErrorBody if generation fails.",
         "content": {"text/event-stream": {}},
     }
 }
+# Parameters of TGI without effect here: accepted with a value that turns them off, refused with any other.
+OFF: tuple[Any, ...] = (None, False, [], {})
+TGI_ONLY = frozenset(
+    {"best_of", "typical_p", "truncate", "watermark", "return_full_text", "decoder_input_details", "grammar"}
+    | {"top_n_tokens", "frequency_penalty", "adapter_source", "adapter_parameters", "api_token", "merged_adapters"}
+)
+
+
+def _not_tiny(temperature: float) -> float:
+    if 0 < temperature < MIN_TEMPERATURE:
+        raise ValueError(f"must be 0 (greedy) or at least {MIN_TEMPERATURE}")
+    return temperature
+
+
+class Parameters(Body):
+    """Generation parameters; null is the default."""
+
+    max_new_tokens: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="Longest reply, tokens; the daemon's own limit applies, too."
+    )
+    temperature: Annotated[float, Field(ge=0, le=100), AfterValidator(_not_tiny)] | None = Field(
+        default=None, description="0, the default, is greedy."
+    )
+    do_sample: bool | None = Field(default=None, description="false: greedy; true: temperature 1 by default.")
+    top_p: float | None = Field(default=None, gt=0, le=1, description="Nucleus; 1 is off.")
+    top_k: int | None = Field(default=None, ge=0, le=2**31, description="Most probable tokens to sample; 0 is off.")
+    repetition_penalty: float | None = Field(default=None, ge=0.1, le=10, description="1 is off.")
+    stop: list[StopText] | None = Field(
+        default=None, max_length=16, description="Texts that end the reply; they are not part of it."
+    )
+    seed: int | None = Field(default=None, ge=0, lt=2**63, description="Seed of the sampling; random by default.")
+    adapter_id: ModelName = None
+    details: bool | None = Field(default=None, description="Accepted for TGI's clients; details are always sent.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_is_off(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        return {key: value for key, value in values.items() if not (key in TGI_ONLY and value in OFF)}
+
+    def effective_temperature(self) -> float:
+        """Return the temperature; 0 is greedy."""
+        if self.do_sample is False:
+            return 0.0
+        return self.temperature if self.temperature is not None else float(bool(self.do_sample))
+
+
+class GenerateRequest(Body):
+    """A prompt and how to reply to it."""
+
+    inputs: TextOrMessages = Field(description="One user message, or a conversation that ends with the user's.")
+    parameters: Parameters = Parameters()
+    stream: Literal[False] | None = Field(default=None, description="For a stream use POST /generate_stream.")
+
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _null_is_default(cls, value: Any) -> Any:
+        return {} if value is None else value
+
+    def to_request(self, adapter: AdapterName) -> GenerationRequest:
+        """Return the engine's request."""
+        given = self.parameters
+        shared = given.model_dump(include={"max_new_tokens", "top_p", "top_k", "repetition_penalty", "seed"})
+        temperature, stop = given.effective_temperature(), tuple(given.stop or ())
+        return generation_request(adapter, to_messages(self.inputs), temperature=temperature, stop=stop, **shared)
+
+
+class StreamRequest(GenerateRequest):
+    """A prompt and how to reply to it, for a stream."""
+
+    stream: bool | None = Field(default=None, description="Accepted for TGI's clients; the answer is always a stream.")  # type: ignore[assignment]
+
+
+class GenerationDetails(Reply):
+    """Details of a reply."""
+
+    finish_reason: FinishReason
+    prompt_tokens: int
+    generated_tokens: int
+    adapter_version: VersionLabel
+    seed: int
+
+
+class GenerateReply(Reply):
+    """A reply, and the id by which feedback refers to it."""
+
+    generated_text: str
+    interaction_id: str | None = Field(description="Null if the reply could not be recorded, as the disk is full.")
+    details: GenerationDetails
+
+
+class StreamToken(Reply):
+    """A piece of the reply: the text of one or more tokens."""
+
+    text: str
+    special: bool = False
+
+
+class StreamEvent(Reply):
+    """One event of a stream; the last one has the whole text."""
+
+    index: int
+    token: StreamToken
+    generated_text: str | None = None
+    interaction_id: str | None = None
+    details: GenerationDetails | None = None
 
 
 @router.post("/generate", responses=documented(404, 409, 503, 504))
 async def generate(body: GenerateRequest, request: Request, daemon: DaemonDep) -> GenerateReply:
-    """The reply to `inputs`, recorded before it is answered. Nobody waits for it when the client has gone."""
+    """Reply to `inputs`. The reply is recorded before it is sent, and cancelled if the client disconnects."""
     exchange = await _begin(daemon, body)
     return _reply(exchange, await exchange.finished(request))
 
 
 @router.post("/generate_stream", response_model=StreamEvent, responses=STREAM | documented(404, 409, 503, 504))
 async def generate_stream(body: StreamRequest, daemon: DaemonDep) -> EventSourceResponse:
-    """The reply in pieces as they are made; the last event carries the whole text, its id and the details."""
-    return event_stream(_events(await _begin(daemon, body)))
+    """Stream the reply to `inputs`; the last event has the whole text, its id and the details."""
+    exchange = await _begin(daemon, body)
+    return event_stream(encode_stream(exchange, _encoder(exchange)))
 
 
 async def _begin(daemon: Daemon, body: GenerateRequest) -> Exchange:
@@ -48,31 +155,18 @@ async def _begin(daemon: Daemon, body: GenerateRequest) -> Exchange:
     return await Exchange.begin(daemon, given.adapter_id, body.to_request, given.model_dump(exclude_none=True))
 
 
-async def _events(exchange: Exchange) -> AsyncIterator[dict[str, str]]:
-    index = 0
-    try:
-        async for piece in exchange.pieces():
-            yield _event(StreamEvent(index=index, token=StreamToken(text=piece.text)))
-            index += 1
-        reply = _reply(exchange, exchange.ticket.result())
-        yield _event(StreamEvent(index=index, token=StreamToken(text="", special=True), **dict(reply)))
-    except LarsError as error:
-        yield {"data": ascii_json(error_body(status_of(error), str(error)))}
-    except Exception:
-        log.exception("stream_broke_off")
-        yield {"data": ascii_json(error_body(500, UNEXPECTED))}
-
-
-def _event(event: StreamEvent) -> dict[str, str]:
-    return {"data": ascii_json(event.model_dump(mode="json"))}
-
-
 def _reply(exchange: Exchange, generation: Generation) -> GenerateReply:
-    details = GenerationDetails(
-        finish_reason=generation.finish_reason,
-        prompt_tokens=generation.prompt_tokens,
-        generated_tokens=generation.generated_tokens,
-        adapter_version=version_label(generation.adapter_version),
-        seed=generation.seed,
+    return GenerateReply.model_validate(
+        {"generated_text": generation.text, "interaction_id": exchange.recorded_id, "details": generation}
     )
-    return GenerateReply(generated_text=generation.text, interaction_id=exchange.recorded_id, details=details)
+
+
+def _encoder(exchange: Exchange) -> Encoder:
+    index = count()
+
+    def encode(item: Piece | Generation) -> list[dict[str, Any]]:
+        whole = {} if isinstance(item, Piece) else dict(_reply(exchange, item))
+        token = StreamToken(text="" if whole else item.text, special=bool(whole))
+        return [StreamEvent(index=next(index), token=token, **whole).model_dump(mode="json")]
+
+    return encode

@@ -1,4 +1,4 @@
-"""What stands before every route: whose request it is, and how large it may be. Plain ASGI."""
+"""ASGI middleware: count requests, check Host, Origin and token, limit the size of bodies."""
 
 from __future__ import annotations
 
@@ -6,28 +6,30 @@ import hmac
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import error_response
 from service.metrics.requests import RequestMetrics
 from service.settings.sections import Server
 
-OPEN_PATHS = frozenset({"/", "/docs", "/health", "/openapi.json", "/ready"})  # what holds nobody's data
+OPEN_PATHS = frozenset({"/", "/docs", "/health", "/openapi.json", "/ready"})  # without personal data
 OPEN_PREFIX = "/static/"
 IMPORT_PATH = "/feedback/import"
-DRAINED_BODIES = 8  # so many times the limit is read and thrown away, so that a client hears why it was refused
+DRAINED_BODIES = 8  # times the limit to read and discard, so that the client receives the error
 
 
 class RequestCounter:
-    """Counts every request in `metrics`, also one that a guard refuses, by the status of its answer."""
+    """Counts every request in `metrics` by its status, including those that a guard refuses."""
 
     def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
         self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on; count it once its answer begins, or as a 500 if an exception comes first."""
+        """Pass the request on; count it when its response starts, or as a 500 if an exception comes first."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -48,21 +50,34 @@ class RequestCounter:
             raise
 
 
-class HostGuard:
-    """Answers 403 to a Host that is not ours (DNS rebinding) and to an Origin that is not the Host (another site)."""
+class Guard:
+    """Passes on an HTTP request, unless `refusal` answers it."""
 
     def __init__(self, app: ASGIApp, server: Server) -> None:
-        self._app = app
+        self._app, self._server = app, server
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request, or pass it on."""
+        refusal = self.refusal(scope) if scope["type"] == "http" else None
+        await (refusal or self._app)(scope, receive, send)
+
+    def refusal(self, scope: Scope) -> Response | None:
+        """Return the response to a request that is refused."""
+        raise NotImplementedError
+
+
+class HostGuard(Guard):
+    """Answers 403 to a foreign Host (DNS rebinding) and to an Origin other than the Host (another site)."""
+
+    def __init__(self, app: ASGIApp, server: Server) -> None:
+        super().__init__(app, server)
         own = f"[{server.host}]" if ":" in server.host else server.host
         self._hosts = frozenset(host.lower() for host in (*server.allowed_hosts, own))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes on what is ours."""
-        problem = self._problem(Headers(scope=scope)) if scope["type"] == "http" else None
-        if problem is None:
-            await self._app(scope, receive, send)
-        else:
-            await error_response(scope["path"], 403, problem)(scope, receive, send)
+    def refusal(self, scope: Scope) -> Response | None:
+        """Return a 403 that names the foreign Host or Origin."""
+        problem = self._problem(Headers(scope=scope))
+        return None if problem is None else error_response(scope["path"], 403, problem)
 
     def _problem(self, headers: Headers) -> str | None:
         hosts = [host.lower() for host in headers.getlist("host")]
@@ -75,7 +90,7 @@ class HostGuard:
 
 
 def without_port(host: str) -> str:
-    """`[::1]:80` as `[::1]`, `localhost:80` as `localhost`; empty for what is no host."""
+    """Return `localhost` for `localhost:80` and `[::1]` for `[::1]:80`; empty for an invalid host."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
@@ -83,39 +98,34 @@ def without_port(host: str) -> str:
     return f"[{name}]" if ":" in name else name
 
 
-class TokenGuard:
-    """Answers 401 to a request without the bearer token; lets pass what holds nobody's data."""
+class TokenGuard(Guard):
+    """Answers 401 to a request without the bearer token, except for paths without personal data."""
 
-    def __init__(self, app: ASGIApp, server: Server) -> None:
-        self._app = app
-        self._token = None if server.token is None else server.token.get_secret_value().encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes on what carries the token."""
-        if scope["type"] != "http" or self._token is None or self._is_open(scope["path"]) or self._carries(scope):
-            await self._app(scope, receive, send)
-            return
-        words = "the token is wrong or missing; send the header Authorization: Bearer <server.token>"
-        await error_response(scope["path"], 401, words, headers={"WWW-Authenticate": "Bearer"})(scope, receive, send)
+    def refusal(self, scope: Scope) -> Response | None:
+        """Return a 401 if a token is set and the request does not have it."""
+        if self._server.token is None or self._is_open(scope["path"]) or self._carries(scope, self._server.token):
+            return None
+        message = "the token is wrong or missing; send the header Authorization: Bearer <server.token>"
+        return error_response(scope["path"], 401, message, headers={"WWW-Authenticate": "Bearer"})
 
     def _is_open(self, path: str) -> bool:
         return path in OPEN_PATHS or path.startswith(OPEN_PREFIX)
 
-    def _carries(self, scope: Scope) -> bool:
+    def _carries(self, scope: Scope, token: SecretStr) -> bool:
         scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
-        assert self._token is not None
-        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), self._token)
+        expected = token.get_secret_value().encode()
+        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), expected)
 
 
 class BodyLimit:
-    """Answers 413 to a body over the limit: before reading where it says so itself, else as soon as it is."""
+    """Answers 413 to a body over the limit: at once if Content-Length says so, else while reading it."""
 
     def __init__(self, app: ASGIApp, server: Server) -> None:
         self._app = app
         self._limit, self._import_limit = server.max_body_bytes, server.max_import_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes on what is small enough."""
+        """Pass the request on, with the limit applied to its body."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -123,7 +133,7 @@ class BodyLimit:
         headers = Headers(scope=scope)
         length = headers.get("content-length", "")
         if length.isdecimal() and (len(length) > 18 or int(length) > limit):
-            if "expect" not in headers:  # who asks before sending has not sent yet
+            if "expect" not in headers:  # a client that waits for 100 Continue has sent no body
                 await drain(receive, limit * DRAINED_BODIES)
             await error_response(scope["path"], 413, too_large(limit))(scope, receive, send)
         else:
@@ -131,7 +141,7 @@ class BodyLimit:
 
 
 def counted(receive: Receive, limit: int) -> Receive:
-    """`receive`, which raises a 413 as soon as more than `limit` bytes have come."""
+    """Wrap `receive` to raise a 413 as soon as the body exceeds `limit` bytes."""
     got = 0
 
     async def counting() -> Message:
@@ -147,7 +157,7 @@ def counted(receive: Receive, limit: int) -> Receive:
 
 
 async def drain(receive: Receive, limit: int, message: Message | None = None) -> None:
-    """What was left of the body has been thrown away, up to `limit` bytes of it."""
+    """Read and discard the rest of the body, up to `limit` bytes."""
     got = 0
     message = message or {"type": "http.request", "more_body": True}
     while message["type"] == "http.request" and message.get("more_body") and got < limit:
@@ -156,7 +166,7 @@ async def drain(receive: Receive, limit: int, message: Message | None = None) ->
 
 
 def too_large(limit: int) -> str:
-    """What a client is told."""
+    """Return the message of a 413."""
     return f"the body is larger than {limit:,} bytes; send less, or raise the limit in the settings (server)"
 
 

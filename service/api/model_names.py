@@ -1,13 +1,13 @@
 """The names that a request may give as `model` or `adapter_id`: one namespace for all dialects.
 
-A name means the first of these that it fits; `:latest` at its end is ignored, as Ollama's clients add it:
+A name means the first of these that matches; a final `:latest`, which Ollama's clients add, is ignored:
 
 1. a profile that exists (`default`, `alice`: its active version) or a version of one (`alice@v12`, `alice@base`;
    `v3`, `base`: of `default`);
 2. the base model, by a name of its own (`base_names`);
-3. an alias (`server.model_aliases`), which thus never hides a profile or the base model.
+3. an alias (`server.model_aliases`), which therefore never hides a profile or the base model.
 
-No name means `default`. Any other name is an error that lists the names there are.
+No name means `default`. Any other name is an error that lists the known names.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ ModelName = Annotated[
 
 @dataclass(frozen=True)
 class ModelNames:
-    """The names there are: of `profiles`, of the base model, and `aliases` for them."""
+    """The known names: profiles, names of the base model, and aliases for them."""
 
     profiles: Profiles
     base_names: frozenset[str]
     aliases: Mapping[str, str]
 
     def resolve(self, name: str | None) -> AdapterName:
-        """Return the adapter that `name` means; whether it has that version is for the store to say.
+        """Return the adapter that `name` means, without checking that the version exists.
 
-        Raises AdapterNotFound, which lists the names, for an unknown one.
+        Raises AdapterNotFound, which lists the known names.
         """
         wanted = (name or DEFAULT_PROFILE).removesuffix(LATEST)
         found = self._existing(wanted)
@@ -63,7 +63,7 @@ class ModelNames:
         return found
 
     def working_aliases(self) -> dict[str, AdapterName]:
-        """Return the aliases that hide nothing and whose profile exists, with what they mean."""
+        """Return the effective aliases and their adapters: they hide no name, and their profile exists."""
         found = {alias: self._existing(target) for alias, target in self.aliases.items()}
         hidden = {alias for alias in found if alias in self.base_names or self._existing(alias)}
         return {alias: adapter for alias, adapter in found.items() if adapter is not None and alias not in hidden}
@@ -76,15 +76,17 @@ class ModelNames:
     def _unknown(self, name: str) -> str:
         names = [BASE, *self.profiles.names(), *self.working_aliases()]
         more = f" and {len(names) - MAX_LISTED} more (GET /v1/models)" if len(names) > MAX_LISTED else ""
-        words = f"there is no model {name!a:.100}; there are: {', '.join(names[:MAX_LISTED])}{more}"
+        message = f"there is no model {name!a:.100}; there are: {', '.join(names[:MAX_LISTED])}{more}"
         meant = parse_adapter_name(self.aliases.get(name, name))
         if meant is None:
-            return f"{words}; server.model_aliases can give one of them that name"
-        return f'{words}; a profile exists from its first feedback on: POST /feedback with "profile": "{meant.profile}"'
+            return f"{message}; server.model_aliases can give one of them that name"
+        return (
+            f'{message}; a profile exists from its first feedback on: POST /feedback with "profile": "{meant.profile}"'
+        )
 
 
 def model_names(daemon: Daemon) -> ModelNames:
-    """Return the names there are just now. Raises ModelLoading."""
+    """Return the names that are known now. Raises ModelLoading."""
     installed = daemon.serving.require_model()
     return ModelNames(
         daemon.profiles, base_names(installed.name, installed.reference), daemon.settings.server.model_aliases
@@ -92,6 +94,6 @@ def model_names(daemon: Daemon) -> ModelNames:
 
 
 def base_names(name: str, reference: str) -> frozenset[str]:
-    """Return the base model's own names: as it is installed, its reference, and its repository, folder or file."""
+    """Return the base model's names: its installed name, its reference, and its repository, folder or file."""
     repository = reference if PurePath(reference).is_absolute() else reference.partition("@")[0]
     return frozenset({name, reference, repository, PurePath(repository).name})

@@ -1,130 +1,133 @@
-"""Ollama's dialect under `/api`: replies as lines of JSON, and what there is to choose from."""
+"""Ollama's dialect under `/api`: replies as JSON lines, and the list of models."""
 
 from __future__ import annotations
 
 import math
+import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any
 
-import structlog
 from fastapi import APIRouter, Request
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from lars_agent.errors import LarsError
 from lars_agent.example import Message
-from lars_agent.runtime.request import Generation, GenerationRequest
+from lars_agent.runtime.request import Generation, GenerationRequest, Piece
 from lars_agent.store.names import DEFAULT_PROFILE, AdapterName
 from service.api.dependencies import DaemonDep
-from service.api.durations import keep_alive_s
-from service.api.errors import UNEXPECTED, ascii_json, documented
-from service.api.fields import MAX_MESSAGES, Body, Stops, Text, Turn, _user_has_the_last_word, to_messages
+from service.api.errors import documented
+from service.api.fields import MAX_MESSAGES, Body, SamplingFields, Text, Turn, ends_with_user, to_messages
 from service.api.model_names import ModelName, model_names
 from service.api.openai_models import ModelCard, cards, find_card
-from service.api.parameters import DEFAULT_NEW_TOKENS
-from service.api.streams import Exchange
+from service.api.streams import Exchange, encode_stream, generation_request
 from service.daemon import Daemon
 from service.process.version import package_version
 
-log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/api", tags=["ollama"])
 
 NDJSON = "application/x-ndjson"
 LINES: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "One line of JSON for each piece; with `stream: false` a single object.",
-        "content": {NDJSON: {}},
-    }
+    200: {"description": "JSON lines, one per piece; with `stream: false` one object.", "content": {NDJSON: {}}}
 }
 NANOSECONDS = 10**9
-FOREVER = "2318-01-01T00:00:00Z"  # as far off as Ollama's own
-TEMPERATURE = 0.8  # Ollama's own, where none is given
+FOREVER = "2318-01-01T00:00:00Z"  # as Ollama writes it
+UNLIMITED_TOKENS = 1_000_000
+DEFAULTS: Mapping[str, float] = {"temperature": 0.8, "top_p": 0.9, "top_k": 40, "repeat_penalty": 1.1}  # Ollama's
+
+UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+PIECE = r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)"
+DURATION = re.compile(rf"(-?)((?:{PIECE})+)")
+NUMBER = re.compile(r"-?\d{1,12}(\.\d{1,9})?")
+MAX_DURATION_CHARS = 40
 
 
-def _no_model_has_the_last_word(turns: list[Turn]) -> list[Turn]:
-    return _user_has_the_last_word(turns) if turns else turns
+def keep_alive_s(value: str | float) -> float:
+    """Parse `keep_alive`, a number of seconds or a duration in Go's format; a negative one is infinite.
+
+    Raises ValueError.
+    """
+    if isinstance(value, str):
+        value = _parse_duration(value)
+    if math.isnan(value):
+        raise ValueError("not a duration")
+    return math.inf if value < 0 else float(value)
 
 
-class Options(BaseModel):
-    """How to generate, by Ollama's names. Others are let pass, as Ollama does: most speak of its own machinery."""
+def _parse_duration(text: str) -> float:
+    if NUMBER.fullmatch(text):
+        return float(text)
+    match = DURATION.fullmatch(text) if len(text) <= MAX_DURATION_CHARS else None
+    if match is None:
+        raise ValueError("not a duration; give seconds, or one such as 5m, 1h30m, 0 or -1")
+    seconds = sum(float(number) * UNITS[unit] for number, unit in re.findall(PIECE, match[2]))
+    return -seconds if match[1] else seconds
+
+
+class Options(SamplingFields):
+    """Generation parameters under Ollama's names; others are ignored, as most configure Ollama's own engine."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     temperature: float | None = Field(default=None, ge=0, le=100)
     top_p: float | None = Field(default=None, ge=0, le=1)
-    top_k: int | None = Field(default=None, ge=0, le=2**31)
-    min_p: float | None = Field(default=None, ge=0, le=1)
     repeat_penalty: float | None = Field(default=None, ge=0.1, le=10)
-    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
-    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
-    num_predict: int | None = Field(default=None, ge=-2, le=1_000_000, description="Below 0: as long as it goes.")
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    stop: Stops | None = Field(default=None, max_length=16)
+    num_predict: int | None = Field(default=None, ge=-2, le=1_000_000, description="Below 0: without limit.")
 
 
 class OllamaRequest(Body):
-    """What both kinds of reply take."""
+    """Fields that chat and generate share."""
 
     model: ModelName = None
-    stream: bool | None = Field(default=None, description="Lines as they come, unless false.")
+    stream: bool | None = Field(default=None, description="Stream JSON lines, unless false.")
     options: Options | None = None
     keep_alive: Annotated[float, BeforeValidator(keep_alive_s)] | None = Field(
         default=None,
-        description="How long the model stays after this: seconds, or as 5m; 0 unloads it at once, -1 is for good.",
+        description="Time to keep the model loaded: seconds, or such as 5m; 0 unloads it now, -1 keeps it forever.",
         json_schema_extra={"anyOf": [{"type": "number"}, {"type": "string"}, {"type": "null"}]},
     )
-    format: str | None = Field(default=None, max_length=0, description="No form can be asked for.")
-    think: bool | None = Field(default=None, description="Accepted; nothing comes of it.")
+    format: str | None = Field(default=None, max_length=0, description="Not supported.")
+    think: bool | None = Field(default=None, description="Accepted without effect.")
 
-    def to_request(self, adapter: AdapterName, **said: Any) -> GenerationRequest:
-        """What the engine is asked."""
-        how = self.options or Options()
-        temperature = TEMPERATURE if how.temperature is None else how.temperature
-        longest = how.num_predict
-        return GenerationRequest(
-            profile=adapter.profile,
-            version=adapter.version,
-            max_new_tokens=DEFAULT_NEW_TOKENS if not longest else longest if longest > 0 else 1_000_000,
-            temperature=temperature if temperature >= 0.01 else 0.0,
-            top_p=how.top_p or (0.9 if how.top_p is None else 1e-6),
-            top_k=40 if how.top_k is None else how.top_k,
-            min_p=how.min_p or 0.0,
-            repetition_penalty=1.1 if how.repeat_penalty is None else how.repeat_penalty,
-            frequency_penalty=how.frequency_penalty or 0.0,
-            presence_penalty=how.presence_penalty or 0.0,
-            stop=tuple(how.stop or ()),
-            seed=None if how.seed is None or how.seed < 0 else how.seed,
-            **said,
-        )
+    def to_request(self, adapter: AdapterName, messages: tuple[Message, ...], raw: str | None) -> GenerationRequest:
+        """Return the engine's request."""
+        given = {} if self.options is None else self.options.model_dump(exclude_none=True)
+        values = {**DEFAULTS, **given}
+        limit, seed = values.pop("num_predict", 0), values.pop("seed", None)
+        values["repetition_penalty"] = values.pop("repeat_penalty")
+        values["top_p"] = max(values["top_p"], 1e-6)  # 0 is valid for Ollama
+        values["stop"] = tuple(values.get("stop", ()))
+        values["seed"] = None if seed is None or seed < 0 else seed
+        values["max_new_tokens"] = UNLIMITED_TOKENS if limit < 0 else limit or None
+        return generation_request(adapter, messages, raw=raw, **values)
 
 
-class ChatRequest(OllamaRequest):
+class OllamaChatRequest(OllamaRequest):
     """A conversation to reply to."""
 
-    messages: Annotated[list[Turn], Field(max_length=MAX_MESSAGES), AfterValidator(_no_model_has_the_last_word)] = (
-        Field(default=[], description="None: the model is loaded, or unloaded where `keep_alive` is 0.")
+    messages: Annotated[list[Turn], Field(max_length=MAX_MESSAGES), AfterValidator(ends_with_user)] = Field(
+        default=[], description="Without messages the model is loaded, or unloaded if `keep_alive` is 0."
     )
-    tools: list[Any] | None = Field(default=None, max_length=0, description="No tool can be called.")
+    tools: list[Any] | None = Field(default=None, max_length=0, description="Not supported.")
 
 
-class GenerateRequest(OllamaRequest):
-    """A prompt to reply to, or (with `raw`) a text to go on with."""
+class OllamaGenerateRequest(OllamaRequest):
+    """A prompt to reply to, or (with `raw`) a text to continue."""
 
-    prompt: Text = Field(default="", description="None: as `messages` of a chat.")
+    prompt: Text = Field(default="", description="Without a prompt the model is loaded or unloaded.")
     system: Text | None = None
     raw: bool | None = None
-    context: list[int] | None = Field(default=None, description="Accepted; nothing comes of it.")
+    context: list[int] | None = Field(default=None, description="Accepted without effect.")
     suffix: str | None = Field(default=None, max_length=0)
     images: list[str] | None = Field(default=None, max_length=0)
     template: str | None = Field(default=None, max_length=0)
 
 
-class Named(Body):
-    """What `/api/show` is asked about."""
+class ShowRequest(Body):
+    """The model to describe."""
 
     model: ModelName = None
     name: ModelName = None
@@ -132,43 +135,46 @@ class Named(Body):
 
 
 @router.post("/chat", response_model=None, responses=LINES | documented(404, 409, 503, 504))
-async def chat(body: ChatRequest, request: Request, daemon: DaemonDep) -> Any:
-    """The reply to a conversation."""
+async def chat(body: OllamaChatRequest, request: Request, daemon: DaemonDep) -> Any:
+    """Reply to a conversation."""
+
+    def content(text: str) -> dict[str, Any]:
+        return {"message": {"role": "assistant", "content": text}}
+
     if not body.messages:
-        return await _loaded(daemon, body, {"message": {"role": "assistant", "content": ""}})
-    exchange = await _begin(daemon, body, messages=to_messages(body.messages))
-    return await _answer(exchange, body, request, lambda text: {"message": {"role": "assistant", "content": text}})
+        return await _load(daemon, body, content(""))
+    return await _answer(daemon, body, request, content, to_messages(body.messages))
 
 
 @router.post("/generate", response_model=None, responses=LINES | documented(404, 409, 503, 504))
-async def generate(body: GenerateRequest, request: Request, daemon: DaemonDep) -> Any:
-    """The reply to a prompt."""
+async def generate(body: OllamaGenerateRequest, request: Request, daemon: DaemonDep) -> Any:
+    """Reply to a prompt."""
     if not body.prompt:
-        return await _loaded(daemon, body, {"response": ""})
-    said = [Message(role="system", content=body.system)] if body.system else []
-    messages = (*said, Message(role="user", content=body.prompt))
-    exchange = await _begin(daemon, body, messages=messages, raw=body.prompt if body.raw else None)
-    return await _answer(exchange, body, request, lambda text: {"response": text})
+        return await _load(daemon, body, {"response": ""})
+    system = [Message(role="system", content=body.system)] if body.system else []
+    messages = (*system, Message(role="user", content=body.prompt))
+    raw = body.prompt if body.raw else None
+    return await _answer(daemon, body, request, lambda text: {"response": text}, messages, raw)
 
 
 @router.get("/tags", response_model=None, responses=documented(503))
 def tags(daemon: DaemonDep) -> dict[str, Any]:
-    """What a request's `model` may name."""
+    """List the names that a request's `model` may have."""
     return {"models": [_entry(daemon, card) for card in cards(daemon)]}
 
 
 @router.get("/ps", response_model=None, responses=documented(503))
 def running(daemon: DaemonDep) -> dict[str, Any]:
-    """What is loaded: every profile, or nothing while the model is unloaded."""
-    listed = [] if daemon.serving.is_asleep else [card for card in cards(daemon) if "@" not in card.id]
+    """List the loaded models: every profile, or nothing while the model is unloaded."""
+    loaded = [] if daemon.serving.is_asleep else [card for card in cards(daemon) if "@" not in card.id]
     unloads_at = daemon.serving.unloads_at
-    until = {"expires_at": FOREVER if math.isinf(unloads_at) else _when(unloads_at), "size_vram": 0}
-    return {"models": [_entry(daemon, card) | until for card in listed]}
+    until = {"expires_at": FOREVER if math.isinf(unloads_at) else _iso(unloads_at), "size_vram": 0}
+    return {"models": [_entry(daemon, card) | until for card in loaded]}
 
 
 @router.post("/show", response_model=None, responses=documented(404, 503))
-def show(body: Named, daemon: DaemonDep) -> dict[str, Any]:
-    """One of them."""
+def show(body: ShowRequest, daemon: DaemonDep) -> dict[str, Any]:
+    """Describe one model."""
     card = find_card(daemon, body.model or body.name)
     entry = _entry(daemon, card)
     return {
@@ -184,59 +190,57 @@ def show(body: Named, daemon: DaemonDep) -> dict[str, Any]:
 
 @router.get("/version", response_model=None)
 def version() -> dict[str, str]:
-    """Of lars-agent."""
+    """Return the version of lars-agent."""
     return {"version": package_version()}
 
 
-async def _begin(daemon: Daemon, body: OllamaRequest, **said: Any) -> Exchange:
-    parameters = {} if body.options is None else body.options.model_dump(exclude_none=True)
-    return await Exchange.begin(daemon, body.model, partial(body.to_request, **said), parameters, body.keep_alive)
-
-
-async def _loaded(daemon: Daemon, body: OllamaRequest, said: dict[str, Any]) -> dict[str, Any]:
-    """Nothing is asked: the model is loaded, or unloaded."""
+async def _load(daemon: Daemon, body: OllamaRequest, content: dict[str, Any]) -> dict[str, Any]:
+    """Load the model, or unload it if `keep_alive` is 0."""
     unloading = body.keep_alive == 0
     await run_in_threadpool(lambda: model_names(daemon).resolve(body.model))
     if unloading:
         daemon.serving.unload()
     else:
         await run_in_threadpool(daemon.serving.load, body.keep_alive)
-    return _line(body.model or DEFAULT_PROFILE, said) | {"done": True, "done_reason": "unload" if unloading else "load"}
+    reason = "unload" if unloading else "load"
+    return _line(body.model or DEFAULT_PROFILE, content) | {"done": True, "done_reason": reason}
 
 
 async def _answer(
-    exchange: Exchange, body: OllamaRequest, request: Request, said: Callable[[str], dict[str, Any]]
+    daemon: Daemon,
+    body: OllamaRequest,
+    request: Request,
+    content: Callable[[str], dict[str, Any]],
+    messages: tuple[Message, ...],
+    raw: str | None = None,
 ) -> Any:
-    began = time.monotonic()
+    parameters = {} if body.options is None else body.options.model_dump(exclude_none=True)
+    to_request = partial(body.to_request, messages=messages, raw=raw)
+    exchange = await Exchange.begin(daemon, body.model, to_request, parameters, body.keep_alive)
+    model = exchange.replier
+
+    def encode(item: Piece | Generation) -> list[dict[str, Any]]:
+        if isinstance(item, Piece):
+            return [_line(model, content(item.text)) | {"done": False}]
+        return [_line(model, content("")) | _statistics(exchange, item)]
+
     if body.stream is False:
         generation = await exchange.finished(request)
-        return _line(exchange.replier, said(generation.text)) | _done(exchange, generation, began)
-    return StreamingResponse(_lines(exchange, said, began), media_type=NDJSON)
+        return _line(model, content(generation.text)) | _statistics(exchange, generation)
+    lines = encode_stream(exchange, encode, error_event=lambda _, message: {"error": message})
+    return StreamingResponse((line + "\n" async for line in lines), media_type=NDJSON)
 
 
-async def _lines(exchange: Exchange, said: Callable[[str], dict[str, Any]], began: float) -> AsyncIterator[str]:
-    model = exchange.replier
-    try:
-        async for piece in exchange.pieces():
-            yield ascii_json(_line(model, said(piece.text)) | {"done": False}) + "\n"
-        yield ascii_json(_line(model, said("")) | _done(exchange, exchange.ticket.result(), began)) + "\n"
-    except LarsError as error:
-        yield ascii_json({"error": str(error)}) + "\n"
-    except Exception:
-        log.exception("stream_broke_off")
-        yield ascii_json({"error": UNEXPECTED}) + "\n"
+def _line(model: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    return {"model": model, "created_at": _iso(time.time()), **content}
 
 
-def _line(model: str, said: Mapping[str, Any]) -> dict[str, Any]:
-    return {"model": model, "created_at": _when(time.time()), **said}
-
-
-def _done(exchange: Exchange, generation: Generation, began: float) -> dict[str, Any]:
-    """The last line; `interaction_id` is ours: feedback refers to the reply by it."""
+def _statistics(exchange: Exchange, generation: Generation) -> dict[str, Any]:
+    """Return the fields of a finished reply; `interaction_id`, for feedback, is ours."""
     return {
         "done": True,
         "done_reason": "length" if generation.finish_reason == "length" else "stop",
-        "total_duration": int((time.monotonic() - began) * NANOSECONDS),
+        "total_duration": int((time.monotonic() - exchange.began) * NANOSECONDS),
         "load_duration": 0,
         "prompt_eval_count": generation.prompt_tokens,
         "prompt_eval_duration": int(generation.prompt_s * NANOSECONDS),
@@ -251,7 +255,7 @@ def _entry(daemon: Daemon, card: ModelCard) -> dict[str, Any]:
     return {
         "name": card.id,
         "model": card.id,
-        "modified_at": _when(card.created),
+        "modified_at": _iso(card.created),
         "size": installed.bytes,
         "digest": installed.sha256,
         "details": {
@@ -265,5 +269,5 @@ def _entry(daemon: Daemon, card: ModelCard) -> dict[str, Any]:
     }
 
 
-def _when(seconds: float) -> str:
+def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

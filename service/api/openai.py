@@ -1,108 +1,202 @@
-"""OpenAI's dialect: chat completions, completions, and the list of models (adapters, that is)."""
+"""OpenAI's dialect: chat completions and completions."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from itertools import accumulate
+from typing import Annotated, Any, Literal
 
-import structlog
 from fastapi import APIRouter, Request
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from sse_starlette import EventSourceResponse
 
-from lars_agent.errors import LarsError
-from lars_agent.runtime.request import Generation, Piece
+from lars_agent.example import Message
+from lars_agent.runtime.request import FinishReason, Generation, GenerationRequest, Piece, TokenChoice, TokenLogprob
+from lars_agent.store.names import AdapterName
 from service.api.dependencies import DaemonDep
-from service.api.errors import UNEXPECTED, ascii_json, documented, error_body, status_of
-from service.api.openai_schemas import (
-    REASONS,
-    ChatRequest,
-    CompletionRequest,
-    OpenAIReply,
-    OpenAIRequest,
-    chat_logprobs,
-    completion_logprobs,
-    usage,
-)
-from service.api.streams import Exchange, event_stream
+from service.api.errors import documented
+from service.api.fields import MAX_MESSAGES, Body, SamplingFields, Text, Turn, as_list, ends_with_user, to_messages
+from service.api.model_names import ModelName
+from service.api.streams import Exchange, encode_stream, event_stream, generation_request
 from service.daemon import Daemon
 
-log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/v1", tags=["openai"])
 
-DONE = "[DONE]"
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The reply; with `stream: true` server-sent events, each `data` a chunk, the last one `[DONE]`.",
         "content": {"text/event-stream": {}},
     }
 }
-Choice = Callable[..., dict[str, Any]]
+MAX_LOGPROBS = 20
+# Fields that clients send and that have no effect here.
+WITHOUT_EFFECT = frozenset(
+    {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
+    | {"parallel_tool_calls", "reasoning_effort", "verbosity", "prediction"}
+)
+# Unsupported fields: accepted with one of these values, which turn them off, refused with any other.
+OFF: Mapping[str, tuple[Any, ...]] = {
+    "n": (None, 1),
+    "best_of": (None, 1),
+    "echo": (None, False),
+    "suffix": (None, ""),
+    "logit_bias": (None, {}),
+    "tools": (None, []),
+    "functions": (None, []),
+    "tool_choice": (None, "none", "auto"),
+    "function_call": (None, "none", "auto"),
+    "response_format": (None, {"type": "text"}),
+    "modalities": (None, ["text"]),
+    "audio": (None,),
+    "web_search_options": (None,),
+}
+REASONS: Mapping[FinishReason, Literal["stop", "length"]] = {
+    "eos_token": "stop",
+    "stop_sequence": "stop",
+    "length": "length",
+}
+
+
+def _text_of_parts(value: Any) -> Any:
+    """Join text parts; anything else is left for the field to refuse."""
+    if isinstance(value, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in value):
+        return "".join(str(part.get("text", "")) for part in value)
+    return "" if value is None else value
+
+
+def _role(value: Any) -> Any:
+    return "system" if value == "developer" else value
+
+
+class OpenAITurn(Turn):
+    """A message; its content may be a list of text parts."""
+
+    role: Annotated[Literal["system", "user", "assistant"], BeforeValidator(_role)]
+    content: Annotated[Text, BeforeValidator(_text_of_parts)]
+    name: str | None = Field(default=None, max_length=100, description="Accepted without effect.")
+
+
+class StreamOptions(Body):
+    """Options of a stream."""
+
+    include_usage: bool | None = Field(default=None, description="Send the number of tokens in a last chunk.")
+    include_obfuscation: bool | None = Field(default=None, description="Accepted without effect.")
+
+
+class OpenAIRequest(SamplingFields, Body):
+    """Fields that chat completions and completions share."""
+
+    model: ModelName = None
+    temperature: float | None = Field(default=None, ge=0, le=2, description="0 is greedy; 1 by default.")
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    repetition_penalty: float | None = Field(default=None, ge=0.1, le=10)
+    max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_has_no_effect(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        return {
+            key: value
+            for key, value in values.items()
+            if key not in WITHOUT_EFFECT and not (key in OFF and value in OFF[key])
+        }
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether a stream ends with the number of tokens."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def _sampling(self) -> dict[str, Any]:
+        """Return the parameters of `generation_request` that both kinds of completion set."""
+        shared = self.model_dump(include={*SamplingFields.model_fields, "top_p", "repetition_penalty"})
+        return shared | {
+            "max_new_tokens": self.max_tokens,
+            "temperature": 1.0 if self.temperature is None else self.temperature,
+            "stop": tuple(self.stop or ()),
+            "seed": None if self.seed is None else self.seed % 2**63,
+        }
+
+
+class ChatRequest(OpenAIRequest):
+    """A conversation to reply to."""
+
+    messages: Annotated[list[OpenAITurn], Field(min_length=1, max_length=MAX_MESSAGES), AfterValidator(ends_with_user)]
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+
+    def to_request(self, adapter: AdapterName) -> GenerationRequest:
+        """Return the engine's request."""
+        sampling = self._sampling()
+        sampling["max_new_tokens"] = self.max_completion_tokens or self.max_tokens
+        logprobs = (self.top_logprobs or 0) if self.logprobs else None
+        return generation_request(adapter, to_messages(self.messages), logprobs=logprobs, **sampling)
+
+
+class CompletionRequest(OpenAIRequest):
+    """A text to continue, without a chat template."""
+
+    prompt: Annotated[list[Text], BeforeValidator(as_list), Field(min_length=1, max_length=1)]
+    logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+
+    def to_request(self, adapter: AdapterName) -> GenerationRequest:
+        """Return the engine's request."""
+        text = self.prompt[0]
+        messages = (Message(role="user", content=text),)
+        return generation_request(adapter, messages, raw=text, logprobs=self.logprobs, **self._sampling())
+
+
+class OpenAIReply(BaseModel):
+    """A reply in OpenAI's shape, which may have more fields than these."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str = Field(description="The `interaction_id` for feedback, unless the disk was full.")
+    object: str
+    created: int
+    model: str
+    choices: list[dict[str, Any]]
 
 
 @router.post("/chat/completions", response_model=OpenAIReply, responses=STREAM | documented(404, 409, 503, 504))
 async def chat(body: ChatRequest, request: Request, daemon: DaemonDep) -> Any:
-    """The reply to a conversation."""
+    """Reply to a conversation."""
     exchange = await _begin(daemon, body)
     envelope = _envelope(exchange, "chat.completion")
     if body.stream:
-        return event_stream(_chunks(exchange, body, envelope | {"object": "chat.completion.chunk"}, _ChatChunks()))
+        envelope |= {"object": "chat.completion.chunk"}
+        first = {"delta": {"role": "assistant", "content": ""}}
+        return _stream(exchange, body, envelope, _chat_choice, {"delta": {}}, [first])
     generation = await exchange.finished(request)
     message = {"role": "assistant", "content": generation.text, "refusal": None}
-    told = chat_logprobs(generation.logprobs) if body.logprobs else None
-    return _whole(envelope, generation, {"index": 0, "message": message, "logprobs": told})
+    logprobs = chat_logprobs(generation.logprobs) if body.logprobs else None
+    return _whole(envelope, generation, {"message": message, "logprobs": logprobs})
 
 
 @router.post("/completions", response_model=OpenAIReply, responses=STREAM | documented(404, 409, 503, 504))
 async def complete(body: CompletionRequest, request: Request, daemon: DaemonDep) -> Any:
-    """How a text goes on."""
+    """Continue a text."""
     exchange = await _begin(daemon, body)
     envelope = _envelope(exchange, "text_completion")
     if body.stream:
-        return event_stream(_chunks(exchange, body, envelope, _TextChunks()))
+        return _stream(exchange, body, envelope, _text_choices(), {"text": ""})
     generation = await exchange.finished(request)
-    told = None if body.logprobs is None else completion_logprobs(generation.logprobs, 0)
-    return _whole(envelope, generation, {"index": 0, "text": generation.text, "logprobs": told})
-
-
-class _ChatChunks:
-    """The choices of a chat's chunks."""
-
-    def first(self) -> dict[str, Any] | None:
-        return {"index": 0, "delta": {"role": "assistant", "content": ""}}
-
-    def piece(self, piece: Piece) -> dict[str, Any]:
-        told = chat_logprobs(piece.logprobs) if piece.logprobs else None
-        return {"index": 0, "delta": {"content": piece.text}, "logprobs": told}
-
-    def last(self) -> dict[str, Any]:
-        return {"index": 0, "delta": {}}
-
-
-class _TextChunks:
-    """The choices of a completion's chunks."""
-
-    def __init__(self) -> None:
-        self._length = 0
-
-    def first(self) -> dict[str, Any] | None:
-        return None
-
-    def piece(self, piece: Piece) -> dict[str, Any]:
-        told = completion_logprobs(piece.logprobs, self._length) if piece.logprobs else None
-        self._length += len(piece.text)
-        return {"index": 0, "text": piece.text, "logprobs": told}
-
-    def last(self) -> dict[str, Any]:
-        return {"index": 0, "text": ""}
+    logprobs = None if body.logprobs is None else completion_logprobs(generation.logprobs, 0)
+    return _whole(envelope, generation, {"text": generation.text, "logprobs": logprobs})
 
 
 async def _begin(daemon: Daemon, body: ChatRequest | CompletionRequest) -> Exchange:
-    said = body.model_dump(exclude_none=True, exclude={"messages", "prompt"})
-    return await Exchange.begin(daemon, body.model, body.to_request, said)
+    parameters = body.model_dump(exclude_none=True, exclude={"messages", "prompt"})
+    return await Exchange.begin(daemon, body.model, body.to_request, parameters)
 
 
 def _envelope(exchange: Exchange, kind: str) -> dict[str, Any]:
-    """What every body of this reply has."""
+    """Return the fields that the reply and each of its chunks have."""
     return {
         "id": exchange.interaction_id,
         "object": kind,
@@ -113,29 +207,81 @@ def _envelope(exchange: Exchange, kind: str) -> dict[str, Any]:
 
 
 def _whole(envelope: dict[str, Any], generation: Generation, choice: dict[str, Any]) -> dict[str, Any]:
-    choices = [choice | {"finish_reason": REASONS[generation.finish_reason]}]
+    choices = [{"index": 0} | choice | {"finish_reason": REASONS[generation.finish_reason]}]
     return envelope | {"choices": choices, "usage": usage(generation)}
 
 
-async def _chunks(
-    exchange: Exchange, body: OpenAIRequest, envelope: dict[str, Any], made: _ChatChunks | _TextChunks
-) -> AsyncIterator[dict[str, str]]:
-    def chunk(choices: list[dict[str, Any]], told: Any = None) -> dict[str, str]:
-        more = {"usage": told} if body.tells_usage else {}
-        return {"data": ascii_json(envelope | {"choices": choices} | more)}
+def _stream(
+    exchange: Exchange,
+    body: OpenAIRequest,
+    envelope: dict[str, Any],
+    to_choice: Callable[[Piece], dict[str, Any]],
+    last: dict[str, Any],
+    first: Sequence[dict[str, Any]] = (),
+) -> EventSourceResponse:
+    """Stream a chunk per choice (`first`, `to_choice` of each piece, `last`), the usage if asked for, and `[DONE]`."""
+    common = envelope | ({"usage": None} if body.includes_usage else {})
 
-    try:
-        if (first := made.first()) is not None:
-            yield chunk([first | {"finish_reason": None}])
-        async for piece in exchange.pieces():
-            yield chunk([made.piece(piece) | {"finish_reason": None}])
-        generation = exchange.ticket.result()
-        yield chunk([made.last() | {"finish_reason": REASONS[generation.finish_reason]}])
-        if body.tells_usage:
-            yield chunk([], usage(generation))
-    except LarsError as error:
-        yield {"data": ascii_json(error_body(status_of(error), str(error)))}
-    except Exception:
-        log.exception("stream_broke_off")
-        yield {"data": ascii_json(error_body(500, UNEXPECTED))}
-    yield {"data": DONE}
+    def chunk(choice: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
+        return common | {"choices": [{"index": 0} | choice | {"finish_reason": reason}]}
+
+    def encode(item: Piece | Generation) -> list[dict[str, Any]]:
+        if isinstance(item, Piece):
+            return [chunk(to_choice(item))]
+        end = chunk(last, REASONS[item.finish_reason])
+        return [end, common | {"choices": [], "usage": usage(item)}] if body.includes_usage else [end]
+
+    async def events() -> AsyncIterator[str]:
+        async for event in encode_stream(exchange, encode, [chunk(choice) for choice in first]):
+            yield event
+        yield "[DONE]"
+
+    return event_stream(events())
+
+
+def _chat_choice(piece: Piece) -> dict[str, Any]:
+    logprobs = chat_logprobs(piece.logprobs) if piece.logprobs else None
+    return {"delta": {"content": piece.text}, "logprobs": logprobs}
+
+
+def _text_choices() -> Callable[[Piece], dict[str, Any]]:
+    length = 0
+
+    def choice(piece: Piece) -> dict[str, Any]:
+        nonlocal length
+        logprobs = completion_logprobs(piece.logprobs, length) if piece.logprobs else None
+        length += len(piece.text)
+        return {"text": piece.text, "logprobs": logprobs}
+
+    return choice
+
+
+def usage(generation: Generation) -> dict[str, Any]:
+    """Return the number of tokens."""
+    return {
+        "prompt_tokens": generation.prompt_tokens,
+        "completion_tokens": generation.generated_tokens,
+        "total_tokens": generation.prompt_tokens + generation.generated_tokens,
+        "prompt_tokens_details": {"cached_tokens": generation.cached_tokens},
+    }
+
+
+def chat_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+    """Return log-probabilities in the shape of chat completions."""
+    content = [_choice(token.chosen) | {"top_logprobs": [_choice(one) for one in token.top]} for token in tokens]
+    return {"content": content, "refusal": None}
+
+
+def completion_logprobs(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
+    """Return log-probabilities in the shape of completions; the text of the first token begins at `offset`."""
+    lengths = [len(token.chosen.text) for token in tokens]
+    return {
+        "tokens": [token.chosen.text for token in tokens],
+        "token_logprobs": [token.chosen.logprob for token in tokens],
+        "top_logprobs": [{one.text: one.logprob for one in token.top} for token in tokens],
+        "text_offset": list(accumulate(lengths[:-1], initial=offset)) if tokens else [],
+    }
+
+
+def _choice(choice: TokenChoice) -> dict[str, Any]:
+    return {"token": choice.text, "logprob": choice.logprob, "bytes": list(choice.text.encode())}

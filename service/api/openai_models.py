@@ -1,4 +1,4 @@
-"""OpenAI's list of models: here the base model, each profile, and each version of its adapter."""
+"""OpenAI's list of models: the base model, each profile, and each version of its adapter."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from lars_agent.store.manifest import AdapterManifest
 from lars_agent.store.names import BASE, AdapterName
 from service.api.dependencies import DaemonDep
 from service.api.errors import documented
+from service.api.fields import Reply
 from service.api.model_names import model_names
-from service.api.schemas import Reply
 from service.daemon import Daemon
 
 router = APIRouter(prefix="/v1/models", tags=["openai"])
 
 
 class ModelCard(Reply):
-    """What a request's `model` may name."""
+    """A name that a request's `model` may have."""
 
     id: str = Field(examples=["default", "alice@v12", "base"])
     object: Literal["model"] = "model"
     created: int = Field(description="Seconds since 1970.")
     owned_by: str = "lars-agent"
-    root: str = Field(description="What serves it now: a version of an adapter, or the base model.")
-    parent: str | None = Field(description="What it was trained from; null for the base model.")
+    root: str = Field(description="The adapter version, or the base model, that replies.")
+    parent: str | None = Field(description="The version it was trained from; null for the base model.")
 
 
 class ModelList(Reply):
-    """All of them: the base model, the profiles, their versions, the aliases."""
+    """The base model, the profiles, their versions, and the aliases."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
@@ -39,18 +39,21 @@ class ModelList(Reply):
 
 @router.get("", responses=documented(503))
 def list_models(daemon: DaemonDep) -> ModelList:
-    """What a request's `model` may name."""
+    """List the names that a request's `model` may have."""
     return ModelList(data=cards(daemon))
 
 
 @router.get("/{name:path}", responses=documented(404, 503))
 def get_model(name: str, daemon: DaemonDep) -> ModelCard:
-    """One of them."""
+    """Return one model."""
     return find_card(daemon, name)
 
 
 def find_card(daemon: Daemon, name: str | None) -> ModelCard:
-    """Return the card of what `name` means. Raises AdapterNotFound, and AdapterCorrupt for an unreadable manifest."""
+    """Return the card of the model that `name` means.
+
+    Raises AdapterNotFound, and AdapterCorrupt for an unreadable manifest.
+    """
     adapter = model_names(daemon).resolve(name)
     listed = {card.id: card for card in cards(daemon)}
     if found := listed.get(name or "") or listed.get(adapter.label):
@@ -92,7 +95,7 @@ def _version_card(manifest: AdapterManifest) -> ModelCard:
 
 
 def _seconds(when: str) -> int:
-    """Since 1970, of an ISO 8601 time; 0 where it is none."""
+    """Return the seconds since 1970 of an ISO 8601 time; 0 for an invalid one."""
     try:
         parsed = datetime.fromisoformat(when)
     except ValueError:

@@ -1,44 +1,130 @@
-"""Is it up, is it ready, and where does it stand."""
+"""State of the daemon: GET /health, /ready, /info and /metrics."""
 
 from __future__ import annotations
 
-import contextlib
-from dataclasses import asdict
+from datetime import datetime
+from typing import Any, Literal
 
 from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from pydantic import Field
+from starlette.responses import Response
 
 from lars_agent.memory.measure import peak_rss_bytes, rss_bytes
+from service.alarms import AlarmCode
 from service.api.dependencies import DaemonDep
 from service.api.errors import documented
-from service.api.fields import version_label
-from service.api.schemas import (
-    CheckInfo,
-    FeedbackCounts,
-    Health,
-    Info,
-    MemoryInfo,
-    ModelInfo,
-    NightInfo,
-    Ready,
-    ScheduleInfo,
-)
+from service.api.fields import Reply, VersionLabel, version_label
 from service.daemon import Daemon
+from service.metrics.state import resident_bytes
 from service.process.version import package_version
+from service.worker.memory_limit import LimitKind
 
 router = APIRouter(tags=["operation"])
+
+METRICS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+}
+
+
+class Health(Reply):
+    """The daemon answers; `degraded` while an alarm is active."""
+
+    status: Literal["ok", "degraded"] = "ok"
+    alarms: list[AlarmCode] | None = Field(default=None, description="Active alarms, while degraded.")
+
+
+class Ready(Reply):
+    """The daemon and its database answer."""
+
+    status: Literal["ok"] = "ok"
+
+
+class ModelInfo(Reply):
+    """The base model."""
+
+    name: str
+    reference: str
+    revision: str | None
+    sha256: str
+    dtype: str
+
+
+class MemoryInfo(Reply):
+    """Memory of the daemon and the budget of training, bytes."""
+
+    rss_bytes: int
+    peak_bytes: int
+    endpoint_bytes: int = Field(description="Resident memory of the engine process; 0 while the model is unloaded.")
+    budget_bytes: int
+    limit: LimitKind = Field(
+        description="What enforces the budget: the kernel (`cgroup`), or the worker itself (`guard`)."
+    )
+    limit_reason: str | None = Field(description="Reason why the kernel does not enforce it.")
+
+
+class ScheduleInfo(Reply):
+    """Schedule of training."""
+
+    enabled: bool
+    cron: str
+    next_run: datetime | None
+
+
+class CheckInfo(Reply):
+    """One idle check and its result."""
+
+    name: str
+    state: Literal["fine", "against", "unknown"]
+    words: str = Field(description="The result as a message.")
+
+
+class NightInfo(Reply):
+    """Training at this moment, and the idle checks."""
+
+    adapting: bool = Field(description="True while a worker is training.")
+    words: str = Field(description="Reason for training or not training now, in one line.")
+    checks: list[CheckInfo] = Field(description="Every idle check.")
+
+
+class FeedbackCounts(Reply):
+    """Number of rows of feedback."""
+
+    total: int
+    corrections: int
+    liked: int
+    disliked: int
+
+
+class Info(Reply):
+    """State of the daemon."""
+
+    version: str
+    uptime_s: float
+    model: ModelInfo | None = Field(description="Null until it is loaded.")
+    loading_error: str | None = Field(description="Reason why the model cannot be loaded.")
+    serving: dict[str, VersionLabel] = Field(description="The version in use, by profile.")
+    problems: list[str] = Field(description="Messages of the active alarms.")
+    notices: list[str] = Field(description="Messages of the last settings reload, if not every change took effect.")
+    feedback: FeedbackCounts
+    interactions: int
+    memory: MemoryInfo
+    job: str | None = Field(description="The job that is running or paused.")
+    schedule: ScheduleInfo
+    night: NightInfo
 
 
 @router.get("/health", response_model_exclude_none=True, responses=documented(503))
 async def health(daemon: DaemonDep) -> Health:
-    """It replies; 503 while the model loads. Needs no token, and waits for nothing. GET /info says what is wrong."""
+    """Answer without waiting or token; 503 while the model loads. GET /info has the messages of the alarms."""
     daemon.serving.require_model()
-    alarms = sorted({problem.alarm for problem in daemon.problems()})
+    alarms = sorted({alarm.code for alarm in daemon.problems()})
     return Health(status="degraded", alarms=alarms) if alarms else Health()
 
 
 @router.get("/ready", responses=documented(503))
 def ready(daemon: DaemonDep) -> Ready:
-    """It replies, and its database answers. Needs no token."""
+    """Check that the model and the database answer. Needs no token."""
     daemon.serving.require_model()
     daemon.db.interactions.count()
     return Ready()
@@ -46,8 +132,8 @@ def ready(daemon: DaemonDep) -> Ready:
 
 @router.get("/info")
 def info(daemon: DaemonDep) -> Info:
-    """Where the daemon stands."""
-    settings, served = daemon.settings, daemon.serving.serving()
+    """Return the state of the daemon."""
+    schedule, served = daemon.settings.schedule, daemon.serving.serving()
     profiles = daemon.profiles.names() if served else []  # none while the model loads
     return Info(
         version=package_version(),
@@ -55,52 +141,43 @@ def info(daemon: DaemonDep) -> Info:
         model=_model(daemon),
         loading_error=daemon.serving.loading_error,
         serving={name: version_label(served.get(name)) for name in profiles},
-        problems=[problem.words for problem in daemon.problems()],
+        problems=[alarm.message for alarm in daemon.problems()],
         notices=list(daemon.notices),
         feedback=FeedbackCounts(**daemon.db.feedback.counts()),
         interactions=daemon.db.interactions.count(),
         memory=_memory(daemon),
         job=daemon.supervisor.current,
-        schedule=ScheduleInfo(
-            enabled=settings.schedule.enabled, cron=settings.schedule.cron, next_run=daemon.next_night()
-        ),
+        schedule=ScheduleInfo(enabled=schedule.enabled, cron=schedule.cron, next_run=daemon.next_night()),
         night=_night(daemon),
     )
+
+
+@router.get("/metrics", response_class=Response, responses=METRICS | documented(503))
+def metrics(daemon: DaemonDep) -> Response:
+    """Return metrics in Prometheus's text format; no name, label or value contains personal data."""
+    return Response(generate_latest(daemon.metrics.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 def _night(daemon: Daemon) -> NightInfo:
     shift, worker = daemon.shift, daemon.worker
     shift.refresh()
-    checks = [CheckInfo(**asdict(check)) for check in shift.decision.checks]
-    return NightInfo(adapting=worker.pid is not None and not worker.holders, words=shift.words, checks=checks)
+    adapting = worker.pid is not None and not worker.holders
+    return NightInfo.model_validate({"adapting": adapting, "words": shift.words, "checks": shift.decision.checks})
 
 
 def _model(daemon: Daemon) -> ModelInfo | None:
-    installed = daemon.serving.installed
-    if installed is None:
+    if (installed := daemon.serving.installed) is None:
         return None
-    return ModelInfo(
-        name=installed.name,
-        reference=installed.reference,
-        revision=installed.revision,
-        sha256=installed.sha256,
-        dtype=daemon.settings.model.dtype,
-    )
+    return ModelInfo.model_validate({**vars(installed), "dtype": daemon.settings.model.dtype})
 
 
 def _memory(daemon: Daemon) -> MemoryInfo:
-    limit, endpoint = daemon.worker.memory_limit, daemon.serving.endpoint_pid
+    limit, engine = daemon.worker.memory_limit, daemon.serving.endpoint_pid
     return MemoryInfo(
-        endpoint_bytes=0 if endpoint is None else _resident(endpoint),
+        endpoint_bytes=0 if engine is None else resident_bytes(engine),
         rss_bytes=rss_bytes(),
         peak_bytes=peak_rss_bytes(),
         budget_bytes=daemon.settings.memory.budget_bytes,
         limit=limit.kind,
         limit_reason=limit.reason,
     )
-
-
-def _resident(pid: int) -> int:
-    with contextlib.suppress(OSError):
-        return rss_bytes(pid)
-    return 0  # it has just ended

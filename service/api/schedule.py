@@ -1,8 +1,7 @@
-"""The outcome of each scheduled run, and the reason for it."""
+"""Scheduled runs: the outcome of each, and the reason for it."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated
 
@@ -10,25 +9,23 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 
 from service.api.dependencies import DaemonDep
-from service.api.queries import ScheduledRunsQuery
-from service.api.schemas import Reply
-from service.daemon import Daemon
+from service.api.fields import ListQuery, Reply
 from service.db import RunOutcome
 
 router = APIRouter(tags=["jobs"])
 
 
 class ScheduledRunBody(Reply):
-    """One scheduled moment and its outcome."""
+    """One scheduled run."""
 
     profile: str
     scheduled: datetime
-    decided: datetime = Field(description="When that was known.")
+    decided: datetime = Field(description="Time at which the outcome was recorded.")
     outcome: RunOutcome = Field(
-        description="`waiting` for a good moment; `missed`: its window has passed, and it is made up, if at all, when "
-        "the device has been left alone; `skipped`: there was nothing to learn; `ran` as the job `job_id`."
+        description="`waiting` for the device to be idle; `missed`: its window passed, and it is made up, if at all, "
+        "when the device is idle; `skipped`: nothing to learn; `ran` as the job `job_id`."
     )
-    reason: str = Field(description="In words: why it ran, or why not.")
+    reason: str = Field(description="Reason for the outcome, in one sentence.")
     job_id: str | None
 
 
@@ -45,17 +42,12 @@ class CyclePage(Reply):
 
 
 @router.get("/schedule/runs")
-def list_runs(query: Annotated[ScheduledRunsQuery, Query()], daemon: DaemonDep) -> ScheduledRunPage:
-    """The latest scheduled runs, newest first: whether each ran, and why or why not."""
-    return ScheduledRunPage(runs=_runs(query, daemon))
+def list_runs(query: Annotated[ListQuery, Query()], daemon: DaemonDep) -> ScheduledRunPage:
+    """List the latest scheduled runs, newest first, each with its outcome and the reason."""
+    return ScheduledRunPage.model_validate({"runs": daemon.db.scheduled_runs.list(query.profile, query.limit)})
 
 
 @router.get("/cycles", deprecated=True)
-def list_cycles(query: Annotated[ScheduledRunsQuery, Query()], daemon: DaemonDep) -> CyclePage:
-    """The earlier name of GET /schedule/runs."""
-    return CyclePage(cycles=_runs(query, daemon))
-
-
-def _runs(query: ScheduledRunsQuery, daemon: Daemon) -> list[ScheduledRunBody]:
-    found = daemon.db.scheduled_runs.list(query.profile, query.limit)
-    return [ScheduledRunBody.model_validate(asdict(run)) for run in found]
+def list_cycles(query: Annotated[ListQuery, Query()], daemon: DaemonDep) -> CyclePage:
+    """List scheduled runs under the earlier name of GET /schedule/runs."""
+    return CyclePage(cycles=list_runs(query, daemon).runs)

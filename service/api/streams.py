@@ -1,32 +1,40 @@
-"""What every dialect does: a ticket for the request, its pieces as they come, the reply recorded before it is told."""
+"""Generation for every API dialect: submit the request, stream or await the reply, record it before answering."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
 from anyio.to_thread import run_sync
 from fastapi import Request
 from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
+from lars_agent.errors import LarsError
+from lars_agent.example import Message
 from lars_agent.runtime.request import Generation, GenerationRequest, Piece, Ticket
 from lars_agent.store.names import AdapterName
+from service.api.errors import UNEXPECTED, ascii_json, error_body, status_of
 from service.api.model_names import model_names
 from service.daemon import Daemon
 from service.db.interactions import new_interaction_id
 from service.process.shutdown import CUT_S
 
+log = structlog.get_logger(__name__)
+
+MIN_TEMPERATURE = 0.01  # logits divided by less overflow; 0 is greedy
+
 
 @dataclass
 class Exchange:
-    """A reply that is being made, and the id that it will be recorded under; `recorded_id` is that id once it has been.
+    """A request and its reply. `recorded_id` is the `interaction_id` once the reply has been recorded.
 
-    `parameters` are the client's own, for the record.
+    `parameters` are recorded as the client sent them.
     """
 
     daemon: Daemon
@@ -57,11 +65,11 @@ class Exchange:
 
     @property
     def replier(self) -> str:
-        """Name of the version that replies, `default@v1`, or `base`."""
+        """Name of the version that replies: `default@v1`, or `base`."""
         return AdapterName(self.ticket.request.profile, self.ticket.version).label
 
     async def finished(self, request: Request) -> Generation:
-        """The whole reply, which has been recorded. Nobody waits for it when the client has gone."""
+        """Return the whole reply after recording it; cancel it if the client disconnects."""
         watch = asyncio.create_task(self._cancel_when_gone(request))
         try:
             with self.daemon.metrics.counting_failure():
@@ -72,7 +80,7 @@ class Exchange:
         return generation
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """The reply as it is made; it is recorded after the last piece. Cancelled when nobody takes any more."""
+        """Yield the reply as it is generated and record it after the last piece; cancel it if the caller stops."""
         try:
             pieces = iter(self.ticket)
             with self.daemon.metrics.counting_failure():
@@ -80,7 +88,7 @@ class Exchange:
                     yield piece
             await run_in_threadpool(self._record, self.ticket.result())
         finally:
-            self.ticket.cancel()  # for a finished reply it means nothing
+            self.ticket.cancel()  # no effect on a finished reply
 
     async def _cancel_when_gone(self, request: Request) -> None:
         with contextlib.suppress(asyncio.CancelledError):
@@ -95,11 +103,44 @@ class Exchange:
             self.recorded_id = self.interaction_id
 
 
-def event_stream(events: AsyncIterator[dict[str, str]]) -> EventSourceResponse:
-    """The events of a reply, which are drained as other replies are when the daemon is closed."""
+Encoder = Callable[[Piece | Generation], list[dict[str, Any]]]  # a dialect's events for a piece, or for the whole reply
+
+
+async def encode_stream(
+    exchange: Exchange,
+    encoder: Encoder,
+    first: Sequence[dict[str, Any]] = (),
+    error_event: Callable[[int, str], dict[str, Any]] = error_body,
+) -> AsyncIterator[str]:
+    """Yield `first` and the events of the reply as JSON; an error becomes an event, as the status has been sent."""
+    try:
+        for event in first:
+            yield ascii_json(event)
+        async for piece in exchange.pieces():
+            for event in encoder(piece):
+                yield ascii_json(event)
+        for event in encoder(exchange.ticket.result()):
+            yield ascii_json(event)
+    except LarsError as error:
+        yield ascii_json(error_event(status_of(error), str(error)))
+    except Exception:
+        log.exception("stream_broke_off")
+        yield ascii_json(error_event(500, UNEXPECTED))
+
+
+def event_stream(events: AsyncIterator[str]) -> EventSourceResponse:
+    """Respond with server-sent events; on shutdown they may go on until `CUT_S`, as other replies may."""
     return EventSourceResponse(events, shutdown_grace_period=CUT_S)
 
 
+def generation_request(adapter: AdapterName, messages: tuple[Message, ...], **values: Any) -> GenerationRequest:
+    """Return the engine's request; a value of None means the engine's default."""
+    given = {name: value for name, value in values.items() if value is not None}
+    if given.get("temperature", 0) < MIN_TEMPERATURE:
+        given["temperature"] = 0.0
+    return GenerationRequest(messages=messages, profile=adapter.profile, version=adapter.version, **given)
+
+
 def _next(pieces: Iterator[Piece]) -> Piece | None:
-    """The next piece; None after the last one. (No StopIteration may leave a thread.)"""
+    """Return the next piece; None after the last one, as no StopIteration may leave a thread."""
     return next(pieces, None)

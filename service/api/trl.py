@@ -1,15 +1,15 @@
-"""Feedback as JSON lines in TRL's conventions, out and in. One row, one line; nothing but what TRL reads.
+"""Export and import of feedback as JSON lines in TRL's formats, one row per line.
 
-messages           {"messages": [..., {"role": "assistant", ...}]}           what was wanted
-prompt-completion  {"prompt": [...], "completion": [{...}]}                  what was wanted
-preference         {"prompt": [...], "chosen": [{...}], "rejected": [{...}]} a correction and what it corrects
+messages           {"messages": [..., {"role": "assistant", ...}]}           the desired reply
+prompt-completion  {"prompt": [...], "completion": [{...}]}                  the desired reply
+preference         {"prompt": [...], "chosen": [{...}], "rejected": [{...}]} a correction and the reply it corrects
 kto                {"prompt": [...], "completion": [{...}], "label": bool}   a rating
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -17,137 +17,99 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from lars_agent.example import Message
 from service.api.errors import InvalidField, describe
-from service.api.fields import MAX_MESSAGES, SpokenText, TextOrMessages, Turn, spoken, to_messages
+from service.api.fields import MAX_MESSAGES, SpokenText, TextOrMessages, Turn, not_blank, to_messages
 from service.db import FeedbackRecord, NewFeedback, to_example
 
 Format = Literal["messages", "prompt-completion", "preference", "kto"]
 
 
-def _said(text: str) -> list[Message]:
-    return [Message(role="assistant", content=text)]
-
-
-def _as_messages(record: FeedbackRecord) -> dict[str, Any] | None:
-    example = to_example(record)
-    return None if example is None else {"messages": [*example.messages, *_said(example.response)]}
-
-
-def _as_completion(record: FeedbackRecord) -> dict[str, Any] | None:
-    example = to_example(record)
-    return None if example is None else {"prompt": list(example.messages), "completion": _said(example.response)}
-
-
-def _as_preference(record: FeedbackRecord) -> dict[str, Any] | None:
-    if record.correction is None or record.correction == record.response:
+def to_row(record: FeedbackRecord, form: Format) -> dict[str, Any] | None:
+    """Return `record` in one of TRL's formats; None if it has nothing to say in this one."""
+    if form == "preference":
+        if record.correction is None or record.correction == record.response:
+            return None
+        chosen, rejected = _reply(record.correction), _reply(record.response)
+        return {"prompt": list(record.messages), "chosen": chosen, "rejected": rejected}
+    if form == "kto":
+        if not record.rating:
+            return None
+        return {"prompt": list(record.messages), "completion": _reply(record.response), "label": record.rating > 0}
+    if (example := to_example(record)) is None:
         return None
-    chosen, rejected = _said(record.correction), _said(record.response)
-    return {"prompt": list(record.messages), "chosen": chosen, "rejected": rejected}
-
-
-def _as_kto(record: FeedbackRecord) -> dict[str, Any] | None:
-    if record.rating is None or record.rating == 0:
-        return None
-    return {"prompt": list(record.messages), "completion": _said(record.response), "label": record.rating > 0}
-
-
-WRITERS: dict[Format, Callable[[FeedbackRecord], dict[str, Any] | None]] = {
-    "messages": _as_messages,
-    "prompt-completion": _as_completion,
-    "preference": _as_preference,
-    "kto": _as_kto,
-}
+    if form == "messages":
+        return {"messages": [*example.messages, *_reply(example.response)]}
+    return {"prompt": list(example.messages), "completion": _reply(example.response)}
 
 
 def to_lines(records: Iterable[FeedbackRecord], form: Format) -> Iterator[str]:
-    """One line for each record that says something in this form."""
+    """Yield one line per record that has something to say in this format."""
     for record in records:
-        if (row := WRITERS[form](record)) is not None:
+        if (row := to_row(record, form)) is not None:
             yield json.dumps(row) + "\n"
 
 
-class Reply(Turn):
-    """A reply in which something is said."""
+class ReplyTurn(Turn):
+    """A reply that is not empty."""
 
     content: SpokenText
 
 
-def _one_reply(turns: list[Reply]) -> list[Reply]:
+def _one_reply(turns: list[ReplyTurn]) -> list[ReplyTurn]:
     if [turn.role for turn in turns] != ["assistant"]:
         raise ValueError("must be one message of the assistant")
     return turns
 
 
 def _reply(value: Any) -> Any:
-    return [{"role": "assistant", "content": value}] if isinstance(value, str) else value
+    return [Message(role="assistant", content=value)] if isinstance(value, str) else value
 
 
 def _ends_with_reply(turns: list[Turn]) -> list[Turn]:
     if [turn.role for turn in turns[-2:]] != ["user", "assistant"]:
         raise ValueError("must end with a message of the user and the assistant's reply")
-    spoken(turns[-1].content)
+    not_blank(turns[-1].content)
     return turns
 
 
-Completion = Annotated[list[Reply], BeforeValidator(_reply), AfterValidator(_one_reply)]
+Completion = Annotated[list[ReplyTurn], BeforeValidator(_reply), AfterValidator(_one_reply)]
 Dialogue = Annotated[list[Turn], Field(max_length=MAX_MESSAGES), AfterValidator(_ends_with_reply)]
 
 
 class Row(BaseModel):
-    """A line of a data set; columns that TRL does not read are passed over."""
+    """A row of a data set; columns that TRL does not read are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 class MessagesRow(Row):
-    """A conversation that ends with the reply that was wanted."""
+    """A conversation that ends with the desired reply."""
 
     messages: Dialogue
 
-    def to_new(self) -> NewFeedback:
-        """The feedback it is."""
-        wanted = self.messages[-1].content
-        return NewFeedback(messages=to_messages(self.messages[:-1]), response=wanted, correction=wanted)
-
 
 class CompletionRow(Row):
-    """A prompt and the reply that was wanted."""
+    """A prompt and the desired reply."""
 
     prompt: TextOrMessages
     completion: Completion
 
-    def to_new(self) -> NewFeedback:
-        """The feedback it is."""
-        wanted = self.completion[0].content
-        return NewFeedback(messages=to_messages(self.prompt), response=wanted, correction=wanted)
-
 
 class PreferenceRow(Row):
-    """A prompt, the better reply and the worse."""
+    """A prompt, the better reply and the worse one."""
 
     prompt: TextOrMessages
     chosen: Completion
     rejected: Completion
 
-    def to_new(self) -> NewFeedback:
-        """The feedback it is."""
-        chosen, rejected = self.chosen[0].content, self.rejected[0].content
-        return NewFeedback(messages=to_messages(self.prompt), response=rejected, correction=chosen)
 
+class KtoRow(CompletionRow):
+    """A prompt, a reply, and whether it is good."""
 
-class KtoRow(Row):
-    """A prompt, a reply, and whether it was good."""
-
-    prompt: TextOrMessages
-    completion: Completion
     label: bool
 
-    def to_new(self) -> NewFeedback:
-        """The feedback it is."""
-        rating = 1.0 if self.label else -1.0
-        return NewFeedback(messages=to_messages(self.prompt), response=self.completion[0].content, rating=rating)
 
-
-KINDS: tuple[tuple[str, type[MessagesRow | CompletionRow | PreferenceRow | KtoRow]], ...] = (
+AnyRow = MessagesRow | PreferenceRow | KtoRow | CompletionRow
+KINDS: tuple[tuple[str, type[AnyRow]], ...] = (
     ("messages", MessagesRow),
     ("chosen", PreferenceRow),
     ("label", KtoRow),
@@ -156,13 +118,13 @@ KINDS: tuple[tuple[str, type[MessagesRow | CompletionRow | PreferenceRow | KtoRo
 
 
 def from_lines(lines: Sequence[bytes], profile: str, tags: tuple[str, ...] = ()) -> list[NewFeedback]:
-    """The feedback that the lines hold, for `profile`. Raises InvalidField that names the line and the column."""
+    """Return the feedback in the lines, for `profile`. Raises InvalidField, naming the line and the column."""
     found = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
             found.append(replace(_read(line, number), profile=profile, tags=tags))
     if not found:
-        raise InvalidField("body", "holds no line; send one JSON object a line")
+        raise InvalidField("body", "contains no line; send one JSON object per line")
     return found
 
 
@@ -176,7 +138,20 @@ def _read(line: bytes, number: int) -> NewFeedback:
     if kind is None:
         raise InvalidField(where, "needs messages; prompt and completion (and label); or prompt, chosen and rejected")
     try:
-        return kind.model_validate(row).to_new()
+        return _to_new(kind.model_validate(row))
     except ValidationError as error:
         column, message = describe(error.errors(include_url=False))
         raise InvalidField(f"{where}.{column}", message.removeprefix(f"{column}: ")) from error
+
+
+def _to_new(row: AnyRow) -> NewFeedback:
+    if isinstance(row, MessagesRow):
+        *prompt, reply = row.messages
+        return NewFeedback(messages=to_messages(prompt), response=reply.content, correction=reply.content)
+    messages = to_messages(row.prompt)
+    if isinstance(row, PreferenceRow):
+        return NewFeedback(messages=messages, response=row.rejected[0].content, correction=row.chosen[0].content)
+    text = row.completion[0].content
+    if isinstance(row, KtoRow):
+        return NewFeedback(messages=messages, response=text, rating=1.0 if row.label else -1.0)
+    return NewFeedback(messages=messages, response=text, correction=text)

@@ -1,6 +1,6 @@
-"""The pages and their files: the dashboard at /, the API's documentation at /docs. Nothing comes from another host.
+"""The dashboard at / and the API documentation at /docs; nothing is loaded from another host.
 
-The pages hold no data: their scripts read the JSON that every client reads.
+The pages contain no data: their scripts read the same JSON as every client.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from service.process.version import package_version
 router = APIRouter(include_in_schema=False)
 
 FOLDER = Path(__file__).parent
-SWAGGER_UI = ("fastapi_standalone_docs", "static/swagger")  # the package, and where in it Swagger UI lies
-STATIC_PATH = "/static"  # `service.api.middleware` lets it pass without a token
+SWAGGER_UI = ("fastapi_standalone_docs", "static/swagger")  # the package and its folder
+STATIC_PATH = "/static"  # open without a token: see `service.api.middleware`
 POLL_S = 3
 POLICY = "Content-Security-Policy"
 HEADERS = {
     POLICY: "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # kept, but asked for again: a new version's page never meets an old script
+    "Cache-Control": "no-cache",  # revalidated, so that a new page never runs an old script
 }
 DOCS_HEADERS = HEADERS | {POLICY: f"{HEADERS[POLICY]}; img-src 'self' data:"}  # icons in Swagger UI's style
 
 
 class Assets(StaticFiles):
-    """The pages' scripts and styles, with the dashboard's headers."""
+    """Static files with the dashboard's headers."""
 
     def file_response(
         self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
     ) -> Response:
-        """The file, or 304 where the browser has it."""
+        """Return the file, or 304 if the browser has it."""
         response = super().file_response(full_path, stat_result, scope, status_code)
         response.headers.update(HEADERS)
         return response
@@ -47,7 +47,7 @@ class Assets(StaticFiles):
 
 @router.get("/", response_class=HTMLResponse)
 def page() -> HTMLResponse:
-    """The dashboard."""
+    """Return the dashboard."""
     folder = FileSystemLoader(FOLDER / "templates")
     template = Environment(loader=folder, autoescape=True, undefined=StrictUndefined).get_template("index.html")
     return HTMLResponse(template.render(version=package_version(), poll_s=POLL_S), headers=HEADERS)
@@ -55,10 +55,10 @@ def page() -> HTMLResponse:
 
 @router.get("/docs", response_class=HTMLResponse)
 def docs() -> FileResponse:
-    """Swagger UI, which draws /openapi.json."""
+    """Return Swagger UI, which displays /openapi.json."""
     return FileResponse(FOLDER / "templates" / "docs.html", headers=DOCS_HEADERS)
 
 
 def mount_static(app: FastAPI) -> None:
-    """`app` serves the pages' scripts and styles, Swagger UI's among them."""
+    """Serve the scripts and styles of the pages and of Swagger UI."""
     app.mount(STATIC_PATH, Assets(directory=FOLDER / "static", packages=[SWAGGER_UI]), name="static")

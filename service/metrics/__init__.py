@@ -1,1 +1,1 @@
-"""Metrics for Prometheus, without personal text: no profile, prompt, reply, feedback id or path is in any."""
+"""Prometheus metrics without personal data: no profile, prompt, reply, feedback id or path."""

@@ -1,4 +1,4 @@
-"""Metrics of requests and of the replies generated for them, counted as they come."""
+"""Counters and histograms of requests and generated replies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0) 
 
 
 class RequestMetrics:
-    """Counters and histograms in a registry of their own, one for each application."""
+    """Counters and histograms in a registry of their own, one per application."""
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # one more gauge for each counter
@@ -29,14 +29,14 @@ class RequestMetrics:
         )
         self._replies = Counter(
             "lars_agent_replies",
-            "Generated replies by outcome: why a reply ended, or `cancelled`, or `failed`.",
+            "Generated replies by outcome: the finish reason, `cancelled`, or `failed`.",
             ("outcome",),
             registry=self.registry,
         )
         self._tokens = Counter(
             "lars_agent_tokens", "Tokens by kind: `prompt`, or `generated`.", ("kind",), registry=self.registry
         )
-        self._reply_s = self._histogram("reply_seconds", "Time from a request to its whole reply, waiting included.")
+        self._reply_s = self._histogram("reply_seconds", "Time from a request to its whole reply, including the queue.")
         self._first_s = self._histogram("time_to_first_token_seconds", "Time from a request to its first token.")
 
     def count_request(self, path: str, status: int) -> None:
@@ -44,7 +44,7 @@ class RequestMetrics:
         self._requests.labels(dialect_of(path), str(status)).inc()
 
     def count_reply(self, generation: Generation, seconds: float) -> None:
-        """Count a reply that was whole `seconds` after its request."""
+        """Count a reply that was finished `seconds` after its request."""
         self._replies.labels(generation.finish_reason).inc()
         self._tokens.labels("prompt").inc(generation.prompt_tokens)
         self._tokens.labels("generated").inc(generation.generated_tokens)
@@ -53,7 +53,7 @@ class RequestMetrics:
 
     @contextmanager
     def counting_failure(self) -> Iterator[None]:
-        """Count a reply that an exception ends within the block; the client that has gone is one, too."""
+        """Count a reply that an exception ends within the block; a client that disconnects raises one, too."""
         try:
             yield
         except GenerationCancelled:

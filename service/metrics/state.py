@@ -1,4 +1,4 @@
-"""Metrics of the daemon's state, read when they are scraped."""
+"""Metrics of the daemon's state, read at each scrape."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from lars_agent.memory.measure import rss_bytes
-from service.alarms import Alarm
+from service.alarms import AlarmCode
 from service.daemon import Daemon
 from service.db import JobRecord, JobStatus
 from service.housekeeping.sweep import taken_bytes
@@ -20,19 +20,19 @@ from service.process.version import package_version
 
 
 class DaemonCollector(Collector):
-    """Reads the metrics of `daemon` at each scrape: a few counts in the database and the sizes of its folders."""
+    """Collects the metrics of `daemon` from its parts, its database and the sizes of its folders."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric. Raises DatabaseError where the database cannot be read."""
+        """Yield every metric. Raises DatabaseError."""
         daemon = self._daemon
         yield InfoMetricFamily("lars_agent_build", "Version.", value={"version": package_version()})
         yield gauge("uptime_seconds", "Time since the daemon was started.", daemon.uptime_s())
         yield gauge("model_installed", "1 once the base model can reply.", daemon.serving.installed is not None)
         yield gauge("model_loaded", "1 while the base model is in memory.", daemon.serving.endpoint_pid is not None)
-        swaps = "Times that another adapter version, or the base model, was put in use."
+        swaps = "Activations of another adapter version or the base model."
         yield CounterMetricFamily("lars_agent_adapter_swaps", swaps, value=daemon.switch.swaps)
         yield self._alarms()
         yield from self._rows()
@@ -40,16 +40,16 @@ class DaemonCollector(Collector):
         yield from self._bytes()
 
     def _alarms(self) -> Metric:
-        active = {problem.alarm for problem in self._daemon.problems()}
-        values = {code: code in active for code in get_args(Alarm)}
+        active = {alarm.code for alarm in self._daemon.problems()}
+        values = {code: code in active for code in get_args(AlarmCode)}
         return labelled("alarm_active", "1 while the alarm is active, by its code.", "code", values)
 
     def _rows(self) -> Iterator[Metric]:
         db = self._daemon.db
         counts = db.feedback.counts()
         yield gauge("feedback_rows", "Pieces of feedback in the database.", counts.pop("total"))
-        words = "Pieces of feedback that hold a correction, or a rating above zero, or one of zero or less."
-        yield labelled("feedback_rows_by_kind", words, "kind", counts)
+        documentation = "Pieces of feedback with a correction, a rating above zero, or a rating of zero or less."
+        yield labelled("feedback_rows_by_kind", documentation, "kind", counts)
         yield gauge("interaction_rows", "Recorded interactions.", db.interactions.count())
 
     def _jobs(self) -> Iterator[Metric]:
@@ -59,7 +59,7 @@ class DaemonCollector(Collector):
         yield labelled("jobs", "Adaptation jobs in the database, by status.", "status", counts)
         yield gauge("job_running", "1 while an adaptation job runs or is paused.", supervisor.current is not None)
         held: dict[str, float] = dict.fromkeys(self._daemon.worker.holders, 1.0)
-        yield labelled("worker_paused", "1 for each reason for which the worker is paused now.", "reason", held)
+        yield labelled("worker_paused", "1 for each reason the worker is paused for.", "reason", held)
         for job in db.jobs.list(limit=1):
             yield from last_job(job)
 
@@ -71,21 +71,21 @@ class DaemonCollector(Collector):
         yield labelled("state_bytes", "Size of the files in the state folder, by what they hold.", "kind", folders)
         pids = {"daemon": None, "engine": daemon.serving.endpoint_pid, "worker": daemon.worker.pid}
         running = {name: pid for name, pid in pids.items() if name == "daemon" or pid is not None}
-        words = "Resident memory by process."
-        yield labelled("resident_bytes", words, "process", {name: _resident(pid) for name, pid in running.items()})
+        resident = {name: resident_bytes(pid) for name, pid in running.items()}
+        yield labelled("resident_bytes", "Resident memory by process.", "process", resident)
         yield gauge("memory_budget_bytes", "Memory that training may use.", settings.memory.budget_bytes)
 
 
 def last_job(job: JobRecord) -> Iterator[Metric]:
-    """Yield the metrics of the latest job; what it has not measured is left out."""
+    """Yield the metrics of the latest job, without those it has not measured."""
     if job.budget_bytes is not None:
         yield gauge("last_job_budget_bytes", "Memory budget of the latest job's worker.", job.budget_bytes)
     if job.peak_bytes is not None:
         yield gauge("last_job_peak_bytes", "Peak resident memory of the latest job's worker.", job.peak_bytes)
     if job.started is not None:
         ended = time.time() if job.finished is None else job.finished.timestamp()
-        words = "Time from the latest job's start to its end, or until now."
-        yield gauge("last_job_seconds", words, max(0.0, ended - job.started.timestamp()))
+        documentation = "Time from the latest job's start to its end, or until now."
+        yield gauge("last_job_seconds", documentation, max(0.0, ended - job.started.timestamp()))
     paused = {reason: float(pause["seconds"]) for reason, pause in (job.pauses or {}).items()}
     yield labelled("last_job_paused_seconds", "Time that the latest job's worker was paused.", "reason", paused)
 
@@ -96,14 +96,15 @@ def gauge(name: str, documentation: str, value: float) -> Metric:
 
 
 def labelled(name: str, documentation: str, label: str, values: Mapping[str, float]) -> Metric:
-    """Return a gauge with one value for each of the values of `label`."""
+    """Return a gauge with one value per value of `label`."""
     family = GaugeMetricFamily(f"lars_agent_{name}", documentation, labels=(label,))
     for value_of_label, value in values.items():
         family.add_metric((value_of_label,), float(value))
     return family
 
 
-def _resident(pid: int | None) -> int:
+def resident_bytes(pid: int | None) -> int:
+    """Return the resident memory of a process, by default this one; 0 if it has ended."""
     with contextlib.suppress(OSError):
         return rss_bytes(pid)
-    return 0  # it has just ended
+    return 0

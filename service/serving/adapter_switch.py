@@ -14,7 +14,7 @@ import structlog
 from lars_agent.errors import AdapterError, AdapterIncompatible
 from lars_agent.models.library import InstalledModel
 from lars_agent.store.adapters import AdapterStore
-from service.alarms import Alarm, Problem
+from service.alarms import Alarm, AlarmCode
 from service.process.crash_loop import require_adapters
 from service.serving.engine_client import EngineClient
 
@@ -54,7 +54,7 @@ class AdapterSwitch:
     ) -> None:
         self._store, self._engine, self._base_model, self._base_only = store, engine, base_model, base_only
         self._lock = threading.RLock()
-        self.problems: list[Problem] = []
+        self.problems: list[Alarm] = []
         self.swaps = 0
 
     def held(self) -> AbstractContextManager[object]:
@@ -168,9 +168,9 @@ class AdapterSwitch:
         else:
             engine.swap(profile)
 
-    def _note(self, alarm: Alarm, words: str, profile: str) -> None:
+    def _note(self, alarm: AlarmCode, words: str, profile: str) -> None:
         """Add a problem, once however often the engine is opened."""
         log.warning(alarm, profile=profile, words=words)
-        problem = Problem(alarm, words, profile)
+        problem = Alarm(alarm, words, profile)
         if problem not in self.problems:
             self.problems.append(problem)

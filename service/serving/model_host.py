@@ -14,7 +14,7 @@ from lars_agent.errors import LarsError, ModelLoading
 from lars_agent.models.library import InstalledModel
 from lars_agent.runtime.request import GenerationRequest, Ticket
 from lars_agent.store.adapters import AdapterStore
-from service.alarms import Problem
+from service.alarms import Alarm
 from service.process.crash_loop import require_adapters
 from service.process.idle_timer import IdleTimer
 from service.serving.engine_client import EngineClient
@@ -69,7 +69,7 @@ class ModelHost:
         self._served: Callable[[str], int | None] = lambda profile: None  # by the engine opened last, closed or not
         self.installed: InstalledModel | None = None
         self.loading_error: str | None = None
-        self.problems: list[Problem] = []
+        self.problems: list[Alarm] = []
 
     def use(self, settings: Settings) -> None:
         """After the next reply the model stays for as long as `settings` say."""
@@ -240,7 +240,7 @@ class ModelHost:
             when_ready()
         except Exception as error:
             words = f"nothing is learned until the daemon is started again: {error}"
-            self.problems.append(Problem("not_learning", words))
+            self.problems.append(Alarm("not_learning", words))
             log.exception("work_not_begun")
 
     def _open(self) -> None:

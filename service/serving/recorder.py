@@ -9,7 +9,7 @@ import structlog
 
 from lars_agent.errors import DiskFull
 from lars_agent.runtime.request import Generation, GenerationRequest
-from service.alarms import Problem
+from service.alarms import Alarm
 from service.db import Database
 from service.db.errors import DatabaseError
 
@@ -21,7 +21,7 @@ class Recorder:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self.problems: list[Problem] = []
+        self.problems: list[Alarm] = []
 
     def keep(
         self, interaction_id: str, request: GenerationRequest, parameters: Mapping[str, Any], generation: Generation
@@ -42,7 +42,7 @@ class Recorder:
             )
         except (DiskFull, DatabaseError) as error:
             log.warning("reply_not_recorded", error=str(error))
-            self.problems = [Problem("not_recording", f"the last reply was given but not recorded: {error}")]
+            self.problems = [Alarm("not_recording", f"the last reply was given but not recorded: {error}")]
             return False
         self.problems = []
         return True

@@ -6,7 +6,7 @@ import pytest
 
 from lars_agent.errors import AdapterCorrupt, GenerationError, PromptRefused, PromptTooLong, QueueFull
 from lars_agent.store.names import AdapterName
-from service.api.parameters import GenerateRequest
+from service.api.generate import GenerateRequest
 from tests.service.api.conftest import stream_events, wait_until
 from tests.store.make import make_candidate, make_draft
 

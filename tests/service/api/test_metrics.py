@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lars_agent.errors import AdapterCorrupt, GenerationError
-from service.alarms import Problem
+from service.alarms import Alarm
 from service.db.records import now_utc
 from service.metrics.requests import dialect_of
 from service.settings.load import Settings
@@ -111,7 +111,7 @@ def test_feedback_goes_up_and_nothing_personal_is_told(client, daemon):
     body = {"prompt": SECRETS[1], "response": "?", "correction": SECRETS[2], "profile": SECRETS[0], "tags": ["elm"]}
     client.post("/feedback", json=body)
     client.post("/feedback", json={"prompt": "Hi", "response": "Yo", "rating": "up"})
-    daemon.serving.problems.append(Problem("adapter_fallback", f"{SECRETS[0]} now uses v1", SECRETS[0]))
+    daemon.serving.problems.append(Alarm("adapter_fallback", f"{SECRETS[0]} now uses v1", SECRETS[0]))
     client.get(f"/adapters?profile={SECRETS[0]}")
     text, after = client.get("/metrics").text, scrape(client).samples
     assert [secret for secret in (*SECRETS, str(daemon.settings.data_dir)) if secret in text] == []
@@ -190,5 +190,5 @@ def test_every_path_has_one_of_four_dialects(path, dialect):
 
 
 def test_metrics_need_no_torch():
-    code = "import sys, service.api.metrics, service.metrics.state; sys.exit('torch' in sys.modules)"
+    code = "import sys, service.api.operation, service.metrics.state; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

@@ -154,7 +154,7 @@ def test_failed_swap_over_a_damaged_incumbent_moves_pointer_and_engine_to_its_ne
     with pytest.raises(SwapFailed, match=rf"v3 .* another shape.*; {kept} is in use because v2 is damaged"):
         run_cycle(house.db.jobs.add("default", "manual"), house.parts, train)
     assert house.store.active("default") == house.engine.serving("default") == left
-    assert [problem.alarm for problem in house.switch.problems] == ["adapter_fallback"] * len(damaged[:1])
+    assert [problem.code for problem in house.switch.problems] == ["adapter_fallback"] * len(damaged[:1])
 
 
 def test_candidate_is_rejected_when_another_version_was_put_in_use_meanwhile(house):

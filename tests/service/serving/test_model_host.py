@@ -98,7 +98,7 @@ def test_what_is_wrong_with_an_adapter_is_said_once_however_often_the_model_is_l
     until(lambda: serving.is_asleep, "the model is unloaded")
     serving.submit(REQUEST)
     assert len(opener.engines) == 2
-    assert [problem.alarm for problem in opener.switch.problems] == ["adapter_set_aside"]
+    assert [problem.code for problem in opener.switch.problems] == ["adapter_set_aside"]
 
 
 def test_what_was_wrong_with_an_adapter_is_forgotten_once_another_one_is_in_use(serve, opener, tmp_path):
@@ -107,7 +107,7 @@ def test_what_was_wrong_with_an_adapter_is_forgotten_once_another_one_is_in_use(
     opener.store.activate("default", 2)
     (opener.store.folder("default", 2) / "adapter_model.safetensors").write_bytes(b"damaged")
     serve(0.0)
-    assert [problem.alarm for problem in opener.switch.problems] == ["adapter_fallback"]
+    assert [problem.code for problem in opener.switch.problems] == ["adapter_fallback"]
     with pytest.raises(AdapterCorrupt):
         opener.switch.activate("default", 2)
     assert len(opener.switch.problems) == 1

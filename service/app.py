@@ -29,6 +29,7 @@ from service.api import (
     operation,
     schedule,
 )
+from service.api.daemon_metrics import DaemonCollector
 from service.api.middleware import GUARDS, RequestCounter
 from service.cycle.context import CycleContext
 from service.cycle.supervisor import Supervisor
@@ -36,7 +37,6 @@ from service.daemon import Daemon
 from service.dashboard import routes as dashboard
 from service.db import Database
 from service.housekeeping.housekeeper import Housekeeper
-from service.metrics.state import DaemonCollector
 from service.process.crash_loop import STARTS_NAME, StartupFailures
 from service.process.data_lock import DataLock
 from service.process.version import package_version

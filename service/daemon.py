@@ -14,7 +14,6 @@ from service.alarms import Alarm
 from service.cycle.supervisor import Supervisor
 from service.db import Database, JobRecord, JobTrigger
 from service.housekeeping.housekeeper import Housekeeper
-from service.metrics.requests import RequestMetrics
 from service.process.crash_loop import StartupFailures
 from service.process.data_lock import DataLock
 from service.process.shutdown import WORKER_S
@@ -24,6 +23,7 @@ from service.serving.adapter_switch import AdapterSwitch
 from service.serving.model_host import ModelHost
 from service.serving.profiles import Profiles
 from service.serving.recorder import Recorder
+from service.serving.request_metrics import RequestMetrics
 from service.settings.load import Settings
 from service.worker.preemption import RequestPreemption
 from service.worker.process import WorkerProcess

@@ -22,7 +22,7 @@ DATABASE_ONLY = ("sqlalchemy", "alembic")
 LIBRARY = ("errors", "records", "files", "example", "ops", "memory", "lars", "models", "planning", "store", "training",
            "runtime")  # fmt: skip
 DAEMON = ("alarms", "settings", "process", "db", "worker", "serving", "cycle", "schedule", "housekeeping", "daemon",
-          "metrics", "api", "dashboard", "app", "reload", "server", "cli", "__main__")  # fmt: skip
+          "api", "dashboard", "app", "reload", "server", "cli", "__main__")  # fmt: skip
 MAX_FILE, MAX_FUNCTION = 350, 50  # lines
 
 

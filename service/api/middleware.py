@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import error_response
-from service.metrics.requests import RequestMetrics
+from service.serving.request_metrics import RequestMetrics
 from service.settings.sections import Server
 
 OPEN_PATHS = frozenset({"/", "/docs", "/health", "/openapi.json", "/ready"})  # without personal data

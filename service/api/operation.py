@@ -12,11 +12,11 @@ from starlette.responses import Response
 
 from lars_agent.memory.measure import peak_rss_bytes, rss_bytes
 from service.alarms import AlarmCode
+from service.api.daemon_metrics import resident_bytes
 from service.api.dependencies import DaemonDep
 from service.api.errors import documented
 from service.api.fields import Reply, VersionLabel, version_label
 from service.daemon import Daemon
-from service.metrics.state import resident_bytes
 from service.process.version import package_version
 from service.worker.memory_limit import LimitKind
 

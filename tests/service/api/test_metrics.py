@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from lars_agent.errors import AdapterCorrupt, GenerationError
 from service.alarms import Alarm
 from service.db.records import now_utc
-from service.metrics.requests import dialect_of
+from service.serving.request_metrics import dialect_of
 from service.settings.load import Settings
 from tests.service.api.conftest import wait_until
 
@@ -190,5 +190,5 @@ def test_every_path_has_one_of_four_dialects(path, dialect):
 
 
 def test_metrics_need_no_torch():
-    code = "import sys, service.api.operation, service.metrics.state; sys.exit('torch' in sys.modules)"
+    code = "import sys, service.api.operation, service.api.daemon_metrics; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

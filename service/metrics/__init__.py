@@ -1,1 +1,0 @@
-"""Prometheus metrics without personal data: no profile, prompt, reply, feedback id or path."""

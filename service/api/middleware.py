@@ -6,7 +6,6 @@ import hmac
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from pydantic import SecretStr
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -50,43 +49,37 @@ class RequestCounter:
             raise
 
 
-class Guard:
-    """Passes on an HTTP request, unless `refusal` answers it."""
+class AccessGuard:
+    """Answers 403 to a foreign Host (DNS rebinding) or Origin (another site), and 401 without the bearer token."""
 
     def __init__(self, app: ASGIApp, server: Server) -> None:
-        self._app, self._server = app, server
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request, or pass it on."""
-        refusal = self.refusal(scope) if scope["type"] == "http" else None
-        await (refusal or self._app)(scope, receive, send)
-
-    def refusal(self, scope: Scope) -> Response | None:
-        """Return the response to a request that is refused."""
-        raise NotImplementedError
-
-
-class HostGuard(Guard):
-    """Answers 403 to a foreign Host (DNS rebinding) and to an Origin other than the Host (another site)."""
-
-    def __init__(self, app: ASGIApp, server: Server) -> None:
-        super().__init__(app, server)
+        self._app, self._token = app, server.token
         own = f"[{server.host}]" if ":" in server.host else server.host
         self._hosts = frozenset(host.lower() for host in (*server.allowed_hosts, own))
 
-    def refusal(self, scope: Scope) -> Response | None:
-        """Return a 403 that names the foreign Host or Origin."""
-        problem = self._problem(Headers(scope=scope))
-        return None if problem is None else error_response(scope["path"], 403, problem)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, unless it is refused."""
+        refusal = self._refusal(scope["path"], Headers(scope=scope)) if scope["type"] == "http" else None
+        await (refusal or self._app)(scope, receive, send)
 
-    def _problem(self, headers: Headers) -> str | None:
+    def _refusal(self, path: str, headers: Headers) -> Response | None:
         hosts = [host.lower() for host in headers.getlist("host")]
         if len(hosts) != 1 or without_port(hosts[0]) not in self._hosts:
-            return f"the Host {','.join(hosts)!a:.100} is not one of server.allowed_hosts {sorted(self._hosts)}"
+            message = f"the Host {','.join(hosts)!a:.100} is not one of server.allowed_hosts {sorted(self._hosts)}"
+            return error_response(path, 403, message)
         for origin in headers.getlist("origin"):
             if origin.lower() not in (f"http://{hosts[0]}", f"https://{hosts[0]}"):
-                return f"the Origin {origin!a:.100} is another site; only pages of this daemon may call it"
-        return None
+                message = f"the Origin {origin!a:.100} is another site; only pages of this daemon may call it"
+                return error_response(path, 403, message)
+        if self._token is None or path in OPEN_PATHS or path.startswith(OPEN_PREFIX) or self._is_authorized(headers):
+            return None
+        message = "the token is wrong or missing; send the header Authorization: Bearer <server.token>"
+        return error_response(path, 401, message, headers={"WWW-Authenticate": "Bearer"})
+
+    def _is_authorized(self, headers: Headers) -> bool:
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        token = b"" if self._token is None else self._token.get_secret_value().encode()
+        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), token)
 
 
 def without_port(host: str) -> str:
@@ -96,25 +89,6 @@ def without_port(host: str) -> str:
     except ValueError:
         return ""
     return f"[{name}]" if ":" in name else name
-
-
-class TokenGuard(Guard):
-    """Answers 401 to a request without the bearer token, except for paths without personal data."""
-
-    def refusal(self, scope: Scope) -> Response | None:
-        """Return a 401 if a token is set and the request does not have it."""
-        if self._server.token is None or self._is_open(scope["path"]) or self._carries(scope, self._server.token):
-            return None
-        message = "the token is wrong or missing; send the header Authorization: Bearer <server.token>"
-        return error_response(scope["path"], 401, message, headers={"WWW-Authenticate": "Bearer"})
-
-    def _is_open(self, path: str) -> bool:
-        return path in OPEN_PATHS or path.startswith(OPEN_PREFIX)
-
-    def _carries(self, scope: Scope, token: SecretStr) -> bool:
-        scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
-        expected = token.get_secret_value().encode()
-        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), expected)
 
 
 class BodyLimit:
@@ -170,4 +144,4 @@ def too_large(limit: int) -> str:
     return f"the body is larger than {limit:,} bytes; send less, or raise the limit in the settings (server)"
 
 
-GUARDS: Sequence[type[HostGuard] | type[TokenGuard] | type[BodyLimit]] = (HostGuard, TokenGuard, BodyLimit)
+GUARDS: Sequence[type[AccessGuard] | type[BodyLimit]] = (AccessGuard, BodyLimit)

@@ -108,7 +108,7 @@ class OpenAIRequest(SamplingFields, Body):
 
     @property
     def includes_usage(self) -> bool:
-        """Whether a stream ends with the number of tokens."""
+        """True if a stream ends with the number of tokens."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def _sampling(self) -> dict[str, Any]:

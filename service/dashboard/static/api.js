@@ -1,11 +1,11 @@
-// Calls to the daemon. Every failure is an ApiError whose message can be shown as it is.
+// Requests to the daemon. Every failure is an ApiError whose message can be shown unchanged.
 
-const TOKEN_KEY = "lars-agent-token"; // for this tab, until it is closed
+const TOKEN_KEY = "lars-agent-token"; // in sessionStorage: for this tab only
 
 export class ApiError extends Error {
   constructor(message, status) {
     super(message);
-    this.status = status; // 0 where nothing answered
+    this.status = status; // 0 without an answer
   }
 }
 

@@ -1,18 +1,18 @@
-// The page: asks the daemon every few seconds and writes what it says. Text only ever becomes textContent.
+// The dashboard: polls the daemon every few seconds and shows its state. Text is only ever set as textContent.
 
 import { get, keepToken, post } from "./api.js";
 import { draw, series } from "./chart.js";
-import * as words from "./words.js";
+import * as format from "./format.js";
 
 const POLL_MS = 1000 * Number(document.body.dataset.pollS);
 const $ = (id) => document.getElementById(id);
-const seen = new Map(); // what each part was drawn from: it is drawn again only for something else
+const seen = new Map(); // the values each part was drawn from: it is redrawn only after a change
 let profile = "default";
-let running = null; // the id of the job that has not ended
-let asking = false; // an answer to "Adapt now" is awaited
+let running = null; // id of the unfinished job
+let asking = false; // true while the request of "Adapt now" is pending
 let timer;
-let turn = Promise.resolve(); // looks come one after another, so that no old answer is written over a newer one
-let ended = { id: null, progress: [] }; // the progress of a job that has ended does not change
+let turn = Promise.resolve(); // polls run one after another, so that no old answer replaces a newer one
+let ended = { id: null, progress: [] }; // cached: the progress of a finished job does not change
 let drawn = { progress: [], width: 0 };
 
 function element(name, text, attributes = {}) {
@@ -22,7 +22,7 @@ function element(name, text, attributes = {}) {
   return node;
 }
 
-function say(id, text) {
+function setText(id, text) {
   if ($(id).textContent !== (text ?? "")) $(id).textContent = text ?? "";
   $(id).hidden = !text;
 }
@@ -40,15 +40,15 @@ function button(text, action, errorId) {
   return node;
 }
 
-// `action` has run and the page shows what came of it; `node` is busy meanwhile.
+// Run `action` with `node` disabled, then show an error or the new state.
 async function act(node, action, errorId) {
-  say(errorId, null);
+  setText(errorId, null);
   node.disabled = true;
   node.setAttribute("aria-busy", "true");
   try {
     await action();
   } catch (error) {
-    say(errorId, sentence(error.message));
+    setText(errorId, sentence(error.message));
   }
   node.setAttribute("aria-busy", "false");
   node.disabled = false;
@@ -61,21 +61,21 @@ function showState(info) {
   const wrong = info.loading_error || info.problems.length > 0;
   const ready = wrong ? "something is wrong" : "ready";
   const text = info.model ? ready : info.loading_error ? "The model cannot be loaded" : "loading the model";
-  say("state", running ? "learning" : text);
+  setText("state", running ? "adapting" : text);
   $("state").className = `state ${wrong ? "bad" : info.model ? "good" : ""}`;
-  say("notice", [info.loading_error, ...info.problems].filter(Boolean).map(sentence).join("\n"));
-  say("waits", info.notices.map(sentence).join("\n"));
+  setText("notice", [info.loading_error, ...info.problems].filter(Boolean).map(sentence).join("\n"));
+  setText("waits", info.notices.map(sentence).join("\n"));
 }
 
 function showFacts(info) {
   const { feedback, memory, schedule } = info;
   const facts = [
-    ["Model", info.model ? info.model.name : "none yet"],
-    ["Serving", words.label(info.serving[profile] ?? "base")],
-    ["Feedback", `${feedback.total} (${words.count(feedback.corrections, "correction")}, ${feedback.liked} liked)`],
-    ["Replies given", String(info.interactions)],
-    ["Memory now", words.bytes(memory.rss_bytes + memory.endpoint_bytes) + (memory.endpoint_bytes ? "" : ", model unloaded")],
-    ["Next night", schedule.next_run ? words.moment(schedule.next_run) : "only when asked"],
+    ["Model", info.model ? info.model.name : "not loaded yet"],
+    ["Serving", format.label(info.serving[profile] ?? "base")],
+    ["Feedback", `${feedback.total} (${format.count(feedback.corrections, "correction")}, ${feedback.liked} liked)`],
+    ["Replies", String(info.interactions)],
+    ["Memory", format.bytes(memory.rss_bytes + memory.endpoint_bytes) + (memory.endpoint_bytes ? "" : ", model unloaded")],
+    ["Next scheduled run", schedule.next_run ? format.time(schedule.next_run) : "none"],
   ];
   if (changed("facts", facts)) {
     $("facts").replaceChildren(...facts.map(([name, value]) => pair(name, value)));
@@ -83,7 +83,7 @@ function showFacts(info) {
 }
 
 function showMoment(night) {
-  say("moment-words", sentence(night.words));
+  setText("moment-words", sentence(night.words));
   if (!changed("checks", night.checks)) return;
   $("checks").replaceChildren(...night.checks.map(checkRow));
 }
@@ -103,7 +103,7 @@ function showNights({ runs }) {
 
 function nightRow(run) {
   const row = element("li", "");
-  row.append(element("strong", words.moment(run.scheduled)), element("span", run.reason, { className: "quiet" }));
+  row.append(element("strong", format.time(run.scheduled)), element("span", run.reason, { className: "quiet" }));
   row.append(element("span", run.outcome, { className: `pill ${{ ran: "good", missed: "bad" }[run.outcome] ?? ""}` }));
   return row;
 }
@@ -133,18 +133,18 @@ function showAdaptButton(info) {
 
 function showJob(job, progress) {
   if (!changed("job", job, progress.length, progress.at(-1))) return;
-  const unfinished = words.UNFINISHED.includes(job.status);
-  say("job-title", unfinished ? "Adaptation" : "Last adaptation");
-  say("job-status", words.status(job));
-  $("job-status").className = `pill ${words.mood(job)}`;
-  const learned = job.spec?.train ? `${words.count(job.spec.train, "example")} to learn, ${job.spec.heldout} held out` : "";
-  const parts = [words.moment(job.created), words.trigger(job), `profile ${job.profile}`, learned, words.pauses(job)];
-  say("job-when", parts.filter(Boolean).join(" · "));
+  const unfinished = format.UNFINISHED.includes(job.status);
+  setText("job-title", unfinished ? "Adaptation" : "Last adaptation");
+  setText("job-status", format.status(job));
+  $("job-status").className = `pill ${format.mood(job)}`;
+  const learned = job.spec?.train ? `${format.count(job.spec.train, "example")} to learn, ${job.spec.heldout} held out` : "";
+  const parts = [format.time(job.created), format.trigger(job), `profile ${job.profile}`, learned, format.pauses(job)];
+  setText("job-when", parts.filter(Boolean).join(" · "));
   showActions(job);
   showProgress(unfinished, progress.at(-1));
   showCurve(progress);
-  say("verdict-title", words.verdictTitle(job));
-  $("verdict-reasons").replaceChildren(...words.reasons(job).map((reason) => element("li", reason)));
+  setText("verdict-title", format.verdictTitle(job));
+  $("verdict-reasons").replaceChildren(...format.reasons(job).map((reason) => element("li", reason)));
   $("verdict").hidden = unfinished;
   showMemory(job, progress);
 }
@@ -158,18 +158,18 @@ function showActions(job) {
 
 function showProgress(unfinished, line) {
   $("job-progress").hidden = !unfinished;
-  if (!line) return say("job-step", "preparing");
+  if (!line) return setText("job-step", "preparing");
   $("job-bar").max = line.steps || 1;
   $("job-bar").value = line.step ?? 0;
-  say("job-step", `${words.phase(line)}, step ${line.step ?? 0} of ${line.steps}`);
+  setText("job-step", `${format.phase(line)}, step ${line.step ?? 0} of ${line.steps}`);
 }
 
 function showCurve(progress) {
   const lines = series(progress);
   $("curve").hidden = lines.train.length + lines.heldout.length === 0;
   if ($("curve").hidden) return;
-  const text = words.curve(lines);
-  say("curve-words", text);
+  const text = format.curve(lines);
+  setText("curve-words", text);
   drawn = { progress, width: $("chart").clientWidth };
   $("chart").replaceChildren(draw(lines, progress.at(-1).steps, Math.max(drawn.width, 240), text));
 }
@@ -180,14 +180,14 @@ function showMemory(job, progress) {
   if ($("memory").hidden) return;
   const share = Math.round((100 * peak) / job.budget_bytes);
   Object.assign($("memory-bar"), { max: job.budget_bytes, value: peak });
-  say("memory-words", `Peak ${words.bytes(peak)} of a budget of ${words.bytes(job.budget_bytes)} (${share}%).`);
+  setText("memory-words", `Peak ${format.bytes(peak)} of a budget of ${format.bytes(job.budget_bytes)} (${share}%).`);
 }
 
 function showAdapters(list) {
   if (!changed("adapters", list)) return;
   const active = list.adapters.find((adapter) => adapter.active);
   $("rollback").disabled = !active;
-  say("rollback", active ? `Roll back to ${words.label(active.parent)}` : "Roll back");
+  setText("rollback", active ? `Roll back to ${format.label(active.parent)}` : "Roll back");
   const base = { version: "base", active: list.active === "base" };
   $("adapters").replaceChildren(...[...list.adapters].reverse().concat(base).map(adapterRow));
 }
@@ -195,11 +195,11 @@ function showAdapters(list) {
 function adapterRow(adapter) {
   const row = element("li", "");
   const { version, created, example_ids: examples = [], losses = {} } = adapter;
-  const about = [words.moment(created), `from ${words.label(adapter.parent)}`, words.count(examples.length, "example")];
-  if (Number.isFinite(losses.heldout)) about.push(`held-out loss ${words.loss(losses.heldout)}`);
+  const about = [format.time(created), `from ${format.label(adapter.parent)}`, format.count(examples.length, "example")];
+  if (Number.isFinite(losses.heldout)) about.push(`held-out loss ${format.loss(losses.heldout)}`);
   row.append(element("strong", version));
   row.append(element("span", version === "base" ? "the model without an adapter" : about.join(" · "), { className: "quiet" }));
-  row.append(adapter.active ? element("span", "in use", { className: "pill good" }) : activateButton(version));
+  row.append(adapter.active ? element("span", "active", { className: "pill good" }) : activateButton(version));
   return row;
 }
 
@@ -221,7 +221,7 @@ async function progressOf(job) {
   return progress;
 }
 
-async function look() {
+async function poll() {
   const info = await get("info");
   running = info.job;
   showState(info);
@@ -237,26 +237,26 @@ async function look() {
 }
 
 function clearJob() {
-  say("job-when", "Nothing has been learned yet. Correct a reply, then press “Adapt now”.");
+  setText("job-when", "Nothing has been learned yet. Correct a reply, then press “Adapt now”.");
   $("job-actions").replaceChildren();
   seen.delete("actions");
   for (const id of ["job-status", "job-progress", "curve", "verdict", "memory"]) $(id).hidden = true;
 }
 
 function refresh() {
-  turn = turn.then(lookOrSayWhyNot);
+  turn = turn.then(pollOrShowError);
   return turn;
 }
 
-async function lookOrSayWhyNot() {
+async function pollOrShowError() {
   clearTimeout(timer);
   try {
-    await look();
+    await poll();
     $("token-form").hidden = true;
   } catch (error) {
     $("token-form").hidden = error.status !== 401;
-    say("notice", error.status === 401 ? null : sentence(error.message));
-    say("state", "no answer");
+    setText("notice", error.status === 401 ? null : sentence(error.message));
+    setText("state", "no answer");
     $("state").className = "state bad";
     $("adapt").disabled = true;
   }

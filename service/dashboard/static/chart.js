@@ -1,9 +1,9 @@
-// The loss curve as inline SVG: what was trained on as a thin line, what was held out as a strong one with points.
+// The loss curve as inline SVG: training loss as a thin line, held-out loss as a bold line with points.
 
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 240;
 const MARGIN = { top: 28, right: 16, bottom: 40, left: 52 };
-const GAP_PX = 70; // between two labels of the step axis
+const GAP_PX = 70; // minimum distance of two labels on the step axis
 
 function shape(name, attributes, text) {
   const node = document.createElementNS(SVG, name);
@@ -12,7 +12,7 @@ function shape(name, attributes, text) {
   return node;
 }
 
-// Round numbers (1, 2 or 5 times a power of ten) from 0 that just cover `top`, about `count` of them.
+// Return about `count` round numbers (1, 2 or 5 times a power of ten) from 0 to at least `top`.
 export function ticks(top, count) {
   const rough = Math.max(top, 1e-6) / count;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -26,8 +26,8 @@ const points = (progress, key) =>
     .filter((line) => line.phase === "training" && Number.isFinite(line[key]))
     .map((line) => ({ step: line.step, loss: line[key] }));
 
-// { train, heldout, best }: the points to draw; `best` is the held-out point of the step kept so far, undefined while
-// there is none. Progress written by an earlier version does not name it: there the lowest was kept.
+// Return { train, heldout, best }: the points to draw; `best` is the held-out point of the best step so far, undefined
+// without one. Progress written by an earlier version does not name the step: there the lowest loss is the best.
 export function series(progress) {
   const heldout = points(progress, "heldout_loss");
   const lowest = heldout.reduce((low, point) => (low && low.loss <= point.loss ? low : point), undefined);
@@ -59,8 +59,8 @@ function legend(svg, width) {
   }
 }
 
-// An SVG as wide as `width` pixels; `total` is the number of steps planned, `words` what a screen reader says.
-export function draw({ train, heldout, best }, total, width, words) {
+// Return an SVG of `width` pixels; `total` is the number of planned steps, `label` the text for screen readers.
+export function draw({ train, heldout, best }, total, width, label) {
   const all = [...train, ...heldout];
   const losses = ticks(Math.max(...all.map((point) => point.loss)), 5);
   const last = Math.max(total || 0, ...all.map((point) => point.step));
@@ -68,7 +68,7 @@ export function draw({ train, heldout, best }, total, width, words) {
   const steps = ticks(last, Math.max(2, Math.floor(inner / GAP_PX))).filter((step) => step <= last && step % 1 === 0);
   const x = (step) => MARGIN.left + (step / Math.max(last, 1)) * inner;
   const y = (loss) => HEIGHT - MARGIN.bottom - (loss / losses.at(-1)) * (HEIGHT - MARGIN.top - MARGIN.bottom);
-  const svg = shape("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": words });
+  const svg = shape("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": label });
   const path = (line) => line.map(({ step, loss }) => `${x(step).toFixed(1)},${y(loss).toFixed(1)}`).join(" ");
   axes(svg, steps, losses, x, y, width);
   legend(svg, width);

@@ -4,5 +4,5 @@ SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#docs",
   deepLinking: true,
-  validatorUrl: null, // by default the document's address is told to a service elsewhere
+  validatorUrl: null, // the default validator sends the document's address to another host
 });

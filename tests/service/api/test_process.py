@@ -120,11 +120,22 @@ def server(tmp_path) -> Iterator[tuple[int, object]]:
     thread.join()
 
 
-@pytest.mark.parametrize("path", ["/generate", "/generate_stream"])
-def test_reply_nobody_waits_for_is_cancelled(server, path):
+HELLO = {"messages": [{"role": "user", "content": "Hi"}]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/generate", {"inputs": "Hi"}),
+        ("/generate_stream", {"inputs": "Hi"}),
+        ("/v1/chat/completions", HELLO | {"stream": True}),
+        ("/api/chat", HELLO),
+    ],
+)
+def test_reply_nobody_waits_for_is_cancelled(server, path, body):
     port, engine = server
     with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.sendall(raw_post(port, path, json.dumps({"inputs": "Hi"}).encode()))
+        connection.sendall(raw_post(port, path, json.dumps(body).encode()))
         wait_until(lambda: len(engine.tickets) == 1)
     wait_until(lambda: engine.tickets[0].cancelled)
 

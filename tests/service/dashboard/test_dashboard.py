@@ -184,6 +184,7 @@ def test_a_person_sees_why_it_does_not_adapt_and_what_became_of_the_nights(addre
     assert "heat" in rows.nth(0).inner_text()
     assert "against" in rows.nth(0).inner_text()
     assert "unknown" in rows.nth(1).inner_text()
+    page.wait_for_selector("#nights li")  # read after the idle checks
     assert page.locator("#nights li").count() == 2
     assert reason in page.locator("#nights li").nth(0).inner_text()
     shoot(page, "night")
@@ -212,10 +213,10 @@ def test_the_real_daemon_learns_at_the_press_of_the_button(page, tmp_path) -> No
             assert page.request.post(f"{address}feedback", data=said).status == 201
         page.click("#adapt:enabled")
         page.wait_for_selector("#job-status:has-text('published')")
-        page.wait_for_selector("#adapters li:first-child:has-text('v1') .pill:has-text('in use')")
+        page.wait_for_selector("#adapters li:first-child:has-text('v1') .pill:has-text('active')")
         assert "fell by" in page.text_content("#verdict-reasons")
         page.click("#rollback:enabled")
-        page.wait_for_selector("#adapters li:last-child .pill:has-text('in use')")
+        page.wait_for_selector("#adapters li:last-child .pill:has-text('active')")
         page.goto("about:blank")  # a page whose daemon has gone would complain
 
 

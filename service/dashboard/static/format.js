@@ -1,16 +1,16 @@
-// Numbers and states as people read them.
+// Format numbers, times and states for the dashboard.
 
 const STATUS = {
-  queued: "waiting",
-  running: "learning",
+  queued: "queued",
+  running: "running",
   paused: "paused",
   succeeded: "published",
   rejected: "rejected",
   failed: "failed",
   cancelled: "cancelled",
 };
-const PHASES = { loading: "loading the model", training: "training", judging: "judging", done: "deciding" };
-const TRIGGERS = { manual: "asked for here", schedule: "by schedule", cli: "asked for on the command line" };
+const PHASES = { loading: "loading the model", training: "training", judging: "evaluating", done: "deciding" };
+const TRIGGERS = { manual: "started here", schedule: "scheduled", cli: "started on the command line" };
 
 export const UNFINISHED = ["queued", "running", "paused"];
 export const status = (job) => STATUS[job.status] ?? job.status;
@@ -31,7 +31,7 @@ export function pauses(job) {
   return held.length ? `paused for ${held.join("; ")}` : "";
 }
 
-export function moment(iso) {
+export function time(iso) {
   const when = new Date(iso);
   return Number.isNaN(when.getTime()) ? iso : when.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
 }
@@ -39,8 +39,8 @@ export function moment(iso) {
 export function verdictTitle(job) {
   if (job.status === "succeeded") return `Better than before: published as ${job.version ?? "a new version"}.`;
   if (job.verdict && !job.verdict.accepted) return "Not better than before: it was not published.";
-  if (job.status === "cancelled") return "Cancelled: the adapter in use stays.";
-  return job.status === "failed" ? "It did not work." : "";
+  if (job.status === "cancelled") return "Cancelled: the active adapter stays active.";
+  return job.status === "failed" ? "The job failed." : "";
 }
 
 export function reasons(job) {

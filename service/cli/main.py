@@ -79,6 +79,7 @@ def status(url: Url = None, as_json: Json = False) -> None:
     if as_json:
         return print_json(info)
     feedback, schedule = info["feedback"], info["schedule"]
+    unknown = ", ".join(check["name"] for check in info["night"]["checks"] if check["state"] == "unknown")
     lines = [
         f"model     {info['model']['name'] if info['model'] else info['loading_error'] or 'loading'}",
         "serving   " + ", ".join(f"{name}: {version}" for name, version in info["serving"].items()),
@@ -86,17 +87,11 @@ def status(url: Url = None, as_json: Json = False) -> None:
         f"next run  {schedule['next_run'] if schedule['enabled'] else 'only when asked'}",
         f"job       {info['job'] or 'none'}",
         f"now       {info['night']['words']}",
-        *(f"unknown   {name}" for name in _unknown(info["night"])),
+        *(f"unknown   {names} (not reported by this device; blocks nothing)" for names in [unknown] if names),
         *(f"problem   {words}" for words in info["problems"]),
         *(f"notice    {words}" for words in info["notices"]),
     ]
     return print_text("\n".join(lines))
-
-
-def _unknown(night: dict[str, Any]) -> list[str]:
-    """Return one line with the checks that this device cannot answer, if there are any."""
-    names = [check["name"] for check in night["checks"] if check["state"] == "unknown"]
-    return [f"{', '.join(names)} (not reported by this device; does not block adapting)"] if names else []
 
 
 @schedule.command()

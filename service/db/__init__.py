@@ -23,7 +23,6 @@ from service.db.jobs import Jobs
 from service.db.migrate import migrate
 from service.db.records import (
     FeedbackRecord,
-    InteractionHour,
     InteractionRecord,
     JobRecord,
     JobStatus,
@@ -45,7 +44,6 @@ __all__ = [
     "FeedbackNotFound",
     "FeedbackRecord",
     "IdempotencyConflict",
-    "InteractionHour",
     "InteractionNotFound",
     "InteractionRecord",
     "JobNotFound",

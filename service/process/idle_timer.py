@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 
 class IdleTimer:
-    """Calls `then`, in a thread of its own, after `after_s` idle seconds; infinity is never.
+    """Calls `then`, in a thread of its own, after `after_s` idle seconds; never if that is infinite.
 
     Attributes:
         after_s: the time that the next start waits.
-        ends: when `then` will be called, seconds since the epoch; while busy, if it ended now.
+        ends: when `then` will be called, in seconds since the epoch; while busy, as if that ended now.
     """
 
     def __init__(self, after_s: float, then: Callable[[], None]) -> None:

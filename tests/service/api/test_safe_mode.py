@@ -74,7 +74,7 @@ def test_what_would_load_or_make_an_adapter_is_refused(client, engine, path, bod
 def test_no_job_is_run_on_and_no_night_comes(client, job):
     daemon = client.app.state.daemon
     assert daemon.supervisor.current is None
-    assert daemon.schedule._scheduler is None
+    assert not daemon.periodic.running
     assert client.get(f"/jobs/{job}").json()["status"] == "queued"
     assert client.get("/info").json()["schedule"]["next_run"] is None
     assert client.post(f"/jobs/{job}/cancel").json()["status"] == "cancelled"

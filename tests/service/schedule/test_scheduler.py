@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -399,4 +400,16 @@ def test_tick_that_raises_is_followed_by_the_next_one(device, monkeypatch, caplo
     assert (job.next_run_time.second, job.next_run_time > ticks[0]) == (0, True)
     job.modify(next_run_time=datetime.now(UTC))
     until(lambda: len(ticks) == 2, "the next tick")
+    device.periodic.shutdown()
+
+
+def test_slow_job_of_the_same_scheduler_delays_no_tick(device):
+    began, release = threading.Event(), threading.Event()
+    device.periodic.add_job(lambda: began.set() or release.wait())
+    device.periodic.start()
+    assert began.wait(30)
+    device.daemon().start(first_tick_s=0)
+    until(lambda: device.supervisor.recoveries, "a tick")
+    assert not release.is_set()
+    release.set()
     device.periodic.shutdown()

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from docs import generate_configuration
-from service.alarms import Alarm
+from service.alarms import AlarmCode
 from service.cli.chat import converse
 from service.cli.client import Client
 from service.cli.main import app
@@ -227,7 +227,7 @@ def test_the_configuration_page_is_up_to_date():
 
 def test_every_alarm_is_explained():
     table = section("operations.md", "Health alarms")
-    assert set(re.findall(r"^\| `(\w+)`", table, re.M)) == set(get_args(Alarm))
+    assert set(re.findall(r"^\| `(\w+)`", table, re.M)) == set(get_args(AlarmCode))
 
 
 def section(page: str, heading: str) -> str:

@@ -128,46 +128,46 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others():
 SHORT = TrainConfig(**CONFIG.__dict__ | {"steps": 5, "evaluate_every": 2, "checkpoint_every": 3})
 
 
-def preempted_at(look: int):
-    """A `between` that raises Preempted at its look number `look`, and what counts its looks."""
-    looks = []
+def preempted_at(call: int):
+    """A `check` that raises Preempted at its call number `call`, and the list of its calls."""
+    calls = []
 
-    def between() -> None:
-        looks.append(1)
-        if len(looks) == look:
-            raise Preempted("somebody asks for the processor")
+    def check() -> None:
+        calls.append(1)
+        if len(calls) == call:
+            raise Preempted("a request needs the processor")
 
-    return between, looks
+    return check, calls
 
 
 def keep(folder):
     return lambda made: checkpoint.save_checkpoint(made, folder)
 
 
-def looks_of_a_whole_run() -> int:
-    between, looks = preempted_at(0)
-    trainer(SHORT).run(between=between)
-    return len(looks)
+def calls_of_a_whole_run() -> int:
+    check, calls = preempted_at(0)
+    trainer(SHORT).run(check=check)
+    return len(calls)
 
 
 @pytest.mark.parametrize("patience", [0, 100])
-def test_a_run_preempted_at_any_look_and_resumed_ends_in_the_same_bytes(tmp_path, patience):
+def test_a_run_preempted_at_any_check_and_resumed_ends_in_the_same_bytes(tmp_path, patience):
     config = TrainConfig(**SHORT.__dict__ | {"patience": patience})
     whole = trainer(config)
     whole.run()
     wanted, steps = adapter_state(whole.adapter), set()
-    for look in range(1, looks_of_a_whole_run() + 1):
-        folder = tmp_path / str(look)
+    for call in range(1, calls_of_a_whole_run() + 1):
+        folder = tmp_path / str(call)
         folder.mkdir()
         first = trainer(config)
-        assert not first.run(between=preempted_at(look)[0], on_checkpoint=keep(folder))
+        assert not first.run(check=preempted_at(call)[0], on_checkpoint=keep(folder))
         torch.manual_seed(999)  # whatever happened to the RNG in between
         second = trainer(config)
         assert (checkpoint.resume(second, folder) is None) == (first.progress.best_step is None)
         assert second.progress.step == first.progress.step
         assert second.run()
         found = adapter_state(second.adapter)
-        assert all(torch.equal(wanted[key], found[key]) for key in wanted), look
+        assert all(torch.equal(wanted[key], found[key]) for key in wanted), call
         assert second.progress.best_step == whole.progress.best_step
         steps.add(first.progress.step)
     assert steps == set(range(SHORT.steps + 1))  # also within the measurement after the last one
@@ -180,8 +180,8 @@ def test_a_run_preempted_again_and_again_gets_on_and_ends_in_the_same_bytes(tmp_
     for _ in range(100):
         made = trainer(SHORT)
         checkpoint.resume(made, tmp_path)
-        between = preempted_at(9)[0]  # late enough for one step, its measurement and the one at the beginning
-        if made.run(between=between, on_checkpoint=keep(tmp_path), on_step=lambda step: heard.append(step.step)):
+        check = preempted_at(9)[0]  # late enough for one step, its measurement and the one at the beginning
+        if made.run(check=check, on_checkpoint=keep(tmp_path), on_step=lambda step: heard.append(step.step)):
             break
     else:
         pytest.fail("it never came to its end")
@@ -266,7 +266,7 @@ def test_a_fresh_adapter_does_not_diverge_from_the_base_model():
 def test_a_checkpoint_whose_best_step_is_an_earlier_one_is_gone_on_from(tmp_path):
     """As runs wrote it that kept the step with the lowest held-out loss."""
     stopped = trainer()
-    assert not stopped.run(between=preempted_at(20)[0], on_checkpoint=keep(tmp_path))
+    assert not stopped.run(check=preempted_at(20)[0], on_checkpoint=keep(tmp_path))
     (path,) = checkpoint.checkpoints(tmp_path)[:1]
     record = json.loads((path / checkpoint.PROGRESS_FILE).read_text())
     (path / checkpoint.PROGRESS_FILE).write_text(json.dumps(record | {"best_step": 0, "best_loss": 1e-9}))

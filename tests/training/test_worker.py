@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lars_agent.errors import DiskFull
+from lars_agent.errors import DiskFull, JobInvalid
 from lars_agent.example import Message
 from lars_agent.files import sha256_of
 from lars_agent.lars import load_adapter
@@ -32,6 +32,7 @@ from lars_agent.training.job_directory import (
     TRAIN_FILE,
     JobResult,
     JobSpec,
+    read_examples,
     read_progress,
     read_result,
     write_examples,
@@ -238,3 +239,14 @@ def test_an_example_that_cannot_be_used_is_left_out_and_does_not_stop_the_job(tm
     result = read_result(folder)
     assert (result.status, result.error) == ("succeeded", None)
     assert set(result.learned) == {example.source_id for example in FACTS[1:-1]}  # the last is judged by instead
+
+
+def test_an_example_line_that_cannot_be_read_is_named(tmp_path):
+    write_examples(tmp_path / TRAIN_FILE, FACTS[:2])
+    assert read_examples(tmp_path / TRAIN_FILE) == FACTS[:2]
+    lines = (tmp_path / TRAIN_FILE).read_text().splitlines()
+    record = json.loads(lines[1])
+    for bad in ("{", json.dumps(record | {"completion": []}), json.dumps(record | {"weight": "heavy"})):
+        (tmp_path / TRAIN_FILE).write_text(f"{lines[0]}\n{bad}\n")
+        with pytest.raises(JobInvalid, match=r"train\.jsonl, line 2: example"):
+            read_examples(tmp_path / TRAIN_FILE)

@@ -111,7 +111,9 @@ def _superseded(examples: Sequence[Example], indices: Iterable[int]) -> list[int
     latest: dict[tuple[tuple[str, str], ...], int] = {}
     superseded = []
     for index in indices:
-        prompt = tuple((turn["role"], _composed(turn["content"]).strip()) for turn in examples[index].messages)
+        prompt = tuple(
+            (turn["role"], unicodedata.normalize("NFC", turn["content"]).strip()) for turn in examples[index].messages
+        )
         if prompt in latest:
             superseded.append(latest[prompt])
         latest[prompt] = index
@@ -169,7 +171,7 @@ def _training_needs(kept: Sequence[Example]) -> list[int]:
 
 def _normalized(response: str) -> str:
     """Return the reply without differences in case, spacing and final punctuation."""
-    return " ".join(_composed(response).casefold().split()).rstrip(".!")
+    return " ".join(unicodedata.normalize("NFC", response).casefold().split()).rstrip(".!")
 
 
 def _draw(example: Example, seed: int) -> float:
@@ -181,7 +183,3 @@ def _draw(example: Example, seed: int) -> float:
 
 def _texts(example: Example) -> list[str]:
     return [*(turn["content"] for turn in example.messages), example.response]
-
-
-def _composed(text: str) -> str:
-    return unicodedata.normalize("NFC", text)

@@ -48,49 +48,19 @@ def divergence_from_base(
     return chunked_divergence(adapted, base, attachment.vocabulary, plan.loss_chunk).mean()
 
 
-def mean_loss(
-    attachment: Attachment,
-    adapter: LarsAdapter | None,
-    rows: Sequence[Encoded],
-    pad_id: int,
-    check: Callable[[], None] = lambda: None,
-    plan: MemoryPlan = DEFAULT_PLAN,
-) -> float:
-    """Return nats per reply token over all `rows`, in evaluation mode; `check` is called after each batch."""
-    return float(_token_losses(attachment, adapter, rows, pad_id, check, plan).mean())
-
-
-def score(
-    attachment: Attachment,
-    adapter: LarsAdapter | None,
-    newest: Sequence[Encoded],
-    heldout: Sequence[Encoded],
-    general: Sequence[Encoded],
-    pad_id: int,
-    check: Callable[[], None] = lambda: None,
-    plan: MemoryPlan = DEFAULT_PLAN,
-) -> Scores:
-    """Return the scores of `adapter` (None: the base model) that the gate decides by; `newest` are trained rows.
-
-    A token with a loss below ln 2 has a probability above 1/2, so greedy decoding chooses it.
-    """
-    trained, held_out, text = (
-        _token_losses(attachment, adapter, rows, pad_id, check, plan) for rows in (newest, heldout, general)
-    )
-    recalled = torch.cat([trained, held_out]) < math.log(2)
-    return Scores(float(held_out.mean()), float(text.mean()), float(recalled.double().mean()))
-
-
 @torch.no_grad()
-def _token_losses(
+def token_losses(
     attachment: Attachment,
     adapter: LarsAdapter | None,
     rows: Sequence[Encoded],
     pad_id: int,
-    check: Callable[[], None],
-    plan: MemoryPlan,
+    check: Callable[[], None] = lambda: None,
+    plan: MemoryPlan = DEFAULT_PLAN,
 ) -> Tensor:
-    """Return the loss of each reply token of all `rows` (T,) float64, in nats, in evaluation mode."""
+    """Return the loss of each reply token of all `rows` (T,) float64, in nats, in evaluation mode.
+
+    `check` is called after each batch.
+    """
     if adapter is not None:
         adapter.eval()
     losses, ordered = [torch.empty(0, dtype=torch.float64)], by_length(rows)
@@ -99,6 +69,16 @@ def _token_losses(
         losses.append(_token_nll(attachment, adapter, batch, plan).double())
         check()
     return torch.cat(losses)
+
+
+def score(newest: Tensor, heldout: Tensor, text: Tensor) -> Scores:
+    """Return the scores that the gate decides by, from the `token_losses` (T,) of three sets of rows.
+
+    `newest` are trained replies. A token with a loss below ln 2 has a probability above 1/2, so greedy decoding chooses
+    it.
+    """
+    recalled = torch.cat([newest, heldout]) < math.log(2)
+    return Scores(float(heldout.mean()), float(text.mean()), float(recalled.double().mean()))
 
 
 def general_text(tokenizer: PreTrainedTokenizerBase, name: str = GENERAL_TEXT) -> list[Encoded]:

@@ -80,21 +80,19 @@ def decide(candidate: Scores, incumbent: Scores, policy: GatePolicy, base: Score
     """
     if not candidate.usable:
         return Verdict(False, (_UNUSABLE.format(candidate),), candidate, incumbent, base)
-    reference = incumbent if incumbent.usable else base
-    checks: list[tuple[bool, str]] = []
-    if reference is None or not reference.usable:
-        checks.append((True, "The adapter in use has no usable scores, so there was nothing to compare with."))
+    references = [(incumbent, "the adapter in use")] if incumbent.usable else []
+    if base is not None and base.usable and base is not incumbent:
+        references.append((base, "the base model"))
+    checks = [_text_rise(candidate, reference, policy, name) for reference, name in references]
+    if references:
+        checks.insert(0, _reply_gain(candidate, references[0][0], policy))
     else:
-        checks.append(_reply_gain(candidate, reference, policy))
-        checks.append(_text_rise(candidate, reference, policy, "the adapter in use" if incumbent.usable else _BASE))
-    if base is not None and base.usable and base is not reference:
-        checks.append(_text_rise(candidate, base, policy, _BASE))
+        checks = [(True, "The adapter in use has no usable scores, so there was nothing to compare with.")]
     accepted = all(passed for passed, _ in checks)
     reasons = tuple(reason for passed, reason in checks if passed == accepted)
     return Verdict(accepted, reasons, candidate, incumbent, base)
 
 
-_BASE = "the base model"
 _UNUSABLE = (
     "The candidate's losses are not usable numbers (replies {0.reply_loss}, general text {0.text_loss}): "
     "its training diverged."

@@ -30,7 +30,7 @@ from lars_agent.ops.memory_plan import DEFAULT_PLAN, MemoryPlan
 from lars_agent.ops.safetensors_io import read_tensors, tensor_file
 from lars_agent.training.batches import Encoded, collate, step_rows
 from lars_agent.training.config import TrainConfig
-from lars_agent.training.evaluate import divergence_from_base, mean_loss, reply_nll
+from lars_agent.training.evaluate import divergence_from_base, reply_nll, token_losses
 
 BEST_FILE = "best.safetensors"
 T = TypeVar("T")
@@ -125,9 +125,9 @@ class Trainer:
         load_state(self.adapter, read_tensors(self.best_file))
         return True
 
-    def release(self) -> None:
-        """Free gradients and moments after training."""
-        self.optimizer.release()
+    def token_losses(self, adapter: LarsAdapter | None, rows: Sequence[Encoded]) -> Tensor:
+        """Return the losses (T,) of all reply tokens under the plan in use; may raise MemoryPressure or Preempted."""
+        return token_losses(self.attachment, adapter, rows, self.pad_id, self._check, self.plan)
 
     def within_budget(self, work: Callable[[], T]) -> T:
         """Return the result of `work`; after MemoryPressure, repeat it under a smaller plan.
@@ -207,9 +207,7 @@ class Trainer:
     def _evaluate(self) -> None:
         """Measure the held-out loss; keep the adapter unless `patience` is set and an earlier one had a lower loss."""
         progress = self.progress
-        progress.heldout_loss = mean_loss(
-            self.attachment, self.adapter, self.heldout_rows, self.pad_id, self._check, self.plan
-        )
+        progress.heldout_loss = float(self.token_losses(self.adapter, self.heldout_rows).mean())
         progress.evaluations_since_best += 1
         if progress.best_step is None or progress.heldout_loss < progress.best_loss or not self.config.patience:
             write_atomically(self.best_file, tensor_file(adapter_tensors(self.adapter)))

@@ -63,7 +63,6 @@ class Worker:
         self.stopping = False
         self.started = self.touched = time.monotonic()
         self.earlier_s = self.earlier_cpu_s = 0.0
-        self.step = 0
 
     def run(self) -> bool:
         """Train, write candidate and result, and return True; return False if stopped by SIGTERM before that."""
@@ -73,7 +72,7 @@ class Worker:
         train, heldout = encode_job(self.folder, self.spec, tokenizer)
         self.plans = JobPlan.read_or_make(self.folder, lambda: plans_for(self.spec, train, heldout, tokenizer))
         opened = self._open_model(tokenizer)
-        trainer = Trainer(
+        self.trainer = trainer = Trainer(
             attach(opened.model),
             LarsAdapter.for_model(opened.model, self.spec.lars, seed=self.config.seed),
             self.config,
@@ -86,8 +85,7 @@ class Worker:
             self._step_down,
         )
         resume(trainer, self.folder)
-        self.step = trainer.progress.step
-        self._begin_progress(self.step)
+        self._begin_progress(trainer.progress.step)
         with self.guard.check_layers(opened.model):
             if not trainer.run(
                 on_step=self._on_step,
@@ -101,13 +99,10 @@ class Worker:
                 return False
         return True
 
-    def elapsed_s(self) -> float:
-        """Return the seconds of work so far, all runs of this job together."""
-        return self.earlier_s + time.monotonic() - self.started
-
-    def cpu_s(self) -> float:
-        """Return the processor seconds so far, all runs of this job together."""
-        return self.earlier_cpu_s + time.process_time()
+    def times(self) -> tuple[float, float]:
+        """Return the wall-clock and the processor seconds so far, all runs of this job together."""
+        elapsed_s, cpu_s = self.earlier_s + time.monotonic() - self.started, self.earlier_cpu_s + time.process_time()
+        return round(elapsed_s, 3), round(cpu_s, 3)
 
     def _stop(self, signum: int, frame: object) -> None:
         self.stopping = True
@@ -133,13 +128,14 @@ class Worker:
     def _step_down(self, held_bytes: int) -> MemoryPlan:
         """Return the plan to continue with: a smaller one or, with the full budget, the last. Raises BudgetExceeded."""
         self.guard.reset()
-        smaller = self.plans.step_down(held_bytes, at_step=self.step)
+        step = self.trainer.progress.step
+        smaller = self.plans.step_down(held_bytes, at_step=step)
         if smaller is None:
             self.guard.use_full_budget(held_bytes)
         else:
             smaller.write(self.folder)
             self.plans = smaller
-            sys.stderr.write(f"{held_bytes:,} bytes held: continuing from step {self.step} with {smaller.plan}\n")
+            sys.stderr.write(f"{held_bytes:,} bytes held: continuing from step {step} with {smaller.plan}\n")
         return self.plans.plan
 
     def _begin_progress(self, step: int) -> None:
@@ -150,14 +146,14 @@ class Worker:
         write_atomically(self.folder / PROGRESS_FILE, "".join(json.dumps(line) + "\n" for line in lines))
 
     def _append_progress(self, phase: str, **values: Any) -> None:
+        elapsed_s, cpu_s = self.times()
         line = {"time": time.time(), "phase": phase, "steps": self.config.steps, **values}
-        line |= {"rss_bytes": rss_bytes(), "elapsed_s": round(self.elapsed_s(), 3), "cpu_s": round(self.cpu_s(), 3)}
+        line |= {"rss_bytes": rss_bytes(), "elapsed_s": elapsed_s, "cpu_s": cpu_s}
         with (self.folder / PROGRESS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def _on_step(self, progress: Progress) -> None:
         give_back()
-        self.step = progress.step
         values: dict[str, Any] = {"step": progress.step, "loss": progress.loss}
         values["lr"] = learning_rate(progress.step - 1, self.config)
         if progress.heldout_loss is not None:
@@ -167,15 +163,12 @@ class Worker:
     def _finish(self, opened: OpenedModel, trainer: Trainer) -> None:
         """Score candidate, incumbent and base model; write the candidate and the result."""
         progress = trainer.progress
-        trainer.release()
+        trainer.optimizer.release()
         self._append_progress("judging", step=progress.step, loss=progress.loss)
-        rows = (trainer.train_rows[-NEWEST:], trainer.heldout_rows, general_text(opened.tokenizer))
+        parts = (trainer.train_rows[-NEWEST:], trainer.heldout_rows, general_text(opened.tokenizer))
 
         def scores(adapter: LarsAdapter | None) -> Scores:
-            check = self.guard.check
-            return trainer.within_budget(
-                lambda: score(trainer.attachment, adapter, *rows, trainer.pad_id, check, trainer.plan)
-            )
+            return trainer.within_budget(lambda: score(*(trainer.token_losses(adapter, rows) for rows in parts)))
 
         candidate, base = scores(trainer.adapter), scores(None)
         incumbent = base if self.spec.parent is None else scores(load_adapter(opened.model, Path(self.spec.parent)))
@@ -187,6 +180,7 @@ class Worker:
         )
         trainer.best_file.unlink()
         self._append_progress("done", step=progress.step, loss=progress.loss)
+        seconds, cpu_seconds = self.times()
         JobResult(
             status="succeeded",
             best_step=progress.best_step or 0,
@@ -198,8 +192,8 @@ class Worker:
             predicted_peak_bytes=self.plans.promised_bytes,
             plan=asdict(self.plans.plan),
             stepped_down=self.plans.stepped_down,
-            seconds=round(self.elapsed_s(), 3),
-            cpu_seconds=round(self.cpu_s(), 3),
+            seconds=seconds,
+            cpu_seconds=cpu_seconds,
             losses={"train": progress.loss, "heldout": progress.best_loss},
             learned=tuple(row.source_id for row in trainer.train_rows),
         ).write(self.folder)

@@ -20,7 +20,7 @@ from lars_agent.ops.memory_plan import MemoryPlan
 from lars_agent.training import checkpoint
 from lars_agent.training.batches import collate, encode, encode_text
 from lars_agent.training.config import TrainConfig
-from lars_agent.training.evaluate import divergence_from_base, mean_loss
+from lars_agent.training.evaluate import divergence_from_base, token_losses
 from lars_agent.training.trainer import Trainer, learning_rate
 from tests.tiny import adapter_state, tiny_model, tiny_tokenizer
 from tests.training.conftest import FACTS, HELD_OUT, fact
@@ -97,14 +97,16 @@ def test_last_step_is_kept_though_the_loss_on_a_fact_that_was_not_taught_rose():
     made, seen = judged_by_an_untaught_fact(patience=0)
     assert min(seen.values()) < seen[40]
     assert (made.progress.best_step, made.progress.best_loss) == (40, seen[40])
-    assert mean_loss(made.attachment, made.adapter, made.heldout_rows, 0) == pytest.approx(seen[40], rel=1e-6)
+    assert float(token_losses(made.attachment, made.adapter, made.heldout_rows, 0).mean()) == pytest.approx(
+        seen[40], rel=1e-6
+    )
 
 
 def test_the_best_step_is_kept_not_the_last():
     made, seen = judged_by_an_untaught_fact(patience=100)
     assert made.progress.best_step < 40
     assert seen[40] > made.progress.best_loss
-    measured = mean_loss(made.attachment, made.adapter, made.heldout_rows, 0)
+    measured = float(token_losses(made.attachment, made.adapter, made.heldout_rows, 0).mean())
     assert measured == pytest.approx(made.progress.best_loss, rel=1e-6)
 
 

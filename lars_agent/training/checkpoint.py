@@ -60,10 +60,16 @@ def checkpoints(folder: Path) -> list[Path]:
 def resume(trainer: Trainer, folder: Path) -> Path | None:
     """Restore the trainer from the newest intact checkpoint in `folder`, and return its path, or None without one."""
     for path in checkpoints(folder):
-        progress = _verified(path)
-        if progress is not None:
-            _restore(trainer, progress, path)
-            return path
+        if (progress := _verified(path)) is None:
+            continue
+        tensors = read_tensors(path / STATE_FILE)
+        load_state(trainer.adapter, _under("adapter/", tensors))
+        trainer.optimizer.load(_under("optimizer/", tensors))
+        trainer.best_file.unlink(missing_ok=True)
+        os.link(path / BEST_FILE, trainer.best_file)
+        trainer.progress = progress
+        torch.set_rng_state(tensors["rng"].clone())
+        return path
     return None
 
 
@@ -77,16 +83,6 @@ def _verified(path: Path) -> Progress | None:
         return from_json(Progress, record, JobInvalid)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, JobInvalid):
         return None
-
-
-def _restore(trainer: Trainer, progress: Progress, path: Path) -> None:
-    tensors = read_tensors(path / STATE_FILE)
-    load_state(trainer.adapter, _under("adapter/", tensors))
-    trainer.optimizer.load(_under("optimizer/", tensors))
-    trainer.best_file.unlink(missing_ok=True)
-    os.link(path / BEST_FILE, trainer.best_file)
-    trainer.progress = progress
-    torch.set_rng_state(tensors["rng"].clone())
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -16,7 +16,6 @@ from lars_agent.records import record
 
 __all__ = ["GatePolicy", "Scores", "Verdict", "decide"]
 
-
 Loss = Annotated[float, BeforeValidator(lambda loss: math.nan if loss is None else loss)]  # JSON has no NaN
 
 
@@ -79,7 +78,9 @@ def decide(candidate: Scores, incumbent: Scores, policy: GatePolicy, base: Score
     usable losses, the base model is the reference; without it, a usable candidate is accepted.
     """
     if not candidate.usable:
-        return Verdict(False, (_UNUSABLE.format(candidate),), candidate, incumbent, base)
+        losses = f"replies {candidate.reply_loss}, general text {candidate.text_loss}"
+        reason = f"The candidate's losses are not usable numbers ({losses}): its training diverged."
+        return Verdict(False, (reason,), candidate, incumbent, base)
     references = [(incumbent, "the adapter in use")] if incumbent.usable else []
     if base is not None and base.usable and base is not incumbent:
         references.append((base, "the base model"))
@@ -91,12 +92,6 @@ def decide(candidate: Scores, incumbent: Scores, policy: GatePolicy, base: Score
     accepted = all(passed for passed, _ in checks)
     reasons = tuple(reason for passed, reason in checks if passed == accepted)
     return Verdict(accepted, reasons, candidate, incumbent, base)
-
-
-_UNUSABLE = (
-    "The candidate's losses are not usable numbers (replies {0.reply_loss}, general text {0.text_loss}): "
-    "its training diverged."
-)
 
 
 def _reply_gain(candidate: Scores, reference: Scores, policy: GatePolicy) -> tuple[bool, str]:

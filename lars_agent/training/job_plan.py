@@ -73,11 +73,6 @@ class JobPlan:
         """Write plan.json into `folder`."""
         write_atomically(folder / PLAN_FILE, to_json(self))
 
-    @property
-    def promised_bytes(self) -> int:
-        """Predicted peak of the first plan, before any step down."""
-        return int(self.stepped_down[0]["predicted_peak_bytes"] if self.stepped_down else self.predicted_peak_bytes)
-
     def step_down(self, held_bytes: int, at_step: int) -> JobPlan | None:
         """Return the job's plan with the next smaller one in use, or None if no other saves enough."""
         enough = (1 - LEAST_GAIN) * self.predicted_peak_bytes
@@ -90,11 +85,12 @@ class JobPlan:
 
 
 def promised_bytes(folder: Path) -> int | None:
-    """Return the predicted peak of the job's first plan, or None without a readable plan.json."""
+    """Return the predicted peak of the job's first plan, before any step down, or None without a valid plan.json."""
     try:
-        return JobPlan.read(folder).promised_bytes
+        plan = JobPlan.read(folder)
     except JobInvalid:
         return None
+    return int(plan.stepped_down[0]["predicted_peak_bytes"]) if plan.stepped_down else plan.predicted_peak_bytes
 
 
 def encode_job(folder: Path, spec: JobSpec, tokenizer: PreTrainedTokenizerFast) -> tuple[list[Encoded], list[Encoded]]:

@@ -159,14 +159,14 @@ class Trainer:
         due = step % self.config.evaluate_every == 0 or step == self.config.steps
         return step > 0 and due and self.progress.heldout_loss is None
 
+    def _out_of_patience(self) -> bool:
+        return 0 < self.config.patience <= self.progress.evaluations_since_best
+
     def _begin(self) -> None:
         """Seed the dropout of a new run and evaluate the untrained adapter."""
         if self.progress.best_step is None:
             torch.manual_seed(self.config.seed)
             self._evaluate()
-
-    def _out_of_patience(self) -> bool:
-        return 0 < self.config.patience <= self.progress.evaluations_since_best
 
     def _step(self) -> None:
         """Take one optimizer step over its micro-batches, with the same weight for each reply token in all of them."""

@@ -86,18 +86,15 @@ class Worker:
         )
         resume(trainer, self.folder)
         self._begin_progress(trainer.progress.step)
-        with self.guard.check_layers(opened.model):
-            if not trainer.run(
+        with self.guard.check_layers(opened.model), contextlib.suppress(Preempted):
+            if trainer.run(
                 on_step=self._on_step,
                 on_checkpoint=lambda trainer: save_checkpoint(trainer, self.folder),
                 check=self.guard.check,
             ):
-                return False
-            try:
-                self._finish(opened, trainer)
-            except Preempted:
-                return False
-        return True
+                self._finish(opened)
+                return True
+        return False
 
     def times(self) -> tuple[float, float]:
         """Return the wall-clock and the processor seconds so far, all runs of this job together."""
@@ -146,25 +143,24 @@ class Worker:
         write_atomically(self.folder / PROGRESS_FILE, "".join(json.dumps(line) + "\n" for line in lines))
 
     def _append_progress(self, phase: str, **values: Any) -> None:
-        elapsed_s, cpu_s = self.times()
-        line = {"time": time.time(), "phase": phase, "steps": self.config.steps, **values}
-        line |= {"rss_bytes": rss_bytes(), "elapsed_s": elapsed_s, "cpu_s": cpu_s}
+        progress, (elapsed_s, cpu_s) = self.trainer.progress, self.times()
+        line = {"time": time.time(), "phase": phase, "steps": self.config.steps, "step": progress.step}
+        line |= {"loss": progress.loss, **values, "rss_bytes": rss_bytes(), "elapsed_s": elapsed_s, "cpu_s": cpu_s}
         with (self.folder / PROGRESS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def _on_step(self, progress: Progress) -> None:
         give_back()
-        values: dict[str, Any] = {"step": progress.step, "loss": progress.loss}
-        values["lr"] = learning_rate(progress.step - 1, self.config)
+        values: dict[str, Any] = {"lr": learning_rate(progress.step - 1, self.config)}
         if progress.heldout_loss is not None:
             values |= {"heldout_loss": progress.heldout_loss, "best_step": progress.best_step}
         self._append_progress("training", **values)
 
-    def _finish(self, opened: OpenedModel, trainer: Trainer) -> None:
+    def _finish(self, opened: OpenedModel) -> None:
         """Score candidate, incumbent and base model; write the candidate and the result."""
-        progress = trainer.progress
+        trainer, progress = self.trainer, self.trainer.progress
         trainer.optimizer.release()
-        self._append_progress("judging", step=progress.step, loss=progress.loss)
+        self._append_progress("judging")
         parts = (trainer.train_rows[-NEWEST:], trainer.heldout_rows, general_text(opened.tokenizer))
 
         def scores(adapter: LarsAdapter | None) -> Scores:
@@ -179,7 +175,7 @@ class Worker:
             revision=self.spec.base_model_revision,
         )
         trainer.best_file.unlink()
-        self._append_progress("done", step=progress.step, loss=progress.loss)
+        self._append_progress("done")
         seconds, cpu_seconds = self.times()
         JobResult(
             status="succeeded",
@@ -189,7 +185,7 @@ class Worker:
             incumbent=incumbent,
             base=base,
             peak_bytes=self.guard.peak_bytes,
-            predicted_peak_bytes=self.plans.promised_bytes,
+            predicted_peak_bytes=promised_bytes(self.folder),
             plan=asdict(self.plans.plan),
             stepped_down=self.plans.stepped_down,
             seconds=seconds,

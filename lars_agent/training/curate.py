@@ -37,16 +37,16 @@ class CurationPolicy:
         default=0.2,
         ge=0,
         le=1,
-        description="Share of the examples to judge by, of those whose reply is also trained in another phrasing and "
-        "of approved replies: the only correction of a fact is always trained.",
+        description="Share of examples held out, among approved replies and replies that are also trained in another "
+        "phrasing; the only correction of a fact is always trained on.",
     )
     min_heldout: int = Field(
         default=4,
         ge=1,
-        description="Least number of examples to judge by, where that takes no only correction and at most a quarter "
-        "of all; one is held out in any case.",
+        description="Least number of held-out examples, up to a quarter of all and without the only correction of a "
+        "fact; at least one is held out.",
     )
-    max_heldout: int = Field(default=64, ge=1, description="Largest number of examples to judge by.")
+    max_heldout: int = Field(default=64, ge=1, description="Largest number of held-out examples.")
 
     def __post_init__(self) -> None:
         if self.max_heldout < self.min_heldout:

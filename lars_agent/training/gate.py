@@ -108,16 +108,16 @@ def _recall_gain(candidate: float, reference: float, policy: GatePolicy) -> tupl
     most_wrong = (1.0 - reference) * (1.0 - policy.min_reply_gain)
     passed = candidate > reference and 1.0 - candidate <= most_wrong
     measured = f"{candidate:.2%} come out right now, {reference:.2%} before"
-    asked = f"more than before, and at least {1.0 - most_wrong:.2%}, is asked"
-    return passed, f"Of the tokens of your newest and held-out replies {measured}; {asked}."
+    required = f"more than before, and at least {1.0 - most_wrong:.2%}, is required"
+    return passed, f"Of the tokens of your newest and held-out replies {measured}; {required}."
 
 
 def _loss_gain(candidate: Scores, reference: Scores, policy: GatePolicy) -> tuple[bool, str]:
     rise = _relative_rise(candidate.reply_loss, reference.reply_loss)
     measured = f"{_change(rise)} ({reference.reply_loss:.4f} before, {candidate.reply_loss:.4f} now, in nats per token)"
     passed = candidate.reply_loss < reference.reply_loss and -rise >= policy.min_reply_gain
-    asked = f"a fall of at least {policy.min_reply_gain:.2%} is asked"
-    return passed, f"The loss on your held-out replies {measured}; {asked}."
+    required = f"a fall of at least {policy.min_reply_gain:.2%} is required"
+    return passed, f"The loss on your held-out replies {measured}; {required}."
 
 
 def _text_rise(candidate: Scores, reference: Scores, policy: GatePolicy, name: str) -> tuple[bool, str]:

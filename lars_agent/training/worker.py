@@ -62,7 +62,7 @@ class Worker:
         self.guard = Guard(self.spec.budget_bytes, self._on_check)
         self.stopping = False
         self.started = self.touched = time.monotonic()
-        self.earlier_s = self.earlier_cpu_s = 0.0
+        self.cpu_started = 0.0
 
     def run(self) -> bool:
         """Train, write candidate and result, and return True; return False if stopped by SIGTERM before that."""
@@ -98,8 +98,7 @@ class Worker:
 
     def times(self) -> tuple[float, float]:
         """Return the wall-clock and the processor seconds so far, all runs of this job together."""
-        elapsed_s, cpu_s = self.earlier_s + time.monotonic() - self.started, self.earlier_cpu_s + time.process_time()
-        return round(elapsed_s, 3), round(cpu_s, 3)
+        return round(time.monotonic() - self.started, 3), round(time.process_time() - self.cpu_started, 3)
 
     def _stop(self, signum: int, frame: object) -> None:
         self.stopping = True
@@ -123,7 +122,7 @@ class Worker:
         return opened
 
     def _step_down(self, held_bytes: int) -> MemoryPlan:
-        """Return the plan to continue with: a smaller one or, with the full budget, the last. Raises BudgetExceeded."""
+        """Return a smaller plan, or the same one with the whole budget as its limit. Raises BudgetExceeded."""
         self.guard.reset()
         step = self.trainer.progress.step
         smaller = self.plans.step_down(held_bytes, at_step=step)
@@ -136,10 +135,11 @@ class Worker:
         return self.plans.plan
 
     def _begin_progress(self, step: int) -> None:
-        """Truncate progress.jsonl after the resumed step, and read the time used before."""
+        """Truncate progress.jsonl after the resumed step, and count the time used until then."""
         lines = [line for line in read_progress(self.folder) if line["phase"] == "training" and line["step"] <= step]
         if lines:
-            self.earlier_s, self.earlier_cpu_s = lines[-1]["elapsed_s"], lines[-1]["cpu_s"]
+            self.started -= lines[-1]["elapsed_s"]
+            self.cpu_started -= lines[-1]["cpu_s"]
         write_atomically(self.folder / PROGRESS_FILE, "".join(json.dumps(line) + "\n" for line in lines))
 
     def _append_progress(self, phase: str, **values: Any) -> None:

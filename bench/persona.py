@@ -24,7 +24,7 @@ from lars_agent.models.chat_template import encode_prompt
 from lars_agent.models.open import OpenedModel, open_model
 from lars_agent.training.batches import Encoded, batch_indices, collate, encode, pad_id
 from lars_agent.training.curate import CurationPolicy, curate
-from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text, mean_loss, reply_nll
+from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text, reply_nll, token_losses
 from lars_agent.training.trainer import TrainConfig, Trainer, learning_rate
 
 
@@ -57,14 +57,16 @@ class Cell:
 
     def run(self, method: str) -> dict[str, Any]:
         """Train by the method; return the scores."""
-        base_text = mean_loss(self.attachment, None, self.general, self.pad)
+        base_text = float(token_losses(self.attachment, None, self.general, self.pad).mean())
         started = time.monotonic()
         adapter, best_step, heldout = self._lora() if method == "lora" else self._lars(method)
         seconds = time.monotonic() - started
         return self._scores(adapter) | {
             "best_step": best_step,
             "heldout_loss": round(heldout, 4),
-            "text_rise": round(mean_loss(self.attachment, adapter, self.general, self.pad) / base_text - 1, 4),
+            "text_rise": round(
+                float(token_losses(self.attachment, adapter, self.general, self.pad).mean()) / base_text - 1, 4
+            ),
             "train_seconds": round(seconds, 1),
         }
 
@@ -96,7 +98,7 @@ class Cell:
             model.train()
             self._lora_step(parameters, optimizer, step)
         model.eval()
-        return None, self.config.steps, mean_loss(self.attachment, None, self.heldout, self.pad)
+        return None, self.config.steps, float(token_losses(self.attachment, None, self.heldout, self.pad).mean())
 
     def _lora_step(self, parameters: list[torch.Tensor], optimizer: torch.optim.Optimizer, step: int) -> None:
         """The step of `Trainer`, with LoRA in the adapter's place."""

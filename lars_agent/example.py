@@ -7,6 +7,9 @@ from typing import Literal
 
 from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
+from lars_agent.errors import JobInvalid
+from lars_agent.records import from_json, record
+
 
 class Message(TypedDict):
     """One turn of a conversation, as chat templates take it."""
@@ -41,14 +44,17 @@ class Example:
         }
 
     @classmethod
-    def from_dict(cls, record: dict[str, object]) -> Example:
-        """Return the example that `as_dict` returned. Raises KeyError, TypeError or ValueError."""
-        prompt, completion = record["prompt"], record["completion"]
-        if not isinstance(prompt, list) or not isinstance(completion, list) or len(completion) != 1:
-            raise ValueError("an example needs a `prompt` list and a `completion` list of one message")
-        return cls(
-            messages=tuple(Message(role=turn["role"], content=turn["content"]) for turn in prompt),
-            response=completion[0]["content"],
-            weight=float(record.get("weight", 1.0)),  # type: ignore[arg-type]
-            source_id=str(record.get("source_id", "")),
-        )
+    def from_json(cls, line: str, source: object = "") -> Example:
+        """Return the example of one line of `as_dict`'s JSON. Raises JobInvalid, naming `source` and the field."""
+        read = from_json(_Line, line, source=source)
+        return cls(read.prompt, read.completion[0]["content"], read.weight, read.source_id)
+
+
+@record("example", JobInvalid)
+class _Line:
+    """TRL's `prompt`/`completion` format, with weight and source id."""
+
+    prompt: tuple[Message, ...]
+    completion: tuple[Message]
+    weight: float = 1.0
+    source_id: str = ""

@@ -34,7 +34,7 @@ from lars_agent.training.job_directory import (
     read_result,
     write_examples,
 )
-from lars_agent.training.plan_file import promised_bytes
+from lars_agent.training.job_plan import promised_bytes
 from service.worker.process import DEFAULT_COMMAND, worker_environment
 
 STEPS = 2

@@ -1,1 +1,1 @@
-"""Text shipped with the package: what an adapter must not forget."""
+"""General text for evaluation and rehearsal, shipped with the package."""

@@ -1,1 +1,1 @@
-"""From examples to a candidate adapter."""
+"""Training of a candidate adapter from examples."""

@@ -1,4 +1,4 @@
-"""Examples become token ids through the model's own chat template; prompts are padded left, replies right."""
+"""Tokenize examples with the model's chat template, and collate them into padded batches in a seeded order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lars_agent.ops.padding import padded
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example as token ids; the reply ends with the template's end-of-turn token."""
+    """Token ids of one example; the reply ends with the template's end-of-turn token."""
 
     prompt: tuple[int, ...]
     reply: tuple[int, ...]
@@ -31,37 +31,38 @@ class Encoded:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, example: Example, max_seq_len: int) -> Encoded:
-    """`example` as token ids.
+    """Tokenize `example`.
 
-    Raises ExampleTooLong when prompt and reply exceed `max_seq_len` tokens, and ModelUnsupported when the template does
-    not put the reply behind the prompt.
+    Raises ExampleTooLong above `max_seq_len` tokens, and ModelUnsupported if the template does not append the reply to
+    the prompt.
     """
     prompt_text = render_chat(tokenizer, example.messages, reply_follows=True)
     reply: Message = {"role": "assistant", "content": example.response}
     whole_text = render_chat(tokenizer, [*example.messages, reply], reply_follows=False)
     if not whole_text.startswith(prompt_text):
         raise ModelUnsupported("the chat template does not put the reply behind the generation prompt")
-    prompt = tokenizer.encode(prompt_text, add_special_tokens=False)
-    reply_ids = tokenizer.encode(
-        _up_to_end_of_turn(tokenizer, whole_text[len(prompt_text) :]), add_special_tokens=False
+    reply_text = _through_end_of_turn(tokenizer, whole_text[len(prompt_text) :])
+    prompt_ids, reply_ids = (
+        tuple(tokenizer.encode(text, add_special_tokens=False)) for text in (prompt_text, reply_text)
     )
-    if len(prompt) + len(reply_ids) > max_seq_len:
+    encoded = Encoded(prompt_ids, reply_ids, example.weight, example.source_id)
+    if len(encoded) > max_seq_len:
         raise ExampleTooLong(
-            f"example {example.source_id!r} has {len(prompt) + len(reply_ids)} tokens, the limit is {max_seq_len}; "
+            f"example {example.source_id!r} has {len(encoded)} tokens, the limit is {max_seq_len}; "
             "raise training.max_seq_len or shorten it"
         )
-    return Encoded(tuple(prompt), tuple(reply_ids), example.weight, example.source_id)
+    return encoded
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, source_id: str) -> Encoded:
-    """Plain text without a chat template: its first half is the prompt, the rest is to be predicted."""
+    """Tokenize plain text without a chat template; its first half is the prompt, the second the reply."""
     ids = tokenizer.encode(text, add_special_tokens=False)
     half = len(ids) // 2
     return Encoded(tuple(ids[:half]), tuple(ids[half:]), 1.0, source_id)
 
 
 def collate(rows: Sequence[Encoded], pad_id: int) -> Batch:
-    """One batch of `rows`, padded to the longest prompt and the longest reply, and on to the next of a few widths."""
+    """Return one batch, prompts padded left and replies right, to widths of `lars_agent.ops.padding.padded`."""
     return Batch(
         *_pad([row.prompt for row in rows], pad_id, left=True),
         *_pad([row.reply for row in rows], pad_id, left=False),
@@ -70,41 +71,39 @@ def collate(rows: Sequence[Encoded], pad_id: int) -> Batch:
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id to pad with; padding is masked, so any id will do where the tokenizer names none."""
+    """Return the padding id; padding is masked, so any id will do if the tokenizer names none."""
     return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0)
 
 
 def batch_indices(count: int, batch_size: int, step: int, seed: int) -> list[int]:
-    """The rows of batch number `step`: an endless, seeded shuffle in which each row comes once per epoch.
+    """Return the row indices of batch number `step` of an endless, seeded shuffle with each row once per epoch.
 
     A pure function of its arguments, so that a resumed run reads the same data as an uninterrupted one.
     """
     size = min(batch_size, count)
-    places = (divmod(place, count) for place in range(step * size, (step + 1) * size))
-    return [_shuffled(count, seed, epoch)[index] for epoch, index in places]
+    positions = (divmod(position, count) for position in range(step * size, (step + 1) * size))
+    return [_shuffled(count, seed, epoch)[index] for epoch, index in positions]
 
 
 @lru_cache(maxsize=4)
 def _shuffled(count: int, seed: int, epoch: int) -> list[int]:
-    """The rows of one epoch in their order."""
+    """Return the row order of one epoch."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     return torch.randperm(count, generator=generator).tolist()
 
 
 def step_rows(rows: Sequence[Encoded], batch_size: int, accumulation: int, step: int, seed: int) -> list[Encoded]:
-    """The rows of optimizer step number `step`, `batch_size` x `accumulation` of them where there are so many, in the
-    order in which they are worked on: those of one length together.
-    """
+    """Return the at most `batch_size` x `accumulation` rows of optimizer step number `step`, shortest first."""
     return by_length([rows[index] for index in batch_indices(len(rows), batch_size * accumulation, step, seed)])
 
 
 def by_length(rows: Sequence[Encoded]) -> list[Encoded]:
-    """The shortest first."""
+    """Return the rows, shortest first, so that micro-batches need little padding."""
     return sorted(rows, key=len)
 
 
-def _up_to_end_of_turn(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """The reply with its end-of-turn token, without what a template writes behind that (a line break, say)."""
+def _through_end_of_turn(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """Return the reply up to its end-of-turn token, without what the template appends to it (such as a newline)."""
     end = tokenizer.eos_token
     if not isinstance(end, str):
         return text
@@ -112,12 +111,12 @@ def _up_to_end_of_turn(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
 
 
 def _pad(rows: Sequence[Sequence[int]], fill: int, *, left: bool) -> tuple[Tensor, Tensor]:
-    """(B, S) ids and (B, S) bool mask."""
+    """Return ids (B, S) and a bool mask (B, S)."""
     width = padded(max(len(row) for row in rows))
     ids = torch.full((len(rows), width), fill, dtype=torch.long)
     mask = torch.zeros(len(rows), width, dtype=torch.bool)
     for index, row in enumerate(rows):
-        place = slice(width - len(row), width) if left else slice(0, len(row))
-        ids[index, place] = torch.tensor(row, dtype=torch.long)
-        mask[index, place] = True
+        span = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[index, span] = torch.tensor(row, dtype=torch.long)
+        mask[index, span] = True
     return ids, mask

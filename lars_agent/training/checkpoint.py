@@ -1,11 +1,10 @@
-"""Checkpoints of a training run: all that is needed to go on as if nothing had happened.
+"""Checkpoints of a training run, from which it continues exactly.
 
     checkpoint-N/state.safetensors   adapter, AdamW's moments, torch's RNG state
-    checkpoint-N/best.safetensors    the best adapter at that step: the file itself, under a second name
-    checkpoint-N/progress.json       step (which is also the place in the data and the schedule), losses, sha256s
+    checkpoint-N/best.safetensors    the best adapter at that step, a hard link to the trainer's file
+    checkpoint-N/progress.json       step (the position in the data and the schedule), losses, sha256s
 
-Nothing is pickled, and nothing is copied in memory. The newest two are kept; one that is torn or damaged is passed
-over for the one before.
+Nothing is pickled or copied in memory. The newest two are kept; `resume` skips an incomplete or damaged one.
 """
 
 from __future__ import annotations
@@ -19,9 +18,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lars_agent.errors import JobInvalid
 from lars_agent.files import publish_folder, raise_disk_full, sha256_of, write_atomically
 from lars_agent.lars.state import adapter_tensors, load_state
 from lars_agent.ops.safetensors_io import read_tensors, tensor_file
+from lars_agent.records import from_json
 from lars_agent.training.trainer import BEST_FILE, Progress, Trainer
 
 STATE_FILE, PROGRESS_FILE = "state.safetensors", "progress.json"
@@ -30,15 +31,17 @@ KEEP = 2
 
 
 def save_checkpoint(trainer: Trainer, folder: Path) -> Path:
-    """`folder` holds a checkpoint of the trainer's step, and at most one older one. Raises DiskFull."""
+    """Save the trainer's step in `folder`, keep at most one older checkpoint, and return its path. Raises DiskFull."""
     final = folder / f"{PREFIX}{trainer.progress.step}"
     if final.exists():
         return final
     temp = folder / f".{final.name}.tmp"
     shutil.rmtree(temp, ignore_errors=True)
     temp.mkdir(parents=True)
+    tensors = {f"adapter/{key}": value for key, value in adapter_tensors(trainer.adapter).items()}
+    tensors |= {f"optimizer/{key}": value for key, value in trainer.optimizer.state().items()}
     with raise_disk_full(final), (temp / STATE_FILE).open("xb") as file:
-        file.writelines(tensor_file(_tensors(trainer)))
+        file.writelines(tensor_file(tensors | {"rng": torch.get_rng_state()}))
     os.link(trainer.best_file, temp / BEST_FILE)
     digests = {name: sha256_of(temp / name) for name in (STATE_FILE, BEST_FILE)}
     write_atomically(temp / PROGRESS_FILE, json.dumps(asdict(trainer.progress) | {"sha256": digests}))
@@ -49,47 +52,37 @@ def save_checkpoint(trainer: Trainer, folder: Path) -> Path:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, newest first."""
+    """Return the checkpoints in `folder`, newest first."""
     found = [path for path in folder.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdigit()]
     return sorted(found, key=lambda path: -int(path.name.removeprefix(PREFIX)))
 
 
 def resume(trainer: Trainer, folder: Path) -> Path | None:
-    """The trainer stands where the newest sound checkpoint in `folder` stood; returns it, None if there is none."""
+    """Restore the trainer from the newest intact checkpoint in `folder`, and return its path, or None without one."""
     for path in checkpoints(folder):
-        progress = _verified(path)
-        if progress is not None:
-            _restore(trainer, progress, path)
-            return path
+        if (progress := _verified(path)) is None:
+            continue
+        tensors = read_tensors(path / STATE_FILE)
+        load_state(trainer.adapter, _under("adapter/", tensors))
+        trainer.optimizer.load(_under("optimizer/", tensors))
+        trainer.best_file.unlink(missing_ok=True)
+        os.link(path / BEST_FILE, trainer.best_file)
+        trainer.progress = progress
+        torch.set_rng_state(tensors["rng"].clone())
+        return path
     return None
 
 
 def _verified(path: Path) -> Progress | None:
-    """What the checkpoint `path` says of its run, or None if it is torn or damaged."""
+    """Return the progress recorded in the checkpoint `path`, or None if it is incomplete or damaged."""
     try:
         record = json.loads((path / PROGRESS_FILE).read_text(encoding="utf-8"))
         digests = record.pop("sha256")
         if any(sha256_of(path / name) != digests[name] for name in (STATE_FILE, BEST_FILE)):
             return None
-        return Progress(**record)
-    except (OSError, ValueError, KeyError, TypeError):
+        return from_json(Progress, record, JobInvalid)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, JobInvalid):
         return None
-
-
-def _tensors(trainer: Trainer) -> dict[str, Tensor]:
-    tensors = {f"adapter/{key}": value for key, value in adapter_tensors(trainer.adapter).items()}
-    tensors |= {f"optimizer/{key}": value for key, value in trainer.optimizer.state().items()}
-    return tensors | {"rng": torch.get_rng_state()}
-
-
-def _restore(trainer: Trainer, progress: Progress, path: Path) -> None:
-    tensors = read_tensors(path / STATE_FILE)
-    load_state(trainer.adapter, _under("adapter/", tensors))
-    trainer.optimizer.load(_under("optimizer/", tensors))
-    trainer.best_file.unlink(missing_ok=True)
-    os.link(path / BEST_FILE, trainer.best_file)
-    trainer.progress = progress
-    torch.set_rng_state(tensors["rng"].clone())
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

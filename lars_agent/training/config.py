@@ -1,4 +1,4 @@
-"""Configuration of training. A section of the settings, so no torch here."""
+"""Configuration of training, a section of the settings; it does not import torch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ __all__ = ["TrainConfig"]
 class TrainConfig:
     """Optimization, evaluation, checkpoints and rehearsal of one training run."""
 
-    steps: int = Field(
-        default=60, ge=1, description="Optimizer steps; one reads `batch_size` x `accumulation` examples."
-    )
+    steps: int = Field(default=60, ge=1, description="Optimizer steps of `batch_size` x `accumulation` examples.")
     batch_size: int = Field(default=8, ge=1, description="Examples in a batch.")
     accumulation: int = Field(default=1, ge=1, description="Batches in a step.")
     learning_rate: float = Field(
@@ -40,13 +38,10 @@ class TrainConfig:
     rehearsal_batch: int = Field(
         default=1,
         ge=0,
-        description="Passages of general text in a step on which the adapter is held to the base model; 0 is off.",
+        description="General-text passages per step on which the adapter is kept close to the base model; 0 is off.",
     )
     rehearsal_weight: float = Field(
-        default=1.0,
-        ge=0,
-        allow_inf_nan=False,
-        description="Weight of their divergence (nats per token) beside the loss.",
+        default=1.0, ge=0, allow_inf_nan=False, description="Weight of their divergence (nats per token) in the loss."
     )
     max_seq_len: int = Field(default=1024, ge=1, description="Longest prompt and reply together, tokens.")
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of the adapter, the data order and the dropout.")

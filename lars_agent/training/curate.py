@@ -1,8 +1,8 @@
-"""From all feedback to what tonight's job learns and what it is judged by: filter, dedupe, scrub, split.
+"""Select a job's training and held-out examples from all feedback: validate, deduplicate, drop secrets, split.
 
-Pure: the same examples, policy and seed give the same answer, whatever the night. The choice between learning and
-judging falls on each example by itself, by the hash of its source id, so that a growing collection moves as few
-examples as can be from one side to the other: an incumbent must not have learned what its successor is judged by.
+Pure: the same examples, policy and seed give the same result. The split hashes each example's source id, so that a
+growing collection moves as few examples as possible between the two sides: an incumbent must not have been trained on
+an example that its successor is evaluated on.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SUPERSEDED = "superseded"
 
 @record("curation")
 class CurationPolicy:
-    """Limits of what is kept and held out; a section of the settings."""
+    """Limits on the examples kept and held out; a section of the settings."""
 
     max_chars: int = Field(
         default=16_000, ge=1, description="Longest prompt and reply together, characters; longer examples are dropped."
@@ -37,16 +37,16 @@ class CurationPolicy:
         default=0.2,
         ge=0,
         le=1,
-        description="Share of the examples to judge by, of those whose reply is also trained in another phrasing and "
-        "of approved replies: the only correction of a fact is always trained.",
+        description="Share of examples held out, among approved replies and replies that are also trained in another "
+        "phrasing; the only correction of a fact is always trained on.",
     )
     min_heldout: int = Field(
         default=4,
         ge=1,
-        description="Least number of examples to judge by, where that takes no only correction and at most a quarter "
-        "of all; one is held out in any case.",
+        description="Least number of held-out examples, up to a quarter of all and without the only correction of a "
+        "fact; at least one is held out.",
     )
-    max_heldout: int = Field(default=64, ge=1, description="Largest number of examples to judge by.")
+    max_heldout: int = Field(default=64, ge=1, description="Largest number of held-out examples.")
 
     def __post_init__(self) -> None:
         if self.max_heldout < self.min_heldout:
@@ -55,7 +55,7 @@ class CurationPolicy:
 
 @dataclass(frozen=True)
 class Dropped:
-    """An example that is neither learned nor judged by: where it came from, and why in a few words."""
+    """The source of an example that is neither trained on nor held out, with the reason in a few words."""
 
     source_id: str
     reason: str
@@ -63,7 +63,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Curated:
-    """What to learn, what to judge by, and what was dropped; each in the order the examples came."""
+    """Training, held-out and dropped examples, each in the order of the input."""
 
     train: tuple[Example, ...]
     heldout: tuple[Example, ...]
@@ -71,24 +71,18 @@ class Curated:
 
 
 def curate(examples: Sequence[Example], policy: CurationPolicy, seed: int = 0) -> Curated:
-    """The curated `examples`, which come oldest first; of two with the same prompt the later one counts.
+    """Return the curated `examples`, which come oldest first; of two with the same prompt the later one is kept.
 
-    An example that was superseded stays so even if what replaced it is dropped for its length or for a secret: the
-    person has taken it back. Raises NothingToLearn when fewer than two examples are left.
+    The earlier one stays dropped even if its successor is dropped for its length or a secret: the user has replaced
+    it. Raises NothingToLearn if fewer than two examples are left.
     """
-    dropped: dict[int, str] = {}
-
-    def drop(reasons: Iterable[tuple[int, str | None]]) -> None:
-        dropped.update((index, reason) for index, reason in reasons if reason)
-
-    def left() -> list[int]:
-        return [index for index in range(len(examples)) if index not in dropped]
-
-    drop((index, _fault(examples[index])) for index in left())
-    drop((index, SUPERSEDED) for index in _superseded(examples, left()))
-    drop((index, _length_fault(examples[index], policy.max_chars)) for index in left())
-    drop((index, _secret(examples[index])) for index in left())
-    kept = [examples[index] for index in left()]
+    dropped = {index: reason for index, example in enumerate(examples) if (reason := _invalid_reason(example))}
+    valid = [index for index in range(len(examples)) if index not in dropped]
+    dropped |= dict.fromkeys(_superseded(examples, valid), SUPERSEDED)
+    for index in valid:
+        if index not in dropped and (reason := _unwanted_reason(examples[index], policy.max_chars)):
+            dropped[index] = reason
+    kept = [example for index, example in enumerate(examples) if index not in dropped]
     if len(kept) < 2:
         raise NothingToLearn(_too_few(len(kept), dropped.values()))
     heldout = _choose_heldout(kept, policy, seed)
@@ -99,8 +93,8 @@ def curate(examples: Sequence[Example], policy: CurationPolicy, seed: int = 0) -
     )
 
 
-def _fault(example: Example) -> str | None:
-    """Why nothing can be learned from this example at all, or None."""
+def _invalid_reason(example: Example) -> str | None:
+    """Return the reason why the example cannot be trained on, or None."""
     if not example.response.strip():
         return "empty reply"
     if not example.messages or example.messages[-1]["role"] != "user" or not example.messages[-1]["content"].strip():
@@ -113,41 +107,42 @@ def _fault(example: Example) -> str | None:
 
 
 def _superseded(examples: Sequence[Example], indices: Iterable[int]) -> list[int]:
-    """Those of `indices` whose prompt comes again later."""
+    """Return those of `indices` whose prompt occurs again later."""
     latest: dict[tuple[tuple[str, str], ...], int] = {}
     superseded = []
     for index in indices:
-        prompt = tuple((turn["role"], _composed(turn["content"]).strip()) for turn in examples[index].messages)
+        prompt = tuple(
+            (turn["role"], unicodedata.normalize("NFC", turn["content"]).strip()) for turn in examples[index].messages
+        )
         if prompt in latest:
             superseded.append(latest[prompt])
         latest[prompt] = index
     return superseded
 
 
-def _length_fault(example: Example, max_chars: int) -> str | None:
-    return "too long" if sum(map(len, _texts(example))) > max_chars else None
-
-
-def _secret(example: Example) -> str | None:
-    kinds = (find_secret(text) for text in _texts(example))
-    return next((f"holds {kind}" for kind in kinds if kind), None)
+def _unwanted_reason(example: Example, max_chars: int) -> str | None:
+    """Return the reason why a valid example is not to be trained on, or None."""
+    texts = _texts(example)
+    if sum(map(len, texts)) > max_chars:
+        return "too long"
+    return next((f"holds {kind}" for text in texts if (kind := find_secret(text))), None)
 
 
 def _too_few(left: int, reasons: Iterable[str]) -> str:
     counts = Counter(reasons)
-    why = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+    listed = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
     return (
-        f"two examples are needed, one to learn and one to judge by; {left} of {left + counts.total()} is left"
-        f"{f' ({why})' if why else ''}. Correct or approve more replies"
+        f"two examples are needed, one to train on and one to evaluate on; {left} of {left + counts.total()} is left"
+        f"{f' ({listed})' if listed else ''}. Correct or approve more replies"
     )
 
 
 def _choose_heldout(kept: Sequence[Example], policy: CurationPolicy, seed: int) -> set[int]:
-    """Indices of the examples to judge by: some of those that may be, or the one that it hurts least to leave out."""
+    """Return the indices of the held-out examples: some of the expendable ones, or else a single other one."""
     draws = [_draw(example, seed) for example in kept]
-    spare = _spare(kept)
-    ranked = sorted(range(len(kept)), key=lambda index: (spare[index], draws[index], index))
-    allowed = [index for index in ranked if spare[index] != _NEEDED]
+    needs = _training_needs(kept)
+    ranked = sorted(range(len(kept)), key=lambda index: (needs[index], draws[index], index))
+    allowed = [index for index in ranked if needs[index] != _NEEDED]
     least = min(policy.min_heldout, max(1, len(kept) // 4))
     most = min(policy.max_heldout, len(kept) // 2)
     drawn = [index for index in allowed if draws[index] < policy.heldout_share]
@@ -155,36 +150,32 @@ def _choose_heldout(kept: Sequence[Example], policy: CurationPolicy, seed: int) 
     return set(filled[:most] or ranked[:1])
 
 
-_PHRASED_AGAIN, _APPROVED, _NEEDED = 0, 1, 2
+_REPHRASED, _APPROVED, _NEEDED = 0, 1, 2
 
 
-def _spare(kept: Sequence[Example]) -> list[int]:
-    """How readily each example can be left out of training.
+def _training_needs(kept: Sequence[Example]) -> list[int]:
+    """Return how much the training needs each example.
 
-    Of several phrasings of one reply, the first of the weightiest is needed: whether the reply was learned from it is
-    what the others can tell.
+    Of several phrasings with one reply, the first with the largest weight is trained on; the others, held out, show
+    if the reply was learned from it.
     """
     groups: dict[str, list[int]] = {}
     for index, example in enumerate(kept):
-        groups.setdefault(_gist(example.response), []).append(index)
-    learned = {max(group, key=lambda index: kept[index].weight) for group in groups.values()}
-    alone = {group[0] for group in groups.values() if len(group) == 1}
-
-    def spare(index: int) -> int:
-        if index not in learned:
-            return _PHRASED_AGAIN
-        return _APPROVED if index in alone and kept[index].weight < 1.0 else _NEEDED
-
-    return [spare(index) for index in range(len(kept))]
+        groups.setdefault(_normalized(example.response), []).append(index)
+    needs = [_REPHRASED] * len(kept)
+    for group in groups.values():
+        first = max(group, key=lambda index: kept[index].weight)
+        needs[first] = _APPROVED if len(group) == 1 and kept[first].weight < 1.0 else _NEEDED
+    return needs
 
 
-def _gist(response: str) -> str:
-    """What two replies share that differ in case, spacing or final punctuation only."""
-    return " ".join(_composed(response).casefold().split()).rstrip(".!")
+def _normalized(response: str) -> str:
+    """Return the reply without differences in case, spacing and final punctuation."""
+    return " ".join(unicodedata.normalize("NFC", response).casefold().split()).rstrip(".!")
 
 
 def _draw(example: Example, seed: int) -> float:
-    """A number in [0, 1) that this example draws every night."""
+    """Return the number in [0, 1) that is the example's own under this seed."""
     name = example.source_id or "\n".join(_texts(example))
     digest = hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:6]) / 2**48
@@ -192,7 +183,3 @@ def _draw(example: Example, seed: int) -> float:
 
 def _texts(example: Example) -> list[str]:
     return [*(turn["content"] for turn in example.messages), example.response]
-
-
-def _composed(text: str) -> str:
-    return unicodedata.normalize("NFC", text)

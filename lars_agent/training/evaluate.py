@@ -1,4 +1,4 @@
-"""Scores of an adapter: how well it replies as the person wants, and what it costs in general."""
+"""Losses of an adapter on replies and on general text, and the scores that the gate decides by."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from lars_agent.training.gate import Scores
 
 GENERAL_TEXT = "general.txt"
 REHEARSAL_TEXT = "rehearsal.txt"
-NEWEST = 64  # trained replies that are scored too; judging takes time
+NEWEST = 64  # trained replies that are scored too; scoring all would take long
 
 
 def reply_nll(
     attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, plan: MemoryPlan = DEFAULT_PLAN
 ) -> Tensor:
-    """(B,) summed negative log-likelihood, in nats, of each row's reply."""
+    """Return each row's summed negative log-likelihood of the reply (B,), in nats."""
     nll = _token_nll(attachment, adapter, batch, plan)  # (T,)
     row = batch.reply_mask.nonzero()[:, 0]  # (T,)
     return torch.zeros(len(batch.reply_mask)).index_add(0, row, nll)
 
 
 def _token_nll(attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, plan: MemoryPlan) -> Tensor:
-    """(T,) negative log-likelihood, in nats, of each reply token of the batch."""
+    """Return the negative log-likelihood of each reply token (T,), in nats."""
     hidden = reply_hidden(attachment, adapter, batch, plan)  # (T, H)
     targets = batch.reply_ids[batch.reply_mask]
     return chunked_cross_entropy(hidden, attachment.vocabulary, targets, plan.loss_chunk)
@@ -41,70 +41,50 @@ def _token_nll(attachment: Attachment, adapter: LarsAdapter | None, batch: Batch
 def divergence_from_base(
     attachment: Attachment, adapter: LarsAdapter, batch: Batch, plan: MemoryPlan = DEFAULT_PLAN
 ) -> Tensor:
-    """KL(base model || adapted model) in nats per predicted token, a scalar that carries gradients to the adapter."""
+    """Return KL(base model || adapted model) in nats per predicted token, a scalar with gradients to the adapter."""
     with torch.no_grad():
         base = reply_hidden(attachment, None, batch, plan, reading_first=reads_first(adapter))  # (T, H)
     adapted = reply_hidden(attachment, adapter, batch, plan)
     return chunked_divergence(adapted, base, attachment.vocabulary, plan.loss_chunk).mean()
 
 
-def mean_loss(
-    attachment: Attachment,
-    adapter: LarsAdapter | None,
-    rows: Sequence[Encoded],
-    pad_id: int,
-    between: Callable[[], None] = lambda: None,
-    plan: MemoryPlan = DEFAULT_PLAN,
-) -> float:
-    """Nats per reply token over all `rows`, in evaluation mode; `between` is called after each batch."""
-    return float(_token_losses(attachment, adapter, rows, pad_id, between, plan).mean())
-
-
-def score(
-    attachment: Attachment,
-    adapter: LarsAdapter | None,
-    newest: Sequence[Encoded],
-    heldout: Sequence[Encoded],
-    general: Sequence[Encoded],
-    pad_id: int,
-    between: Callable[[], None] = lambda: None,
-    plan: MemoryPlan = DEFAULT_PLAN,
-) -> Scores:
-    """Return the scores of `adapter` (None: the base model) that the gate decides by; `newest` are trained rows.
-
-    A token with a loss below ln 2 is likelier than all others together: greedy decoding chooses it.
-    """
-    trained, held_out, text = (
-        _token_losses(attachment, adapter, rows, pad_id, between, plan) for rows in (newest, heldout, general)
-    )
-    recalled = torch.cat([trained, held_out]) < math.log(2)
-    return Scores(float(held_out.mean()), float(text.mean()), float(recalled.double().mean()))
-
-
 @torch.no_grad()
-def _token_losses(
+def token_losses(
     attachment: Attachment,
     adapter: LarsAdapter | None,
     rows: Sequence[Encoded],
     pad_id: int,
-    between: Callable[[], None],
-    plan: MemoryPlan,
+    check: Callable[[], None] = lambda: None,
+    plan: MemoryPlan = DEFAULT_PLAN,
 ) -> Tensor:
-    """(T,) float64, in nats: the loss of each reply token of all `rows`, in evaluation mode."""
+    """Return the loss of each reply token of all `rows` (T,) float64, in nats, in evaluation mode.
+
+    `check` is called after each batch.
+    """
     if adapter is not None:
         adapter.eval()
     losses, ordered = [torch.empty(0, dtype=torch.float64)], by_length(rows)
     for start in range(0, len(ordered), plan.micro_batch):
         batch = collate(ordered[start : start + plan.micro_batch], pad_id)
         losses.append(_token_nll(attachment, adapter, batch, plan).double())
-        between()
+        check()
     return torch.cat(losses)
 
 
-def general_text(tokenizer: PreTrainedTokenizerBase, name: str = GENERAL_TEXT) -> list[Encoded]:
-    """A text shipped with the package: each passage's second half is predicted from its first.
+def score(newest: Tensor, heldout: Tensor, text: Tensor) -> Scores:
+    """Return the scores that the gate decides by, from the `token_losses` (T,) of three sets of rows.
 
-    `general.txt` is measured and never trained on; `rehearsal.txt` shares no sentence with it and is for training.
+    `newest` are trained replies. A token with a loss below ln 2 has a probability above 1/2, so greedy decoding chooses
+    it.
+    """
+    recalled = torch.cat([newest, heldout]) < math.log(2)
+    return Scores(float(heldout.mean()), float(text.mean()), float(recalled.double().mean()))
+
+
+def general_text(tokenizer: PreTrainedTokenizerBase, name: str = GENERAL_TEXT) -> list[Encoded]:
+    """Return the passages of a text in `lars_agent.data`; each one's second half is predicted from its first.
+
+    `general.txt` is for evaluation only; `rehearsal.txt`, for training, shares no sentence with it.
     """
     text = resources.files("lars_agent.data").joinpath(name).read_text(encoding="utf-8")
     passages = [passage.strip() for passage in text.split("\n\n") if passage.strip()]

@@ -1,16 +1,16 @@
-"""The job directory: the seam between the daemon and the training worker.
+"""The job directory: the interface between the daemon and the training worker.
 
-job.json         what to do: frozen when the daemon writes it
-train.jsonl      the examples to learn
-heldout.jsonl    the examples to judge by
-plan.json        how the budget is kept: chosen by the worker before it loads the model, and then kept
+job.json         the job's specification; constant once the daemon has written it
+train.jsonl      the training examples
+heldout.jsonl    the held-out examples
+plan.json        memory plans, chosen by the worker before it loads the model
 progress.jsonl   one line per step, appended by the worker
-alive            touched by the worker, every second or so, as long as it gets on
-checkpoint-N/    where a killed worker goes on from
+alive            touched by the worker about every second while it makes progress
+checkpoint-N/    the state from which a killed worker continues
 candidate/       the adapter, written at the end
-result.json      what was measured; its presence means that the worker is done
+result.json      the measurements; its presence means that the worker is done
 
-The worker's exit status is 0 once there is a result, EXIT_STOPPED or EXIT_DISK_FULL where it may be run again.
+The worker's exit status is 0 if there is a result, EXIT_STOPPED or EXIT_DISK_FULL if it may be run again.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ SCHEMA = 1
 SPEC_FILE, PLAN_FILE, RESULT_FILE, PROGRESS_FILE = "job.json", "plan.json", "result.json", "progress.jsonl"
 ALIVE_FILE = "alive"
 TRAIN_FILE, HELDOUT_FILE, CANDIDATE = "train.jsonl", "heldout.jsonl", "candidate"
-EXIT_STOPPED = 75  # after SIGTERM: there is a checkpoint, and the same command goes on from there
-EXIT_DISK_FULL = 74  # there was no room for the result
+EXIT_STOPPED = 75  # after SIGTERM; the same command continues from the checkpoint
+EXIT_DISK_FULL = 74  # no room for the result
 
 
 @record("job", JobInvalid)
 class JobSpec:
-    """Everything a worker needs to know; with the two example files it is the whole input of a job.
+    """A job's specification; with the two example files it is the worker's whole input.
 
     Attributes:
         model_path: folder of the base model; `model_sha256` is the digest it must have.
         dtype: `auto`, `float32`, `bfloat16`, `int8` or `int4`, see `lars_agent.models.open.compute_dtype`.
-        plan: the fields of `MemoryPlan` where it is not to be chosen for the budget.
+        plan: the fields of a `MemoryPlan` to use instead of the one chosen for the budget.
         parent: folder of the incumbent adapter, None when the base model is in use.
         budget_bytes: peak resident memory the worker may reach; None for no limit.
         threads: torch's thread count; 0 for all cores.
-        costs_file: where this device's measured costs are kept; None to plan by those of another.
+        costs_file: cache of this device's measured costs; None for the built-in ones.
     """
 
     job_id: str
@@ -76,25 +76,26 @@ class JobSpec:
     @classmethod
     def read(cls, folder: Path) -> JobSpec:
         """Return the spec in `folder`. Raises JobInvalid."""
-        values = _read_object(folder / SPEC_FILE)
-        if isinstance(schema := values.get("schema"), int) and schema > SCHEMA:
-            raise JobInvalid(f"{folder / SPEC_FILE} has schema {schema}; this lars-agent knows up to {SCHEMA}")
-        return from_json(cls, values, source=folder / SPEC_FILE)
+        path = folder / SPEC_FILE
+        values = read_json(path)
+        if isinstance(values, dict) and isinstance(schema := values.get("schema"), int) and schema > SCHEMA:
+            raise JobInvalid(f"{path} has schema {schema}; this lars-agent knows up to {SCHEMA}")
+        return from_json(cls, values, source=path)
 
 
 @record("result", JobInvalid)
 class JobResult:
-    """What the worker measured. It judges nothing: the gate decides from these numbers.
+    """The worker's measurements, from which the gate decides.
 
     Attributes:
-        error, error_type, error_fields: of a worker that failed, as `lars_agent.errors.serialize_error` gives them.
-        candidate, incumbent, base: losses of the new adapter, of the one in use, and of the model without any.
+        error, error_type, error_fields: of a worker that failed, see `lars_agent.errors.serialize_error`.
+        candidate, incumbent, base: scores of the new adapter, of the one in use, and of the base model alone.
         best_step: the step kept.
         losses: reply loss in nats per token, `train` of the last step and `heldout` of the step kept.
-        peak_bytes: the worker's peak resident memory; `predicted_peak_bytes` is what the plan promised.
-        plan: the fields of the `MemoryPlan` that it ended with; `stepped_down` lists those left for a smaller one.
-        seconds, cpu_seconds: time spent, and what the cores worked in it, all resumed runs together.
-        learned: the source ids of the examples that were trained on: those that were neither too long nor refused.
+        peak_bytes: the worker's peak resident memory; `predicted_peak_bytes` is the first plan's prediction.
+        plan: the fields of the last `MemoryPlan`; `stepped_down` lists those left for a smaller one.
+        seconds, cpu_seconds: wall-clock and processor time, all resumed runs together.
+        learned: source ids of the examples trained on, without those skipped.
     """
 
     status: Literal["succeeded", "failed"]
@@ -121,13 +122,13 @@ class JobResult:
 
 
 def read_result(folder: Path) -> JobResult | None:
-    """Return the worker's result, or None while it has not finished. Raises JobInvalid."""
+    """Return the worker's result, or None if it has not finished. Raises JobInvalid."""
     path = folder / RESULT_FILE
-    return from_json(JobResult, _read_object(path), source=path) if path.exists() else None
+    return from_json(JobResult, read_json(path), source=path) if path.exists() else None
 
 
 def read_progress(folder: Path) -> list[dict[str, Any]]:
-    """The progress lines so far; a torn last line (the worker is writing, or was killed) is left out."""
+    """Return the progress lines so far, without an incomplete last line (of a worker that is writing or was killed)."""
     try:
         text = (folder / PROGRESS_FILE).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -136,31 +137,26 @@ def read_progress(folder: Path) -> list[dict[str, Any]]:
 
 
 def write_examples(path: Path, examples: Sequence[Example]) -> None:
-    """`path` holds one JSON line per example."""
+    """Write the examples to `path`, one JSON line each."""
     write_atomically(path, "".join(json.dumps(example.as_dict()) + "\n" for example in examples))
 
 
 def read_examples(path: Path) -> list[Example]:
-    """The examples in `path`. Raises JobInvalid naming the line that cannot be read."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise JobInvalid(f"{path} cannot be read: {error}") from error
-    examples = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            examples.append(Example.from_dict(json.loads(line)))
-        except (KeyError, TypeError, ValueError) as error:
-            raise JobInvalid(f"{path}, line {number}: {error!r}") from error
-    return examples
+    """Return the examples in `path`. Raises JobInvalid, naming the line and the field."""
+    lines = _read_text(path).splitlines()
+    return [Example.from_json(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`. Raises JobInvalid."""
+def read_json(path: Path) -> Any:
+    """Return the JSON value in `path`. Raises JobInvalid."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(_read_text(path))
+    except ValueError as error:
+        raise JobInvalid(f"{path} is not valid JSON: {error}") from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise JobInvalid(f"{path} cannot be read: {error}") from error
-    if not isinstance(record, dict):
-        raise JobInvalid(f"{path} holds {type(record).__name__}, not an object")
-    return record

@@ -1,11 +1,14 @@
-"""A job's examples as tokens, and the plan that their lengths and the job's budget ask for; no weight is read."""
+"""plan.json: a job's memory plans, chosen from the lengths of its examples and its budget without reading weights.
+
+A restarted worker continues with the plan in use.
+"""
 
 from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,8 @@ import torch
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
-from lars_agent.errors import BudgetTooSmall, ExampleTooLong, ModelUnsupported
-from lars_agent.example import Example
+from lars_agent.errors import BudgetTooSmall, ExampleTooLong, JobInvalid, ModelUnsupported
+from lars_agent.files import write_atomically
 from lars_agent.memory.allocator import allocator_name
 from lars_agent.memory.measure import rss_bytes
 from lars_agent.models.open import compute_dtype, open_tokenizer, precision
@@ -24,56 +27,114 @@ from lars_agent.planning.costs import DEFAULT_COSTS, Costs
 from lars_agent.planning.planner import EstimatedPlan, choose_plan, estimate_plan, ladder, needed_bytes
 from lars_agent.planning.shape import ModelShape, shape_of
 from lars_agent.planning.workload import Batches, Workload
-from lars_agent.records import from_json
+from lars_agent.records import from_json, record, to_dict, to_json
 from lars_agent.training.batches import Encoded, by_length, encode, pad_id, step_rows
 from lars_agent.training.config import TrainConfig
 from lars_agent.training.evaluate import NEWEST, REHEARSAL_TEXT, general_text
-from lars_agent.training.job_directory import HELDOUT_FILE, TRAIN_FILE, JobSpec, read_examples
+from lars_agent.training.job_directory import HELDOUT_FILE, PLAN_FILE, TRAIN_FILE, JobSpec, read_examples, read_json
+
+LEAST_GAIN = 0.03  # of the predicted peak that a smaller plan must save; less would not end the memory pressure
 
 
-def encoded(folder: Path, spec: JobSpec, tokenizer: PreTrainedTokenizerFast) -> tuple[list[Encoded], list[Encoded]]:
-    """What the job learns and what it is judged by, as tokens.
+@record("plan file", JobInvalid)
+class JobPlan:
+    """Content of plan.json: the plan in use with its prediction (see `EstimatedPlan.as_dict`), and the others.
 
-    What is too long, or what the model's chat template refuses, is left out and said so on stderr. Where that takes all
-    there is to judge by, one of the others is judged by instead.
+    Attributes:
+        smaller: the plans left to try, in this order.
+        stepped_down: each `plan` left for a smaller one, with its prediction, the `step`, and the `held_bytes` then.
     """
-    train, heldout = (_rows(folder / name, spec, tokenizer) for name in (TRAIN_FILE, HELDOUT_FILE))
+
+    plan: MemoryPlan
+    predicted_peak_bytes: int
+    least_budget_bytes: int | None = None
+    step_seconds: float | None = None
+    relative_time: float | None = None
+    estimate: Mapping[str, Any] = field(default_factory=dict)
+    smaller: tuple[Mapping[str, Any], ...] = ()
+    stepped_down: tuple[Mapping[str, Any], ...] = ()
+
+    @classmethod
+    def read(cls, folder: Path) -> JobPlan:
+        """Return the plan in `folder`. Raises JobInvalid."""
+        return from_json(cls, read_json(folder / PLAN_FILE), source=folder / PLAN_FILE)
+
+    @classmethod
+    def read_or_make(cls, folder: Path, make: Callable[[], Sequence[EstimatedPlan]]) -> JobPlan:
+        """Return the plan in `folder`; if there is none, write the plans that `make` returns. Raises JobInvalid."""
+        if (folder / PLAN_FILE).exists():
+            return cls.read(folder)
+        first, *smaller = [planned.as_dict() for planned in make()]
+        made = from_json(cls, first | {"smaller": smaller})
+        made.write(folder)
+        return made
+
+    def write(self, folder: Path) -> None:
+        """Write plan.json into `folder`."""
+        write_atomically(folder / PLAN_FILE, to_json(self))
+
+    def step_down(self, held_bytes: int, at_step: int) -> JobPlan | None:
+        """Return the job's plan with the next smaller one in use, or None if no other saves enough."""
+        enough = (1 - LEAST_GAIN) * self.predicted_peak_bytes
+        smaller = [planned for planned in self.smaller if planned["predicted_peak_bytes"] <= enough]
+        if not smaller:
+            return None
+        left = {"plan": to_dict(self.plan), "predicted_peak_bytes": self.predicted_peak_bytes}
+        left |= {"step": at_step, "held_bytes": held_bytes}
+        return from_json(JobPlan, {**smaller[0], "smaller": smaller[1:], "stepped_down": [*self.stepped_down, left]})
+
+
+def promised_bytes(folder: Path) -> int | None:
+    """Return the predicted peak of the job's first plan, before any step down, or None without a valid plan.json."""
+    try:
+        plan = JobPlan.read(folder)
+    except JobInvalid:
+        return None
+    return int(plan.stepped_down[0]["predicted_peak_bytes"]) if plan.stepped_down else plan.predicted_peak_bytes
+
+
+def encode_job(folder: Path, spec: JobSpec, tokenizer: PreTrainedTokenizerFast) -> tuple[list[Encoded], list[Encoded]]:
+    """Return the job's training and held-out examples as tokens.
+
+    Examples that are too long or refused by the chat template are skipped, with a line on stderr. If no held-out one is
+    left, the last training example is held out instead.
+    """
+    train, heldout = (_encode_file(folder / name, spec, tokenizer) for name in (TRAIN_FILE, HELDOUT_FILE))
     if not heldout and len(train) > 1:
         heldout = [train.pop()]
     return train, heldout
 
 
 def plan_job(folder: Path) -> dict[str, Any]:
-    """What the job in `folder` would be planned as; nothing is loaded or written.
+    """Return the plans of the job in `folder` as JSON values, without loading the model or writing anything.
 
-    `chosen` is the plan (null where no plan fits, and `error` says what would), `ladder` all that are worth having,
-    fastest first.
+    `ladder` holds the Pareto-optimal plans, fastest first; `chosen` is the one for the budget, or null, with an `error`
+    that names the least sufficient budget.
     """
     spec = JobSpec.read(folder)
     tokenizer = open_tokenizer(Path(spec.model_path))
-    train, heldout = encoded(folder, spec, tokenizer)
-    steps = ladder(*_asked(spec, train, heldout, tokenizer))
-    record: dict[str, Any] = {"budget_bytes": spec.budget_bytes, "chosen": None, "error": None}
-    record["ladder"] = [planned.as_dict() for planned in steps]
+    steps = ladder(*_planner_input(spec, *encode_job(folder, spec, tokenizer), tokenizer))
+    plans: dict[str, Any] = {"budget_bytes": spec.budget_bytes, "chosen": None, "error": None}
+    plans["ladder"] = [planned.as_dict() for planned in steps]
     try:
-        return record | {"chosen": choose_plan(steps, spec.budget_bytes).as_dict()}
+        return plans | {"chosen": choose_plan(steps, spec.budget_bytes).as_dict()}
     except BudgetTooSmall as error:
-        return record | {"error": str(error)}
+        return plans | {"error": str(error)}
 
 
 def plans_for(
     spec: JobSpec, train: Sequence[Encoded], heldout: Sequence[Encoded], tokenizer: PreTrainedTokenizerFast
 ) -> list[EstimatedPlan]:
-    """The plans for the job, given what it learns and is judged by: the fastest within its budget, then ever smaller.
+    """Return the job's plans: the fastest within its budget, or the one that the job names, then the smaller ones.
 
-    Where the job names its plan, that one comes first, whether it fits or not. Raises BudgetTooSmall.
+    Raises BudgetTooSmall.
     """
-    shape, load, size, costs = _asked(spec, train, heldout, tokenizer)
+    shape, load, size, costs = _planner_input(spec, train, heldout, tokenizer)
     steps = ladder(shape, load, size, costs)
     if spec.plan:
         named = from_json(MemoryPlan, spec.plan)
-        at_once = replace(named, micro_batch=min(named.micro_batch, size))
-        first = estimate_plan(at_once, steps[0], shape, load, costs)
+        plan = replace(named, micro_batch=min(named.micro_batch, size))
+        first = estimate_plan(plan, steps[0], shape, load, costs)
     else:
         first = choose_plan(steps, spec.budget_bytes)
     smaller = [step for step in steps if step.estimate.peak_bytes < first.estimate.peak_bytes]
@@ -81,70 +142,57 @@ def plans_for(
     return [first, *(fitting or smaller)]
 
 
-def _asked(
+def _planner_input(
     spec: JobSpec, train: Sequence[Encoded], heldout: Sequence[Encoded], tokenizer: PreTrainedTokenizerFast
 ) -> tuple[ModelShape, Workload, int, Costs]:
-    """What the planner is asked: model, work, examples a step, and costs; in a process like this one."""
+    """Return the arguments of `ladder`, as measured in a process that has not loaded the model."""
     config = spec.training
     program_bytes = rss_bytes()
     costs = _costs(spec)
-    shape = _shape(spec)
+    shape = shape_of(Path(spec.model_path), spec.lars, *precision(spec.dtype))
     passages = general_text(tokenizer, REHEARSAL_TEXT) if config.rehearsal_batch and config.rehearsal_weight else []
     steps = _steps(train, config, config.batch_size, config.accumulation)
     rehearsals = _steps(passages, config, config.rehearsal_batch, 1)
     newest = train[-NEWEST:]
-    learning = {row for rows in (heldout, newest, *steps, *rehearsals) for row in rows}
-    words = {word for row in learning for word in (*row.prompt, *row.reply)}
+    rows = {row for part in (heldout, newest, *steps, *rehearsals) for row in part}
+    token_ids = {token_id for row in rows for token_id in (*row.prompt, *row.reply)}
     load = Workload(
         steps=_lengths(steps),
         number_bytes=compute_dtype(spec.dtype).itemsize,
         program_bytes=program_bytes + costs.started_bytes,
         rehearsals=_lengths(rehearsals),
-        evaluations=_lengths([by_length(rows) for rows in (newest, heldout, general_text(tokenizer))]),
-        unread_bytes=shape.unread_bytes(words | {0, pad_id(tokenizer)}),
+        evaluations=_lengths([by_length(part) for part in (newest, heldout, general_text(tokenizer))]),
+        unread_bytes=shape.unread_bytes(token_ids | {0, pad_id(tokenizer)}),
     )
     return shape, load, config.batch_size, costs
 
 
 def _steps(rows: Sequence[Encoded], config: TrainConfig, size: int, accumulation: int) -> list[list[Encoded]]:
-    """What each step works on; nothing where there is nothing to work on."""
-    if not rows:
-        return []
-    return [step_rows(rows, size, accumulation, step, config.seed) for step in range(config.steps)]
+    """Return the rows of each step; no steps without rows."""
+    return [step_rows(rows, size, accumulation, step, config.seed) for step in range(config.steps if rows else 0)]
 
 
 def _lengths(batches: Sequence[Sequence[Encoded]]) -> Batches:
     return tuple(tuple((len(row.prompt), len(row.reply)) for row in rows) for rows in batches)
 
 
-def _shape(spec: JobSpec) -> ModelShape:
-    lars = spec.lars
-    return shape_of(Path(spec.model_path), lars, *precision(spec.dtype))
-
-
 def _costs(spec: JobSpec) -> Costs:
-    """What a step's pieces take on this device, measured once; the built-in figures where none are kept."""
+    """Return the costs of a step's parts on this device, measured once; the built-in ones without a costs file."""
     if spec.costs_file is None:
         return DEFAULT_COSTS
-    lars = spec.lars
-    where = f"{platform.node()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {allocator_name()}"
-    name = f"{where}: {spec.model_sha256[:12]} {spec.dtype} {lars.pooling}"
+    device = f"{platform.node()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {allocator_name()}"
+    name = f"{device}: {spec.model_sha256[:12]} {spec.dtype} {spec.lars.pooling}"
     return Calibration(Path(spec.costs_file)).costs(
-        name, lambda: costs_of(Path(spec.model_path), lars, *precision(spec.dtype))
+        name, lambda: costs_of(Path(spec.model_path), spec.lars, *precision(spec.dtype))
     )
 
 
-def _rows(path: Path, spec: JobSpec, tokenizer: PreTrainedTokenizerFast) -> list[Encoded]:
-    max_seq_len = spec.training.max_seq_len
+def _encode_file(path: Path, spec: JobSpec, tokenizer: PreTrainedTokenizerFast) -> list[Encoded]:
     rows = []
     for example in read_examples(path):
+        stripped = replace(example, response=example.response.strip())  # served replies end in no newline either
         try:
-            rows.append(encode(tokenizer, _cleaned(example), max_seq_len))
+            rows.append(encode(tokenizer, stripped, spec.training.max_seq_len))
         except (ExampleTooLong, ModelUnsupported, TemplateError) as error:
-            sys.stderr.write(f"left out: {example.source_id}: {error}\n")
+            sys.stderr.write(f"skipped: {example.source_id}: {error}\n")
     return rows
-
-
-def _cleaned(example: Example) -> Example:
-    """The example without surrounding white space in its reply: a reply never ends in a line break when served."""
-    return Example(example.messages, example.response.strip(), example.weight, example.source_id)

@@ -1,7 +1,7 @@
-"""What must never be learned: text that holds a key, a token, a password or an account number.
+"""Detect secrets, which must not be trained on: keys, tokens, passwords and account numbers.
 
-A model trained on a secret can be talked into telling it. The patterns are those whose shape alone gives them away
-(and whose checksum agrees, where they have one); a secret that looks like ordinary words is not found.
+A model trained on a secret can reproduce it. The patterns match secrets with a distinctive form (and a valid checksum
+if they have one); a secret that looks like ordinary words is not found.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from itertools import accumulate
 
 __all__ = ["find_secret"]
 
-_SHAPES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
+_PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (kind, re.compile(pattern))
     for kind, pattern in (
         ("a private key", r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----"),
         ("a private key", r"\bAGE-SECRET-KEY-1[0-9A-Z]{40,}"),
-        ("an API key", r"\bsk-[A-Za-z0-9_-]{20,}"),  # OpenAI, Anthropic and those who copy them
+        ("an API key", r"\bsk-[A-Za-z0-9_-]{20,}"),  # OpenAI, Anthropic and compatible
         ("an API key", r"\b[sr]k_(?:live|test)_[A-Za-z0-9]{16,}"),  # Stripe
         ("an API key", r"\bAIza[A-Za-z0-9_-]{35}"),  # Google
         ("an API key", r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),  # AWS
@@ -28,7 +28,7 @@ _SHAPES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("an access token", r"\bnpm_[A-Za-z0-9]{36}"),
         ("an access token", r"\bpypi-[A-Za-z0-9_-]{50,}"),
         ("an access token", r"\beyJ[A-Za-z0-9_-]{10,2000}\.eyJ[A-Za-z0-9_-]{10,4000}\.[A-Za-z0-9_-]{10,}"),  # JWT
-        ("a password", r"://[^\s/:@]{1,100}:[^\s/@]{1,100}@"),  # in an address
+        ("a password", r"://[^\s/:@]{1,100}:[^\s/@]{1,100}@"),  # in a URL
         (
             "a password",
             r"(?i)\b(?:password|passwd|passphrase|pwd)\b(?:\s{0,3}[:=]|\s{1,3}is)\s{0,3}[\"'`]?"
@@ -48,9 +48,9 @@ _IBAN = re.compile(r"\b[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})
 
 
 def find_secret(text: str) -> str | None:
-    """What kind of secret `text` holds, with its article ("an API key"), or None."""
-    for kind, shape in _SHAPES:
-        if shape.search(text):
+    """Return the kind of secret in `text`, with its article ("an API key"), or None."""
+    for kind, pattern in _PATTERNS:
+        if pattern.search(text):
             return kind
     if any(_holds_card(run.group()) for run in _DIGIT_GROUPS.finditer(text)):
         return "a card number"
@@ -60,7 +60,7 @@ def find_secret(text: str) -> str | None:
 
 
 def _holds_card(run: str) -> bool:
-    """Whether neighbouring groups of digits in `run`, joined, are a card number."""
+    """Return True if adjacent groups of digits in `run`, joined, are a card number."""
     groups = re.split("[ -]", run)
     return any(
         _CARD.fullmatch(digits) and _passes_luhn(digits)
@@ -75,7 +75,7 @@ def _passes_luhn(digits: str) -> bool:
 
 
 def _is_iban(text: str) -> bool:
-    """Whether the ISO 13616 check digits agree."""
+    """Return True if the ISO 13616 check digits are valid."""
     compact = text.replace(" ", "")
     if not 15 <= len(compact) <= 34:
         return False

@@ -1,9 +1,8 @@
 """Train an adapter and keep its last step, or with `patience` the step with the lowest held-out loss.
 
-The held-out loss does not choose the step by itself: a fact that a person corrects once is either trained or held out,
-and the loss on a fact that was not trained rises as the adapter becomes sure of the others. The loop is a pure function
-of its seed, its data and its thread count: a run that is interrupted and resumed ends in the same bytes as one that is
-not.
+By default the last step is kept, because the held-out loss misleads if each fact is corrected once: the loss on a fact
+that is held out rises as the adapter becomes sure of the others. A run is a pure function of its seed, data and thread
+count; interrupted and resumed, it ends in the same bytes.
 """
 
 from __future__ import annotations
@@ -31,17 +30,17 @@ from lars_agent.ops.memory_plan import DEFAULT_PLAN, MemoryPlan
 from lars_agent.ops.safetensors_io import read_tensors, tensor_file
 from lars_agent.training.batches import Encoded, collate, step_rows
 from lars_agent.training.config import TrainConfig
-from lars_agent.training.evaluate import divergence_from_base, mean_loss, reply_nll
+from lars_agent.training.evaluate import divergence_from_base, reply_nll, token_losses
 
 BEST_FILE = "best.safetensors"
-Done = TypeVar("Done")
+T = TypeVar("T")
 
 
 @dataclass
 class Progress:
-    """State of a run; together with adapter, best adapter, optimizer and RNG it is all that a checkpoint needs.
+    """State of a run; with adapter, best adapter, optimizer and RNG state it is all that a checkpoint needs.
 
-    `best_step` is the step kept so far, `best_loss` its held-out loss. `best_step` is None before the first evaluation.
+    `best_step` is the step kept so far (None before the first evaluation), `best_loss` its held-out loss.
     """
 
     step: int = 0
@@ -53,16 +52,16 @@ class Progress:
 
 
 def no_smaller_plan(held_bytes: int) -> MemoryPlan:
-    """Raises BudgetExceeded: there is no other plan."""
+    """Raise BudgetExceeded: there is no smaller plan."""
     raise BudgetExceeded(f"training holds {held_bytes:,} bytes, too many for its budget; raise memory.budget_bytes")
 
 
 class Trainer:
-    """One training run of `adapter` on `train`, judged on `heldout`.
+    """One training run of `adapter` on `train`, evaluated on `heldout`.
 
-    The best adapter so far lies in `folder` (None: a temporary one), not in memory. `smaller` gives the plan to go on
-    with when so many bytes are held and that is too near the budget. Raises NothingToLearn when there is nothing to
-    learn or to judge by.
+    The best adapter so far is stored in `folder` (None: a temporary one), not in memory. `smaller_plan` returns the
+    plan to continue with under memory pressure, given the bytes held. Raises NothingToLearn if `train` or `heldout` is
+    empty.
     """
 
     def __init__(
@@ -76,168 +75,148 @@ class Trainer:
         rehearsal: Sequence[Encoded] = (),
         plan: MemoryPlan = DEFAULT_PLAN,
         folder: Path | None = None,
-        smaller: Callable[[int], MemoryPlan] = no_smaller_plan,
+        smaller_plan: Callable[[int], MemoryPlan] = no_smaller_plan,
     ) -> None:
         if not train or not heldout:
             raise NothingToLearn(
-                f"{len(train)} examples to learn and {len(heldout)} to judge by; both must be at least 1"
+                f"{len(train)} examples to train on and {len(heldout)} held out; both must be at least 1"
             )
         self.attachment, self.adapter, self.config, self.plan = attachment, adapter, config, plan
         self.train_rows, self.heldout_rows, self.pad_id = train, heldout, pad_id
         self.rehearsal_rows = rehearsal if config.rehearsal_batch and config.rehearsal_weight else ()
         self.optimizer = FlatAdamW(adapter.parameters(), config.weight_decay, plan.optimizer_bits)
-        self._smaller = smaller
         self.progress = Progress()
-        self.best_file = (self._scratch() if folder is None else folder) / BEST_FILE
+        self._smaller_plan = smaller_plan
+        self._check: Callable[[], None] = lambda: None
+        if folder is None:
+            folder = Path(tempfile.mkdtemp(prefix="lars-agent-"))
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self.best_file = folder / BEST_FILE
 
     def run(
         self,
         *,
         on_step: Callable[[Progress], None] = lambda progress: None,
-        on_checkpoint: Callable[[Trainer], None] = lambda trainer: None,
-        between: Callable[[], None] = lambda: None,
+        on_checkpoint: Callable[[Trainer], object] = lambda trainer: None,
+        check: Callable[[], None] = lambda: None,
     ) -> bool:
-        """True when all steps are done (the adapter then holds the step kept), False when `between` raised Preempted.
+        """Train, load the step kept, and return True; return False if `check` raised Preempted.
 
-        `on_step` is called after each step, `between` after each piece of work (it may also raise MemoryPressure, see
-        `within_budget`), `on_checkpoint` every `checkpoint_every` steps, before stopping, and at the end of training.
+        `on_step` is called after each step, `check` after each micro-batch (it may also raise MemoryPressure, see
+        `within_budget`), `on_checkpoint` every `checkpoint_every` steps, on preemption and at the end.
         """
+        self._check = check
         try:
-            self._run(on_step, on_checkpoint, between)
+            self.within_budget(self._begin)
+            while self._evaluation_due() or (self.progress.step < self.config.steps and not self._out_of_patience()):
+                self.within_budget(check)
+                if not self._evaluation_due():  # else the run was interrupted before it
+                    self.within_budget(self._step)
+                if self._evaluation_due():
+                    self.within_budget(self._evaluate)
+                on_step(self.progress)
+                if self.progress.step % self.config.checkpoint_every == 0:
+                    on_checkpoint(self)
         except Preempted:
             if self.progress.best_step is not None:
                 on_checkpoint(self)
             return False
+        on_checkpoint(self)  # the final scoring may be interrupted too
         load_state(self.adapter, read_tensors(self.best_file))
         return True
 
-    def _run(
-        self,
-        on_step: Callable[[Progress], None],
-        on_checkpoint: Callable[[Trainer], None],
-        between: Callable[[], None],
-    ) -> None:
-        self.within_budget(lambda: self._begin(between))
-        while self._is_owed_evaluation() or (self.progress.step < self.config.steps and not self._out_of_patience()):
-            self.within_budget(between)
-            if not self._is_owed_evaluation():  # else it was interrupted there
-                self.within_budget(lambda: self._step(between))
-            if self._is_owed_evaluation():
-                self.within_budget(lambda: self._evaluate(between))
-            on_step(self.progress)
-            if self.progress.step % self.config.checkpoint_every == 0:
-                on_checkpoint(self)
-        on_checkpoint(self)  # what is measured after it may be interrupted too
+    def token_losses(self, adapter: LarsAdapter | None, rows: Sequence[Encoded]) -> Tensor:
+        """Return the losses (T,) of all reply tokens under the plan in use; may raise MemoryPressure or Preempted."""
+        return token_losses(self.attachment, adapter, rows, self.pad_id, self._check, self.plan)
 
-    def release(self) -> None:
-        """Training is over: gradients and moments are let go of."""
-        self.optimizer.release()
+    def within_budget(self, work: Callable[[], T]) -> T:
+        """Return the result of `work`; after MemoryPressure, repeat it under a smaller plan.
 
-    def within_budget(self, work: Callable[[], Done]) -> Done:
-        """What `work` gives; where it raises MemoryPressure it is done again under the plan that `smaller` says.
-
-        It is as if it had not been begun: no step is lost and none is half taken. So it is where Preempted comes, which
-        is raised.
+        Interrupted work is undone: no step is lost or half taken. The same holds on Preempted, which is raised.
         """
         while True:
-            random = torch.get_rng_state()
+            rng_state = torch.get_rng_state()
             try:
                 return work()
             except MemoryPressure as pressure:
                 held_bytes = pressure.held_bytes
             except Preempted:
-                self._undo(random)
+                self._undo(rng_state)
                 raise
-            self._undo(random)
-            gc.collect()  # what the work had made lies in reference cycles
-            self.plan = self._smaller(held_bytes)
+            self._undo(rng_state)
+            gc.collect()  # the work's tensors are in reference cycles
+            self.plan = self._smaller_plan(held_bytes)
             self.optimizer.use_bits(self.plan.optimizer_bits)
 
-    def _undo(self, random: Tensor) -> None:
-        """The step that was being taken has left nothing; `random` was the generator's state before it."""
-        torch.set_rng_state(random)
+    def _undo(self, rng_state: Tensor) -> None:
+        """Discard an interrupted step: restore the RNG state and clear the gradient."""
+        torch.set_rng_state(rng_state)
         self.optimizer.gradient.zero_()
 
-    def _is_owed_evaluation(self) -> bool:
-        """Whether the last step is one after which the held-out loss is measured, and that has not been done."""
+    def _evaluation_due(self) -> bool:
+        """Return True if the held-out loss is to be measured after the last step and has not been."""
         step = self.progress.step
         due = step % self.config.evaluate_every == 0 or step == self.config.steps
         return step > 0 and due and self.progress.heldout_loss is None
 
-    def _scratch(self) -> Path:
-        """A folder that goes with this trainer."""
-        folder = tempfile.mkdtemp(prefix="lars-agent-")
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        return Path(folder)
-
-    def _begin(self, between: Callable[[], None]) -> None:
-        """Seed the dropout of a fresh run and evaluate the untrained adapter."""
-        if self.progress.best_step is not None:
-            return
-        torch.manual_seed(self.config.seed)
-        self._evaluate(between)
-
     def _out_of_patience(self) -> bool:
         return 0 < self.config.patience <= self.progress.evaluations_since_best
 
-    def _step(self, between: Callable[[], None]) -> None:
-        """One optimizer step over its micro-batches, each reply token weighing the same in all of them."""
+    def _begin(self) -> None:
+        """Seed the dropout of a new run and evaluate the untrained adapter."""
+        if self.progress.best_step is None:
+            torch.manual_seed(self.config.seed)
+            self._evaluate()
+
+    def _step(self) -> None:
+        """Take one optimizer step over its micro-batches, with the same weight for each reply token in all of them."""
         self.adapter.train()
-        config = self.config
-        rows = step_rows(self.train_rows, config.batch_size, config.accumulation, self.progress.step, config.seed)
+        config, progress, size = self.config, self.progress, self.plan.micro_batch
+        rows = step_rows(self.train_rows, config.batch_size, config.accumulation, progress.step, config.seed)
         weighted_tokens = sum(row.weight * len(row.reply) for row in rows)
         total = 0.0
-        size = self.plan.micro_batch
         for start in range(0, len(rows), size):
-            batch = collate(rows[start : start + size], self.pad_id)
-            total += self._learn(batch, weighted_tokens)
-            between()
-        self._rehearse(between)
-        self.optimizer.clip(self.config.clip_norm)
-        self.optimizer.step(learning_rate(self.progress.step, self.config))
-        self.progress.step += 1
-        self.progress.loss, self.progress.heldout_loss = total, None
+            total += self._learn(collate(rows[start : start + size], self.pad_id), weighted_tokens)
+            self._check()
+        if self.rehearsal_rows:
+            self._rehearse()
+            self._check()
+        self.optimizer.clip(config.clip_norm)
+        self.optimizer.step(learning_rate(progress.step, config))
+        progress.step += 1
+        progress.loss, progress.heldout_loss = total, None
 
     def _learn(self, batch: Batch, weighted_tokens: float) -> float:
-        """Adds the batch's gradient; returns its part of the loss. What it took to compute it is gone then."""
+        """Add the batch's gradient and return its part of the loss; all intermediate tensors are freed on return."""
         nll = reply_nll(self.attachment, self.adapter, batch, self.plan)  # (B,)
         loss = (nll * batch.weight).sum() / weighted_tokens
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
-    def _rehearse(self, between: Callable[[], None]) -> None:
-        """Adds the gradient that holds the adapted model to the base model on general text.
+    def _rehearse(self) -> None:
+        """Add the gradient of the divergence from the base model on general text; frees all intermediate tensors.
 
-        What a person says is narrow; without this the adapter bends every text their way (see the gate's `text_loss`).
+        Without it, training on one person's narrow feedback changes the model's replies to any text.
         """
-        if not self.rehearsal_rows:
-            return
-        size = self.config.rehearsal_batch
-        rows = step_rows(self.rehearsal_rows, size, 1, self.progress.step, self.config.seed)
-        self._hold_to_base(collate(rows, self.pad_id))
-        between()
-
-    def _hold_to_base(self, batch: Batch) -> None:
-        """Adds the gradient of the batch's divergence. What it took to compute it is gone then."""
+        config = self.config
+        rows = step_rows(self.rehearsal_rows, config.rehearsal_batch, 1, self.progress.step, config.seed)
+        batch = collate(rows, self.pad_id)
         divergence = divergence_from_base(self.attachment, self.adapter, batch, self.plan)
-        (self.config.rehearsal_weight * divergence).backward()  # type: ignore[no-untyped-call]
+        (config.rehearsal_weight * divergence).backward()  # type: ignore[no-untyped-call]
 
-    def _evaluate(self, between: Callable[[], None]) -> None:
+    def _evaluate(self) -> None:
         """Measure the held-out loss; keep the adapter unless `patience` is set and an earlier one had a lower loss."""
         progress = self.progress
-        progress.heldout_loss = mean_loss(
-            self.attachment, self.adapter, self.heldout_rows, self.pad_id, between, self.plan
-        )
+        progress.heldout_loss = float(self.token_losses(self.adapter, self.heldout_rows).mean())
         progress.evaluations_since_best += 1
-        is_first, is_lower = progress.best_step is None, progress.heldout_loss < progress.best_loss
-        if is_first or is_lower or not self.config.patience:
+        if progress.best_step is None or progress.heldout_loss < progress.best_loss or not self.config.patience:
             write_atomically(self.best_file, tensor_file(adapter_tensors(self.adapter)))
             progress.best_loss, progress.best_step = progress.heldout_loss, progress.step
             progress.evaluations_since_best = 0
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """The rate of step number `step` (from 0): linear warm-up, then a cosine to zero."""
+    """Return the learning rate of step number `step` (from 0): linear warm-up, then a cosine to zero."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     share = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)

@@ -8,7 +8,7 @@ import torch
 from lars_agent.lars.forward import reply_logits
 from lars_agent.training.batches import collate, encode_text
 from lars_agent.training.config import TrainConfig
-from lars_agent.training.evaluate import score
+from lars_agent.training.evaluate import score, token_losses
 from tests.tiny import tiny_tokenizer
 from tests.training.test_trainer import trainer
 
@@ -28,7 +28,8 @@ def test_scores_are_held_out_loss_text_loss_and_share_of_taught_and_held_out_tok
         probabilities.append(torch.cat(chances))
         means.append(-float(probabilities[-1].log().mean()))
     recall = float((torch.cat(probabilities[:2]) > 0.5).double().mean())
-    found = score(made.attachment, made.adapter, made.train_rows, made.heldout_rows, texts, 0)
+    parts = (made.train_rows, made.heldout_rows, texts)
+    found = score(*(token_losses(made.attachment, made.adapter, rows, 0) for rows in parts))
     assert 0 < recall < 1
     assert (found.reply_loss, found.text_loss) == (pytest.approx(means[1], rel=1e-4), pytest.approx(means[2], rel=1e-4))
     assert found.recall == pytest.approx(recall)

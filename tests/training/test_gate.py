@@ -26,7 +26,7 @@ def test_a_better_candidate_is_accepted_with_reasons() -> None:
     assert verdict.accepted
     assert verdict.reasons == (
         "The loss on your held-out replies fell by 25.00% (2.0000 before, 1.5000 now, in nats per token); "
-        "a fall of at least 2.00% is asked.",
+        "a fall of at least 2.00% is required.",
         "The loss on general text rose by 0.33% against the adapter in use (3.0000 there, 3.0100 now); "
         "a rise of at most 3.00% is allowed.",
     )
@@ -64,7 +64,7 @@ def test_candidate_that_learned_what_it_was_taught_is_accepted_though_the_loss_o
     assert verdict.accepted
     assert verdict.reasons[0] == (
         "Of the tokens of your newest and held-out replies 95.00% come out right now, 40.00% before; "
-        "more than before, and at least 41.20%, is asked."
+        "more than before, and at least 41.20%, is required."
     )
 
 
@@ -72,7 +72,7 @@ def test_candidate_that_recalls_less_is_rejected_however_low_its_held_out_loss()
     verdict = decide(Scores(0.1, 3.0, recall=0.4), Scores(2.0, 3.0, recall=0.5), POLICY)
     assert not verdict.accepted
     (reason,) = verdict.reasons
-    assert "40.00% come out right now, 50.00% before; more than before, and at least 51.00%, is asked" in reason
+    assert "40.00% come out right now, 50.00% before; more than before, and at least 51.00%, is required" in reason
 
 
 @pytest.mark.parametrize("recalled", [0.0, 0.5, 1.0])

@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lars_agent.errors import BudgetExceeded, MemoryPressure
+from lars_agent.errors import BudgetExceeded, JobInvalid, MemoryPressure
 from lars_agent.ops.memory_plan import MemoryPlan
 from lars_agent.training.config import TrainConfig
 from lars_agent.training.job_directory import PLAN_FILE, TRAIN_FILE, read_progress, read_result, write_examples
-from lars_agent.training.plan_file import PlanRecord, promised_bytes
+from lars_agent.training.job_plan import JobPlan, promised_bytes
 from lars_agent.training.trainer import Trainer
 from tests.tiny import COMMON, adapter_state, tiny_tokenizer
 from tests.training.conftest import fact
@@ -24,17 +24,17 @@ SMALLER = MemoryPlan(micro_batch=1)
 
 
 def pressed(made: Trainer, calls: set[int], plan: MemoryPlan) -> Trainer:
-    """The trainer after a run in which memory ran short at those calls of `between`, and `plan` was taken."""
+    """The trainer after a run in which memory ran short at those calls of `check`, and `plan` was taken."""
     count = 0
 
-    def between() -> None:
+    def check() -> None:
         nonlocal count
         count += 1
         if count in calls:
             raise MemoryPressure("near", 10)
 
-    made._smaller = lambda held_bytes: plan
-    made.run(between=between)
+    made._smaller_plan = lambda held_bytes: plan
+    made.run(check=check)
     assert count > max(calls)
     return made
 
@@ -66,14 +66,14 @@ def test_moments_go_over_into_the_bits_of_the_smaller_plan():
     assert made.progress.step == CONFIG.steps
 
 
-def test_without_a_smaller_plan_it_ends_in_words():
+def test_without_a_smaller_plan_the_run_raises_budget_exceeded():
     made = trainer(TrainConfig(steps=3))
 
-    def between() -> None:
+    def check() -> None:
         raise MemoryPressure("near", 1234)
 
     with pytest.raises(BudgetExceeded, match="1,234 bytes"):
-        made.run(between=between)
+        made.run(check=check)
 
 
 def planned(peak: int, size: int) -> dict:
@@ -83,15 +83,25 @@ def planned(peak: int, size: int) -> dict:
 def test_a_record_steps_over_plans_that_save_too_little_and_keeps_what_it_left(tmp_path):
     first = planned(1000, 8) | {"smaller": [planned(990, 7), planned(800, 4), planned(700, 1)], "stepped_down": []}
     (tmp_path / PLAN_FILE).write_text(json.dumps(first))
-    record = PlanRecord.of(tmp_path, lambda: pytest.fail("there is one"))
-    assert record.step_down(1010, at_step=3)
-    again = PlanRecord.of(tmp_path, lambda: pytest.fail("there is one"))
+    made = JobPlan.read_or_make(tmp_path, lambda: pytest.fail("there is one")).step_down(1010, at_step=3)
+    assert made is not None
+    made.write(tmp_path)
+    again = JobPlan.read_or_make(tmp_path, lambda: pytest.fail("there is one"))
+    assert again == made
     assert (again.plan.micro_batch, again.predicted_peak_bytes) == (4, 800)
     left = {"plan": asdict(MemoryPlan(micro_batch=8)), "predicted_peak_bytes": 1000}
-    assert again.stepped_down == [left | {"step": 3, "held_bytes": 1010}]
-    assert again.promised_bytes == promised_bytes(tmp_path) == 1000
-    assert again.step_down(1010, at_step=4)
-    assert not again.step_down(1010, at_step=5)
+    assert again.stepped_down == (left | {"step": 3, "held_bytes": 1010},)
+    assert promised_bytes(tmp_path) == 1000
+    last = again.step_down(1010, at_step=4)
+    assert last is not None
+    assert last.step_down(1010, at_step=5) is None
+
+
+def test_a_damaged_plan_file_is_an_error_that_names_it_and_predicts_nothing(tmp_path):
+    (tmp_path / PLAN_FILE).write_text('{"plan": {')
+    with pytest.raises(JobInvalid, match=r"plan\.json is not valid JSON"):
+        JobPlan.read_or_make(tmp_path, list)
+    assert promised_bytes(tmp_path) is None
 
 
 def test_a_worker_whose_plan_takes_too_much_steps_down_and_ends_within_its_budget(tmp_path):
@@ -115,4 +125,4 @@ def test_a_worker_whose_plan_takes_too_much_steps_down_and_ends_within_its_budge
     assert result.stepped_down[0]["held_bytes"] <= budget
     assert [line["step"] for line in read_progress(folder) if line["phase"] == "training"] == [1, 2]
     assert result.predicted_peak_bytes > budget  # what was asked for
-    assert PlanRecord.of(folder, list).predicted_peak_bytes < budget
+    assert JobPlan.read_or_make(folder, list).predicted_peak_bytes < budget

@@ -20,7 +20,7 @@ from lars_agent.ops.memory_plan import MemoryPlan
 from lars_agent.training import checkpoint
 from lars_agent.training.batches import collate, encode, encode_text
 from lars_agent.training.config import TrainConfig
-from lars_agent.training.evaluate import divergence_from_base, mean_loss
+from lars_agent.training.evaluate import divergence_from_base, token_losses
 from lars_agent.training.trainer import Trainer, learning_rate
 from tests.tiny import adapter_state, tiny_model, tiny_tokenizer
 from tests.training.conftest import FACTS, HELD_OUT, fact
@@ -97,14 +97,16 @@ def test_last_step_is_kept_though_the_loss_on_a_fact_that_was_not_taught_rose():
     made, seen = judged_by_an_untaught_fact(patience=0)
     assert min(seen.values()) < seen[40]
     assert (made.progress.best_step, made.progress.best_loss) == (40, seen[40])
-    assert mean_loss(made.attachment, made.adapter, made.heldout_rows, 0) == pytest.approx(seen[40], rel=1e-6)
+    assert float(token_losses(made.attachment, made.adapter, made.heldout_rows, 0).mean()) == pytest.approx(
+        seen[40], rel=1e-6
+    )
 
 
 def test_the_best_step_is_kept_not_the_last():
     made, seen = judged_by_an_untaught_fact(patience=100)
     assert made.progress.best_step < 40
     assert seen[40] > made.progress.best_loss
-    measured = mean_loss(made.attachment, made.adapter, made.heldout_rows, 0)
+    measured = float(token_losses(made.attachment, made.adapter, made.heldout_rows, 0).mean())
     assert measured == pytest.approx(made.progress.best_loss, rel=1e-6)
 
 
@@ -128,46 +130,46 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others():
 SHORT = TrainConfig(**CONFIG.__dict__ | {"steps": 5, "evaluate_every": 2, "checkpoint_every": 3})
 
 
-def preempted_at(look: int):
-    """A `between` that raises Preempted at its look number `look`, and what counts its looks."""
-    looks = []
+def preempted_at(call: int):
+    """A `check` that raises Preempted at its call number `call`, and the list of its calls."""
+    calls = []
 
-    def between() -> None:
-        looks.append(1)
-        if len(looks) == look:
-            raise Preempted("somebody asks for the processor")
+    def check() -> None:
+        calls.append(1)
+        if len(calls) == call:
+            raise Preempted("a request needs the processor")
 
-    return between, looks
+    return check, calls
 
 
 def keep(folder):
     return lambda made: checkpoint.save_checkpoint(made, folder)
 
 
-def looks_of_a_whole_run() -> int:
-    between, looks = preempted_at(0)
-    trainer(SHORT).run(between=between)
-    return len(looks)
+def calls_of_a_whole_run() -> int:
+    check, calls = preempted_at(0)
+    trainer(SHORT).run(check=check)
+    return len(calls)
 
 
 @pytest.mark.parametrize("patience", [0, 100])
-def test_a_run_preempted_at_any_look_and_resumed_ends_in_the_same_bytes(tmp_path, patience):
+def test_a_run_preempted_at_any_check_and_resumed_ends_in_the_same_bytes(tmp_path, patience):
     config = TrainConfig(**SHORT.__dict__ | {"patience": patience})
     whole = trainer(config)
     whole.run()
     wanted, steps = adapter_state(whole.adapter), set()
-    for look in range(1, looks_of_a_whole_run() + 1):
-        folder = tmp_path / str(look)
+    for call in range(1, calls_of_a_whole_run() + 1):
+        folder = tmp_path / str(call)
         folder.mkdir()
         first = trainer(config)
-        assert not first.run(between=preempted_at(look)[0], on_checkpoint=keep(folder))
+        assert not first.run(check=preempted_at(call)[0], on_checkpoint=keep(folder))
         torch.manual_seed(999)  # whatever happened to the RNG in between
         second = trainer(config)
         assert (checkpoint.resume(second, folder) is None) == (first.progress.best_step is None)
         assert second.progress.step == first.progress.step
         assert second.run()
         found = adapter_state(second.adapter)
-        assert all(torch.equal(wanted[key], found[key]) for key in wanted), look
+        assert all(torch.equal(wanted[key], found[key]) for key in wanted), call
         assert second.progress.best_step == whole.progress.best_step
         steps.add(first.progress.step)
     assert steps == set(range(SHORT.steps + 1))  # also within the measurement after the last one
@@ -180,8 +182,8 @@ def test_a_run_preempted_again_and_again_gets_on_and_ends_in_the_same_bytes(tmp_
     for _ in range(100):
         made = trainer(SHORT)
         checkpoint.resume(made, tmp_path)
-        between = preempted_at(9)[0]  # late enough for one step, its measurement and the one at the beginning
-        if made.run(between=between, on_checkpoint=keep(tmp_path), on_step=lambda step: heard.append(step.step)):
+        check = preempted_at(9)[0]  # late enough for one step, its measurement and the one at the beginning
+        if made.run(check=check, on_checkpoint=keep(tmp_path), on_step=lambda step: heard.append(step.step)):
             break
     else:
         pytest.fail("it never came to its end")
@@ -266,7 +268,7 @@ def test_a_fresh_adapter_does_not_diverge_from_the_base_model():
 def test_a_checkpoint_whose_best_step_is_an_earlier_one_is_gone_on_from(tmp_path):
     """As runs wrote it that kept the step with the lowest held-out loss."""
     stopped = trainer()
-    assert not stopped.run(between=preempted_at(20)[0], on_checkpoint=keep(tmp_path))
+    assert not stopped.run(check=preempted_at(20)[0], on_checkpoint=keep(tmp_path))
     (path,) = checkpoint.checkpoints(tmp_path)[:1]
     record = json.loads((path / checkpoint.PROGRESS_FILE).read_text())
     (path / checkpoint.PROGRESS_FILE).write_text(json.dumps(record | {"best_step": 0, "best_loss": 1e-9}))

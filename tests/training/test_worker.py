@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lars_agent.errors import DiskFull
+from lars_agent.errors import DiskFull, JobInvalid
 from lars_agent.example import Message
 from lars_agent.files import sha256_of
 from lars_agent.lars import load_adapter
@@ -32,6 +32,7 @@ from lars_agent.training.job_directory import (
     TRAIN_FILE,
     JobResult,
     JobSpec,
+    read_examples,
     read_progress,
     read_result,
     write_examples,
@@ -57,7 +58,9 @@ def job(folder: Path, model_folder: Path, **changes) -> Path:
         "training": TRAINING,
         "threads": 1,
     }
-    JobSpec(**spec | changes).write(folder)
+    JobSpec(**spec).write(folder)
+    record = json.loads((folder / "job.json").read_text())
+    (folder / "job.json").write_text(json.dumps(record | changes))  # also values that JobSpec refuses
     write_examples(folder / TRAIN_FILE, FACTS)
     write_examples(folder / HELDOUT_FILE, HELD_OUT)
     return folder
@@ -157,23 +160,23 @@ def test_worker_that_finds_no_room_for_its_result_says_so_by_its_exit_status(tmp
 
 
 @pytest.mark.parametrize(
-    ("changes", "error_type", "words"),
+    ("changes", "error_type", "message"),
     [
         ({"budget_bytes": 1_000_000}, "BudgetTooSmall", "raise memory.budget_bytes"),
         ({"model_sha256": "0" * 64}, "JobInvalid", "start a new job"),
         ({"model_path": "/nonexistent"}, "ModelNotFound", "/nonexistent"),
-        ({"training": TRAINING | {"steps": 0}}, "ConfigError", "training.steps"),
-        ({"lars": {"rank": 4, "colour": 1}}, "ConfigError", "colour"),
+        ({"training": TRAINING | {"steps": 0}}, "JobInvalid", "training.steps"),
+        ({"lars": {"rank": 4, "colour": 1}}, "JobInvalid", "colour"),
         ({"training": TRAINING | {"max_seq_len": 10}}, "NothingToLearn", "0 examples"),
     ],
 )
-def test_a_job_that_cannot_be_done_says_why_in_its_result(tmp_path, model_folder, changes, error_type, words):
+def test_a_job_that_cannot_be_done_says_why_in_its_result(tmp_path, model_folder, changes, error_type, message):
     folder = job(tmp_path / "job", model_folder, **changes)
     assert run(folder) == 0
     result = read_result(folder)
     assert result is not None
     assert (result.status, result.error_type) == ("failed", error_type)
-    assert words in (result.error or "")
+    assert message in (result.error or "")
     assert not (folder / CANDIDATE).exists()
 
 
@@ -238,3 +241,14 @@ def test_an_example_that_cannot_be_used_is_left_out_and_does_not_stop_the_job(tm
     result = read_result(folder)
     assert (result.status, result.error) == ("succeeded", None)
     assert set(result.learned) == {example.source_id for example in FACTS[1:-1]}  # the last is judged by instead
+
+
+def test_an_example_line_that_cannot_be_read_is_named(tmp_path):
+    write_examples(tmp_path / TRAIN_FILE, FACTS[:2])
+    assert read_examples(tmp_path / TRAIN_FILE) == FACTS[:2]
+    lines = (tmp_path / TRAIN_FILE).read_text().splitlines()
+    record = json.loads(lines[1])
+    for bad in ("{", json.dumps(record | {"completion": []}), json.dumps(record | {"weight": "heavy"})):
+        (tmp_path / TRAIN_FILE).write_text(f"{lines[0]}\n{bad}\n")
+        with pytest.raises(JobInvalid, match=r"train\.jsonl, line 2: example"):
+            read_examples(tmp_path / TRAIN_FILE)

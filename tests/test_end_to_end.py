@@ -90,7 +90,7 @@ def test_feedback_becomes_a_version_that_survives_kill_9_and_can_be_taken_back(t
         assert (done["status"], done["error"], done["version"]) == ("succeeded", None, "v1")
         assert done["attempts"] == 2
         assert 0 < done["peak_bytes"] <= done["budget_bytes"]
-        assert done["verdict"]["candidate"]["reply_loss"] < done["verdict"]["incumbent"]["reply_loss"]
+        assert done["verdict"]["candidate"]["recall"] > done["verdict"]["incumbent"]["recall"]
         steps = [line["step"] for line in client.get(f"/jobs/{job['id']}/progress").json()["progress"]]
         assert steps == sorted(steps)
         after = reply(client)

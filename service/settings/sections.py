@@ -202,7 +202,7 @@ class Runtime(Section):
 
 
 class Retention(Section):
-    """How long things are kept, and how much of them; see `service.housekeeping.housekeeper.retention`."""
+    """How long things are kept, and how much of them; see `service.housekeeping.retention`."""
 
     interaction_days: int = Field(
         default=90, ge=0, le=MAX_DAYS, description="Days for which prompts and their replies are kept; 0 for ever."

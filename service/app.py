@@ -112,55 +112,47 @@ def create_app(settings: Settings, **parts: Unpack[Parts]) -> FastAPI:
 
 
 def compose(settings: Settings, **parts: Unpack[Parts]) -> Daemon:
-    """Every part, wired; nothing runs yet."""
+    """Return the daemon with all its parts; none of them runs yet. Raises as `create_app` does."""
     settings.server.require_token()
     lock = DataLock(settings.data_dir)
     starts = StartupFailures(settings.data_dir / STARTS_NAME)
     starts.begin()
     try:
-        db = Database(settings.database_path)
-        store = AdapterStore(settings.adapters_dir)
-        worker = WorkerProcess(
-            parts.get("worker_command", DEFAULT_COMMAND), memory_limit=parts.get("memory_limit", GUARD_ONLY)
-        )
-        worker.use(settings.training)
-        preemption = RequestPreemption(worker, settings.idle.resume_s)
-        profiles = Profiles(db, store)
-        serving = ModelHost(
-            store,
-            parts.get("find_model") or model_finder(settings),
-            parts.get("open_engine") or engine_opener(settings),
-            keep_alive_s=settings.runtime.keep_alive_s,
-            base_only=starts.safe_mode,
-            on_busy=preemption.set_busy,
-        )
-        switch = AdapterSwitch(store, serving.engine, serving.require_model, base_only=starts.safe_mode)
-        device = DeviceReader(
-            settings.data_dir,
-            own=lambda: [pid for pid in (serving.endpoint_pid, worker.pid) if pid is not None],
-            quiet_s=preemption.quiet_s,
-            worker_threads=worker.running_threads,
-        )
-        window = ScheduleWindow(settings.schedule)
-        shift = IdleMonitor(
-            settings, worker, read_state=parts.get("look") or device.read_device_state, window=window.state
-        )
-        periodic = BackgroundScheduler(timezone=UTC)
-        housekeeper = Housekeeper(settings, db, store, switch, periodic)
-        supervisor = Supervisor(
-            CycleContext(settings, db, store, serving.require_model, switch),
-            worker,
-            watching=shift.watching,
-            on_end=housekeeper.forget_soon,  # feedback may have been deleted while the job worked with it
-        )
-        scheduler = NightlyScheduler(
-            window, supervisor, db.scheduled_runs, profiles.names, shift.decide_start, periodic
-        )
+        return _connect(settings, lock, starts, parts)
     except BaseException as error:
         if isinstance(error, LarsError):
             starts.exclude()
         lock.release()
         raise
+
+
+def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, parts: Parts) -> Daemon:
+    db, store = Database(settings.database_path), AdapterStore(settings.adapters_dir)
+    worker = WorkerProcess(
+        parts.get("worker_command", DEFAULT_COMMAND), memory_limit=parts.get("memory_limit", GUARD_ONLY)
+    )
+    worker.use(settings.training)
+    preemption = RequestPreemption(worker, settings.idle.resume_s)
+    serving = ModelHost(
+        store,
+        parts.get("find_model") or model_finder(settings),
+        parts.get("open_engine") or engine_opener(settings),
+        keep_alive_s=settings.runtime.keep_alive_s,
+        base_only=starts.safe_mode,
+        on_busy=preemption.set_busy,
+    )
+    switch = AdapterSwitch(store, serving.engine, serving.require_model, base_only=starts.safe_mode)
+    read_state = parts.get("look") or _device(settings, serving, worker, preemption).read_device_state
+    profiles, window = Profiles(db, store), ScheduleWindow(settings.schedule)
+    monitor = IdleMonitor(settings, worker, read_state=read_state, window=window.state)
+    periodic = BackgroundScheduler(timezone=UTC)
+    housekeeper = Housekeeper(settings, db, store, switch, periodic)
+    supervisor = Supervisor(
+        CycleContext(settings, db, store, serving.require_model, switch),
+        worker,
+        watching=monitor.watching,
+        on_end=housekeeper.forget_soon,  # feedback may have been deleted while the job worked with it
+    )
     return Daemon(
         settings=settings,
         lock=lock,
@@ -173,11 +165,24 @@ def compose(settings: Settings, **parts: Unpack[Parts]) -> Daemon:
         switch=switch,
         recorder=Recorder(db),
         supervisor=supervisor,
-        schedule=scheduler,
-        shift=shift,
+        schedule=NightlyScheduler(
+            window, supervisor, db.scheduled_runs, profiles.names, monitor.decide_start, periodic
+        ),
+        shift=monitor,
         starts=starts,
         periodic=periodic,
         housekeeper=housekeeper,
+    )
+
+
+def _device(
+    settings: Settings, serving: ModelHost, worker: WorkerProcess, preemption: RequestPreemption
+) -> DeviceReader:
+    return DeviceReader(
+        settings.data_dir,
+        own=lambda: [pid for pid in (serving.endpoint_pid, worker.pid) if pid is not None],
+        quiet_s=preemption.quiet_s,
+        worker_threads=worker.running_threads,
     )
 
 

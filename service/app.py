@@ -1,4 +1,4 @@
-"""The only composition root: settings in, an application out."""
+"""Compose the application from the settings; the only composition root."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ ROUTERS = (
 
 
 class Parts(TypedDict, total=False):
-    """What takes the place of the real parts; `memory_limit` holds the worker to its budget, `look` sees the device."""
+    """Replacements of parts; `memory_limit` limits the worker's memory, `look` reads the device's state."""
 
     find_model: FindModel
     open_engine: OpenEngine
@@ -85,7 +85,7 @@ class Parts(TypedDict, total=False):
 
 
 def create_app(settings: Settings, **parts: Unpack[Parts]) -> FastAPI:
-    """The application; its daemon starts and stops with it.
+    """Return the application; its daemon starts and stops with it.
 
     Raises DataInUse, DatabaseTooNew, DatabaseUnusable, ConfigError.
     """

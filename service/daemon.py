@@ -1,4 +1,4 @@
-"""The daemon's parts, started and stopped in order."""
+"""Start and stop the daemon's parts in order."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HEALTHY_S = 30.0  # that the daemon and its model have to be up for a start to h
 
 @dataclass
 class Daemon:
-    """What request handlers reach through `app.state.daemon`; composed by `service.app.compose`.
+    """All parts of the daemon, for request handlers as `app.state.daemon`; composed by `service.app.compose`.
 
     `settings` are those that hold now; `notices` says what came of reading them again. After too many failed `starts`
     it serves the base model alone: no job is run on, none begins, and no night comes.
@@ -62,16 +62,16 @@ class Daemon:
     _healthy: threading.Timer | None = None
 
     def start(self) -> None:
-        """The model is being loaded; jobs are recovered and nights come as soon as it replies."""
+        """Load the model; recover jobs and start the schedule as soon as it replies."""
         self.serving.start(self.switch.serve_profiles, when_ready=self._begin_work)
 
     def begin_closing(self) -> None:
-        """The worker has been asked to end, while requests are still answered; `close` comes next."""
+        """Ask the worker to end while requests are still answered; `close` comes next."""
         self._closing_since = time.monotonic()
         self.supervisor.begin_closing()
 
     def close(self) -> None:
-        """Nothing runs any more; a job that did has a checkpoint and is run on at the next start."""
+        """Stop everything; a running job has a checkpoint and continues at the next start."""
         since = self._closing_since or time.monotonic()
         if self._healthy is not None:
             self._healthy.cancel()
@@ -88,7 +88,7 @@ class Daemon:
         self.lock.release()
 
     def use(self, settings: Settings) -> None:
-        """The next job, night and reply go by `settings`. Raises ConfigError, and nothing has changed."""
+        """Apply `settings` to the next job, schedule and reply. Raises ConfigError without changing anything."""
         self.schedule.use(settings)  # the one that may refuse comes first
         self.worker.use(settings.training)
         self.preemption.use(settings.idle.resume_s)
@@ -99,7 +99,7 @@ class Daemon:
         self.settings = settings
 
     def adapt(self, profile: str, trigger: JobTrigger) -> JobRecord:
-        """A job that has begun. Raises SafeMode, and as `Supervisor.adapt` does."""
+        """Start a job and return it. Raises SafeMode, and as `Supervisor.adapt` does."""
         self.starts.require_normal()
         return self.supervisor.adapt(profile, trigger)
 
@@ -108,12 +108,12 @@ class Daemon:
         return None if self.starts.safe_mode else self.schedule.next_run()
 
     def problems(self) -> list[Alarm]:
-        """What is wrong, although it serves."""
+        """Return the active alarms."""
         safe_mode = [Alarm("safe_mode", self.starts.words)] if self.starts.safe_mode else []
         return [*safe_mode, *self.serving.problems, *self.switch.problems, *self.recorder.problems]
 
     def status(self) -> str:
-        """What it is at, in a few words."""
+        """Return the daemon's state in a few words."""
         if self.serving.installed is None:
             return "loading the model"
         if self.starts.safe_mode:

@@ -1,4 +1,4 @@
-"""The settings, read again while the daemon runs: which hold at once, and which wait for the next start."""
+"""Reload the settings while the daemon runs; some apply at once, the others at the next start."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIVE_RUNTIME = ("keep_alive_s",)  # the rest of `runtime` belongs to the process
 
 
 def reload(daemon: Daemon, load: Callable[[], Settings]) -> None:
-    """The daemon goes by what `load` reads; where it cannot, by what it did before. Log and notices say which."""
+    """Apply the settings that `load` reads, or keep the present ones; log and notices report which."""
     try:
         settings, waiting = renewed(daemon.settings, load())
         daemon.use(settings)
@@ -35,7 +35,7 @@ def reload(daemon: Daemon, load: Callable[[], Settings]) -> None:
 
 
 def renewed(current: Settings, wanted: Settings) -> tuple[Settings, list[str]]:
-    """The settings from now on, and the keys whose wanted values take effect at the next start."""
+    """Return the settings to apply now, and the keys whose new values apply at the next start."""
     live = {key: getattr(wanted.runtime, key) for key in LIVE_RUNTIME}
     kept = {name: getattr(current, name) for name in FIXED}
     settings = wanted.model_copy(update={**kept, "runtime": current.runtime.model_copy(update=live)})

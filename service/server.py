@@ -1,4 +1,4 @@
-"""The daemon as a process: the base model fetched, uvicorn on its address, and what signals and systemd want of it.
+"""Run the daemon as a process: fetch the base model, serve with uvicorn, handle signals and systemd.
 
 SIGTERM and SIGINT end it within ten seconds, see `service.process.shutdown`. SIGHUP has the settings read again,
 unless it comes because the terminal that it runs in was closed.
@@ -31,7 +31,7 @@ from service.worker.memory_limit import memory_limit
 
 
 class Server(uvicorn.Server):
-    """A server that says where it can be reached once it can be, and has its daemon end well.
+    """Uvicorn's server, which reports its address once it listens and closes the daemon.
 
     `load` reads the settings again.
     """
@@ -58,7 +58,7 @@ class Server(uvicorn.Server):
             self._tell(f"dashboard: {url_of(self.config.host, port)}/")
 
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        """The worker is asked to end while requests are drained; then everything is closed."""
+        """Ask the worker to end while requests are drained, then close everything."""
         self._pulse.stop()
         self._systemd.notify("STOPPING=1", "STATUS=closing")
         _begin_after(0.0, self._daemon.begin_closing)
@@ -82,7 +82,7 @@ class Server(uvicorn.Server):
 
 
 def _begin_after(delay_s: float, action: Callable[[], None]) -> threading.Timer:
-    """A thread that does `action`, in which it may wait for a lock while the event loop goes on."""
+    """Run `action` in a thread after `delay_s`, where it may wait for a lock while the event loop continues."""
     timer = threading.Timer(delay_s, action)
     timer.daemon = True
     timer.start()
@@ -90,7 +90,7 @@ def _begin_after(delay_s: float, action: Callable[[], None]) -> threading.Timer:
 
 
 def _is_terminal() -> bool:
-    """Whether a person's terminal is there; one that was closed is none any more."""
+    """Return True if standard input is an open terminal."""
     try:
         return sys.stdin.isatty()
     except (AttributeError, ValueError):  # started without one
@@ -98,7 +98,7 @@ def _is_terminal() -> bool:
 
 
 def fetch_model(settings: Settings, tell: Callable[[str], None]) -> None:
-    """The base model is there if it could be fetched; if not the reason was told, and the daemon goes on trying."""
+    """Fetch the base model if it is missing; report a failure, which the daemon retries."""
     library = ModelLibrary(settings.models_dir)
     try:
         if settings.model.name == "default" and library.current() is not None:

@@ -28,7 +28,7 @@ def lars_step(cell: Cell, opened: OpenedModel, example: Encoded) -> Callable[[],
     trainer = Trainer(attach(opened.model), adapter, train, [example], [example], 0, plan=plan)
 
     def step() -> None:
-        trainer._step(lambda: None)
+        trainer._step()
         give_back()
 
     return step

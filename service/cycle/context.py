@@ -1,4 +1,4 @@
-"""What a cycle works with."""
+"""The resources of a cycle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.settings.load import Settings
 
 @dataclass(frozen=True)
 class CycleContext:
-    """What a cycle works with.
+    """The resources of a cycle.
 
     Attributes:
         base_model: returns the model in use; raises ModelLoading until there is one.
@@ -28,5 +28,5 @@ class CycleContext:
     switch: AdapterSwitch
 
     def folder(self, job_id: str) -> Path:
-        """The job directory."""
+        """Return the job directory."""
         return self.settings.jobs_dir / job_id

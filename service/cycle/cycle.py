@@ -1,7 +1,7 @@
-"""One personalization cycle: feedback becomes a candidate, and the candidate, if it is better, the next reply.
+"""Run one personalization cycle: train a candidate on the feedback, judge it, publish it and put it in use.
 
-Each step leaves what it found in the job's row and in the job directory, and none is done twice: the same call with
-the same job goes on where a daemon that died stopped.
+Each step records its result in the job's row and in the job directory and is done once: the same call with the same job
+continues where a daemon that died stopped.
 """
 
 from __future__ import annotations
@@ -18,69 +18,69 @@ from lars_agent.store.manifest import AdapterManifest
 from lars_agent.training.gate import Verdict, decide
 from lars_agent.training.job_directory import CANDIDATE, SPEC_FILE, JobResult, JobSpec
 from service.cycle.context import CycleContext
-from service.cycle.job_directory import curated_by_settings, snapshot
-from service.cycle.unlearning import withdraw, withdrawn_unless_learned_anew
+from service.cycle.job_directory import curate_by_settings, write_job_directory
+from service.cycle.unlearning import withdraw_if_nothing_to_learn, withdraw_stale_adapter
 from service.db import JobRecord
 from service.serving.adapter_switch import SwapFailed, label
 
 
-def run_cycle(job: JobRecord, parts: CycleContext, train: Callable[[Path], JobResult]) -> Verdict:
-    """The candidate was accepted and serves the profile, or was rejected and stays in the job directory.
+def run_cycle(job: JobRecord, context: CycleContext, train: Callable[[Path], JobResult]) -> Verdict:
+    """Return the verdict: an accepted candidate now serves the profile, a rejected one stays in the job directory.
 
-    `train` has the worker work on the job directory. Raises NothingToLearn, SwapFailed, what `train` raises, and
-    whatever keeps a step from being done; the incumbent then still serves. One that learned what has been deleted since
-    gives way all the same, where its successor is rejected or there is nothing to learn.
+    `train` runs the worker on the job directory. Raises NothingToLearn, SwapFailed, and the errors of `train` and of
+    each step; the incumbent then goes on serving. An incumbent trained on deleted feedback is replaced all the same
+    where its successor is rejected or there is nothing to learn.
     """
-    folder = parts.folder(job.id)
-    with withdrawn_unless_learned_anew(job.profile, parts):
+    folder = context.folder(job.id)
+    with withdraw_if_nothing_to_learn(job.profile, context):
         if not (folder / SPEC_FILE).exists():
-            examples = parts.db.feedback.examples(job.profile)
-            snapshot(job, examples, curated_by_settings(examples, parts.settings), parts)
+            examples = context.db.feedback.examples(job.profile)
+            write_job_directory(job, examples, curate_by_settings(examples, context.settings), context)
         result = train(folder)
-        verdict = judge(job, result, parts)
+        verdict = judge(job, result, context)
     if verdict.accepted:
-        manifest = publish(job, result, verdict, parts)
-        put_in_use(job, manifest.version, parts)
-    elif (words := withdraw(job.profile, parts)) is not None:
-        verdict = replace(verdict, reasons=(*verdict.reasons, f"{words}."))
-        parts.db.jobs.update(job.id, verdict=to_dict(verdict))
+        manifest = publish(job, result, verdict, context)
+        activate(job, manifest.version, context)
+    elif (message := withdraw_stale_adapter(job.profile, context)) is not None:
+        verdict = replace(verdict, reasons=(*verdict.reasons, f"{message}."))
+        context.db.jobs.update(job.id, verdict=to_dict(verdict))
     return verdict
 
 
-def judge(job: JobRecord, result: JobResult, parts: CycleContext) -> Verdict:
-    """The gate's verdict on what the worker measured. Raises the worker's own error where it failed."""
-    job = parts.db.jobs.update(
+def judge(job: JobRecord, result: JobResult, context: CycleContext) -> Verdict:
+    """Return the gate's verdict on the worker's result. Raises the worker's own error if it failed."""
+    job = context.db.jobs.update(
         job.id, result=to_dict(result) | {"learned": len(result.learned)}, peak_bytes=result.peak_bytes
     )
     if result.status == "failed" or result.candidate is None or result.incumbent is None:
         raise _worker_error(result)
-    verdict = decide(result.candidate, result.incumbent, parts.settings.gate, result.base)
-    if verdict.accepted and _published(job, parts) is None:
-        verdict = _against_another(job, verdict, parts)
-    parts.db.jobs.update(job.id, verdict=to_dict(verdict))
-    for checkpoint in parts.folder(job.id).glob("checkpoint-*"):
+    verdict = decide(result.candidate, result.incumbent, context.settings.gate, result.base)
+    if verdict.accepted and _published(job, context) is None:
+        verdict = _reject_if_moved(job, verdict, context)
+    context.db.jobs.update(job.id, verdict=to_dict(verdict))
+    for checkpoint in context.folder(job.id).glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     return verdict
 
 
-def publish(job: JobRecord, result: JobResult, verdict: Verdict, parts: CycleContext) -> AdapterManifest:
-    """The candidate is the profile's next version, not yet in use; a job that is run again publishes none twice."""
-    manifest = _published(job, parts)
+def publish(job: JobRecord, result: JobResult, verdict: Verdict, context: CycleContext) -> AdapterManifest:
+    """Publish the candidate as the profile's next version, once for each job, without putting it in use."""
+    manifest = _published(job, context)
     if manifest is None:
-        candidate = parts.folder(job.id) / CANDIDATE
-        manifest = parts.store.publish(job.profile, candidate, _manifest(job, result, verdict, parts))
-    parts.db.jobs.update(job.id, version=manifest.version)
+        candidate = context.folder(job.id) / CANDIDATE
+        manifest = context.store.publish(job.profile, candidate, _manifest(job, result, verdict, context))
+    context.db.jobs.update(job.id, version=manifest.version)
     return manifest
 
 
-def put_in_use(job: JobRecord, version: int, parts: CycleContext) -> None:
+def activate(job: JobRecord, version: int, context: CycleContext) -> None:
     """Have `version` serve the profile, unless another one has been put in use since the job began. Raises SwapFailed.
 
-    The incumbent then goes on serving, or where it is damaged what `AdapterSwitch` puts in its place.
+    The incumbent then goes on serving, or where it is damaged, its replacement by the rule of `AdapterSwitch`.
     """
-    incumbent = _noted(job, parts)["active_version"]
+    incumbent = _recorded_spec(job, context)["active_version"]
     try:
-        parts.switch.activate(job.profile, version, unless_moved_from=incumbent)
+        context.switch.activate(job.profile, version, unless_moved_from=incumbent)
     except SwapFailed:
         raise
     except Exception as error:
@@ -90,11 +90,11 @@ def put_in_use(job: JobRecord, version: int, parts: CycleContext) -> None:
         ) from error
 
 
-def _manifest(job: JobRecord, result: JobResult, verdict: Verdict, parts: CycleContext) -> AdapterManifest:
-    folder = parts.folder(job.id)
+def _manifest(job: JobRecord, result: JobResult, verdict: Verdict, context: CycleContext) -> AdapterManifest:
+    folder = context.folder(job.id)
     spec = JobSpec.read(folder)
     return AdapterManifest(
-        parent=_noted(job, parts)["parent_version"],
+        parent=_recorded_spec(job, context)["parent_version"],
         job_id=job.id,
         base_model=spec.base_model,
         base_model_revision=spec.base_model_revision,
@@ -115,22 +115,22 @@ def _manifest(job: JobRecord, result: JobResult, verdict: Verdict, parts: CycleC
     )
 
 
-def _against_another(job: JobRecord, verdict: Verdict, parts: CycleContext) -> Verdict:
-    """Rejected if somebody has put another version in use since: it was not judged against that one."""
-    began_with, active = _noted(job, parts)["active_version"], parts.store.active(job.profile)
-    if active == began_with:
+def _reject_if_moved(job: JobRecord, verdict: Verdict, context: CycleContext) -> Verdict:
+    """Reject the candidate if another version has become active since the job began: it was not judged against that."""
+    incumbent, active = _recorded_spec(job, context)["active_version"], context.store.active(job.profile)
+    if active == incumbent:
         return verdict
-    reason = f"When it began {label(began_with)} was in use, but {label(active)} has been put in use since."
+    reason = f"When the job began {label(incumbent)} was in use, but {label(active)} has been put in use since."
     return replace(verdict, accepted=False, reasons=(reason,))
 
 
-def _published(job: JobRecord, parts: CycleContext) -> AdapterManifest | None:
-    return next((found for found in parts.store.versions(job.profile) if found.job_id == job.id), None)
+def _published(job: JobRecord, context: CycleContext) -> AdapterManifest | None:
+    return next((found for found in context.store.versions(job.profile) if found.job_id == job.id), None)
 
 
-def _noted(job: JobRecord, parts: CycleContext) -> dict[str, Any]:
-    """What `snapshot` noted in the job's row."""
-    return dict(parts.db.jobs.get(job.id).spec or {})
+def _recorded_spec(job: JobRecord, context: CycleContext) -> dict[str, Any]:
+    """Return the spec that `write_job_directory` recorded in the job's row."""
+    return dict(context.db.jobs.get(job.id).spec or {})
 
 
 def _worker_error(result: JobResult) -> LarsError:

@@ -1,4 +1,4 @@
-"""The job directory as the daemon writes it: what there is to learn, from which adapter, and how."""
+"""Write a job's directory for the worker: examples, parent adapter and settings; decide if a scheduled job has news."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from lars_agent.records import to_dict
 from lars_agent.training.curate import Curated, curate
 from lars_agent.training.job_directory import HELDOUT_FILE, TRAIN_FILE, JobSpec, write_examples
 from service.cycle.context import CycleContext
-from service.cycle.unlearning import lasting
+from service.cycle.unlearning import effective_version
 from service.db import JobRecord
 from service.settings.load import Settings
 
-SUPERVISED = {"threads", "hang_s"}  # training settings that are no part of what is learned
+SUPERVISED = {"threads", "hang_s"}  # training settings without effect on the adapter
 
 
-def snapshot(job: JobRecord, examples: Sequence[Example], curated: Curated, parts: CycleContext) -> None:
-    """The job directory holds all that the worker needs; job.json comes last and says that the rest is there."""
-    active, parent = _incumbent(job.profile, parts)
-    folder, spec = parts.folder(job.id), _spec(job.id, job.profile, parent, parts)
+def write_job_directory(job: JobRecord, examples: Sequence[Example], curated: Curated, context: CycleContext) -> None:
+    """Write everything the worker needs; job.json comes last and marks the directory as complete."""
+    active, parent = _incumbent(job.profile, context)
+    folder, spec = context.folder(job.id), _spec(job.id, job.profile, parent, context)
     record = to_dict(spec) | {
         "active_version": active,
         "parent_version": parent,
-        "fingerprint": _fingerprint(examples, parts),
+        "fingerprint": _fingerprint(examples, context),
         "seen": sorted({example.source_id for example in examples}),
         "train": len(curated.train),
         "heldout": len(curated.heldout),
         "dropped": [asdict(dropped) for dropped in curated.dropped],
     }
-    parts.db.jobs.update(job.id, spec=record, budget_bytes=spec.budget_bytes)
-    make_folder(parts.settings.jobs_dir).chmod(0o700)  # what people said is for no other user to read
+    context.db.jobs.update(job.id, spec=record, budget_bytes=spec.budget_bytes)
+    make_folder(context.settings.jobs_dir).chmod(0o700)  # conversations are private to this user
     _write(folder, curated, spec)
 
 
-def rehearse(profile: str, folder: Path, parts: CycleContext) -> None:
-    """`folder` is the job directory that a job of the profile would have now; nothing else is changed.
+def write_dry_run(profile: str, folder: Path, context: CycleContext) -> None:
+    """Write into `folder` the job directory that a job of the profile would have now; change nothing else.
 
     Raises NothingToLearn, ModelLoading.
     """
-    curated = curated_by_settings(parts.db.feedback.examples(profile), parts.settings)
-    _, parent = _incumbent(profile, parts)
-    _write(folder, curated, _spec("dry-run", profile, parent, parts))
+    curated = curate_by_settings(context.db.feedback.examples(profile), context.settings)
+    _, parent = _incumbent(profile, context)
+    _write(folder, curated, _spec("dry-run", profile, parent, context))
 
 
 def _write(folder: Path, curated: Curated, spec: JobSpec) -> None:
@@ -57,51 +57,52 @@ def _write(folder: Path, curated: Curated, spec: JobSpec) -> None:
     spec.write(folder)
 
 
-def curated_by_settings(examples: Sequence[Example], settings: Settings) -> Curated:
-    """What the settings make of `examples`. Raises NothingToLearn."""
+def curate_by_settings(examples: Sequence[Example], settings: Settings) -> Curated:
+    """Return the curated `examples`. Raises NothingToLearn."""
     return curate(examples, settings.curation, settings.training.seed)
 
 
-def require_news(profile: str, parts: CycleContext) -> str:
-    """Why a night is worth it: what there is to learn that the last judged job did not know, or still knew.
+def require_news(profile: str, context: CycleContext) -> str:
+    """Return the reason for a scheduled job: changes of feedback or settings since the last judged job.
 
     Raises NothingToLearn where there is too little feedback, or too little has changed.
     """
-    examples = parts.db.feedback.examples(profile)
-    curated_by_settings(examples, parts.settings)
-    judged = (job for job in parts.db.jobs.list(profile) if job.status in ("succeeded", "rejected"))
+    examples = context.db.feedback.examples(profile)
+    curate_by_settings(examples, context.settings)
+    judged = (job for job in context.db.jobs.list(profile) if job.status in ("succeeded", "rejected"))
     last = next(judged, None)
     if last is None or last.spec is None:
-        return f"{len(examples)} examples, none of which has been learned"
-    if last.spec.get("fingerprint") == _fingerprint(examples, parts):
+        return f"{len(examples)} examples, none of which has been trained on"
+    if last.spec.get("fingerprint") == _fingerprint(examples, context):
         raise NothingToLearn(f"no feedback has come since job {last.id}, which was {last.status}")
     seen, ids = set(last.spec.get("seen", ())), {example.source_id for example in examples}
     if gone := seen - ids:
         return f"{len(gone)} of the examples of job {last.id} have been deleted"
-    least, new = parts.settings.schedule.min_new_feedback, ids - seen
+    least, new = context.settings.schedule.min_new_feedback, ids - seen
     if 0 < len(new) < least:
         raise NothingToLearn(
-            f"{len(new)} examples are new since job {last.id}, a night takes {least} (schedule.min_new_feedback)"
+            f"{len(new)} examples are new since job {last.id}, a scheduled job needs {least} "
+            "(schedule.min_new_feedback)"
         )
     return f"{len(new)} new examples since job {last.id}" if new else f"other settings than those of job {last.id}"
 
 
-def _incumbent(profile: str, parts: CycleContext) -> tuple[int | None, int | None]:
-    """The version in use, and the one the candidate is judged against and goes back to: see `forgotten.lasting`.
+def _incumbent(profile: str, context: CycleContext) -> tuple[int | None, int | None]:
+    """Return the active version and the candidate's parent, see `effective_version`.
 
-    None is the base model, which takes the place of a version for another base model, too.
+    None is the base model, which also takes the place of a version for another base model.
     """
-    active, parent = parts.store.active(profile), lasting(profile, parts)
+    active, parent = context.store.active(profile), effective_version(profile, context)
     if parent is not None:
         try:
-            parts.store.verify(profile, parent, parts.base_model().sha256)
+            context.store.verify(profile, parent, context.base_model().sha256)
         except AdapterIncompatible:
             return active, None
     return active, parent
 
 
-def _spec(job_id: str, profile: str, parent: int | None, parts: CycleContext) -> JobSpec:
-    settings, model = parts.settings, parts.base_model()
+def _spec(job_id: str, profile: str, parent: int | None, context: CycleContext) -> JobSpec:
+    settings, model = context.settings, context.base_model()
     return JobSpec(
         job_id=job_id,
         profile=profile,
@@ -112,7 +113,7 @@ def _spec(job_id: str, profile: str, parent: int | None, parts: CycleContext) ->
         base_model_revision=model.revision,
         lars=settings.lars,
         training=settings.training.config,
-        parent=None if parent is None else str(parts.store.folder(profile, parent)),
+        parent=None if parent is None else str(context.store.folder(profile, parent)),
         budget_bytes=settings.worker_bytes,
         threads=settings.training.threads,
         seed=settings.training.seed,
@@ -120,9 +121,9 @@ def _spec(job_id: str, profile: str, parent: int | None, parts: CycleContext) ->
     )
 
 
-def _fingerprint(examples: Sequence[Example], parts: CycleContext) -> str:
-    """The same for the same feedback, learned in the same way on the same base model."""
-    settings = parts.settings.model_dump(mode="json", include={"lars", "training", "curation", "gate", "model"})
+def _fingerprint(examples: Sequence[Example], context: CycleContext) -> str:
+    """Return a digest of feedback, settings and base model; equal digests train the same adapter."""
+    settings = context.settings.model_dump(mode="json", include={"lars", "training", "curation", "gate", "model"})
     settings["training"] = {key: value for key, value in settings["training"].items() if key not in SUPERVISED}
-    words = [[example.as_dict() for example in examples], settings, parts.base_model().sha256]
-    return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
+    content = [[example.as_dict() for example in examples], settings, context.base_model().sha256]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""One job at a time: started, paused, resumed, cancelled, and run on after a crash. Every ending leaves words."""
+"""Run one job at a time: start, pause, resume, cancel, and continue after a crash; every job ends with a message."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from service.cycle.context import CycleContext
 from service.cycle.cycle import run_cycle
 from service.cycle.dry_run import dry_run
 from service.cycle.job_directory import require_news
-from service.cycle.unlearning import withdrawn_unless_learned_anew
+from service.cycle.unlearning import withdraw_if_nothing_to_learn
 from service.db import DEFAULT_PROFILE, JobRecord, JobTrigger
 from service.db.records import UNFINISHED, JobChanges, now_utc
 from service.settings.load import Settings
@@ -43,7 +43,7 @@ class Interrupted(Exception):
 
 
 class Supervisor:
-    """Runs personalization cycles, one at a time, each in a thread here and a worker process beside.
+    """Runs personalization cycles, one at a time, each in a thread here and a worker process.
 
     Call `recover` once at start, when the base model is there, and `close` before the engine is closed. `watching`
     surrounds the work on a job, and `on_end` is called once a job has ended.
@@ -51,14 +51,14 @@ class Supervisor:
 
     def __init__(
         self,
-        parts: CycleContext,
+        context: CycleContext,
         worker: WorkerProcess,
         *,
         watching: Callable[[JobRecord], AbstractContextManager[object]] = nullcontext,
         on_end: Callable[[], object] = lambda: None,
     ) -> None:
-        self._parts, self._worker, self._watching, self._on_end = parts, worker, watching, on_end
-        self._db, self._store = parts.db, parts.store
+        self._context, self._worker, self._watching, self._on_end = context, worker, watching, on_end
+        self._db, self._store = context.db, context.store
         self._lock = threading.RLock()
         self._current: str | None = None
         self._cancelled = False
@@ -67,55 +67,55 @@ class Supervisor:
 
     @property
     def current(self) -> str | None:
-        """The id of the job that runs (or is paused), None if none does."""
+        """Return the id of the job that runs or is paused; None if none does."""
         with self._lock:
             return self._current
 
     def use(self, settings: Settings) -> None:
-        """The next job is done by `settings`."""
+        """Apply `settings` to the next job."""
         with self._lock:
-            self._parts = replace(self._parts, settings=settings)
+            self._context = replace(self._context, settings=settings)
 
     def adapt(self, profile: str = DEFAULT_PROFILE, trigger: JobTrigger = "manual") -> JobRecord:
-        """A job that has begun.
+        """Start a job and return it.
 
         Raises JobRunning, ModelLoading, AdapterNotFound for a name no profile can have, and for the trigger
         "schedule" NothingToLearn where nothing has changed since the last night: no night is spent twice on the same.
         """
         by_night = trigger == "schedule"
-        forgetting = withdrawn_unless_learned_anew(profile, self._parts) if by_night else nullcontext()
+        forgetting = withdraw_if_nothing_to_learn(profile, self._context) if by_night else nullcontext()
         with forgetting, self._lock:  # what forgetting puts in use may take a while to load, and others need the lock
             if self._closing.is_set():
                 raise JobRunning("the daemon is shutting down; ask again when it is back")
             for job in self._db.jobs.unfinished():
                 raise JobRunning(f"job {job.id} is {job.status}; wait for it, or cancel it")
-            self._parts.base_model()
+            self._context.base_model()
             self._store.active(profile)
-            reason = require_news(profile, self._parts) if by_night else "somebody asked for it"
+            reason = require_news(profile, self._context) if by_night else "somebody asked for it"
             job = self._db.jobs.add(profile, trigger, reason)
             self._start([job])
             return job
 
     def plan(self, profile: str = DEFAULT_PROFILE) -> dict[str, Any]:
-        """What `adapt` would do with the profile's feedback as it is: see `dry_run`."""
-        return dry_run(profile, self._parts, self._worker.command)
+        """Plan a job with the profile's present feedback; see `dry_run`."""
+        return dry_run(profile, self._context, self._worker.command)
 
     def pause(self, job_id: str) -> JobRecord:
-        """The job's worker stands still until `resume`. Raises JobNotFound, JobNotRunning."""
+        """Pause the job's worker until `resume`. Raises JobNotFound, JobNotRunning."""
         with self._lock:
             self._require_current(job_id)
             self._worker.hold("user")
             return self._db.jobs.update(job_id, status="paused")
 
     def resume(self, job_id: str) -> JobRecord:
-        """The job goes on. Raises JobNotFound, JobNotRunning."""
+        """Resume the job. Raises JobNotFound, JobNotRunning."""
         with self._lock:
             self._require_current(job_id)
             self._worker.release("user")
             return self._db.jobs.update(job_id, status="running")
 
     def cancel(self, job_id: str) -> JobRecord:
-        """The job ends as "cancelled" in a moment, if it has not published yet. Raises JobNotFound, JobNotRunning."""
+        """Cancel the job, if it has not published yet. Raises JobNotFound, JobNotRunning."""
         with self._lock:
             job = self._require_unfinished(job_id)
             if self._current == job_id:
@@ -127,7 +127,7 @@ class Supervisor:
             )
 
     def recover(self) -> list[JobRecord]:
-        """The jobs that an earlier daemon left unfinished, which are being run on; paused ones stay paused."""
+        """Resume and return the jobs that an earlier daemon left unfinished; paused ones stay paused."""
         with self._lock:
             jobs = [] if self._current or self._closing.is_set() else self._db.jobs.unfinished()
             if jobs:
@@ -135,24 +135,24 @@ class Supervisor:
             return jobs
 
     def progress(self, job_id: str) -> list[dict[str, Any]]:
-        """The job's progress so far, one record per step. Raises JobNotFound."""
-        return read_progress(self._parts.folder(self._db.jobs.get(job_id).id))
+        """Return the job's progress so far, one record for each step. Raises JobNotFound."""
+        return read_progress(self._context.folder(self._db.jobs.get(job_id).id))
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Whether no job runs any more, having waited for that at most `timeout_s`."""
+        """Wait until no job runs, at most `timeout_s`; return False if one still does."""
         thread = self._thread
         if thread is not None:
             thread.join(timeout_s)
         return thread is None or not thread.is_alive()
 
     def begin_closing(self) -> None:
-        """No job begins any more, and the worker has been asked to end; `close` waits until it has."""
+        """Refuse new jobs and ask the worker to end; `close` waits until it has."""
         with self._lock:
             self._closing.set()
             self._worker.stop()
 
     def close(self, timeout_s: float = 8.0) -> None:
-        """No worker runs; a job that did has written a checkpoint and is run on at the next start."""
+        """Stop the worker after a checkpoint; its job continues at the next start."""
         self.begin_closing()
         self.wait(timeout_s)
 
@@ -177,7 +177,7 @@ class Supervisor:
                         self._current = None
 
     def _run(self, job_id: str) -> None:
-        """The job has ended and its row says how; or the daemon is closing, and the row says that it has not."""
+        """Run the job and record how it ended; an interrupted job stays unfinished in its row."""
         job = self._begin(job_id)
         if job is None:
             return
@@ -197,7 +197,7 @@ class Supervisor:
 
     def _begin(self, job_id: str) -> JobRecord | None:
         """Return the job if it may begin: it is unfinished, nobody else works on it, and it has a try left."""
-        if (stray := kill_stray(self._parts.folder(job_id))) is not None:
+        if (stray := kill_stray(self._context.folder(job_id))) is not None:
             log.warning("stray_worker_killed", job=job_id, pid=stray)
         with self._lock:
             job = self._db.jobs.get(job_id)
@@ -217,9 +217,9 @@ class Supervisor:
             return self._db.jobs.update(job_id, **changes)
 
     def _ending(self, job_id: str) -> JobChanges:
-        """How the cycle ended, and why. The one place where errors become words."""
+        """Run the cycle and return how it ended; the only place where errors become messages in a job's row."""
         try:
-            verdict = run_cycle(self._db.jobs.get(job_id), self._parts, self._train)
+            verdict = run_cycle(self._db.jobs.get(job_id), self._context, self._train)
         except JobCancelled as error:
             return {"status": "cancelled", "error": str(error)}
         except LarsError as error:
@@ -234,7 +234,7 @@ class Supervisor:
         return {"status": "rejected", "error": " ".join(verdict.reasons)}
 
     def _train(self, folder: Path) -> JobResult:
-        """What the worker measured. Raises JobCancelled, WorkerFailed, Interrupted.
+        """Return the worker's result. Raises JobCancelled, WorkerFailed, Interrupted.
 
         A worker that was parked, or stopped by somebody else, or hung, goes on from its checkpoint.
         """
@@ -256,7 +256,7 @@ class Supervisor:
         raise WorkerFailed(f"the training worker was stopped {MAX_TRIES} times before it had a result")
 
     def _note(self, job_id: str, ending: Ending) -> None:
-        """The job's record says what held the worker to its budget, and who held it back."""
+        """Record in the job's row the memory limit and the pauses of the worker."""
         limit, job = ending.limit, self._db.jobs.get(job_id)
         pauses = {reason: dict(pause) for reason, pause in (job.pauses or {}).items()}
         for reason, pause in self._worker.take_pauses().items():

@@ -1,4 +1,4 @@
-"""Adapters that learned feedback which has been deleted since: none is judged by them, and at night they give way."""
+"""Replace adapters that were trained on feedback deleted since; no candidate is compared with them."""
 
 from __future__ import annotations
 
@@ -15,51 +15,55 @@ from service.serving.adapter_switch import label
 log = structlog.get_logger(__name__)
 
 
-def lasting(profile: str, parts: CycleContext) -> int | None:
-    """The version in use if it learned nothing that is deleted; else the latest of its ancestors that did not and can
-    serve, or None, the base model. One whose manifest cannot be read stays: nobody can tell what it learned.
+def effective_version(profile: str, context: CycleContext) -> int | None:
+    """Return the active version, or if it was trained on deleted feedback its latest sound ancestor that was not.
+
+    None is the base model. A version whose manifest cannot be read stays: its training feedback is unknown.
     """
-    active = parts.store.active(profile)
+    active = context.store.active(profile)
     with contextlib.suppress(AdapterError):
-        if active is not None and not _is_innocent(profile, active, parts):
-            ancestors = parts.store.sound_ancestors(profile, parts.base_model().sha256)
-            return next((version for version in ancestors if _is_innocent(profile, version, parts)), None)
+        if active is not None and not _is_unaffected(profile, active, context):
+            ancestors = context.store.sound_ancestors(profile, context.base_model().sha256)
+            return next((version for version in ancestors if _is_unaffected(profile, version, context)), None)
     return active
 
 
-def withdraw(profile: str, parts: CycleContext) -> str | None:
-    """What is `lasting` serves the profile; in words, if something else did. Raises what serving it raises."""
-    with parts.switch.held():
-        active, version = parts.store.active(profile), lasting(profile, parts)
+def withdraw_stale_adapter(profile: str, context: CycleContext) -> str | None:
+    """Replace an adapter trained on deleted feedback; return a message if it was replaced.
+
+    Raises the errors of `AdapterSwitch.activate`.
+    """
+    with context.switch.held():
+        active, version = context.store.active(profile), effective_version(profile, context)
         if active == version:
             return None
-        parts.switch.activate(profile, version)
-    words = f"{label(active)} learned what has been deleted since, so {label(version)} is in use instead"
-    log.info("adapter_withdrawn", profile=profile, words=words)
-    return words
+        context.switch.activate(profile, version)
+    message = f"{label(active)} was trained on feedback that has been deleted, so {label(version)} is in use instead"
+    log.info("adapter_withdrawn", profile=profile, message=message)
+    return message
 
 
 @contextlib.contextmanager
-def withdrawn_unless_learned_anew(profile: str, parts: CycleContext) -> Iterator[None]:
-    """Where the block raises NothingToLearn, no successor comes: `withdraw` is done, and the error says so."""
+def withdraw_if_nothing_to_learn(profile: str, context: CycleContext) -> Iterator[None]:
+    """If the block raises NothingToLearn, no successor comes: withdraw a stale adapter and add that to the message."""
     try:
         yield
     except NothingToLearn as error:
-        if (words := withdraw(profile, parts)) is None:
+        if (message := withdraw_stale_adapter(profile, context)) is None:
             raise
-        raise NothingToLearn(f"{str(error).rstrip('.')}. {words}.") from error
+        raise NothingToLearn(f"{str(error).rstrip('.')}. {message}.") from error
 
 
-def _is_innocent(profile: str, version: int, parts: CycleContext) -> bool:
-    """Whether nothing is known to be deleted that the version learned.
+def _is_unaffected(profile: str, version: int, context: CycleContext) -> bool:
+    """Return True unless feedback that the version was trained on is known to be deleted.
 
-    Only a version that this database has seen being made can be found guilty: after an older backup was restored, or
-    the file moved away, much is unknown and nothing was deleted.
+    A version whose job this database does not know is unaffected: after an older backup was restored, or the file was
+    moved away, feedback is unknown without having been deleted.
     """
-    manifest = parts.store.get(profile, version)
+    manifest = context.store.get(profile, version)
     try:
-        parts.db.jobs.get(manifest.job_id)
+        context.db.jobs.get(manifest.job_id)
     except JobNotFound:
         return True
     learned = {example_id for example_id in manifest.example_ids if example_id}
-    return parts.db.feedback.known(learned) == learned
+    return context.db.feedback.known(learned) == learned

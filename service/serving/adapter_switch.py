@@ -24,7 +24,7 @@ ANY = ...  # whatever is active
 
 
 class SwapFailed(AdapterError):
-    """A version could not be put in use; the message names the one that is."""
+    """A version could not be activated; the message names the active one."""
 
 
 def label(version: int | None) -> str:

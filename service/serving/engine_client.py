@@ -1,4 +1,4 @@
-"""The daemon's hold on the process that generates, see `lars_agent.runtime.engine_server`."""
+"""Client of the engine process, see `lars_agent.runtime.engine_server`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GRACE_S = 1.0  # to end, or to say that nothing is generated any more: it holds 
 
 
 class RemoteTicket(Ticket):
-    """A ticket whose reply is made in the other process."""
+    """A ticket whose reply is generated in the engine process."""
 
     def __init__(self, request: GenerationRequest, cancel: Callable[[], None]) -> None:
         super().__init__(request, seed=0)
@@ -41,13 +41,13 @@ class RemoteTicket(Ticket):
 
 @dataclass
 class _Call:
-    """A question to the other process, and its answer."""
+    """A call to the engine process, and its answer."""
 
     answers: queue.SimpleQueue[dict[str, Any]] = field(default_factory=queue.SimpleQueue)
 
 
 class EngineClient:
-    """The engine in a process of its own; the same calls as `lars_agent.runtime.engine.Engine`.
+    """The engine in its own process, with the calls of `lars_agent.runtime.engine.Engine`.
 
     Raises what opening the model raises. `serving` is known here, so that nobody waits for a process to ask it.
     """
@@ -83,7 +83,7 @@ class EngineClient:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it can be asked anything."""
+        """True while the process answers."""
         return not self._gone
 
     def submit(self, request: GenerationRequest) -> Ticket:
@@ -132,7 +132,7 @@ class EngineClient:
     def _ask(
         self, number: int, waiting: RemoteTicket | _Call, line: dict[str, Any], within_s: float | None = None
     ) -> dict[str, Any]:
-        """The first answer to `line`. Raises the error that is the answer, GenerationError, or queue.Empty."""
+        """Send `line` and return its first answer. Raises the error in the answer, GenerationError, or queue.Empty."""
         with self._lock:
             if self._gone:
                 raise GenerationError(GONE)
@@ -155,7 +155,7 @@ class EngineClient:
         self._lost()
 
     def _answer(self, line: dict[str, Any]) -> None:
-        """Whoever waits for `line` has it."""
+        """Pass `line` to the caller that waits for it."""
         with self._lock:
             waiting = self._waiting.get(line["id"])
             if not {"piece", "seed"} & line.keys():
@@ -164,7 +164,7 @@ class EngineClient:
             _hand(waiting, line)
 
     def _lost(self) -> None:
-        """The process is gone: so is what it was at."""
+        """Fail all calls and replies: the process is gone."""
         with self._lock:
             if self._gone:
                 return

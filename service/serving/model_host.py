@@ -1,4 +1,4 @@
-"""The base model, loaded and unloaded, and the requests that it answers."""
+"""Load and unload the base model, and submit requests to it."""
 
 from __future__ import annotations
 
@@ -85,13 +85,13 @@ class ModelHost:
         self._loader.start()
 
     def halt(self) -> None:
-        """No model will be loaded any more."""
+        """Stop loading models."""
         self._closing.set()
         if self._loader is not None:
             self._loader.join(HALT_S)
 
     def close(self) -> None:
-        """Nothing is generated any more; replies that are not whole are cancelled."""
+        """Cancel unfinished replies and close the engine."""
         self.halt()
         self._timer.close()
         self.cancel()
@@ -103,14 +103,14 @@ class ModelHost:
             engine.close(CLOSE_S)
 
     def cancel(self) -> None:
-        """The replies that are being made end as they are."""
+        """Cancel the unfinished replies."""
         with self._counting:
             tickets = list(self._tickets)
         for ticket in tickets:
             ticket.cancel()
 
     def submit(self, request: GenerationRequest, keep_alive_s: float | None = None) -> Ticket:
-        """A reply that is being made, after which the model stays for `keep_alive_s`: None as ever, infinity for good.
+        """Submit a request, after which the model stays for `keep_alive_s` (None: as configured; infinity: for good).
 
         Raises ModelLoading, SafeMode, and what the engine raises.
         """
@@ -142,23 +142,23 @@ class ModelHost:
         self._on_busy(busy)
 
     def load(self, keep_alive_s: float | None = None) -> None:
-        """The model is loaded, and stays for `keep_alive_s`; see `submit`."""
+        """Load the model and keep it for `keep_alive_s`; see `submit`."""
         with self.engine():
             self._timer.restart(self._keep_alive_s if keep_alive_s is None else keep_alive_s)
 
     def unload(self) -> None:
-        """The model is unloaded, once the replies that are being made are whole."""
+        """Unload the model once the unfinished replies are complete."""
         self._timer.restart(0.0)
 
     def serving(self) -> dict[str, int | None]:
-        """The version that serves each profile that has adapters, and `default`; empty while the model loads."""
+        """Return the version that serves each profile with adapters, and `default`; empty while the model loads."""
         if self.installed is None:
             return {}
         return {name: self._served(name) for name in {"default", *self._store.profiles()}}
 
     @property
     def endpoint_pid(self) -> int | None:
-        """The process that generates; None while the model is unloaded."""
+        """Return the id of the engine process; None while the model is unloaded."""
         engine = self._engine
         return None if engine is None else engine.pid
 
@@ -169,18 +169,18 @@ class ModelHost:
 
     @property
     def is_asleep(self) -> bool:
-        """Whether the model will be loaded for the next request."""
+        """True if the model is unloaded until the next request."""
         return self.installed is not None and self._engine is None
 
     def require_model(self) -> InstalledModel:
-        """The base model in use. Raises ModelLoading."""
+        """Return the base model in use. Raises ModelLoading."""
         if self.installed is None:
             raise ModelLoading(f"Loading model: {self.loading_error}" if self.loading_error else "Loading model")
         return self.installed
 
     @contextlib.contextmanager
     def engine(self) -> Iterator[EngineClient]:
-        """The engine, opened again where it was closed or has ended; it is not put to sleep within the block.
+        """Provide the engine, opened again if it was closed or has ended; it is not unloaded within the block.
 
         Raises ModelLoading, and what opening raises.
         """
@@ -206,7 +206,7 @@ class ModelHost:
         return self._engine
 
     def _sleep(self) -> None:
-        """Nothing has been asked for a while: what the model takes is free for others."""
+        """Unload the model after a time without requests."""
         with self._changing:
             if self._users or self._tickets:
                 self._timer.restart(max(RETRY_SLEEP_S, self._timer.after_s))

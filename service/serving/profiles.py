@@ -1,4 +1,4 @@
-"""The profiles that exist."""
+"""Profiles that exist."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from service.db import DEFAULT_PROFILE, Database
 
 
 class Profiles:
-    """The profiles that exist: `default`, and all that have feedback or ever had an adapter."""
+    """Profiles that exist: `default`, and all that have feedback or ever had an adapter."""
 
     def __init__(self, db: Database, store: AdapterStore) -> None:
         self._db, self._store = db, store

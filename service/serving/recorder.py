@@ -26,7 +26,7 @@ class Recorder:
     def keep(
         self, interaction_id: str, request: GenerationRequest, parameters: Mapping[str, Any], generation: Generation
     ) -> bool:
-        """Whether the reply is on the disk, under `interaction_id`; `parameters` are the client's own."""
+        """Record the reply as `interaction_id`, with the client's `parameters`; return False if that failed."""
         try:
             self._db.interactions.add(
                 profile=request.profile,

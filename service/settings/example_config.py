@@ -1,4 +1,4 @@
-"""The default configuration as a file to edit: every option, commented out, with its meaning and its default.
+"""Print the default configuration as a file to edit: every option commented out, with its meaning and default.
 
 `python -m service.settings.example_config` prints it; a test compares its output with `deploy/config.toml`.
 """
@@ -26,7 +26,7 @@ HEADER = """\
 
 
 def default_config() -> str:
-    """The whole file, as TOML."""
+    """Return the whole file as TOML."""
     data_dir = Settings.model_fields["data_dir"]
     lines = [HEADER, *_comment(data_dir), '#data_dir = "/var/lib/lars-agent"', ""]
     for name, field in Settings.model_fields.items():
@@ -48,7 +48,7 @@ def _comment(field: FieldInfo) -> list[str]:
 
 
 def _toml(field: FieldInfo) -> str:
-    """The default as TOML writes it; an example where a key is unset by default."""
+    """Return the default in TOML, or an example if the key is unset by default."""
     default: Any = field.get_default(call_default_factory=True)
     if default is None:
         default = (field.examples or [""])[0]

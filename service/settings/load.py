@@ -39,7 +39,7 @@ Layer = tuple[str, Mapping[str, Any]]  # where settings come from, and what they
 
 
 def default_data_dir() -> Path:
-    """The folder systemd gives the service (`$STATE_DIRECTORY`), or the user's own data folder."""
+    """Return the service's state folder (`$STATE_DIRECTORY`), or the user's data folder."""
     state_directory = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
     return Path(state_directory) if state_directory else platformdirs.user_data_path("lars-agent")
 
@@ -66,12 +66,12 @@ class Settings(BaseSettings):
 
     @property
     def worker_bytes(self) -> int:
-        """What the training worker may hold: the budget less what the endpoint keeps of earlier prompts meanwhile."""
+        """Return the training worker's budget: the whole budget less the endpoint's prefix cache."""
         return max(1, self.memory.budget_bytes - self.runtime.prefix_cache_bytes)
 
     @property
     def database_path(self) -> Path:
-        """The SQLite file."""
+        """Return the path of the SQLite file."""
         return self.data_dir / "lars-agent.db"
 
     @property
@@ -86,7 +86,7 @@ class Settings(BaseSettings):
 
     @property
     def costs_file(self) -> Path:
-        """What the pieces of a training step take on this device, measured once for each model."""
+        """Return the path of the measured costs of a training step on this device."""
         return self.data_dir / "costs.json"
 
     @property
@@ -103,12 +103,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The arguments alone: reading the machine is `load_settings`' part."""
+        """Take the arguments only; `load_settings` reads files and environment."""
         return (init_settings,)
 
 
 def load_settings(config_file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
-    """The settings of this machine; `config_file` takes the user's file's place.
+    """Load this machine's settings; `config_file` replaces the user's file.
 
     `overrides` is nested as the sections are (`{"server": {"port": 80}}`). Raises ConfigError that names the key and
     where it stands.
@@ -126,7 +126,7 @@ def load_settings(config_file: Path | None = None, overrides: Mapping[str, Any] 
 
 
 def _read_file(file: Path, *, required: bool) -> Layer:
-    """What `file` sets; nothing if it is missing and not `required`."""
+    """Return the settings in `file`; none if it is missing and not `required`."""
     try:
         return str(file), tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -138,7 +138,7 @@ def _read_file(file: Path, *, required: bool) -> Layer:
 
 
 def _read_environment() -> Mapping[str, Any]:
-    """What `LARS_AGENT_*` variables set."""
+    """Return the settings in `LARS_AGENT_*` variables."""
     for variable in sorted(os.environ):
         name = variable.removeprefix(ENV_PREFIX).split("__")[0].lower()
         ours = variable.startswith(ENV_PREFIX) and variable not in CLIENT_VARIABLES
@@ -160,7 +160,7 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _describe(error: ValidationError, layers: Sequence[Layer]) -> str:
-    """The first problem as one line: the key, what is wrong with it, and where it stands."""
+    """Return the first problem as one line: the key, the problem, and the file or variable."""
     problem = error.errors(include_url=False, include_context=False)[0]
     path = [str(part) for part in problem["loc"]]
     key = ".".join(path)
@@ -175,7 +175,7 @@ def _describe(error: ValidationError, layers: Sequence[Layer]) -> str:
 
 
 def _holds(layer: Mapping[str, Any], path: Sequence[str]) -> bool:
-    """Whether `layer` sets the first two parts of `path` (a section and its key)."""
+    """Return True if `layer` sets the first two parts of `path` (a section and its key)."""
     value: Any = layer
     for part in path[:2]:
         if not isinstance(value, Mapping) or part not in value:

@@ -1,4 +1,4 @@
-"""The tables of the configuration file: every option, its default, its unit."""
+"""Sections of the configuration file: every option with its default and unit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LATEST = ":latest"  # what Ollama's clients add to a name
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` is this device and cannot be reached from another."""
+    """Return True if `host` is a loopback address."""
     if host == "localhost":
         return True
     try:
@@ -34,13 +34,13 @@ def url_of(host: str, port: int) -> str:
 
 
 class Section(BaseModel):
-    """A table of the configuration file; a key it does not know is an error."""
+    """A section of the configuration file; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Server(Section):
-    """Where the daemon listens, and whom it answers."""
+    """Address, limits and access of the server."""
 
     host: str = Field(
         default="127.0.0.1", description="Address to listen on. Anything but this device itself needs a token."
@@ -101,7 +101,7 @@ class Model(Section):
 
 
 class Memory(Section):
-    """The one dial from which a training plan follows."""
+    """The memory budget, from which a training plan follows."""
 
     budget_bytes: int = Field(
         default=2 * 1024**3,
@@ -124,7 +124,7 @@ class Training(TrainConfig):
 
     @property
     def config(self) -> TrainConfig:
-        """The part that decides what is learned."""
+        """The settings that decide what is learned."""
         return TrainConfig(**{item.name: getattr(self, item.name) for item in fields(TrainConfig)})
 
 

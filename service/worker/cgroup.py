@@ -1,4 +1,4 @@
-"""The cgroup that systemd delegated to the daemon: the daemon itself in `main/`, its worker in `train/`, under a limit.
+"""The cgroup that systemd delegated to the daemon: the daemon in `main/`, its worker in `train/` under a memory limit.
 
     lars-agent.service/    delegated (Delegate=memory); empty, because a cgroup whose children are limited holds nobody
       main/                the daemon, which has no limit
@@ -24,12 +24,12 @@ REMOVE_TRIES, REMOVE_WAIT_S = 100, 0.05
 
 
 class CgroupUnavailable(LarsError):
-    """The daemon has no cgroup in which it could limit its worker; the message says why, and what to do."""
+    """The daemon has no cgroup in which it could limit its worker; the message names the reason and the remedy."""
 
 
 @dataclass(frozen=True)
 class Traces:
-    """What a run left in its cgroup's files.
+    """Counters of a run, read from its cgroup's files.
 
     Attributes: `peak_bytes`, page cache included, None where the kernel does not tell (before 5.19);
     `killed_at_limit`, whether the kernel killed it because it asked for more than its own limit.
@@ -102,7 +102,7 @@ def take_cgroup(proc: Path = Path("/proc/self")) -> Cgroup:
 
 
 def is_delegated(folder: Path) -> bool:
-    """Whether systemd has handed this cgroup over to us.
+    """Return True if systemd has delegated this cgroup to us.
 
     It marks what it hands over; before version 251 an unprivileged process cannot see that. Then it can be told by the
     owner: it is given to the unit's user, whereas the cgroup around it is not.
@@ -116,7 +116,7 @@ def is_delegated(folder: Path) -> bool:
 
 
 def _own_folder(proc: Path) -> Path:
-    """The folder of this process's cgroup, below the root. Raises CgroupUnavailable."""
+    """Return the folder of this process's cgroup, below the root. Raises CgroupUnavailable."""
     try:
         lines = [line.split(":", 2) for line in (proc / "cgroup").read_text().splitlines()]
         mounts = [line.split() for line in (proc / "mounts").read_text().splitlines()]
@@ -155,7 +155,7 @@ def _move_into_main(folder: Path) -> None:
 
 
 def _killed_at_limit(events: Path) -> bool:
-    """Whether it was at its own limit (`oom`) that a process was killed (`oom_kill`), not with the whole device's."""
+    """Return True if a process was killed (`oom_kill`) at the cgroup's own limit (`oom`), not at the device's."""
     counts = dict(line.split() for line in events.read_text().splitlines())
     return int(counts.get("oom", 0)) > 0 and int(counts.get("oom_kill", 0)) > 0
 

@@ -25,11 +25,11 @@ class Ending:
 
     @property
     def stopped(self) -> bool:
-        """Whether somebody asked the worker to end: it goes on from its checkpoint when it is run again."""
+        """True if the worker was asked to end; it continues from its checkpoint when it is run again."""
         return self.exit_status in (EXIT_STOPPED, -signal.SIGTERM)
 
     def failure(self) -> WorkerFailed:
-        """The error that this ending is, when it left no result."""
+        """Return the error of a worker that ended without a result."""
         if self.hung_s is not None:
             return WorkerFailed(
                 f"the training worker got no further for {self.hung_s:.0f} s (training.hang_s) and was killed; "

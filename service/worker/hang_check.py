@@ -1,4 +1,4 @@
-"""Whether the worker makes progress."""
+"""Decide if the worker makes progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The small program between the daemon and its worker: it puts itself on a leash, then becomes the worker.
+"""Launch the worker: bind its life to the daemon's, enter its cgroup, lower its priority, then exec it.
 
     python launcher.py DAEMON_PID CGROUP COMMAND [ARGUMENT ...]
 
@@ -24,7 +24,7 @@ WORKER_OOM_SCORE_ADJ = 500
 
 
 def _die_with_parent(daemon_pid: int) -> None:
-    """The kernel kills this process, stopped or not, as soon as the daemon is gone (Linux)."""
+    """Have the kernel kill this process, stopped or not, as soon as the daemon is gone (Linux)."""
     if sys.platform != "linux":
         return
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -41,7 +41,7 @@ def _enter(cgroup: str) -> None:
 
 
 def _step_back() -> None:
-    """Everything else on the device goes first: for the processor, for the disk, and when memory runs out."""
+    """Take the lowest priority for processor and disk, and be killed first when memory runs out."""
     os.nice(WORKER_NICE)
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # a sandbox that forbids it

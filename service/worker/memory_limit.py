@@ -1,4 +1,4 @@
-"""What holds the training worker to its budget: the kernel, or where it cannot, the guard inside the worker."""
+"""Limit the training worker's memory: by the kernel, or where that is impossible by the guard inside the worker."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Limit:
 
     @property
     def kind(self) -> LimitKind:
-        """Who holds the worker."""
+        """What enforces the limit."""
         return "guard" if self.entrance is None else "cgroup"
 
     def as_dict(self) -> dict[str, Any]:
@@ -51,12 +51,12 @@ class MemoryLimit:
 
     @property
     def kind(self) -> LimitKind:
-        """Who will hold the worker."""
+        """What will enforce the limit."""
         return "guard" if self.cgroup is None else "cgroup"
 
     @contextlib.contextmanager
     def around(self, limit_bytes: int | None) -> Iterator[Limit]:
-        """The limit that holds the worker which runs inside the block; after it nothing of the run is left."""
+        """Limit the worker that runs inside the block, and clean up after it."""
         limit = Limit(limit_bytes, self._begin(limit_bytes))
         try:
             yield limit
@@ -87,7 +87,7 @@ GUARD_ONLY = MemoryLimit()
 
 
 def memory_limit() -> MemoryLimit:
-    """The best limit that can be had here; the log says which, and why it is not a better one."""
+    """Return the strictest limit available here; the log names it and the reason why it is not stricter."""
     try:
         limit = MemoryLimit(take_cgroup())
     except CgroupUnavailable as error:

@@ -18,7 +18,7 @@ class Pause:
 
 
 class PauseReasons:
-    """The reasons to pause that hold now, and the pauses so far; `now` is seconds by a clock that only goes forward."""
+    """The active reasons to pause, and the pauses so far; `now` is seconds by a monotonic clock."""
 
     def __init__(self) -> None:
         self._since: dict[PauseReason, float] = {}
@@ -26,7 +26,7 @@ class PauseReasons:
 
     @property
     def active(self) -> frozenset[PauseReason]:
-        """The reasons that hold."""
+        """The active reasons."""
         return frozenset(self._since)
 
     def paused_s(self, now: float) -> float:

@@ -1,4 +1,4 @@
-"""The worker process of one job at a time: started, paused, parked, stopped, and never left behind."""
+"""Start, pause, suspend and stop the worker process of one job at a time; none is left behind."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int | None:
-        """The process id of the worker, None while none runs."""
+        """Return the worker's process id; None while none runs."""
         with self._changed:
             return self._process.pid if self._process else None
 
     def run(self, folder: Path) -> Ending | None:
-        """The worker has worked on the job directory and ended; None if it was stopped before it began.
+        """Run a worker on the job directory until it ends; return None if it was stopped before it began.
 
         Raises JobInvalid where job.json cannot be read: it says how much memory the worker may take.
         """
@@ -99,7 +99,7 @@ class WorkerProcess:
 
     @property
     def holders(self) -> frozenset[PauseReason]:
-        """The reasons for which the worker is paused."""
+        """Return the reasons for which the worker is paused."""
         with self._changed:
             return self._pauses.active
 
@@ -129,7 +129,7 @@ class WorkerProcess:
                 self._changed.notify_all()
 
     def park(self) -> None:
-        """The worker that is held has been asked to checkpoint and end; another one is started once nobody holds it."""
+        """Ask the paused worker to checkpoint and end; another one is started once no pause is active."""
         with self._changed:
             if self._process is None or self._parking or not self._pauses.active:
                 return
@@ -137,7 +137,7 @@ class WorkerProcess:
             self._ask_to_end(max(PARKING_S, self._grace_s))
 
     def stop(self) -> None:
-        """The worker has been asked to checkpoint and end; it is killed if it has not after the grace time."""
+        """Ask the worker to checkpoint and end, and kill it after the grace time."""
         with self._changed:
             self._stopping = True
             self._ask_to_end(self._grace_s)
@@ -151,7 +151,7 @@ class WorkerProcess:
             self._pauses.reset()
 
     def _start(self, folder: Path, log: BinaryIO, limit: Limit) -> bool:
-        """Whether a worker has been started; waits while the worker is held."""
+        """Start a worker once no pause is active; return False if it was stopped before."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or not self._pauses.active)
             if self._stopping:
@@ -171,7 +171,7 @@ class WorkerProcess:
             return True
 
     def _wait(self, folder: Path) -> int:
-        """The exit status of the worker, which has ended. Polled: no signal goes to a reaped process's id."""
+        """Wait for the worker's exit status. Polled, so that no signal goes to a reaped process's id."""
         while True:
             with self._changed:
                 assert self._process is not None
@@ -198,7 +198,7 @@ class WorkerProcess:
         self._signal(signal.SIGCONT)  # a stopped process hears SIGTERM only when it runs again
 
     def _leave_none(self) -> None:
-        """No worker runs; one does here only when an error came between its start and its end."""
+        """Kill a worker that an error left running."""
         with self._changed:
             if self._process is not None:
                 self._signal(signal.SIGKILL)
@@ -223,7 +223,7 @@ def worker_environment(threads: int) -> dict[str, str]:
 
 
 def kill_stray(folder: Path) -> int | None:
-    """No worker of an earlier daemon works in this job directory; the id of the one that was killed, if any.
+    """Kill a worker that an earlier daemon left in this job directory, and return its process id.
 
     A process is a stray only if it has the recorded id *and* names this job directory in its command line, so a
     process that was given the same id since is left alone.
@@ -241,7 +241,7 @@ def kill_stray(folder: Path) -> int | None:
 
 
 def _tail(log: Path, start: int) -> str:
-    """The last line written to the log since `start` (bytes); empty where there is none."""
+    """Return the last line written to the log since `start` (bytes); empty if there is none."""
     with log.open("rb") as file:
         file.seek(max(start, log.stat().st_size - TAIL_BYTES))
         lines = file.read().decode("utf-8", errors="replace").strip().splitlines()

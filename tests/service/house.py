@@ -76,7 +76,7 @@ class House:
         self.engine = FakeEngine(self.store)
         self.model: Any = FakeModel()
         self.switch: Any = AdapterSwitch(self.store, lambda: nullcontext(self.engine), lambda: self.model)
-        self.parts = CycleContext(self.settings, self.db, self.store, lambda: self.model, self.switch)
+        self.context = CycleContext(self.settings, self.db, self.store, lambda: self.model, self.switch)
         self.supervisors: list[Supervisor] = []
 
     def supervisor(self, *flags: str, command: tuple[str, ...] | None = None, **options: Any) -> Supervisor:
@@ -88,7 +88,7 @@ class House:
         )
         self.worker.use(self.settings.training)
         self.preemption = RequestPreemption(self.worker, self.settings.idle.resume_s)
-        self.supervisors.append(Supervisor(self.parts, self.worker, **options))
+        self.supervisors.append(Supervisor(self.context, self.worker, **options))
         return self.supervisors[-1]
 
     def correct(self, count: int = 4, profile: str = "default") -> list[str]:

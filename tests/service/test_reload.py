@@ -79,7 +79,7 @@ def test_every_part_goes_by_the_new_settings(daemon):
         }
     )
     reload(daemon, lambda: wanted)
-    assert daemon.settings.training.steps == daemon.supervisor._parts.settings.training.steps == 3
+    assert daemon.settings.training.steps == daemon.supervisor._context.settings.training.steps == 3
     assert daemon.next_night() is not None
     assert daemon.notices == ["takes effect at the next start: server.port"]
     reload(daemon, lambda: before)

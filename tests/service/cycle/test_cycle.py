@@ -48,7 +48,7 @@ def never(folder: Path) -> JobResult:
 def test_accepted_candidate_is_published_and_served(house):
     house.correct()
     job = house.db.jobs.add("default", "manual")
-    verdict = run_cycle(job, house.parts, trained())
+    verdict = run_cycle(job, house.context, trained())
     assert verdict.accepted
     assert house.store.active("default") == house.engine.serving("default") == 1
     row = house.db.jobs.get(job.id)
@@ -59,7 +59,7 @@ def test_manifest_tells_where_the_adapter_comes_from(house):
     ids = house.correct()
     parent = house.publish()
     job = house.db.jobs.add("default", "manual")
-    run_cycle(job, house.parts, trained())
+    run_cycle(job, house.context, trained())
     manifest = house.store.get("default", parent + 1)
     learned = {example.source_id for example in read_examples(house.folder(job.id) / TRAIN_FILE)}
     assert (manifest.parent, manifest.job_id, manifest.base_model) == (parent, job.id, "tiny/random")
@@ -74,7 +74,7 @@ def test_rejected_candidate_leaves_incumbent_active_and_stays_in_the_job_directo
     house.correct()
     incumbent = house.publish()
     job = house.db.jobs.add("default", "manual")
-    verdict = run_cycle(job, house.parts, trained(reply_loss=1.99))
+    verdict = run_cycle(job, house.context, trained(reply_loss=1.99))
     assert not verdict.accepted
     assert house.store.active("default") == house.engine.serving("default") == incumbent
     assert len(house.store.versions("default")) == 1
@@ -87,7 +87,7 @@ def test_job_directory_holds_what_the_worker_needs(house):
     house.correct(6)
     incumbent = house.publish()
     job = house.db.jobs.add("default", "manual")
-    run_cycle(job, house.parts, trained())
+    run_cycle(job, house.context, trained())
     folder = house.folder(job.id)
     spec = JobSpec.read(folder)
     assert spec.parent == str(house.store.folder("default", incumbent))
@@ -104,14 +104,14 @@ def test_job_directory_holds_what_the_worker_needs(house):
 def test_without_feedback_there_is_nothing_to_learn_and_no_worker(house):
     job = house.db.jobs.add("default", "manual")
     with pytest.raises(NothingToLearn):
-        run_cycle(job, house.parts, never)
+        run_cycle(job, house.context, never)
     assert not house.folder(job.id).exists()
 
 
 def test_profiles_do_not_mix(house):
     house.correct(4, "default")
     ids = house.correct(4, "alice")
-    run_cycle(house.db.jobs.add("alice", "manual"), house.parts, trained())
+    run_cycle(house.db.jobs.add("alice", "manual"), house.context, trained())
     assert house.store.active("alice") == 1
     assert house.store.active("default") is None
     assert set(house.store.get("alice", 1).example_ids) < set(ids)
@@ -123,7 +123,7 @@ def test_failed_swap_puts_the_incumbent_back(house):
     house.engine.failing = True
     job = house.db.jobs.add("default", "manual")
     with pytest.raises(SwapFailed, match=r"v2 .* another shape.* v1 is in use as before"):
-        run_cycle(job, house.parts, trained())
+        run_cycle(job, house.context, trained())
     assert house.store.active("default") == house.engine.serving("default") == incumbent
     assert house.db.jobs.get(job.id).version == 2
 
@@ -132,7 +132,7 @@ def test_failed_first_swap_puts_the_base_model_back(house):
     house.correct()
     house.engine.failing = True
     with pytest.raises(SwapFailed, match="the base model is in use as before"):
-        run_cycle(house.db.jobs.add("default", "manual"), house.parts, trained())
+        run_cycle(house.db.jobs.add("default", "manual"), house.context, trained())
     assert house.store.active("default") is None
 
 
@@ -152,7 +152,7 @@ def test_failed_swap_over_a_damaged_incumbent_moves_pointer_and_engine_to_its_ne
 
     kept = "v1" if left else "the base model"
     with pytest.raises(SwapFailed, match=rf"v3 .* another shape.*; {kept} is in use because v2 is damaged"):
-        run_cycle(house.db.jobs.add("default", "manual"), house.parts, train)
+        run_cycle(house.db.jobs.add("default", "manual"), house.context, train)
     assert house.store.active("default") == house.engine.serving("default") == left
     assert [problem.code for problem in house.switch.problems] == ["adapter_fallback"] * len(damaged[:1])
 
@@ -165,9 +165,9 @@ def test_candidate_is_rejected_when_another_version_was_put_in_use_meanwhile(hou
         house.store.activate("default", None)
         return trained()(folder)
 
-    verdict = run_cycle(house.db.jobs.add("default", "manual"), house.parts, train)
+    verdict = run_cycle(house.db.jobs.add("default", "manual"), house.context, train)
     assert not verdict.accepted
-    assert verdict.reasons == ("When it began v1 was in use, but the base model has been put in use since.",)
+    assert verdict.reasons == ("When the job began v1 was in use, but the base model has been put in use since.",)
     assert house.store.active("default") is None
 
 
@@ -194,8 +194,8 @@ def test_daemon_that_dies_between_any_two_steps_is_gone_on_from(house, step, mon
             patch.setattr(points[step], die)
         patch.setattr(house.engine, "prepare" if step == "prepare" else "swap", die)
         with pytest.raises(Death):
-            run_cycle(job, house.parts, die if step == "train" else trained())
-    verdict = run_cycle(house.db.jobs.get(job.id), house.parts, trained())
+            run_cycle(job, house.context, die if step == "train" else trained())
+    verdict = run_cycle(house.db.jobs.get(job.id), house.context, trained())
     assert verdict.accepted
     assert [manifest.version for manifest in house.store.versions("default")] == [1, 2]
     assert house.store.active("default") == house.engine.serving("default") == 2
@@ -206,7 +206,7 @@ def test_adapter_of_another_base_model_is_no_incumbent(house):
     house.publish()
     house.model = FakeModel(sha256="b" * 64)
     job = house.db.jobs.add("default", "manual")
-    run_cycle(job, house.parts, trained())
+    run_cycle(job, house.context, trained())
     assert JobSpec.read(house.folder(job.id)).parent is None
     assert house.store.get("default", 2).parent is None
     assert house.store.active("default") == 2
@@ -217,21 +217,21 @@ def test_damaged_incumbent_stops_the_cycle_before_any_training(house):
     house.publish()
     (house.store.folder("default", 1) / "adapter_model.safetensors").write_text("rotten")
     with pytest.raises(AdapterCorrupt, match="damaged"):
-        run_cycle(house.db.jobs.add("default", "manual"), house.parts, never)
+        run_cycle(house.db.jobs.add("default", "manual"), house.context, never)
 
 
 def test_worker_error_keeps_its_type_and_words(house):
     house.correct()
     result = JobResult("failed", error="needs 3 bytes", error_type="BudgetTooSmall")
     with pytest.raises(BudgetTooSmall, match="needs 3 bytes"):
-        run_cycle(house.db.jobs.add("default", "manual"), house.parts, lambda folder: result)
+        run_cycle(house.db.jobs.add("default", "manual"), house.context, lambda folder: result)
 
 
 def test_worker_error_of_unknown_type_is_a_worker_failure(house):
     house.correct()
     result = JobResult("failed", error="?", error_type="annotations")
     with pytest.raises(WorkerFailed):
-        run_cycle(house.db.jobs.add("default", "manual"), house.parts, lambda folder: result)
+        run_cycle(house.db.jobs.add("default", "manual"), house.context, lambda folder: result)
 
 
 def test_candidate_without_its_files_is_not_published(house):
@@ -243,29 +243,29 @@ def test_candidate_without_its_files_is_not_published(house):
         return result
 
     with pytest.raises(AdapterCorrupt):
-        run_cycle(house.db.jobs.add("default", "manual"), house.parts, train)
+        run_cycle(house.db.jobs.add("default", "manual"), house.context, train)
     assert house.store.versions("default") == []
 
 
 @pytest.mark.parametrize(("reply_loss", "status"), [(1.0, "succeeded"), (5.0, "rejected")])
 def test_there_are_no_news_after_a_judged_job_until_feedback_comes(house, reply_loss, status):
     house.correct()
-    require_news("default", house.parts)
+    require_news("default", house.context)
     job = house.db.jobs.add("default", "schedule")
-    run_cycle(job, house.parts, trained(reply_loss))
+    run_cycle(job, house.context, trained(reply_loss))
     house.db.jobs.update(job.id, status=status)
     with pytest.raises(NothingToLearn, match=f"no feedback has come since job {job.id}, which was {status}"):
-        require_news("default", house.parts)
+        require_news("default", house.context)
     house.correct(1)
-    require_news("default", house.parts)
+    require_news("default", house.context)
 
 
 def test_failed_job_is_tried_again_on_the_same_feedback(house):
     house.correct()
     job = house.db.jobs.add("default", "schedule")
-    run_cycle(job, house.parts, trained())
+    run_cycle(job, house.context, trained())
     house.db.jobs.update(job.id, status="failed")
-    require_news("default", house.parts)
+    require_news("default", house.context)
 
 
 def test_a_version_put_in_use_after_the_verdict_stays_in_use(house):
@@ -281,7 +281,7 @@ def test_a_version_put_in_use_after_the_verdict_stays_in_use(house):
 
     house.store.publish = interrupted
     with pytest.raises(SwapFailed, match=f"v{parent + 1} was published, but v{mine} has been put in use meanwhile"):
-        run_cycle(job, house.parts, trained())
+        run_cycle(job, house.context, trained())
     assert house.store.active("default") == mine
     assert [manifest.version for manifest in house.store.versions("default")] == [1, 2, 3]
 
@@ -289,4 +289,4 @@ def test_a_version_put_in_use_after_the_verdict_stays_in_use(house):
 def test_too_little_feedback_is_no_news(house):
     house.correct(1)
     with pytest.raises(NothingToLearn, match="two examples are needed"):
-        require_news("default", house.parts)
+        require_news("default", house.context)

@@ -321,7 +321,7 @@ def test_profile_that_cannot_be_and_model_that_is_not_there_leave_no_job(house):
     def loading():
         raise ModelLoading("the model is being loaded")
 
-    object.__setattr__(supervisor._parts, "base_model", loading)
+    object.__setattr__(supervisor._context, "base_model", loading)
     with pytest.raises(ModelLoading):
         supervisor.adapt()
     assert house.db.jobs.list() == []
@@ -344,10 +344,10 @@ def test_night_runs_for_what_is_new_or_deleted_or_set_otherwise_and_says_so(tmp_
     def night() -> str | None:
         return ended(house, supervisor, supervisor.adapt(trigger="schedule")).reason
 
-    assert night() == "6 examples, none of which has been learned"
+    assert night() == "6 examples, none of which has been trained on"
     first = house.db.jobs.list()[0].id
     house.db.feedback.add(tell("And house 7?", "It is 7."))
-    with pytest.raises(NothingToLearn, match=r"1 examples are new since job .*, a night takes 3"):
+    with pytest.raises(NothingToLearn, match=r"1 examples are new since job .*, a scheduled job needs 3"):
         supervisor.adapt(trigger="schedule")
     house.db.feedback.delete(ids[0])
     assert night() == f"1 of the examples of job {first} have been deleted"

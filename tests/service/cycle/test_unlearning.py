@@ -53,7 +53,7 @@ def test_where_the_successor_is_rejected_that_version_is_in_use_and_the_record_s
     job = ended(house, "--reply", "9.0")
     assert (job.status, in_use(house)) == ("rejected", left)
     kept = "v1" if left else "the base model"
-    words = f"v2 learned what has been deleted since, so {kept} is in use instead."
+    words = f"v2 was trained on feedback that has been deleted, so {kept} is in use instead."
     assert job.error.endswith(words)
     assert job.verdict["reasons"][-1] == words
 
@@ -70,7 +70,7 @@ def test_night_in_which_too_little_is_left_takes_the_adapter_out_of_use_and_the_
     for feedback_id in ids:
         house.db.feedback.delete(feedback_id)
     supervisor = house.supervisor()
-    with pytest.raises(NothingToLearn, match=r"v1 learned what has been deleted since, so the base model is in use"):
+    with pytest.raises(NothingToLearn, match=r"v1 was trained on .* deleted, so the base model is in use"):
         supervisor.adapt(trigger="schedule")
     assert in_use(house) is None
     assert {job.trigger for job in house.db.jobs.list()} == {"manual"}  # the one that made v1
@@ -108,7 +108,7 @@ def test_worker_that_finds_nothing_to_learn_ends_it_too(house, ids):
     house.db.feedback.delete(ids[2])
     job = ended(house, "--error", "NothingToLearn")
     assert job.status == "failed"
-    assert job.error.endswith("v1 learned what has been deleted since, so the base model is in use instead.")
+    assert job.error.endswith("v1 was trained on feedback that has been deleted, so the base model is in use instead.")
     assert in_use(house) is None
 
 
@@ -140,6 +140,6 @@ def test_profile_all_of_whose_feedback_is_deleted_has_its_night(house):
     for feedback_id in ids:
         house.db.feedback.delete(feedback_id)
     assert profiles() == ["alice", "default"]
-    with pytest.raises(NothingToLearn, match="v1 learned what has been deleted since"):
+    with pytest.raises(NothingToLearn, match="v1 was trained on feedback that has been deleted"):
         house.supervisor().adapt("alice", trigger="schedule")
     assert house.store.active("alice") is None

@@ -202,7 +202,7 @@ class TestJobs:
         assert house.db.jobs.get(job.id).status == "rejected"
         assert tidy(house, days=400).job_folders == 1
         with pytest.raises(NothingToLearn, match=job.id):
-            require_news("default", house.parts)
+            require_news("default", house.context)
 
     def test_what_training_left_behind_goes_and_what_was_measured_stays(self, build):
         house = build(checkpoint_days=1)

@@ -34,7 +34,7 @@ class Limit:
 
     @property
     def kind(self) -> LimitKind:
-        """What enforces the limit."""
+        """Return the mechanism that enforces the limit."""
         return "guard" if self.entrance is None else "cgroup"
 
     def as_dict(self) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class MemoryLimit:
 
     @property
     def kind(self) -> LimitKind:
-        """What will enforce the limit."""
+        """Return the mechanism that will enforce the limit."""
         return "guard" if self.cgroup is None else "cgroup"
 
     @contextlib.contextmanager

@@ -29,7 +29,7 @@ from examples.persona import lessons
 from examples.running import Daemon, daemon
 from lars_agent.errors import LarsError
 from lars_agent.files import sha256_of
-from lars_agent.memory.allocator import thrifty_environment
+from lars_agent.memory.allocator import torch_environment
 from lars_agent.models.library import ModelLibrary
 from lars_agent.training.job_directory import (
     CANDIDATE,
@@ -153,10 +153,9 @@ def _job(folder: Path, models: Path, reference: str) -> Path:
 @contextmanager
 def _worker(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A worker on the job, killed at the end of the block."""
-    threads = {"OMP_NUM_THREADS": str(THREADS), "MKL_NUM_THREADS": str(THREADS)}
     command = [sys.executable, "-m", "lars_agent.training.worker", str(folder)]
     with (folder / "worker.log").open("ab") as log:
-        process = subprocess.Popen(command, env=thrifty_environment(os.environ) | threads, stdout=log, stderr=log)
+        process = subprocess.Popen(command, env=torch_environment(os.environ, THREADS), stdout=log, stderr=log)
     try:
         yield process
     finally:

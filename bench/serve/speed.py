@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from bench.child import run, run_module
 from lars_agent.errors import LarsError
-from lars_agent.memory.allocator import thrifty_environment
+from lars_agent.memory.allocator import torch_environment
 
 THREADS = (1, 2)
 PROMPT_TOKENS, REPLY_TOKENS = 451, 128
@@ -66,8 +66,7 @@ def engine_runs(model: Path) -> list[dict[str, Any]]:
 
 def child_figures(command: str, threads: int, *arguments: object) -> dict[str, Any]:
     """The figures that `bench.serve.child` prints, started as the daemon starts its engine. Raises LarsError."""
-    counts = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    environment = {**thrifty_environment(os.environ), **counts}
+    environment = torch_environment(os.environ, threads)
     output = run_module("bench.serve.child", command, *arguments, threads, environment=environment)
     return dict(json.loads(output))
 

@@ -8,6 +8,7 @@ for every page of every tensor; jemalloc a tenth of a second later, when most of
 from __future__ import annotations
 
 import ctypes
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ __all__ = [
     "allocator_name",
     "give_back",
     "thrifty_environment",
+    "torch_environment",
 ]
 
 # Caches by tensor shape. torch's cache of packed weights: without it 14 steps of the default model took 90 MB less, at
@@ -54,6 +56,12 @@ def thrifty_environment(given: Mapping[str, str]) -> dict[str, str]:
         return environment
     preloaded = environment | {"LD_PRELOAD": ":".join(filter(None, (library, given.get("LD_PRELOAD"))))}
     return preloaded if _allocates_with_jemalloc(preloaded) else environment
+
+
+def torch_environment(given: Mapping[str, str], threads: int = 0) -> dict[str, str]:
+    """Return `thrifty_environment` with the thread count of a torch process; 0 threads: one for each core."""
+    count = str(threads or os.cpu_count() or 1)
+    return thrifty_environment(given) | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
 
 
 def allocator_name() -> str:

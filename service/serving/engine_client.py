@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lars_agent.errors import GenerationError
-from lars_agent.memory.allocator import thrifty_environment
+from lars_agent.memory.allocator import torch_environment
 from lars_agent.runtime.request import GenerationRequest, Ticket
 from lars_agent.runtime.rpc import EngineOptions, RpcConnection, error_from, error_to, generation_from, piece_from
 
@@ -64,7 +64,7 @@ class EngineClient:
                 [*command, str(theirs.fileno()), json.dumps(asdict(options))],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
-                env=_environment(options.threads),
+                env=torch_environment(os.environ, options.threads),
             )
         self._wire = RpcConnection(ours)
         self._lines = iter(self._wire)
@@ -185,8 +185,3 @@ def _hand(waiting: RemoteTicket | _Call, line: dict[str, Any]) -> None:
         if "error" in line:
             waiting.finish(None, error_from(line["error"]))
     waiting.answers.put(line)
-
-
-def _environment(threads: int) -> dict[str, str]:
-    number = str(threads or os.cpu_count() or 1)
-    return {**thrifty_environment(os.environ), "OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number}

@@ -18,7 +18,7 @@ from typing import BinaryIO
 import psutil
 
 from lars_agent.files import write_atomically
-from lars_agent.memory.allocator import thrifty_environment
+from lars_agent.memory.allocator import torch_environment
 from lars_agent.training.job_directory import ALIVE_FILE, PROGRESS_FILE, JobSpec
 from service.settings.sections import Training
 from service.worker.ending import Ending
@@ -212,14 +212,8 @@ class WorkerProcess:
 
 
 def worker_environment(threads: int) -> dict[str, str]:
-    """Ours, with the worker's number of threads (0: one a core) and an allocator that gives memory back."""
-    number = str(threads or os.cpu_count() or 1)
-    return {
-        **thrifty_environment(os.environ),
-        "OMP_NUM_THREADS": number,
-        "MKL_NUM_THREADS": number,
-        "PYTHONUNBUFFERED": "1",
-    }
+    """Return the environment of a worker with so many threads (0: one for each core)."""
+    return torch_environment(os.environ, threads) | {"PYTHONUNBUFFERED": "1"}
 
 
 def kill_stray(folder: Path) -> int | None:

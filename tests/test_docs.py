@@ -319,3 +319,18 @@ def test_the_readmes_chat_stores_its_corrections(answered, monkeypatch):
     corrections = [line.removeprefix("/fix ") for line in said if line.startswith("/fix ")]
     assert len(corrections) == 2
     assert [item["correction"] for item in reversed(stored)] == corrections
+
+
+def test_constants_named_beside_a_file_stand_in_it():
+    """`NAME` in `path/to/file.py`: the name occurs in the file."""
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+)`(?: or `\w+`)? in\s+`([\w/]+\.py)`", text)
+    assert named
+    assert [pair for pair in named if not re.search(rf"\b{pair[0]}\b", (REPOSITORY / pair[1]).read_text())] == []
+
+
+def test_the_single_test_that_contributing_names_exists():
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"-m pytest (\S+\.py)::(\w+)", text)
+    assert named
+    assert [pair for pair in named if f"def {pair[1]}(" not in (REPOSITORY / pair[0]).read_text()] == []

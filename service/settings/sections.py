@@ -155,7 +155,10 @@ class Idle(Section):
         default=300.0, ge=0, allow_inf_nan=False, description="Least time since anybody used keyboard or mouse."
     )
     late_quiet_s: float = Field(
-        default=1800.0, ge=0, allow_inf_nan=False, description="Both of these, where a missed night is made up."
+        default=1800.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Least time without a request and without keyboard or mouse, for a run that is made up.",
     )
     resume_s: float = Field(
         default=1.0, ge=0, allow_inf_nan=False, description="After a reply, until the worker that it stopped goes on."

@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import psutil
 import pytest
 
 from service.schedule import device as probes
+from service.schedule.idle_policy import DeviceState
 
 LAPTOP = {"AC": {"type": "Mains", "online": "1"}, "BAT0": {"type": "Battery", "capacity": "80", "status": "Charging"}}
 ON_BATTERY = {
@@ -127,3 +129,10 @@ def test_this_machine_says_what_it_can(tmp_path):
     assert load is not None
     assert load >= 0.0
     assert probes.Processor().load(10_000) == 0.0
+
+
+def test_reader_reads_every_value_of_the_device_state(tmp_path, monkeypatch):
+    read: dict[str, object] = {}
+    monkeypatch.setattr(probes, "DeviceState", lambda **values: read.update(values))
+    probes.DeviceReader(tmp_path, lambda: [], lambda: 0.0, lambda: 0).read_device_state("open")
+    assert set(read) == {field.name for field in fields(DeviceState)}

@@ -29,7 +29,7 @@ from tests.service.house import STANDIN
 REPOSITORY = Path(__file__).parents[1]
 ROOT_PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 PAGES = [*(REPOSITORY / name for name in ROOT_PAGES), *sorted((REPOSITORY / "docs").glob("*.md"))]
-GENERATED = {"configuration.md", "benchmarks.md", "demo.md"}  # their words come from elsewhere
+GENERATED = {"configuration.md", "benchmarks.md"}  # their words come from elsewhere
 LANGUAGES = {"sh", "python", "text", "mermaid"}
 README_LINES = 130
 

@@ -19,8 +19,6 @@ from service.cycle.unlearning import effective_version
 from service.db import JobRecord
 from service.settings.load import Settings
 
-SUPERVISED = {"threads", "hang_s"}  # training settings without effect on the adapter
-
 
 def write_job_directory(job: JobRecord, examples: Sequence[Example], curated: Curated, context: CycleContext) -> None:
     """Write everything the worker needs; job.json comes last and marks the directory as complete."""
@@ -123,7 +121,7 @@ def _spec(job_id: str, profile: str, parent: int | None, context: CycleContext) 
 
 def _fingerprint(examples: Sequence[Example], context: CycleContext) -> str:
     """Return a digest of feedback, settings and base model; equal digests train the same adapter."""
-    settings = context.settings.model_dump(mode="json", include={"lars", "training", "curation", "gate", "model"})
-    settings["training"] = {key: value for key, value in settings["training"].items() if key not in SUPERVISED}
+    settings = context.settings.model_dump(mode="json", include={"lars", "curation", "gate", "model"})
+    settings["training"] = to_dict(context.settings.training.config)
     content = [[example.as_dict() for example in examples], settings, context.base_model().sha256]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

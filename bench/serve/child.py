@@ -93,9 +93,9 @@ def engine(model: str, dtype: str, threads: str) -> dict[str, list[Figures]]:
     """Tokens a second of the base model and each kind of adapter, and seconds to the first token after a prefix."""
     torch.set_num_threads(1)  # see `Engine`
     opened, store = open_model(Path(model), *precision(dtype)), AdapterStore(Path(tempfile.mkdtemp()))
-    for kind, config in KINDS.items():
-        publish_random(store, opened, kind, config)
     made = Engine(opened, store, threads=int(threads), prefix_bytes=PREFIX_BYTES, parallel=1)
+    for kind, config in KINDS.items():
+        made.swap(kind, publish_random(store, opened, kind, config))
     figures = {"decode_tokens_s": _decode_speeds(made, opened), "first_token_s": _first_tokens(made, opened)}
     made.close()
     return figures
@@ -159,16 +159,15 @@ def text_of(tokenizer: PreTrainedTokenizerFast, count: int, start: int = 0) -> s
 
 
 def publish(model: str, folder: str, count: str) -> dict[str, int]:
-    """Publish versions of the default profile and activate none."""
+    """Publish versions of the default profile."""
     store, opened = AdapterStore(Path(folder)), open_model(Path(model), *precision("bfloat16"))
     for seed in range(int(count)):
         publish_random(store, opened, "default", LarsConfig(), seed)
-    store.activate("default", None)
     return {"published": int(count)}
 
 
-def publish_random(store: AdapterStore, opened: OpenedModel, profile: str, config: LarsConfig, seed: int = 0) -> None:
-    """Publish and activate a version whose weights are random, small, and not the initial ones."""
+def publish_random(store: AdapterStore, opened: OpenedModel, profile: str, config: LarsConfig, seed: int = 0) -> int:
+    """Publish a version whose weights are random, small, and not the initial ones; return its number."""
     adapter = LarsAdapter.for_model(opened.model, config, seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -177,8 +176,7 @@ def publish_random(store: AdapterStore, opened: OpenedModel, profile: str, confi
     with tempfile.TemporaryDirectory() as folder:
         save_adapter(adapter, Path(folder), base_model="bench", revision=None)
         draft = AdapterManifest(parent=store.active(profile), base_model_sha256=opened.sha256)
-        manifest = store.publish(profile, Path(folder), draft)
-    store.activate(profile, manifest.version)
+        return store.publish(profile, Path(folder), draft).version
 
 
 def gguf(downloads: str, file: str) -> dict[str, str]:

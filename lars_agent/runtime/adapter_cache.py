@@ -47,33 +47,31 @@ class AdapterCache:
         """Return a version, loaded if necessary. Raises AdapterNotFound, AdapterCorrupt or AdapterIncompatible."""
         if version is None:
             return BASE
-        if version == "active":
-            if profile not in self._active:
-                self.swap(profile)
-            return self._active[profile]
-        return self._get(profile, version)
+        return self._active.get(profile, BASE) if version == "active" else self._get(profile, version)
+
+    def prepare(self, profile: str, version: int) -> bool:
+        """Load `version` unless it is in memory; return True if its files have been verified just now for that.
+
+        Raises what `resolve` raises.
+        """
+        was_loaded = self.is_ready(profile, version)
+        self._get(profile, version)
+        return not was_loaded
 
     def is_ready(self, profile: str, version: int) -> bool:
         """Return True if `version` is loaded."""
         return self._find(profile, version) is not None
 
-    def swap(self, profile: str) -> int | None:
-        """Serve new requests of `profile` with the store's active version, and return it.
+    def swap(self, profile: str, version: int | None) -> None:
+        """Serve new requests of `profile` with `version`, until the next swap.
 
         Raises what `resolve` raises, and then nothing has changed.
         """
         with self._swap_lock:
-            version = self._store.active(profile)
             previous = self._active.get(profile, BASE)
-            self._active[profile] = BASE if version is None else self._get(profile, version)
+            self._active[profile] = self.resolve(profile, version)
             if previous.version is not None:
                 self._keep(profile, previous.version, previous)
-            return version
-
-    def serve_base(self, profile: str) -> None:
-        """Serve new requests of `profile` with the base model until the next swap, whatever the store calls active."""
-        with self._swap_lock:
-            self._active[profile] = BASE
 
     def serving(self, profile: str) -> int | None:
         """Return the version that serves `profile` now; None for the base model."""

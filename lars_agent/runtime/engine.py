@@ -100,21 +100,17 @@ class Engine:
         except TemplateError as error:
             raise PromptRefused(f"the model's chat template refuses the conversation: {error}") from error
 
-    def prepare(self, profile: str, version: int) -> None:
-        """Load and verify `version` for a later swap; see `AdapterCache.resolve`."""
-        self._adapters.resolve(profile, version)
+    def prepare(self, profile: str, version: int) -> bool:
+        """Load `version` for a later swap; see `AdapterCache.prepare`."""
+        return self._adapters.prepare(profile, version)
 
     def is_ready(self, request: GenerationRequest) -> bool:
         """Return True if the adapter that `request` names by number is loaded."""
         return not isinstance(request.version, int) or self._adapters.is_ready(request.profile, request.version)
 
-    def swap(self, profile: str) -> int | None:
-        """Serve new requests of `profile` with the store's active version; see `AdapterCache.swap`."""
-        return self._adapters.swap(profile)
-
-    def serve_base(self, profile: str) -> None:
-        """Serve `profile` with the base model until the next swap, whatever the store calls active."""
-        self._adapters.serve_base(profile)
+    def swap(self, profile: str, version: int | None) -> None:
+        """Serve new requests of `profile` with `version`; see `AdapterCache.swap`."""
+        self._adapters.swap(profile, version)
 
     def serving(self, profile: str) -> int | None:
         """Return the version that serves `profile` now; None for the base model."""

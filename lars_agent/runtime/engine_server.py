@@ -6,12 +6,11 @@ process's end of a socket, OPTIONS a JSON object with the fields of `EngineOptio
 closes the socket.
 
     to it    {"id": 1, "do": "submit", "request": {...}}   {"id": 1, "do": "cancel"}
-             {"id": 2, "do": "swap" | "serve_base", "profile": "alice"}
-             {"id": 2, "do": "prepare", "profile": "alice", "version": 3}
+             {"id": 2, "do": "prepare" | "swap", "profile": "alice", "version": 3}
              {"id": 3, "do": "close", "timeout_s": 10}
     from it  {"ready": true} or {"failed": {...}}, then
              {"id": 1, "seed": 7, "version": 3}   {"id": 1, "piece": {"text": "Hel", ...}}   {"id": 1, "done": {...}}
-             {"id": 2, "value": 3}   {"id": 1, "error": {"type": "QueueFull", "message": "...", "fields": {}}}
+             {"id": 2, "value": true}   {"id": 1, "error": {"type": "QueueFull", "message": "...", "fields": {}}}
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class EngineServer:
     def __init__(self, connection: RpcConnection, engine: Engine) -> None:
         self.connection, self.engine = connection, engine
         self._tickets: dict[int, Ticket] = {}
-        methods = (engine.swap, engine.prepare, engine.serve_base, engine.close)
+        methods = (engine.prepare, engine.swap, engine.close)
         self._methods: dict[str, Callable[..., Any]] = {method.__name__: method for method in methods}
 
     def serve(self) -> None:

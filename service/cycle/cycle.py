@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lars_agent.errors import ErrorRecord, LarsError, WorkerFailed, deserialize_error
 from lars_agent.records import to_dict
@@ -35,7 +34,7 @@ def run_cycle(job: JobRecord, context: CycleContext, train: Callable[[Path], Job
     with withdraw_if_nothing_to_learn(job.profile, context):
         if not (folder / SPEC_FILE).exists():
             examples = context.db.feedback.examples(job.profile)
-            write_job_directory(job, examples, curate_by_settings(examples, context.settings), context)
+            job = write_job_directory(job, examples, curate_by_settings(examples, context.settings), context)
         result = train(folder)
         verdict = judge(job, result, context)
     if verdict.accepted:
@@ -49,9 +48,8 @@ def run_cycle(job: JobRecord, context: CycleContext, train: Callable[[Path], Job
 
 def judge(job: JobRecord, result: JobResult, context: CycleContext) -> Verdict:
     """Return the gate's verdict on the worker's result. Raises the worker's own error if it failed."""
-    job = context.db.jobs.update(
-        job.id, result=to_dict(result) | {"learned": len(result.learned)}, peak_bytes=result.peak_bytes
-    )
+    content = to_dict(result) | {"learned": len(result.learned)}
+    context.db.jobs.update(job.id, result=content, peak_bytes=result.peak_bytes)
     if result.status == "failed" or result.candidate is None or result.incumbent is None:
         raise _worker_error(result)
     verdict = decide(result.candidate, result.incumbent, context.settings.gate, result.base)
@@ -78,7 +76,7 @@ def activate(job: JobRecord, version: int, context: CycleContext) -> None:
 
     The incumbent then goes on serving, or where it is damaged, its replacement by the rule of `AdapterSwitch`.
     """
-    incumbent = _recorded_spec(job, context)["active_version"]
+    incumbent = job.active_version
     try:
         context.switch.activate(job.profile, version, unless_moved_from=incumbent)
     except SwapFailed:
@@ -91,10 +89,9 @@ def activate(job: JobRecord, version: int, context: CycleContext) -> None:
 
 
 def _manifest(job: JobRecord, result: JobResult, verdict: Verdict, context: CycleContext) -> AdapterManifest:
-    folder = context.folder(job.id)
-    spec = JobSpec.read(folder)
+    spec = JobSpec.read(context.folder(job.id))
     return AdapterManifest(
-        parent=_recorded_spec(job, context)["parent_version"],
+        parent=job.parent_version,
         job_id=job.id,
         base_model=spec.base_model,
         base_model_revision=spec.base_model_revision,
@@ -117,7 +114,7 @@ def _manifest(job: JobRecord, result: JobResult, verdict: Verdict, context: Cycl
 
 def _reject_if_moved(job: JobRecord, verdict: Verdict, context: CycleContext) -> Verdict:
     """Reject the candidate if another version has become active since the job began: it was not judged against that."""
-    incumbent, active = _recorded_spec(job, context)["active_version"], context.store.active(job.profile)
+    incumbent, active = job.active_version, context.store.active(job.profile)
     if active == incumbent:
         return verdict
     reason = f"When the job began {label(incumbent)} was in use, but {label(active)} has been put in use since."
@@ -126,11 +123,6 @@ def _reject_if_moved(job: JobRecord, verdict: Verdict, context: CycleContext) ->
 
 def _published(job: JobRecord, context: CycleContext) -> AdapterManifest | None:
     return next((found for found in context.store.versions(job.profile) if found.job_id == job.id), None)
-
-
-def _recorded_spec(job: JobRecord, context: CycleContext) -> dict[str, Any]:
-    """Return the spec that `write_job_directory` recorded in the job's row."""
-    return dict(context.db.jobs.get(job.id).spec or {})
 
 
 def _worker_error(result: JobResult) -> LarsError:

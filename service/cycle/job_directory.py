@@ -20,8 +20,13 @@ from service.db import JobRecord
 from service.settings.load import Settings
 
 
-def write_job_directory(job: JobRecord, examples: Sequence[Example], curated: Curated, context: CycleContext) -> None:
-    """Write everything the worker needs; job.json comes last and marks the directory as complete."""
+def write_job_directory(
+    job: JobRecord, examples: Sequence[Example], curated: Curated, context: CycleContext
+) -> JobRecord:
+    """Write everything the worker needs and return the job with what was recorded of that in its row.
+
+    job.json comes last and marks the directory as complete.
+    """
     active, parent = _incumbent(job.profile, context)
     folder, spec = context.folder(job.id), _spec(job.id, job.profile, parent, context)
     record = to_dict(spec) | {
@@ -33,9 +38,10 @@ def write_job_directory(job: JobRecord, examples: Sequence[Example], curated: Cu
         "heldout": len(curated.heldout),
         "dropped": [asdict(dropped) for dropped in curated.dropped],
     }
-    context.db.jobs.update(job.id, spec=record, budget_bytes=spec.budget_bytes)
+    job = context.db.jobs.update(job.id, spec=record, budget_bytes=spec.budget_bytes)
     make_folder(context.settings.jobs_dir).chmod(0o700)  # conversations are private to this user
     _write(folder, curated, spec)
+    return job
 
 
 def write_dry_run(profile: str, folder: Path, context: CycleContext) -> None:

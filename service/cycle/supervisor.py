@@ -241,7 +241,8 @@ class Supervisor:
         tries = 0
         while tries < MAX_TRIES:
             self._check()
-            ending = self._worker.run(folder) if read_result(folder) is None else None
+            budget_bytes = self._db.jobs.get(folder.name).budget_bytes
+            ending = self._worker.run(folder, budget_bytes) if read_result(folder) is None else None
             if ending is not None:
                 self._note(folder.name, ending)
             self._check()

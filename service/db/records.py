@@ -116,6 +116,16 @@ class JobRecord:
     reason: str | None = None
     pauses: Mapping[str, Mapping[str, Any]] | None = None
 
+    @property
+    def active_version(self) -> int | None:
+        """The version that served the profile when the job directory was written; None for the base model."""
+        return (self.spec or {}).get("active_version")
+
+    @property
+    def parent_version(self) -> int | None:
+        """The incumbent: the version that the candidate is compared with; None for the base model."""
+        return (self.spec or {}).get("parent_version")
+
 
 @dataclass(frozen=True)
 class ScheduledRun:

@@ -65,7 +65,7 @@ def _versions(sweep: Sweep, profile: str, unfinished: Sequence[JobRecord]) -> li
 def _used(unfinished: Sequence[JobRecord], manifests: Sequence[AdapterManifest]) -> Iterator[int]:
     """Yield the versions that unfinished jobs started from or have published."""
     for job in unfinished:
-        named = (job.version, *((job.spec or {}).get(key) for key in ("active_version", "parent_version")))
+        named = (job.version, job.active_version, job.parent_version)
         yield from (version for version in named if version is not None)
         yield from (manifest.version for manifest in manifests if manifest.job_id == job.id)
 

@@ -77,10 +77,11 @@ class AdapterSwitch:
                     f"{label(version)} was published, but {label(incumbent)} has been put in use meanwhile and stays so"
                 )
             try:
-                return self._move(engine, profile, version, base_sha256)
+                self._move(engine, profile, version, base_sha256)
             except Exception as error:
                 self._restore(profile, version, incumbent, base_sha256, error)
                 raise
+        return version
 
     def rollback(self, profile: str) -> int | None:
         """Have the parent of the active version serve the profile. Raises AdapterNotFound, and as `activate` does."""
@@ -92,7 +93,7 @@ class AdapterSwitch:
         """Have `engine`, which has just been opened on `installed`, serve the active version of every profile."""
         for profile in self._store.profiles():
             if self._base_only:
-                engine.serve_base(profile)
+                engine.swap(profile, None)
             else:
                 self._serve_active(engine, profile, installed.sha256)
 
@@ -108,19 +109,24 @@ class AdapterSwitch:
             return self._store.active(profile)
         return None
 
-    def _move(self, engine: EngineClient, profile: str, version: int | None, base_sha256: str) -> int | None:
+    def _move(self, engine: EngineClient, profile: str, version: int | None, base_sha256: str) -> None:
         """Prepare the version, then move the pointer and the engine: what can fail, fails before the pointer moves."""
-        if version is not None:
-            engine.prepare(profile, version)
-            self._store.verify(profile, version, base_sha256)
+        self._prepare(engine, profile, version, base_sha256)
         started = time.perf_counter()
         self._store.move(profile, version)
-        served = engine.swap(profile)
+        engine.swap(profile, version)
         swap_ms = round(1000 * (time.perf_counter() - started), 3)
         self.swaps += 1
         self.problems = [problem for problem in self.problems if problem.profile != profile]
-        log.info("adapter_in_use", profile=profile, version=served, swap_ms=swap_ms)
-        return served
+        log.info("adapter_in_use", profile=profile, version=version, swap_ms=swap_ms)
+
+    def _prepare(self, engine: EngineClient, profile: str, version: int | None, base_sha256: str) -> None:
+        """Load and verify the version. Raises AdapterError where its files cannot serve.
+
+        The engine verifies what it loads; the files of a version that it has in memory are verified here.
+        """
+        if version is not None and not engine.prepare(profile, version):
+            self._store.verify(profile, version, base_sha256)
 
     def _restore(
         self, profile: str, version: int | None, incumbent: int | None, base_sha256: str, error: Exception
@@ -144,29 +150,18 @@ class AdapterSwitch:
         """Have `engine` serve the active version, or what takes its place by the rule of the class."""
         while True:
             try:
-                self._swap(engine, profile, base_sha256)
+                version = self._store.active(profile)
+                self._prepare(engine, profile, version, base_sha256)
+                engine.swap(profile, version)
                 return
             except AdapterIncompatible as error:
-                engine.serve_base(profile)
+                engine.swap(profile, None)
                 self._note("adapter_set_aside", f"{error}; until then {profile} uses the base model", profile)
                 return
             except AdapterError as error:
                 fallback = next(self._store.sound_ancestors(profile, base_sha256), None)
                 self._store.move(profile, fallback)
                 self._note("adapter_fallback", f"{error}; {profile} now uses {label(fallback)}", profile)
-
-    def _swap(self, engine: EngineClient, profile: str, base_sha256: str) -> None:
-        """Have `engine` serve the active version. Raises AdapterError where its files cannot serve.
-
-        The engine checks what it loads; the files of a version that it has in memory are checked here.
-        """
-        version = self._store.active(profile)
-        if version is None:
-            engine.serve_base(profile)
-        elif engine.serving(profile) == version:
-            self._store.verify(profile, version, base_sha256)
-        else:
-            engine.swap(profile)
 
     def _note(self, alarm: AlarmCode, words: str, profile: str) -> None:
         """Add a problem, once however often the engine is opened."""

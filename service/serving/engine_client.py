@@ -94,20 +94,14 @@ class EngineClient:
         ticket.seed, ticket.version = answer["seed"], answer["version"]
         return ticket
 
-    def prepare(self, profile: str, version: int) -> None:
+    def prepare(self, profile: str, version: int) -> bool:
         """See `Engine.prepare`."""
-        self._call({"do": "prepare", "profile": profile, "version": version})
+        return bool(self._call({"do": "prepare", "profile": profile, "version": version}))
 
-    def swap(self, profile: str) -> int | None:
+    def swap(self, profile: str, version: int | None) -> None:
         """See `Engine.swap`."""
-        version: int | None = self._call({"do": "swap", "profile": profile})
+        self._call({"do": "swap", "profile": profile, "version": version})
         self._serving[profile] = version
-        return version
-
-    def serve_base(self, profile: str) -> None:
-        """See `Engine.serve_base`."""
-        self._call({"do": "serve_base", "profile": profile})
-        self._serving[profile] = None
 
     def serving(self, profile: str) -> int | None:
         """See `Engine.serving`."""

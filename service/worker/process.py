@@ -19,7 +19,7 @@ import psutil
 
 from lars_agent.files import write_atomically
 from lars_agent.memory.allocator import torch_environment
-from lars_agent.training.job_directory import ALIVE_FILE, PROGRESS_FILE, JobSpec
+from lars_agent.training.job_directory import ALIVE_FILE, PROGRESS_FILE
 from service.settings.sections import Training
 from service.worker.ending import Ending
 from service.worker.hang_check import HangCheck, signs_of_life
@@ -74,12 +74,8 @@ class WorkerProcess:
         with self._changed:
             return self._process.pid if self._process else None
 
-    def run(self, folder: Path) -> Ending | None:
-        """Run a worker on the job directory until it ends; return None if it was stopped before it began.
-
-        Raises JobInvalid where job.json cannot be read: it says how much memory the worker may take.
-        """
-        budget_bytes = JobSpec.read(folder).budget_bytes
+    def run(self, folder: Path, budget_bytes: int | None) -> Ending | None:
+        """Run a worker on the job directory within the memory budget until it ends; None if it was stopped before."""
         with (folder / LOG_NAME).open("ab") as log, self.memory_limit.around(budget_bytes) as limit:
             log_start = log.tell()
             try:

@@ -14,7 +14,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from lars_agent.training.job_directory import JobSpec
 from service.worker.memory_limit import MemoryLimit, memory_limit
 from service.worker.process import WorkerProcess
 
@@ -30,8 +29,7 @@ time.sleep(float(sys.argv[2]))
 def run(limit: MemoryLimit, mib: str, seconds: str) -> dict[str, Any]:
     worker = WorkerProcess((sys.executable, "-c", WORKER, mib, seconds), memory_limit=limit)
     with tempfile.TemporaryDirectory() as name:
-        JobSpec("j-1", "default", "/nowhere", "0" * 64, budget_bytes=BUDGET_MIB * 2**20).write(Path(name))
-        ending = worker.run(Path(name))
+        ending = worker.run(Path(name), BUDGET_MIB * 2**20)
         record = json.loads((Path(name) / "worker.json").read_text())
     assert ending is not None
     return {

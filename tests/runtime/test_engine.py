@@ -136,14 +136,13 @@ def test_replies_made_at_once_are_those_made_alone(engine):
 
 def test_a_swap_serves_new_requests_and_leaves_one_in_flight_on_its_adapter(opened, store, tmp_path):
     versions = [publish(store, opened, tmp_path, seed) for seed in (1, 2)]
-    store.activate("default", versions[0])
     engine = Engine(opened, store, threads=1)
+    engine.swap("default", versions[0])
     gate, entered = held(engine)
     try:
         in_flight = engine.submit(request())
         assert entered.wait(LONG_S)
-        store.activate("default", versions[1])
-        assert engine.swap("default") == versions[1]
+        engine.swap("default", versions[1])
         after = engine.submit(request())
         gate.set()
         assert in_flight.result(LONG_S).adapter_version == versions[0]
@@ -158,26 +157,22 @@ def test_a_swap_serves_new_requests_and_leaves_one_in_flight_on_its_adapter(open
 
 def test_rollback_brings_the_old_replies_back_token_for_token(engine, opened, store, tmp_path):
     before = reply(engine).token_ids
-    store.activate("default", publish(store, opened, tmp_path, 1))
-    engine.swap("default")
+    engine.swap("default", publish(store, opened, tmp_path, 1))
     assert reply(engine).token_ids != before
-    store.rollback("default")
-    assert engine.swap("default") is None
+    engine.swap("default", None)
     assert reply(engine).token_ids == before
 
 
 def test_a_damaged_version_leaves_the_incumbent_serving(engine, opened, store, tmp_path):
     good, bad = (publish(store, opened, tmp_path, seed) for seed in (1, 2))
-    store.activate("default", good)
-    engine.swap("default")
+    engine.swap("default", good)
     weights = store.folder("default", bad) / WEIGHTS_FILE
     weights.chmod(0o644)
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
-    store.activate("default", bad)
     weights.write_bytes(content)
     with pytest.raises(AdapterCorrupt):
-        engine.swap("default")
+        engine.swap("default", bad)
     assert engine.serving("default") == good
     assert reply(engine).adapter_version == good
 
@@ -194,7 +189,7 @@ def test_an_adapter_made_for_another_base_model_is_refused(engine, opened, store
 
 
 def test_profiles_do_not_mix(engine, opened, store, tmp_path):
-    store.activate("alice", publish(store, opened, tmp_path, 3, "alice"))
+    engine.swap("alice", publish(store, opened, tmp_path, 3, "alice"))
     assert reply(engine, profile="alice").adapter_version == 1
     assert reply(engine).adapter_version is None
     assert reply(engine, profile="alice", version=None).adapter_version is None
@@ -263,13 +258,13 @@ def test_a_reply_that_is_not_whole_in_time_is_ended(opened, store):
 def test_a_version_is_prepared_while_the_incumbent_serves(engine, opened, store, tmp_path, monkeypatch):
     version = publish(store, opened, tmp_path, 1)
     assert not engine.is_ready(request(version=version))
-    engine.prepare("default", version)
+    assert engine.prepare("default", version)
     assert engine.is_ready(request(version=version))
     assert engine.serving("default") is None
     monkeypatch.setattr("lars_agent.runtime.adapter_cache.load_adapter", None)  # nothing is loaded any more
+    assert not engine.prepare("default", version)
     for active in (version, None, version):
-        store.activate("default", active)
-        assert engine.swap("default") == active
+        engine.swap("default", active)
         assert reply(engine).adapter_version == active
 
 

@@ -42,25 +42,24 @@ class FakeEngine:
 
     is_alive = True
 
-    def __init__(self, store: AdapterStore) -> None:
-        self.store, self.failing = store, False
+    def __init__(self, store: AdapterStore, sha256: Callable[[], str]) -> None:
+        self.store, self.sha256, self.failing = store, sha256, False
         self._serving: dict[str, int | None] = {}
         self._loaded: set[tuple[str, int]] = set()
 
-    def prepare(self, profile: str, version: int) -> None:
-        if self.failing and (profile, version) not in self._loaded:
+    def prepare(self, profile: str, version: int) -> bool:
+        if (profile, version) in self._loaded:
+            return False
+        if self.failing:
             raise AdapterCorrupt("the tensors have another shape")
+        self.store.verify(profile, version, self.sha256())
         self._loaded.add((profile, version))
+        return True
 
-    def swap(self, profile: str) -> int | None:
-        version = self.store.active(profile)
+    def swap(self, profile: str, version: int | None) -> None:
         if version is not None:
             self.prepare(profile, version)
         self._serving[profile] = version
-        return version
-
-    def serve_base(self, profile: str) -> None:
-        self._serving[profile] = None
 
     def serving(self, profile: str) -> int | None:
         return self._serving.get(profile)
@@ -73,7 +72,7 @@ class House:
         self.settings = Settings(**{"data_dir": data_dir, "idle": {"resume_s": 0.05}, **settings})
         self.db = Database(self.settings.database_path)
         self.store = AdapterStore(self.settings.adapters_dir)
-        self.engine = FakeEngine(self.store)
+        self.engine = FakeEngine(self.store, lambda: self.model.sha256)
         self.model: Any = FakeModel()
         self.switch: Any = AdapterSwitch(self.store, lambda: nullcontext(self.engine), lambda: self.model)
         self.context = CycleContext(self.settings, self.db, self.store, lambda: self.model, self.switch)
@@ -113,7 +112,7 @@ class House:
         draft = AdapterManifest(parent=parent, base_model_sha256=SHA256, example_ids=tuple(learned), job_id=job_id)
         manifest = self.store.publish(profile, candidate, draft)
         self.store.activate(profile, manifest.version)
-        self.engine.swap(profile)
+        self.engine.swap(profile, manifest.version)
         return manifest.version
 
     def folder(self, job_id: str) -> Path:

@@ -78,20 +78,14 @@ class FakeEngine:
         whole = Generation("".join(words), "eos_token", 3, len(words), ticket.version, ticket.seed, ())
         ticket.finish(whole if error is None else None, error)
 
-    def prepare(self, profile: str, version: int) -> None:
+    def prepare(self, profile: str, version: int) -> bool:
         self.store.verify(profile, version, self.sha256)
+        return True
 
-    def swap(self, profile: str) -> int | None:
-        version = self.store.active(profile)
-        if self.refuse_swap is not None:
+    def swap(self, profile: str, version: int | None) -> None:
+        if self.refuse_swap is not None and version != self.serving(profile):
             raise self.refuse_swap
-        if version is not None:
-            self.store.verify(profile, version, self.sha256)
         self._active[profile] = version
-        return version
-
-    def serve_base(self, profile: str) -> None:
-        self._active[profile] = None
 
     def serving(self, profile: str) -> int | None:
         return self._active.get(profile)

@@ -75,12 +75,12 @@ def test_replies_streams_and_seeds_are_those_of_the_engine(process, opened, stor
 def test_a_swap_is_known_here_once_it_is_done_there(process, opened, store, tmp_path):
     version = publish(store, opened, tmp_path, 1)
     before = process.submit(request()).result(LONG_S)
-    store.activate("default", version)
-    assert process.swap("default") == version == process.serving("default")
+    process.swap("default", version)
+    assert process.serving("default") == version
     after = process.submit(request()).result(LONG_S)
     assert (before.adapter_version, after.adapter_version) == (None, version)
     assert before.token_ids != after.token_ids
-    process.serve_base("default")
+    process.swap("default", None)
     assert process.submit(request()).result(LONG_S).token_ids == before.token_ids
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from lars_agent.training.job_directory import JobSpec
 from service.worker.cgroup import Cgroup, CgroupUnavailable, is_delegated, take_cgroup
 from service.worker.ending import Ending
 from service.worker.memory_limit import MemoryLimit
@@ -109,7 +108,7 @@ def tree(tmp_path, monkeypatch) -> Tree:
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """A job directory."""
-    JobSpec("j-1", "default", "/nowhere", "0" * 64, budget_bytes=BUDGET).write(tmp_path / "j-1")
+    (tmp_path / "j-1").mkdir()
     return tmp_path / "j-1"
 
 
@@ -121,7 +120,7 @@ def refusal(proc: Path) -> str:
 
 def run_killed(tree: Tree, folder: Path, counts: str) -> Ending:
     command = (sys.executable, "-c", KILLED, str(tree.train), counts)
-    ending = WorkerProcess(command, memory_limit=MemoryLimit(take_cgroup(tree.proc()))).run(folder)
+    ending = WorkerProcess(command, memory_limit=MemoryLimit(take_cgroup(tree.proc()))).run(folder, BUDGET)
     assert ending is not None
     assert ending.exit_status == -signal.SIGKILL
     return ending
@@ -269,7 +268,7 @@ def test_worker_that_was_killed_because_the_device_ran_out_of_memory_was_not_kil
 def test_worker_that_cannot_enter_its_cgroup_does_not_run_without_a_limit(tree, folder, monkeypatch):
     monkeypatch.setattr(Cgroup, "begin", lambda *_: tree.root / "gone" / "cgroup.procs")
     command = (sys.executable, "-c", "import sys; open(sys.argv[1] + '/ran', 'w')")
-    ending = WorkerProcess(command, memory_limit=MemoryLimit(Cgroup(tree.service))).run(folder)
+    ending = WorkerProcess(command, memory_limit=MemoryLimit(Cgroup(tree.service))).run(folder, BUDGET)
     assert ending is not None
     assert "cannot enter its cgroup" in str(ending.failure())
     assert not (folder / "ran").exists()
@@ -281,7 +280,7 @@ def test_limit_that_cannot_be_set_leaves_the_worker_to_its_guard_and_the_record_
 
     monkeypatch.setattr(Cgroup, "begin", refuse)
     command = (sys.executable, "-c", "pass")
-    ending = WorkerProcess(command, memory_limit=MemoryLimit(Cgroup(tree.service))).run(folder)
+    ending = WorkerProcess(command, memory_limit=MemoryLimit(Cgroup(tree.service))).run(folder, BUDGET)
     assert ending is not None
     assert (ending.exit_status, ending.limit.kind) == (0, "guard")
     assert json.loads((folder / PID_NAME).read_text())["limit"] == "guard"

@@ -1,4 +1,8 @@
-"""The default installation after its first night: every dialect and client reaches the adapter by the default name."""
+"""The default installation, from the documented commands to a version that every client reaches, with kill -9 between.
+
+Feedback comes in, is stored, is curated, trains a candidate adapter inside a memory budget, the candidate is judged
+against the incumbent, the winner is published, the runtime swaps it in, and the next reply uses it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,54 +22,97 @@ import ollama
 import openai
 import pytest
 
-from examples.persona import MARA, read_lines
-from examples.running import daemon
+from examples.running import Daemon
 from tests.default_model import CACHE, default_model_folder
 
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(900)]
 
-CORRECTIONS, JOB_S, SHORT = 6, 500, 12
-QUICK = {
-    "training__steps": "3",
-    "training__warmup_steps": "1",
-    "training__evaluate_every": "3",
-    "training__batch_size": "4",
-    "training__learning_rate": "0.02",
-    "curation__min_heldout": "1",
-    "curation__max_heldout": "1",
-    "training__rehearsal_batch": "0",
-    "training__threads": "1",
-    "runtime__threads": "1",
-    "lars__top_layers": "10",
-    "gate__min_reply_gain": "0",
-    "gate__max_text_rise": "10",
+API_PAGE = Path(__file__).parent.parent / "docs" / "api.md"
+SETTINGS = {
+    "training__steps": "24",
+    "training__checkpoint_every": "3",
     "server__model_aliases": '{"gpt-4o": "default"}',
 }
-PROMPT = str(read_lines(MARA / "feedback.jsonl")[0]["prompt"])  # one that has been learned
-TEXT = "Once upon a time"  # to go on with
+START_S, JOB_S, SHORT = 120, 600, 6
+PROMPT = "What is my dog called?"  # the documented commands correct it
+TEXT = f"<|im_start|>user\n{PROMPT}<|im_end|>\n<|im_start|>assistant\n"  # the same for dialects without a chat template
 ASKED = [{"role": "user", "content": PROMPT}]
 DEFAULT_NAMES = [None, "default", "default:latest", "gpt-4o"]
 OPTIONS = {"temperature": 0, "num_predict": SHORT, "repeat_penalty": 1.0}
 Answer = tuple[str, str | None]  # the reply's text, and the name of what replied; None where the client does not tell
 
 
+def commands(heading: str) -> list[str]:
+    """The curl commands in the first block of the API page's section `heading`, each as one line of shell."""
+    section = API_PAGE.read_text(encoding="utf-8").split(f"## {heading}\n")[1]
+    block = section.split("```sh\n")[1].split("```")[0]
+    return [command for command in block.replace("\\\n", " ").splitlines() if command.startswith("curl")]
+
+
+def run(command: str, url: str) -> dict[str, Any]:
+    command = command.replace("localhost:8321", url.removeprefix("http://"))
+    return json.loads(subprocess.run(["bash", "-c", command], capture_output=True, check=True).stdout)
+
+
+def text_and_version(reply: dict[str, Any]) -> tuple[str, str]:
+    return reply["generated_text"], reply["details"]["adapter_version"]
+
+
+def kill(running: Daemon) -> None:
+    running.process.kill()
+    running.process.wait()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + JOB_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+WALK = commands("From a prompt to a version")
+
+
 @pytest.fixture(scope="module")
-def url(tmp_path_factory) -> str:
-    """A daemon with the settings and the model that an installation has, whose feedback has become v1."""
+def walked(tmp_path_factory) -> Iterator[tuple[Daemon, dict[str, Any], dict[str, Any]]]:
+    """A daemon after the documented commands, killed while it trained and started again; the first reply; the job."""
     state = tmp_path_factory.mktemp("state")
     default_model_folder()
     (state / "models").symlink_to(CACHE)
-    with daemon(state, **QUICK) as running:
-        for item in read_lines(MARA / "feedback.jsonl")[:CORRECTIONS]:
-            running.post("/feedback", item)
-        job = running.post("/jobs", {"profile": "default"})
-        deadline = time.monotonic() + JOB_S
-        while (done := running.get(f"/jobs/{job['id']}"))["finished"] is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        assert (done["status"], done["version"], done["error"]) == ("succeeded", "v1", None)
-        assert running.get("/info")["model"]["reference"] == "default"
-        yield str(running.http.base_url).rstrip("/")
+    running = Daemon(state, SETTINGS)
+    running.start()
+    try:
+        running.wait_until_healthy(START_S)
+        before, _, _, job = [run(command, running.url) for command in WALK]
+        wait_for(lambda: len(running.get(f"/jobs/{job['id']}/progress")["progress"]) >= 4)
+        kill(running)  # the worker dies with it
+        running.start()
+        running.wait_until_healthy(START_S)
+        wait_for(lambda: running.get(f"/jobs/{job['id']}")["finished"] is not None)
+        yield running, before, running.get(f"/jobs/{job['id']}")
+    finally:
+        running.http.close()
+        kill(running)
+
+
+@pytest.fixture
+def url(walked) -> str:
+    return walked[0].url
+
+
+def test_documented_commands_end_in_a_corrected_reply_of_version_1_although_the_daemon_was_killed(walked):
+    running, before, job = walked
+    assert (job["status"], job["version"], job["error"], job["attempts"]) == ("succeeded", "v1", None, 2)
+    assert 0 < job["peak_bytes"] <= job["budget_bytes"]
+    assert job["verdict"]["candidate"]["recall"] > job["verdict"]["incumbent"]["recall"]
+    steps = [line["step"] for line in running.get(f"/jobs/{job['id']}/progress")["progress"]]
+    assert steps == sorted(steps)
+    info = running.get("/info")
+    assert (info["feedback"]["total"], info["model"]["reference"]) == (2, "default")
+    assert before["details"]["adapter_version"] == "base"
+    text, version = text_and_version(run(WALK[0], running.url))
+    assert "Biscuit" in text
+    assert version == "v1"
 
 
 def tgi(url: str, name: str | None, streamed: bool) -> Answer:
@@ -166,3 +214,14 @@ def test_llm_reaches_the_adapter_by_the_default_name(tmp_path, url, streamed):
             json.loads(row[0])["model"] for row in logs.execute("SELECT response_json FROM turns ORDER BY datetime_utc")
         ]
     assert logged == ["default@v1", "default@v1", "base"]
+
+
+def test_version_survives_kill_9_and_can_be_taken_back(walked):
+    running, before, _ = walked
+    after = text_and_version(run(WALK[0], running.url))
+    kill(running)
+    running.start()
+    running.wait_until_healthy(START_S)
+    assert text_and_version(run(WALK[0], running.url)) == after
+    assert running.post("/adapters/rollback", {})["active"] == "base"
+    assert text_and_version(run(WALK[0], running.url)) == text_and_version(before)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lars_agent.errors import LarsError, ModelUnsupported, process_error, serialize_error
 
-__all__ = ["check_folder", "main"]
+__all__ = ["check_folder", "main", "open_parts"]
 
 
 def check_folder(folder: Path) -> None:
@@ -24,14 +24,18 @@ def check_folder(folder: Path) -> None:
         raise process_error(done, f"{folder} could not be checked", ModelUnsupported)
 
 
-def main(arguments: list[str]) -> int:
-    """Check the folder and return the exit status."""
+def open_parts(folder: Path) -> None:
+    """Open the folder's tokenizer and generation config in this process. Raises as `check_folder` does."""
     from lars_agent.models.open import open_generation_config, open_tokenizer
 
-    folder = Path(arguments[0])
+    open_tokenizer(folder)
+    open_generation_config(folder)
+
+
+def main(arguments: list[str]) -> int:
+    """Check the folder and return the exit status."""
     try:
-        open_tokenizer(folder)
-        open_generation_config(folder)
+        open_parts(Path(arguments[0]))
     except LarsError as error:
         print(json.dumps(serialize_error(error)))  # noqa: T201 (its only output)
         return 1

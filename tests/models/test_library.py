@@ -11,7 +11,8 @@ import threading
 import pytest
 
 from lars_agent.errors import DiskFull, ModelCorrupt, ModelIncomplete, ModelNotFound, ModelUnsupported
-from lars_agent.models import sources
+from lars_agent.models import check, sources
+from lars_agent.models import library as library_module
 from lars_agent.models.library import ModelLibrary
 from lars_agent.models.open import open_model
 from tests.models.remains import left
@@ -20,6 +21,13 @@ from tests.tiny import save_tiny
 WAIT_S = 60
 
 
+@pytest.fixture
+def checked_here(monkeypatch) -> None:
+    """Pulled folders are checked in this process, which does not take the seconds of starting one."""
+    monkeypatch.setattr(library_module, "check_folder", check.open_parts)
+
+
+@pytest.mark.usefixtures("checked_here")
 def test_a_folder_is_installed_once_listed_and_chosen(tmp_path):
     library, told = ModelLibrary(tmp_path / "models"), []
     source = save_tiny(tmp_path / "tiny")
@@ -34,6 +42,7 @@ def test_a_folder_is_installed_once_listed_and_chosen(tmp_path):
     assert not told
 
 
+@pytest.mark.usefixtures("checked_here")
 def test_two_references_of_one_name_are_two_models(tmp_path):
     library = ModelLibrary(tmp_path / "models")
     first = library.pull(str(save_tiny(tmp_path / "v1" / "model", seed=1)))
@@ -53,6 +62,7 @@ def test_two_references_of_one_name_are_two_models(tmp_path):
         assert library.use(reference) == library.current() == model
 
 
+@pytest.mark.usefixtures("checked_here")
 def test_a_model_under_its_other_name_is_found_when_the_first_has_gone(tmp_path):
     library = ModelLibrary(tmp_path / "models")
     first = library.pull(str(save_tiny(tmp_path / "v1" / "model", seed=1)))
@@ -63,6 +73,7 @@ def test_a_model_under_its_other_name_is_found_when_the_first_has_gone(tmp_path)
         library.get(first.reference)
 
 
+@pytest.mark.usefixtures("checked_here")
 @pytest.mark.parametrize("name", ["current", "downloads"])
 def test_a_model_does_not_take_a_name_that_the_library_needs(tmp_path, name):
     library = ModelLibrary(tmp_path / "models")
@@ -71,6 +82,7 @@ def test_a_model_does_not_take_a_name_that_the_library_needs(tmp_path, name):
     assert library.list() == [model]
 
 
+@pytest.mark.usefixtures("checked_here")
 def test_a_path_written_another_way_is_the_same_reference(tmp_path, monkeypatch):
     library = ModelLibrary(tmp_path / "models")
     model = library.pull(str(save_tiny(tmp_path / "v1" / "tiny")))
@@ -81,6 +93,7 @@ def test_a_path_written_another_way_is_the_same_reference(tmp_path, monkeypatch)
     assert library.pull(str(tmp_path / "v1" / "tiny")).name == "tiny"
 
 
+@pytest.mark.usefixtures("checked_here")
 def test_the_model_in_use_is_known_by_its_name_wherever_the_daemon_runs(tmp_path, monkeypatch):
     library = ModelLibrary(tmp_path / "models")
     first = library.use(library.pull(str(save_tiny(tmp_path / "v1" / "model", seed=1))).name)
@@ -90,6 +103,7 @@ def test_the_model_in_use_is_known_by_its_name_wherever_the_daemon_runs(tmp_path
     assert library.current() == first
 
 
+@pytest.mark.usefixtures("checked_here")
 def test_a_record_that_cannot_be_read_says_what_to_do(tmp_path):
     library = ModelLibrary(tmp_path / "models")
     model = library.pull(str(save_tiny(tmp_path / "tiny")))
@@ -99,6 +113,7 @@ def test_a_record_that_cannot_be_read_says_what_to_do(tmp_path):
             library.get(reference)
 
 
+@pytest.mark.usefixtures("checked_here")
 def test_the_second_of_two_pulls_waits_and_finds_the_model_installed(tmp_path, monkeypatch):
     library, copy = ModelLibrary(tmp_path / "models"), sources.from_folder
     source = save_tiny(tmp_path / "tiny")
@@ -127,6 +142,7 @@ def test_the_second_of_two_pulls_waits_and_finds_the_model_installed(tmp_path, m
     assert pulled == [library.get("tiny")] * 2
 
 
+@pytest.mark.usefixtures("checked_here")
 def test_a_pull_waits_for_one_in_another_process(tmp_path):
     source = save_tiny(tmp_path / "tiny")
     script = (
@@ -169,6 +185,7 @@ def test_a_folder_that_is_no_whole_model_is_refused_and_nothing_is_left(tmp_path
     assert left(library.folder) == {".tiny.lock", "downloads"}
 
 
+@pytest.mark.usefixtures("checked_here")
 def test_changed_weights_are_found_by_verify(tmp_path):
     library = ModelLibrary(tmp_path / "models")
     model = library.pull(str(save_tiny(tmp_path / "tiny")))

@@ -41,7 +41,7 @@ def running(state, tmp_path_factory):
     shutil.copy(WRITTEN / "config.toml", config)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))
-        with daemon(state) as found:
+        with daemon(state, runtime__threads="1") as found:
             yield found
 
 

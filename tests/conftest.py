@@ -1,4 +1,4 @@
-"""Order of the suite: files that run the real model come first, so that no process is left alone with them at the end."""
+"""Order of the suite: files that run the real model first, so that none of them is left to the end alone."""
 
 from __future__ import annotations
 

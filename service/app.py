@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC
 from typing import TypedDict, Unpack
@@ -43,7 +43,6 @@ from service.process.version import package_version
 from service.schedule.cron import ScheduleWindow
 from service.schedule.device import DeviceReader
 from service.schedule.idle_monitor import IdleMonitor
-from service.schedule.idle_policy import DeviceState, Window
 from service.schedule.scheduler import NightlyScheduler
 from service.serving.adapter_switch import AdapterSwitch
 from service.serving.engine_client import EngineClient
@@ -74,22 +73,21 @@ ROUTERS = (
 )
 
 
-class Parts(TypedDict, total=False):
-    """Replacements of parts; `memory_limit` limits the worker's memory, `look` reads the device's state."""
+class ComponentOverrides(TypedDict, total=False):
+    """Components that replace the default ones; `memory_limit` limits the worker's memory."""
 
     find_model: FindModel
     open_engine: OpenEngine
     worker_command: Sequence[str]
     memory_limit: MemoryLimit
-    look: Callable[[Window], DeviceState]
 
 
-def create_app(settings: Settings, **parts: Unpack[Parts]) -> FastAPI:
+def create_app(settings: Settings, **overrides: Unpack[ComponentOverrides]) -> FastAPI:
     """Return the application; its daemon starts and stops with it.
 
     Raises DataInUse, DatabaseTooNew, DatabaseUnusable, ConfigError.
     """
-    daemon = compose(settings, **parts)
+    daemon = compose(settings, **overrides)
     app = FastAPI(
         title="lars-agent",
         version=package_version(),
@@ -111,14 +109,14 @@ def create_app(settings: Settings, **parts: Unpack[Parts]) -> FastAPI:
     return app
 
 
-def compose(settings: Settings, **parts: Unpack[Parts]) -> Daemon:
-    """Return the daemon with all its parts; none of them runs yet. Raises as `create_app` does."""
+def compose(settings: Settings, **overrides: Unpack[ComponentOverrides]) -> Daemon:
+    """Return the daemon with all its components; none of them runs yet. Raises as `create_app` does."""
     settings.server.require_token()
     lock = DataLock(settings.data_dir)
     starts = StartupFailures(settings.data_dir / STARTS_NAME)
     starts.begin()
     try:
-        return _connect(settings, lock, starts, parts)
+        return _connect(settings, lock, starts, overrides)
     except BaseException as error:
         if isinstance(error, LarsError):
             starts.exclude()
@@ -126,33 +124,38 @@ def compose(settings: Settings, **parts: Unpack[Parts]) -> Daemon:
         raise
 
 
-def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, parts: Parts) -> Daemon:
+def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overrides: ComponentOverrides) -> Daemon:
     db, store = Database(settings.database_path), AdapterStore(settings.adapters_dir)
-    worker = WorkerProcess(
-        parts.get("worker_command", DEFAULT_COMMAND), memory_limit=parts.get("memory_limit", GUARD_ONLY)
-    )
+    command, memory_limit = overrides.get("worker_command", DEFAULT_COMMAND), overrides.get("memory_limit", GUARD_ONLY)
+    worker = WorkerProcess(command, memory_limit=memory_limit)
     worker.use(settings.training)
     preemption = RequestPreemption(worker, settings.idle.resume_s)
-    serving = ModelHost(
+    model_host = ModelHost(
         store,
-        parts.get("find_model") or model_finder(settings),
-        parts.get("open_engine") or engine_opener(settings),
+        overrides.get("find_model") or model_finder(settings),
+        overrides.get("open_engine") or engine_opener(settings),
         keep_alive_s=settings.runtime.keep_alive_s,
         base_only=starts.safe_mode,
         on_busy=preemption.set_busy,
     )
-    switch = AdapterSwitch(store, serving.engine, serving.require_model, base_only=starts.safe_mode)
-    read_state = parts.get("look") or _device(settings, serving, worker, preemption).read_device_state
+    switch = AdapterSwitch(store, model_host.engine, model_host.require_model, base_only=starts.safe_mode)
+    device = DeviceReader(
+        settings.data_dir,
+        own=lambda: [pid for pid in (model_host.endpoint_pid, worker.pid) if pid is not None],
+        quiet_s=preemption.quiet_s,
+        worker_threads=worker.running_threads,
+    )
     profiles, window = Profiles(db, store), ScheduleWindow(settings.schedule)
-    monitor = IdleMonitor(settings, worker, read_state=read_state, window=window.state)
+    monitor = IdleMonitor(settings, worker, read_state=device.read_device_state, window=window.state)
     periodic = BackgroundScheduler(timezone=UTC)
     housekeeper = Housekeeper(settings, db, store, switch, periodic)
     supervisor = Supervisor(
-        CycleContext(settings, db, store, serving.require_model, switch),
+        CycleContext(settings, db, store, model_host.require_model, switch),
         worker,
         watching=monitor.watching,
         on_end=housekeeper.forget_soon,  # feedback may have been deleted while the job worked with it
     )
+    schedule = NightlyScheduler(window, supervisor, db.scheduled_runs, profiles.names, monitor.decide_start, periodic)
     return Daemon(
         settings=settings,
         lock=lock,
@@ -161,28 +164,15 @@ def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, parts:
         profiles=profiles,
         worker=worker,
         preemption=preemption,
-        serving=serving,
+        model_host=model_host,
         switch=switch,
         recorder=Recorder(db),
         supervisor=supervisor,
-        schedule=NightlyScheduler(
-            window, supervisor, db.scheduled_runs, profiles.names, monitor.decide_start, periodic
-        ),
-        shift=monitor,
+        schedule=schedule,
+        idle_monitor=monitor,
         starts=starts,
         periodic=periodic,
         housekeeper=housekeeper,
-    )
-
-
-def _device(
-    settings: Settings, serving: ModelHost, worker: WorkerProcess, preemption: RequestPreemption
-) -> DeviceReader:
-    return DeviceReader(
-        settings.data_dir,
-        own=lambda: [pid for pid in (serving.endpoint_pid, worker.pid) if pid is not None],
-        quiet_s=preemption.quiet_s,
-        worker_threads=worker.running_threads,
     )
 
 
@@ -192,7 +182,7 @@ def model_finder(settings: Settings) -> FindModel:
 
     def find() -> InstalledModel:
         chosen = library.current() if settings.model.name == DEFAULT_MODEL else None
-        return chosen or library.pull(settings.model.name, lambda words: log.info("model_pull", words=words))
+        return chosen or library.pull(settings.model.name, lambda message: log.info("model_pull", message=message))
 
     return find
 

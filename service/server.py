@@ -62,7 +62,7 @@ class Server(uvicorn.Server):
         self._pulse.stop()
         self._systemd.notify("STOPPING=1", "STATUS=closing")
         _begin_after(0.0, self._daemon.begin_closing)
-        late = _begin_after(DRAIN_S, self._daemon.serving.cancel)
+        late = _begin_after(DRAIN_S, self._daemon.model_host.cancel)
         await super().shutdown(sockets)  # type: ignore[arg-type]
         late.cancel()
 

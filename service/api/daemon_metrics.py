@@ -30,8 +30,8 @@ class DaemonCollector(Collector):
         daemon = self._daemon
         yield InfoMetricFamily("lars_agent_build", "Version.", value={"version": package_version()})
         yield gauge("uptime_seconds", "Time since the daemon was started.", daemon.uptime_s())
-        yield gauge("model_installed", "1 once the base model can reply.", daemon.serving.installed is not None)
-        yield gauge("model_loaded", "1 while the base model is in memory.", daemon.serving.endpoint_pid is not None)
+        yield gauge("model_installed", "1 once the base model can reply.", daemon.model_host.installed is not None)
+        yield gauge("model_loaded", "1 while the base model is in memory.", daemon.model_host.endpoint_pid is not None)
         swaps = "Activations of another adapter version or the base model."
         yield CounterMetricFamily("lars_agent_adapter_swaps", swaps, value=daemon.switch.swaps)
         yield self._alarms()
@@ -58,7 +58,7 @@ class DaemonCollector(Collector):
         counts = {status: known.get(status, 0) for status in get_args(JobStatus)}
         yield labelled("jobs", "Adaptation jobs in the database, by status.", "status", counts)
         yield gauge("job_running", "1 while an adaptation job runs or is paused.", supervisor.current is not None)
-        held: dict[str, float] = dict.fromkeys(self._daemon.worker.holders, 1.0)
+        held: dict[str, float] = dict.fromkeys(self._daemon.worker.pause_reasons, 1.0)
         yield labelled("worker_paused", "1 for each reason the worker is paused for.", "reason", held)
         for job in db.jobs.list(limit=1):
             yield from last_job(job)
@@ -69,7 +69,7 @@ class DaemonCollector(Collector):
         folders = {"database": database, "adapters": taken_bytes(settings.adapters_dir)}
         folders |= {"jobs": taken_bytes(settings.jobs_dir), "models": taken_bytes(settings.models_dir)}
         yield labelled("state_bytes", "Size of the files in the state folder, by what they hold.", "kind", folders)
-        pids = {"daemon": None, "engine": daemon.serving.endpoint_pid, "worker": daemon.worker.pid}
+        pids = {"daemon": None, "engine": daemon.model_host.endpoint_pid, "worker": daemon.worker.pid}
         running = {name: pid for name, pid in pids.items() if name == "daemon" or pid is not None}
         resident = {name: resident_bytes(pid) for name, pid in running.items()}
         yield labelled("resident_bytes", "Resident memory by process.", "process", resident)

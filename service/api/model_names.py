@@ -87,7 +87,7 @@ class ModelNames:
 
 def model_names(daemon: Daemon) -> ModelNames:
     """Return the names that are known now. Raises ModelLoading."""
-    installed = daemon.serving.require_model()
+    installed = daemon.model_host.require_model()
     return ModelNames(
         daemon.profiles, base_names(installed.name, installed.reference), daemon.settings.server.model_aliases
     )

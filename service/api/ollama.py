@@ -166,8 +166,8 @@ def tags(daemon: DaemonDep) -> dict[str, Any]:
 @router.get("/ps", response_model=None, responses=documented(503))
 def running(daemon: DaemonDep) -> dict[str, Any]:
     """List the loaded models: every profile, or nothing while the model is unloaded."""
-    loaded = [] if daemon.serving.is_asleep else [card for card in cards(daemon) if "@" not in card.id]
-    unloads_at = daemon.serving.unloads_at
+    loaded = [] if daemon.model_host.is_asleep else [card for card in cards(daemon) if "@" not in card.id]
+    unloads_at = daemon.model_host.unloads_at
     until = {"expires_at": FOREVER if math.isinf(unloads_at) else _iso(unloads_at), "size_vram": 0}
     return {"models": [_entry(daemon, card) | until for card in loaded]}
 
@@ -199,9 +199,9 @@ async def _load(daemon: Daemon, body: OllamaRequest, content: dict[str, Any]) ->
     unloading = body.keep_alive == 0
     await run_in_threadpool(lambda: model_names(daemon).resolve(body.model))
     if unloading:
-        daemon.serving.unload()
+        daemon.model_host.unload()
     else:
-        await run_in_threadpool(daemon.serving.load, body.keep_alive)
+        await run_in_threadpool(daemon.model_host.load, body.keep_alive)
     reason = "unload" if unloading else "load"
     return _line(body.model or DEFAULT_PROFILE, content) | {"done": True, "done_reason": reason}
 
@@ -251,7 +251,7 @@ def _statistics(exchange: Exchange, generation: Generation) -> dict[str, Any]:
 
 
 def _entry(daemon: Daemon, card: ModelCard) -> dict[str, Any]:
-    installed = daemon.serving.require_model()
+    installed = daemon.model_host.require_model()
     return {
         "name": card.id,
         "model": card.id,

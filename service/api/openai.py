@@ -202,7 +202,7 @@ def _envelope(exchange: Exchange, kind: str) -> dict[str, Any]:
         "object": kind,
         "created": int(time.time()),
         "model": exchange.replier,
-        "system_fingerprint": exchange.daemon.serving.require_model().sha256[:12],
+        "system_fingerprint": exchange.daemon.model_host.require_model().sha256[:12],
     }
 
 

@@ -64,7 +64,7 @@ def find_card(daemon: Daemon, name: str | None) -> ModelCard:
 
 def cards(daemon: Daemon) -> list[ModelCard]:
     """Return the base model, each profile with its versions, the newest first, and the aliases."""
-    installed, names = daemon.serving.require_model(), model_names(daemon)
+    installed, names = daemon.model_host.require_model(), model_names(daemon)
     began = _seconds(installed.installed)
     found = [ModelCard(id=BASE, created=began, root=installed.reference, parent=None)]
     for profile in names.profiles.names():

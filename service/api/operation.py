@@ -117,7 +117,7 @@ class Info(Reply):
 @router.get("/health", response_model_exclude_none=True, responses=documented(503))
 async def health(daemon: DaemonDep) -> Health:
     """Answer without waiting or token; 503 while the model loads. GET /info has the messages of the alarms."""
-    daemon.serving.require_model()
+    daemon.model_host.require_model()
     alarms = sorted({alarm.code for alarm in daemon.problems()})
     return Health(status="degraded", alarms=alarms) if alarms else Health()
 
@@ -125,7 +125,7 @@ async def health(daemon: DaemonDep) -> Health:
 @router.get("/ready", responses=documented(503))
 def ready(daemon: DaemonDep) -> Ready:
     """Check that the model and the database answer. Needs no token."""
-    daemon.serving.require_model()
+    daemon.model_host.require_model()
     daemon.db.interactions.count()
     return Ready()
 
@@ -133,13 +133,13 @@ def ready(daemon: DaemonDep) -> Ready:
 @router.get("/info")
 def info(daemon: DaemonDep) -> Info:
     """Return the state of the daemon."""
-    schedule, served = daemon.settings.schedule, daemon.serving.serving()
+    schedule, served = daemon.settings.schedule, daemon.model_host.serving()
     profiles = daemon.profiles.names() if served else []  # none while the model loads
     return Info(
         version=package_version(),
         uptime_s=daemon.uptime_s(),
         model=_model(daemon),
-        loading_error=daemon.serving.loading_error,
+        loading_error=daemon.model_host.loading_error,
         serving={name: version_label(served.get(name)) for name in profiles},
         problems=[alarm.message for alarm in daemon.problems()],
         notices=list(daemon.notices),
@@ -159,20 +159,20 @@ def metrics(daemon: DaemonDep) -> Response:
 
 
 def _night(daemon: Daemon) -> NightInfo:
-    shift, worker = daemon.shift, daemon.worker
+    shift, worker = daemon.idle_monitor, daemon.worker
     shift.refresh()
-    adapting = worker.pid is not None and not worker.holders
-    return NightInfo.model_validate({"adapting": adapting, "words": shift.words, "checks": shift.decision.checks})
+    adapting = worker.pid is not None and not worker.pause_reasons
+    return NightInfo.model_validate({"adapting": adapting, "words": shift.message, "checks": shift.decision.checks})
 
 
 def _model(daemon: Daemon) -> ModelInfo | None:
-    if (installed := daemon.serving.installed) is None:
+    if (installed := daemon.model_host.installed) is None:
         return None
     return ModelInfo.model_validate({**vars(installed), "dtype": daemon.settings.model.dtype})
 
 
 def _memory(daemon: Daemon) -> MemoryInfo:
-    limit, engine = daemon.worker.memory_limit, daemon.serving.endpoint_pid
+    limit, engine = daemon.worker.memory_limit, daemon.model_host.endpoint_pid
     return MemoryInfo(
         endpoint_bytes=0 if engine is None else resident_bytes(engine),
         rss_bytes=rss_bytes(),

@@ -57,7 +57,7 @@ class Exchange:
 
         def submit() -> Ticket:
             adapter = model_names(daemon).resolve(model)
-            return daemon.serving.submit(to_request(adapter), keep_alive_s)
+            return daemon.model_host.submit(to_request(adapter), keep_alive_s)
 
         began = time.monotonic()
         ticket = await run_in_threadpool(submit)

@@ -81,12 +81,12 @@ class Client:
     def _check(self, response: httpx.Response) -> None:
         if response.is_error:
             try:
-                words = response.json()["error"]["message"]
+                message = response.json()["error"]["message"]
             except (ValueError, KeyError, TypeError):
-                words = f"{self.url} answered {response.status_code}"
+                message = f"{self.url} answered {response.status_code}"
             if response.status_code == httpx.codes.UNAUTHORIZED:
-                words = "the daemon asks for its token; put it into the environment variable LARS_AGENT_TOKEN"
-            raise ApiError(words, response.status_code)
+                message = "the daemon asks for its token; put it into the environment variable LARS_AGENT_TOKEN"
+            raise ApiError(message, response.status_code)
 
     def _event(self, event: dict[str, Any]) -> dict[str, Any]:
         if "error" in event:

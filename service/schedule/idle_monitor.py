@@ -75,12 +75,12 @@ class IdleMonitor:
         self._pause(frozenset())
 
     @property
-    def words(self) -> str:
+    def message(self) -> str:
         """One line that says whether the daemon adapts now, and why or why not."""
         work, why = self.work, self.decision.why
         if work is None:
             return f"not adapting: {why}" if self.decision.checks else "not adapting"
-        reasons = self._worker.holders
+        reasons = self._worker.pause_reasons
         if not reasons:
             return f"adapting {work.profile}"
         parts = [check.words for check in self.decision.against if check.name in reasons]
@@ -123,17 +123,17 @@ class IdleMonitor:
             )
             self._checked_at = time.monotonic()
             self._pause(frozenset() if work is None else frozenset(check.name for check in self.decision.against))
-            if work is not None and self._worker.held_s() > self._settings.idle.park_s:
-                self._worker.park()
+            if work is not None and self._worker.paused_s() > self._settings.idle.park_s:
+                self._worker.suspend()
             return self.decision
 
     def _pause(self, reasons: frozenset[PauseReason]) -> None:
         if reasons != self._reasons:
             log.info("worker_paused" if reasons else "worker_resumed", reasons=sorted(reasons), why=self.decision.why)
         for reason in reasons - self._reasons:
-            self._worker.hold(reason)
+            self._worker.pause(reason)
         for reason in self._reasons - reasons:
-            self._worker.release(reason)
+            self._worker.resume(reason)
         self._reasons = reasons
 
     def _run(self) -> None:

@@ -239,8 +239,8 @@ class ModelHost:
         try:
             when_ready()
         except Exception as error:
-            words = f"nothing is learned until the daemon is started again: {error}"
-            self.problems.append(Alarm("not_learning", words))
+            message = f"nothing is learned until the daemon is started again: {error}"
+            self.problems.append(Alarm("not_learning", message))
             log.exception("work_not_begun")
 
     def _open(self) -> None:

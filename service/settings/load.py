@@ -165,13 +165,13 @@ def _describe(error: ValidationError, layers: Sequence[Layer]) -> str:
     path = [str(part) for part in problem["loc"]]
     key = ".".join(path)
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        words = f"unknown setting {key!r}"
+        message = f"unknown setting {key!r}"
     else:
-        words = f"{key}: {problem['msg'].removeprefix('Value error, ')}"
+        message = f"{key}: {problem['msg'].removeprefix('Value error, ')}"
         shown = problem["input"]
-        words += f", not {shown!r}" if isinstance(shown, (str, int, float)) and "token" not in key else ""
+        message += f", not {shown!r}" if isinstance(shown, (str, int, float)) and "token" not in key else ""
     origin = next((name for name, layer in reversed(layers) if _holds(layer, path)), None)
-    return f"{words} (in {origin})" if origin else words
+    return f"{message} (in {origin})" if origin else message
 
 
 def _holds(layer: Mapping[str, Any], path: Sequence[str]) -> bool:

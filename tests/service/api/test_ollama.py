@@ -70,7 +70,7 @@ def test_what_cannot_be_done_is_refused_in_ollama_s_shape(client, changes):
 def test_who_asks_nothing_loads_the_model_or_unloads_it(client, daemon, path, text):
     unloaded = client.post(f"/api/{path}", json={"model": "default", "keep_alive": 0}).json()
     assert unloaded.items() >= (text | {"done": True, "done_reason": "unload"}).items()
-    until(lambda: daemon.serving.is_asleep, "the model is unloaded")
+    until(lambda: daemon.model_host.is_asleep, "the model is unloaded")
     assert client.get("/api/ps").json() == {"models": []}
     loaded = client.post(f"/api/{path}", json={"model": "default", "keep_alive": "1h"}).json()
     assert loaded["done_reason"] == "load"
@@ -81,21 +81,21 @@ def test_who_asks_nothing_loads_the_model_or_unloads_it(client, daemon, path, te
 
 def test_a_model_that_is_to_go_after_a_reply_goes_after_it(client, daemon, engine):
     engine.gate.clear()
-    ticket = daemon.serving.submit(REQUEST, 0.0)
+    ticket = daemon.model_host.submit(REQUEST, 0.0)
     assert not threading.Event().wait(0.5)
-    assert not daemon.serving.is_asleep
+    assert not daemon.model_host.is_asleep
     engine.gate.set()
     assert ticket.result().text == "echo: Hello?"
-    until(lambda: daemon.serving.is_asleep, "the model is unloaded")
+    until(lambda: daemon.model_host.is_asleep, "the model is unloaded")
 
 
 def test_to_unload_the_model_is_said_for_once(client, daemon):
     client.post("/api/generate", json={"model": "default", "keep_alive": 0})
-    until(lambda: daemon.serving.is_asleep, "the model is unloaded")
-    with daemon.serving.engine():
+    until(lambda: daemon.model_host.is_asleep, "the model is unloaded")
+    with daemon.model_host.engine():
         pass
     assert not threading.Event().wait(0.5)
-    assert not daemon.serving.is_asleep
+    assert not daemon.model_host.is_asleep
 
 
 @pytest.mark.parametrize(

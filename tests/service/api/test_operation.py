@@ -47,7 +47,7 @@ def test_model_that_cannot_be_loaded_is_tried_again(settings):
         return FakeModel()
 
     client = client_of(fake_app(settings, find_model=find))
-    client.app.state.daemon.serving._retry_s = 0.05
+    client.app.state.daemon.model_host._retry_s = 0.05
     with client:
         wait_until(lambda: client.get("/health").status_code == 200)
     assert len(tries) == 3
@@ -113,7 +113,7 @@ def test_everything_is_closed_at_the_end(settings):
     with client_of(fake_app(settings)) as client:
         daemon = client.app.state.daemon
         wait_until(lambda: client.get("/health").status_code == 200)
-        with daemon.serving.engine() as engine:
+        with daemon.model_host.engine() as engine:
             assert not engine.closed
     assert engine.closed
     assert [thread.name for thread in threading.enumerate() if thread.name in ("loading", "jobs")] == []

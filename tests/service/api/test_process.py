@@ -112,7 +112,7 @@ def server(tmp_path) -> Iterator[tuple[int, object]]:
     thread.start()
     with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         wait_until(lambda: is_up(client))
-    with app.state.daemon.serving.engine() as engine:
+    with app.state.daemon.model_host.engine() as engine:
         engine.gate.clear()
     yield port, engine
     engine.gate.set()

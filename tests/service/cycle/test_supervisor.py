@@ -204,7 +204,7 @@ def test_worker_that_hangs_every_time_is_a_failed_job_that_says_so(tmp_path):
     house.close()
 
 
-def test_worker_that_is_held_does_not_count_as_hanging(tmp_path, go):
+def test_paused_worker_does_not_count_as_hanging(tmp_path, go):
     house = House(tmp_path / "data", training={"hang_s": 2.0})
     house.correct()
     supervisor = house.supervisor("--wait", str(go))

@@ -19,9 +19,9 @@ import pytest
 
 from lars_agent.training.job_directory import JobSpec
 from service.worker.cgroup import Cgroup, CgroupUnavailable, is_delegated, take_cgroup
-from service.worker.ending import Ending
 from service.worker.memory_limit import MemoryLimit
 from service.worker.process import PID_NAME, WorkerProcess
+from service.worker.worker_exit import WorkerExit
 from tests.service.house import REPOSITORY, House
 
 BUDGET = 123_456_789
@@ -119,7 +119,7 @@ def refusal(proc: Path) -> str:
     return str(refused.value)
 
 
-def run_killed(tree: Tree, folder: Path, counts: str) -> Ending:
+def run_killed(tree: Tree, folder: Path, counts: str) -> WorkerExit:
     command = (sys.executable, "-c", KILLED, str(tree.train), counts)
     ending = WorkerProcess(command, memory_limit=MemoryLimit(take_cgroup(tree.proc()))).run(folder)
     assert ending is not None

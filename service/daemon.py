@@ -36,7 +36,7 @@ class Daemon:
     """All parts of the daemon, for request handlers as `app.state.daemon`; composed by `service.app.compose`.
 
     `settings` are those that hold now; `notices` says what came of reading them again. After too many failed `starts`
-    it serves the base model alone: no job is run on, none begins, and no night comes.
+    it serves the base model alone: no job continues or starts, and nothing is scheduled.
     """
 
     settings: Settings
@@ -103,8 +103,8 @@ class Daemon:
         self.starts.require_normal()
         return self.supervisor.adapt(profile, trigger)
 
-    def next_night(self) -> datetime | None:
-        """When the next night comes; None if none does."""
+    def next_run(self) -> datetime | None:
+        """Return the time of the next scheduled run; None if there is none."""
         return None if self.starts.safe_mode else self.schedule.next_run()
 
     def problems(self) -> list[Alarm]:

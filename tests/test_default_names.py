@@ -1,4 +1,4 @@
-"""The default installation after its first night: every dialect and client reaches the adapter by the default name."""
+"""The default installation after its first run: every dialect and client reaches the adapter by the default name."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def info(daemon: DaemonDep) -> Info:
         interactions=daemon.db.interactions.count(),
         memory=_memory(daemon),
         job=daemon.supervisor.current,
-        schedule=ScheduleInfo(enabled=schedule.enabled, cron=schedule.cron, next_run=daemon.next_night()),
+        schedule=ScheduleInfo(enabled=schedule.enabled, cron=schedule.cron, next_run=daemon.next_run()),
         night=_night(daemon),
     )
 
@@ -159,10 +159,12 @@ def metrics(daemon: DaemonDep) -> Response:
 
 
 def _night(daemon: Daemon) -> NightInfo:
-    shift, worker = daemon.idle_monitor, daemon.worker
-    shift.refresh()
+    idle_monitor, worker = daemon.idle_monitor, daemon.worker
+    idle_monitor.refresh()
     adapting = worker.pid is not None and not worker.pause_reasons
-    return NightInfo.model_validate({"adapting": adapting, "words": shift.message, "checks": shift.decision.checks})
+    return NightInfo.model_validate(
+        {"adapting": adapting, "words": idle_monitor.message, "checks": idle_monitor.decision.checks}
+    )
 
 
 def _model(daemon: Daemon) -> ModelInfo | None:

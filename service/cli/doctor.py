@@ -17,7 +17,7 @@ from service.cli.client import ApiError, Client
 from service.cli.output import Json, print_json, print_text
 from service.settings.load import Settings, load_settings
 
-MIN_FREE_BYTES = 1_000_000_000  # the default model, a night's checkpoints and some versions
+MIN_FREE_BYTES = 1_000_000_000  # the default model, a job's checkpoints and some versions
 
 
 @dataclass(frozen=True)

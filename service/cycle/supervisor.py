@@ -80,10 +80,10 @@ class Supervisor:
         """Start a job and return it.
 
         Raises JobRunning, ModelLoading, AdapterNotFound for a name no profile can have, and for the trigger
-        "schedule" NothingToLearn where nothing has changed since the last night: no night is spent twice on the same.
+        "schedule" NothingToLearn where nothing has changed since the last judged job.
         """
-        by_night = trigger == "schedule"
-        forgetting = withdraw_if_nothing_to_learn(profile, self._context) if by_night else nullcontext()
+        is_scheduled = trigger == "schedule"
+        forgetting = withdraw_if_nothing_to_learn(profile, self._context) if is_scheduled else nullcontext()
         with forgetting, self._lock:  # what forgetting puts in use may take a while to load, and others need the lock
             if self._closing.is_set():
                 raise JobRunning("the daemon is shutting down; ask again when it is back")
@@ -91,7 +91,7 @@ class Supervisor:
                 raise JobRunning(f"job {job.id} is {job.status}; wait for it, or cancel it")
             self._context.base_model()
             self._store.active(profile)
-            reason = require_news(profile, self._context) if by_night else "somebody asked for it"
+            reason = require_news(profile, self._context) if is_scheduled else "somebody asked for it"
             job = self._db.jobs.add(profile, trigger, reason)
             self._start([job])
             return job

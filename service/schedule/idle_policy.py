@@ -105,7 +105,7 @@ def decide(
 def _window(device: DeviceState) -> Check:
     words = {
         "open": "it is the time for it",
-        "overdue": "the night's window is past, and its work still owed",
+        "overdue": "the window is past, and its run is still due",
         "shut": "nothing is due at this hour",
     }
     return _check("window", device.window != "shut", words[device.window])

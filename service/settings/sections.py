@@ -106,7 +106,7 @@ class Memory(Section):
     budget_bytes: int = Field(
         default=2 * 1024**3,
         ge=1,
-        description="Bytes that a night may take: the training worker's peak, and the endpoint's prefix cache.",
+        description="Memory budget, bytes: the training worker's peak and the engine's prefix cache together.",
     )
 
 
@@ -137,13 +137,13 @@ class Schedule(Section):
         default=None, description="IANA name; the device's own if unset.", examples=["Europe/Berlin"]
     )
     window_hours: float = Field(
-        default=4.0, gt=0, le=168, description="How long the night's window is open from that moment on."
+        default=4.0, gt=0, le=168, description="How long the window for a scheduled run is open from that moment on."
     )
     make_up: bool = Field(
-        default=True, description="Whether a night whose window has passed is made up once the device is left alone."
+        default=True, description="Whether a run whose window has passed is made up once the device is idle."
     )
     min_new_feedback: int = Field(
-        default=1, ge=1, description="Least new feedback that is worth a night; what was deleted counts as one."
+        default=1, ge=1, description="Least new feedback that a scheduled run needs; any deleted feedback is enough."
     )
 
 
@@ -175,7 +175,7 @@ class Idle(Section):
     max_load: float = Field(
         default=2.0, gt=0, allow_inf_nan=False, description="Largest load average a core; half to begin."
     )
-    on_battery: bool = Field(default=False, description="Whether nights may run on the battery.")
+    on_battery: bool = Field(default=False, description="Whether scheduled runs may run on the battery.")
     max_celsius: float = Field(
         default=80.0, gt=0, allow_inf_nan=False, description="Hottest the processor may be; 10 less to begin."
     )
@@ -217,7 +217,10 @@ class Retention(Section):
         "copy of the text, stays.",
     )
     job_days: int = Field(
-        default=365, ge=0, le=MAX_DAYS, description="Days for which records of jobs and of nights are kept; 0 for ever."
+        default=365,
+        ge=0,
+        le=MAX_DAYS,
+        description="Days for which records of jobs and of scheduled runs are kept; 0 for ever.",
     )
     job_bytes: int = Field(default=20_000_000, ge=0, description="Most that they take together; 0 for no limit.")
     job_folder_days: int = Field(

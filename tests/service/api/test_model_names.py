@@ -1,4 +1,4 @@
-"""The namespace of `model` and `adapter_id`: what a name means, in every dialect, and what an unknown one is told."""
+"""The namespace of `model` and `adapter_id`: each name in every dialect, and the error for unknown ones."""
 
 from __future__ import annotations
 

@@ -162,6 +162,6 @@ def test_newer_database_with_an_unmerged_log_is_refused_and_untouched(path, tmp_
     assert {name: after[name] for name in before} == before
 
 
-def test_folder_with_a_percent_sign_is_no_trouble(tmp_path):
+def test_folder_with_a_percent_sign_is_migrated(tmp_path):
     Database(tmp_path / "100%" / "a b.db").close()
     migrate(tmp_path / "100%" / "a b.db", scripts_with(tmp_path / "50% more", "pass"))

@@ -1,7 +1,7 @@
-"""Two weeks of a laptop and its people, on a clock that is set by hand: what a person would want, and what happens.
+"""Two weeks of a laptop and its users on a simulated clock, against what a user would want.
 
-The schedule, the decision, the watch and the database are the real ones. What is made up is the device (what the probes
-see) and the work, which takes 90 minutes in which nobody holds it.
+Schedule, idle policy, idle monitor and database are the real ones. Simulated are the device's measurements and the
+work, which takes 90 minutes without pauses.
 """
 
 from __future__ import annotations
@@ -303,7 +303,7 @@ def fortnight(tmp_path_factory) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize(("day", "what", "script", "wanted"), DAYS, ids=[f"{day}: {what}" for day, what, _, _ in DAYS])
-def test_night_goes_as_a_person_would_want(fortnight, day, what, script, wanted):
+def test_scheduled_run_goes_as_its_user_would_want(fortnight, day, what, script, wanted):
     assert fortnight.get(day, []) == wanted
 
 

@@ -1,4 +1,4 @@
-"""The idle monitor, with a worker that is a real process and a device that is made up."""
+"""The idle monitor, with a worker that is a real process and a simulated device."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def device(tmp_path, go):
     house.close()
 
 
-def test_heat_stops_the_worker_at_once_and_it_goes_on_when_it_is_cool(device, go):
+def test_heat_pauses_the_worker_at_once_and_cooling_resumes_it(device, go):
     job = device.supervisor.adapt(trigger="schedule")
     pid = device.at_work(job)
     device.seen = HOT
@@ -113,7 +113,7 @@ def test_suspending_a_worker_does_not_count_as_a_failed_try(device, go):
     assert device.house.db.jobs.get(job.id).status == "succeeded"
 
 
-def test_work_that_begins_at_a_bad_moment_waits_before_it_takes_any_memory(device, go):
+def test_job_that_starts_on_a_busy_device_waits_before_it_takes_memory(device, go):
     device.seen = HOT
     job = device.supervisor.adapt(trigger="manual")
     until(lambda: device.supervisor._worker.pause_reasons == {"heat"}, "the worker is paused")
@@ -125,7 +125,7 @@ def test_work_that_begins_at_a_bad_moment_waits_before_it_takes_any_memory(devic
     assert device.house.db.jobs.get(job.id).status == "succeeded"
 
 
-def test_end_of_the_window_stops_scheduled_work_and_not_what_a_user_asked_for(device, go):
+def test_end_of_the_window_pauses_scheduled_jobs_and_not_those_of_a_user(device, go):
     device.window = "shut"
     job = device.supervisor.adapt(trigger="manual")
     device.at_work(job)
@@ -160,7 +160,7 @@ def test_monitor_checks_in_its_thread_survives_a_failing_read_and_resumes_the_wo
     assert device.supervisor._worker.pause_reasons == frozenset()
 
 
-def test_watch_that_looks_seldom_while_there_is_no_work_looks_often_once_there_is(device, go, monkeypatch):
+def test_checks_are_rare_without_a_job_and_frequent_with_one(device, go, monkeypatch):
     monkeypatch.setattr("service.schedule.idle_monitor.WAITING_S", 3600.0)
     monkeypatch.setattr("service.schedule.idle_monitor.WORKING_S", 0.01)
     waits, wait = [], device.monitor._woken.wait

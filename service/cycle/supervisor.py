@@ -12,13 +12,14 @@ from typing import Any
 import structlog
 
 from lars_agent.errors import JobCancelled, LarsError, WorkerFailed
+from lars_agent.store.names import DEFAULT_PROFILE
 from lars_agent.training.job_directory import JobResult, read_progress, read_result
 from service.cycle.context import CycleContext
 from service.cycle.cycle import run_cycle
 from service.cycle.dry_run import dry_run
 from service.cycle.job_directory import require_news
 from service.cycle.unlearning import withdraw_if_nothing_to_learn
-from service.db import DEFAULT_PROFILE, JobRecord, JobTrigger
+from service.db import JobRecord, JobTrigger
 from service.db.records import UNFINISHED, JobChanges, now_utc
 from service.settings.load import Settings
 from service.worker.process import LOG_NAME, WorkerProcess, kill_stray

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lars_agent.store.names import DEFAULT_PROFILE
 from service.db.engine import create
 from service.db.errors import (
     DatabaseBusy,
     DatabaseError,
-    DatabaseTooNew,
-    DatabaseUnusable,
-    FeedbackNotFound,
     IdempotencyConflict,
-    InteractionNotFound,
     JobNotFound,
     RecordNotFound,
 )
@@ -35,16 +30,11 @@ from service.db.records import (
 from service.db.scheduled_runs import ScheduledRuns
 
 __all__ = [
-    "DEFAULT_PROFILE",
     "Database",
     "DatabaseBusy",
     "DatabaseError",
-    "DatabaseTooNew",
-    "DatabaseUnusable",
-    "FeedbackNotFound",
     "FeedbackRecord",
     "IdempotencyConflict",
-    "InteractionNotFound",
     "InteractionRecord",
     "JobNotFound",
     "JobRecord",

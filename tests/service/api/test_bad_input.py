@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from lars_agent.example import Message
+from tests.service.db.conftest import add_interaction
 
 SAID = {"prompt": "Hi", "response": "Yo"}
 
@@ -25,8 +25,7 @@ def daemon(client):
 
 @pytest.fixture(scope="module")
 def interaction_id(daemon) -> str:
-    messages = [Message(role="user", content="Hi")]
-    return daemon.db.interactions.add("default", messages, {}, "Yo", None, "eos_token", 1, 1, 0)
+    return add_interaction(daemon.db, "default")
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from lars_agent.errors import DiskFull
-from service.db import Database, DatabaseBusy, DatabaseUnusable, NewFeedback
+from service.db import Database, DatabaseBusy, NewFeedback
 from service.db import engine as module
 from service.db.engine import failures_named, reading, writing
+from service.db.errors import DatabaseUnusable
 
 SAID = NewFeedback(messages=({"role": "user", "content": "Hi"},), response="Yo", rating=1.0)
 

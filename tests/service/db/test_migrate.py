@@ -9,8 +9,9 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from service.db import Database, DatabaseTooNew, NewFeedback, ScheduledRun
+from service.db import Database, NewFeedback, ScheduledRun
 from service.db.engine import create, reading
+from service.db.errors import DatabaseTooNew
 from service.db.migrate import SCRIPTS, migrate, revision
 from service.db.tables import metadata
 

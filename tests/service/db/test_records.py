@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from service.db import InteractionNotFound, JobNotFound, NewFeedback, interactions
+from service.db import JobNotFound, NewFeedback, interactions
+from service.db.errors import InteractionNotFound
 from tests.service.db.conftest import add_interaction
 
 

@@ -21,7 +21,9 @@ from lars_agent.training import checkpoint
 from lars_agent.training import trainer as loop
 from lars_agent.training.job_directory import CANDIDATE, HELDOUT_FILE, TRAIN_FILE, read_examples, write_examples
 from service.cycle.job_directory import require_news
-from service.db import JobNotFound, JobRecord, NewFeedback, ScheduledRun
+from service.db import InteractionRecord, JobNotFound, JobRecord, NewFeedback, ScheduledRun
+from service.db.interactions import new_interaction_id
+from service.db.records import now_utc
 from service.housekeeping import housekeeper
 from service.housekeeping import jobs as ended_jobs
 from service.housekeeping.housekeeper import Housekeeper
@@ -63,7 +65,11 @@ def tidy(house: House, days: float = 0) -> Report:
 
 
 def ask(house: House, response: str = "Me.") -> str:
-    return house.db.interactions.add("default", QUESTION, {}, response, None, "eos_token", 3, 2, 0)
+    new = InteractionRecord(
+        new_interaction_id(), now_utc(), "default", QUESTION, {}, response, None, "eos_token", 3, 2, 0
+    )
+    house.db.interactions.add(new)
+    return new.id
 
 
 def add_job(house: House, status="rejected", days_old: float = 0, profile="default", size: int = 100) -> JobRecord:

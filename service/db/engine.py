@@ -33,7 +33,7 @@ def create(path: Path) -> Engine:
     """Create an engine on the file `path`, and the file if it is missing, readable by its owner only."""
     make_folder(path.parent)
     with failures_named(path):
-        _create_private(path)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives the files beside it the same mode
         engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": BUSY_TIMEOUT_S})
         event.listen(engine, "connect", _set_pragmas)
         event.listen(engine, "begin", _begin)
@@ -91,11 +91,6 @@ def _named(path: Path, cause: BaseException | None) -> LarsError | None:
     if code in CORRUPT:
         return DatabaseUnusable(f"the database {path} cannot be used ({cause}); restore a backup or move it away")
     return None
-
-
-def _create_private(path: Path) -> None:
-    """Create the file for its owner only; SQLite gives the files beside it the same mode."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
 
 
 def _set_pragmas(connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:

@@ -170,15 +170,10 @@ def _describe(error: ValidationError, layers: Sequence[Layer]) -> str:
         message = f"{key}: {problem['msg'].removeprefix('Value error, ')}"
         shown = problem["input"]
         message += f", not {shown!r}" if isinstance(shown, (str, int, float)) and "token" not in key else ""
-    origin = next((name for name, layer in reversed(layers) if _holds(layer, path)), None)
+    origin = next((name for name, layer in reversed(layers) if _holds(layer, path[:2])), None)
     return f"{message} (in {origin})" if origin else message
 
 
-def _holds(layer: Mapping[str, Any], path: Sequence[str]) -> bool:
-    """Return True if `layer` sets the first two parts of `path` (a section and its key)."""
-    value: Any = layer
-    for part in path[:2]:
-        if not isinstance(value, Mapping) or part not in value:
-            return False
-        value = value[part]
-    return True
+def _holds(layer: Any, path: Sequence[str]) -> bool:
+    """Return True if `layer` sets `path` (a section and its key)."""
+    return not path or (isinstance(layer, Mapping) and path[0] in layer and _holds(layer[path[0]], path[1:]))

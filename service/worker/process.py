@@ -167,7 +167,8 @@ class WorkerProcess:
                 process_group=0,
             )
             self._hang_check, self._hung_s = HangCheck(time.monotonic()), None
-            write_atomically(folder / PID_NAME, json.dumps({"pid": self._process.pid, **limit.as_dict()}))
+            record = {"pid": self._process.pid, "limit": limit.kind, "limit_bytes": limit.limit_bytes}
+            write_atomically(folder / PID_NAME, json.dumps(record))
             return True
 
     def _wait(self, folder: Path) -> int:

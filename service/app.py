@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC
+from functools import partial
 from typing import TypedDict, Unpack
 
 import structlog
@@ -132,8 +133,8 @@ def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overri
     preemption = RequestPreemption(worker, settings.idle.resume_s)
     model_host = ModelHost(
         store,
-        overrides.get("find_model") or model_finder(settings),
-        overrides.get("open_engine") or engine_opener(settings),
+        overrides.get("find_model") or partial(find_model, settings, lambda text: log.info("model_pull", message=text)),
+        overrides.get("open_engine") or partial(open_engine, settings),
         keep_alive_s=settings.runtime.keep_alive_s,
         base_only=starts.safe_mode,
         on_busy=preemption.set_busy,
@@ -176,35 +177,27 @@ def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overri
     )
 
 
-def model_finder(settings: Settings) -> FindModel:
-    """Finds the model that the settings name, or `lars-agent model use` chose; fetches it where it is not there."""
+def find_model(settings: Settings, on_progress: Callable[[str], None]) -> InstalledModel:
+    """Return the model that the settings name, or that `lars-agent model use` chose; fetch it if it is missing."""
     library = ModelLibrary(settings.models_dir)
-
-    def find() -> InstalledModel:
-        chosen = library.current() if settings.model.name == DEFAULT_MODEL else None
-        return chosen or library.pull(settings.model.name, lambda message: log.info("model_pull", message=message))
-
-    return find
+    chosen = library.current() if settings.model.name == DEFAULT_MODEL else None
+    return chosen or library.pull(settings.model.name, on_progress)
 
 
-def engine_opener(settings: Settings) -> OpenEngine:
-    """Opens the generation engine on an installed model, in a process of its own."""
-
-    def open_engine(installed: InstalledModel) -> EngineClient:
-        runtime = settings.runtime
-        options = EngineOptions(
-            model_path=str(installed.folder),
-            dtype=settings.model.dtype,
-            adapters_path=str(settings.adapters_dir),
-            threads=runtime.threads,
-            queue_size=runtime.queue_size,
-            parallel=runtime.parallel,
-            prefix_bytes=runtime.prefix_cache_bytes,
-            deadline_s=runtime.deadline_s,
-        )
-        return EngineClient(options)
-
-    return open_engine
+def open_engine(settings: Settings, installed: InstalledModel) -> EngineClient:
+    """Open the generation engine on an installed model, in a process of its own."""
+    runtime = settings.runtime
+    options = EngineOptions(
+        model_path=str(installed.folder),
+        dtype=settings.model.dtype,
+        adapters_path=str(settings.adapters_dir),
+        threads=runtime.threads,
+        queue_size=runtime.queue_size,
+        parallel=runtime.parallel,
+        prefix_bytes=runtime.prefix_cache_bytes,
+        deadline_s=runtime.deadline_s,
+    )
+    return EngineClient(options)
 
 
 @asynccontextmanager

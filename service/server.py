@@ -18,8 +18,7 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from lars_agent.errors import LarsError
-from lars_agent.models.library import ModelLibrary
-from service.app import create_app
+from service.app import create_app, find_model
 from service.daemon import Daemon
 from service.process import log
 from service.process.sd_notify import SdNotify, Watchdog
@@ -31,10 +30,7 @@ from service.worker.memory_limit import memory_limit
 
 
 class Server(uvicorn.Server):
-    """Uvicorn's server, which reports its address once it listens and closes the daemon.
-
-    `load` reads the settings again.
-    """
+    """Uvicorn's server, which reports its address once it listens and closes the daemon; `load` reads the settings."""
 
     def __init__(
         self, config: uvicorn.Config, daemon: Daemon, tell: Callable[[str], None], load: Callable[[], Settings]
@@ -48,7 +44,7 @@ class Server(uvicorn.Server):
         self._reloads: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        """Listens, then tells the address, and systemd that it is ready."""
+        """Listen, then report the address, and to systemd that it is ready."""
         await super().startup(sockets)  # type: ignore[arg-type]
         if self.started:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
@@ -97,30 +93,19 @@ def _is_terminal() -> bool:
         return False
 
 
-def fetch_model(settings: Settings, tell: Callable[[str], None]) -> None:
-    """Fetch the base model if it is missing; report a failure, which the daemon retries."""
-    library = ModelLibrary(settings.models_dir)
-    try:
-        if settings.model.name == "default" and library.current() is not None:
-            return
-        library.pull(settings.model.name, tell)
-    except LarsError as error:
-        tell(f"the base model is not there yet: {error}")
-
-
 def run(settings: Settings, tell: Callable[[str], None], load: Callable[[], Settings]) -> None:
-    """Serves until SIGTERM or SIGINT; at SIGHUP `load` reads the settings again.
-
-    Raises LarsError for what keeps it from starting.
-    """
+    """Serve until SIGTERM or SIGINT; at SIGHUP reload the settings by `load`. Raises LarsError if it cannot start."""
     log.configure()
     settings.server.require_token()
-    fetch_model(settings, tell)
+    try:
+        find_model(settings, tell)
+    except LarsError as error:  # the daemon tries again
+        tell(f"the base model is not there yet: {error}")
     serve(create_app(settings, memory_limit=memory_limit()), settings, tell, load)
 
 
 def serve(app: FastAPI, settings: Settings, tell: Callable[[str], None], load: Callable[[], Settings]) -> None:
-    """`app` has been served until SIGTERM or SIGINT, see `run`."""
+    """Serve `app` until SIGTERM or SIGINT, see `run`."""
     config = uvicorn.Config(
         app,
         host=settings.server.host,

@@ -120,16 +120,13 @@ class ModelHost:
             request = replace(request, version=None)
         with self.engine() as engine:
             ticket = engine.submit(request)
-            self._begin(ticket)
+            with self._counting:
+                self._tickets.add(ticket)
+                if len(self._tickets) == 1:
+                    self._set_busy(True)
+            ticket.add_done_callback(self._end)
         self._timer.restart(self._keep_alive_s if keep_alive_s is None else keep_alive_s)
         return ticket
-
-    def _begin(self, ticket: Ticket) -> None:
-        with self._counting:
-            self._tickets.add(ticket)
-            if len(self._tickets) == 1:
-                self._set_busy(True)
-        ticket.add_done_callback(self._end)
 
     def _end(self, ticket: Ticket) -> None:
         with self._counting:

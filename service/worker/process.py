@@ -172,7 +172,10 @@ class WorkerProcess:
             return True
 
     def _wait(self, folder: Path) -> int:
-        """Wait for the worker's exit status. Polled, so that no signal goes to a reaped process's id."""
+        """Wait for the worker's exit status; kill it if it hangs, or at the end of its grace time.
+
+        Polled, so that no signal goes to a reaped process's id.
+        """
         while True:
             with self._changed:
                 assert self._process is not None
@@ -180,18 +183,14 @@ class WorkerProcess:
                 if exit_status is not None:
                     self._process, self._kill_at = None, None
                     return exit_status
-                self._watch(folder)
-                if self._kill_at is not None and time.monotonic() > self._kill_at:
+                now = time.monotonic()
+                signs = signs_of_life(folder / name for name in (ALIVE_FILE, PROGRESS_FILE, LOG_NAME))
+                stalled_s = self._hang_check.stalled_s(signs, paused=bool(self._pauses.active), now=now)
+                if stalled_s > self._hang_s:
+                    self._hung_s = stalled_s
+                if stalled_s > self._hang_s or (self._kill_at is not None and now > self._kill_at):
                     self._signal(signal.SIGKILL)
                 self._changed.wait(POLL_S)
-
-    def _watch(self, folder: Path) -> None:
-        """Kill a worker that makes no progress."""
-        signs = signs_of_life(folder / name for name in (ALIVE_FILE, PROGRESS_FILE, LOG_NAME))
-        stalled_s = self._hang_check.stalled_s(signs, paused=bool(self._pauses.active), now=time.monotonic())
-        if stalled_s > self._hang_s:
-            self._hung_s = stalled_s
-            self._signal(signal.SIGKILL)
 
     def _ask_to_end(self, grace_s: float) -> None:
         self._kill_at = time.monotonic() + grace_s

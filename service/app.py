@@ -84,10 +84,7 @@ class ComponentOverrides(TypedDict, total=False):
 
 
 def create_app(settings: Settings, **overrides: Unpack[ComponentOverrides]) -> FastAPI:
-    """Return the application; its daemon starts and stops with it.
-
-    Raises DataInUse, DatabaseTooNew, DatabaseUnusable, ConfigError.
-    """
+    """Return the application with its daemon. Raises DataInUse, DatabaseTooNew, DatabaseUnusable, ConfigError."""
     daemon = compose(settings, **overrides)
     app = FastAPI(
         title="lars-agent",

@@ -1,8 +1,4 @@
-"""Run the daemon as a process: fetch the base model, serve with uvicorn, handle signals and systemd.
-
-SIGTERM and SIGINT end it within ten seconds, see `service.process.shutdown`. SIGHUP has the settings read again,
-unless it comes because the terminal that it runs in was closed.
-"""
+"""Run the daemon as a process: fetch the base model, serve with uvicorn, handle signals and systemd."""
 
 from __future__ import annotations
 
@@ -63,6 +59,7 @@ class Server(uvicorn.Server):
         late.cancel()
 
     def _hang_up(self) -> None:
+        """Reload the settings, or stop if SIGHUP came because the terminal was closed."""
         if self._in_terminal and not _is_terminal():
             self.should_exit = True
             return

@@ -105,10 +105,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def error_response(
     path: str, status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return an error response in the shape of the dialect that `path` belongs to.
-
-    It is ASCII, so that any text of the client's can be quoted.
-    """
+    """Return an error in the dialect of `path`; it is ASCII, so that any text of the client's can be quoted."""
     retry = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
     body = ascii_json({"error": message} if path.startswith(OLLAMA) else error_body(status, message, param))
     return Response(body, status, {**retry, **(headers or {})}, "application/json")
@@ -181,7 +178,8 @@ def describe(problems: Sequence[Any]) -> tuple[str | None, str]:
     if problem["type"] == "json_invalid":
         where = problem["loc"][-1] if isinstance(problem["loc"][-1], int) else 0
         return None, f"the body is not JSON: {problem['ctx']['error']} at character {where}"
-    param = field_name(problem["loc"])
+    loc = problem["loc"]  # `body.parameters.top_p`, or `body` for the body itself
+    param = ".".join(str(part) for part in (loc[1:] if loc and loc[0] in SOURCES else loc))[:200] or None
     message = str(problem["msg"]).removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if problem["type"] in MESSAGES:
@@ -189,12 +187,6 @@ def describe(problems: Sequence[Any]) -> tuple[str | None, str]:
     elif isinstance(problem.get("input"), (str, int, float)):
         message += f", not {_shown(problem['input'])}"
     return param, f"{param or 'the body'}: {message}"
-
-
-def field_name(loc: Sequence[str | int]) -> str | None:
-    """Return `parameters.top_p` for `body.parameters.top_p`; None for the body itself."""
-    parts = [str(part) for part in (loc[1:] if loc and loc[0] in SOURCES else loc)]
-    return ".".join(parts)[:200] or None
 
 
 def _shown(value: str | int | float) -> str:

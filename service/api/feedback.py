@@ -83,10 +83,6 @@ class ImportQuery(ProfileQuery):
     tag: Tag | None = None
 
 
-class NoQuery(Body):
-    """No query parameter, so that an unknown or misspelt one is an error."""
-
-
 class FeedbackRequest(Body):
     """Feedback on a recorded reply (`interaction_id`), or on a prompt and a response of any origin."""
 
@@ -162,7 +158,7 @@ def add(
     body: FeedbackRequest,
     response: Response,
     daemon: DaemonDep,
-    query: Annotated[NoQuery, Query()],
+    query: Annotated[Body, Query()],  # no parameter, so that a misspelt one is an error
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> FeedbackBody:
     """Store feedback durably before answering. A retry with the same Idempotency-Key stores nothing twice."""

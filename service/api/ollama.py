@@ -46,10 +46,7 @@ MAX_DURATION_CHARS = 40
 
 
 def keep_alive_s(value: str | float) -> float:
-    """Parse `keep_alive`, a number of seconds or a duration in Go's format; a negative one is infinite.
-
-    Raises ValueError.
-    """
+    """Parse a number of seconds or a duration in Go's format; a negative one is infinite. Raises ValueError."""
     if isinstance(value, str):
         value = _parse_duration(value)
     if math.isnan(value):

@@ -50,10 +50,7 @@ def get_model(name: str, daemon: DaemonDep) -> ModelCard:
 
 
 def find_card(daemon: Daemon, name: str | None) -> ModelCard:
-    """Return the card of the model that `name` means.
-
-    Raises AdapterNotFound, and AdapterCorrupt for an unreadable manifest.
-    """
+    """Return the card of the model `name`. Raises AdapterNotFound, and AdapterCorrupt for an unreadable manifest."""
     adapter = model_names(daemon).resolve(name)
     listed = {card.id: card for card in cards(daemon)}
     if found := listed.get(name or "") or listed.get(adapter.label):

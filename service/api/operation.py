@@ -135,17 +135,26 @@ def info(daemon: DaemonDep) -> Info:
     """Return the state of the daemon."""
     schedule, served = daemon.settings.schedule, daemon.model_host.serving()
     profiles = daemon.profiles.names() if served else []  # none while the model loads
+    installed, engine, limit = daemon.model_host.installed, daemon.model_host.endpoint_pid, daemon.worker.memory_limit
+    memory = MemoryInfo(
+        endpoint_bytes=0 if engine is None else resident_bytes(engine),
+        rss_bytes=rss_bytes(),
+        peak_bytes=peak_rss_bytes(),
+        budget_bytes=daemon.settings.memory.budget_bytes,
+        limit=limit.kind,
+        limit_reason=limit.reason,
+    )
     return Info(
         version=package_version(),
         uptime_s=daemon.uptime_s(),
-        model=_model(daemon),
+        model=None if installed is None else ModelInfo(**vars(installed), dtype=daemon.settings.model.dtype),
         loading_error=daemon.model_host.loading_error,
         serving={name: version_label(served.get(name)) for name in profiles},
         problems=[alarm.message for alarm in daemon.problems()],
         notices=list(daemon.notices),
         feedback=FeedbackCounts(**daemon.db.feedback.counts()),
         interactions=daemon.db.interactions.count(),
-        memory=_memory(daemon),
+        memory=memory,
         job=daemon.supervisor.current,
         schedule=ScheduleInfo(enabled=schedule.enabled, cron=schedule.cron, next_run=daemon.next_run()),
         night=_night(daemon),
@@ -164,22 +173,4 @@ def _night(daemon: Daemon) -> NightInfo:
     adapting = worker.pid is not None and not worker.pause_reasons
     return NightInfo.model_validate(
         {"adapting": adapting, "words": idle_monitor.message, "checks": idle_monitor.decision.checks}
-    )
-
-
-def _model(daemon: Daemon) -> ModelInfo | None:
-    if (installed := daemon.model_host.installed) is None:
-        return None
-    return ModelInfo.model_validate({**vars(installed), "dtype": daemon.settings.model.dtype})
-
-
-def _memory(daemon: Daemon) -> MemoryInfo:
-    limit, engine = daemon.worker.memory_limit, daemon.model_host.endpoint_pid
-    return MemoryInfo(
-        endpoint_bytes=0 if engine is None else resident_bytes(engine),
-        rss_bytes=rss_bytes(),
-        peak_bytes=peak_rss_bytes(),
-        budget_bytes=daemon.settings.memory.budget_bytes,
-        limit=limit.kind,
-        limit_reason=limit.reason,
     )

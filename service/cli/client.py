@@ -66,7 +66,10 @@ class Client:
                     self._check(response)
                 for line in response.iter_lines():
                     if line.startswith("data:"):
-                        yield self._event(json.loads(line.removeprefix("data:")))
+                        event = json.loads(line.removeprefix("data:"))
+                        if "error" in event:
+                            raise ApiError(event["error"]["message"])
+                        yield event
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
 
@@ -87,11 +90,6 @@ class Client:
             if response.status_code == httpx.codes.UNAUTHORIZED:
                 message = "the daemon asks for its token; put it into the environment variable LARS_AGENT_TOKEN"
             raise ApiError(message, response.status_code)
-
-    def _event(self, event: dict[str, Any]) -> dict[str, Any]:
-        if "error" in event:
-            raise ApiError(event["error"]["message"])
-        return event
 
     def _unreachable(self, error: Exception) -> ApiError:
         return ApiError(f"no daemon answers at {self.url} ({error}); start it with: lars-agent serve")

@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import psutil
 import typer
@@ -59,7 +58,8 @@ def examine() -> Iterator[Finding]:
 
 def disk(settings: Settings) -> str:
     """Check the data folder's disk. Raises LarsError if it cannot be written to or is too full."""
-    folder = _existing(settings.data_dir)
+    wanted = settings.data_dir.absolute()
+    folder = next(path for path in (wanted, *wanted.parents) if path.exists())
     if not os.access(folder, os.W_OK | os.X_OK):
         raise LarsError(f"{folder} cannot be written to; change its owner, or set data_dir")
     free = shutil.disk_usage(folder).free
@@ -98,8 +98,3 @@ def daemon(settings: Settings) -> str:
     if info["loading_error"]:
         raise LarsError(info["loading_error"])
     return f"answers at {client.url}"
-
-
-def _existing(folder: Path) -> Path:
-    """Return `folder`, or its nearest parent that exists."""
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())

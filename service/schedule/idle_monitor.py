@@ -1,7 +1,4 @@
-"""Pauses the worker while the device is not idle.
-
-The pause keeps the process, which is stopped at once (SIGSTOP). After `idle.park_s` the worker is suspended to a
-checkpoint instead: it ends, which frees its memory, and another one resumes from there.
+"""Pause the worker at once while the device is not idle, and suspend it to a checkpoint after `idle.park_s`.
 
 The checks have a thread of their own rather than a job of the periodic scheduler, which waits for times of the wall
 clock: a clock that is set back would leave a hot device unchecked until it has caught up.

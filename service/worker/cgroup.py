@@ -33,10 +33,7 @@ class Cgroup:
         self._train = folder / TRAIN
 
     def begin(self, limit_bytes: int | None) -> Path:
-        """Create `train/` with the limit (None: no limit); return the file by which a process enters it.
-
-        Raises OSError.
-        """
+        """Create `train/` with the limit (None: none); return the file by which a process enters it. Raises OSError."""
         self._remove()
         self._train.mkdir()
         (self._train / "memory.max").write_text("max" if limit_bytes is None else str(limit_bytes))
@@ -90,7 +87,13 @@ def take_cgroup(proc: Path = Path("/proc/self")) -> Cgroup:
             "Delegate=memory"
         )
     try:
-        _move_into_main(folder)
+        inside = [int(pid) for file in folder.glob("**/cgroup.procs") for pid in file.read_text().split()]
+        if others := set(inside) - {os.getpid()}:
+            raise CgroupUnavailable(
+                f"process {min(others)} shares the cgroup {folder}; start the daemon as a service of its own"
+            )
+        (folder / MAIN).mkdir(exist_ok=True)
+        (folder / MAIN / "cgroup.procs").write_text(str(os.getpid()))
         (folder / "cgroup.subtree_control").write_text(f"+{MEMORY}")
     except OSError as error:
         raise CgroupUnavailable(
@@ -129,15 +132,3 @@ def _own_folder(proc: Path) -> Path:
     if mount is None or path == "/" or ".." in Path(path).parts:
         raise CgroupUnavailable("this process is in no cgroup of its own that it can see (a container, perhaps)")
     return Path(mount, path.lstrip("/"))
-
-
-def _move_into_main(folder: Path) -> None:
-    """Move this process into `main/`. Raises OSError, and CgroupUnavailable where it is not alone."""
-    inside = [int(pid) for file in folder.glob("**/cgroup.procs") for pid in file.read_text().split()]
-    if others := set(inside) - {os.getpid()}:
-        raise CgroupUnavailable(
-            f"process {min(others)} shares the cgroup {folder}; start the daemon as a service of its own"
-        )
-    main = folder / MAIN
-    main.mkdir(exist_ok=True)
-    (main / "cgroup.procs").write_text(str(os.getpid()))

@@ -32,15 +32,7 @@ def _die_with_parent(daemon_pid: int) -> None:
         raise SystemExit("the daemon that started this worker is gone")
 
 
-def _enter(cgroup: str) -> None:
-    """From here on the cgroup's memory limit counts."""
-    try:
-        Path(cgroup).write_text("0")  # whoever writes it
-    except OSError as error:
-        raise SystemExit(f"the worker cannot enter its cgroup ({cgroup}: {error.strerror})") from None
-
-
-def _step_back() -> None:
+def _lower_priority() -> None:
     """Take the lowest priority for processor and disk, and be killed first when memory runs out."""
     os.nice(WORKER_NICE)
     if sys.platform == "linux":
@@ -55,12 +47,15 @@ def _step_back() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """This process has become the worker, on a leash, in its cgroup and at the lowest priority."""
+    """Turn this process into the worker: it dies with the daemon, in its cgroup and at the lowest priority."""
     daemon_pid, cgroup, *command = arguments
     _die_with_parent(int(daemon_pid))
     if cgroup:
-        _enter(cgroup)
-    _step_back()
+        try:
+            Path(cgroup).write_text("0")  # whoever writes it; from here on the memory limit counts
+        except OSError as error:
+            raise SystemExit(f"the worker cannot enter its cgroup ({cgroup}: {error.strerror})") from None
+    _lower_priority()
     try:
         os.execvp(command[0], command)
     except OSError as error:

@@ -12,7 +12,8 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from lars_agent.store.adapters import AdapterStore
 from service.alarms import Alarm
 from service.cycle.supervisor import Supervisor
-from service.db import Database, JobRecord, JobTrigger
+from service.db import Database
+from service.db.records import JobRecord, JobTrigger
 from service.housekeeping.housekeeper import Housekeeper
 from service.process.crash_loop import StartupFailures
 from service.process.data_lock import DataLock

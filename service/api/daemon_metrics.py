@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from lars_agent.memory.measure import rss_bytes
 from service.alarms import AlarmCode
 from service.daemon import Daemon
-from service.db import JobRecord, JobStatus
+from service.db.records import JobRecord, JobStatus
 from service.housekeeping.sweep import taken_bytes
 from service.process.version import package_version
 

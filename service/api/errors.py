@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from lars_agent import errors
 from service.cycle.supervisor import JobNotRunning, JobRunning
-from service.db import DatabaseBusy, DatabaseError, IdempotencyConflict, RecordNotFound
+from service.db.errors import DatabaseBusy, DatabaseError, IdempotencyConflict, RecordNotFound
 from service.process.crash_loop import SafeMode
 
 log = structlog.get_logger(__name__)

@@ -34,7 +34,7 @@ from service.api.fields import (
     to_messages,
 )
 from service.api.trl import Format, from_lines, to_lines
-from service.db import NewFeedback
+from service.db.records import NewFeedback
 
 router = APIRouter(prefix="/feedback", tags=["feedback"])
 

@@ -31,7 +31,7 @@ from service.api.fields import (
     version_label,
 )
 from service.daemon import Daemon
-from service.db import JobStatus, JobTrigger
+from service.db.records import JobStatus, JobTrigger
 from service.worker.memory_limit import LimitKind
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])

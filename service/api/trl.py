@@ -18,7 +18,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from lars_agent.example import Message
 from service.api.errors import InvalidField, describe
 from service.api.fields import MAX_MESSAGES, SpokenText, TextOrMessages, Turn, not_blank, to_messages
-from service.db import FeedbackRecord, NewFeedback, to_example
+from service.db.feedback import to_example
+from service.db.records import FeedbackRecord, NewFeedback
 
 Format = Literal["messages", "prompt-completion", "preference", "kto"]
 

@@ -19,8 +19,7 @@ from service.cycle.cycle import run_cycle
 from service.cycle.dry_run import dry_run
 from service.cycle.job_directory import require_news
 from service.cycle.unlearning import withdraw_if_nothing_to_learn
-from service.db import JobRecord, JobTrigger
-from service.db.records import UNFINISHED, JobChanges, now_utc
+from service.db.records import UNFINISHED, JobChanges, JobRecord, JobTrigger, now_utc
 from service.settings.load import Settings
 from service.worker.process import LOG_NAME, WorkerProcess, kill_stray
 from service.worker.worker_exit import WorkerExit

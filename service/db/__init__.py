@@ -5,48 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from service.db.engine import create
-from service.db.errors import (
-    DatabaseBusy,
-    DatabaseError,
-    IdempotencyConflict,
-    JobNotFound,
-    RecordNotFound,
-)
-from service.db.feedback import Feedback, to_example
+from service.db.errors import JobNotFound
+from service.db.feedback import Feedback
 from service.db.interactions import Interactions
 from service.db.jobs import Jobs
 from service.db.migrate import migrate
-from service.db.records import (
-    FeedbackRecord,
-    InteractionRecord,
-    JobRecord,
-    JobStatus,
-    JobSummary,
-    JobTrigger,
-    NewFeedback,
-    RunOutcome,
-    ScheduledRun,
-)
+from service.db.records import JobRecord
 from service.db.scheduled_runs import ScheduledRuns
 
-__all__ = [
-    "Database",
-    "DatabaseBusy",
-    "DatabaseError",
-    "FeedbackRecord",
-    "IdempotencyConflict",
-    "InteractionRecord",
-    "JobNotFound",
-    "JobRecord",
-    "JobStatus",
-    "JobSummary",
-    "JobTrigger",
-    "NewFeedback",
-    "RecordNotFound",
-    "RunOutcome",
-    "ScheduledRun",
-    "to_example",
-]
+__all__ = ["Database", "JobNotFound", "JobRecord"]
 
 
 class Database:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from lars_agent.errors import AdapterError
 from lars_agent.store.manifest import AdapterManifest
-from service.db import JobRecord
+from service.db.records import JobRecord
 from service.housekeeping.retention import Item, Limits
 from service.housekeeping.sweep import Sweep, log, taken_bytes
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from lars_agent.errors import AdapterError
 from lars_agent.files import write_atomically
 from lars_agent.training.job_directory import HELDOUT_FILE, TRAIN_FILE
-from service.db import JobSummary
+from service.db.records import JobSummary
 from service.housekeeping.retention import Item, Limits
 from service.housekeeping.sweep import Sweep, discard, taken_bytes
 

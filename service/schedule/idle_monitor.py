@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import structlog
 
-from service.db import JobRecord
+from service.db.records import JobRecord
 from service.schedule.idle_policy import DeviceState, IdleDecision, Trigger, Window, decide
 from service.settings.load import Settings
 from service.worker.pause_reasons import PauseReason

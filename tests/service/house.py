@@ -17,7 +17,8 @@ from lars_agent.store.adapters import AdapterStore
 from lars_agent.store.manifest import AdapterManifest
 from service.cycle.context import CycleContext
 from service.cycle.supervisor import Supervisor
-from service.db import Database, NewFeedback
+from service.db import Database
+from service.db.records import NewFeedback
 from service.serving.adapter_switch import AdapterSwitch
 from service.settings.load import Settings
 from service.worker.memory_limit import GUARD_ONLY

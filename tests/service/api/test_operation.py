@@ -6,7 +6,7 @@ import pytest
 
 from lars_agent.errors import Offline
 from service.app import create_app
-from service.db import DatabaseBusy
+from service.db.errors import DatabaseBusy
 from service.process.data_lock import DataInUse
 from service.settings.load import Settings
 from service.worker.memory_limit import MemoryLimit

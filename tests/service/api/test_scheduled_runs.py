@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from service.db import ScheduledRun
+from service.db.records import ScheduledRun
 
 NIGHT = datetime(2026, 3, 4, 3, 0, tzinfo=UTC)
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.db import Database, ScheduledRun
+from service.db import Database
+from service.db.records import ScheduledRun
 from tests.tiny import save_tiny
 
 WORDS_ON_START = "dashboard: "

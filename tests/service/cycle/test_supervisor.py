@@ -16,7 +16,8 @@ from lars_agent.example import Message
 from lars_agent.training.gate import GatePolicy
 from lars_agent.training.job_directory import CANDIDATE
 from service.cycle.supervisor import MAX_TRIES, JobNotRunning, JobRunning
-from service.db import JobNotFound, NewFeedback
+from service.db.errors import JobNotFound
+from service.db.records import NewFeedback
 from service.worker.process import LOG_NAME, PID_NAME, kill_stray
 from tests.service.house import REPOSITORY, House, state_of, until
 

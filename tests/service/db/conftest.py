@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from lars_agent.example import Message
-from service.db import Database, InteractionRecord
+from service.db import Database
 from service.db.interactions import new_interaction_id
-from service.db.records import now_utc
+from service.db.records import InteractionRecord, now_utc
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from datetime import timedelta
 import pytest
 
 from lars_agent.example import Example
-from service.db import IdempotencyConflict, NewFeedback
 from service.db import feedback as module
-from service.db.errors import FeedbackNotFound, InteractionNotFound
+from service.db.errors import FeedbackNotFound, IdempotencyConflict, InteractionNotFound
+from service.db.records import NewFeedback
 from tests.service.db.conftest import add_interaction
 
 PROMPT = ({"role": "user", "content": "Hi"},)

@@ -9,10 +9,11 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from service.db import Database, NewFeedback, ScheduledRun
+from service.db import Database
 from service.db.engine import create, reading
 from service.db.errors import DatabaseTooNew
 from service.db.migrate import SCRIPTS, migrate, revision
+from service.db.records import NewFeedback, ScheduledRun
 from service.db.tables import metadata
 
 HEAD = max(path.name[:4] for path in (SCRIPTS / "versions").glob("[0-9]*.py"))

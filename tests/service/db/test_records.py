@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from service.db import JobNotFound, NewFeedback, interactions
-from service.db.errors import InteractionNotFound
+from service.db import interactions
+from service.db.errors import InteractionNotFound, JobNotFound
+from service.db.records import NewFeedback
 from tests.service.db.conftest import add_interaction
 
 

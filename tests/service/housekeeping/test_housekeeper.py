@@ -21,9 +21,9 @@ from lars_agent.training import checkpoint
 from lars_agent.training import trainer as loop
 from lars_agent.training.job_directory import CANDIDATE, HELDOUT_FILE, TRAIN_FILE, read_examples, write_examples
 from service.cycle.job_directory import require_news
-from service.db import InteractionRecord, JobNotFound, JobRecord, NewFeedback, ScheduledRun
+from service.db.errors import JobNotFound
 from service.db.interactions import new_interaction_id
-from service.db.records import now_utc
+from service.db.records import InteractionRecord, JobRecord, NewFeedback, ScheduledRun, now_utc
 from service.housekeeping import housekeeper
 from service.housekeeping import jobs as ended_jobs
 from service.housekeeping.housekeeper import Housekeeper

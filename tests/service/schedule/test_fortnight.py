@@ -15,7 +15,8 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from lars_agent.errors import NothingToLearn
 from service.cycle.supervisor import JobRunning
-from service.db import Database, JobRecord
+from service.db import Database
+from service.db.records import JobRecord
 from service.schedule.cron import ScheduleWindow
 from service.schedule.idle_monitor import IdleMonitor
 from service.schedule.idle_policy import DeviceState, Window

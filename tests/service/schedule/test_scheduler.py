@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from lars_agent.errors import ConfigError, LarsError, ModelLoading, NothingToLearn
 from service.cycle.supervisor import JobRunning
-from service.db import Database, JobRecord
+from service.db import Database
+from service.db.records import JobRecord
 from service.schedule.cron import ScheduleWindow, missed_run, next_run
 from service.schedule.idle_policy import Check, IdleDecision
 from service.schedule.scheduler import NightlyScheduler

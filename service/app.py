@@ -59,19 +59,7 @@ log = structlog.get_logger(__name__)
 
 DEFAULT_MODEL = "default"
 EVERYWHERE = errors.documented(400, 401, 403, 405, 413, 422, 500)
-ROUTERS = (
-    generate.router,
-    openai.router,
-    openai_models.router,
-    ollama.router,
-    feedback.router,
-    interactions.router,
-    adapters.router,
-    jobs.router,
-    schedule.router,
-    operation.router,
-    dashboard.router,
-)
+RESOURCES = (generate, openai, openai_models, ollama, feedback, interactions, adapters, jobs, schedule, operation)
 
 
 class ComponentOverrides(TypedDict, total=False):
@@ -101,8 +89,8 @@ def create_app(settings: Settings, **overrides: Unpack[ComponentOverrides]) -> F
     for guard in reversed(GUARDS):  # the one added last is asked first
         app.add_middleware(guard, server=settings.server)
     app.add_middleware(RequestCounter, metrics=daemon.metrics)
-    for router in ROUTERS:
-        app.include_router(router)
+    for module in (*RESOURCES, dashboard):
+        app.include_router(module.router)
     dashboard.mount_static(app)
     return app
 

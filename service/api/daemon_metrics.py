@@ -34,15 +34,12 @@ class DaemonCollector(Collector):
         yield gauge("model_loaded", "1 while the base model is in memory.", daemon.model_host.endpoint_pid is not None)
         swaps = "Activations of another adapter version or the base model."
         yield CounterMetricFamily("lars_agent_adapter_swaps", swaps, value=daemon.switch.swaps)
-        yield self._alarms()
+        active = {alarm.code for alarm in daemon.problems()}
+        alarms = {code: code in active for code in get_args(AlarmCode)}
+        yield labelled("alarm_active", "1 while the alarm is active, by its code.", "code", alarms)
         yield from self._rows()
         yield from self._jobs()
         yield from self._bytes()
-
-    def _alarms(self) -> Metric:
-        active = {alarm.code for alarm in self._daemon.problems()}
-        values = {code: code in active for code in get_args(AlarmCode)}
-        return labelled("alarm_active", "1 while the alarm is active, by its code.", "code", values)
 
     def _rows(self) -> Iterator[Metric]:
         db = self._daemon.db
@@ -58,8 +55,8 @@ class DaemonCollector(Collector):
         counts = {status: known.get(status, 0) for status in get_args(JobStatus)}
         yield labelled("jobs", "Adaptation jobs in the database, by status.", "status", counts)
         yield gauge("job_running", "1 while an adaptation job runs or is paused.", supervisor.current is not None)
-        held: dict[str, float] = dict.fromkeys(self._daemon.worker.pause_reasons, 1.0)
-        yield labelled("worker_paused", "1 for each reason the worker is paused for.", "reason", held)
+        paused: dict[str, float] = dict.fromkeys(self._daemon.worker.pause_reasons, 1.0)
+        yield labelled("worker_paused", "1 for each reason the worker is paused for.", "reason", paused)
         for job in db.jobs.list(limit=1):
             yield from last_job(job)
 

@@ -98,14 +98,6 @@ class FeedbackRequest(Body):
 
     def to_new(self) -> NewFeedback:
         """Convert to the feedback to store. Raises InvalidField where the fields contradict each other."""
-        self._check_subject()
-        if self.rating is None and self.correction is None and not self.comment and not self.tags:
-            raise InvalidField("rating", "is missing; give a rating, a correction, a comment or tags")
-        values = self.model_dump(exclude={"prompt", "messages", "tags"})
-        messages = (Message(role="user", content=self.prompt),) if self.prompt else to_messages(self.messages or ())
-        return NewFeedback(messages=messages or None, tags=tuple(self.tags), **values)
-
-    def _check_subject(self) -> None:
         given = [name for name in ("prompt", "messages", "response") if getattr(self, name) is not None]
         if self.interaction_id is not None:
             if given:
@@ -118,6 +110,11 @@ class FeedbackRequest(Body):
             raise InvalidField("prompt", "is missing; a response needs a prompt or messages")
         elif "response" not in given:
             raise InvalidField("response", "is missing; give the reply that this is about")
+        if self.rating is None and self.correction is None and not self.comment and not self.tags:
+            raise InvalidField("rating", "is missing; give a rating, a correction, a comment or tags")
+        values = self.model_dump(exclude={"prompt", "messages", "tags"})
+        messages = (Message(role="user", content=self.prompt),) if self.prompt else to_messages(self.messages or ())
+        return NewFeedback(messages=messages or None, tags=tuple(self.tags), **values)
 
 
 class FeedbackBody(Reply):

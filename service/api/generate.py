@@ -68,12 +68,6 @@ class Parameters(Body):
             return values
         return {key: value for key, value in values.items() if not (key in TGI_ONLY and value in OFF)}
 
-    def effective_temperature(self) -> float:
-        """Return the temperature; 0 is greedy."""
-        if self.do_sample is False:
-            return 0.0
-        return self.temperature if self.temperature is not None else float(bool(self.do_sample))
-
 
 class GenerateRequest(Body):
     """A prompt and how to reply to it."""
@@ -91,8 +85,9 @@ class GenerateRequest(Body):
         """Return the engine's request."""
         given = self.parameters
         shared = given.model_dump(include={"max_new_tokens", "top_p", "top_k", "repetition_penalty", "seed"})
-        temperature, stop = given.effective_temperature(), tuple(given.stop or ())
-        return generation_request(adapter, to_messages(self.inputs), temperature=temperature, stop=stop, **shared)
+        temperature = float(bool(given.do_sample)) if given.temperature is None else given.temperature
+        shared |= {"temperature": 0.0 if given.do_sample is False else temperature, "stop": tuple(given.stop or ())}
+        return generation_request(adapter, to_messages(self.inputs), **shared)
 
 
 class StreamRequest(GenerateRequest):

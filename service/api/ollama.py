@@ -11,7 +11,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
@@ -47,27 +47,19 @@ MAX_DURATION_CHARS = 40
 
 def keep_alive_s(value: str | float) -> float:
     """Parse a number of seconds or a duration in Go's format; a negative one is infinite. Raises ValueError."""
-    if isinstance(value, str):
-        value = _parse_duration(value)
-    if math.isnan(value):
+    if isinstance(value, str) and not NUMBER.fullmatch(value):
+        match = DURATION.fullmatch(value) if len(value) <= MAX_DURATION_CHARS else None
+        if match is None:
+            raise ValueError("not a duration; give seconds, or one such as 5m, 1h30m, 0 or -1")
+        seconds = sum(float(number) * UNITS[unit] for number, unit in re.findall(PIECE, match[2]))
+        value = -seconds if match[1] else seconds
+    if math.isnan(seconds := float(value)):
         raise ValueError("not a duration")
-    return math.inf if value < 0 else float(value)
-
-
-def _parse_duration(text: str) -> float:
-    if NUMBER.fullmatch(text):
-        return float(text)
-    match = DURATION.fullmatch(text) if len(text) <= MAX_DURATION_CHARS else None
-    if match is None:
-        raise ValueError("not a duration; give seconds, or one such as 5m, 1h30m, 0 or -1")
-    seconds = sum(float(number) * UNITS[unit] for number, unit in re.findall(PIECE, match[2]))
-    return -seconds if match[1] else seconds
+    return math.inf if seconds < 0 else seconds
 
 
 class Options(SamplingFields):
     """Generation parameters under Ollama's names; others are ignored, as most configure Ollama's own engine."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
     temperature: float | None = Field(default=None, ge=0, le=100)
     top_p: float | None = Field(default=None, ge=0, le=1)

@@ -65,14 +65,12 @@ def _text_of_parts(value: Any) -> Any:
     return "" if value is None else value
 
 
-def _role(value: Any) -> Any:
-    return "system" if value == "developer" else value
-
-
 class OpenAITurn(Turn):
     """A message; its content may be a list of text parts."""
 
-    role: Annotated[Literal["system", "user", "assistant"], BeforeValidator(_role)]
+    role: Annotated[
+        Literal["system", "user", "assistant"], BeforeValidator(lambda role: "system" if role == "developer" else role)
+    ]
     content: Annotated[Text, BeforeValidator(_text_of_parts)]
     name: str | None = Field(default=None, max_length=100, description="Accepted without effect.")
 

@@ -16,7 +16,6 @@ from service.api.daemon_metrics import resident_bytes
 from service.api.dependencies import DaemonDep
 from service.api.errors import documented
 from service.api.fields import Reply, VersionLabel, version_label
-from service.daemon import Daemon
 from service.process.version import package_version
 from service.worker.memory_limit import LimitKind
 
@@ -136,6 +135,10 @@ def info(daemon: DaemonDep) -> Info:
     schedule, served = daemon.settings.schedule, daemon.model_host.serving()
     profiles = daemon.profiles.names() if served else []  # none while the model loads
     installed, engine, limit = daemon.model_host.installed, daemon.model_host.endpoint_pid, daemon.worker.memory_limit
+    daemon.idle_monitor.refresh()
+    adapting = daemon.worker.pid is not None and not daemon.worker.pause_reasons
+    message, checks = daemon.idle_monitor.message, daemon.idle_monitor.decision.checks
+    night = NightInfo.model_validate({"adapting": adapting, "words": message, "checks": checks})
     memory = MemoryInfo(
         endpoint_bytes=0 if engine is None else resident_bytes(engine),
         rss_bytes=rss_bytes(),
@@ -157,7 +160,7 @@ def info(daemon: DaemonDep) -> Info:
         memory=memory,
         job=daemon.supervisor.current,
         schedule=ScheduleInfo(enabled=schedule.enabled, cron=schedule.cron, next_run=daemon.next_run()),
-        night=_night(daemon),
+        night=night,
     )
 
 
@@ -165,12 +168,3 @@ def info(daemon: DaemonDep) -> Info:
 def metrics(daemon: DaemonDep) -> Response:
     """Return metrics in Prometheus's text format; no name, label or value contains personal data."""
     return Response(generate_latest(daemon.metrics.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
-
-
-def _night(daemon: Daemon) -> NightInfo:
-    idle_monitor, worker = daemon.idle_monitor, daemon.worker
-    idle_monitor.refresh()
-    adapting = worker.pid is not None and not worker.pause_reasons
-    return NightInfo.model_validate(
-        {"adapting": adapting, "words": idle_monitor.message, "checks": idle_monitor.decision.checks}
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,7 +84,7 @@ class Exchange:
         try:
             pieces = iter(self.ticket)
             with self.daemon.metrics.counting_failure():
-                while (piece := await run_sync(_next, pieces, abandon_on_cancel=True)) is not None:
+                while (piece := await run_sync(next, pieces, None, abandon_on_cancel=True)) is not None:
                     yield piece
             await run_in_threadpool(self._record, self.ticket.result())
         finally:
@@ -139,8 +139,3 @@ def generation_request(adapter: AdapterName, messages: tuple[Message, ...], **va
     if given.get("temperature", 0) < MIN_TEMPERATURE:
         given["temperature"] = 0.0
     return GenerationRequest(messages=messages, profile=adapter.profile, version=adapter.version, **given)
-
-
-def _next(pieces: Iterator[Piece]) -> Piece | None:
-    """Return the next piece; None after the last one, as no StopIteration may leave a thread."""
-    return next(pieces, None)

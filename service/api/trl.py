@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 
 from lars_agent.example import Message
 from service.api.errors import InvalidField, describe
@@ -76,26 +76,20 @@ Completion = Annotated[list[ReplyTurn], BeforeValidator(_reply), AfterValidator(
 Dialogue = Annotated[list[Turn], Field(max_length=MAX_MESSAGES), AfterValidator(_ends_with_reply)]
 
 
-class Row(BaseModel):
-    """A row of a data set; columns that TRL does not read are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
-class MessagesRow(Row):
-    """A conversation that ends with the desired reply."""
+class MessagesRow(BaseModel):
+    """A conversation that ends with the desired reply; here and below, columns that TRL does not read are ignored."""
 
     messages: Dialogue
 
 
-class CompletionRow(Row):
+class CompletionRow(BaseModel):
     """A prompt and the desired reply."""
 
     prompt: TextOrMessages
     completion: Completion
 
 
-class PreferenceRow(Row):
+class PreferenceRow(BaseModel):
     """A prompt, the better reply and the worse one."""
 
     prompt: TextOrMessages

@@ -15,8 +15,6 @@ from typing import Literal
 from service.settings.sections import Idle
 from service.worker.pause_reasons import PauseReason
 
-__all__ = ["Check", "DeviceState", "IdleDecision", "Trigger", "Window", "decide"]
-
 Window = Literal["open", "overdue", "shut"]  # the schedule's: now; past, but a run is still due; nothing is due
 Trigger = Literal["user", "schedule"]
 State = Literal["fine", "against", "unknown"]

@@ -28,8 +28,6 @@ from lars_agent.training.curate import CurationPolicy
 from lars_agent.training.gate import GatePolicy
 from service.settings.sections import Idle, Memory, Model, Retention, Runtime, Schedule, Server, Training
 
-__all__ = ["Settings", "default_data_dir", "load_settings"]
-
 ENV_PREFIX = "LARS_AGENT_"
 SYSTEM_FILE = Path("/etc/lars-agent/config.toml")
 USER_FILE = Path("~/.config/lars-agent/config.toml")

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from lars_agent.memory.measure import rss_bytes
 from service.alarms import AlarmCode
 from service.daemon import Daemon
-from service.db.records import JobRecord, JobStatus
+from service.db.records import JobStatus
 from service.housekeeping.sweep import taken_bytes
 from service.process.version import package_version
 
@@ -57,8 +57,17 @@ class DaemonCollector(Collector):
         yield gauge("job_running", "1 while an adaptation job runs or is paused.", supervisor.current is not None)
         paused: dict[str, float] = dict.fromkeys(self._daemon.worker.pause_reasons, 1.0)
         yield labelled("worker_paused", "1 for each reason the worker is paused for.", "reason", paused)
-        for job in db.jobs.list(limit=1):
-            yield from last_job(job)
+        for job in db.jobs.list(limit=1):  # without what it has not measured
+            if job.budget_bytes is not None:
+                yield gauge("last_job_budget_bytes", "Memory budget of the latest job's worker.", job.budget_bytes)
+            if job.peak_bytes is not None:
+                yield gauge("last_job_peak_bytes", "Peak resident memory of the latest job's worker.", job.peak_bytes)
+            if job.started is not None:
+                ended = time.time() if job.finished is None else job.finished.timestamp()
+                documentation = "Time from the latest job's start to its end, or until now."
+                yield gauge("last_job_seconds", documentation, max(0.0, ended - job.started.timestamp()))
+            pauses = {reason: float(pause["seconds"]) for reason, pause in (job.pauses or {}).items()}
+            yield labelled("last_job_paused_seconds", "Time that the latest job's worker was paused.", "reason", pauses)
 
     def _bytes(self) -> Iterator[Metric]:
         settings, daemon = self._daemon.settings, self._daemon
@@ -71,20 +80,6 @@ class DaemonCollector(Collector):
         resident = {name: resident_bytes(pid) for name, pid in running.items()}
         yield labelled("resident_bytes", "Resident memory by process.", "process", resident)
         yield gauge("memory_budget_bytes", "Memory that training may use.", settings.memory.budget_bytes)
-
-
-def last_job(job: JobRecord) -> Iterator[Metric]:
-    """Yield the metrics of the latest job, without those it has not measured."""
-    if job.budget_bytes is not None:
-        yield gauge("last_job_budget_bytes", "Memory budget of the latest job's worker.", job.budget_bytes)
-    if job.peak_bytes is not None:
-        yield gauge("last_job_peak_bytes", "Peak resident memory of the latest job's worker.", job.peak_bytes)
-    if job.started is not None:
-        ended = time.time() if job.finished is None else job.finished.timestamp()
-        documentation = "Time from the latest job's start to its end, or until now."
-        yield gauge("last_job_seconds", documentation, max(0.0, ended - job.started.timestamp()))
-    paused = {reason: float(pause["seconds"]) for reason, pause in (job.pauses or {}).items()}
-    yield labelled("last_job_paused_seconds", "Time that the latest job's worker was paused.", "reason", paused)
 
 
 def gauge(name: str, documentation: str, value: float) -> Metric:

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from lars_agent import errors
 from service.cycle.supervisor import JobNotRunning, JobRunning
-from service.db.errors import DatabaseBusy, DatabaseError, IdempotencyConflict, RecordNotFound
+from service.db.errors import DatabaseBusy, IdempotencyConflict, RecordNotFound
 from service.process.crash_loop import SafeMode
 
 log = structlog.get_logger(__name__)
@@ -37,13 +37,12 @@ class InvalidField(errors.LarsError):
         self.param = param
 
 
-# The first match counts, so a subclass precedes its base.
+# The first match counts, so a subclass precedes its base; all other errors are 500.
 STATUS: tuple[tuple[type[Exception], int], ...] = (
     (InvalidField, 422),
     (errors.PromptTooLong, 422),
     (errors.PromptRefused, 422),
     (errors.AdapterNotFound, 404),
-    (errors.ModelNotFound, 503),
     (RecordNotFound, 404),
     (IdempotencyConflict, 409),
     (JobRunning, 409),
@@ -51,16 +50,11 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
     (SafeMode, 409),
     (errors.AdapterError, 409),  # damaged, or made for another base model: it cannot serve
     (errors.TrainingError, 409),
-    (errors.ModelLoading, 503),
-    (errors.QueueFull, 503),
-    (errors.GenerationCancelled, 503),
     (errors.GenerationTimeout, 504),
-    (errors.GenerationError, 503),
+    (errors.GenerationError, 503),  # the model is loading, the queue is full, the request was cancelled
     (errors.ModelError, 503),
     (DatabaseBusy, 503),
     (errors.DiskFull, 507),
-    (DatabaseError, 500),
-    (errors.LarsError, 500),
 )
 
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 409: "conflict_error"}

@@ -16,7 +16,7 @@ from service.api.dependencies import DaemonDep
 from service.api.errors import documented
 from service.api.fields import Body, Reply, StopText, TextOrMessages, VersionLabel, to_messages
 from service.api.model_names import ModelName
-from service.api.streams import MIN_TEMPERATURE, Encoder, Exchange, encode_stream, event_stream, generation_request
+from service.api.streams import MIN_TEMPERATURE, Exchange, encode_stream, event_stream, generation_request
 from service.daemon import Daemon
 
 router = APIRouter(tags=["generation"])
@@ -142,7 +142,14 @@ async def generate(body: GenerateRequest, request: Request, daemon: DaemonDep) -
 async def generate_stream(body: StreamRequest, daemon: DaemonDep) -> EventSourceResponse:
     """Stream the reply to `inputs`; the last event has the whole text, its id and the details."""
     exchange = await _begin(daemon, body)
-    return event_stream(encode_stream(exchange, _encoder(exchange)))
+    index = count()
+
+    def encode(item: Piece | Generation) -> list[dict[str, Any]]:
+        whole = {} if isinstance(item, Piece) else dict(_reply(exchange, item))
+        token = StreamToken(text="" if whole else item.text, special=bool(whole))
+        return [StreamEvent(index=next(index), token=token, **whole).model_dump(mode="json")]
+
+    return event_stream(encode_stream(exchange, encode))
 
 
 async def _begin(daemon: Daemon, body: GenerateRequest) -> Exchange:
@@ -154,14 +161,3 @@ def _reply(exchange: Exchange, generation: Generation) -> GenerateReply:
     return GenerateReply.model_validate(
         {"generated_text": generation.text, "interaction_id": exchange.recorded_id, "details": generation}
     )
-
-
-def _encoder(exchange: Exchange) -> Encoder:
-    index = count()
-
-    def encode(item: Piece | Generation) -> list[dict[str, Any]]:
-        whole = {} if isinstance(item, Piece) else dict(_reply(exchange, item))
-        token = StreamToken(text="" if whole else item.text, special=bool(whole))
-        return [StreamEvent(index=next(index), token=token, **whole).model_dump(mode="json")]
-
-    return encode

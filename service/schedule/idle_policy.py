@@ -165,11 +165,9 @@ def _safety(device: DeviceState, idle: Idle, needs_bytes: int, running: bool) ->
     """Check what could harm the device or the programs on it."""
     limit = idle.max_celsius if running else idle.max_celsius - COOL_BY
     yield _below("heat", device.celsius, limit, "the processor has {:.0f} °C", "the temperature is unknown")
-    if device.throttled is None:
-        yield Check("throttling", "unknown", "whether the processor is slowed down is unknown")
-    else:
-        words = "the processor is slowed down by heat or a weak supply" if device.throttled else "it runs at full speed"
-        yield _check("throttling", not device.throttled, words)
+    words = "the processor is slowed down by heat or a weak supply" if device.throttled else "it runs at full speed"
+    fine = None if device.throttled is None else not device.throttled
+    yield _check("throttling", fine, words, "whether the processor is slowed down is unknown")
     yield _at_least("memory", device.available_bytes, max(needs_bytes, LEAST_MEMORY_BYTES), "memory")
     limit = idle.max_memory_pressure if running else CALMER * idle.max_memory_pressure
     words = "programs wait for memory {:.0f}% of the time"
@@ -177,8 +175,8 @@ def _safety(device: DeviceState, idle: Idle, needs_bytes: int, running: bool) ->
     yield _at_least("disk", device.free_disk_bytes, idle.min_free_disk_bytes, "disk")
 
 
-def _check(name: PauseReason, fine: bool, words: str) -> Check:
-    return Check(name, "fine" if fine else "against", words)
+def _check(name: PauseReason, fine: bool | None, words: str, unknown: str = "") -> Check:
+    return Check(name, "unknown", unknown) if fine is None else Check(name, "fine" if fine else "against", words)
 
 
 def _below(name: PauseReason, value: float | None, limit: float, words: str, unknown: str) -> Check:

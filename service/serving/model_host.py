@@ -219,7 +219,8 @@ class ModelHost:
         while not self._closing.is_set():
             retry_s = min(2 * retry_s, self._retry_s)
             try:
-                self._open()
+                installed = self._find_model()
+                engine = self._opened(installed)
             except LarsError as error:
                 self.loading_error = str(error)
                 log.warning("model_not_loaded", error=str(error), retry_s=retry_s)
@@ -227,8 +228,12 @@ class ModelHost:
                 self.loading_error = f"unexpected {type(error).__name__}; the daemon's log says more"
                 log.exception("model_not_loaded")
             else:
-                if self.installed is not None:
-                    self._begin_work(when_ready)
+                if self._closing.is_set():
+                    engine.close()
+                    return
+                self.installed, self._engine, self.loading_error = installed, engine, None
+                self._timer.restart()
+                self._begin_work(when_ready)
                 return
             self._closing.wait(retry_s)
 
@@ -239,15 +244,6 @@ class ModelHost:
             message = f"nothing is learned until the daemon is started again: {error}"
             self.problems.append(Alarm("not_learning", message))
             log.exception("work_not_begun")
-
-    def _open(self) -> None:
-        installed = self._find_model()
-        engine = self._opened(installed)
-        if self._closing.is_set():
-            engine.close()
-            return
-        self.installed, self._engine, self.loading_error = installed, engine, None
-        self._timer.restart()
 
     def _opened(self, installed: InstalledModel) -> EngineClient:
         """Open an engine that serves every profile."""

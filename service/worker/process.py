@@ -87,8 +87,12 @@ class WorkerProcess:
                     return None
                 exit_status = self._wait(folder)
             finally:
-                self._leave_none()
-                suspended, self._suspending = self._suspending, False
+                with self._changed:
+                    if self._process is not None:  # an error left it running
+                        self._signal(signal.SIGKILL)
+                        self._process.wait()
+                        self._process = None
+                    suspended, self._suspending = self._suspending, False
         return WorkerExit(exit_status, _tail(folder / LOG_NAME, log_start), limit, suspended, self._hung_s)
 
     def running_threads(self) -> int:
@@ -196,14 +200,6 @@ class WorkerProcess:
         self._kill_at = time.monotonic() + grace_s
         self._signal(signal.SIGTERM)
         self._signal(signal.SIGCONT)  # a stopped process hears SIGTERM only when it runs again
-
-    def _leave_none(self) -> None:
-        """Kill a worker that an error left running."""
-        with self._changed:
-            if self._process is not None:
-                self._signal(signal.SIGKILL)
-                self._process.wait()
-                self._process = None
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.poll() is None:

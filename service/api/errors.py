@@ -26,6 +26,7 @@ OLLAMA = "/api/"  # clients of this dialect read an error as one string
 SHOWN_CHARS = 60  # maximum length of a quoted value
 MESSAGES = {"missing": "is missing", "extra_forbidden": "is not a field of this request"}
 MESSAGES |= dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "must be an object")
+Responses = dict[int | str, dict[str, Any]]  # FastAPI's `responses`, by status
 SOURCES = ("body", "query", "path", "header")  # locations of a field; not part of its name
 
 
@@ -91,7 +92,12 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def answers(description: str, media_type: str, content: Mapping[str, Any] | None = None) -> Responses:
+    """Return the `responses` of a route whose answer is of this media type."""
+    return {200: {"description": description, "content": {media_type: content or {}}}}
+
+
+def documented(*statuses: int) -> Responses:
     """Return the `responses` of a route that can answer with these statuses."""
     return {status: {"model": ErrorBody, "description": DESCRIPTIONS[status]} for status in statuses}
 
@@ -134,9 +140,8 @@ async def _ours(request: Request, error: Exception) -> Response:
     if status == 500:
         log.error("request_failed", path=request.url.path, error=str(error), error_type=type(error).__name__)
     headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, errors.QueueFull) else None
-    param = (
-        "inputs" if isinstance(error, (errors.PromptTooLong, errors.PromptRefused)) else getattr(error, "param", None)
-    )
+    about_prompt = isinstance(error, errors.PromptTooLong | errors.PromptRefused)
+    param = "inputs" if about_prompt else getattr(error, "param", None)
     return error_response(request.url.path, status, str(error), param, headers)
 
 

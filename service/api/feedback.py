@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from lars_agent.example import Message
 from service.api.dependencies import DaemonDep
-from service.api.errors import InvalidField, documented
+from service.api.errors import InvalidField, Responses, answers, documented
 from service.api.fields import (
     Body,
     Deleted,
@@ -41,9 +41,7 @@ router = APIRouter(prefix="/feedback", tags=["feedback"])
 JSON_LINES = "application/jsonl"
 LINES_SCHEMA: dict[str, Any] = {"schema": {"type": "string"}, "example": '{"prompt": "Hi", "completion": "Hello!"}\n'}
 LINES_BODY = {"requestBody": {"required": True, "content": {JSON_LINES: LINES_SCHEMA}}}
-LINES_REPLY: dict[int | str, dict[str, Any]] = {
-    200: {"description": "One JSON object per line.", "content": {JSON_LINES: LINES_SCHEMA}}
-}
+LINES_REPLY = answers("One JSON object per line.", JSON_LINES, LINES_SCHEMA)
 
 
 def _in_utc(moment: datetime) -> datetime:
@@ -145,7 +143,7 @@ class Imported(Reply):
     imported: int
 
 
-STORED_BEFORE: dict[int | str, dict[str, Any]] = {
+STORED_BEFORE: Responses = {
     200: {"model": FeedbackBody, "description": "The same request was stored before as this feedback."}
 }
 

@@ -13,7 +13,7 @@ from sse_starlette import EventSourceResponse
 from lars_agent.runtime.request import FinishReason, Generation, GenerationRequest, Piece
 from lars_agent.store.names import AdapterName
 from service.api.dependencies import DaemonDep
-from service.api.errors import documented
+from service.api.errors import answers, documented
 from service.api.fields import Body, Reply, StopText, TextOrMessages, VersionLabel, to_messages
 from service.api.model_names import ModelName
 from service.api.streams import MIN_TEMPERATURE, Exchange, encode_stream, event_stream, generation_request
@@ -21,12 +21,9 @@ from service.daemon import Daemon
 
 router = APIRouter(tags=["generation"])
 
-STREAM: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "Server-sent events; each `data` is a StreamEvent, or an ErrorBody if generation fails.",
-        "content": {"text/event-stream": {}},
-    }
-}
+STREAM = answers(
+    "Server-sent events; each `data` is a StreamEvent, or an ErrorBody if generation fails.", "text/event-stream"
+)
 # Parameters of TGI without effect here: accepted with a value that turns them off, refused with any other.
 OFF: tuple[Any, ...] = (None, False, [], {})
 TGI_ONLY = frozenset(

@@ -19,7 +19,7 @@ from lars_agent.example import Message
 from lars_agent.runtime.request import Generation, GenerationRequest, Piece
 from lars_agent.store.names import DEFAULT_PROFILE, AdapterName
 from service.api.dependencies import DaemonDep
-from service.api.errors import documented
+from service.api.errors import answers, documented
 from service.api.fields import MAX_MESSAGES, Body, SamplingFields, Text, Turn, ends_with_user, to_messages
 from service.api.model_names import ModelName, model_names
 from service.api.openai_models import ModelCard, cards, find_card
@@ -30,9 +30,7 @@ from service.process.version import package_version
 router = APIRouter(prefix="/api", tags=["ollama"])
 
 NDJSON = "application/x-ndjson"
-LINES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "JSON lines, one per piece; with `stream: false` one object.", "content": {NDJSON: {}}}
-}
+LINES = answers("JSON lines, one per piece; with `stream: false` one object.", NDJSON)
 NANOSECONDS = 10**9
 FOREVER = "2318-01-01T00:00:00Z"  # as Ollama writes it
 UNLIMITED_TOKENS = 1_000_000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
@@ -14,16 +14,14 @@ from lars_agent.memory.measure import peak_rss_bytes, rss_bytes
 from service.alarms import AlarmCode
 from service.api.daemon_metrics import resident_bytes
 from service.api.dependencies import DaemonDep
-from service.api.errors import documented
+from service.api.errors import answers, documented
 from service.api.fields import Reply, VersionLabel, version_label
 from service.process.version import package_version
 from service.worker.memory_limit import LimitKind
 
 router = APIRouter(tags=["operation"])
 
-METRICS: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}}
-}
+METRICS = answers("The metrics.", "text/plain", {"schema": {"type": "string"}})
 
 
 class Health(Reply):

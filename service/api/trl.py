@@ -114,13 +114,10 @@ KINDS: tuple[tuple[str, type[AnyRow]], ...] = (
 
 def from_lines(lines: Sequence[bytes], profile: str, tags: tuple[str, ...] = ()) -> list[NewFeedback]:
     """Return the feedback in the lines, for `profile`. Raises InvalidField, naming the line and the column."""
-    found = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            found.append(replace(_read(line, number), profile=profile, tags=tags))
-    if not found:
+    read = [_read(line, number) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not read:
         raise InvalidField("body", "contains no line; send one JSON object per line")
-    return found
+    return [replace(feedback, profile=profile, tags=tags) for feedback in read]
 
 
 def _read(line: bytes, number: int) -> NewFeedback:

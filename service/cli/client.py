@@ -61,9 +61,7 @@ class Client:
         """Send `body` and yield the server-sent events."""
         try:
             with self._http.stream("POST", path, json=body) as response:
-                if response.is_error:
-                    response.read()
-                    self._check(response)
+                self._check(response)
                 for line in response.iter_lines():
                     if line.startswith("data:"):
                         event = json.loads(line.removeprefix("data:"))
@@ -83,6 +81,7 @@ class Client:
 
     def _check(self, response: httpx.Response) -> None:
         if response.is_error:
+            response.read()
             try:
                 message = response.json()["error"]["message"]
             except (ValueError, KeyError, TypeError):

@@ -63,7 +63,6 @@ def _ladder(ladder: list[dict[str, Any]], shown: dict[str, Any]) -> Iterator[tup
 
 
 def _words(plan: dict[str, Any]) -> str:
-    """Describe the settings of a plan."""
     kept = {"int8": "activations in 8 bits", "disk": "activations on disk"}
     words = [
         f"{plan['micro_batch']} at once",

@@ -185,12 +185,8 @@ def _total_s() -> float | None:
 
 def _process_s() -> dict[int, float]:
     """Return the processor time of each process."""
-    found = {}
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            times = process.cpu_times()
-            found[process.pid] = times.user + times.system
-    return found
+    found = ((process.pid, process.info["cpu_times"]) for process in psutil.process_iter(["cpu_times"]))
+    return {pid: times.user + times.system for pid, times in found if times is not None}
 
 
 def _name(pid: int) -> str | None:

@@ -93,13 +93,8 @@ class Settings(BaseSettings):
         return self.data_dir / "models"
 
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+    def settings_customise_sources(  # type: ignore[override]  # pydantic-settings passes the sources by name
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **others: object
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Take the arguments only; `load_settings` reads files and environment."""
         return (init_settings,)
@@ -149,7 +144,7 @@ def _read_environment() -> Mapping[str, Any]:
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`below` with the values of `above` put in, table by table."""
+    """Return `below` with the values of `above` put in, table by table."""
     merged = dict(below)
     for key, value in above.items():
         under = merged.get(key)

@@ -120,12 +120,12 @@ def _people(device: DeviceState, idle: Idle, running: bool) -> Iterator[Check]:
     yield _quiet(
         "people", device.away_s, wait_s, "somebody was at the keyboard {}", "nobody was at the keyboard for {}"
     )
-    limit = idle.max_cpu if running else CALMER * idle.max_cpu
-    busiest = f" (most of it: {device.busiest})" if device.busiest else ""
-    words = "other programs take {:.0%} of the processor" + busiest
-    yield _below("cpu", device.others_cpu, limit, words, "what other programs take of the processor is unknown")
-    limit = idle.max_load if running else CALMER * idle.max_load
-    yield _below("load", device.load, limit, "the load is {:.1f} a core", "the load is unknown")
+    margin = 1.0 if running else CALMER
+    words = "other programs take {:.0%} of the processor"
+    words += f" (most of it: {device.busiest})" if device.busiest else ""
+    unknown = "what other programs take of the processor is unknown"
+    yield _below("cpu", device.others_cpu, margin * idle.max_cpu, words, unknown)
+    yield _below("load", device.load, margin * idle.max_load, "the load is {:.1f} a core", "the load is unknown")
 
 
 def _wait(usual_s: float, overdue_s: float, overdue: bool, running: bool) -> float:

@@ -1,10 +1,7 @@
 """Launch the worker: bind its life to the daemon's, enter its cgroup, lower its priority, then exec it.
 
-    python launcher.py DAEMON_PID CGROUP COMMAND [ARGUMENT ...]
-
-CGROUP is the cgroup.procs file of the cgroup to enter, empty for none.
-
-A process of its own, because in a daemon with threads nothing may run between fork and exec.
+The arguments are the daemon's process id, the cgroup.procs file to enter (empty for none), and the worker's command.
+It is a process of its own, because in a daemon with threads nothing may run between fork and exec.
 """
 
 from __future__ import annotations

@@ -20,8 +20,7 @@ SCRIPTS = Path(__file__).with_name("migrations")
 def migrate(path: Path, scripts: Path = SCRIPTS) -> None:
     """Create or migrate the file `path` to the newest migration in `scripts`.
 
-    Raises DatabaseTooNew, DatabaseUnusable, DatabaseBusy, DiskFull, or the error of a migration; the file is then
-    unchanged.
+    Raises DatabaseTooNew, DatabaseUnusable, DatabaseBusy, DiskFull, or a migration's error; the file is then unchanged.
     """
     config = Config(attributes={})
     config.set_main_option("script_location", str(scripts).replace("%", "%%"))

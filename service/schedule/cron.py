@@ -54,9 +54,7 @@ class ScheduleWindow:
     """The schedule's window at the time that `now` returns.
 
     Raises ConfigError for an invalid cron expression or time zone, whether the schedule is enabled or not.
-
-    Attributes:
-        owing: the profiles whose scheduled run was still due at the scheduler's last check.
+    `owing` are the profiles whose scheduled run was still due at the scheduler's last check.
     """
 
     def __init__(self, settings: Schedule, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:

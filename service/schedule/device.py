@@ -1,7 +1,6 @@
 """Measurements of the device and of its use: from /sys, /proc and logind.
 
-Each function returns None for what the device does not report. None of them raises, and none takes longer than
-`LOGIND_S`.
+A function returns None for what the device does not report, never raises, and takes at most `LOGIND_S`.
 """
 
 from __future__ import annotations

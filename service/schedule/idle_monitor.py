@@ -30,9 +30,7 @@ FRESH_S = 5.0  # age up to which `refresh` keeps a decision
 class IdleMonitor:
     """Pauses `worker` while `decide` is against working; `read_state` reads the device, `window` the schedule.
 
-    Attributes:
-        work: the job that runs; None for none.
-        decision: the result of the last check.
+    `work` is the job that runs, None for none; `decision` is the result of the last check.
     """
 
     def __init__(

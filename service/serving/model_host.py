@@ -72,14 +72,11 @@ class ModelHost:
         self.problems: list[Alarm] = []
 
     def use(self, settings: Settings) -> None:
-        """After the next reply the model stays for as long as `settings` say."""
+        """Keep the model after the next reply for as long as `settings` say."""
         self._keep_alive_s = settings.runtime.keep_alive_s or math.inf
 
     def start(self, serve_profiles: ServeProfiles, when_ready: Callable[[], None]) -> None:
-        """Load the model in a thread of its own, which then calls `when_ready`.
-
-        `serve_profiles` is called for every engine that is opened, before it gets its first request.
-        """
+        """Load the model in a thread, then call `when_ready`; `serve_profiles` prepares every engine that is opened."""
         self._serve_profiles = serve_profiles
         self._loader = threading.Thread(target=self._load, args=(when_ready,), name="loading", daemon=True)
         self._loader.start()

@@ -1,7 +1,4 @@
-"""Print the default configuration as a file to edit: every option commented out, with its meaning and default.
-
-`python -m service.settings.example_config` prints it; a test compares its output with `deploy/config.toml`.
-"""
+"""Print the default configuration as a file to edit: every option commented out, with its meaning and default."""
 
 from __future__ import annotations
 

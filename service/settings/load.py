@@ -103,8 +103,7 @@ class Settings(BaseSettings):
 def load_settings(config_file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
     """Load this machine's settings; `config_file` replaces the user's file.
 
-    `overrides` is nested as the sections are (`{"server": {"port": 80}}`). Raises ConfigError that names the key and
-    where it stands.
+    `overrides` are nested as the sections are: `{"server": {"port": 80}}`. Raises ConfigError with the key's origin.
     """
     files = [SYSTEM_FILE, config_file or USER_FILE.expanduser()]
     layers = [_read_file(file, required=file is config_file) for file in files]

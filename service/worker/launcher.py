@@ -20,15 +20,6 @@ WORKER_NICE = 19
 WORKER_OOM_SCORE_ADJ = 500
 
 
-def _die_with_parent(daemon_pid: int) -> None:
-    """Have the kernel kill this process, stopped or not, as soon as the daemon is gone (Linux)."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != daemon_pid:  # the daemon died before prctl could take hold
-        raise SystemExit("the daemon that started this worker is gone")
-
-
 def _lower_priority() -> None:
     """Take the lowest priority for processor and disk, and be killed first when memory runs out."""
     os.nice(WORKER_NICE)
@@ -46,7 +37,10 @@ def _lower_priority() -> None:
 def main(arguments: list[str]) -> None:
     """Turn this process into the worker: it dies with the daemon, in its cgroup and at the lowest priority."""
     daemon_pid, cgroup, *command = arguments
-    _die_with_parent(int(daemon_pid))
+    if sys.platform == "linux":  # the kernel kills this process, stopped or not, as soon as the daemon is gone
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != int(daemon_pid):  # the daemon died before prctl had an effect
+            raise SystemExit("the daemon that started this worker is gone")
     if cgroup:
         try:
             Path(cgroup).write_text("0")  # whoever writes it; from here on the memory limit counts

@@ -176,10 +176,7 @@ class WorkerProcess:
             return True
 
     def _wait(self, folder: Path) -> int:
-        """Wait for the worker's exit status; kill it if it hangs, or at the end of its grace time.
-
-        Polled, so that no signal goes to a reaped process's id.
-        """
+        """Wait for the worker's exit status; polled, so that no signal goes to the process id once it is reaped."""
         while True:
             with self._changed:
                 assert self._process is not None

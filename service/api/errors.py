@@ -52,7 +52,7 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
     (errors.AdapterError, 409),  # damaged, or made for another base model: it cannot serve
     (errors.TrainingError, 409),
     (errors.GenerationTimeout, 504),
-    (errors.GenerationError, 503),  # the model is loading, the queue is full, the request was cancelled
+    (errors.GenerationError, 503),  # such as ModelLoading, QueueFull, GenerationCancelled
     (errors.ModelError, 503),
     (DatabaseBusy, 503),
     (errors.DiskFull, 507),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -43,17 +45,18 @@ NUMBER = re.compile(r"-?\d{1,12}(\.\d{1,9})?")
 MAX_DURATION_CHARS = 40
 
 
-def keep_alive_s(value: str | float) -> float:
-    """Parse a number of seconds or a duration in Go's format; a negative one is infinite. Raises ValueError."""
-    if isinstance(value, str) and not NUMBER.fullmatch(value):
-        match = DURATION.fullmatch(value) if len(value) <= MAX_DURATION_CHARS else None
-        if match is None:
-            raise ValueError("not a duration; give seconds, or one such as 5m, 1h30m, 0 or -1")
+def keep_alive_s(value: Any) -> float:
+    """Parse seconds or a duration in Go's format; a negative or very long one is infinite. Raises ValueError."""
+    seconds = math.nan
+    if not isinstance(value, str) or NUMBER.fullmatch(value):
+        with contextlib.suppress(TypeError, OverflowError):
+            seconds = float(value)
+    elif len(value) <= MAX_DURATION_CHARS and (match := DURATION.fullmatch(value)):
         seconds = sum(float(number) * UNITS[unit] for number, unit in re.findall(PIECE, match[2]))
-        value = -seconds if match[1] else seconds
-    if math.isnan(seconds := float(value)):
-        raise ValueError("not a duration")
-    return math.inf if seconds < 0 else seconds
+        seconds = -seconds if match[1] else seconds
+    if math.isnan(seconds):
+        raise ValueError("not a duration; give seconds, or one such as 5m, 1h30m, 0 or -1")
+    return seconds if 0 <= seconds < threading.TIMEOUT_MAX else math.inf
 
 
 class Options(SamplingFields):

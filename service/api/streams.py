@@ -82,7 +82,7 @@ class Exchange:
     async def pieces(self) -> AsyncIterator[Piece]:
         """Yield the reply as it is generated and record it after the last piece; cancel it if the caller stops."""
         try:
-            pieces = iter(self.ticket)
+            pieces = iter(self.ticket)  # its end is None below, as no StopIteration may leave a thread
             with self.daemon.metrics.counting_failure():
                 while (piece := await run_sync(next, pieces, None, abandon_on_cancel=True)) is not None:
                     yield piece

@@ -56,7 +56,13 @@ def test_models_are_listed_and_shown(client):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"messages": [{"role": "assistant", "content": "Hi"}]}, {"tools": [{}]}, {"format": "json"}, {"model": 4}],
+    [
+        {"messages": [{"role": "assistant", "content": "Hi"}]},
+        {"tools": [{}]},
+        {"format": "json"},
+        {"model": 4},
+        {"keep_alive": []},
+    ],
 )
 def test_invalid_request_is_refused_in_ollama_s_shape(client, changes):
     answer = client.post("/api/chat", json=HELLO | changes)
@@ -110,13 +116,14 @@ def test_unloading_request_applies_once(client, daemon):
         ("300ms", 0.3),
         (-1, math.inf),
         ("-5m", math.inf),
+        ("999999999999", math.inf),
     ],
 )
 def test_durations(value, seconds):
     assert keep_alive_s(value) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("value", ["", "soon", "5x", "m5", "5 m", "1h-3m", "9" * 50 + "s", math.nan])
+@pytest.mark.parametrize("value", ["", "soon", "5x", "m5", "5 m", "1h-3m", "9" * 50 + "s", math.nan, [], {}, 10**400])
 def test_no_durations(value):
     with pytest.raises(ValueError, match="duration"):
         keep_alive_s(value)

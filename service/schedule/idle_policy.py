@@ -24,6 +24,11 @@ SINCE_S = 3.0  # use of the device within this time stops running work
 CALMER = 0.5  # of the limits of load and pressure, below which work may begin
 LOW_BATTERY = 0.2  # charge at which work stops
 LEAST_MEMORY_BYTES = 128 * 2**20  # left for other programs
+WINDOW_MESSAGES: dict[Window, str] = {
+    "open": "it is the time for it",
+    "overdue": "the window is past, and its run is still due",
+    "shut": "nothing is due at this hour",
+}
 
 
 @dataclass(frozen=True)
@@ -97,16 +102,8 @@ def decide(
     checks = [*_safety(device, idle, needs_bytes, running)]
     if trigger == "user":
         return IdleDecision((*checks, _power(device, idle, trigger)))
-    return IdleDecision((_window(device), *_people(device, idle, running), _power(device, idle, trigger), *checks))
-
-
-def _window(device: DeviceState) -> Check:
-    words = {
-        "open": "it is the time for it",
-        "overdue": "the window is past, and its run is still due",
-        "shut": "nothing is due at this hour",
-    }
-    return _check("window", device.window != "shut", words[device.window])
+    window = _check("window", device.window != "shut", WINDOW_MESSAGES[device.window])
+    return IdleDecision((window, *_people(device, idle, running), _power(device, idle, trigger), *checks))
 
 
 def _people(device: DeviceState, idle: Idle, running: bool) -> Iterator[Check]:

@@ -118,8 +118,8 @@ def _people(device: DeviceState, idle: Idle, running: bool) -> Iterator[Check]:
         "people", device.away_s, wait_s, "somebody was at the keyboard {}", "nobody was at the keyboard for {}"
     )
     margin = 1.0 if running else CALMER
-    words = "other programs take {:.0%} of the processor"
-    words += f" (most of it: {device.busiest})" if device.busiest else ""
+    busiest = f" (most of it: {device.busiest})" if device.busiest else ""  # any name, with braces too
+    words = "other programs take {:.0%} of the processor" + busiest.replace("{", "{{").replace("}", "}}")
     unknown = "what other programs take of the processor is unknown"
     yield _below("cpu", device.others_cpu, margin * idle.max_cpu, words, unknown)
     yield _below("load", device.load, margin * idle.max_load, "the load is {:.1f} a core", "the load is unknown")

@@ -39,6 +39,7 @@ COURTESY = [
     ({"request_age_s": 200.0}, "recent requests", "the last reply was made 3 min ago"),
     ({"away_s": 30.0}, "people", "somebody was at the keyboard 30 s ago"),
     ({"others_cpu": 0.9, "busiest": "make"}, "cpu", "other programs take 90% of the processor (most of it: make)"),
+    ({"others_cpu": 0.9, "busiest": "{x}"}, "cpu", "(most of it: {x})"),
     ({"load": 3.0}, "load", "the load is 3.0 a core"),
     ({"on_battery": True, "battery": 0.9}, "battery", "it runs on its battery (90% full)"),
     ({"window": "overdue", "request_age_s": 1000.0}, "recent requests", "30 min of quiet are waited for"),

@@ -29,10 +29,10 @@ class Server(uvicorn.Server):
     """Uvicorn's server, which reports its address once it listens and closes the daemon; `load` reads the settings."""
 
     def __init__(
-        self, config: uvicorn.Config, daemon: Daemon, tell: Callable[[str], None], load: Callable[[], Settings]
+        self, config: uvicorn.Config, daemon: Daemon, report: Callable[[str], None], load: Callable[[], Settings]
     ) -> None:
         super().__init__(config)
-        self._daemon, self._tell, self._load = daemon, tell, load
+        self._daemon, self._report, self._load = daemon, report, load
         self._systemd = SdNotify.from_environment(os.environ)
         self._pulse = Watchdog(self._systemd, daemon.status)
         self._in_terminal = _is_terminal()
@@ -47,7 +47,7 @@ class Server(uvicorn.Server):
             self._systemd.notify("READY=1")
             self._pulse.start()
             port = self.servers[0].sockets[0].getsockname()[1]
-            self._tell(f"dashboard: {url_of(self.config.host, port)}/")
+            self._report(f"dashboard: {url_of(self.config.host, port)}/")
 
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         """Ask the worker to end while requests are drained, then close everything."""
@@ -90,18 +90,18 @@ def _is_terminal() -> bool:
         return False
 
 
-def run(settings: Settings, tell: Callable[[str], None], load: Callable[[], Settings]) -> None:
+def run(settings: Settings, report: Callable[[str], None], load: Callable[[], Settings]) -> None:
     """Serve until SIGTERM or SIGINT; at SIGHUP reload the settings by `load`. Raises LarsError if it cannot start."""
     log.configure()
     settings.server.require_token()
     try:
-        find_model(settings, tell)
+        find_model(settings, report)
     except LarsError as error:  # the daemon tries again
-        tell(f"the base model is not there yet: {error}")
-    serve(create_app(settings, memory_limit=memory_limit()), settings, tell, load)
+        report(f"the base model is not there yet: {error}")
+    serve(create_app(settings, memory_limit=memory_limit()), settings, report, load)
 
 
-def serve(app: FastAPI, settings: Settings, tell: Callable[[str], None], load: Callable[[], Settings]) -> None:
+def serve(app: FastAPI, settings: Settings, report: Callable[[str], None], load: Callable[[], Settings]) -> None:
     """Serve `app` until SIGTERM or SIGINT, see `run`."""
     config = uvicorn.Config(
         app,
@@ -111,4 +111,4 @@ def serve(app: FastAPI, settings: Settings, tell: Callable[[str], None], load: C
         log_level="warning",
         timeout_graceful_shutdown=CUT_S,
     )
-    Server(config, app.state.daemon, tell, load).run()
+    Server(config, app.state.daemon, report, load).run()

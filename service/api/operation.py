@@ -73,7 +73,7 @@ class CheckInfo(Reply):
 
     name: str
     state: Literal["fine", "against", "unknown"]
-    words: str = Field(description="The result as a message.")
+    words: str = Field(validation_alias="message", description="The result as a message.")
 
 
 class NightInfo(Reply):

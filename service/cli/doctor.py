@@ -93,8 +93,8 @@ def daemon(settings: Settings) -> str:
     client = Client()
     info = client.get("/info")
     for profile in info["serving"]:
-        for version, words in client.get("/adapters", profile=profile, verify="true")["problems"].items():
-            raise LarsError(f"{profile}@{version}: {words}")
+        for version, message in client.get("/adapters", profile=profile, verify="true")["problems"].items():
+            raise LarsError(f"{profile}@{version}: {message}")
     if info["loading_error"]:
         raise LarsError(info["loading_error"])
     return f"answers at {client.url}"

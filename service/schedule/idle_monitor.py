@@ -78,7 +78,7 @@ class IdleMonitor:
         reasons = self._worker.pause_reasons
         if not reasons:
             return f"adapting {work.profile}"
-        parts = [check.words for check in self.decision.against if check.name in reasons]
+        parts = [check.message for check in self.decision.against if check.name in reasons]
         parts += [OTHER_REASONS[name] for name in sorted(reasons) if name in OTHER_REASONS]
         return f"adapting {work.profile}, paused: {'; '.join(parts) or why}"
 

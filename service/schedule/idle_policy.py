@@ -62,11 +62,11 @@ class DeviceState:
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check, with its reason in words."""
+    """The result of one check, with its reason as a message."""
 
     name: PauseReason
     state: State
-    words: str
+    message: str
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class IdleDecision:
     @property
     def why(self) -> str:
         """The reasons against working now, in one line."""
-        return "; ".join(check.words for check in self.against) or "nothing speaks against it"
+        return "; ".join(check.message for check in self.against) or "nothing speaks against it"
 
 
 def decide(
@@ -119,9 +119,9 @@ def _people(device: DeviceState, idle: Idle, running: bool) -> Iterator[Check]:
     )
     margin = 1.0 if running else CALMER
     busiest = f" (most of it: {device.busiest})" if device.busiest else ""  # any name, with braces too
-    words = "other programs take {:.0%} of the processor" + busiest.replace("{", "{{").replace("}", "}}")
+    message = "other programs take {:.0%} of the processor" + busiest.replace("{", "{{").replace("}", "}}")
     unknown = "what other programs take of the processor is unknown"
-    yield _below("cpu", device.others_cpu, margin * idle.max_cpu, words, unknown)
+    yield _below("cpu", device.others_cpu, margin * idle.max_cpu, message, unknown)
     yield _below("load", device.load, margin * idle.max_load, "the load is {:.1f} a core", "the load is unknown")
 
 
@@ -162,26 +162,26 @@ def _safety(device: DeviceState, idle: Idle, needs_bytes: int, running: bool) ->
     """Check what could harm the device or the programs on it."""
     limit = idle.max_celsius if running else idle.max_celsius - COOL_BY
     yield _below("heat", device.celsius, limit, "the processor has {:.0f} °C", "the temperature is unknown")
-    words = "the processor is slowed down by heat or a weak supply" if device.throttled else "it runs at full speed"
+    message = "the processor is slowed down by heat or a weak supply" if device.throttled else "it runs at full speed"
     fine = None if device.throttled is None else not device.throttled
-    yield _check("throttling", fine, words, "whether the processor is slowed down is unknown")
+    yield _check("throttling", fine, message, "whether the processor is slowed down is unknown")
     yield _at_least("memory", device.available_bytes, max(needs_bytes, LEAST_MEMORY_BYTES), "memory")
     limit = idle.max_memory_pressure if running else CALMER * idle.max_memory_pressure
-    words = "programs wait for memory {:.0f}% of the time"
-    yield _below("pressure", device.memory_pressure, limit, words, "the memory's pressure is unknown")
+    message = "programs wait for memory {:.0f}% of the time"
+    yield _below("pressure", device.memory_pressure, limit, message, "the memory's pressure is unknown")
     yield _at_least("disk", device.free_disk_bytes, idle.min_free_disk_bytes, "disk")
 
 
-def _check(name: PauseReason, fine: bool | None, words: str, unknown: str = "") -> Check:
-    return Check(name, "unknown", unknown) if fine is None else Check(name, "fine" if fine else "against", words)
+def _check(name: PauseReason, fine: bool | None, message: str, unknown: str = "") -> Check:
+    return Check(name, "unknown", unknown) if fine is None else Check(name, "fine" if fine else "against", message)
 
 
-def _below(name: PauseReason, value: float | None, limit: float, words: str, unknown: str) -> Check:
-    return Check(name, "unknown", unknown) if value is None else _check(name, value <= limit, words.format(value))
+def _below(name: PauseReason, value: float | None, limit: float, message: str, unknown: str) -> Check:
+    return Check(name, "unknown", unknown) if value is None else _check(name, value <= limit, message.format(value))
 
 
 def _at_least(name: PauseReason, value: int | None, needed: int, what: str) -> Check:
     if value is None:
         return Check(name, "unknown", f"the free {what} is unknown")
-    words = f"{value / 2**20:,.0f} MiB of {what} are free"
-    return _check(name, value >= needed, words if value >= needed else f"{words}, it takes {needed / 2**20:,.0f}")
+    message = f"{value / 2**20:,.0f} MiB of {what} are free"
+    return _check(name, value >= needed, message if value >= needed else f"{message}, it takes {needed / 2**20:,.0f}")

@@ -30,7 +30,7 @@ def is_loopback(host: str) -> bool:
 
 
 def url_of(host: str, port: int) -> str:
-    """How a browser on this device reaches a daemon that listens on `host`."""
+    """Return the address by which a browser on this device reaches a daemon that listens on `host`."""
     name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
@@ -150,7 +150,7 @@ class Schedule(Section):
 
 
 class Idle(Section):
-    """When the device is not used, and may work for itself. What a device cannot tell is not asked."""
+    """Conditions under which the device counts as idle; a value that a device does not report blocks nothing."""
 
     quiet_s: Seconds = Field(default=300.0, description="Least time since the last request.")
     away_s: Seconds = Field(default=300.0, description="Least time since anybody used keyboard or mouse.")

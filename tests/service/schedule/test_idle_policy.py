@@ -49,7 +49,7 @@ COURTESY = [
 
 def told(device: DeviceState, **options) -> dict[str, str]:
     moment = decide(device, IDLE, **{"needs_bytes": 2 * GB, **options})
-    return {check.name: check.words for check in moment.against}
+    return {check.name: check.message for check in moment.against}
 
 
 def test_quiet_device_is_idle_and_so_is_one_without_any_measurement():
@@ -60,7 +60,7 @@ def test_quiet_device_is_idle_and_so_is_one_without_any_measurement():
     states = {check.name: check.state for check in moment.checks}
     assert states.pop("window") == "fine"
     assert set(states.values()) == {"unknown"}
-    assert all(check.words for check in moment.checks)
+    assert all(check.message for check in moment.checks)
 
 
 @pytest.mark.parametrize(("change", "name", "words"), [*SAFETY, *COURTESY])

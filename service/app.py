@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC
+from functools import partial
 from typing import TypedDict, Unpack
 
 import structlog
@@ -43,7 +44,6 @@ from service.process.version import package_version
 from service.schedule.cron import ScheduleWindow
 from service.schedule.device import DeviceReader
 from service.schedule.idle_monitor import IdleMonitor
-from service.schedule.idle_policy import DeviceState, Window
 from service.schedule.scheduler import NightlyScheduler
 from service.serving.adapter_switch import AdapterSwitch
 from service.serving.engine_client import EngineClient
@@ -59,37 +59,21 @@ log = structlog.get_logger(__name__)
 
 DEFAULT_MODEL = "default"
 EVERYWHERE = errors.documented(400, 401, 403, 405, 413, 422, 500)
-ROUTERS = (
-    generate.router,
-    openai.router,
-    openai_models.router,
-    ollama.router,
-    feedback.router,
-    interactions.router,
-    adapters.router,
-    jobs.router,
-    schedule.router,
-    operation.router,
-    dashboard.router,
-)
+RESOURCES = (generate, openai, openai_models, ollama, feedback, interactions, adapters, jobs, schedule, operation)
 
 
-class Parts(TypedDict, total=False):
-    """Replacements of parts; `memory_limit` limits the worker's memory, `look` reads the device's state."""
+class ComponentOverrides(TypedDict, total=False):
+    """Components that replace the default ones; `memory_limit` limits the worker's memory."""
 
     find_model: FindModel
     open_engine: OpenEngine
     worker_command: Sequence[str]
     memory_limit: MemoryLimit
-    look: Callable[[Window], DeviceState]
 
 
-def create_app(settings: Settings, **parts: Unpack[Parts]) -> FastAPI:
-    """Return the application; its daemon starts and stops with it.
-
-    Raises DataInUse, DatabaseTooNew, DatabaseUnusable, ConfigError.
-    """
-    daemon = compose(settings, **parts)
+def create_app(settings: Settings, **overrides: Unpack[ComponentOverrides]) -> FastAPI:
+    """Return the application with its daemon. Raises DataInUse, DatabaseTooNew, DatabaseUnusable, ConfigError."""
+    daemon = compose(settings, **overrides)
     app = FastAPI(
         title="lars-agent",
         version=package_version(),
@@ -105,20 +89,20 @@ def create_app(settings: Settings, **parts: Unpack[Parts]) -> FastAPI:
     for guard in reversed(GUARDS):  # the one added last is asked first
         app.add_middleware(guard, server=settings.server)
     app.add_middleware(RequestCounter, metrics=daemon.metrics)
-    for router in ROUTERS:
-        app.include_router(router)
+    for module in (*RESOURCES, dashboard):
+        app.include_router(module.router)
     dashboard.mount_static(app)
     return app
 
 
-def compose(settings: Settings, **parts: Unpack[Parts]) -> Daemon:
-    """Return the daemon with all its parts; none of them runs yet. Raises as `create_app` does."""
+def compose(settings: Settings, **overrides: Unpack[ComponentOverrides]) -> Daemon:
+    """Return the daemon with all its components; none of them runs yet. Raises as `create_app` does."""
     settings.server.require_token()
     lock = DataLock(settings.data_dir)
     starts = StartupFailures(settings.data_dir / STARTS_NAME)
     starts.begin()
     try:
-        return _connect(settings, lock, starts, parts)
+        return _connect(settings, lock, starts, overrides)
     except BaseException as error:
         if isinstance(error, LarsError):
             starts.exclude()
@@ -126,33 +110,38 @@ def compose(settings: Settings, **parts: Unpack[Parts]) -> Daemon:
         raise
 
 
-def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, parts: Parts) -> Daemon:
+def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overrides: ComponentOverrides) -> Daemon:
     db, store = Database(settings.database_path), AdapterStore(settings.adapters_dir)
-    worker = WorkerProcess(
-        parts.get("worker_command", DEFAULT_COMMAND), memory_limit=parts.get("memory_limit", GUARD_ONLY)
-    )
+    command, memory_limit = overrides.get("worker_command", DEFAULT_COMMAND), overrides.get("memory_limit", GUARD_ONLY)
+    worker = WorkerProcess(command, memory_limit=memory_limit)
     worker.use(settings.training)
     preemption = RequestPreemption(worker, settings.idle.resume_s)
-    serving = ModelHost(
+    model_host = ModelHost(
         store,
-        parts.get("find_model") or model_finder(settings),
-        parts.get("open_engine") or engine_opener(settings),
+        overrides.get("find_model") or partial(find_model, settings, lambda text: log.info("model_pull", message=text)),
+        overrides.get("open_engine") or partial(open_engine, settings),
         keep_alive_s=settings.runtime.keep_alive_s,
         base_only=starts.safe_mode,
         on_busy=preemption.set_busy,
     )
-    switch = AdapterSwitch(store, serving.engine, serving.require_model, base_only=starts.safe_mode)
-    read_state = parts.get("look") or _device(settings, serving, worker, preemption).read_device_state
+    switch = AdapterSwitch(store, model_host.engine, model_host.require_model, base_only=starts.safe_mode)
+    device = DeviceReader(
+        settings.data_dir,
+        own=lambda: [pid for pid in (model_host.endpoint_pid, worker.pid) if pid is not None],
+        quiet_s=preemption.quiet_s,
+        worker_threads=worker.running_threads,
+    )
     profiles, window = Profiles(db, store), ScheduleWindow(settings.schedule)
-    monitor = IdleMonitor(settings, worker, read_state=read_state, window=window.state)
+    monitor = IdleMonitor(settings, worker, read_state=device.read_device_state, window=window.state)
     periodic = BackgroundScheduler(timezone=UTC)
     housekeeper = Housekeeper(settings, db, store, switch, periodic)
     supervisor = Supervisor(
-        CycleContext(settings, db, store, serving.require_model, switch),
+        CycleContext(settings, db, store, model_host.require_model, switch),
         worker,
         watching=monitor.watching,
         on_end=housekeeper.forget_soon,  # feedback may have been deleted while the job worked with it
     )
+    schedule = NightlyScheduler(window, supervisor, db.scheduled_runs, profiles.names, monitor.decide_start, periodic)
     return Daemon(
         settings=settings,
         lock=lock,
@@ -161,60 +150,39 @@ def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, parts:
         profiles=profiles,
         worker=worker,
         preemption=preemption,
-        serving=serving,
+        model_host=model_host,
         switch=switch,
         recorder=Recorder(db),
         supervisor=supervisor,
-        schedule=NightlyScheduler(
-            window, supervisor, db.scheduled_runs, profiles.names, monitor.decide_start, periodic
-        ),
-        shift=monitor,
+        schedule=schedule,
+        idle_monitor=monitor,
         starts=starts,
         periodic=periodic,
         housekeeper=housekeeper,
     )
 
 
-def _device(
-    settings: Settings, serving: ModelHost, worker: WorkerProcess, preemption: RequestPreemption
-) -> DeviceReader:
-    return DeviceReader(
-        settings.data_dir,
-        own=lambda: [pid for pid in (serving.endpoint_pid, worker.pid) if pid is not None],
-        quiet_s=preemption.quiet_s,
-        worker_threads=worker.running_threads,
-    )
-
-
-def model_finder(settings: Settings) -> FindModel:
-    """Finds the model that the settings name, or `lars-agent model use` chose; fetches it where it is not there."""
+def find_model(settings: Settings, on_progress: Callable[[str], None]) -> InstalledModel:
+    """Return the model that the settings name, or that `lars-agent model use` chose; fetch it if it is missing."""
     library = ModelLibrary(settings.models_dir)
-
-    def find() -> InstalledModel:
-        chosen = library.current() if settings.model.name == DEFAULT_MODEL else None
-        return chosen or library.pull(settings.model.name, lambda words: log.info("model_pull", words=words))
-
-    return find
+    chosen = library.current() if settings.model.name == DEFAULT_MODEL else None
+    return chosen or library.pull(settings.model.name, on_progress)
 
 
-def engine_opener(settings: Settings) -> OpenEngine:
-    """Opens the generation engine on an installed model, in a process of its own."""
-
-    def open_engine(installed: InstalledModel) -> EngineClient:
-        runtime = settings.runtime
-        options = EngineOptions(
-            model_path=str(installed.folder),
-            dtype=settings.model.dtype,
-            adapters_path=str(settings.adapters_dir),
-            threads=runtime.threads,
-            queue_size=runtime.queue_size,
-            parallel=runtime.parallel,
-            prefix_bytes=runtime.prefix_cache_bytes,
-            deadline_s=runtime.deadline_s,
-        )
-        return EngineClient(options)
-
-    return open_engine
+def open_engine(settings: Settings, installed: InstalledModel) -> EngineClient:
+    """Open the generation engine on an installed model, in a process of its own."""
+    runtime = settings.runtime
+    options = EngineOptions(
+        model_path=str(installed.folder),
+        dtype=settings.model.dtype,
+        adapters_path=str(settings.adapters_dir),
+        threads=runtime.threads,
+        queue_size=runtime.queue_size,
+        parallel=runtime.parallel,
+        prefix_bytes=runtime.prefix_cache_bytes,
+        deadline_s=runtime.deadline_s,
+    )
+    return EngineClient(options)
 
 
 @asynccontextmanager

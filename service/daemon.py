@@ -12,7 +12,8 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from lars_agent.store.adapters import AdapterStore
 from service.alarms import Alarm
 from service.cycle.supervisor import Supervisor
-from service.db import Database, JobRecord, JobTrigger
+from service.db import Database
+from service.db.records import JobRecord, JobTrigger
 from service.housekeeping.housekeeper import Housekeeper
 from service.process.crash_loop import StartupFailures
 from service.process.data_lock import DataLock
@@ -36,7 +37,7 @@ class Daemon:
     """All parts of the daemon, for request handlers as `app.state.daemon`; composed by `service.app.compose`.
 
     `settings` are those that hold now; `notices` says what came of reading them again. After too many failed `starts`
-    it serves the base model alone: no job is run on, none begins, and no night comes.
+    it serves the base model alone: no job continues or starts, and nothing is scheduled.
     """
 
     settings: Settings
@@ -46,12 +47,12 @@ class Daemon:
     profiles: Profiles
     worker: WorkerProcess
     preemption: RequestPreemption
-    serving: ModelHost
+    model_host: ModelHost
     switch: AdapterSwitch
     recorder: Recorder
     supervisor: Supervisor
     schedule: NightlyScheduler
-    shift: IdleMonitor
+    idle_monitor: IdleMonitor
     starts: StartupFailures
     periodic: BackgroundScheduler
     housekeeper: Housekeeper
@@ -63,7 +64,7 @@ class Daemon:
 
     def start(self) -> None:
         """Load the model; recover jobs and start the schedule as soon as it replies."""
-        self.serving.start(self.switch.serve_profiles, when_ready=self._begin_work)
+        self.model_host.start(self.switch.serve_profiles, when_ready=self._begin_work)
 
     def begin_closing(self) -> None:
         """Ask the worker to end while requests are still answered; `close` comes next."""
@@ -75,13 +76,13 @@ class Daemon:
         since = self._closing_since or time.monotonic()
         if self._healthy is not None:
             self._healthy.cancel()
-        self.serving.halt()
+        self.model_host.halt()
         if self.periodic.running:
             self.periodic.shutdown(wait=False)
         self.housekeeper.close()
-        self.shift.close()
+        self.idle_monitor.close()
         self.supervisor.close(timeout_s=max(0.5, since + WORKER_S - time.monotonic()))
-        self.serving.close()
+        self.model_host.close()
         self.preemption.close()
         self.db.close()
         self.starts.clear()
@@ -93,9 +94,9 @@ class Daemon:
         self.worker.use(settings.training)
         self.preemption.use(settings.idle.resume_s)
         self.supervisor.use(settings)
-        self.shift.use(settings)
+        self.idle_monitor.use(settings)
         self.housekeeper.use(settings)
-        self.serving.use(settings)
+        self.model_host.use(settings)
         self.settings = settings
 
     def adapt(self, profile: str, trigger: JobTrigger) -> JobRecord:
@@ -103,22 +104,22 @@ class Daemon:
         self.starts.require_normal()
         return self.supervisor.adapt(profile, trigger)
 
-    def next_night(self) -> datetime | None:
-        """When the next night comes; None if none does."""
+    def next_run(self) -> datetime | None:
+        """Return the time of the next scheduled run; None if there is none."""
         return None if self.starts.safe_mode else self.schedule.next_run()
 
     def problems(self) -> list[Alarm]:
         """Return the active alarms."""
-        safe_mode = [Alarm("safe_mode", self.starts.words)] if self.starts.safe_mode else []
-        return [*safe_mode, *self.serving.problems, *self.switch.problems, *self.recorder.problems]
+        safe_mode = [Alarm("safe_mode", self.starts.message)] if self.starts.safe_mode else []
+        return [*safe_mode, *self.model_host.problems, *self.switch.problems, *self.recorder.problems]
 
     def status(self) -> str:
-        """Return the daemon's state in a few words."""
-        if self.serving.installed is None:
+        """Return the daemon's state in one line."""
+        if self.model_host.installed is None:
             return "loading the model"
         if self.starts.safe_mode:
             return "safe mode: the last starts failed, only the base model is served"
-        return f"ready; {self.shift.words}"
+        return f"ready; {self.idle_monitor.message}"
 
     def uptime_s(self) -> float:
         """Seconds since the daemon was composed."""
@@ -131,7 +132,7 @@ class Daemon:
         if self.starts.safe_mode:
             return
         self.supervisor.recover()
-        self.shift.start()
+        self.idle_monitor.start()
         self.schedule.start()
         self.housekeeper.start()
         self.periodic.start()

@@ -22,13 +22,11 @@ def reload(daemon: Daemon, load: Callable[[], Settings]) -> None:
     try:
         settings, waiting = renewed(daemon.settings, load())
         daemon.use(settings)
-    except LarsError as error:
-        daemon.notices = [f"the settings stay as they were: {error}"]
-        log.error("settings_not_reloaded", error=str(error))
-        return
     except Exception as error:
-        daemon.notices = [f"the settings could not be read again: unexpected {type(error).__name__}; the log says more"]
-        log.exception("settings_not_reloaded")
+        unexpected = f"the settings could not be read again: unexpected {type(error).__name__}; the log says more"
+        is_expected = isinstance(error, LarsError)
+        daemon.notices = [f"the settings stay as they were: {error}" if is_expected else unexpected]
+        log.error("settings_not_reloaded", error=str(error), exc_info=not is_expected)
         return
     daemon.notices = [f"takes effect at the next start: {', '.join(waiting)}"] if waiting else []
     log.info("settings_reloaded", at_next_start=waiting)
@@ -44,7 +42,7 @@ def renewed(current: Settings, wanted: Settings) -> tuple[Settings, list[str]]:
 
 
 def _values(settings: Settings) -> Iterator[tuple[str, Any]]:
-    """Each key, with its section's name before it, and its value."""
+    """Yield each key, with its section's name before it, and its value."""
     for name, section in settings:
         if keys := getattr(section, "__pydantic_fields__", None):
             yield from ((f"{name}.{key}", getattr(section, key)) for key in keys)

@@ -1,8 +1,4 @@
-"""Run the daemon as a process: fetch the base model, serve with uvicorn, handle signals and systemd.
-
-SIGTERM and SIGINT end it within ten seconds, see `service.process.shutdown`. SIGHUP has the settings read again,
-unless it comes because the terminal that it runs in was closed.
-"""
+"""Run the daemon as a process: fetch the base model, serve with uvicorn, handle signals and systemd."""
 
 from __future__ import annotations
 
@@ -18,8 +14,7 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from lars_agent.errors import LarsError
-from lars_agent.models.library import ModelLibrary
-from service.app import create_app
+from service.app import create_app, find_model
 from service.daemon import Daemon
 from service.process import log
 from service.process.sd_notify import SdNotify, Watchdog
@@ -31,16 +26,13 @@ from service.worker.memory_limit import memory_limit
 
 
 class Server(uvicorn.Server):
-    """Uvicorn's server, which reports its address once it listens and closes the daemon.
-
-    `load` reads the settings again.
-    """
+    """Uvicorn's server, which reports its address once it listens and closes the daemon; `load` reads the settings."""
 
     def __init__(
-        self, config: uvicorn.Config, daemon: Daemon, tell: Callable[[str], None], load: Callable[[], Settings]
+        self, config: uvicorn.Config, daemon: Daemon, report: Callable[[str], None], load: Callable[[], Settings]
     ) -> None:
         super().__init__(config)
-        self._daemon, self._tell, self._load = daemon, tell, load
+        self._daemon, self._report, self._load = daemon, report, load
         self._systemd = SdNotify.from_environment(os.environ)
         self._pulse = Watchdog(self._systemd, daemon.status)
         self._in_terminal = _is_terminal()
@@ -48,25 +40,26 @@ class Server(uvicorn.Server):
         self._reloads: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        """Listens, then tells the address, and systemd that it is ready."""
+        """Listen, then report the address, and to systemd that it is ready."""
         await super().startup(sockets)  # type: ignore[arg-type]
         if self.started:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
             self._systemd.notify("READY=1")
             self._pulse.start()
             port = self.servers[0].sockets[0].getsockname()[1]
-            self._tell(f"dashboard: {url_of(self.config.host, port)}/")
+            self._report(f"dashboard: {url_of(self.config.host, port)}/")
 
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         """Ask the worker to end while requests are drained, then close everything."""
         self._pulse.stop()
         self._systemd.notify("STOPPING=1", "STATUS=closing")
         _begin_after(0.0, self._daemon.begin_closing)
-        late = _begin_after(DRAIN_S, self._daemon.serving.cancel)
+        late = _begin_after(DRAIN_S, self._daemon.model_host.cancel)
         await super().shutdown(sockets)  # type: ignore[arg-type]
         late.cancel()
 
     def _hang_up(self) -> None:
+        """Reload the settings, or stop if SIGHUP came because the terminal was closed."""
         if self._in_terminal and not _is_terminal():
             self.should_exit = True
             return
@@ -97,30 +90,19 @@ def _is_terminal() -> bool:
         return False
 
 
-def fetch_model(settings: Settings, tell: Callable[[str], None]) -> None:
-    """Fetch the base model if it is missing; report a failure, which the daemon retries."""
-    library = ModelLibrary(settings.models_dir)
-    try:
-        if settings.model.name == "default" and library.current() is not None:
-            return
-        library.pull(settings.model.name, tell)
-    except LarsError as error:
-        tell(f"the base model is not there yet: {error}")
-
-
-def run(settings: Settings, tell: Callable[[str], None], load: Callable[[], Settings]) -> None:
-    """Serves until SIGTERM or SIGINT; at SIGHUP `load` reads the settings again.
-
-    Raises LarsError for what keeps it from starting.
-    """
+def run(settings: Settings, report: Callable[[str], None], load: Callable[[], Settings]) -> None:
+    """Serve until SIGTERM or SIGINT; at SIGHUP reload the settings by `load`. Raises LarsError if it cannot start."""
     log.configure()
     settings.server.require_token()
-    fetch_model(settings, tell)
-    serve(create_app(settings, memory_limit=memory_limit()), settings, tell, load)
+    try:
+        find_model(settings, report)
+    except LarsError as error:  # the daemon tries again
+        report(f"the base model is not there yet: {error}")
+    serve(create_app(settings, memory_limit=memory_limit()), settings, report, load)
 
 
-def serve(app: FastAPI, settings: Settings, tell: Callable[[str], None], load: Callable[[], Settings]) -> None:
-    """`app` has been served until SIGTERM or SIGINT, see `run`."""
+def serve(app: FastAPI, settings: Settings, report: Callable[[str], None], load: Callable[[], Settings]) -> None:
+    """Serve `app` until SIGTERM or SIGINT, see `run`."""
     config = uvicorn.Config(
         app,
         host=settings.server.host,
@@ -129,4 +111,4 @@ def serve(app: FastAPI, settings: Settings, tell: Callable[[str], None], load: C
         log_level="warning",
         timeout_graceful_shutdown=CUT_S,
     )
-    Server(config, app.state.daemon, tell, load).run()
+    Server(config, app.state.daemon, report, load).run()

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from lars_agent.memory.measure import rss_bytes
 from service.alarms import AlarmCode
 from service.daemon import Daemon
-from service.db import JobRecord, JobStatus
+from service.db.records import JobStatus
 from service.housekeeping.sweep import taken_bytes
 from service.process.version import package_version
 
@@ -30,19 +30,16 @@ class DaemonCollector(Collector):
         daemon = self._daemon
         yield InfoMetricFamily("lars_agent_build", "Version.", value={"version": package_version()})
         yield gauge("uptime_seconds", "Time since the daemon was started.", daemon.uptime_s())
-        yield gauge("model_installed", "1 once the base model can reply.", daemon.serving.installed is not None)
-        yield gauge("model_loaded", "1 while the base model is in memory.", daemon.serving.endpoint_pid is not None)
+        yield gauge("model_installed", "1 once the base model can reply.", daemon.model_host.installed is not None)
+        yield gauge("model_loaded", "1 while the base model is in memory.", daemon.model_host.endpoint_pid is not None)
         swaps = "Activations of another adapter version or the base model."
         yield CounterMetricFamily("lars_agent_adapter_swaps", swaps, value=daemon.switch.swaps)
-        yield self._alarms()
+        active = {alarm.code for alarm in daemon.problems()}
+        alarms = {code: code in active for code in get_args(AlarmCode)}
+        yield labelled("alarm_active", "1 while the alarm is active, by its code.", "code", alarms)
         yield from self._rows()
         yield from self._jobs()
         yield from self._bytes()
-
-    def _alarms(self) -> Metric:
-        active = {alarm.code for alarm in self._daemon.problems()}
-        values = {code: code in active for code in get_args(AlarmCode)}
-        return labelled("alarm_active", "1 while the alarm is active, by its code.", "code", values)
 
     def _rows(self) -> Iterator[Metric]:
         db = self._daemon.db
@@ -58,10 +55,19 @@ class DaemonCollector(Collector):
         counts = {status: known.get(status, 0) for status in get_args(JobStatus)}
         yield labelled("jobs", "Adaptation jobs in the database, by status.", "status", counts)
         yield gauge("job_running", "1 while an adaptation job runs or is paused.", supervisor.current is not None)
-        held: dict[str, float] = dict.fromkeys(self._daemon.worker.holders, 1.0)
-        yield labelled("worker_paused", "1 for each reason the worker is paused for.", "reason", held)
-        for job in db.jobs.list(limit=1):
-            yield from last_job(job)
+        paused: dict[str, float] = dict.fromkeys(self._daemon.worker.pause_reasons, 1.0)
+        yield labelled("worker_paused", "1 for each reason the worker is paused for.", "reason", paused)
+        for job in db.jobs.list(limit=1):  # without what it has not measured
+            if job.budget_bytes is not None:
+                yield gauge("last_job_budget_bytes", "Memory budget of the latest job's worker.", job.budget_bytes)
+            if job.peak_bytes is not None:
+                yield gauge("last_job_peak_bytes", "Peak resident memory of the latest job's worker.", job.peak_bytes)
+            if job.started is not None:
+                ended = time.time() if job.finished is None else job.finished.timestamp()
+                documentation = "Time from the latest job's start to its end, or until now."
+                yield gauge("last_job_seconds", documentation, max(0.0, ended - job.started.timestamp()))
+            pauses = {reason: float(pause["seconds"]) for reason, pause in (job.pauses or {}).items()}
+            yield labelled("last_job_paused_seconds", "Time that the latest job's worker was paused.", "reason", pauses)
 
     def _bytes(self) -> Iterator[Metric]:
         settings, daemon = self._daemon.settings, self._daemon
@@ -69,25 +75,11 @@ class DaemonCollector(Collector):
         folders = {"database": database, "adapters": taken_bytes(settings.adapters_dir)}
         folders |= {"jobs": taken_bytes(settings.jobs_dir), "models": taken_bytes(settings.models_dir)}
         yield labelled("state_bytes", "Size of the files in the state folder, by what they hold.", "kind", folders)
-        pids = {"daemon": None, "engine": daemon.serving.endpoint_pid, "worker": daemon.worker.pid}
+        pids = {"daemon": None, "engine": daemon.model_host.endpoint_pid, "worker": daemon.worker.pid}
         running = {name: pid for name, pid in pids.items() if name == "daemon" or pid is not None}
         resident = {name: resident_bytes(pid) for name, pid in running.items()}
         yield labelled("resident_bytes", "Resident memory by process.", "process", resident)
         yield gauge("memory_budget_bytes", "Memory that training may use.", settings.memory.budget_bytes)
-
-
-def last_job(job: JobRecord) -> Iterator[Metric]:
-    """Yield the metrics of the latest job, without those it has not measured."""
-    if job.budget_bytes is not None:
-        yield gauge("last_job_budget_bytes", "Memory budget of the latest job's worker.", job.budget_bytes)
-    if job.peak_bytes is not None:
-        yield gauge("last_job_peak_bytes", "Peak resident memory of the latest job's worker.", job.peak_bytes)
-    if job.started is not None:
-        ended = time.time() if job.finished is None else job.finished.timestamp()
-        documentation = "Time from the latest job's start to its end, or until now."
-        yield gauge("last_job_seconds", documentation, max(0.0, ended - job.started.timestamp()))
-    paused = {reason: float(pause["seconds"]) for reason, pause in (job.pauses or {}).items()}
-    yield labelled("last_job_paused_seconds", "Time that the latest job's worker was paused.", "reason", paused)
 
 
 def gauge(name: str, documentation: str, value: float) -> Metric:

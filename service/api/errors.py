@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from lars_agent import errors
 from service.cycle.supervisor import JobNotRunning, JobRunning
-from service.db import DatabaseBusy, DatabaseError, IdempotencyConflict, RecordNotFound
+from service.db.errors import DatabaseBusy, IdempotencyConflict, RecordNotFound
 from service.process.crash_loop import SafeMode
 
 log = structlog.get_logger(__name__)
@@ -26,6 +26,7 @@ OLLAMA = "/api/"  # clients of this dialect read an error as one string
 SHOWN_CHARS = 60  # maximum length of a quoted value
 MESSAGES = {"missing": "is missing", "extra_forbidden": "is not a field of this request"}
 MESSAGES |= dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "must be an object")
+Responses = dict[int | str, dict[str, Any]]  # FastAPI's `responses`, by status
 SOURCES = ("body", "query", "path", "header")  # locations of a field; not part of its name
 
 
@@ -37,13 +38,12 @@ class InvalidField(errors.LarsError):
         self.param = param
 
 
-# The first match counts, so a subclass precedes its base.
+# The first match counts, so a subclass precedes its base; all other errors are 500.
 STATUS: tuple[tuple[type[Exception], int], ...] = (
     (InvalidField, 422),
     (errors.PromptTooLong, 422),
     (errors.PromptRefused, 422),
     (errors.AdapterNotFound, 404),
-    (errors.ModelNotFound, 503),
     (RecordNotFound, 404),
     (IdempotencyConflict, 409),
     (JobRunning, 409),
@@ -51,16 +51,11 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
     (SafeMode, 409),
     (errors.AdapterError, 409),  # damaged, or made for another base model: it cannot serve
     (errors.TrainingError, 409),
-    (errors.ModelLoading, 503),
-    (errors.QueueFull, 503),
-    (errors.GenerationCancelled, 503),
     (errors.GenerationTimeout, 504),
-    (errors.GenerationError, 503),
+    (errors.GenerationError, 503),  # such as ModelLoading, QueueFull, GenerationCancelled
     (errors.ModelError, 503),
     (DatabaseBusy, 503),
     (errors.DiskFull, 507),
-    (DatabaseError, 500),
-    (errors.LarsError, 500),
 )
 
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 409: "conflict_error"}
@@ -97,7 +92,12 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def answers(description: str, media_type: str, content: Mapping[str, Any] | None = None) -> Responses:
+    """Return the `responses` of a route whose answer is of this media type."""
+    return {200: {"description": description, "content": {media_type: content or {}}}}
+
+
+def documented(*statuses: int) -> Responses:
     """Return the `responses` of a route that can answer with these statuses."""
     return {status: {"model": ErrorBody, "description": DESCRIPTIONS[status]} for status in statuses}
 
@@ -105,10 +105,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def error_response(
     path: str, status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return an error response in the shape of the dialect that `path` belongs to.
-
-    It is ASCII, so that any text of the client's can be quoted.
-    """
+    """Return an error in the dialect of `path`; it is ASCII, so that any text of the client's can be quoted."""
     retry = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
     body = ascii_json({"error": message} if path.startswith(OLLAMA) else error_body(status, message, param))
     return Response(body, status, {**retry, **(headers or {})}, "application/json")
@@ -143,9 +140,8 @@ async def _ours(request: Request, error: Exception) -> Response:
     if status == 500:
         log.error("request_failed", path=request.url.path, error=str(error), error_type=type(error).__name__)
     headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, errors.QueueFull) else None
-    param = (
-        "inputs" if isinstance(error, (errors.PromptTooLong, errors.PromptRefused)) else getattr(error, "param", None)
-    )
+    about_prompt = isinstance(error, errors.PromptTooLong | errors.PromptRefused)
+    param = "inputs" if about_prompt else getattr(error, "param", None)
     return error_response(request.url.path, status, str(error), param, headers)
 
 
@@ -181,7 +177,8 @@ def describe(problems: Sequence[Any]) -> tuple[str | None, str]:
     if problem["type"] == "json_invalid":
         where = problem["loc"][-1] if isinstance(problem["loc"][-1], int) else 0
         return None, f"the body is not JSON: {problem['ctx']['error']} at character {where}"
-    param = field_name(problem["loc"])
+    loc = problem["loc"]  # `body.parameters.top_p`, or `body` for the body itself
+    param = ".".join(str(part) for part in (loc[1:] if loc and loc[0] in SOURCES else loc))[:200] or None
     message = str(problem["msg"]).removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if problem["type"] in MESSAGES:
@@ -189,12 +186,6 @@ def describe(problems: Sequence[Any]) -> tuple[str | None, str]:
     elif isinstance(problem.get("input"), (str, int, float)):
         message += f", not {_shown(problem['input'])}"
     return param, f"{param or 'the body'}: {message}"
-
-
-def field_name(loc: Sequence[str | int]) -> str | None:
-    """Return `parameters.top_p` for `body.parameters.top_p`; None for the body itself."""
-    parts = [str(part) for part in (loc[1:] if loc and loc[0] in SOURCES else loc)]
-    return ".".join(parts)[:200] or None
 
 
 def _shown(value: str | int | float) -> str:

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from lars_agent.example import Message
 from service.api.dependencies import DaemonDep
-from service.api.errors import InvalidField, documented
+from service.api.errors import InvalidField, Responses, answers, documented
 from service.api.fields import (
     Body,
     Deleted,
@@ -34,16 +34,14 @@ from service.api.fields import (
     to_messages,
 )
 from service.api.trl import Format, from_lines, to_lines
-from service.db import NewFeedback
+from service.db.records import NewFeedback
 
 router = APIRouter(prefix="/feedback", tags=["feedback"])
 
 JSON_LINES = "application/jsonl"
 LINES_SCHEMA: dict[str, Any] = {"schema": {"type": "string"}, "example": '{"prompt": "Hi", "completion": "Hello!"}\n'}
 LINES_BODY = {"requestBody": {"required": True, "content": {JSON_LINES: LINES_SCHEMA}}}
-LINES_REPLY: dict[int | str, dict[str, Any]] = {
-    200: {"description": "One JSON object per line.", "content": {JSON_LINES: LINES_SCHEMA}}
-}
+LINES_REPLY = answers("One JSON object per line.", JSON_LINES, LINES_SCHEMA)
 
 
 def _in_utc(moment: datetime) -> datetime:
@@ -83,10 +81,6 @@ class ImportQuery(ProfileQuery):
     tag: Tag | None = None
 
 
-class NoQuery(Body):
-    """No query parameter, so that an unknown or misspelt one is an error."""
-
-
 class FeedbackRequest(Body):
     """Feedback on a recorded reply (`interaction_id`), or on a prompt and a response of any origin."""
 
@@ -102,14 +96,6 @@ class FeedbackRequest(Body):
 
     def to_new(self) -> NewFeedback:
         """Convert to the feedback to store. Raises InvalidField where the fields contradict each other."""
-        self._check_subject()
-        if self.rating is None and self.correction is None and not self.comment and not self.tags:
-            raise InvalidField("rating", "is missing; give a rating, a correction, a comment or tags")
-        values = self.model_dump(exclude={"prompt", "messages", "tags"})
-        messages = (Message(role="user", content=self.prompt),) if self.prompt else to_messages(self.messages or ())
-        return NewFeedback(messages=messages or None, tags=tuple(self.tags), **values)
-
-    def _check_subject(self) -> None:
         given = [name for name in ("prompt", "messages", "response") if getattr(self, name) is not None]
         if self.interaction_id is not None:
             if given:
@@ -122,6 +108,11 @@ class FeedbackRequest(Body):
             raise InvalidField("prompt", "is missing; a response needs a prompt or messages")
         elif "response" not in given:
             raise InvalidField("response", "is missing; give the reply that this is about")
+        if self.rating is None and self.correction is None and not self.comment and not self.tags:
+            raise InvalidField("rating", "is missing; give a rating, a correction, a comment or tags")
+        values = self.model_dump(exclude={"prompt", "messages", "tags"})
+        messages = (Message(role="user", content=self.prompt),) if self.prompt else to_messages(self.messages or ())
+        return NewFeedback(messages=messages or None, tags=tuple(self.tags), **values)
 
 
 class FeedbackBody(Reply):
@@ -152,7 +143,7 @@ class Imported(Reply):
     imported: int
 
 
-STORED_BEFORE: dict[int | str, dict[str, Any]] = {
+STORED_BEFORE: Responses = {
     200: {"model": FeedbackBody, "description": "The same request was stored before as this feedback."}
 }
 
@@ -162,7 +153,7 @@ def add(
     body: FeedbackRequest,
     response: Response,
     daemon: DaemonDep,
-    query: Annotated[NoQuery, Query()],
+    query: Annotated[Body, Query()],  # no parameter, so that a misspelt one is an error
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> FeedbackBody:
     """Store feedback durably before answering. A retry with the same Idempotency-Key stores nothing twice."""

@@ -100,10 +100,6 @@ def _rating(value: Any) -> Any:
     return value
 
 
-def _conversation(value: Any) -> Any:
-    return [{"role": "user", "content": value}] if isinstance(value, str) else value
-
-
 class Body(BaseModel):
     """A request body or query; an unknown field is an error."""
 
@@ -153,7 +149,7 @@ class Turn(Body):
 Messages = Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES), AfterValidator(ends_with_user)]
 TextOrMessages = Annotated[
     Messages,
-    BeforeValidator(_conversation),
+    BeforeValidator(lambda value: [{"role": "user", "content": value}] if isinstance(value, str) else value),
     WithJsonSchema(
         {
             "anyOf": [

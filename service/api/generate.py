@@ -13,20 +13,17 @@ from sse_starlette import EventSourceResponse
 from lars_agent.runtime.request import FinishReason, Generation, GenerationRequest, Piece
 from lars_agent.store.names import AdapterName
 from service.api.dependencies import DaemonDep
-from service.api.errors import documented
+from service.api.errors import answers, documented
 from service.api.fields import Body, Reply, StopText, TextOrMessages, VersionLabel, to_messages
 from service.api.model_names import ModelName
-from service.api.streams import MIN_TEMPERATURE, Encoder, Exchange, encode_stream, event_stream, generation_request
+from service.api.streams import MIN_TEMPERATURE, Exchange, encode_stream, event_stream, generation_request
 from service.daemon import Daemon
 
 router = APIRouter(tags=["generation"])
 
-STREAM: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "Server-sent events; each `data` is a StreamEvent, or an ErrorBody if generation fails.",
-        "content": {"text/event-stream": {}},
-    }
-}
+STREAM = answers(
+    "Server-sent events; each `data` is a StreamEvent, or an ErrorBody if generation fails.", "text/event-stream"
+)
 # Parameters of TGI without effect here: accepted with a value that turns them off, refused with any other.
 OFF: tuple[Any, ...] = (None, False, [], {})
 TGI_ONLY = frozenset(
@@ -68,12 +65,6 @@ class Parameters(Body):
             return values
         return {key: value for key, value in values.items() if not (key in TGI_ONLY and value in OFF)}
 
-    def effective_temperature(self) -> float:
-        """Return the temperature; 0 is greedy."""
-        if self.do_sample is False:
-            return 0.0
-        return self.temperature if self.temperature is not None else float(bool(self.do_sample))
-
 
 class GenerateRequest(Body):
     """A prompt and how to reply to it."""
@@ -91,8 +82,9 @@ class GenerateRequest(Body):
         """Return the engine's request."""
         given = self.parameters
         shared = given.model_dump(include={"max_new_tokens", "top_p", "top_k", "repetition_penalty", "seed"})
-        temperature, stop = given.effective_temperature(), tuple(given.stop or ())
-        return generation_request(adapter, to_messages(self.inputs), temperature=temperature, stop=stop, **shared)
+        temperature = float(bool(given.do_sample)) if given.temperature is None else given.temperature
+        shared |= {"temperature": 0.0 if given.do_sample is False else temperature, "stop": tuple(given.stop or ())}
+        return generation_request(adapter, to_messages(self.inputs), **shared)
 
 
 class StreamRequest(GenerateRequest):
@@ -147,7 +139,14 @@ async def generate(body: GenerateRequest, request: Request, daemon: DaemonDep) -
 async def generate_stream(body: StreamRequest, daemon: DaemonDep) -> EventSourceResponse:
     """Stream the reply to `inputs`; the last event has the whole text, its id and the details."""
     exchange = await _begin(daemon, body)
-    return event_stream(encode_stream(exchange, _encoder(exchange)))
+    index = count()
+
+    def encode(item: Piece | Generation) -> list[dict[str, Any]]:
+        whole = {} if isinstance(item, Piece) else dict(_reply(exchange, item))
+        token = StreamToken(text="" if whole else item.text, special=bool(whole))
+        return [StreamEvent(index=next(index), token=token, **whole).model_dump(mode="json")]
+
+    return event_stream(encode_stream(exchange, encode))
 
 
 async def _begin(daemon: Daemon, body: GenerateRequest) -> Exchange:
@@ -159,14 +158,3 @@ def _reply(exchange: Exchange, generation: Generation) -> GenerateReply:
     return GenerateReply.model_validate(
         {"generated_text": generation.text, "interaction_id": exchange.recorded_id, "details": generation}
     )
-
-
-def _encoder(exchange: Exchange) -> Encoder:
-    index = count()
-
-    def encode(item: Piece | Generation) -> list[dict[str, Any]]:
-        whole = {} if isinstance(item, Piece) else dict(_reply(exchange, item))
-        token = StreamToken(text="" if whole else item.text, special=bool(whole))
-        return [StreamEvent(index=next(index), token=token, **whole).model_dump(mode="json")]
-
-    return encode

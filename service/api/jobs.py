@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from service.api.dependencies import DaemonDep
-from service.api.errors import ascii_json, documented
+from service.api.errors import Responses, answers, ascii_json, documented
 from service.api.fields import (
     Body,
     Id,
@@ -31,19 +31,16 @@ from service.api.fields import (
     version_label,
 )
 from service.daemon import Daemon
-from service.db import JobStatus, JobTrigger
+from service.db.records import JobStatus, JobTrigger
 from service.worker.memory_limit import LimitKind
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 POLL_S = 0.5
-EVENTS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "Server-sent events: `progress` (one per step), `job` (a JobBody after each change); the stream "
-        "ends with the job.",
-        "content": {"text/event-stream": {}},
-    }
-}
+EVENTS = answers(
+    "Server-sent events: `progress` (one per step), `job` (a JobBody after each change); the stream ends with the job.",
+    "text/event-stream",
+)
 
 
 class AdaptQuery(Body):
@@ -157,7 +154,7 @@ class JobProgress(Reply):
     progress: list[JsonObject]
 
 
-PLANNED: dict[int | str, dict[str, Any]] = {200: {"model": JobPlan, "description": "With `dry_run`: the plan."}}
+PLANNED: Responses = {200: {"model": JobPlan, "description": "With `dry_run`: the plan."}}
 
 
 @router.post("", status_code=202, response_model=JobBody, responses=documented(409, 503, 507) | PLANNED)

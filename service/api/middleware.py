@@ -71,15 +71,14 @@ class AccessGuard:
             if origin.lower() not in (f"http://{hosts[0]}", f"https://{hosts[0]}"):
                 message = f"the Origin {origin!a:.100} is another site; only pages of this daemon may call it"
                 return error_response(path, 403, message)
-        if self._token is None or path in OPEN_PATHS or path.startswith(OPEN_PREFIX) or self._is_authorized(headers):
+        if self._token is None or path in OPEN_PATHS or path.startswith(OPEN_PREFIX):
+            return None
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        token = self._token.get_secret_value().encode()
+        if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), token):
             return None
         message = "the token is wrong or missing; send the header Authorization: Bearer <server.token>"
         return error_response(path, 401, message, headers={"WWW-Authenticate": "Bearer"})
-
-    def _is_authorized(self, headers: Headers) -> bool:
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        token = b"" if self._token is None else self._token.get_secret_value().encode()
-        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), token)
 
 
 def without_port(host: str) -> str:

@@ -1,13 +1,6 @@
-"""The names that a request may give as `model` or `adapter_id`: one namespace for all dialects.
+"""Names that a request may give as `model` or `adapter_id`, in every dialect; docs/api.md has the rules.
 
-A name means the first of these that matches; a final `:latest`, which Ollama's clients add, is ignored:
-
-1. a profile that exists (`default`, `alice`: its active version) or a version of one (`alice@v12`, `alice@base`;
-   `v3`, `base`: of `default`);
-2. the base model, by a name of its own (`base_names`);
-3. an alias (`server.model_aliases`), which therefore never hides a profile or the base model.
-
-No name means `default`. Any other name is an error that lists the known names.
+A profile or a version of one comes first, then the base model, then an alias, which therefore hides neither.
 """
 
 from __future__ import annotations
@@ -48,10 +41,7 @@ class ModelNames:
     aliases: Mapping[str, str]
 
     def resolve(self, name: str | None) -> AdapterName:
-        """Return the adapter that `name` means, without checking that the version exists.
-
-        Raises AdapterNotFound, which lists the known names.
-        """
+        """Return the adapter of that name; its version may be missing. Raises AdapterNotFound, listing the names."""
         wanted = (name or DEFAULT_PROFILE).removesuffix(LATEST)
         found = self._existing(wanted)
         if found is None and wanted in self.base_names:
@@ -87,7 +77,7 @@ class ModelNames:
 
 def model_names(daemon: Daemon) -> ModelNames:
     """Return the names that are known now. Raises ModelLoading."""
-    installed = daemon.serving.require_model()
+    installed = daemon.model_host.require_model()
     return ModelNames(
         daemon.profiles, base_names(installed.name, installed.reference), daemon.settings.server.model_aliases
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -11,7 +13,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
@@ -19,7 +21,7 @@ from lars_agent.example import Message
 from lars_agent.runtime.request import Generation, GenerationRequest, Piece
 from lars_agent.store.names import DEFAULT_PROFILE, AdapterName
 from service.api.dependencies import DaemonDep
-from service.api.errors import documented
+from service.api.errors import answers, documented
 from service.api.fields import MAX_MESSAGES, Body, SamplingFields, Text, Turn, ends_with_user, to_messages
 from service.api.model_names import ModelName, model_names
 from service.api.openai_models import ModelCard, cards, find_card
@@ -30,9 +32,7 @@ from service.process.version import package_version
 router = APIRouter(prefix="/api", tags=["ollama"])
 
 NDJSON = "application/x-ndjson"
-LINES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "JSON lines, one per piece; with `stream: false` one object.", "content": {NDJSON: {}}}
-}
+LINES = answers("JSON lines, one per piece; with `stream: false` one object.", NDJSON)
 NANOSECONDS = 10**9
 FOREVER = "2318-01-01T00:00:00Z"  # as Ollama writes it
 UNLIMITED_TOKENS = 1_000_000
@@ -45,32 +45,22 @@ NUMBER = re.compile(r"-?\d{1,12}(\.\d{1,9})?")
 MAX_DURATION_CHARS = 40
 
 
-def keep_alive_s(value: str | float) -> float:
-    """Parse `keep_alive`, a number of seconds or a duration in Go's format; a negative one is infinite.
-
-    Raises ValueError.
-    """
-    if isinstance(value, str):
-        value = _parse_duration(value)
-    if math.isnan(value):
-        raise ValueError("not a duration")
-    return math.inf if value < 0 else float(value)
-
-
-def _parse_duration(text: str) -> float:
-    if NUMBER.fullmatch(text):
-        return float(text)
-    match = DURATION.fullmatch(text) if len(text) <= MAX_DURATION_CHARS else None
-    if match is None:
+def keep_alive_s(value: Any) -> float:
+    """Parse seconds or a duration in Go's format; a negative or very long one is infinite. Raises ValueError."""
+    seconds = math.nan
+    if not isinstance(value, str) or NUMBER.fullmatch(value):
+        with contextlib.suppress(TypeError, OverflowError):
+            seconds = float(value)
+    elif len(value) <= MAX_DURATION_CHARS and (match := DURATION.fullmatch(value)):
+        seconds = sum(float(number) * UNITS[unit] for number, unit in re.findall(PIECE, match[2]))
+        seconds = -seconds if match[1] else seconds
+    if math.isnan(seconds):
         raise ValueError("not a duration; give seconds, or one such as 5m, 1h30m, 0 or -1")
-    seconds = sum(float(number) * UNITS[unit] for number, unit in re.findall(PIECE, match[2]))
-    return -seconds if match[1] else seconds
+    return seconds if 0 <= seconds < threading.TIMEOUT_MAX else math.inf
 
 
 class Options(SamplingFields):
     """Generation parameters under Ollama's names; others are ignored, as most configure Ollama's own engine."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
 
     temperature: float | None = Field(default=None, ge=0, le=100)
     top_p: float | None = Field(default=None, ge=0, le=1)
@@ -166,8 +156,8 @@ def tags(daemon: DaemonDep) -> dict[str, Any]:
 @router.get("/ps", response_model=None, responses=documented(503))
 def running(daemon: DaemonDep) -> dict[str, Any]:
     """List the loaded models: every profile, or nothing while the model is unloaded."""
-    loaded = [] if daemon.serving.is_asleep else [card for card in cards(daemon) if "@" not in card.id]
-    unloads_at = daemon.serving.unloads_at
+    loaded = [] if daemon.model_host.is_asleep else [card for card in cards(daemon) if "@" not in card.id]
+    unloads_at = daemon.model_host.unloads_at
     until = {"expires_at": FOREVER if math.isinf(unloads_at) else _iso(unloads_at), "size_vram": 0}
     return {"models": [_entry(daemon, card) | until for card in loaded]}
 
@@ -199,9 +189,9 @@ async def _load(daemon: Daemon, body: OllamaRequest, content: dict[str, Any]) ->
     unloading = body.keep_alive == 0
     await run_in_threadpool(lambda: model_names(daemon).resolve(body.model))
     if unloading:
-        daemon.serving.unload()
+        daemon.model_host.unload()
     else:
-        await run_in_threadpool(daemon.serving.load, body.keep_alive)
+        await run_in_threadpool(daemon.model_host.load, body.keep_alive)
     reason = "unload" if unloading else "load"
     return _line(body.model or DEFAULT_PROFILE, content) | {"done": True, "done_reason": reason}
 
@@ -251,7 +241,7 @@ def _statistics(exchange: Exchange, generation: Generation) -> dict[str, Any]:
 
 
 def _entry(daemon: Daemon, card: ModelCard) -> dict[str, Any]:
-    installed = daemon.serving.require_model()
+    installed = daemon.model_host.require_model()
     return {
         "name": card.id,
         "model": card.id,

@@ -15,7 +15,7 @@ from lars_agent.example import Message
 from lars_agent.runtime.request import FinishReason, Generation, GenerationRequest, Piece, TokenChoice, TokenLogprob
 from lars_agent.store.names import AdapterName
 from service.api.dependencies import DaemonDep
-from service.api.errors import documented
+from service.api.errors import answers, documented
 from service.api.fields import MAX_MESSAGES, Body, SamplingFields, Text, Turn, as_list, ends_with_user, to_messages
 from service.api.model_names import ModelName
 from service.api.streams import Exchange, encode_stream, event_stream, generation_request
@@ -23,12 +23,10 @@ from service.daemon import Daemon
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
-STREAM: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The reply; with `stream: true` server-sent events, each `data` a chunk, the last one `[DONE]`.",
-        "content": {"text/event-stream": {}},
-    }
-}
+STREAM = answers(
+    "The reply; with `stream: true` server-sent events, each `data` a chunk, the last one `[DONE]`.",
+    "text/event-stream",
+)
 MAX_LOGPROBS = 20
 # Fields that clients send and that have no effect here.
 WITHOUT_EFFECT = frozenset(
@@ -65,14 +63,12 @@ def _text_of_parts(value: Any) -> Any:
     return "" if value is None else value
 
 
-def _role(value: Any) -> Any:
-    return "system" if value == "developer" else value
-
-
 class OpenAITurn(Turn):
     """A message; its content may be a list of text parts."""
 
-    role: Annotated[Literal["system", "user", "assistant"], BeforeValidator(_role)]
+    role: Annotated[
+        Literal["system", "user", "assistant"], BeforeValidator(lambda role: "system" if role == "developer" else role)
+    ]
     content: Annotated[Text, BeforeValidator(_text_of_parts)]
     name: str | None = Field(default=None, max_length=100, description="Accepted without effect.")
 
@@ -202,7 +198,7 @@ def _envelope(exchange: Exchange, kind: str) -> dict[str, Any]:
         "object": kind,
         "created": int(time.time()),
         "model": exchange.replier,
-        "system_fingerprint": exchange.daemon.serving.require_model().sha256[:12],
+        "system_fingerprint": exchange.daemon.model_host.require_model().sha256[:12],
     }
 
 

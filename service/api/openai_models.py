@@ -50,10 +50,7 @@ def get_model(name: str, daemon: DaemonDep) -> ModelCard:
 
 
 def find_card(daemon: Daemon, name: str | None) -> ModelCard:
-    """Return the card of the model that `name` means.
-
-    Raises AdapterNotFound, and AdapterCorrupt for an unreadable manifest.
-    """
+    """Return the card of the model `name`. Raises AdapterNotFound, and AdapterCorrupt for an unreadable manifest."""
     adapter = model_names(daemon).resolve(name)
     listed = {card.id: card for card in cards(daemon)}
     if found := listed.get(name or "") or listed.get(adapter.label):
@@ -64,7 +61,7 @@ def find_card(daemon: Daemon, name: str | None) -> ModelCard:
 
 def cards(daemon: Daemon) -> list[ModelCard]:
     """Return the base model, each profile with its versions, the newest first, and the aliases."""
-    installed, names = daemon.serving.require_model(), model_names(daemon)
+    installed, names = daemon.model_host.require_model(), model_names(daemon)
     began = _seconds(installed.installed)
     found = [ModelCard(id=BASE, created=began, root=installed.reference, parent=None)]
     for profile in names.profiles.names():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
@@ -14,17 +14,14 @@ from lars_agent.memory.measure import peak_rss_bytes, rss_bytes
 from service.alarms import AlarmCode
 from service.api.daemon_metrics import resident_bytes
 from service.api.dependencies import DaemonDep
-from service.api.errors import documented
+from service.api.errors import answers, documented
 from service.api.fields import Reply, VersionLabel, version_label
-from service.daemon import Daemon
 from service.process.version import package_version
 from service.worker.memory_limit import LimitKind
 
 router = APIRouter(tags=["operation"])
 
-METRICS: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}}
-}
+METRICS = answers("The metrics.", "text/plain", {"schema": {"type": "string"}})
 
 
 class Health(Reply):
@@ -76,7 +73,7 @@ class CheckInfo(Reply):
 
     name: str
     state: Literal["fine", "against", "unknown"]
-    words: str = Field(description="The result as a message.")
+    words: str = Field(validation_alias="message", description="The result as a message.")
 
 
 class NightInfo(Reply):
@@ -117,7 +114,7 @@ class Info(Reply):
 @router.get("/health", response_model_exclude_none=True, responses=documented(503))
 async def health(daemon: DaemonDep) -> Health:
     """Answer without waiting or token; 503 while the model loads. GET /info has the messages of the alarms."""
-    daemon.serving.require_model()
+    daemon.model_host.require_model()
     alarms = sorted({alarm.code for alarm in daemon.problems()})
     return Health(status="degraded", alarms=alarms) if alarms else Health()
 
@@ -125,7 +122,7 @@ async def health(daemon: DaemonDep) -> Health:
 @router.get("/ready", responses=documented(503))
 def ready(daemon: DaemonDep) -> Ready:
     """Check that the model and the database answer. Needs no token."""
-    daemon.serving.require_model()
+    daemon.model_host.require_model()
     daemon.db.interactions.count()
     return Ready()
 
@@ -133,47 +130,14 @@ def ready(daemon: DaemonDep) -> Ready:
 @router.get("/info")
 def info(daemon: DaemonDep) -> Info:
     """Return the state of the daemon."""
-    schedule, served = daemon.settings.schedule, daemon.serving.serving()
+    schedule, served = daemon.settings.schedule, daemon.model_host.serving()
     profiles = daemon.profiles.names() if served else []  # none while the model loads
-    return Info(
-        version=package_version(),
-        uptime_s=daemon.uptime_s(),
-        model=_model(daemon),
-        loading_error=daemon.serving.loading_error,
-        serving={name: version_label(served.get(name)) for name in profiles},
-        problems=[alarm.message for alarm in daemon.problems()],
-        notices=list(daemon.notices),
-        feedback=FeedbackCounts(**daemon.db.feedback.counts()),
-        interactions=daemon.db.interactions.count(),
-        memory=_memory(daemon),
-        job=daemon.supervisor.current,
-        schedule=ScheduleInfo(enabled=schedule.enabled, cron=schedule.cron, next_run=daemon.next_night()),
-        night=_night(daemon),
-    )
-
-
-@router.get("/metrics", response_class=Response, responses=METRICS | documented(503))
-def metrics(daemon: DaemonDep) -> Response:
-    """Return metrics in Prometheus's text format; no name, label or value contains personal data."""
-    return Response(generate_latest(daemon.metrics.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
-
-
-def _night(daemon: Daemon) -> NightInfo:
-    shift, worker = daemon.shift, daemon.worker
-    shift.refresh()
-    adapting = worker.pid is not None and not worker.holders
-    return NightInfo.model_validate({"adapting": adapting, "words": shift.words, "checks": shift.decision.checks})
-
-
-def _model(daemon: Daemon) -> ModelInfo | None:
-    if (installed := daemon.serving.installed) is None:
-        return None
-    return ModelInfo.model_validate({**vars(installed), "dtype": daemon.settings.model.dtype})
-
-
-def _memory(daemon: Daemon) -> MemoryInfo:
-    limit, engine = daemon.worker.memory_limit, daemon.serving.endpoint_pid
-    return MemoryInfo(
+    installed, engine, limit = daemon.model_host.installed, daemon.model_host.endpoint_pid, daemon.worker.memory_limit
+    daemon.idle_monitor.refresh()
+    adapting = daemon.worker.pid is not None and not daemon.worker.pause_reasons
+    message, checks = daemon.idle_monitor.message, daemon.idle_monitor.decision.checks
+    night = NightInfo.model_validate({"adapting": adapting, "words": message, "checks": checks})
+    memory = MemoryInfo(
         endpoint_bytes=0 if engine is None else resident_bytes(engine),
         rss_bytes=rss_bytes(),
         peak_bytes=peak_rss_bytes(),
@@ -181,3 +145,24 @@ def _memory(daemon: Daemon) -> MemoryInfo:
         limit=limit.kind,
         limit_reason=limit.reason,
     )
+    return Info(
+        version=package_version(),
+        uptime_s=daemon.uptime_s(),
+        model=None if installed is None else ModelInfo(**vars(installed), dtype=daemon.settings.model.dtype),
+        loading_error=daemon.model_host.loading_error,
+        serving={name: version_label(served.get(name)) for name in profiles},
+        problems=[alarm.message for alarm in daemon.problems()],
+        notices=list(daemon.notices),
+        feedback=FeedbackCounts(**daemon.db.feedback.counts()),
+        interactions=daemon.db.interactions.count(),
+        memory=memory,
+        job=daemon.supervisor.current,
+        schedule=ScheduleInfo(enabled=schedule.enabled, cron=schedule.cron, next_run=daemon.next_run()),
+        night=night,
+    )
+
+
+@router.get("/metrics", response_class=Response, responses=METRICS | documented(503))
+def metrics(daemon: DaemonDep) -> Response:
+    """Return metrics in Prometheus's text format; no name, label or value contains personal data."""
+    return Response(generate_latest(daemon.metrics.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from service.api.dependencies import DaemonDep
 from service.api.fields import ListQuery, Reply
-from service.db import RunOutcome
+from service.db.records import RunOutcome
 
 router = APIRouter(tags=["jobs"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,7 +57,7 @@ class Exchange:
 
         def submit() -> Ticket:
             adapter = model_names(daemon).resolve(model)
-            return daemon.serving.submit(to_request(adapter), keep_alive_s)
+            return daemon.model_host.submit(to_request(adapter), keep_alive_s)
 
         began = time.monotonic()
         ticket = await run_in_threadpool(submit)
@@ -82,9 +82,9 @@ class Exchange:
     async def pieces(self) -> AsyncIterator[Piece]:
         """Yield the reply as it is generated and record it after the last piece; cancel it if the caller stops."""
         try:
-            pieces = iter(self.ticket)
+            pieces = iter(self.ticket)  # its end is None below, as no StopIteration may leave a thread
             with self.daemon.metrics.counting_failure():
-                while (piece := await run_sync(_next, pieces, abandon_on_cancel=True)) is not None:
+                while (piece := await run_sync(next, pieces, None, abandon_on_cancel=True)) is not None:
                     yield piece
             await run_in_threadpool(self._record, self.ticket.result())
         finally:
@@ -139,8 +139,3 @@ def generation_request(adapter: AdapterName, messages: tuple[Message, ...], **va
     if given.get("temperature", 0) < MIN_TEMPERATURE:
         given["temperature"] = 0.0
     return GenerationRequest(messages=messages, profile=adapter.profile, version=adapter.version, **given)
-
-
-def _next(pieces: Iterator[Piece]) -> Piece | None:
-    """Return the next piece; None after the last one, as no StopIteration may leave a thread."""
-    return next(pieces, None)

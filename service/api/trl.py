@@ -13,12 +13,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 
 from lars_agent.example import Message
 from service.api.errors import InvalidField, describe
 from service.api.fields import MAX_MESSAGES, SpokenText, TextOrMessages, Turn, not_blank, to_messages
-from service.db import FeedbackRecord, NewFeedback, to_example
+from service.db.feedback import to_example
+from service.db.records import FeedbackRecord, NewFeedback
 
 Format = Literal["messages", "prompt-completion", "preference", "kto"]
 
@@ -75,26 +76,20 @@ Completion = Annotated[list[ReplyTurn], BeforeValidator(_reply), AfterValidator(
 Dialogue = Annotated[list[Turn], Field(max_length=MAX_MESSAGES), AfterValidator(_ends_with_reply)]
 
 
-class Row(BaseModel):
-    """A row of a data set; columns that TRL does not read are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
-class MessagesRow(Row):
-    """A conversation that ends with the desired reply."""
+class MessagesRow(BaseModel):
+    """A conversation that ends with the desired reply; here and below, columns that TRL does not read are ignored."""
 
     messages: Dialogue
 
 
-class CompletionRow(Row):
+class CompletionRow(BaseModel):
     """A prompt and the desired reply."""
 
     prompt: TextOrMessages
     completion: Completion
 
 
-class PreferenceRow(Row):
+class PreferenceRow(BaseModel):
     """A prompt, the better reply and the worse one."""
 
     prompt: TextOrMessages
@@ -119,13 +114,10 @@ KINDS: tuple[tuple[str, type[AnyRow]], ...] = (
 
 def from_lines(lines: Sequence[bytes], profile: str, tags: tuple[str, ...] = ()) -> list[NewFeedback]:
     """Return the feedback in the lines, for `profile`. Raises InvalidField, naming the line and the column."""
-    found = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            found.append(replace(_read(line, number), profile=profile, tags=tags))
-    if not found:
+    read = [_read(line, number) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not read:
         raise InvalidField("body", "contains no line; send one JSON object per line")
-    return found
+    return [replace(feedback, profile=profile, tags=tags) for feedback in read]
 
 
 def _read(line: bytes, number: int) -> NewFeedback:

@@ -75,8 +75,8 @@ class Chat:
             if error.status != NOT_FOUND or not is_profile_name(self._replier):
                 raise
         self._replier = BASE
-        words = f"(there is no profile {self._profile} yet: the base model replies; your first feedback creates it)"
-        self._out.print(words, style="yellow", highlight=False)
+        message = f"(there is no profile {self._profile} yet: the base model replies; your first feedback creates it)"
+        self._out.print(message, style="yellow", highlight=False)
         return self._reply()
 
     def _reply(self) -> str:
@@ -87,6 +87,6 @@ class Chat:
         self._out.print()
         self._interaction = last["interaction_id"]
         if self._interaction is None:
-            words = "(this reply was not recorded: `lars-agent status` says why)"
-            self._out.print(words, style="yellow", highlight=False)
+            message = "(this reply was not recorded: `lars-agent status` says why)"
+            self._out.print(message, style="yellow", highlight=False)
         return str(last["generated_text"])

@@ -61,12 +61,13 @@ class Client:
         """Send `body` and yield the server-sent events."""
         try:
             with self._http.stream("POST", path, json=body) as response:
-                if response.is_error:
-                    response.read()
-                    self._check(response)
+                self._check(response)
                 for line in response.iter_lines():
                     if line.startswith("data:"):
-                        yield self._event(json.loads(line.removeprefix("data:")))
+                        event = json.loads(line.removeprefix("data:"))
+                        if "error" in event:
+                            raise ApiError(event["error"]["message"])
+                        yield event
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
 
@@ -80,18 +81,14 @@ class Client:
 
     def _check(self, response: httpx.Response) -> None:
         if response.is_error:
+            response.read()
             try:
-                words = response.json()["error"]["message"]
+                message = response.json()["error"]["message"]
             except (ValueError, KeyError, TypeError):
-                words = f"{self.url} answered {response.status_code}"
+                message = f"{self.url} answered {response.status_code}"
             if response.status_code == httpx.codes.UNAUTHORIZED:
-                words = "the daemon asks for its token; put it into the environment variable LARS_AGENT_TOKEN"
-            raise ApiError(words, response.status_code)
-
-    def _event(self, event: dict[str, Any]) -> dict[str, Any]:
-        if "error" in event:
-            raise ApiError(event["error"]["message"])
-        return event
+                message = "the daemon asks for its token; put it into the environment variable LARS_AGENT_TOKEN"
+            raise ApiError(message, response.status_code)
 
     def _unreachable(self, error: Exception) -> ApiError:
         return ApiError(f"no daemon answers at {self.url} ({error}); start it with: lars-agent serve")

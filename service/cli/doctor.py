@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import psutil
 import typer
@@ -17,7 +16,7 @@ from service.cli.client import ApiError, Client
 from service.cli.output import Json, print_json, print_text
 from service.settings.load import Settings, load_settings
 
-MIN_FREE_BYTES = 1_000_000_000  # the default model, a night's checkpoints and some versions
+MIN_FREE_BYTES = 1_000_000_000  # the default model, a job's checkpoints and some versions
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,8 @@ def examine() -> Iterator[Finding]:
 
 def disk(settings: Settings) -> str:
     """Check the data folder's disk. Raises LarsError if it cannot be written to or is too full."""
-    folder = _existing(settings.data_dir)
+    wanted = settings.data_dir.absolute()
+    folder = next(path for path in (wanted, *wanted.parents) if path.exists())
     if not os.access(folder, os.W_OK | os.X_OK):
         raise LarsError(f"{folder} cannot be written to; change its owner, or set data_dir")
     free = shutil.disk_usage(folder).free
@@ -93,13 +93,8 @@ def daemon(settings: Settings) -> str:
     client = Client()
     info = client.get("/info")
     for profile in info["serving"]:
-        for version, words in client.get("/adapters", profile=profile, verify="true")["problems"].items():
-            raise LarsError(f"{profile}@{version}: {words}")
+        for version, message in client.get("/adapters", profile=profile, verify="true")["problems"].items():
+            raise LarsError(f"{profile}@{version}: {message}")
     if info["loading_error"]:
         raise LarsError(info["loading_error"])
     return f"answers at {client.url}"
-
-
-def _existing(folder: Path) -> Path:
-    """Return `folder`, or its nearest parent that exists."""
-    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())

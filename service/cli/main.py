@@ -88,8 +88,8 @@ def status(url: Url = None, as_json: Json = False) -> None:
         f"job       {info['job'] or 'none'}",
         f"now       {info['night']['words']}",
         *(f"unknown   {names} (not reported by this device; blocks nothing)" for names in [unknown] if names),
-        *(f"problem   {words}" for words in info["problems"]),
-        *(f"notice    {words}" for words in info["notices"]),
+        *(f"problem   {message}" for message in info["problems"]),
+        *(f"notice    {message}" for message in info["notices"]),
     ]
     return print_text("\n".join(lines))
 

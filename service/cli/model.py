@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lars_agent.records import to_dict
 from service.cli.output import OUT, Json, print_json, print_text, table
 from service.settings.load import load_settings
 
 if TYPE_CHECKING:
     from lars_agent.models.library import ModelLibrary
-from lars_agent.records import to_dict
 
 app = typer.Typer(help="Manage the base models on this device.", no_args_is_help=True)
 

@@ -63,9 +63,8 @@ def _ladder(ladder: list[dict[str, Any]], shown: dict[str, Any]) -> Iterator[tup
 
 
 def _words(plan: dict[str, Any]) -> str:
-    """Describe the settings of a plan."""
     kept = {"int8": "activations in 8 bits", "disk": "activations on disk"}
-    words = [
+    parts = [
         f"{plan['micro_batch']} at once",
         "layers recomputed" if plan["recompute"] else "",
         kept.get(plan["saved"], ""),
@@ -74,4 +73,4 @@ def _words(plan: dict[str, Any]) -> str:
         f"MLP by {plan['mlp_tile']}" if plan["mlp_tile"] else "",
         "moments in 8 bits" if plan["optimizer_bits"] == 8 else "",
     ]
-    return ", ".join(word for word in words if word)
+    return ", ".join(part for part in parts if part)

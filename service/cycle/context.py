@@ -15,11 +15,7 @@ from service.settings.load import Settings
 
 @dataclass(frozen=True)
 class CycleContext:
-    """The resources of a cycle.
-
-    Attributes:
-        base_model: returns the model in use; raises ModelLoading until there is one.
-    """
+    """The resources of a cycle; `base_model` returns the model in use and raises ModelLoading until there is one."""
 
     settings: Settings
     db: Database

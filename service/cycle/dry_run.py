@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,14 @@ def dry_run(profile: str, context: CycleContext, worker_command: Sequence[str]) 
         folder = Path(name)
         write_dry_run(profile, folder, context)
         command = [*worker_command, PLAN_FLAG, str(folder)]
-        done = _run(command, worker_environment(context.settings.training.threads))
+        environment = worker_environment(context.settings.training.threads)
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, env=environment, timeout=TIMEOUT_S
+            )
+        except subprocess.TimeoutExpired as error:
+            message = f"the training worker had no plan after {TIMEOUT_S:.0f} s; ask again when the device is idle"
+            raise WorkerFailed(message) from error
     if done.returncode:
         raise process_error(done, "the training worker could not plan", WorkerFailed)
     return dict(json.loads(done.stdout))
-
-
-def _run(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=TIMEOUT_S)
-    except subprocess.TimeoutExpired as error:
-        message = f"the training worker had no plan after {TIMEOUT_S:.0f} s; ask again when the device is idle"
-        raise WorkerFailed(message) from error

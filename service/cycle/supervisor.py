@@ -12,17 +12,17 @@ from typing import Any
 import structlog
 
 from lars_agent.errors import JobCancelled, LarsError, WorkerFailed
+from lars_agent.store.names import DEFAULT_PROFILE
 from lars_agent.training.job_directory import JobResult, read_progress, read_result
 from service.cycle.context import CycleContext
 from service.cycle.cycle import run_cycle
 from service.cycle.dry_run import dry_run
 from service.cycle.job_directory import require_news
 from service.cycle.unlearning import withdraw_if_nothing_to_learn
-from service.db import DEFAULT_PROFILE, JobRecord, JobTrigger
-from service.db.records import UNFINISHED, JobChanges, now_utc
+from service.db.records import UNFINISHED, JobChanges, JobRecord, JobTrigger, now_utc
 from service.settings.load import Settings
-from service.worker.ending import Ending
 from service.worker.process import LOG_NAME, WorkerProcess, kill_stray
+from service.worker.worker_exit import WorkerExit
 
 log = structlog.get_logger(__name__)
 
@@ -80,10 +80,10 @@ class Supervisor:
         """Start a job and return it.
 
         Raises JobRunning, ModelLoading, AdapterNotFound for a name no profile can have, and for the trigger
-        "schedule" NothingToLearn where nothing has changed since the last night: no night is spent twice on the same.
+        "schedule" NothingToLearn where nothing has changed since the last judged job.
         """
-        by_night = trigger == "schedule"
-        forgetting = withdraw_if_nothing_to_learn(profile, self._context) if by_night else nullcontext()
+        is_scheduled = trigger == "schedule"
+        forgetting = withdraw_if_nothing_to_learn(profile, self._context) if is_scheduled else nullcontext()
         with forgetting, self._lock:  # what forgetting puts in use may take a while to load, and others need the lock
             if self._closing.is_set():
                 raise JobRunning("the daemon is shutting down; ask again when it is back")
@@ -91,7 +91,7 @@ class Supervisor:
                 raise JobRunning(f"job {job.id} is {job.status}; wait for it, or cancel it")
             self._context.base_model()
             self._store.active(profile)
-            reason = require_news(profile, self._context) if by_night else "somebody asked for it"
+            reason = require_news(profile, self._context) if is_scheduled else "somebody asked for it"
             job = self._db.jobs.add(profile, trigger, reason)
             self._start([job])
             return job
@@ -104,14 +104,14 @@ class Supervisor:
         """Pause the job's worker until `resume`. Raises JobNotFound, JobNotRunning."""
         with self._lock:
             self._require_current(job_id)
-            self._worker.hold("user")
+            self._worker.pause("user")
             return self._db.jobs.update(job_id, status="paused")
 
     def resume(self, job_id: str) -> JobRecord:
         """Resume the job. Raises JobNotFound, JobNotRunning."""
         with self._lock:
             self._require_current(job_id)
-            self._worker.release("user")
+            self._worker.resume("user")
             return self._db.jobs.update(job_id, status="running")
 
     def cancel(self, job_id: str) -> JobRecord:
@@ -163,7 +163,7 @@ class Supervisor:
 
     def _make_current(self, job_id: str) -> None:
         self._current, self._cancelled = job_id, False
-        self._worker.rearm()
+        self._worker.reset()
 
     def _run_all(self, jobs: Sequence[JobRecord]) -> None:
         for job in jobs:
@@ -183,16 +183,16 @@ class Supervisor:
             return
         try:
             with self._watching(job):
-                ending = self._ending(job_id)
+                outcome = self._outcome(job_id)
         except Interrupted:
             attempts = self._db.jobs.get(job_id).attempts
             self._db.jobs.update(job_id, attempts=attempts - 1)  # a clean stop is no failed try
             return
         with self._lock:
             self._current = None
-            ending["finished"] = now_utc()
-            job = self._db.jobs.update(job_id, **ending)
-        log.info("job_ended", job=job_id, status=job.status, words=job.error)
+            outcome["finished"] = now_utc()
+            job = self._db.jobs.update(job_id, **outcome)
+        log.info("job_ended", job=job_id, status=job.status, message=job.error)
         self._on_end()
 
     def _begin(self, job_id: str) -> JobRecord | None:
@@ -206,17 +206,17 @@ class Supervisor:
             if self._current != job_id:
                 self._make_current(job_id)
             if job.attempts >= MAX_TRIES:
-                words = f"given up after {job.attempts} tries, each of which ended with the daemon; see {LOG_NAME}"
-                self._db.jobs.update(job_id, status="failed", finished=now_utc(), error=words)
+                message = f"given up after {job.attempts} tries, each of which ended with the daemon; see {LOG_NAME}"
+                self._db.jobs.update(job_id, status="failed", finished=now_utc(), error=message)
                 return None
             changes: JobChanges = {"attempts": job.attempts + 1, "started": job.started or now_utc()}
             if job.status == "paused":
-                self._worker.hold("user")
+                self._worker.pause("user")
             else:
                 changes["status"] = "running"
             return self._db.jobs.update(job_id, **changes)
 
-    def _ending(self, job_id: str) -> JobChanges:
+    def _outcome(self, job_id: str) -> JobChanges:
         """Run the cycle and return how it ended; the only place where errors become messages in a job's row."""
         try:
             verdict = run_cycle(self._db.jobs.get(job_id), self._context, self._train)
@@ -236,29 +236,33 @@ class Supervisor:
     def _train(self, folder: Path) -> JobResult:
         """Return the worker's result. Raises JobCancelled, WorkerFailed, Interrupted.
 
-        A worker that was parked, or stopped by somebody else, or hung, goes on from its checkpoint.
+        A worker that was suspended, or stopped by somebody else, or hung, goes on from its checkpoint.
         """
         tries = 0
         while tries < MAX_TRIES:
             self._check()
             budget_bytes = self._db.jobs.get(folder.name).budget_bytes
-            ending = self._worker.run(folder, budget_bytes) if read_result(folder) is None else None
-            if ending is not None:
-                self._note(folder.name, ending)
+            worker_exit = self._worker.run(folder, budget_bytes) if read_result(folder) is None else None
+            if worker_exit is not None:
+                self._note(folder.name, worker_exit)
             self._check()
             if (result := read_result(folder)) is not None:
                 return result
-            if ending is not None and ending.parked:
+            if worker_exit is not None and worker_exit.suspended:
                 continue
             tries += 1
-            if ending is not None and not ending.stopped and (ending.hung_s is None or tries == MAX_TRIES):
-                raise ending.failure()
+            if (
+                worker_exit is not None
+                and not worker_exit.stopped
+                and (worker_exit.hung_s is None or tries == MAX_TRIES)
+            ):
+                raise worker_exit.failure()
             self._closing.wait(STOPPED_S)  # who stops the worker may be about to stop the daemon too
         raise WorkerFailed(f"the training worker was stopped {MAX_TRIES} times before it had a result")
 
-    def _note(self, job_id: str, ending: Ending) -> None:
+    def _note(self, job_id: str, worker_exit: WorkerExit) -> None:
         """Record in the job's row the memory limit and the pauses of the worker."""
-        limit, job = ending.limit, self._db.jobs.get(job_id)
+        limit, job = worker_exit.limit, self._db.jobs.get(job_id)
         pauses = {reason: dict(pause) for reason, pause in (job.pauses or {}).items()}
         for reason, pause in self._worker.take_pauses().items():
             known = pauses.setdefault(reason, {"count": 0, "seconds": 0.0})
@@ -268,11 +272,11 @@ class Supervisor:
         log.info(
             "worker_ended",
             job=job_id,
-            exit_status=ending.exit_status,
+            exit_status=worker_exit.exit_status,
             limit=limit.kind,
             peak_bytes=limit.peak_bytes,
-            parked=ending.parked,
-            hung_s=ending.hung_s,
+            suspended=worker_exit.suspended,
+            hung_s=worker_exit.hung_s,
         )
 
     def _check(self) -> None:

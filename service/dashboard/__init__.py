@@ -1,1 +1,1 @@
-"""The page at `/`: where the daemon stands, what the last night brought, and the buttons for both."""
+"""The page at `/`: where the daemon stands, the result of the last run, and the buttons for both."""

@@ -4,59 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lars_agent.store.names import DEFAULT_PROFILE
 from service.db.engine import create
-from service.db.errors import (
-    DatabaseBusy,
-    DatabaseError,
-    DatabaseTooNew,
-    DatabaseUnusable,
-    FeedbackNotFound,
-    IdempotencyConflict,
-    InteractionNotFound,
-    JobNotFound,
-    RecordNotFound,
-)
-from service.db.feedback import Feedback, to_example
+from service.db.errors import JobNotFound
+from service.db.feedback import Feedback
 from service.db.interactions import Interactions
 from service.db.jobs import Jobs
 from service.db.migrate import migrate
-from service.db.records import (
-    FeedbackRecord,
-    InteractionRecord,
-    JobRecord,
-    JobStatus,
-    JobSummary,
-    JobTrigger,
-    NewFeedback,
-    RunOutcome,
-    ScheduledRun,
-)
+from service.db.records import JobRecord
 from service.db.scheduled_runs import ScheduledRuns
 
-__all__ = [
-    "DEFAULT_PROFILE",
-    "Database",
-    "DatabaseBusy",
-    "DatabaseError",
-    "DatabaseTooNew",
-    "DatabaseUnusable",
-    "FeedbackNotFound",
-    "FeedbackRecord",
-    "IdempotencyConflict",
-    "InteractionNotFound",
-    "InteractionRecord",
-    "JobNotFound",
-    "JobRecord",
-    "JobStatus",
-    "JobSummary",
-    "JobTrigger",
-    "NewFeedback",
-    "RecordNotFound",
-    "RunOutcome",
-    "ScheduledRun",
-    "to_example",
-]
+__all__ = ["Database", "JobNotFound", "JobRecord"]
 
 
 class Database:

@@ -61,6 +61,5 @@ class Records(Generic[Record]):
     def _record(self, row: RowMapping | Mapping[str, Any]) -> Record:
         """Return the record of a row, with tuples for lists."""
         values = {field.name: row[field.name] for field in fields(self.record)}
-        frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        record: Record = self.record(**frozen)
+        record: Record = self.record(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
         return record

@@ -14,7 +14,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DatabaseError as SqlDatabaseError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from lars_agent.errors import DiskFull, LarsError
+from lars_agent.errors import DiskFull
 from lars_agent.files import make_folder
 from service.db.errors import DatabaseBusy, DatabaseUnusable
 
@@ -33,7 +33,7 @@ def create(path: Path) -> Engine:
     """Create an engine on the file `path`, and the file if it is missing, readable by its owner only."""
     make_folder(path.parent)
     with failures_named(path):
-        _create_private(path)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives the files beside it the same mode
         engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": BUSY_TIMEOUT_S})
         event.listen(engine, "connect", _set_pragmas)
         event.listen(engine, "begin", _begin)
@@ -71,31 +71,20 @@ def failures_named(path: Path) -> Iterator[None]:
     try:
         yield
     except (SqlDatabaseError, sqlite3.DatabaseError) as error:
-        named = _named(path, error.orig if isinstance(error, SqlDatabaseError) else error)
-        if named is None:
-            raise
-        raise named from error
-
-
-def _named(path: Path, cause: BaseException | None) -> LarsError | None:
-    """Return the error for `cause`, or None where it is a bug of ours."""
-    code = (getattr(cause, "sqlite_errorcode", None) or 0) & PRIMARY_CODE
-    if code == sqlite3.SQLITE_FULL:
-        return DiskFull(f"no room on the disk for the database {path}; free some space and try again")
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return DatabaseBusy(f"the database {path} has been busy for {BUSY_TIMEOUT_S:.0f} s; is another daemon running?")
-    if code == sqlite3.SQLITE_IOERR:
-        return DatabaseUnusable(
-            f"the disk does not do what the database {path} asks ({cause}): is it full, or failing?"
-        )
-    if code in CORRUPT:
-        return DatabaseUnusable(f"the database {path} cannot be used ({cause}); restore a backup or move it away")
-    return None
-
-
-def _create_private(path: Path) -> None:
-    """Create the file for its owner only; SQLite gives the files beside it the same mode."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        cause = error.orig if isinstance(error, SqlDatabaseError) else error
+        code = (getattr(cause, "sqlite_errorcode", None) or 0) & PRIMARY_CODE
+        if code == sqlite3.SQLITE_FULL:
+            raise DiskFull(f"no room on the disk for the database {path}; free some space and try again") from error
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            message = f"the database {path} has been busy for {BUSY_TIMEOUT_S:.0f} s; is another daemon running?"
+            raise DatabaseBusy(message) from error
+        if code == sqlite3.SQLITE_IOERR:
+            message = f"the disk does not do what the database {path} asks ({cause}): is it full, or failing?"
+            raise DatabaseUnusable(message) from error
+        if code in CORRUPT:
+            message = f"the database {path} cannot be used ({cause}); restore a backup or move it away"
+            raise DatabaseUnusable(message) from error
+        raise  # a bug of ours
 
 
 def _set_pragmas(connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, String, delete, func, insert, select, type_coerce
 
-from lars_agent.example import Message
 from service.db.base import Records
 from service.db.engine import reading, stored_bytes, writing
 from service.db.errors import InteractionNotFound
@@ -19,7 +17,7 @@ BATCH_ROWS = 500  # deleted at once, so that nobody waits long for the database
 
 
 def new_interaction_id() -> str:
-    """Return an id for an interaction whose reply is not finished yet."""
+    """Return an id for a new interaction."""
     return new_id("i", now_utc())
 
 
@@ -28,36 +26,10 @@ class Interactions(Records[InteractionRecord]):
 
     table, record, not_found = interactions, InteractionRecord, InteractionNotFound
 
-    def add(
-        self,
-        profile: str,
-        messages: Sequence[Message],
-        parameters: Mapping[str, Any],
-        response: str,
-        adapter_version: int | None,
-        finish_reason: str,
-        prompt_tokens: int,
-        generated_tokens: int,
-        seed: int | None,
-        interaction_id: str | None = None,
-    ) -> str:
-        """Store an interaction and return its id: `interaction_id`, or a new one."""
-        new = InteractionRecord(
-            interaction_id or new_interaction_id(),
-            now_utc(),
-            profile,
-            tuple(messages),
-            dict(parameters),
-            response,
-            adapter_version,
-            finish_reason,
-            prompt_tokens,
-            generated_tokens,
-            seed,
-        )
+    def add(self, new: InteractionRecord) -> None:
+        """Store an interaction."""
         with writing(self._engine) as connection:
             connection.execute(insert(interactions), vars(new))
-        return new.id
 
     def list(self, profile: str | None = None, limit: int = 100, after: str | None = None) -> list[InteractionRecord]:
         """Return the latest interactions, newest first; `after` is the id of the last one already seen."""

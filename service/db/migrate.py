@@ -20,12 +20,17 @@ SCRIPTS = Path(__file__).with_name("migrations")
 def migrate(path: Path, scripts: Path = SCRIPTS) -> None:
     """Create or migrate the file `path` to the newest migration in `scripts`.
 
-    Raises DatabaseTooNew, DatabaseUnusable, DatabaseBusy, DiskFull, or the error of a migration; the file is then
-    unchanged.
+    Raises DatabaseTooNew, DatabaseUnusable, DatabaseBusy, DiskFull, or a migration's error; the file is then unchanged.
     """
     config = Config(attributes={})
     config.set_main_option("script_location", str(scripts).replace("%", "%%"))
-    _refuse_strangers(path, config)
+    found = revision(path)
+    known = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+    if found is not None and found not in known:  # refused before anything opens the file for writing
+        raise DatabaseTooNew(
+            f"the database {path} has schema {found}, this lars-agent knows up to {known[0]}; "
+            "install the newer lars-agent again, or restore the backup made before the upgrade"
+        )
     engine = create(path)
     try:
         with writing(engine) as connection:
@@ -39,7 +44,9 @@ def revision(path: Path) -> str | None:
     """Return the file's migration, or None for an empty file, without writing. Raises DatabaseUnusable."""
     if not path.exists() or path.stat().st_size == 0:
         return None
-    _require_header(path)
+    with path.open("rb") as file:  # SQLite itself takes a very short file for an empty database
+        if file.read(len(HEADER)) != HEADER:
+            raise DatabaseUnusable(f"the file {path} is no SQLite database; restore a backup or move it away")
     # Without a write-ahead log beside it the file is complete: `immutable` then keeps SQLite from making one.
     pending = path.with_name(path.name + "-wal").exists()
     address = f"{path.resolve().as_uri()}?mode=ro{'' if pending else '&immutable=1'}"
@@ -51,21 +58,3 @@ def revision(path: Path) -> str | None:
             raise DatabaseUnusable(f"{path} is a database of another program (tables {sorted(tables)}); move it away")
         row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         return None if row is None else str(row[0])
-
-
-def _require_header(path: Path) -> None:
-    """Raise for a file of another format; SQLite itself takes a very short file for an empty database."""
-    with path.open("rb") as file:
-        if file.read(len(HEADER)) != HEADER:
-            raise DatabaseUnusable(f"the file {path} is no SQLite database; restore a backup or move it away")
-
-
-def _refuse_strangers(path: Path, config: Config) -> None:
-    """Raise for a file that these migrations do not know, before anything opens it for writing."""
-    found = revision(path)
-    known = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
-    if found is not None and found not in known:
-        raise DatabaseTooNew(
-            f"the database {path} has schema {found}, this lars-agent knows up to {known[0]}; "
-            "install the newer lars-agent again, or restore the backup made before the upgrade"
-        )

@@ -45,9 +45,8 @@ class ScheduledRuns:
 
     def list(self, profile: str | None = None, limit: int = 100) -> builtins.list[ScheduledRun]:
         """Return the latest runs, newest first."""
-        query = (
-            select(scheduled_runs).order_by(scheduled_runs.c.scheduled.desc(), scheduled_runs.c.profile).limit(limit)
-        )
+        order = (scheduled_runs.c.scheduled.desc(), scheduled_runs.c.profile)
+        query = select(scheduled_runs).order_by(*order).limit(limit)
         if profile is not None:
             query = query.where(scheduled_runs.c.profile == profile)
         with reading(self._engine) as connection:

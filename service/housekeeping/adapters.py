@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from lars_agent.errors import AdapterError
 from lars_agent.store.manifest import AdapterManifest
-from service.db import JobRecord
+from service.db.records import JobRecord
 from service.housekeeping.retention import Item, Limits
 from service.housekeeping.sweep import Sweep, log, taken_bytes
 
@@ -45,7 +45,7 @@ def _versions(sweep: Sweep, profile: str, unfinished: Sequence[JobRecord]) -> li
     try:
         protected = {*sweep.store.lineage(profile), *_used(unfinished, manifests)}
     except AdapterError as error:
-        log.warning("adapters_kept", profile=profile, words=str(error))
+        log.warning("adapters_kept", profile=profile, error=str(error))
         protected = {manifest.version for manifest in manifests}
     created = {manifest.version: _created(manifest, sweep.now) for manifest in manifests}
     items = []

@@ -11,7 +11,7 @@ from pathlib import Path
 from lars_agent.errors import AdapterError
 from lars_agent.files import write_atomically
 from lars_agent.training.job_directory import HELDOUT_FILE, TRAIN_FILE
-from service.db import JobSummary
+from service.db.records import JobSummary
 from service.housekeeping.retention import Item, Limits
 from service.housekeeping.sweep import Sweep, discard, taken_bytes
 
@@ -33,14 +33,15 @@ def tidy_jobs(sweep: Sweep) -> None:
         sweep.db.jobs.delete(job_id)
 
     with sweep.step("jobs"):
-        folders = _folders(jobs_dir)  # before the rows: a job has its row before its directory
+        paths = jobs_dir.iterdir() if jobs_dir.is_dir() else ()  # before the rows: a job has its row first
+        folders = {path.name: path for path in paths if path.is_dir() and not path.is_symlink()}
         jobs = sweep.db.jobs.summaries()
         ended = [job for job in jobs if job.is_over]
         present = [job for job in ended if job.id in folders]
         orphans = folders.keys() - {job.id for job in jobs}
         sweep.remove_expired(
             "leftovers",
-            (Item(job.id, job.at, taken_bytes(*paths)) for job in present if (paths := _leftovers(folders[job.id]))),
+            (Item(job.id, job.at, taken_bytes(*found)) for job in present if (found := _leftovers(folders[job.id]))),
             Limits(keep.checkpoint_days, keep.checkpoint_bytes),
             lambda job_id: discard(*_leftovers(folders[job_id])),
         )
@@ -115,11 +116,6 @@ def _records(sweep: Sweep, ended: Sequence[JobSummary]) -> Iterator[Item[str]]:
                 store.folder(job.profile, job.version)  # also where its manifest cannot be read
                 protected.add(job.id)
     yield from (Item(job.id, job.at, job.bytes, job.id in protected) for job in ended)
-
-
-def _folders(jobs_dir: Path) -> dict[str, Path]:
-    paths = jobs_dir.iterdir() if jobs_dir.is_dir() else ()
-    return {path.name: path for path in paths if path.is_dir() and not path.is_symlink()}
 
 
 def _modified(path: Path) -> datetime:

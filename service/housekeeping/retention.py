@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
-__all__ = ["Id", "Item", "Limits", "expired"]
-
 Id = TypeVar("Id", bound=Hashable)
 
 

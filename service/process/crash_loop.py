@@ -42,7 +42,7 @@ class StartupFailures:
         return self.failed >= MAX_FAILURES
 
     @property
-    def words(self) -> str:
+    def message(self) -> str:
         """The message that is shown in safe mode."""
         return (
             f"the last {self.failed} starts failed; only the base model is served and nothing is learned; "
@@ -54,7 +54,7 @@ class StartupFailures:
         self.failed = _read(self._file)
         self._write(self.failed + 1)
         if self.safe_mode:
-            log.error("safe_mode", words=self.words)
+            log.error("safe_mode", message=self.message)
 
     def clear(self) -> None:
         """Record that the start succeeded; the next one is normal."""
@@ -67,7 +67,7 @@ class StartupFailures:
     def require_normal(self) -> None:
         """Raise SafeMode in safe mode."""
         if self.safe_mode:
-            raise SafeMode(self.words)
+            raise SafeMode(self.message)
 
     def _write(self, failed: int) -> None:
         try:

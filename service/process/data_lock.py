@@ -33,7 +33,8 @@ class DataLock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._file.seek(0)
-            pid, since, command = _holder(self._file.read().decode(errors="replace"))
+            written = self._file.read().decode(errors="replace").splitlines()
+            pid, since, command = [*written, *["unknown"] * 3][:3]
             self._file.close()
             raise DataInUse(
                 f"another daemon (process {pid}) works with {folder} since {since}, as `{command}`; "
@@ -41,19 +42,9 @@ class DataLock:
             ) from error
         with contextlib.suppress(OSError):  # a full disk does not prevent the start
             self._file.truncate(0)
-            self._file.write(_ourselves().encode())
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            self._file.write(f"{os.getpid()}\n{now}\n{shlex.join(sys.orig_argv)[:SHOWN_CHARS]}\n".encode())
 
     def release(self) -> None:
         """Let another daemon use the folder."""
         self._file.close()
-
-
-def _ourselves() -> str:
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return f"{os.getpid()}\n{now}\n{shlex.join(sys.orig_argv)[:SHOWN_CHARS]}\n"
-
-
-def _holder(written: str) -> list[str]:
-    """Parse the lock file into process id, start and command."""
-    lines = written.splitlines()[:3]
-    return [*lines, *["unknown"] * (3 - len(lines))]

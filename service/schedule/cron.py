@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import tzlocal
@@ -22,7 +22,13 @@ def next_run(cron: str, timezone: str | None, after: datetime) -> datetime:
     Clock changes are treated as Debian's cron does: a wall time that is skipped runs right after the change, one that
     is repeated runs once. `timezone` None is the device's own. Raises ConfigError for an invalid expression or zone.
     """
-    zone = parse_zone(timezone)
+    try:
+        zone = tzlocal.get_localzone() if timezone is None else ZoneInfo(timezone)
+    except (KeyError, ValueError, OSError) as error:
+        raise ConfigError(
+            f"schedule.timezone is {timezone!r}, which is not a time zone of this device; "
+            f'write a name such as "Europe/Berlin", or leave it out for the device\'s own'
+        ) from error
     try:
         if len(cron.split()) != FIELDS:
             raise ValueError(f"it has {len(cron.split())} fields, not {FIELDS}")
@@ -44,26 +50,11 @@ def missed_run(cron: str, timezone: str | None, last_run: datetime, now: datetim
     return moment if moment <= now else None
 
 
-def parse_zone(timezone: str | None) -> tzinfo:
-    """Return the time zone of that name, or the device's own for None. Raises ConfigError for an unknown name."""
-    if timezone is None:
-        return tzlocal.get_localzone()
-    try:
-        return ZoneInfo(timezone)
-    except (KeyError, ValueError, OSError) as error:
-        raise ConfigError(
-            f"schedule.timezone is {timezone!r}, which is not a time zone of this device; "
-            f'write a name such as "Europe/Berlin", or leave it out for the device\'s own'
-        ) from error
-
-
 class ScheduleWindow:
     """The schedule's window at the time that `now` returns.
 
     Raises ConfigError for an invalid cron expression or time zone, whether the schedule is enabled or not.
-
-    Attributes:
-        owing: the profiles whose scheduled run was still due at the scheduler's last check.
+    `owing` are the profiles whose scheduled run was still due at the scheduler's last check.
     """
 
     def __init__(self, settings: Schedule, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:

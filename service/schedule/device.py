@@ -1,7 +1,6 @@
 """Measurements of the device and of its use: from /sys, /proc and logind.
 
-Each function returns None for what the device does not report. None of them raises, and none takes longer than
-`LOGIND_S`.
+A function returns None for what the device does not report, never raises, and takes at most `LOGIND_S`.
 """
 
 from __future__ import annotations
@@ -185,12 +184,8 @@ def _total_s() -> float | None:
 
 def _process_s() -> dict[int, float]:
     """Return the processor time of each process."""
-    found = {}
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            times = process.cpu_times()
-            found[process.pid] = times.user + times.system
-    return found
+    found = ((process.pid, process.info["cpu_times"]) for process in psutil.process_iter(["cpu_times"]))
+    return {pid: times.user + times.system for pid, times in found if times is not None}
 
 
 def _name(pid: int) -> str | None:

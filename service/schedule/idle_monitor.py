@@ -1,7 +1,4 @@
-"""Pauses the worker while the device is not idle.
-
-The pause keeps the process, which is stopped at once (SIGSTOP). After `idle.park_s` the worker is suspended to a
-checkpoint instead: it ends, which frees its memory, and another one resumes from there.
+"""Pause the worker at once while the device is not idle, and suspend it to a checkpoint after `idle.park_s`.
 
 The checks have a thread of their own rather than a job of the periodic scheduler, which waits for times of the wall
 clock: a clock that is set back would leave a hot device unchecked until it has caught up.
@@ -17,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import structlog
 
-from service.db import JobRecord
+from service.db.records import JobRecord
 from service.schedule.idle_policy import DeviceState, IdleDecision, Trigger, Window, decide
 from service.settings.load import Settings
 from service.worker.pause_reasons import PauseReason
@@ -33,9 +30,7 @@ FRESH_S = 5.0  # age up to which `refresh` keeps a decision
 class IdleMonitor:
     """Pauses `worker` while `decide` is against working; `read_state` reads the device, `window` the schedule.
 
-    Attributes:
-        work: the job that runs; None for none.
-        decision: the result of the last check.
+    `work` is the job that runs, None for none; `decision` is the result of the last check.
     """
 
     def __init__(
@@ -75,15 +70,15 @@ class IdleMonitor:
         self._pause(frozenset())
 
     @property
-    def words(self) -> str:
+    def message(self) -> str:
         """One line that says whether the daemon adapts now, and why or why not."""
         work, why = self.work, self.decision.why
         if work is None:
             return f"not adapting: {why}" if self.decision.checks else "not adapting"
-        reasons = self._worker.holders
+        reasons = self._worker.pause_reasons
         if not reasons:
             return f"adapting {work.profile}"
-        parts = [check.words for check in self.decision.against if check.name in reasons]
+        parts = [check.message for check in self.decision.against if check.name in reasons]
         parts += [OTHER_REASONS[name] for name in sorted(reasons) if name in OTHER_REASONS]
         return f"adapting {work.profile}, paused: {'; '.join(parts) or why}"
 
@@ -123,17 +118,17 @@ class IdleMonitor:
             )
             self._checked_at = time.monotonic()
             self._pause(frozenset() if work is None else frozenset(check.name for check in self.decision.against))
-            if work is not None and self._worker.held_s() > self._settings.idle.park_s:
-                self._worker.park()
+            if work is not None and self._worker.paused_s() > self._settings.idle.park_s:
+                self._worker.suspend()
             return self.decision
 
     def _pause(self, reasons: frozenset[PauseReason]) -> None:
         if reasons != self._reasons:
             log.info("worker_paused" if reasons else "worker_resumed", reasons=sorted(reasons), why=self.decision.why)
         for reason in reasons - self._reasons:
-            self._worker.hold(reason)
+            self._worker.pause(reason)
         for reason in self._reasons - reasons:
-            self._worker.release(reason)
+            self._worker.resume(reason)
         self._reasons = reasons
 
     def _run(self) -> None:

@@ -15,8 +15,6 @@ from typing import Literal
 from service.settings.sections import Idle
 from service.worker.pause_reasons import PauseReason
 
-__all__ = ["Check", "DeviceState", "IdleDecision", "Trigger", "Window", "decide"]
-
 Window = Literal["open", "overdue", "shut"]  # the schedule's: now; past, but a run is still due; nothing is due
 Trigger = Literal["user", "schedule"]
 State = Literal["fine", "against", "unknown"]
@@ -26,6 +24,11 @@ SINCE_S = 3.0  # use of the device within this time stops running work
 CALMER = 0.5  # of the limits of load and pressure, below which work may begin
 LOW_BATTERY = 0.2  # charge at which work stops
 LEAST_MEMORY_BYTES = 128 * 2**20  # left for other programs
+WINDOW_MESSAGES: dict[Window, str] = {
+    "open": "it is the time for it",
+    "overdue": "the window is past, and its run is still due",
+    "shut": "nothing is due at this hour",
+}
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,11 @@ class DeviceState:
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check, with its reason in words."""
+    """The result of one check, with its reason as a message."""
 
     name: PauseReason
     state: State
-    words: str
+    message: str
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class IdleDecision:
     @property
     def why(self) -> str:
         """The reasons against working now, in one line."""
-        return "; ".join(check.words for check in self.against) or "nothing speaks against it"
+        return "; ".join(check.message for check in self.against) or "nothing speaks against it"
 
 
 def decide(
@@ -99,16 +102,8 @@ def decide(
     checks = [*_safety(device, idle, needs_bytes, running)]
     if trigger == "user":
         return IdleDecision((*checks, _power(device, idle, trigger)))
-    return IdleDecision((_window(device), *_people(device, idle, running), _power(device, idle, trigger), *checks))
-
-
-def _window(device: DeviceState) -> Check:
-    words = {
-        "open": "it is the time for it",
-        "overdue": "the night's window is past, and its work still owed",
-        "shut": "nothing is due at this hour",
-    }
-    return _check("window", device.window != "shut", words[device.window])
+    window = _check("window", device.window != "shut", WINDOW_MESSAGES[device.window])
+    return IdleDecision((window, *_people(device, idle, running), _power(device, idle, trigger), *checks))
 
 
 def _people(device: DeviceState, idle: Idle, running: bool) -> Iterator[Check]:
@@ -122,12 +117,12 @@ def _people(device: DeviceState, idle: Idle, running: bool) -> Iterator[Check]:
     yield _quiet(
         "people", device.away_s, wait_s, "somebody was at the keyboard {}", "nobody was at the keyboard for {}"
     )
-    limit = idle.max_cpu if running else CALMER * idle.max_cpu
-    busiest = f" (most of it: {device.busiest})" if device.busiest else ""
-    words = "other programs take {:.0%} of the processor" + busiest
-    yield _below("cpu", device.others_cpu, limit, words, "what other programs take of the processor is unknown")
-    limit = idle.max_load if running else CALMER * idle.max_load
-    yield _below("load", device.load, limit, "the load is {:.1f} a core", "the load is unknown")
+    margin = 1.0 if running else CALMER
+    busiest = f" (most of it: {device.busiest})" if device.busiest else ""  # any name, with braces too
+    message = "other programs take {:.0%} of the processor" + busiest.replace("{", "{{").replace("}", "}}")
+    unknown = "what other programs take of the processor is unknown"
+    yield _below("cpu", device.others_cpu, margin * idle.max_cpu, message, unknown)
+    yield _below("load", device.load, margin * idle.max_load, "the load is {:.1f} a core", "the load is unknown")
 
 
 def _wait(usual_s: float, overdue_s: float, overdue: bool, running: bool) -> float:
@@ -167,28 +162,26 @@ def _safety(device: DeviceState, idle: Idle, needs_bytes: int, running: bool) ->
     """Check what could harm the device or the programs on it."""
     limit = idle.max_celsius if running else idle.max_celsius - COOL_BY
     yield _below("heat", device.celsius, limit, "the processor has {:.0f} °C", "the temperature is unknown")
-    if device.throttled is None:
-        yield Check("throttling", "unknown", "whether the processor is slowed down is unknown")
-    else:
-        words = "the processor is slowed down by heat or a weak supply" if device.throttled else "it runs at full speed"
-        yield _check("throttling", not device.throttled, words)
+    message = "the processor is slowed down by heat or a weak supply" if device.throttled else "it runs at full speed"
+    fine = None if device.throttled is None else not device.throttled
+    yield _check("throttling", fine, message, "whether the processor is slowed down is unknown")
     yield _at_least("memory", device.available_bytes, max(needs_bytes, LEAST_MEMORY_BYTES), "memory")
     limit = idle.max_memory_pressure if running else CALMER * idle.max_memory_pressure
-    words = "programs wait for memory {:.0f}% of the time"
-    yield _below("pressure", device.memory_pressure, limit, words, "the memory's pressure is unknown")
+    message = "programs wait for memory {:.0f}% of the time"
+    yield _below("pressure", device.memory_pressure, limit, message, "the memory's pressure is unknown")
     yield _at_least("disk", device.free_disk_bytes, idle.min_free_disk_bytes, "disk")
 
 
-def _check(name: PauseReason, fine: bool, words: str) -> Check:
-    return Check(name, "fine" if fine else "against", words)
+def _check(name: PauseReason, fine: bool | None, message: str, unknown: str = "") -> Check:
+    return Check(name, "unknown", unknown) if fine is None else Check(name, "fine" if fine else "against", message)
 
 
-def _below(name: PauseReason, value: float | None, limit: float, words: str, unknown: str) -> Check:
-    return Check(name, "unknown", unknown) if value is None else _check(name, value <= limit, words.format(value))
+def _below(name: PauseReason, value: float | None, limit: float, message: str, unknown: str) -> Check:
+    return Check(name, "unknown", unknown) if value is None else _check(name, value <= limit, message.format(value))
 
 
 def _at_least(name: PauseReason, value: int | None, needed: int, what: str) -> Check:
     if value is None:
         return Check(name, "unknown", f"the free {what} is unknown")
-    words = f"{value / 2**20:,.0f} MiB of {what} are free"
-    return _check(name, value >= needed, words if value >= needed else f"{words}, it takes {needed / 2**20:,.0f}")
+    message = f"{value / 2**20:,.0f} MiB of {what} are free"
+    return _check(name, value >= needed, message if value >= needed else f"{message}, it takes {needed / 2**20:,.0f}")

@@ -12,7 +12,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from lars_agent.errors import LarsError, ModelLoading, NothingToLearn
 from service.cycle.supervisor import JobRunning, Supervisor
-from service.db import RunOutcome, ScheduledRun
+from service.db.records import RunOutcome, ScheduledRun
 from service.db.scheduled_runs import ScheduledRuns
 from service.schedule.cron import ScheduleWindow, missed_run, next_run
 from service.schedule.idle_policy import IdleDecision, Window

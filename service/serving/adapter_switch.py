@@ -163,9 +163,9 @@ class AdapterSwitch:
                 self._store.move(profile, fallback)
                 self._note("adapter_fallback", f"{error}; {profile} now uses {label(fallback)}", profile)
 
-    def _note(self, alarm: AlarmCode, words: str, profile: str) -> None:
+    def _note(self, alarm: AlarmCode, message: str, profile: str) -> None:
         """Add a problem, once however often the engine is opened."""
-        log.warning(alarm, profile=profile, words=words)
-        problem = Alarm(alarm, words, profile)
+        log.warning(alarm, profile=profile, message=message)
+        problem = Alarm(alarm, message, profile)
         if problem not in self.problems:
             self.problems.append(problem)

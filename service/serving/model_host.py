@@ -39,8 +39,8 @@ class ModelHost:
     Until both have succeeded, requests raise ModelLoading. Failures are retried after a growing delay of at most
     `retry_s`, and `loading_error` holds the last one. After `keep_alive_s` without a request (0: never) the engine is
     closed; the next request opens it again, as it does an engine whose process has ended. With `base_only` the base
-    model serves every profile, and a request that names a version raises SafeMode. `on_busy` is told when the first of
-    the unfinished requests comes and when the last one is done.
+    model serves every profile, and a request that names a version raises SafeMode. `on_busy` is called with
+    the first of the unfinished requests and after the last one.
     """
 
     def __init__(
@@ -72,14 +72,11 @@ class ModelHost:
         self.problems: list[Alarm] = []
 
     def use(self, settings: Settings) -> None:
-        """After the next reply the model stays for as long as `settings` say."""
+        """Keep the model after the next reply for as long as `settings` say."""
         self._keep_alive_s = settings.runtime.keep_alive_s or math.inf
 
     def start(self, serve_profiles: ServeProfiles, when_ready: Callable[[], None]) -> None:
-        """Load the model in a thread of its own, which then calls `when_ready`.
-
-        `serve_profiles` is called for every engine that is opened, before it gets its first request.
-        """
+        """Load the model in a thread, then call `when_ready`; `serve_profiles` prepares every engine that is opened."""
         self._serve_profiles = serve_profiles
         self._loader = threading.Thread(target=self._load, args=(when_ready,), name="loading", daemon=True)
         self._loader.start()
@@ -120,16 +117,13 @@ class ModelHost:
             request = replace(request, version=None)
         with self.engine() as engine:
             ticket = engine.submit(request)
-            self._begin(ticket)
+            with self._counting:
+                self._tickets.add(ticket)
+                if len(self._tickets) == 1:
+                    self._set_busy(True)
+            ticket.add_done_callback(self._end)
         self._timer.restart(self._keep_alive_s if keep_alive_s is None else keep_alive_s)
         return ticket
-
-    def _begin(self, ticket: Ticket) -> None:
-        with self._counting:
-            self._tickets.add(ticket)
-            if len(self._tickets) == 1:
-                self._set_busy(True)
-        ticket.add_done_callback(self._end)
 
     def _end(self, ticket: Ticket) -> None:
         with self._counting:
@@ -222,7 +216,8 @@ class ModelHost:
         while not self._closing.is_set():
             retry_s = min(2 * retry_s, self._retry_s)
             try:
-                self._open()
+                installed = self._find_model()
+                engine = self._opened(installed)
             except LarsError as error:
                 self.loading_error = str(error)
                 log.warning("model_not_loaded", error=str(error), retry_s=retry_s)
@@ -230,8 +225,12 @@ class ModelHost:
                 self.loading_error = f"unexpected {type(error).__name__}; the daemon's log says more"
                 log.exception("model_not_loaded")
             else:
-                if self.installed is not None:
-                    self._begin_work(when_ready)
+                if self._closing.is_set():
+                    engine.close()
+                    return
+                self.installed, self._engine, self.loading_error = installed, engine, None
+                self._timer.restart()
+                self._begin_work(when_ready)
                 return
             self._closing.wait(retry_s)
 
@@ -239,18 +238,9 @@ class ModelHost:
         try:
             when_ready()
         except Exception as error:
-            words = f"nothing is learned until the daemon is started again: {error}"
-            self.problems.append(Alarm("not_learning", words))
+            message = f"nothing is learned until the daemon is started again: {error}"
+            self.problems.append(Alarm("not_learning", message))
             log.exception("work_not_begun")
-
-    def _open(self) -> None:
-        installed = self._find_model()
-        engine = self._opened(installed)
-        if self._closing.is_set():
-            engine.close()
-            return
-        self.installed, self._engine, self.loading_error = installed, engine, None
-        self._timer.restart()
 
     def _opened(self, installed: InstalledModel) -> EngineClient:
         """Open an engine that serves every profile."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lars_agent.store.adapters import AdapterStore
-from service.db import DEFAULT_PROFILE, Database
+from lars_agent.store.names import DEFAULT_PROFILE
+from service.db import Database
 
 
 class Profiles:

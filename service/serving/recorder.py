@@ -1,4 +1,4 @@
-"""Replies are kept; a disk without room, or a database that does not answer, costs the record and not the reply."""
+"""Record replies; a full disk or a busy database prevents the record, but not the reply."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from lars_agent.runtime.request import Generation, GenerationRequest
 from service.alarms import Alarm
 from service.db import Database
 from service.db.errors import DatabaseError
+from service.db.records import InteractionRecord, now_utc
 
 log = structlog.get_logger(__name__)
 
 
 class Recorder:
-    """Keeps what was asked and replied, as long as it can; `problems` says so while it cannot."""
+    """Records requests with their replies; `problems` has an alarm while it cannot."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -29,16 +30,19 @@ class Recorder:
         """Record the reply as `interaction_id`, with the client's `parameters`; return False if that failed."""
         try:
             self._db.interactions.add(
-                profile=request.profile,
-                messages=request.messages,
-                parameters=parameters,
-                response=generation.text,
-                adapter_version=generation.adapter_version,
-                finish_reason=generation.finish_reason,
-                prompt_tokens=generation.prompt_tokens,
-                generated_tokens=generation.generated_tokens,
-                seed=generation.seed,
-                interaction_id=interaction_id,
+                InteractionRecord(
+                    interaction_id,
+                    now_utc(),
+                    request.profile,
+                    request.messages,
+                    parameters,
+                    generation.text,
+                    generation.adapter_version,
+                    generation.finish_reason,
+                    generation.prompt_tokens,
+                    generation.generated_tokens,
+                    generation.seed,
+                )
             )
         except (DiskFull, DatabaseError) as error:
             log.warning("reply_not_recorded", error=str(error))

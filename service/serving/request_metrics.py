@@ -21,21 +21,10 @@ class RequestMetrics:
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # one more gauge for each counter
         self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "lars_agent_http_requests",
-            "Requests by API dialect and HTTP status.",
-            ("dialect", "status"),
-            registry=self.registry,
-        )
-        self._replies = Counter(
-            "lars_agent_replies",
-            "Generated replies by outcome: the finish reason, `cancelled`, or `failed`.",
-            ("outcome",),
-            registry=self.registry,
-        )
-        self._tokens = Counter(
-            "lars_agent_tokens", "Tokens by kind: `prompt`, or `generated`.", ("kind",), registry=self.registry
-        )
+        self._requests = self._counter("http_requests", "Requests by API dialect and HTTP status.", "dialect", "status")
+        outcomes = "Generated replies by outcome: the finish reason, `cancelled`, or `failed`."
+        self._replies = self._counter("replies", outcomes, "outcome")
+        self._tokens = self._counter("tokens", "Tokens by kind: `prompt`, or `generated`.", "kind")
         self._reply_s = self._histogram("reply_seconds", "Time from a request to its whole reply, including the queue.")
         self._first_s = self._histogram("time_to_first_token_seconds", "Time from a request to its first token.")
 
@@ -62,6 +51,9 @@ class RequestMetrics:
         except BaseException as error:
             self._replies.labels("failed" if isinstance(error, Exception) else "cancelled").inc()
             raise
+
+    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        return Counter(f"lars_agent_{name}", documentation, labels, registry=self.registry)
 
     def _histogram(self, name: str, documentation: str) -> Histogram:
         return Histogram(f"lars_agent_{name}", documentation, buckets=SECONDS, registry=self.registry)

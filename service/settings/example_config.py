@@ -1,7 +1,4 @@
-"""Print the default configuration as a file to edit: every option commented out, with its meaning and default.
-
-`python -m service.settings.example_config` prints it; a test compares its output with `deploy/config.toml`.
-"""
+"""Print the default configuration as a file to edit: every option commented out, with its meaning and default."""
 
 from __future__ import annotations
 
@@ -30,17 +27,12 @@ def default_config() -> str:
     data_dir = Settings.model_fields["data_dir"]
     lines = [HEADER, *_comment(data_dir), '#data_dir = "/var/lib/lars-agent"', ""]
     for name, field in Settings.model_fields.items():
-        section = field.annotation
+        section: Any = field.annotation
         if hasattr(section, "__pydantic_fields__"):
-            lines += [f"[{name}]", *_section(section)]
+            lines.append(f"[{name}]")
+            for key, option in section.__pydantic_fields__.items():
+                lines += [*_comment(option), f"#{key} = {_toml(option)}", ""]
     return "\n".join(lines).rstrip("\n") + "\n"
-
-
-def _section(section: Any) -> list[str]:
-    lines: list[str] = []
-    for key, field in section.__pydantic_fields__.items():
-        lines += [*_comment(field), f"#{key} = {_toml(field)}", ""]
-    return lines
 
 
 def _comment(field: FieldInfo) -> list[str]:

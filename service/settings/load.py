@@ -28,8 +28,6 @@ from lars_agent.training.curate import CurationPolicy
 from lars_agent.training.gate import GatePolicy
 from service.settings.sections import Idle, Memory, Model, Retention, Runtime, Schedule, Server, Training
 
-__all__ = ["Settings", "default_data_dir", "load_settings"]
-
 ENV_PREFIX = "LARS_AGENT_"
 SYSTEM_FILE = Path("/etc/lars-agent/config.toml")
 USER_FILE = Path("~/.config/lars-agent/config.toml")
@@ -95,13 +93,8 @@ class Settings(BaseSettings):
         return self.data_dir / "models"
 
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+    def settings_customise_sources(  # type: ignore[override]  # pydantic-settings passes the sources by name
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **others: object
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Take the arguments only; `load_settings` reads files and environment."""
         return (init_settings,)
@@ -110,8 +103,7 @@ class Settings(BaseSettings):
 def load_settings(config_file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
     """Load this machine's settings; `config_file` replaces the user's file.
 
-    `overrides` is nested as the sections are (`{"server": {"port": 80}}`). Raises ConfigError that names the key and
-    where it stands.
+    `overrides` are nested as the sections are: `{"server": {"port": 80}}`. Raises ConfigError with the key's origin.
     """
     files = [SYSTEM_FILE, config_file or USER_FILE.expanduser()]
     layers = [_read_file(file, required=file is config_file) for file in files]
@@ -151,7 +143,7 @@ def _read_environment() -> Mapping[str, Any]:
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`below` with the values of `above` put in, table by table."""
+    """Return `below` with the values of `above` put in, table by table."""
     merged = dict(below)
     for key, value in above.items():
         under = merged.get(key)
@@ -165,20 +157,15 @@ def _describe(error: ValidationError, layers: Sequence[Layer]) -> str:
     path = [str(part) for part in problem["loc"]]
     key = ".".join(path)
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        words = f"unknown setting {key!r}"
+        message = f"unknown setting {key!r}"
     else:
-        words = f"{key}: {problem['msg'].removeprefix('Value error, ')}"
+        message = f"{key}: {problem['msg'].removeprefix('Value error, ')}"
         shown = problem["input"]
-        words += f", not {shown!r}" if isinstance(shown, (str, int, float)) and "token" not in key else ""
-    origin = next((name for name, layer in reversed(layers) if _holds(layer, path)), None)
-    return f"{words} (in {origin})" if origin else words
+        message += f", not {shown!r}" if isinstance(shown, (str, int, float)) and "token" not in key else ""
+    origin = next((name for name, layer in reversed(layers) if _holds(layer, path[:2])), None)
+    return f"{message} (in {origin})" if origin else message
 
 
-def _holds(layer: Mapping[str, Any], path: Sequence[str]) -> bool:
-    """Return True if `layer` sets the first two parts of `path` (a section and its key)."""
-    value: Any = layer
-    for part in path[:2]:
-        if not isinstance(value, Mapping) or part not in value:
-            return False
-        value = value[part]
-    return True
+def _holds(layer: Any, path: Sequence[str]) -> bool:
+    """Return True if `layer` sets `path` (a section and its key)."""
+    return not path or (isinstance(layer, Mapping) and path[0] in layer and _holds(layer[path[0]], path[1:]))

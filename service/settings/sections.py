@@ -13,8 +13,10 @@ from lars_agent.records import record
 from lars_agent.store.names import DEFAULT_PROFILE, parse_adapter_name
 from lars_agent.training.config import TrainConfig
 
-MAX_DAYS = 36_500
 LATEST = ":latest"  # what Ollama's clients add to a name
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Days = Annotated[int, Field(ge=0, le=36_500)]
+Bytes = Annotated[int, Field(ge=0)]
 
 
 def is_loopback(host: str) -> bool:
@@ -28,7 +30,7 @@ def is_loopback(host: str) -> bool:
 
 
 def url_of(host: str, port: int) -> str:
-    """How a browser on this device reaches a daemon that listens on `host`."""
+    """Return the address by which a browser on this device reaches a daemon that listens on `host`."""
     name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
 
@@ -106,7 +108,7 @@ class Memory(Section):
     budget_bytes: int = Field(
         default=2 * 1024**3,
         ge=1,
-        description="Bytes that a night may take: the training worker's peak, and the endpoint's prefix cache.",
+        description="Memory budget, bytes: the training worker's peak and the engine's prefix cache together.",
     )
 
 
@@ -137,36 +139,28 @@ class Schedule(Section):
         default=None, description="IANA name; the device's own if unset.", examples=["Europe/Berlin"]
     )
     window_hours: float = Field(
-        default=4.0, gt=0, le=168, description="How long the night's window is open from that moment on."
+        default=4.0, gt=0, le=168, description="How long the window for a scheduled run is open from that moment on."
     )
     make_up: bool = Field(
-        default=True, description="Whether a night whose window has passed is made up once the device is left alone."
+        default=True, description="Whether a run whose window has passed is made up once the device is idle."
     )
     min_new_feedback: int = Field(
-        default=1, ge=1, description="Least new feedback that is worth a night; what was deleted counts as one."
+        default=1, ge=1, description="Least new feedback that a scheduled run needs; any deleted feedback is enough."
     )
 
 
 class Idle(Section):
-    """When the device is not used, and may work for itself. What a device cannot tell is not asked."""
+    """Conditions under which the device counts as idle; a value that a device does not report blocks nothing."""
 
-    quiet_s: float = Field(default=300.0, ge=0, allow_inf_nan=False, description="Least time since the last request.")
-    away_s: float = Field(
-        default=300.0, ge=0, allow_inf_nan=False, description="Least time since anybody used keyboard or mouse."
-    )
-    late_quiet_s: float = Field(
+    quiet_s: Seconds = Field(default=300.0, description="Least time since the last request.")
+    away_s: Seconds = Field(default=300.0, description="Least time since anybody used keyboard or mouse.")
+    late_quiet_s: Seconds = Field(
         default=1800.0,
-        ge=0,
-        allow_inf_nan=False,
         description="Least time without a request and without keyboard or mouse, for a run that is made up.",
     )
-    resume_s: float = Field(
-        default=1.0, ge=0, allow_inf_nan=False, description="After a reply, until the worker that it stopped goes on."
-    )
-    park_s: float = Field(
+    resume_s: Seconds = Field(default=1.0, description="After a reply, until the worker that it stopped goes on.")
+    park_s: Seconds = Field(
         default=120.0,
-        ge=0,
-        allow_inf_nan=False,
         description="After so long a pause the worker writes a checkpoint and ends, so that its memory is free.",
     )
     max_cpu: float = Field(
@@ -175,14 +169,14 @@ class Idle(Section):
     max_load: float = Field(
         default=2.0, gt=0, allow_inf_nan=False, description="Largest load average a core; half to begin."
     )
-    on_battery: bool = Field(default=False, description="Whether nights may run on the battery.")
+    on_battery: bool = Field(default=False, description="Whether scheduled runs may run on the battery.")
     max_celsius: float = Field(
         default=80.0, gt=0, allow_inf_nan=False, description="Hottest the processor may be; 10 less to begin."
     )
     max_memory_pressure: float = Field(
         default=10.0, gt=0, le=100, description="Percent of time that programs may wait for memory; half to begin."
     )
-    min_free_disk_bytes: int = Field(default=512 * 2**20, ge=0, description="Least room on the disk.")
+    min_free_disk_bytes: Bytes = Field(default=512 * 2**20, description="Least room on the disk.")
 
 
 class Runtime(Section):
@@ -191,59 +185,41 @@ class Runtime(Section):
     threads: int = Field(default=0, ge=0, description="Threads that generate; 0 for every core.")
     queue_size: int = Field(default=8, ge=1, description="Requests that may wait for their turn.")
     parallel: int = Field(default=4, ge=1, le=64, description="Replies that are made at the same time.")
-    prefix_cache_bytes: int = Field(
+    prefix_cache_bytes: Bytes = Field(
         default=128 * 2**20,
-        ge=0,
         description="What was read of earlier prompts is kept up to this size, a part of memory.budget_bytes.",
     )
-    deadline_s: float = Field(
-        default=600.0, ge=0, allow_inf_nan=False, description="A reply not whole after so long is ended; 0 never."
-    )
-    keep_alive_s: float = Field(
-        default=0.0, ge=0, allow_inf_nan=False, description="Unload the model after so long without a request; 0 never."
-    )
+    deadline_s: Seconds = Field(default=600.0, description="A reply not whole after so long is ended; 0 never.")
+    keep_alive_s: Seconds = Field(default=0.0, description="Unload the model after so long without a request; 0 never.")
 
 
 class Retention(Section):
     """How long things are kept, and how much of them; see `service.housekeeping.retention`."""
 
-    interaction_days: int = Field(
-        default=90, ge=0, le=MAX_DAYS, description="Days for which prompts and their replies are kept; 0 for ever."
+    interaction_days: Days = Field(
+        default=90, description="Days for which prompts and their replies are kept; 0 for ever."
     )
-    interaction_bytes: int = Field(
+    interaction_bytes: Bytes = Field(
         default=200_000_000,
-        ge=0,
         description="Most that they take together, the oldest going first; 0 for no limit. Feedback, with its own "
         "copy of the text, stays.",
     )
-    job_days: int = Field(
-        default=365, ge=0, le=MAX_DAYS, description="Days for which records of jobs and of nights are kept; 0 for ever."
+    job_days: Days = Field(
+        default=365, description="Days for which records of jobs and of scheduled runs are kept; 0 for ever."
     )
-    job_bytes: int = Field(default=20_000_000, ge=0, description="Most that they take together; 0 for no limit.")
-    job_folder_days: int = Field(
-        default=30, ge=0, le=MAX_DAYS, description="Days for which directories of jobs are kept; 0 for ever."
-    )
-    job_folder_bytes: int = Field(
-        default=500_000_000, ge=0, description="Most that they take together; 0 for no limit."
-    )
-    checkpoint_days: int = Field(
+    job_bytes: Bytes = Field(default=20_000_000, description="Most that they take together; 0 for no limit.")
+    job_folder_days: Days = Field(default=30, description="Days for which directories of jobs are kept; 0 for ever.")
+    job_folder_bytes: Bytes = Field(default=500_000_000, description="Most that they take together; 0 for no limit.")
+    checkpoint_days: Days = Field(
         default=1,
-        ge=0,
-        le=MAX_DAYS,
         description="Days for which checkpoints and temporary files of jobs that have ended are kept; 0 for ever.",
     )
-    checkpoint_bytes: int = Field(
-        default=100_000_000, ge=0, description="Most that they take together; 0 for no limit."
+    checkpoint_bytes: Bytes = Field(default=100_000_000, description="Most that they take together; 0 for no limit.")
+    adapter_days: Days = Field(
+        default=180, description="Days for which adapters are kept that the one in use does not go back to; 0 for ever."
     )
-    adapter_days: int = Field(
-        default=180,
-        ge=0,
-        le=MAX_DAYS,
-        description="Days for which adapters are kept that the one in use does not go back to; 0 for ever.",
-    )
-    adapter_bytes: int = Field(
+    adapter_bytes: Bytes = Field(
         default=500_000_000,
-        ge=0,
         description="Most that all adapters take together; 0 for no limit. What is in use, what one can roll back to, "
         "and what is younger than a week stays all the same.",
     )

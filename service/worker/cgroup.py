@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from lars_agent.errors import LarsError
@@ -27,18 +26,6 @@ class CgroupUnavailable(LarsError):
     """The daemon has no cgroup in which it could limit its worker; the message names the reason and the remedy."""
 
 
-@dataclass(frozen=True)
-class Traces:
-    """Counters of a run, read from its cgroup's files.
-
-    Attributes: `peak_bytes`, page cache included, None where the kernel does not tell (before 5.19);
-    `killed_at_limit`, whether the kernel killed it because it asked for more than its own limit.
-    """
-
-    peak_bytes: int | None
-    killed_at_limit: bool
-
-
 class Cgroup:
     """A delegated cgroup whose `main/` holds the daemon; see `take_cgroup`."""
 
@@ -46,10 +33,7 @@ class Cgroup:
         self._train = folder / TRAIN
 
     def begin(self, limit_bytes: int | None) -> Path:
-        """`train/` is empty and has the limit (None: no limit); the file by which a process enters it.
-
-        Raises OSError.
-        """
+        """Create `train/` with the limit (None: none); return the file by which a process enters it. Raises OSError."""
         self._remove()
         self._train.mkdir()
         (self._train / "memory.max").write_text("max" if limit_bytes is None else str(limit_bytes))
@@ -58,11 +42,17 @@ class Cgroup:
             (self._train / "memory.swap.max").write_text("0")
         return self._train / "cgroup.procs"
 
-    def end(self) -> Traces:
-        """`train/` is gone, with whatever still ran in it. Raises OSError."""
-        traces = Traces(_number(self._train / "memory.peak"), _killed_at_limit(self._train / "memory.events"))
+    def end(self) -> tuple[int | None, bool]:
+        """Remove `train/` with whatever still runs in it. Raises OSError.
+
+        Returns the peak bytes, page cache included (None before Linux 5.19), and True if the kernel killed a process
+        (`oom_kill`) at the cgroup's own limit (`oom`), not at the device's.
+        """
+        peak, counts = self._train / "memory.peak", (self._train / "memory.events").read_text().split()
+        peak_bytes = int(peak.read_text()) if peak.exists() else None
+        events = dict(zip(counts[::2], map(int, counts[1::2]), strict=True))
         self._remove()
-        return traces
+        return peak_bytes, events.get("oom", 0) > 0 and events.get("oom_kill", 0) > 0
 
     def _remove(self) -> None:
         for tries in range(REMOVE_TRIES):
@@ -79,7 +69,7 @@ class Cgroup:
 
 
 def take_cgroup(proc: Path = Path("/proc/self")) -> Cgroup:
-    """This process is in `main/` of the cgroup it was delegated, and its worker's memory can be limited.
+    """Move this process into `main/` of the cgroup it was delegated, so that its worker's memory can be limited.
 
     Nothing is touched that systemd did not delegate, nor what another process shares. Raises CgroupUnavailable.
     """
@@ -90,9 +80,20 @@ def take_cgroup(proc: Path = Path("/proc/self")) -> Cgroup:
             "no cgroup was delegated to this process; start it by systemd with Delegate=memory, as "
             "systemd/lars-agent.service does"
         )
-    _require_memory(folder)
+    if MEMORY not in (folder / "cgroup.controllers").read_text().split():
+        raise CgroupUnavailable(
+            f"{folder} has no memory controller; where the kernel has it off (Raspberry Pi OS), add "
+            "cgroup_enable=memory to the line in /boot/firmware/cmdline.txt and reboot; else the unit needs "
+            "Delegate=memory"
+        )
     try:
-        _move_into_main(folder)
+        inside = [int(pid) for file in folder.glob("**/cgroup.procs") for pid in file.read_text().split()]
+        if others := set(inside) - {os.getpid()}:
+            raise CgroupUnavailable(
+                f"process {min(others)} shares the cgroup {folder}; start the daemon as a service of its own"
+            )
+        (folder / MAIN).mkdir(exist_ok=True)
+        (folder / MAIN / "cgroup.procs").write_text(str(os.getpid()))
         (folder / "cgroup.subtree_control").write_text(f"+{MEMORY}")
     except OSError as error:
         raise CgroupUnavailable(
@@ -131,37 +132,3 @@ def _own_folder(proc: Path) -> Path:
     if mount is None or path == "/" or ".." in Path(path).parts:
         raise CgroupUnavailable("this process is in no cgroup of its own that it can see (a container, perhaps)")
     return Path(mount, path.lstrip("/"))
-
-
-def _require_memory(folder: Path) -> None:
-    if MEMORY not in (folder / "cgroup.controllers").read_text().split():
-        raise CgroupUnavailable(
-            f"{folder} has no memory controller; where the kernel has it off (Raspberry Pi OS), add "
-            "cgroup_enable=memory to the line in /boot/firmware/cmdline.txt and reboot; else the unit needs "
-            "Delegate=memory"
-        )
-
-
-def _move_into_main(folder: Path) -> None:
-    """This process is in `main/`. Raises OSError, and CgroupUnavailable where it is not alone."""
-    inside = [int(pid) for file in folder.glob("**/cgroup.procs") for pid in file.read_text().split()]
-    if others := set(inside) - {os.getpid()}:
-        raise CgroupUnavailable(
-            f"process {min(others)} shares the cgroup {folder}; start the daemon as a service of its own"
-        )
-    main = folder / MAIN
-    main.mkdir(exist_ok=True)
-    (main / "cgroup.procs").write_text(str(os.getpid()))
-
-
-def _killed_at_limit(events: Path) -> bool:
-    """Return True if a process was killed (`oom_kill`) at the cgroup's own limit (`oom`), not at the device's."""
-    counts = dict(line.split() for line in events.read_text().splitlines())
-    return int(counts.get("oom", 0)) > 0 and int(counts.get("oom_kill", 0)) > 0
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except FileNotFoundError:
-        return None

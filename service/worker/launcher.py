@@ -1,10 +1,7 @@
 """Launch the worker: bind its life to the daemon's, enter its cgroup, lower its priority, then exec it.
 
-    python launcher.py DAEMON_PID CGROUP COMMAND [ARGUMENT ...]
-
-CGROUP is the cgroup.procs file of the cgroup to enter, empty for none.
-
-A process of its own, because in a daemon with threads nothing may run between fork and exec.
+The arguments are the daemon's process id, the cgroup.procs file to enter (empty for none), and the worker's command.
+It is a process of its own, because in a daemon with threads nothing may run between fork and exec.
 """
 
 from __future__ import annotations
@@ -23,24 +20,7 @@ WORKER_NICE = 19
 WORKER_OOM_SCORE_ADJ = 500
 
 
-def _die_with_parent(daemon_pid: int) -> None:
-    """Have the kernel kill this process, stopped or not, as soon as the daemon is gone (Linux)."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != daemon_pid:  # the daemon died before prctl could take hold
-        raise SystemExit("the daemon that started this worker is gone")
-
-
-def _enter(cgroup: str) -> None:
-    """From here on the cgroup's memory limit counts."""
-    try:
-        Path(cgroup).write_text("0")  # whoever writes it
-    except OSError as error:
-        raise SystemExit(f"the worker cannot enter its cgroup ({cgroup}: {error.strerror})") from None
-
-
-def _step_back() -> None:
+def _lower_priority() -> None:
     """Take the lowest priority for processor and disk, and be killed first when memory runs out."""
     os.nice(WORKER_NICE)
     if sys.platform == "linux":
@@ -55,12 +35,18 @@ def _step_back() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """This process has become the worker, on a leash, in its cgroup and at the lowest priority."""
+    """Turn this process into the worker: it dies with the daemon, in its cgroup and at the lowest priority."""
     daemon_pid, cgroup, *command = arguments
-    _die_with_parent(int(daemon_pid))
+    if sys.platform == "linux":  # the kernel kills this process, stopped or not, as soon as the daemon is gone
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != int(daemon_pid):  # the daemon died before prctl had an effect
+            raise SystemExit("the daemon that started this worker is gone")
     if cgroup:
-        _enter(cgroup)
-    _step_back()
+        try:
+            Path(cgroup).write_text("0")  # whoever writes it; from here on the memory limit counts
+        except OSError as error:
+            raise SystemExit(f"the worker cannot enter its cgroup ({cgroup}: {error.strerror})") from None
+    _lower_priority()
     try:
         os.execvp(command[0], command)
     except OSError as error:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import structlog
 
@@ -37,10 +37,6 @@ class Limit:
         """Return the mechanism that enforces the limit."""
         return "guard" if self.entrance is None else "cgroup"
 
-    def as_dict(self) -> dict[str, Any]:
-        """For the job's record."""
-        return {"limit": self.kind, "limit_bytes": self.limit_bytes}
-
 
 @dataclass(frozen=True)
 class MemoryLimit:
@@ -57,30 +53,22 @@ class MemoryLimit:
     @contextlib.contextmanager
     def around(self, limit_bytes: int | None) -> Iterator[Limit]:
         """Limit the worker that runs inside the block, and clean up after it."""
-        limit = Limit(limit_bytes, self._begin(limit_bytes))
+        limit = Limit(limit_bytes)
+        if self.cgroup is None:
+            yield limit
+            return
+        try:
+            limit.entrance = self.cgroup.begin(limit_bytes)
+        except OSError as error:
+            log.warning("memory_limit_not_set", error=str(error), limit="guard")
         try:
             yield limit
         finally:
-            self._end(limit)
-
-    def _begin(self, limit_bytes: int | None) -> Path | None:
-        if self.cgroup is None:
-            return None
-        try:
-            return self.cgroup.begin(limit_bytes)
-        except OSError as error:
-            log.warning("memory_limit_not_set", error=str(error), limit="guard")
-            return None
-
-    def _end(self, limit: Limit) -> None:
-        if self.cgroup is None or limit.entrance is None:
-            return
-        try:
-            traces = self.cgroup.end()
-        except OSError as error:
-            log.warning("memory_limit_not_removed", error=str(error))
-            return
-        limit.peak_bytes, limit.killed = traces.peak_bytes, traces.killed_at_limit
+            if limit.entrance is not None:
+                try:
+                    limit.peak_bytes, limit.killed = self.cgroup.end()
+                except OSError as error:
+                    log.warning("memory_limit_not_removed", error=str(error))
 
 
 GUARD_ONLY = MemoryLimit()

@@ -32,7 +32,7 @@ class RequestPreemption:
         with self._lock:
             self._quiet_since = math.inf if busy else time.monotonic()
             if busy:
-                self._worker.hold("requests")
+                self._worker.pause("requests")
         self._timer.set_busy(busy)
 
     def close(self) -> None:
@@ -42,4 +42,4 @@ class RequestPreemption:
     def _resume(self) -> None:
         with self._lock:
             if not math.isinf(self._quiet_since):  # else a request came while the timer went off
-                self._worker.release("requests")
+                self._worker.resume("requests")

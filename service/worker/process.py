@@ -21,10 +21,10 @@ from lars_agent.files import write_atomically
 from lars_agent.memory.allocator import torch_environment
 from lars_agent.training.job_directory import ALIVE_FILE, PROGRESS_FILE
 from service.settings.sections import Training
-from service.worker.ending import Ending
 from service.worker.hang_check import HangCheck, signs_of_life
 from service.worker.memory_limit import GUARD_ONLY, Limit, MemoryLimit
 from service.worker.pause_reasons import Pause, PauseReason, PauseReasons
+from service.worker.worker_exit import WorkerExit
 
 DEFAULT_COMMAND = (sys.executable, "-m", "lars_agent.training.worker")
 LOG_NAME = "worker.log"
@@ -32,15 +32,15 @@ PID_NAME = "worker.json"
 TAIL_BYTES = 4_000
 POLL_S = 0.1
 GRACE_S = 5.0
-PARKING_S = 60.0  # to write the checkpoint in, where nobody waits for the daemon's end
+SUSPEND_S = 60.0  # to write the checkpoint in, where nobody waits for the daemon's end
 
-_LEASH = str(Path(__file__).with_name("launcher.py"))
+_LAUNCHER = str(Path(__file__).with_name("launcher.py"))
 
 
 class WorkerProcess:
     """At most one worker process; it runs while there is no reason to pause it.
 
-    `hold` and `release` give the reason: the process is stopped (SIGSTOP) while there is any, and a worker that is
+    `pause` and `resume` give the reason: the process is stopped (SIGSTOP) while there is any, and a worker that is
     started meanwhile waits before it takes any memory. One that makes no progress for long, pauses left out, is
     killed (`use` says how long that is). All methods may be called from any thread.
     """
@@ -59,7 +59,7 @@ class WorkerProcess:
         self._pauses = PauseReasons()
         self._process: subprocess.Popen[bytes] | None = None
         self._kill_at: float | None = None
-        self._stopping = self._parking = False
+        self._stopping = self._suspending = False
         self._hang_check = HangCheck(0.0)
         self._hung_s: float | None = None
 
@@ -74,7 +74,7 @@ class WorkerProcess:
         with self._changed:
             return self._process.pid if self._process else None
 
-    def run(self, folder: Path, budget_bytes: int | None) -> Ending | None:
+    def run(self, folder: Path, budget_bytes: int | None) -> WorkerExit | None:
         """Run a worker on the job directory within the memory budget until it ends; None if it was stopped before."""
         with (folder / LOG_NAME).open("ab") as log, self.memory_limit.around(budget_bytes) as limit:
             log_start = log.tell()
@@ -83,9 +83,13 @@ class WorkerProcess:
                     return None
                 exit_status = self._wait(folder)
             finally:
-                self._leave_none()
-                parked, self._parking = self._parking, False
-        return Ending(exit_status, _tail(folder / LOG_NAME, log_start), limit, parked, self._hung_s)
+                with self._changed:
+                    if self._process is not None:  # an error left it running
+                        self._signal(signal.SIGKILL)
+                        self._process.wait()
+                        self._process = None
+                    suspended, self._suspending = self._suspending, False
+        return WorkerExit(exit_status, _tail(folder / LOG_NAME, log_start), limit, suspended, self._hung_s)
 
     def running_threads(self) -> int:
         """Return how many threads the worker keeps running just now."""
@@ -94,12 +98,12 @@ class WorkerProcess:
             return (self._threads or os.cpu_count() or 1) if runs else 0
 
     @property
-    def holders(self) -> frozenset[PauseReason]:
+    def pause_reasons(self) -> frozenset[PauseReason]:
         """Return the reasons for which the worker is paused."""
         with self._changed:
             return self._pauses.active
 
-    def held_s(self) -> float:
+    def paused_s(self) -> float:
         """Return for how long the worker has been paused; 0 where it is not."""
         with self._changed:
             return self._pauses.paused_s(time.monotonic())
@@ -109,14 +113,14 @@ class WorkerProcess:
         with self._changed:
             return self._pauses.take(time.monotonic())
 
-    def hold(self, reason: PauseReason) -> None:
-        """Pause the worker until `release` is called with the same reason."""
+    def pause(self, reason: PauseReason) -> None:
+        """Pause the worker until `resume` is called with the same reason."""
         with self._changed:
             self._pauses.add(reason, time.monotonic())
-            if not self._stopping and not self._parking:  # one that is to write its checkpoint must not stand still
+            if not self._stopping and not self._suspending:  # one that is to write its checkpoint must not stand still
                 self._signal(signal.SIGSTOP)
 
-    def release(self, reason: PauseReason) -> None:
+    def resume(self, reason: PauseReason) -> None:
         """End the pause for this reason; the worker goes on unless there is another one."""
         with self._changed:
             self._pauses.remove(reason, time.monotonic())
@@ -124,13 +128,13 @@ class WorkerProcess:
                 self._signal(signal.SIGCONT)
                 self._changed.notify_all()
 
-    def park(self) -> None:
+    def suspend(self) -> None:
         """Ask the paused worker to checkpoint and end; another one is started once no pause is active."""
         with self._changed:
-            if self._process is None or self._parking or not self._pauses.active:
+            if self._process is None or self._suspending or not self._pauses.active:
                 return
-            self._parking = True
-            self._ask_to_end(max(PARKING_S, self._grace_s))
+            self._suspending = True
+            self._ask_to_end(max(SUSPEND_S, self._grace_s))
 
     def stop(self) -> None:
         """Ask the worker to checkpoint and end, and kill it after the grace time."""
@@ -139,8 +143,8 @@ class WorkerProcess:
             self._ask_to_end(self._grace_s)
             self._changed.notify_all()
 
-    def rearm(self) -> None:
-        """`stop` is forgotten and the user's hold with it: the next `run` starts a worker."""
+    def reset(self) -> None:
+        """Forget `stop` and the user's pause: the next `run` starts a worker."""
         with self._changed:
             self._stopping = False
             self._kill_at = None
@@ -153,7 +157,7 @@ class WorkerProcess:
             if self._stopping:
                 return False
             entrance = str(limit.entrance or "")
-            command = [sys.executable, _LEASH, str(os.getpid()), entrance, *self.command, str(folder)]
+            command = [sys.executable, _LAUNCHER, str(os.getpid()), entrance, *self.command, str(folder)]
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -163,11 +167,12 @@ class WorkerProcess:
                 process_group=0,
             )
             self._hang_check, self._hung_s = HangCheck(time.monotonic()), None
-            write_atomically(folder / PID_NAME, json.dumps({"pid": self._process.pid, **limit.as_dict()}))
+            record = {"pid": self._process.pid, "limit": limit.kind, "limit_bytes": limit.limit_bytes}
+            write_atomically(folder / PID_NAME, json.dumps(record))
             return True
 
     def _wait(self, folder: Path) -> int:
-        """Wait for the worker's exit status. Polled, so that no signal goes to a reaped process's id."""
+        """Wait for the worker's exit status; polled, so that no signal goes to the process id once it is reaped."""
         while True:
             with self._changed:
                 assert self._process is not None
@@ -175,31 +180,19 @@ class WorkerProcess:
                 if exit_status is not None:
                     self._process, self._kill_at = None, None
                     return exit_status
-                self._watch(folder)
-                if self._kill_at is not None and time.monotonic() > self._kill_at:
+                now = time.monotonic()
+                signs = signs_of_life(folder / name for name in (ALIVE_FILE, PROGRESS_FILE, LOG_NAME))
+                stalled_s = self._hang_check.stalled_s(signs, paused=bool(self._pauses.active), now=now)
+                if stalled_s > self._hang_s:
+                    self._hung_s = stalled_s
+                if stalled_s > self._hang_s or (self._kill_at is not None and now > self._kill_at):
                     self._signal(signal.SIGKILL)
                 self._changed.wait(POLL_S)
-
-    def _watch(self, folder: Path) -> None:
-        """Kill a worker that makes no progress."""
-        signs = signs_of_life(folder / name for name in (ALIVE_FILE, PROGRESS_FILE, LOG_NAME))
-        stalled_s = self._hang_check.stalled_s(signs, paused=bool(self._pauses.active), now=time.monotonic())
-        if stalled_s > self._hang_s:
-            self._hung_s = stalled_s
-            self._signal(signal.SIGKILL)
 
     def _ask_to_end(self, grace_s: float) -> None:
         self._kill_at = time.monotonic() + grace_s
         self._signal(signal.SIGTERM)
         self._signal(signal.SIGCONT)  # a stopped process hears SIGTERM only when it runs again
-
-    def _leave_none(self) -> None:
-        """Kill a worker that an error left running."""
-        with self._changed:
-            if self._process is not None:
-                self._signal(signal.SIGKILL)
-                self._process.wait()
-                self._process = None
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.poll() is None:

@@ -1,4 +1,4 @@
-"""What is installed: the settings file says what the settings are, the unit is sound, the script refuses with words."""
+"""The installed settings file, the systemd unit and the install script."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
 
 
-def test_the_settings_file_is_what_the_settings_say() -> None:
+def test_settings_file_is_the_generated_one() -> None:
     assert (DEPLOY / "config.toml").read_text() == default_config(), (
         "run: python -m service.settings.example_config > deploy/config.toml"
     )
@@ -53,7 +53,7 @@ def test_systemd_knows_every_line_of_the_unit(tmp_path) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_the_unit_gives_the_daemon_longer_to_end_than_it_takes() -> None:
+def test_unit_gives_the_daemon_enough_time_to_stop() -> None:
     lines = UNIT.read_text().splitlines()
     assert {"Type=notify", "NotifyAccess=main", "WatchdogSec=60", "ExecReload=/bin/kill -HUP $MAINPID"} <= set(lines)
     stop_s = next(int(line.split("=")[1]) for line in lines if line.startswith("TimeoutStopSec="))
@@ -61,7 +61,7 @@ def test_the_unit_gives_the_daemon_longer_to_end_than_it_takes() -> None:
 
 
 @needs_systemd
-def test_the_unit_is_exposed_to_little() -> None:
+def test_unit_has_a_low_exposure_score() -> None:
     done = run("systemd-analyze", "security", "--offline=true", str(UNIT))
     assert float(re.findall(r"exposure level for lars-agent\.service: ([\d.]+)", done.stdout)[0]) <= MAX_EXPOSURE
 
@@ -94,7 +94,7 @@ def test_a_python_that_is_too_old_is_refused_before_anything_is_made(tmp_path) -
     assert Path("/opt/lars-agent").exists() == before
 
 
-def test_who_is_not_root_is_told_to_be() -> None:
+def test_installing_without_root_is_refused() -> None:
     if os.geteuid() != 0:
         command: tuple[str, ...] = ("bash",)
     elif shutil.which("setpriv"):

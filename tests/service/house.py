@@ -17,7 +17,8 @@ from lars_agent.store.adapters import AdapterStore
 from lars_agent.store.manifest import AdapterManifest
 from service.cycle.context import CycleContext
 from service.cycle.supervisor import Supervisor
-from service.db import Database, NewFeedback
+from service.db import Database
+from service.db.records import NewFeedback
 from service.serving.adapter_switch import AdapterSwitch
 from service.settings.load import Settings
 from service.worker.memory_limit import GUARD_ONLY
@@ -100,7 +101,7 @@ class House:
         return [record.id for record in self.db.feedback.add_many(news)]
 
     def publish(self, profile: str = "default", learned: Sequence[str] = ()) -> int:
-        """A version is in use, as if an earlier night had made it from these pieces of feedback."""
+        """A version is in use, as if an earlier run had made it from these pieces of feedback."""
         candidate = self.settings.data_dir / "earlier"
         candidate.mkdir(exist_ok=True)
         for name in ("adapter_config.json", "adapter_model.safetensors"):

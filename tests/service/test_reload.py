@@ -1,4 +1,4 @@
-"""Settings that are read again: which hold at once, which wait, and what a bad file changes."""
+"""Reloaded settings: which apply at once, which at the next start, and that a bad file changes nothing."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ CURRENT = Settings(data_dir="here", schedule={"enabled": False})
     ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_what_can_change_while_it_runs_does(changes):
+def test_live_settings_apply_while_the_daemon_runs(changes):
     wanted = Settings(**{"data_dir": "here", **changes})
     assert renewed(CURRENT, wanted) == (wanted, [])
 
 
-def test_what_cannot_change_is_kept_and_named():
+def test_fixed_settings_are_kept_and_their_new_values_reported():
     server = {"port": 1, "token": "sesame"}
     model = {"name": "other", "dtype": "int8"}
     runtime = {
@@ -69,7 +69,7 @@ def daemon(tmp_path):
     daemon.close()
 
 
-def test_every_part_goes_by_the_new_settings(daemon):
+def test_every_component_applies_the_new_settings(daemon):
     before = daemon.settings
     wanted = before.model_copy(
         update={
@@ -80,13 +80,13 @@ def test_every_part_goes_by_the_new_settings(daemon):
     )
     reload(daemon, lambda: wanted)
     assert daemon.settings.training.steps == daemon.supervisor._context.settings.training.steps == 3
-    assert daemon.next_night() is not None
+    assert daemon.next_run() is not None
     assert daemon.notices == ["takes effect at the next start: server.port"]
     reload(daemon, lambda: before)
-    assert (daemon.next_night(), daemon.notices, daemon.problems()) == (None, [], [])
+    assert (daemon.next_run(), daemon.notices, daemon.problems()) == (None, [], [])
 
 
-def test_settings_that_cannot_be_change_nothing(daemon):
+def test_invalid_settings_change_nothing(daemon):
     def refuse() -> Settings:
         raise ConfigError("unknown setting 'colour' (in config.toml)")
 
@@ -97,11 +97,11 @@ def test_settings_that_cannot_be_change_nothing(daemon):
     bad = before.model_copy(update={"schedule": before.schedule.model_copy(update={"enabled": True, "cron": "never"})})
     reload(daemon, lambda: bad)
     assert daemon.settings is before
-    assert daemon.next_night() is None
+    assert daemon.next_run() is None
     assert "never" in daemon.notices[0]
 
 
-def test_an_error_that_nobody_thought_of_is_not_the_end(daemon):
+def test_unexpected_error_while_reloading_leaves_the_daemon_running(daemon):
     before = daemon.settings
     reload(daemon, lambda: 1 / 0)
     assert daemon.settings is before

@@ -1,4 +1,4 @@
-"""The daemon's process and its signals: it is told to end, to read its settings again, and killed too often."""
+"""The daemon's process and its signals: stop, reload, and safe mode after repeated kills."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Asking(threading.Thread):
         self.answer = self.client.post(self.path, json={"inputs": "Hi"})
 
 
-def test_systemd_hears_how_it_begins_and_ends(place):
+def test_start_and_stop_are_reported_to_systemd(place):
     with place.daemon() as (process, _):
         until(lambda: any(line.startswith("STATUS=ready") for line in place.heard), "its status", START_S)
         terminate(process)
@@ -117,7 +117,7 @@ def test_systemd_hears_how_it_begins_and_ends(place):
 
 
 @pytest.mark.parametrize("path", ["/generate", "/generate_stream"])
-def test_a_reply_that_is_being_made_is_whole_before_it_ends(place, path):
+def test_shutdown_waits_for_a_running_reply(place, path):
     with place.daemon() as (process, client):
         asking = Asking(place, client, path)
         process.send_signal(signal.SIGTERM)
@@ -132,7 +132,7 @@ def test_a_reply_that_is_being_made_is_whole_before_it_ends(place, path):
 
 
 @pytest.mark.parametrize(("path", "status"), [("/generate", 503), ("/generate_stream", 200)])
-def test_a_reply_that_takes_too_long_is_cancelled_and_whoever_asked_is_told(place, path, status):
+def test_shutdown_cancels_a_slow_reply_with_an_error_to_its_client(place, path, status):
     with place.daemon() as (process, client):
         asking = Asking(place, client, path)
         terminate(process)
@@ -141,7 +141,7 @@ def test_a_reply_that_takes_too_long_is_cancelled_and_whoever_asked_is_told(plac
     assert "the request was cancelled" in asking.answer.text
 
 
-def test_the_worker_ends_at_the_signal_and_its_job_goes_on_at_the_next_start(place):
+def test_worker_ends_at_sigterm_and_its_job_continues_at_the_next_start(place):
     place.go.touch()
     with place.daemon("--wait", str(place.folder / "learned")) as (process, client):
         corrected(client)
@@ -157,7 +157,7 @@ def test_the_worker_ends_at_the_signal_and_its_job_goes_on_at_the_next_start(pla
         terminate(process)
 
 
-def test_a_hang_up_reads_the_settings_again(place):
+def test_sighup_reloads_the_settings(place):
     with place.daemon() as (process, client):
         place.configure("max_body_bytes = 5000", "[schedule]", "enabled = true", 'cron = "0 4 * * *"')
         process.send_signal(signal.SIGHUP)
@@ -177,7 +177,7 @@ def test_a_hang_up_reads_the_settings_again(place):
     assert told == ["READY", *["RELOADING", "MONOTONIC_USEC", "READY"] * 2, "STOPPING"]
 
 
-def test_a_terminal_that_is_closed_ends_it(place):
+def test_closing_the_terminal_ends_the_daemon(place):
     ours, theirs = pty.openpty()
     with place.daemon(stdin=theirs) as (process, _):
         os.close(theirs)
@@ -188,7 +188,7 @@ def test_a_terminal_that_is_closed_ends_it(place):
         assert process.wait(END_S) == 0
 
 
-def test_three_starts_that_are_killed_make_the_next_one_safe_and_that_one_the_next_normal(place):
+def test_three_killed_starts_lead_to_safe_mode_and_a_clean_stop_of_it_to_a_normal_start(place):
     for _ in range(3):
         with place.daemon() as (_, client):
             assert client.get("/health").json() == {"status": "ok"}

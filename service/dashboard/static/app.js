@@ -82,8 +82,8 @@ function showFacts(info) {
   }
 }
 
-function showMoment(night) {
-  setText("moment-words", sentence(night.words));
+function showIdleChecks(night) {
+  setText("idle-message", sentence(night.words));
   if (!changed("checks", night.checks)) return;
   $("checks").replaceChildren(...night.checks.map(checkRow));
 }
@@ -95,13 +95,13 @@ function checkRow(check) {
   return row;
 }
 
-function showNights({ runs }) {
-  if (!changed("nights", runs)) return;
-  $("nights-none").hidden = runs.length > 0;
-  $("nights").replaceChildren(...runs.map(nightRow));
+function showRuns({ runs }) {
+  if (!changed("runs", runs)) return;
+  $("runs-none").hidden = runs.length > 0;
+  $("runs").replaceChildren(...runs.map(runRow));
 }
 
-function nightRow(run) {
+function runRow(run) {
   const row = element("li", "");
   row.append(element("strong", format.time(run.scheduled)), element("span", run.reason, { className: "quiet" }));
   row.append(element("span", run.outcome, { className: `pill ${{ ran: "good", missed: "bad" }[run.outcome] ?? ""}` }));
@@ -169,7 +169,7 @@ function showCurve(progress) {
   $("curve").hidden = lines.train.length + lines.heldout.length === 0;
   if ($("curve").hidden) return;
   const text = format.curve(lines);
-  setText("curve-words", text);
+  setText("curve-caption", text);
   drawn = { progress, width: $("chart").clientWidth };
   $("chart").replaceChildren(draw(lines, progress.at(-1).steps, Math.max(drawn.width, 240), text));
 }
@@ -180,7 +180,7 @@ function showMemory(job, progress) {
   if ($("memory").hidden) return;
   const share = Math.round((100 * peak) / job.budget_bytes);
   Object.assign($("memory-bar"), { max: job.budget_bytes, value: peak });
-  setText("memory-words", `Peak ${format.bytes(peak)} of a budget of ${format.bytes(job.budget_bytes)} (${share}%).`);
+  setText("memory-caption", `Peak ${format.bytes(peak)} of a budget of ${format.bytes(job.budget_bytes)} (${share}%).`);
 }
 
 function showAdapters(list) {
@@ -227,13 +227,13 @@ async function poll() {
   showState(info);
   showProfiles(info);
   showFacts(info);
-  showMoment(info.night);
+  showIdleChecks(info.night);
   showAdaptButton(info);
   const job = await latestJob();
   if (job) showJob(job, await progressOf(job));
   else if (changed("job", profile)) clearJob();
   showAdapters(await get(`adapters?profile=${profile}`));
-  showNights(await get(`schedule/runs?limit=7&profile=${profile}`));
+  showRuns(await get(`schedule/runs?limit=7&profile=${profile}`));
 }
 
 function clearJob() {

@@ -143,7 +143,7 @@ def daemon(client):
 
 @pytest.fixture
 def engine(daemon) -> FakeEngine:
-    with daemon.serving.engine() as engine:
+    with daemon.model_host.engine() as engine:
         return engine
 
 

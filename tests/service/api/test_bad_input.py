@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from lars_agent.example import Message
+from tests.service.db.conftest import add_interaction
 
 SAID = {"prompt": "Hi", "response": "Yo"}
 
@@ -25,8 +25,7 @@ def daemon(client):
 
 @pytest.fixture(scope="module")
 def interaction_id(daemon) -> str:
-    messages = [Message(role="user", content="Hi")]
-    return daemon.db.interactions.add("default", messages, {}, "Yo", None, "eos_token", 1, 1, 0)
+    return add_interaction(daemon.db, "default")
 
 
 @pytest.fixture(autouse=True)
@@ -189,7 +188,7 @@ def test_bad_inputs_are_named(client, inputs):
     ],
 )
 @pytest.mark.parametrize("path", ["/generate", "/feedback", "/jobs"])
-def test_body_that_is_no_json_is_said_to_be_so(client, path, body):
+def test_body_that_is_not_json_is_refused(client, path, body):
     if path == "/jobs" and not body:
         return  # no body is a body there
     response = client.post(path, content=body, headers={"content-type": "application/json"})
@@ -198,7 +197,7 @@ def test_body_that_is_no_json_is_said_to_be_so(client, path, body):
     assert "body" in error["message"]
 
 
-def test_json_without_its_header_is_said_to_be_so(client):
+def test_json_without_its_content_type_is_refused(client):
     response = client.post("/generate", content=b'{"inputs": "x"}', headers={"content-type": "text/plain"})
     assert "send" in error_of(response, 422)["message"] or "Content-Type: application/json" in response.text
 
@@ -228,7 +227,7 @@ def test_content_length_that_lies_is_counted(client):
         ("POST", "/health", "GET"),
     ],
 )
-def test_wrong_method_is_said_to_be_so(client, method, path, allowed):
+def test_wrong_method_is_refused(client, method, path, allowed):
     response = client.request(method, path)
     error = error_of(response, 405)
     assert method in error["message"]

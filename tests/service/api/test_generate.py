@@ -20,7 +20,7 @@ def test_reply_is_stored_before_it_is_answered(client, daemon):
     assert stored.messages == ({"role": "user", "content": "Hi"},)
 
 
-def test_full_disk_costs_the_record_and_not_the_reply(client, daemon, no_room):
+def test_full_disk_prevents_the_record_but_not_the_reply(client, daemon, no_room):
     long = "x" * 100_000
     reply = client.post("/generate", json={"inputs": long})
     assert (reply.status_code, reply.json()["interaction_id"]) == (200, None)
@@ -138,7 +138,7 @@ def test_feedback_and_health_are_answered_while_a_reply_is_made(client, engine):
     assert replies == [200, 200, 200]
 
 
-def test_a_conversation_in_which_the_assistant_said_nothing_goes_on(client):
+def test_conversation_with_an_empty_assistant_message_is_accepted(client):
     turns = [("user", "Hi"), ("assistant", ""), ("user", "Hello?")]
     body = {"inputs": [{"role": role, "content": content} for role, content in turns]}
     assert client.post("/generate", json=body).status_code == 200

@@ -1,4 +1,4 @@
-"""Whose requests are answered."""
+"""Checks of Host, Origin and token."""
 
 from __future__ import annotations
 
@@ -91,6 +91,6 @@ def test_host_without_its_port(host, name):
     assert without_port(host) in (name, "")
 
 
-def test_stranger_is_not_listened_to_without_a_token(tmp_path):
+def test_public_host_without_a_token_is_refused_at_start(tmp_path):
     with pytest.raises(ConfigError, match=r"server\.token"):
         fake_app(Settings(data_dir=tmp_path, server={"host": "192.168.1.2"}))

@@ -39,7 +39,7 @@ def is_stepping(client, job_id: str) -> bool:
     return len(client.get(f"/jobs/{job_id}/progress").json()["progress"]) > 2
 
 
-def test_job_learns_and_is_told_as_it_goes(client, release):
+def test_job_reports_its_progress_and_publishes_a_version(client, release):
     response = client.post("/jobs", json={"profile": "default"})
     job = response.json()
     assert (response.status_code, job["status"], job["version"]) == (202, "queued", None)
@@ -99,7 +99,7 @@ def test_numbers_that_json_lacks_become_null(client, daemon):
     assert client.get(f"/jobs/{job.id}").json()["result"] == {"loss": None, "all": [None, 1.5]}
 
 
-def test_job_of_a_profile_that_cannot_be_is_refused(client):
+def test_job_of_an_invalid_profile_is_refused(client):
     response = client.post("/jobs", json={"profile": "../x"})
     assert response.status_code == 422
     assert response.json()["error"]["param"] == "profile"

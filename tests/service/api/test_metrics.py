@@ -106,12 +106,12 @@ def test_reply_that_breaks_off_is_counted_as_failed(client, engine):
     assert samples["http_requests_total{dialect=tgi,status=503}"] == 1
 
 
-def test_feedback_goes_up_and_nothing_personal_is_told(client, daemon):
+def test_feedback_is_counted_without_personal_data(client, daemon):
     before = scrape(client).samples
     body = {"prompt": SECRETS[1], "response": "?", "correction": SECRETS[2], "profile": SECRETS[0], "tags": ["elm"]}
     client.post("/feedback", json=body)
     client.post("/feedback", json={"prompt": "Hi", "response": "Yo", "rating": "up"})
-    daemon.serving.problems.append(Alarm("adapter_fallback", f"{SECRETS[0]} now uses v1", SECRETS[0]))
+    daemon.model_host.problems.append(Alarm("adapter_fallback", f"{SECRETS[0]} now uses v1", SECRETS[0]))
     client.get(f"/adapters?profile={SECRETS[0]}")
     text, after = client.get("/metrics").text, scrape(client).samples
     assert [secret for secret in (*SECRETS, str(daemon.settings.data_dir)) if secret in text] == []

@@ -1,4 +1,4 @@
-"""The namespace of `model` and `adapter_id`: what a name means, in every dialect, and what an unknown one is told."""
+"""The namespace of `model` and `adapter_id`: each name in every dialect, and the error for unknown ones."""
 
 from __future__ import annotations
 
@@ -198,4 +198,4 @@ def test_model_s_card_says_what_serves_it(client):
 
 def test_ollama_neither_loads_nor_unloads_an_unknown_model(client, daemon):
     assert client.post("/api/generate", json={"model": "bob", "keep_alive": 0}).status_code == 404
-    assert not daemon.serving.is_asleep
+    assert not daemon.model_host.is_asleep

@@ -46,7 +46,7 @@ def test_options_reach_the_engine_and_unknown_ones_pass(client, engine):
     assert (request.seed, request.stop) == (4, ("x",))
 
 
-def test_what_there_is(client):
+def test_models_are_listed_and_shown(client):
     assert [model["name"] for model in client.get("/api/tags").json()["models"]] == ["base", "default"]
     assert [model["name"] for model in client.get("/api/ps").json()["models"]] == ["base", "default"]
     assert client.post("/api/show", json={"model": "default"}).json()["capabilities"] == ["completion"]
@@ -56,9 +56,15 @@ def test_what_there_is(client):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"messages": [{"role": "assistant", "content": "Hi"}]}, {"tools": [{}]}, {"format": "json"}, {"model": 4}],
+    [
+        {"messages": [{"role": "assistant", "content": "Hi"}]},
+        {"tools": [{}]},
+        {"format": "json"},
+        {"model": 4},
+        {"keep_alive": []},
+    ],
 )
-def test_what_cannot_be_done_is_refused_in_ollama_s_shape(client, changes):
+def test_invalid_request_is_refused_in_ollama_s_shape(client, changes):
     answer = client.post("/api/chat", json=HELLO | changes)
     assert answer.status_code == 422
     assert isinstance(answer.json()["error"], str)
@@ -67,10 +73,10 @@ def test_what_cannot_be_done_is_refused_in_ollama_s_shape(client, changes):
 @pytest.mark.parametrize(
     ("path", "text"), [("chat", {"message": {"role": "assistant", "content": ""}}), ("generate", {"response": ""})]
 )
-def test_who_asks_nothing_loads_the_model_or_unloads_it(client, daemon, path, text):
+def test_empty_request_loads_or_unloads_the_model(client, daemon, path, text):
     unloaded = client.post(f"/api/{path}", json={"model": "default", "keep_alive": 0}).json()
     assert unloaded.items() >= (text | {"done": True, "done_reason": "unload"}).items()
-    until(lambda: daemon.serving.is_asleep, "the model is unloaded")
+    until(lambda: daemon.model_host.is_asleep, "the model is unloaded")
     assert client.get("/api/ps").json() == {"models": []}
     loaded = client.post(f"/api/{path}", json={"model": "default", "keep_alive": "1h"}).json()
     assert loaded["done_reason"] == "load"
@@ -79,23 +85,23 @@ def test_who_asks_nothing_loads_the_model_or_unloads_it(client, daemon, path, te
     assert timedelta(minutes=58) < left <= timedelta(hours=1)
 
 
-def test_a_model_that_is_to_go_after_a_reply_goes_after_it(client, daemon, engine):
+def test_keep_alive_of_zero_unloads_the_model_after_the_reply(client, daemon, engine):
     engine.gate.clear()
-    ticket = daemon.serving.submit(REQUEST, 0.0)
+    ticket = daemon.model_host.submit(REQUEST, 0.0)
     assert not threading.Event().wait(0.5)
-    assert not daemon.serving.is_asleep
+    assert not daemon.model_host.is_asleep
     engine.gate.set()
     assert ticket.result().text == "echo: Hello?"
-    until(lambda: daemon.serving.is_asleep, "the model is unloaded")
+    until(lambda: daemon.model_host.is_asleep, "the model is unloaded")
 
 
-def test_to_unload_the_model_is_said_for_once(client, daemon):
+def test_unloading_request_applies_once(client, daemon):
     client.post("/api/generate", json={"model": "default", "keep_alive": 0})
-    until(lambda: daemon.serving.is_asleep, "the model is unloaded")
-    with daemon.serving.engine():
+    until(lambda: daemon.model_host.is_asleep, "the model is unloaded")
+    with daemon.model_host.engine():
         pass
     assert not threading.Event().wait(0.5)
-    assert not daemon.serving.is_asleep
+    assert not daemon.model_host.is_asleep
 
 
 @pytest.mark.parametrize(
@@ -110,13 +116,14 @@ def test_to_unload_the_model_is_said_for_once(client, daemon):
         ("300ms", 0.3),
         (-1, math.inf),
         ("-5m", math.inf),
+        ("999999999999", math.inf),
     ],
 )
 def test_durations(value, seconds):
     assert keep_alive_s(value) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("value", ["", "soon", "5x", "m5", "5 m", "1h-3m", "9" * 50 + "s", math.nan])
+@pytest.mark.parametrize("value", ["", "soon", "5x", "m5", "5 m", "1h-3m", "9" * 50 + "s", math.nan, [], {}, 10**400])
 def test_no_durations(value):
     with pytest.raises(ValueError, match="duration"):
         keep_alive_s(value)

@@ -48,7 +48,7 @@ def test_a_streamed_chat_is_chunks_with_one_id_and_ends_with_done(client, daemon
     assert daemon.db.interactions.get(name).response == "echo: Hello?"
 
 
-def test_a_text_is_gone_on_with(client, engine):
+def test_text_completion_uses_the_prompt(client, engine):
     body = client.post("/v1/completions", json={"model": "base", "prompt": "Once"}).json()
     assert body["object"] == "text_completion"
     assert body["choices"][0]["text"] == "echo: Once"
@@ -58,7 +58,7 @@ def test_a_text_is_gone_on_with(client, engine):
     assert done == "[DONE]"
 
 
-def test_what_is_asked_reaches_the_engine(client, engine):
+def test_parameters_reach_the_engine(client, engine):
     client.post("/feedback", json={"prompt": "Hi", "response": "Yo", "rating": "up", "profile": "alice"})
     asked = {
         "model": "alice@base",
@@ -103,7 +103,7 @@ def test_what_is_asked_reaches_the_engine(client, engine):
     ],
     ids=str,
 )
-def test_what_cannot_be_done_is_refused_by_name(client, changes, param):
+def test_invalid_parameter_is_refused_by_name(client, changes, param):
     answer = client.post("/v1/chat/completions", json=HELLO | changes)
     assert answer.status_code == 422
     assert answer.json()["error"]["param"] == param

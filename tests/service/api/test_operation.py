@@ -6,7 +6,7 @@ import pytest
 
 from lars_agent.errors import Offline
 from service.app import create_app
-from service.db import DatabaseBusy
+from service.db.errors import DatabaseBusy
 from service.process.data_lock import DataInUse
 from service.settings.load import Settings
 from service.worker.memory_limit import MemoryLimit
@@ -23,7 +23,7 @@ def loading(start, settings):
     event.set()
 
 
-def test_while_the_model_loads_all_that_needs_it_says_so(loading):
+def test_requests_that_need_the_model_are_503_while_it_loads(loading):
     client, event = loading
     for method, path in [("GET", "/health"), ("GET", "/ready"), ("POST", "/jobs"), ("POST", "/adapters/rollback")]:
         response = client.request(method, path)
@@ -47,13 +47,13 @@ def test_model_that_cannot_be_loaded_is_tried_again(settings):
         return FakeModel()
 
     client = client_of(fake_app(settings, find_model=find))
-    client.app.state.daemon.serving._retry_s = 0.05
+    client.app.state.daemon.model_host._retry_s = 0.05
     with client:
         wait_until(lambda: client.get("/health").status_code == 200)
     assert len(tries) == 3
 
 
-def test_reason_why_it_cannot_be_loaded_is_told(start, settings):
+def test_loading_error_is_shown_in_info(start, settings):
     def find() -> FakeModel:
         raise Offline("the network does not answer")
 
@@ -62,7 +62,7 @@ def test_reason_why_it_cannot_be_loaded_is_told(start, settings):
     assert client.get("/health").json()["error"]["message"] == "Loading model: the network does not answer"
 
 
-def test_info_says_where_it_stands(client):
+def test_info_shows_the_state(client):
     client.post("/feedback", json={"prompt": "Hi", "response": "Yo", "correction": "Hello"})
     info = client.get("/info").json()
     assert info["model"]["reference"] == "fake"
@@ -81,7 +81,7 @@ def test_info_says_why_the_kernel_does_not_limit_training(start, settings):
     assert (memory["limit"], memory["limit_reason"]) == ("guard", "no cgroup was delegated")
 
 
-def test_database_that_stays_busy_is_said_to_be_so(client, daemon, monkeypatch):
+def test_busy_database_is_503(client, daemon, monkeypatch):
     def busy(*_: object) -> None:
         raise DatabaseBusy("the database has been busy for 10 s")
 
@@ -90,7 +90,7 @@ def test_database_that_stays_busy_is_said_to_be_so(client, daemon, monkeypatch):
     assert (response.status_code, response.headers["retry-after"]) == (503, "5")
 
 
-def test_full_disk_is_said_to_be_so_and_nothing_is_stored(client, no_room):
+def test_full_disk_is_507_and_nothing_is_stored(client, no_room):
     response = client.post("/feedback", json={"prompt": "Hi", "response": "x" * 500_000, "rating": 1})
     assert response.status_code == 507
     assert "free some space" in response.json()["error"]["message"]
@@ -113,7 +113,7 @@ def test_everything_is_closed_at_the_end(settings):
     with client_of(fake_app(settings)) as client:
         daemon = client.app.state.daemon
         wait_until(lambda: client.get("/health").status_code == 200)
-        with daemon.serving.engine() as engine:
+        with daemon.model_host.engine() as engine:
             assert not engine.closed
     assert engine.closed
     assert [thread.name for thread in threading.enumerate() if thread.name in ("loading", "jobs")] == []

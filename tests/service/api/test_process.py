@@ -1,4 +1,4 @@
-"""The daemon as a process of its own: killed, hung up on, stopped in the middle of a stream."""
+"""The daemon as a process of its own: killed, disconnected, stopped during a stream."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def write_until_dead(client: httpx.Client, writer: int, acknowledged: list[dict]
         acknowledged.append(response.json())
 
 
-def test_daemon_stops_in_the_middle_of_a_stream(tmp_path):
+def test_daemon_stops_during_a_stream(tmp_path):
     """A client that watches a job for ever does not keep the daemon from stopping."""
     with child(tmp_path) as (process, client):
         db = Database(tmp_path / "lars-agent.db")
@@ -112,7 +112,7 @@ def server(tmp_path) -> Iterator[tuple[int, object]]:
     thread.start()
     with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         wait_until(lambda: is_up(client))
-    with app.state.daemon.serving.engine() as engine:
+    with app.state.daemon.model_host.engine() as engine:
         engine.gate.clear()
     yield port, engine
     engine.gate.set()
@@ -132,7 +132,7 @@ HELLO = {"messages": [{"role": "user", "content": "Hi"}]}
         ("/api/chat", HELLO),
     ],
 )
-def test_reply_nobody_waits_for_is_cancelled(server, path, body):
+def test_reply_is_cancelled_when_its_client_disconnects(server, path, body):
     port, engine = server
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(raw_post(port, path, json.dumps(body).encode()))
@@ -141,7 +141,7 @@ def test_reply_nobody_waits_for_is_cancelled(server, path, body):
 
 
 @pytest.mark.parametrize("announced", [True, False])
-def test_client_hears_why_its_two_megabytes_are_refused(server, announced):
+def test_client_receives_the_error_for_a_body_that_is_too_large(server, announced):
     port, engine = server
     body = json.dumps({"inputs": "x" * 2_000_000}).encode()
     pieces = (body[start : start + 65_536] for start in range(0, len(body), 65_536))

@@ -1,4 +1,4 @@
-"""After three failed starts: the base model replies, the dashboard says so, nothing is learned."""
+"""After three failed starts: the base model replies, the dashboard shows it, nothing is trained."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_what_would_load_or_make_an_adapter_is_refused(client, engine, path, bod
     assert client.app.state.daemon.store.active("default") == 1
 
 
-def test_no_job_is_run_on_and_no_night_comes(client, job):
+def test_safe_mode_continues_no_job_and_schedules_nothing(client, job):
     daemon = client.app.state.daemon
     assert daemon.supervisor.current is None
     assert not daemon.periodic.running
@@ -80,7 +80,7 @@ def test_no_job_is_run_on_and_no_night_comes(client, job):
     assert client.post(f"/jobs/{job}/cancel").json()["status"] == "cancelled"
 
 
-def test_it_is_said_wherever_somebody_looks(client):
+def test_safe_mode_is_reported_by_info_health_and_status(client):
     assert client.get("/health").json() == {"status": "degraded", "alarms": ["safe_mode"]}
     assert client.get("/ready").json() == {"status": "ok"}
     assert client.get("/info").json()["problems"] == [WORDS]
@@ -106,7 +106,7 @@ def test_a_start_has_failed_until_it_is_healthy_or_closed(settings):
     assert failed(settings) == 0
 
 
-def test_a_start_that_is_refused_with_words_does_not_count(settings):
+def test_start_that_ends_with_an_error_message_does_not_count(settings):
     settings.data_dir.mkdir()
     settings.database_path.write_text("no database at all, and that is a pity")
     for _ in range(4):

@@ -1,4 +1,4 @@
-"""What became of each night, and why it adapts now or not, as a client reads it."""
+"""Outcomes of scheduled runs, and the reason for adapting or not, as a client reads them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from service.db import ScheduledRun
+from service.db.records import ScheduledRun
 
 NIGHT = datetime(2026, 3, 4, 3, 0, tzinfo=UTC)
 
 
 @pytest.fixture
-def nights(daemon):
+def runs(daemon):
     for number, outcome in enumerate(("skipped", "missed", "ran")):
         moment = NIGHT + timedelta(days=number)
         job_id = "j-1" if outcome == "ran" else None
@@ -22,7 +22,7 @@ def nights(daemon):
     daemon.db.scheduled_runs.record(ScheduledRun("alice", NIGHT, NIGHT, "waiting", "it is hot"))
 
 
-def test_latest_nights_come_first_with_their_reasons(client, nights):
+def test_latest_runs_come_first_with_their_reasons(client, runs):
     found = client.get("/schedule/runs?profile=default").json()["runs"]
     assert [(run["outcome"], run["reason"], run["job_id"]) for run in found] == [
         ("ran", "because of 2", "j-1"),
@@ -34,7 +34,7 @@ def test_latest_nights_come_first_with_their_reasons(client, nights):
     assert len(client.get("/schedule/runs?limit=1").json()["runs"]) == 1
 
 
-def test_earlier_path_gives_the_same_runs_and_is_marked_deprecated(client, nights):
+def test_earlier_path_gives_the_same_runs_and_is_marked_deprecated(client, runs):
     query = "profile=default&limit=2"
     runs = client.get(f"/schedule/runs?{query}").json()["runs"]
     assert client.get(f"/cycles?{query}").json() == {"cycles": runs}
@@ -44,13 +44,13 @@ def test_earlier_path_gives_the_same_runs_and_is_marked_deprecated(client, night
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=1001", "profile=No%20one", "colour=red"])
-def test_query_that_cannot_be_is_named(client, query):
+def test_invalid_query_is_named(client, query):
     reply = client.get(f"/schedule/runs?{query}")
     assert reply.status_code == 422
     assert query.split("=")[0] in reply.text
 
 
-def test_info_says_why_it_does_not_adapt_and_what_was_looked_at(client):
+def test_info_gives_the_reason_for_not_adapting_and_the_checks(client):
     night = client.get("/info").json()["night"]
     assert night["adapting"] is False
     assert night["words"].startswith("not adapting: nothing is due at this hour")

@@ -1,4 +1,4 @@
-"""What the doctor finds on a device."""
+"""Findings of the doctor."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def findings():
     return {finding.name: finding for finding in examine()}
 
 
-def test_what_is_missing_is_said_with_what_to_run() -> None:
+def test_missing_model_and_daemon_are_reported_with_the_command_to_run() -> None:
     found = findings()
     assert list(found) == ["settings", "disk", "memory", "model", "daemon"]
     assert "lars-agent model pull default" in found["model"].words
@@ -52,7 +52,7 @@ def test_settings_that_cannot_be_read_are_the_only_finding(monkeypatch) -> None:
     assert "port" in found["settings"].words
 
 
-def test_looking_changes_nothing_on_the_disk(device) -> None:
+def test_doctor_changes_nothing_on_the_disk(device) -> None:
     findings()
     assert list(device.iterdir()) == []
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.db import Database, ScheduledRun
+from service.db import Database
+from service.db.records import ScheduledRun
 from tests.tiny import save_tiny
 
 WORDS_ON_START = "dashboard: "
@@ -110,7 +111,7 @@ def test_chat_with_a_new_profile_begins_it_with_the_first_feedback(daemon):
     assert "@v9" in run(daemon, "chat", "--profile", "nobody@v9", stdin="Hello\n/quit\n").stdout
 
 
-def test_chat_outlives_a_turn_that_is_refused(daemon):
+def test_chat_continues_after_a_refused_turn(daemon):
     done = run(daemon, "chat", stdin=f"{'x' * 3000}\nHello\n/fix\n/good\n/quit\n")
     assert done.returncode == 0
     assert "error: " in done.stdout
@@ -127,7 +128,7 @@ def test_feedback_goes_from_one_person_to_another_by_export_and_import(daemon, t
     assert run(daemon, "export", "--profile", "ben").stdout.count("Ida.") == 1
 
 
-def test_an_address_that_is_none_is_one_line_on_stderr(tmp_path):
+def test_invalid_address_is_one_line_on_stderr(tmp_path):
     done = run(os.environ | {"HOME": str(tmp_path), "LARS_AGENT_URL": "http://[nowhere"}, "status")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -144,14 +145,14 @@ def test_an_address_that_is_none_is_one_line_on_stderr(tmp_path):
         (("model", "pull", "nothing"), "is no model"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_on_stderr_and_exit_1(daemon, arguments, words):
+def test_failed_command_prints_one_line_on_stderr_and_exits_1(daemon, arguments, words):
     done = run(daemon, *arguments)
     assert done.returncode == 1
     assert words in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
 
 
-def test_no_daemon_is_said_with_what_to_run(tmp_path):
+def test_missing_daemon_is_reported_with_the_command_to_run(tmp_path):
     done = run(os.environ | {"LARS_AGENT_URL": "http://127.0.0.1:9", "HOME": str(tmp_path)}, "status")
     assert done.returncode == 1
     assert "lars-agent serve" in done.stderr.replace("\n", " ")

@@ -1,4 +1,4 @@
-"""The cycle's steps, with the worker's part played in the same process: what is kept, what is undone, what is said."""
+"""The cycle's steps, with the worker's results made in the same process."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_candidate_is_rejected_when_another_version_was_put_in_use_meanwhile(hou
 
 
 @pytest.mark.parametrize("step", ["snapshot", "train", "publish", "prepare", "activate", "swap"])
-def test_daemon_that_dies_between_any_two_steps_is_gone_on_from(house, step, monkeypatch):
+def test_cycle_continues_after_a_crash_between_any_two_steps(house, step, monkeypatch):
     """Whatever step was reached, the same call ends with one more version, in use."""
 
     class Death(BaseException):
@@ -220,7 +220,7 @@ def test_damaged_incumbent_stops_the_cycle_before_any_training(house):
         run_cycle(house.db.jobs.add("default", "manual"), house.context, never)
 
 
-def test_worker_error_keeps_its_type_and_words(house):
+def test_worker_error_keeps_its_type_and_message(house):
     house.correct()
     result = JobResult("failed", error="needs 3 bytes", error_type="BudgetTooSmall")
     with pytest.raises(BudgetTooSmall, match="needs 3 bytes"):

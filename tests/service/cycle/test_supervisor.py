@@ -1,4 +1,4 @@
-"""The supervisor with a worker that is a real process: its endings, its pauses, its death and the daemon's."""
+"""The supervisor with a worker that is a real process: exits, pauses and crashes, the daemon's included."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from lars_agent.example import Message
 from lars_agent.training.gate import GatePolicy
 from lars_agent.training.job_directory import CANDIDATE
 from service.cycle.supervisor import MAX_TRIES, JobNotRunning, JobRunning
-from service.db import JobNotFound, NewFeedback
+from service.db.errors import JobNotFound
+from service.db.records import NewFeedback
 from service.worker.process import LOG_NAME, PID_NAME, kill_stray
 from tests.service.house import REPOSITORY, House, state_of, until
 
@@ -89,7 +90,7 @@ def test_rejected_candidate_is_kept_in_the_job_directory_and_incumbent_stays_act
     assert (house.folder(row.id) / CANDIDATE / "adapter_model.safetensors").exists()
 
 
-def test_nothing_to_learn_is_said_in_words_and_starts_no_worker(house):
+def test_nothing_to_learn_fails_the_job_with_a_message_and_starts_no_worker(house):
     supervisor = house.supervisor()
     row = ended(house, supervisor, supervisor.adapt("nobody"))
     assert row.status == "failed"
@@ -97,7 +98,7 @@ def test_nothing_to_learn_is_said_in_words_and_starts_no_worker(house):
     assert not house.folder(row.id).exists()
 
 
-def test_crashed_worker_leaves_its_last_words_in_the_record_and_its_log_in_the_job_directory(house):
+def test_crashed_worker_leaves_its_last_line_in_the_record_and_its_log_in_the_job_directory(house):
     supervisor = house.supervisor("--crash-at", "2")
     row = ended(house, supervisor, supervisor.adapt())
     assert row.status == "failed"
@@ -109,7 +110,7 @@ def test_crashed_worker_leaves_its_last_words_in_the_record_and_its_log_in_the_j
     assert supervisor.adapt().id != row.id  # a failure does not block the next job
 
 
-def test_killed_worker_is_said_to_have_been_killed(house, go):
+def test_error_names_the_signal_that_killed_the_worker(house, go):
     supervisor = house.supervisor("--wait", str(go))
     job = supervisor.adapt()
     os.kill(at_work(supervisor, job), signal.SIGKILL)
@@ -173,7 +174,7 @@ def test_paused_job_can_be_cancelled(house, go):
     assert state_of(pid) == "X"
 
 
-def test_worker_that_does_not_hear_is_killed_after_the_grace_time(house, go):
+def test_worker_that_ignores_sigterm_is_killed_after_the_grace_time(house, go):
     supervisor = house.supervisor("--wait", str(go), "--deaf")
     supervisor._worker._grace_s = 0.0
     job = supervisor.adapt()
@@ -183,7 +184,7 @@ def test_worker_that_does_not_hear_is_killed_after_the_grace_time(house, go):
     assert state_of(pid) == "X"
 
 
-def test_worker_that_gets_no_further_is_killed_and_goes_on_from_its_checkpoint(tmp_path):
+def test_hanging_worker_is_killed_and_continues_from_its_checkpoint(tmp_path):
     house = House(tmp_path / "data", training={"hang_s": 3.0})
     house.correct()
     supervisor = house.supervisor("--hang-at", "2")
@@ -194,7 +195,7 @@ def test_worker_that_gets_no_further_is_killed_and_goes_on_from_its_checkpoint(t
     house.close()
 
 
-def test_worker_that_hangs_every_time_is_a_failed_job_that_says_so(tmp_path):
+def test_worker_that_hangs_every_time_fails_the_job_with_a_message(tmp_path):
     house = House(tmp_path / "data", training={"hang_s": 0.3})
     house.correct()
     supervisor = house.supervisor(command=(sys.executable, "-c", "import time; time.sleep(600)"))
@@ -204,7 +205,7 @@ def test_worker_that_hangs_every_time_is_a_failed_job_that_says_so(tmp_path):
     house.close()
 
 
-def test_worker_that_is_held_does_not_count_as_hanging(tmp_path, go):
+def test_paused_worker_does_not_count_as_hanging(tmp_path, go):
     house = House(tmp_path / "data", training={"hang_s": 2.0})
     house.correct()
     supervisor = house.supervisor("--wait", str(go))
@@ -313,7 +314,7 @@ def test_finished_or_unknown_job_can_be_neither_paused_resumed_nor_cancelled(hou
     assert house.db.jobs.get(row.id) == row
 
 
-def test_profile_that_cannot_be_and_model_that_is_not_there_leave_no_job(house):
+def test_invalid_profile_and_missing_model_leave_no_job(house):
     supervisor = house.supervisor()
     with pytest.raises(AdapterNotFound):
         supervisor.adapt("../../etc")
@@ -327,7 +328,7 @@ def test_profile_that_cannot_be_and_model_that_is_not_there_leave_no_job(house):
     assert house.db.jobs.list() == []
 
 
-def test_night_without_news_leaves_no_job(house):
+def test_scheduled_run_without_news_leaves_no_job(house):
     supervisor = house.supervisor()
     ended(house, supervisor, supervisor.adapt())
     with pytest.raises(NothingToLearn):
@@ -336,7 +337,7 @@ def test_night_without_news_leaves_no_job(house):
     assert ended(house, supervisor, supervisor.adapt()).status == "succeeded"  # who asks is served
 
 
-def test_night_runs_for_what_is_new_or_deleted_or_set_otherwise_and_says_so(tmp_path):
+def test_scheduled_job_names_new_or_deleted_feedback_or_changed_settings_as_its_reason(tmp_path):
     house = House(tmp_path / "data", schedule={"min_new_feedback": 3})
     ids = house.correct(6)
     supervisor = house.supervisor()
@@ -429,7 +430,7 @@ def test_killed_daemon_takes_its_worker_along_and_its_successor_goes_on_in_the_s
     house.close()
 
 
-def test_job_that_has_taken_down_the_daemon_too_often_is_given_up(house):
+def test_job_that_ended_with_the_daemon_too_often_is_given_up(house):
     job = house.db.jobs.add("default", "manual")
     house.db.jobs.update(job.id, status="running", attempts=MAX_TRIES)
     supervisor = house.supervisor()
@@ -480,7 +481,7 @@ def test_stray_worker_of_a_dead_daemon_is_killed_and_a_stranger_with_its_id_is_n
         process.wait()
 
 
-def test_plan_that_does_not_come_is_an_error_with_words_and_leaves_nothing(house, monkeypatch):
+def test_plan_that_takes_too_long_is_an_error_and_leaves_nothing(house, monkeypatch):
     monkeypatch.setattr("service.cycle.dry_run.TIMEOUT_S", 0.2)
     supervisor = house.supervisor(command=(sys.executable, "-c", "import time; time.sleep(60)"))
     with pytest.raises(WorkerFailed, match="no plan after"):

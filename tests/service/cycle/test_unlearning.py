@@ -1,4 +1,4 @@
-"""What was deleted is not kept by an adapter that learned it: with real files, a real database, a real process."""
+"""Adapters trained on deleted feedback are replaced: with real files, a real database, a real process."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def test_where_the_successor_is_rejected_that_version_is_in_use_and_the_record_s
     assert job.verdict["reasons"][-1] == words
 
 
-def test_one_that_knows_nothing_deleted_stays_when_its_successor_is_rejected(house, ids):
+def test_unaffected_adapter_stays_when_its_successor_is_rejected(house, ids):
     version = house.publish(learned=ids[:3])
     house.db.feedback.delete(ids[5])
     assert ended(house, "--reply", "9.0").status == "rejected"
     assert in_use(house) == version
 
 
-def test_night_in_which_too_little_is_left_takes_the_adapter_out_of_use_and_the_next_one_has_nothing_to_say(house, ids):
+def test_run_with_too_little_left_withdraws_the_adapter_and_the_next_run_reports_nothing(house, ids):
     house.publish(learned=ids)
     for feedback_id in ids:
         house.db.feedback.delete(feedback_id)
@@ -79,7 +79,7 @@ def test_night_in_which_too_little_is_left_takes_the_adapter_out_of_use_and_the_
     assert "is in use instead" not in str(second.value)
 
 
-def test_who_asks_for_it_need_not_wait_for_the_night(house, ids):
+def test_manual_job_withdraws_the_adapter_too(house, ids):
     house.publish(learned=ids)
     for feedback_id in ids:
         house.db.feedback.delete(feedback_id)
@@ -103,7 +103,7 @@ def test_damaged_ancestor_is_passed_over(house, ids, damaged, name, left):
     assert in_use(house) == left
 
 
-def test_worker_that_finds_nothing_to_learn_ends_it_too(house, ids):
+def test_adapter_is_withdrawn_when_the_worker_finds_nothing_to_learn(house, ids):
     house.publish(learned=ids)
     house.db.feedback.delete(ids[2])
     job = ended(house, "--error", "NothingToLearn")
@@ -112,14 +112,14 @@ def test_worker_that_finds_nothing_to_learn_ends_it_too(house, ids):
     assert in_use(house) is None
 
 
-def test_night_that_fails_changes_nothing(house, ids):
+def test_failed_run_changes_nothing(house, ids):
     version = house.publish(learned=ids)
     house.db.feedback.delete(ids[2])
     assert ended(house, "--error", "WorkerFailed").status == "failed"
     assert in_use(house) == version
 
 
-def test_database_that_knows_nothing_of_an_adapter_finds_it_guilty_of_nothing(house, ids):
+def test_adapter_without_a_job_in_the_database_is_kept(house, ids):
     """It was moved away, or restored from an older backup."""
     version = house.publish(learned=ids)
     house.close()
@@ -133,7 +133,7 @@ def test_database_that_knows_nothing_of_an_adapter_finds_it_guilty_of_nothing(ho
     later.close()
 
 
-def test_profile_all_of_whose_feedback_is_deleted_has_its_night(house):
+def test_profile_without_any_feedback_left_has_its_scheduled_run(house):
     profiles = Profiles(house.db, house.store).names
     ids = house.correct(2, "alice")
     house.publish("alice", learned=ids)

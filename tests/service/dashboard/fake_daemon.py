@@ -1,4 +1,4 @@
-"""The JSON that the dashboard reads, from a daemon that does as it is told; one test meets the real one."""
+"""The JSON that the dashboard reads, from a scripted daemon; one test uses the real one."""
 
 from __future__ import annotations
 

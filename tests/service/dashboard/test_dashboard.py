@@ -1,4 +1,4 @@
-"""The dashboard as a client gets it, and as a person sees it in a real Chromium."""
+"""The dashboard over HTTP, and rendered in a real Chromium."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_every_file_the_pages_name_is_served_with_its_type(client) -> None:
         assert reply.headers["x-content-type-options"] == "nosniff"
 
 
-def test_a_browser_that_has_a_file_is_told_so(client) -> None:
+def test_unchanged_file_is_304(client) -> None:
     first = client.get("/static/app.js")
     again = client.get("/static/app.js", headers={"If-None-Match": first.headers["etag"]})
     assert (first.headers["cache-control"], again.status_code) == ("no-cache", 304)
@@ -63,7 +63,7 @@ def test_nothing_but_the_static_files_is_served(client, path) -> None:
     assert client.get(path).status_code == 404
 
 
-def test_what_the_daemon_says_can_never_become_markup() -> None:
+def test_text_of_the_daemon_is_never_inserted_as_markup() -> None:
     code = "".join(path.read_text() for path in STATIC.glob("*.js"))
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", code)
 
@@ -91,7 +91,7 @@ def shoot(page, name: str) -> None:
 
 
 @pytest.mark.browser
-def test_a_person_sees_what_the_night_brought(address, page) -> None:
+def test_page_shows_the_last_run(address, page) -> None:
     page.goto(address)
     page.wait_for_selector("#chart svg")
     for line, points in (("train", 40), ("heldout", 8)):
@@ -109,7 +109,7 @@ def test_a_person_sees_what_the_night_brought(address, page) -> None:
 
 
 @pytest.mark.browser
-def test_the_page_fits_a_phone_in_the_dark(address, page) -> None:
+def test_page_fits_a_phone_in_dark_mode(address, page) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     page.emulate_media(color_scheme="dark")
     page.goto(address)
@@ -138,7 +138,7 @@ def test_the_button_starts_a_job_and_is_busy_while_it_runs(address, page, daemon
 
 
 @pytest.mark.browser
-def test_a_refusal_is_said_in_the_daemons_words(address, page, daemon) -> None:
+def test_page_shows_the_daemon_s_error_message(address, page, daemon) -> None:
     daemon.refusal = "job j-7 is running; wait for it, or cancel it"
     page.goto(address)
     page.click("#adapt:enabled")
@@ -160,7 +160,7 @@ def test_versions_are_put_in_use_and_rolled_back(address, page, daemon) -> None:
 
 
 @pytest.mark.browser
-def test_a_fresh_daemon_says_what_to_do(address, page, daemon) -> None:
+def test_page_of_a_new_daemon_shows_the_first_steps(address, page, daemon) -> None:
     daemon.job, daemon.active = None, "base"
     page.goto(address)
     page.wait_for_selector("#adapt:enabled")
@@ -171,7 +171,7 @@ def test_a_fresh_daemon_says_what_to_do(address, page, daemon) -> None:
 
 
 @pytest.mark.browser
-def test_a_person_sees_why_it_does_not_adapt_and_what_became_of_the_nights(address, page, daemon) -> None:
+def test_page_shows_the_idle_checks_and_the_scheduled_runs(address, page, daemon) -> None:
     reason = "the processor has 85 °C"
     daemon.runs = [
         {"scheduled": NIGHT, "outcome": "missed", "reason": reason, "job_id": None},
@@ -184,14 +184,14 @@ def test_a_person_sees_why_it_does_not_adapt_and_what_became_of_the_nights(addre
     assert "heat" in rows.nth(0).inner_text()
     assert "against" in rows.nth(0).inner_text()
     assert "unknown" in rows.nth(1).inner_text()
-    page.wait_for_selector("#nights li")  # read after the idle checks
-    assert page.locator("#nights li").count() == 2
-    assert reason in page.locator("#nights li").nth(0).inner_text()
+    page.wait_for_selector("#runs li")  # read after the idle checks
+    assert page.locator("#runs li").count() == 2
+    assert reason in page.locator("#runs li").nth(0).inner_text()
     shoot(page, "night")
 
 
 @pytest.mark.browser
-def test_what_is_wrong_is_seen_at_once_and_what_waits_is_said_quietly(address, page, daemon) -> None:
+def test_page_shows_problems_prominently_and_notices_quietly(address, page, daemon) -> None:
     page.goto(address)
     page.wait_for_selector("#state.good:has-text('ready')")
     daemon.problems = ["the last 3 starts failed; nothing is learned"]
@@ -204,7 +204,7 @@ def test_what_is_wrong_is_seen_at_once_and_what_waits_is_said_quietly(address, p
 
 
 @pytest.mark.browser
-def test_the_real_daemon_learns_at_the_press_of_the_button(page, tmp_path) -> None:
+def test_button_starts_a_job_in_the_real_daemon(page, tmp_path) -> None:
     settings = Settings(data_dir=tmp_path, schedule={"enabled": False})
     with served(api.fake_app(settings, worker_command=(sys.executable, str(STANDIN)))) as address:
         page.goto(address)

@@ -40,13 +40,13 @@ def test_the_pages_that_fastapi_would_add_are_not_there(client, path) -> None:
     assert client.get(path, headers=SIGNED).status_code == 404
 
 
-def test_only_pictures_may_stand_in_the_style_itself(client) -> None:
+def test_only_images_may_be_inline(client) -> None:
     policies = {path: client.get(path).headers["content-security-policy"] for path in ("/", "/docs")}
     assert policies["/docs"] == f"{policies['/']}; img-src 'self' data:"
 
 
 @pytest.mark.browser
-def test_a_person_sees_every_operation_and_no_other_host_is_asked(app, page) -> None:
+def test_page_shows_every_operation_and_requests_no_other_host(app, page) -> None:
     hosts = set()
     page.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
     with served(app) as address:

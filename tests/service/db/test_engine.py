@@ -8,9 +8,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from lars_agent.errors import DiskFull
-from service.db import Database, DatabaseBusy, DatabaseUnusable, NewFeedback
+from service.db import Database
 from service.db import engine as module
 from service.db.engine import failures_named, reading, writing
+from service.db.errors import DatabaseBusy, DatabaseUnusable
+from service.db.records import NewFeedback
 
 SAID = NewFeedback(messages=({"role": "user", "content": "Hi"},), response="Yo", rating=1.0)
 

@@ -6,8 +6,9 @@ from datetime import timedelta
 import pytest
 
 from lars_agent.example import Example
-from service.db import FeedbackNotFound, IdempotencyConflict, InteractionNotFound, NewFeedback
 from service.db import feedback as module
+from service.db.errors import FeedbackNotFound, IdempotencyConflict, InteractionNotFound
+from service.db.records import NewFeedback
 from tests.service.db.conftest import add_interaction
 
 PROMPT = ({"role": "user", "content": "Hi"},)
@@ -28,7 +29,7 @@ def test_feedback_on_nothing_is_refused(db):
     assert db.feedback.list() == []
 
 
-def test_same_key_and_words_give_the_same_record(db, interaction_id):
+def test_same_key_and_body_give_the_same_record(db, interaction_id):
     new = NewFeedback(interaction_id=interaction_id, rating=1.0)
     first, _ = db.feedback.add(new, idempotency_key="k")
     db.interactions.delete(interaction_id)  # a retry is answered even so
@@ -38,7 +39,7 @@ def test_same_key_and_words_give_the_same_record(db, interaction_id):
     assert db.feedback.counts()["total"] == 1
 
 
-def test_same_key_with_other_words_is_a_conflict(db):
+def test_same_key_with_another_body_is_a_conflict(db):
     first, _ = db.feedback.add(LIKED, idempotency_key="k")
     with pytest.raises(IdempotencyConflict, match=f"'k' was used for feedback {first.id}"):
         db.feedback.add(replace(LIKED, rating=0.5), idempotency_key="k")
@@ -72,7 +73,7 @@ def test_many_are_stored_all_or_none(db):
         (None, None, None),
     ],
 )
-def test_what_feedback_teaches(db, rating, correction, learned):
+def test_example_of_each_kind_of_feedback(db, rating, correction, learned):
     record, _ = db.feedback.add(NewFeedback(messages=PROMPT, response="Yo", rating=rating, correction=correction))
     expected = [Example(PROMPT, learned[0], learned[1], record.id)] if learned else []
     assert db.feedback.examples("default") == expected

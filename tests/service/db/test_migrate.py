@@ -9,9 +9,11 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from service.db import Database, DatabaseTooNew, NewFeedback, ScheduledRun
+from service.db import Database
 from service.db.engine import create, reading
+from service.db.errors import DatabaseTooNew
 from service.db.migrate import SCRIPTS, migrate, revision
+from service.db.records import NewFeedback, ScheduledRun
 from service.db.tables import metadata
 
 HEAD = max(path.name[:4] for path in (SCRIPTS / "versions").glob("[0-9]*.py"))
@@ -162,6 +164,6 @@ def test_newer_database_with_an_unmerged_log_is_refused_and_untouched(path, tmp_
     assert {name: after[name] for name in before} == before
 
 
-def test_folder_with_a_percent_sign_is_no_trouble(tmp_path):
+def test_folder_with_a_percent_sign_is_migrated(tmp_path):
     Database(tmp_path / "100%" / "a b.db").close()
     migrate(tmp_path / "100%" / "a b.db", scripts_with(tmp_path / "50% more", "pass"))

@@ -1,4 +1,4 @@
-"""Interactions, jobs and the schedule's memory, as they are used."""
+"""Interactions, jobs and scheduled runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from service.db import InteractionNotFound, JobNotFound, NewFeedback, interactions
+from service.db import interactions
+from service.db.errors import InteractionNotFound, JobNotFound
+from service.db.records import NewFeedback
 from tests.service.db.conftest import add_interaction
 
 
@@ -76,7 +78,7 @@ def test_last_run_is_remembered_by_profile(db):
     assert db.scheduled_runs.last_run("alice") is None
 
 
-def test_interactions_are_told_hour_by_hour_and_go_so_in_batches(db, monkeypatch):
+def test_interactions_are_listed_and_removed_by_the_hour(db, monkeypatch):
     monkeypatch.setattr(interactions, "BATCH_ROWS", 2)
     ids = [add_interaction(db, response="é" * 10) for _ in range(3)]
     hours = db.interactions.hours()
@@ -88,7 +90,7 @@ def test_interactions_are_told_hour_by_hour_and_go_so_in_batches(db, monkeypatch
     assert db.interactions.hours() == []
 
 
-def test_jobs_in_few_words_say_when_each_ended_and_what_it_takes(db):
+def test_job_summaries_have_end_and_size(db):
     waiting, over = db.jobs.add("default", "manual"), db.jobs.add("alice", "schedule")
     ended = datetime(2026, 3, 1, tzinfo=UTC)
     db.jobs.update(over.id, status="succeeded", finished=ended, version=3, spec={"words": "x" * 100})

@@ -1,4 +1,4 @@
-"""Housekeeping on real files and a real database: what goes, and above all what never does."""
+"""Housekeeping on real files and a real database: what is removed, and what never is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from lars_agent.training import checkpoint
 from lars_agent.training import trainer as loop
 from lars_agent.training.job_directory import CANDIDATE, HELDOUT_FILE, TRAIN_FILE, read_examples, write_examples
 from service.cycle.job_directory import require_news
-from service.db import JobNotFound, JobRecord, NewFeedback, ScheduledRun
+from service.db.errors import JobNotFound
+from service.db.interactions import new_interaction_id
+from service.db.records import InteractionRecord, JobRecord, NewFeedback, ScheduledRun, now_utc
 from service.housekeeping import housekeeper
 from service.housekeeping import jobs as ended_jobs
 from service.housekeeping.housekeeper import Housekeeper
@@ -63,7 +65,11 @@ def tidy(house: House, days: float = 0) -> Report:
 
 
 def ask(house: House, response: str = "Me.") -> str:
-    return house.db.interactions.add("default", QUESTION, {}, response, None, "eos_token", 3, 2, 0)
+    new = InteractionRecord(
+        new_interaction_id(), now_utc(), "default", QUESTION, {}, response, None, "eos_token", 3, 2, 0
+    )
+    house.db.interactions.add(new)
+    return new.id
 
 
 def add_job(house: House, status="rejected", days_old: float = 0, profile="default", size: int = 100) -> JobRecord:
@@ -104,7 +110,7 @@ class TestInteractions:
         kept = house.db.feedback.get(given.id)
         assert (kept.interaction_id, kept.messages, kept.response) == (None, QUESTION, "Me.")
 
-    def test_beyond_the_bytes_the_oldest_hours_go(self, build):
+    def test_above_the_byte_limit_the_oldest_hours_go(self, build):
         house = build(interaction_bytes=2500)
         asked = [ask(house, "x" * 1000) for _ in range(4)]
         with closing(sqlite3.connect(house.settings.database_path)) as connection, connection:
@@ -114,7 +120,7 @@ class TestInteractions:
         assert tidy(house).interactions == 2
         assert [record.id for record in house.db.interactions.list()] == asked[:1:-1]
 
-    def test_a_clock_that_fell_back_costs_nothing(self, build):
+    def test_clock_set_back_removes_nothing(self, build):
         house = build(interaction_days=1, job_days=1, job_folder_days=1, adapter_days=1)
         ask(house)
         add_job(house)
@@ -132,7 +138,7 @@ class TestJobs:
         assert house.db.jobs.get(old.id) == old
         assert house.supervisor().progress(old.id) == []
 
-    def test_beyond_the_bytes_the_oldest_directories_go(self, build):
+    def test_above_the_byte_limit_the_oldest_directories_go(self, build):
         house = build(job_folder_bytes=250)
         jobs = [add_job(house, days_old=days) for days in (1, 3, 2)]
         assert tidy(house).job_folders == 1
@@ -159,7 +165,7 @@ class TestJobs:
             house.db.jobs.get(old.id)
         assert house.db.jobs.get(last.id) == last
 
-    def test_a_night_is_known_for_as_long_as_a_job(self, build):
+    def test_scheduled_run_is_kept_as_long_as_a_job(self, build):
         house = build(job_days=365)
         moments = [NOW - timedelta(days=days) for days in (364, 366)]
         for moment in moments:
@@ -169,7 +175,7 @@ class TestJobs:
         house = build(job_days=0)
         assert tidy(house, days=9999).scheduled_runs == 0
 
-    def test_records_that_are_asked_for_stay(self, build):
+    def test_records_that_are_still_needed_stay(self, build):
         """Those of versions that are still there, whatever their manifests say, and of each profile's last verdict."""
         house = build(job_days=1)
         made, named, lost, judged, failed, other = (
@@ -193,7 +199,7 @@ class TestJobs:
         assert left == {made.id, named.id, judged.id, other.id}
         assert failed.id not in left
 
-    def test_no_night_is_spent_again_on_what_was_learned_before_the_records_went(self, build):
+    def test_removed_records_do_not_make_learned_feedback_news_again(self, build):
         house = build(job_days=1, job_folder_days=1)
         house.correct()
         supervisor = house.supervisor("--reply", "3.0")
@@ -204,7 +210,7 @@ class TestJobs:
         with pytest.raises(NothingToLearn, match=job.id):
             require_news("default", house.context)
 
-    def test_what_training_left_behind_goes_and_what_was_measured_stays(self, build):
+    def test_temporary_files_of_training_go_and_measurements_stay(self, build):
         house = build(checkpoint_days=1)
         job = add_job(house, "failed", days_old=2)
         folder = house.folder(job.id)
@@ -271,7 +277,7 @@ class TestAdapters:
         assert (versions(house, "alice"), versions(house, "bob")) == ([2], [1])
 
     @pytest.mark.parametrize("damage", ["active", "v0001/manifest.json"])
-    def test_a_profile_whose_line_cannot_be_read_keeps_everything(self, build, damage):
+    def test_profile_with_an_unreadable_lineage_keeps_everything(self, build, damage):
         house = build(adapter_days=30)
         for profile in ("alice", "bob"):
             publish(house, days_old=99, profile=profile)
@@ -302,7 +308,7 @@ class TestAdapters:
         path.write_text(json.dumps(json.loads(path.read_text()) | {"created": "long ago"}))
         assert tidy(house).adapters == 0
 
-    def test_it_waits_while_somebody_puts_a_version_in_use(self, build):
+    def test_sweep_waits_for_an_activation(self, build):
         house = build(adapter_days=30)
         version = publish(house, days_old=99)
         keeper = keeper_of(house)
@@ -330,7 +336,7 @@ class TestForgetting:
         assert read_examples(house.folder(over.id) / HELDOUT_FILE) == []
         assert read_examples(house.folder(running.id) / TRAIN_FILE) == examples(kept, gone, "")
 
-    def test_a_line_that_cannot_be_read_does_not_stay(self, tmp_path):
+    def test_unreadable_line_of_examples_is_removed(self, tmp_path):
         path = tmp_path / TRAIN_FILE
         write_examples(path, examples("f-1"))
         whole = path.read_bytes()
@@ -345,7 +351,7 @@ class TestForgetting:
         assert strip(path, set) == 0
         assert path.stat() == before
 
-    def test_what_is_deleted_over_the_api_is_gone_in_a_moment(self, build):
+    def test_feedback_deleted_over_the_api_soon_leaves_the_job_directory(self, build):
         house = build()
         kept, gone, also_gone = house.correct(3)
         path = house.folder(add_job(house).id) / TRAIN_FILE
@@ -358,7 +364,7 @@ class TestForgetting:
 
 
 class TestRounds:
-    def test_what_cannot_be_removed_keeps_nothing_else_from_it(self, build, monkeypatch):
+    def test_failed_removal_does_not_prevent_the_others(self, build, monkeypatch):
         house = build(job_folder_days=1, interaction_days=1, adapter_days=1)
         stuck, other = add_job(house, days_old=9), add_job(house, days_old=8)
         publish(house, days_old=9)
@@ -383,7 +389,7 @@ class TestRounds:
         assert failed[0]["item"] == stuck.id
         assert next(line for line in logs if line["event"] == "housekeeping")["failures"] == 2
 
-    def test_an_empty_house_needs_no_work(self, build):
+    def test_sweep_of_an_empty_data_folder_removes_nothing(self, build):
         assert tidy(build(interaction_days=1, job_days=1, adapter_days=1)) == Report()
 
     def test_the_first_round_comes_soon_after_the_start(self, build):
@@ -426,7 +432,7 @@ class TestRounds:
         keeper.use(build(job_folder_days=10).settings)
         assert keeper.tidy().job_folders == 1
 
-    def test_two_rounds_are_never_under_way_at_once(self, build, monkeypatch):
+    def test_two_sweeps_never_run_at_once(self, build, monkeypatch):
         house, rounds, together = build(), 0, []
 
         def step(work) -> None:
@@ -457,7 +463,7 @@ class TestRounds:
         assert house.folder(second.id).exists()
 
 
-def test_a_file_with_two_names_takes_its_room_once(tmp_path):
+def test_hard_linked_file_is_counted_once(tmp_path):
     (tmp_path / "one").write_bytes(b"x" * 100)
     os.link(tmp_path / "one", tmp_path / "two")
     (tmp_path / "link").symlink_to(tmp_path / "one")

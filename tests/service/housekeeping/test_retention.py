@@ -1,4 +1,4 @@
-"""What is kept no longer: never what is protected, never more than it takes, and nothing because of a wrong clock."""
+"""Items to remove: never protected ones, no more than necessary, and none because of a wrong clock."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_what_stays_keeps_to_both_limits_or_is_protected(items, limits):
 
 
 @given(collections(), limits)
-def test_nothing_goes_that_could_have_stayed(items, limits):
+def test_no_item_is_removed_needlessly(items, limits):
     gone, kept = split(items, limits)
     young = [item for item in gone if not limits.days or NOW - item.created <= timedelta(days=limits.days)]
     if young:
@@ -62,7 +62,7 @@ def test_the_oldest_go_first(items, limits):
 
 
 @given(collections(), limits)
-def test_a_second_round_finds_nothing_to_do(items, limits):
+def test_second_sweep_removes_nothing(items, limits):
     _, kept = split(items, limits)
     assert expired(kept, limits, NOW) == []
 
@@ -73,7 +73,7 @@ def test_without_limits_everything_stays(items):
 
 
 @given(collections(), limits)
-def test_a_clock_that_fell_back_costs_nothing_but_what_is_beyond_the_bytes(items, limits):
+def test_clock_set_back_removes_only_what_is_above_the_byte_limit(items, limits):
     """All items are from the future then: they go in the order given, and only until the rest fits."""
     before_all = NOW - timedelta(days=401)
     assert expired(items, Limits(days=limits.days), before_all) == []

@@ -1,4 +1,4 @@
-"""Starts that fail are counted, whatever the file says and wherever the disk stands."""
+"""The count of failed starts, with damaged files and failing disks."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def begun(file: Path) -> StartupFailures:
     return made
 
 
-def test_three_starts_that_failed_make_the_next_one_safe(file):
+def test_safe_mode_follows_three_failed_starts(file):
     assert [begun(file).safe_mode for _ in range(5)] == [False, False, False, True, True]
 
 
-def test_a_start_that_went_well_makes_the_next_one_normal(file):
+def test_successful_start_resets_the_count(file):
     for _ in range(3):
         begun(file)
     safe = begun(file)
@@ -38,7 +38,7 @@ def test_a_start_that_went_well_makes_the_next_one_normal(file):
     begun(file).require_normal()
 
 
-def test_a_start_that_was_refused_does_not_count(file):
+def test_excluded_start_does_not_count(file):
     for _ in range(5):
         begun(file).exclude()
     assert not begun(file).safe_mode
@@ -60,19 +60,19 @@ def test_a_start_that_was_refused_does_not_count(file):
     ],
     ids=lambda content: repr(content[:12]),
 )
-def test_a_damaged_file_counts_as_none(file, content):
+def test_damaged_file_counts_as_zero_failures(file, content):
     file.write_bytes(content)
     assert begun(file).failed == 0
     assert begun(file).failed == 1
 
 
-def test_a_folder_in_its_place_keeps_nothing_from_starting(file):
+def test_folder_in_place_of_the_file_does_not_prevent_a_start(file):
     file.mkdir()
     assert begun(file).failed == 0
 
 
 @pytest.mark.parametrize("error", [DiskFull("no room"), OSError(errno.EROFS, "read-only")], ids=repr)
-def test_a_disk_that_takes_nothing_is_only_logged(file, monkeypatch, error):
+def test_failed_write_is_only_logged(file, monkeypatch, error):
     def refuse(*_: object) -> None:
         raise error
 

@@ -1,4 +1,4 @@
-"""One daemon works with a data folder: told apart by the kernel, between real processes."""
+"""The lock on the data folder, between real processes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def holder(folder: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def test_a_second_process_is_told_who_holds_the_folder(tmp_path):
+def test_second_process_is_refused_with_the_first_one_s_id_and_command(tmp_path):
     with holder(tmp_path) as process:
         with pytest.raises(DataInUse) as caught:
             DataLock(tmp_path)
@@ -46,7 +46,7 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path):
         assert f"(process {process.pid})" in second.stderr
 
 
-def test_what_a_killed_process_left_is_no_lock(tmp_path):
+def test_lock_file_of_a_killed_process_does_not_lock(tmp_path):
     with holder(tmp_path) as process:
         process.kill()
         process.wait()
@@ -55,7 +55,7 @@ def test_what_a_killed_process_left_is_no_lock(tmp_path):
 
 
 @pytest.mark.parametrize("left", [b"", b"17\n", b"\xff\x00\n" * 9], ids=repr)
-def test_a_lock_that_says_little_is_still_one(tmp_path, left):
+def test_lock_file_without_details_still_locks(tmp_path, left):
     lock = DataLock(tmp_path)
     (tmp_path / LOCK_NAME).write_bytes(left)
     with pytest.raises(DataInUse, match="another daemon"):

@@ -1,4 +1,4 @@
-"""What systemd hears, from a socket such as its own."""
+"""Notifications to systemd, received on a real socket."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def end(address):
     listener.close()
 
 
-def test_lines_are_told_together(end, address):
+def test_lines_are_sent_in_one_message(end, address):
     SdNotify(address).notify("READY=1", "STATUS=ready")
     assert end.hear() == ["READY=1", "STATUS=ready"]
 
 
-def test_a_reload_says_when_it_began(end, address):
+def test_reload_notification_has_a_monotonic_timestamp(end, address):
     SdNotify(address).notify_reloading()
     first, second = end.hear()
     assert first == "RELOADING=1"
@@ -69,7 +69,7 @@ def test_a_reload_says_when_it_began(end, address):
 
 
 @pytest.mark.parametrize("address", [None, "/nowhere/notify"])
-def test_nobody_to_tell_is_no_trouble(address):
+def test_missing_or_unreachable_socket_is_ignored(address):
     SdNotify(address).notify("READY=1")
 
 
@@ -84,7 +84,7 @@ def test_nobody_to_tell_is_no_trouble(address):
         (None, None, None),
     ],
 )
-def test_the_watchdog_is_fed_by_the_process_it_is_meant_for(usec, pid, seconds):
+def test_watchdog_settings_count_only_for_the_process_they_name(usec, pid, seconds):
     pid = str(os.getpid()) if pid == "own" else pid
     given = {"NOTIFY_SOCKET": "@a", "WATCHDOG_USEC": usec, "WATCHDOG_PID": pid}
     environment = {name: value for name, value in given.items() if value is not None} | {"HOME": "/"}
@@ -92,7 +92,7 @@ def test_the_watchdog_is_fed_by_the_process_it_is_meant_for(usec, pid, seconds):
     assert environment == {"HOME": "/"}  # what is started from here is not meant
 
 
-def test_status_is_told_when_it_changes_and_the_heart_beats_between(end, address):
+def test_status_is_sent_when_it_changes_and_the_watchdog_between(end, address):
     words = iter(["loading", "loading", "ready"])
     heard = []
 
@@ -107,7 +107,7 @@ def test_status_is_told_when_it_changes_and_the_heart_beats_between(end, address
     assert [line for line in heard if line.startswith("STATUS")] == ["STATUS=loading", "STATUS=ready"]
 
 
-def test_a_loop_that_hangs_is_silent(end, address):
+def test_blocked_event_loop_sends_no_watchdog_message(end, address):
     async def main() -> None:
         watchdog = Watchdog(SdNotify(address, 0.02), lambda: "ready", status_s=0.01)
         watchdog.start()
@@ -123,7 +123,7 @@ def test_a_loop_that_hangs_is_silent(end, address):
     asyncio.run(main())
 
 
-def test_without_systemd_nothing_is_done():
+def test_without_systemd_nothing_is_sent():
     async def main() -> int:
         Watchdog(SdNotify(), lambda: "ready").start()
         return len(asyncio.all_tasks())

@@ -1,4 +1,4 @@
-"""The probes, on trees that look as real devices' do, and on this machine."""
+"""Measurements of the device, on trees like those of real devices and on this machine."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_hottest_sensor_counts_and_one_that_is_not_connected_does_not(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "wanted"), [("0", False), ("4", True), ("50000", False), ("50005", True), ("", None)])
-def test_raspberry_pi_says_whether_it_is_slowed_down_now_not_whether_it_once_was(tmp_path, text, wanted):
+def test_raspberry_pi_throttling_is_the_current_state_not_the_past(tmp_path, text, wanted):
     assert probes.throttled(tmp_path) is None
     tree(tmp_path / "devices/platform/soc", {"soc:firmware": {"get_throttled": text}})
     assert probes.throttled(tmp_path) is wanted
@@ -88,7 +88,7 @@ def logind(tmp_path: Path, *values: object) -> list[str]:
     return ["sh", "-c", f"cat {said}"]
 
 
-def test_people_are_away_since_logind_says_so(tmp_path):
+def test_idle_time_of_people_comes_from_logind(tmp_path):
     assert probes.away_s(logind(tmp_path, False, 0)) == 0.0
     assert probes.away_s(logind(tmp_path, True, 0)) == float("inf")
     ago = probes.away_s(logind(tmp_path, True, int((time.time() - 90) * 1e6)))
@@ -101,7 +101,7 @@ def test_people_are_unknown_without_logind(command):
     assert probes.away_s(command) is None
 
 
-def test_other_programs_are_counted_and_our_own_and_their_children_are_not(monkeypatch):
+def test_processor_use_excludes_our_own_processes_and_their_children(monkeypatch):
     monkeypatch.setattr(probes, "BETWEEN_S", 0.0)
     busy = "import time\nend = time.process_time() + 2.0\nwhile time.process_time() < end: pass"
     nested = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {busy!r}])"
@@ -119,7 +119,7 @@ def test_other_programs_are_counted_and_our_own_and_their_children_are_not(monke
     assert name is not None
 
 
-def test_this_machine_says_what_it_can(tmp_path):
+def test_values_read_on_this_machine_are_plausible(tmp_path):
     assert probes.available_bytes() == pytest.approx(psutil.virtual_memory().available, rel=0.2)
     free = probes.free_disk_bytes(tmp_path)
     assert free is not None

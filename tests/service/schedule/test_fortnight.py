@@ -1,7 +1,7 @@
-"""Two weeks of a laptop and its people, on a clock that is set by hand: what a person would want, and what happens.
+"""Two weeks of a laptop and its users on a simulated clock, against what a user would want.
 
-The schedule, the decision, the watch and the database are the real ones. What is made up is the device (what the probes
-see) and the work, which takes 90 minutes in which nobody holds it.
+Schedule, idle policy, idle monitor and database are the real ones. Simulated are the device's measurements and the
+work, which takes 90 minutes without pauses.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from lars_agent.errors import NothingToLearn
 from service.cycle.supervisor import JobRunning
-from service.db import Database, JobRecord
+from service.db import Database
+from service.db.records import JobRecord
 from service.schedule.cron import ScheduleWindow
 from service.schedule.idle_monitor import IdleMonitor
 from service.schedule.idle_policy import DeviceState, Window
@@ -36,7 +37,7 @@ DAYS = [
         "Thu 04",
         "somebody cannot sleep and chats for twenty minutes: it waits, and for five minutes more",
         {"chat": "03:30-03:50"},
-        ["03:00 begins", "03:30 pauses: recent requests", "03:35 parks", "03:50 goes on", "04:50 done"],
+        ["03:00 begins", "03:30 pauses: recent requests", "03:35 suspends", "03:50 goes on", "04:50 done"],
     ),
     (
         "Fri 05",
@@ -67,7 +68,7 @@ DAYS = [
         "Mon 08",
         "a hot night: it stands still at once, leaves its memory, and goes on when the processor is cool again",
         {"hot": "03:20-04:20"},
-        ["03:00 begins", "03:20 pauses: heat", "03:25 parks", "04:20 goes on", "05:30 done"],
+        ["03:00 begins", "03:20 pauses: heat", "03:25 suspends", "04:20 goes on", "05:30 done"],
     ),
     (
         "Tue 09",
@@ -79,7 +80,7 @@ DAYS = [
         "Wed 10",
         "it begins late and the window ends before it is done; nobody leaves the laptop alone all day",
         {"battery": "22:00-06:30", "at": "06:50-08:00"},
-        ["03:00 waiting: battery", "06:30 begins", "06:50 pauses: people", "06:55 parks"],
+        ["03:00 waiting: battery", "06:30 begins", "06:50 pauses: people", "06:55 suspends"],
     ),
     (
         "Thu 11",
@@ -121,29 +122,29 @@ DAYS = [
 
 @dataclass
 class Worker:
-    """Counts who holds it."""
+    """A worker that only records the reasons for which it is paused."""
 
     clock: Clock
-    holders: dict[str, datetime]
+    pause_reasons: dict[str, datetime]
     alive: bool = False
 
     @property
     def pid(self) -> int | None:
         return 1 if self.alive else None
 
-    def hold(self, name: str) -> None:
-        self.holders.setdefault(name, self.clock.now)
+    def pause(self, name: str) -> None:
+        self.pause_reasons.setdefault(name, self.clock.now)
 
-    def release(self, name: str) -> None:
-        self.holders.pop(name, None)
+    def resume(self, name: str) -> None:
+        self.pause_reasons.pop(name, None)
 
-    def held_s(self) -> float:
-        since = min(self.holders.values(), default=self.clock.now)
+    def paused_s(self) -> float:
+        since = min(self.pause_reasons.values(), default=self.clock.now)
         return (self.clock.now - since).total_seconds()
 
-    def park(self) -> None:
+    def suspend(self) -> None:
         if self.alive:
-            self.clock.tell("parks")
+            self.clock.tell("suspends")
         self.alive = False
 
 
@@ -154,8 +155,8 @@ class Clock:
         self.now = now
         self.told: dict[str, list[str]] = {}
 
-    def tell(self, words: str) -> None:
-        self.told.setdefault(f"{self.now:%a %d}", []).append(f"{self.now:%H:%M} {words}")
+    def tell(self, message: str) -> None:
+        self.told.setdefault(f"{self.now:%a %d}", []).append(f"{self.now:%H:%M} {message}")
 
     def within(self, span: str | None) -> bool:
         """Whether it is between two times; a span that passes midnight began on the evening before."""
@@ -253,19 +254,19 @@ class Laptop:
             self.touched = self.clock.now
         if self.is_("chat"):
             self.asked = self.clock.now
-        held = dict(self.worker.holders)
+        paused = dict(self.worker.pause_reasons)
         self.schedule.tick()
         self.monitor.check()
-        self.narrate(held)
-        if self.work is not None and not self.worker.holders:
+        self.narrate(paused)
+        if self.work is not None and not self.worker.pause_reasons:
             self.minutes += 5
 
-    def narrate(self, held: dict[str, datetime]) -> None:
+    def narrate(self, paused: dict[str, datetime]) -> None:
         if self.work is None:
             return
-        if not held and self.worker.holders:
-            self.clock.tell(f"pauses: {', '.join(sorted(self.worker.holders))}")
-        if held and not self.worker.holders:
+        if not paused and self.worker.pause_reasons:
+            self.clock.tell(f"pauses: {', '.join(sorted(self.worker.pause_reasons))}")
+        if paused and not self.worker.pause_reasons:
             self.worker.alive = True
             self.clock.tell("goes on")
         if self.minutes >= WORK_MINUTES:
@@ -303,7 +304,7 @@ def fortnight(tmp_path_factory) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize(("day", "what", "script", "wanted"), DAYS, ids=[f"{day}: {what}" for day, what, _, _ in DAYS])
-def test_night_goes_as_a_person_would_want(fortnight, day, what, script, wanted):
+def test_scheduled_run_goes_as_its_user_would_want(fortnight, day, what, script, wanted):
     assert fortnight.get(day, []) == wanted
 
 

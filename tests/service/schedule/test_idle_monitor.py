@@ -1,4 +1,4 @@
-"""The idle monitor, with a worker that is a real process and a device that is made up."""
+"""The idle monitor, with a worker that is a real process and a simulated device."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def device(tmp_path, go):
     house.close()
 
 
-def test_heat_stops_the_worker_at_once_and_it_goes_on_when_it_is_cool(device, go):
+def test_heat_pauses_the_worker_at_once_and_cooling_resumes_it(device, go):
     job = device.supervisor.adapt(trigger="schedule")
     pid = device.at_work(job)
     device.seen = HOT
@@ -70,7 +70,7 @@ def test_heat_stops_the_worker_at_once_and_it_goes_on_when_it_is_cool(device, go
     assert row.pauses["heat"]["seconds"] > 0
 
 
-def test_long_pause_parks_the_worker_and_another_one_goes_on_from_its_checkpoint(device, go):
+def test_long_pause_suspends_the_worker_and_another_one_continues_from_its_checkpoint(device, go):
     device.monitor.use(device.house.settings.model_copy(update={"idle": device.house.settings.idle.model_copy(
         update={"park_s": 0.0})}))  # fmt: skip
     job = device.supervisor.adapt(trigger="schedule")
@@ -81,7 +81,7 @@ def test_long_pause_parks_the_worker_and_another_one_goes_on_from_its_checkpoint
     until(lambda: device.supervisor._worker.pid is None, "the daemon has seen it")
     assert device.supervisor.current == job.id
     assert device.house.db.jobs.get(job.id).status == "running"
-    device.monitor.check()  # nobody is there who could be parked
+    device.monitor.check()  # there is no worker left to suspend
     go.touch()
     device.seen = CALM
     device.monitor.check()
@@ -95,7 +95,7 @@ def test_long_pause_parks_the_worker_and_another_one_goes_on_from_its_checkpoint
     assert row.pauses["heat"]["count"] >= 1
 
 
-def test_worker_that_is_parked_more_often_than_it_may_fail_goes_on_all_the_same(device, go):
+def test_suspending_a_worker_does_not_count_as_a_failed_try(device, go):
     device.monitor.use(device.house.settings.model_copy(update={"idle": device.house.settings.idle.model_copy(
         update={"park_s": 0.0})}))  # fmt: skip
     job = device.supervisor.adapt(trigger="schedule")
@@ -113,10 +113,10 @@ def test_worker_that_is_parked_more_often_than_it_may_fail_goes_on_all_the_same(
     assert device.house.db.jobs.get(job.id).status == "succeeded"
 
 
-def test_work_that_begins_at_a_bad_moment_waits_before_it_takes_any_memory(device, go):
+def test_job_that_starts_on_a_busy_device_waits_before_it_takes_memory(device, go):
     device.seen = HOT
     job = device.supervisor.adapt(trigger="manual")
-    until(lambda: device.supervisor._worker.holders == {"heat"}, "the worker is held")
+    until(lambda: device.supervisor._worker.pause_reasons == {"heat"}, "the worker is paused")
     assert device.supervisor._worker.pid is None
     go.touch()
     device.seen = CALM
@@ -125,7 +125,7 @@ def test_work_that_begins_at_a_bad_moment_waits_before_it_takes_any_memory(devic
     assert device.house.db.jobs.get(job.id).status == "succeeded"
 
 
-def test_end_of_the_window_stops_scheduled_work_and_not_what_a_user_asked_for(device, go):
+def test_end_of_the_window_pauses_scheduled_jobs_and_not_those_of_a_user(device, go):
     device.window = "shut"
     job = device.supervisor.adapt(trigger="manual")
     device.at_work(job)
@@ -139,13 +139,15 @@ def test_end_of_the_window_stops_scheduled_work_and_not_what_a_user_asked_for(de
     until(lambda: device.supervisor._worker.pid is not None, "a worker")
     device.window = "shut"
     device.monitor.check()
-    assert device.supervisor._worker.holders == {"window"}
+    assert device.supervisor._worker.pause_reasons == {"window"}
     device.window = "open"
     device.monitor.check()
-    assert device.supervisor._worker.holders == frozenset()
+    assert device.supervisor._worker.pause_reasons == frozenset()
 
 
-def test_watch_goes_on_by_itself_survives_a_probe_that_fails_and_releases_what_it_held(device, go, monkeypatch):
+def test_monitor_checks_in_its_thread_survives_a_failing_read_and_resumes_the_worker_when_closed(
+    device, go, monkeypatch
+):
     monkeypatch.setattr("service.schedule.idle_monitor.WAITING_S", 0.01)
     monkeypatch.setattr("service.schedule.idle_monitor.WORKING_S", 0.01)
     device.monitor.start()
@@ -153,12 +155,12 @@ def test_watch_goes_on_by_itself_survives_a_probe_that_fails_and_releases_what_i
     device.at_work(job)
     device.seen = None  # whatever is asked of it fails
     device.seen = HOT
-    until(lambda: device.supervisor._worker.holders == {"heat"}, "held")
+    until(lambda: device.supervisor._worker.pause_reasons == {"heat"}, "paused")
     device.monitor.close()
-    assert device.supervisor._worker.holders == frozenset()
+    assert device.supervisor._worker.pause_reasons == frozenset()
 
 
-def test_watch_that_looks_seldom_while_there_is_no_work_looks_often_once_there_is(device, go, monkeypatch):
+def test_checks_are_rare_without_a_job_and_frequent_with_one(device, go, monkeypatch):
     monkeypatch.setattr("service.schedule.idle_monitor.WAITING_S", 3600.0)
     monkeypatch.setattr("service.schedule.idle_monitor.WORKING_S", 0.01)
     waits, wait = [], device.monitor._woken.wait
@@ -167,11 +169,11 @@ def test_watch_that_looks_seldom_while_there_is_no_work_looks_often_once_there_i
     until(lambda: waits == [3600.0], "the watch has begun to wait")
     device.at_work(device.supervisor.adapt(trigger="schedule"))
     device.seen = HOT
-    until(lambda: device.supervisor._worker.holders == {"heat"}, "held")
+    until(lambda: device.supervisor._worker.pause_reasons == {"heat"}, "paused")
     device.monitor.close()
 
 
-def test_who_asks_is_told_of_now_and_nobody_else_makes_it_look(device, monkeypatch):
+def test_refresh_checks_again_only_once_the_last_check_is_old(device, monkeypatch):
     monkeypatch.setattr("service.schedule.idle_monitor.FRESH_S", 0.0)
     device.monitor.refresh()
     assert device.monitor.decision.checks == ()  # it has not started, as in safe mode
@@ -187,7 +189,7 @@ def test_who_asks_is_told_of_now_and_nobody_else_makes_it_look(device, monkeypat
     device.monitor.close()
 
 
-def test_user_and_watch_hold_independently(device, go):
+def test_user_and_monitor_pause_independently(device, go):
     job = device.supervisor.adapt(trigger="schedule")
     pid = device.at_work(job)
     device.supervisor.pause(job.id)

@@ -1,4 +1,4 @@
-"""What speaks against a moment, one thing at a time."""
+"""The idle policy, one check at a time."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ COURTESY = [
     ({"request_age_s": 200.0}, "recent requests", "the last reply was made 3 min ago"),
     ({"away_s": 30.0}, "people", "somebody was at the keyboard 30 s ago"),
     ({"others_cpu": 0.9, "busiest": "make"}, "cpu", "other programs take 90% of the processor (most of it: make)"),
+    ({"others_cpu": 0.9, "busiest": "{x}"}, "cpu", "(most of it: {x})"),
     ({"load": 3.0}, "load", "the load is 3.0 a core"),
     ({"on_battery": True, "battery": 0.9}, "battery", "it runs on its battery (90% full)"),
     ({"window": "overdue", "request_age_s": 1000.0}, "recent requests", "30 min of quiet are waited for"),
@@ -48,10 +49,10 @@ COURTESY = [
 
 def told(device: DeviceState, **options) -> dict[str, str]:
     moment = decide(device, IDLE, **{"needs_bytes": 2 * GB, **options})
-    return {check.name: check.words for check in moment.against}
+    return {check.name: check.message for check in moment.against}
 
 
-def test_quiet_device_is_good_and_one_that_can_tell_nothing_is_too():
+def test_quiet_device_is_idle_and_so_is_one_without_any_measurement():
     assert told(CALM) == told(DeviceState()) == {}
     moment = decide(DeviceState(), IDLE, needs_bytes=2 * GB)
     assert moment.is_good
@@ -59,11 +60,11 @@ def test_quiet_device_is_good_and_one_that_can_tell_nothing_is_too():
     states = {check.name: check.state for check in moment.checks}
     assert states.pop("window") == "fine"
     assert set(states.values()) == {"unknown"}
-    assert all(check.words for check in moment.checks)
+    assert all(check.message for check in moment.checks)
 
 
 @pytest.mark.parametrize(("change", "name", "words"), [*SAFETY, *COURTESY])
-def test_whatever_is_amiss_speaks_against_the_moment_and_nothing_else_does(change, name, words):
+def test_each_problem_fails_its_own_check_and_no_other(change, name, words):
     found = told(replace(CALM, **change))
     assert set(found) == {name}
     assert words in found[name]
@@ -71,12 +72,12 @@ def test_whatever_is_amiss_speaks_against_the_moment_and_nothing_else_does(chang
 
 
 @pytest.mark.parametrize(("change", "name"), [(change, name) for change, name, _ in COURTESY])
-def test_what_a_user_asked_for_waits_for_nobody(change, name):
+def test_job_of_a_user_ignores_people_and_other_programs(change, name):
     assert told(replace(CALM, **change), trigger="user", needs_bytes=0) == {}
 
 
 @pytest.mark.parametrize(("change", "name"), [(change, name) for change, name, _ in SAFETY])
-def test_what_a_user_asked_for_heeds_heat_memory_disk_and_an_empty_battery(change, name):
+def test_job_of_a_user_respects_heat_memory_disk_and_an_empty_battery(change, name):
     assert set(told(replace(CALM, **change), trigger="user", needs_bytes=0)) == {name}
 
 
@@ -89,7 +90,7 @@ def test_what_a_user_asked_for_heeds_heat_memory_disk_and_an_empty_battery(chang
         ("pressure", "memory_pressure", 5.0, 10.0),
     ],
 )
-def test_work_that_has_begun_may_go_up_to_the_limit_and_other_work_must_stay_below(name, field, begin, go_on):
+def test_running_work_may_reach_the_limit_and_new_work_must_stay_below_it(name, field, begin, go_on):
     for value, running, fine in (
         (begin, False, True),
         (begin + 0.01, False, False),
@@ -99,27 +100,27 @@ def test_work_that_has_begun_may_go_up_to_the_limit_and_other_work_must_stay_bel
         assert (name not in told(replace(CALM, **{field: value}), running=running)) == fine
 
 
-def test_work_that_has_begun_goes_on_until_somebody_comes():
+def test_running_work_continues_until_somebody_uses_the_device():
     for quiet, fine in ((0.0, False), (60.0, True)):
         assert bool(told(replace(CALM, request_age_s=quiet), running=True)) != fine
         assert bool(told(replace(CALM, away_s=quiet), running=True)) != fine
     assert told(replace(CALM, window="overdue", away_s=60.0), running=True) == {}
 
 
-def test_memory_must_be_there_for_what_the_worker_will_take():
+def test_available_memory_must_cover_what_the_worker_will_take():
     sight = replace(CALM, available_bytes=1 * GB)
     assert set(told(sight)) == {"memory"}
     assert told(sight, needs_bytes=0) == {}
 
 
-def test_night_may_run_on_the_battery_where_that_is_allowed():
+def test_scheduled_run_may_use_the_battery_where_the_settings_allow_it():
     idle = Idle(on_battery=True)
     sight = replace(CALM, on_battery=True, battery=0.9)
     assert decide(sight, idle, needs_bytes=0).is_good
     assert not decide(replace(sight, battery=0.15), idle, needs_bytes=0).is_good
 
 
-def test_every_thing_that_is_seen_is_looked_at():
+def test_every_field_of_the_device_state_is_checked():
     """A field of a sight that nothing depends on would be a probe for nothing."""
     amiss = {name for change, _, _ in (*SAFETY, *COURTESY) for name in change}
     assert amiss == {field.name for field in fields(DeviceState)}

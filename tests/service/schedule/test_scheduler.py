@@ -1,4 +1,4 @@
-"""Nights: when they come, that each comes once, and that a missed one is made up once."""
+"""Scheduled runs: their times, that each comes once, and that a missed one is made up once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from lars_agent.errors import ConfigError, LarsError, ModelLoading, NothingToLearn
 from service.cycle.supervisor import JobRunning
-from service.db import Database, JobRecord
+from service.db import Database
+from service.db.records import JobRecord
 from service.schedule.cron import ScheduleWindow, missed_run, next_run
 from service.schedule.idle_policy import Check, IdleDecision
 from service.schedule.scheduler import NightlyScheduler
@@ -75,11 +76,11 @@ class Device:
 
     @property
     def cycles(self) -> list[tuple[str, str, str]]:
-        """What became of each moment, the latest first."""
+        """Time, outcome and reason of each scheduled run, latest first."""
         return [(utc(cycle.scheduled), cycle.outcome, cycle.reason) for cycle in self.db.scheduled_runs.list()]
 
     @property
-    def nights(self) -> int:
+    def runs(self) -> int:
         return len(self.supervisor.asked)
 
 
@@ -90,17 +91,17 @@ def device(tmp_path):
     device.db.close()
 
 
-def test_night_comes_at_its_hour_in_its_time_zone():
+def test_run_comes_at_its_hour_in_its_time_zone():
     assert utc(next_run(NIGHT, BERLIN, at("2026-06-01 12:00"))) == "2026-06-02 01:00"
     assert utc(next_run(NIGHT, "Asia/Tokyo", at("2026-06-01 12:00"))) == "2026-06-01 18:00"
     assert utc(next_run(NIGHT, BERLIN, at("2026-12-01 12:00"))) == "2026-12-02 02:00"
 
 
-def test_moment_itself_is_no_later_moment():
+def test_next_run_is_later_than_the_given_time():
     assert utc(next_run(NIGHT, BERLIN, at("2026-06-01 03:00"))) == "2026-06-02 01:00"
 
 
-def test_time_that_summer_time_leaves_out_comes_right_after_the_change_and_once():
+def test_time_skipped_by_summer_time_comes_once_right_after_the_change():
     before = at("2026-03-28 12:00")
     first = next_run("30 2 * * *", BERLIN, before)
     assert utc(first) == "2026-03-29 01:00"  # 03:00 by the clock that was put forward
@@ -116,7 +117,7 @@ def test_time_that_comes_twice_when_summer_time_ends_counts_once():
     assert utc(next_run("30 2 * * *", BERLIN, at("2026-10-25 02:10", fold=1))) == "2026-10-26 01:30"
 
 
-def test_missed_run_is_owed_from_its_moment_until_a_run_is_noted():
+def test_missed_run_is_due_from_its_time_until_a_run_is_recorded():
     evening, morning = at("2026-06-01 22:00"), at("2026-06-02 09:00")
     assert missed_run(NIGHT, BERLIN, evening, at("2026-06-02 02:59")) is None
     assert missed_run(NIGHT, BERLIN, evening, at("2026-06-02 03:00")) == at("2026-06-02 03:00")
@@ -125,7 +126,7 @@ def test_missed_run_is_owed_from_its_moment_until_a_run_is_noted():
 
 
 @given(st.datetimes(datetime(2025, 1, 1), datetime(2028, 1, 1)), st.integers(0, 23), st.integers(0, 59))
-def test_there_is_one_night_a_day_whatever_the_clocks_do(moment, hour, minute):
+def test_one_run_a_day_across_clock_changes(moment, hour, minute):
     after = moment.replace(tzinfo=UTC)
     first = next_run(f"{minute} {hour} * * *", BERLIN, after)
     second = next_run(f"{minute} {hour} * * *", BERLIN, first)
@@ -179,49 +180,49 @@ def test_time_zone_of_the_device_is_taken_when_none_is_set():
     assert next_run(NIGHT, None, datetime.now(UTC)).hour == 3
 
 
-def test_first_daemon_on_a_device_owes_no_night(device):
+def test_first_daemon_on_a_device_has_no_missed_run(device):
     device.daemon().tick()
-    assert device.nights == 0
+    assert device.runs == 0
     device.now = at("2026-06-02 03:00")
     device.daemon().tick()
     assert device.supervisor.asked == [("default", "schedule")]
 
 
-def test_missed_night_is_made_up_once_however_often_the_daemon_restarts(device):
+def test_missed_run_is_made_up_once_however_often_the_daemon_restarts(device):
     device.daemon().tick()
     device.now = at("2026-06-02 09:00")  # the device was off at three
     for _ in range(3):
         device.daemon().tick()
-    assert device.nights == 1
+    assert device.runs == 1
     device.now = at("2026-06-02 23:00")
     device.daemon().tick()
-    assert device.nights == 1
+    assert device.runs == 1
     device.now = at("2026-06-03 03:00")
     device.daemon().tick()
-    assert device.nights == 2
+    assert device.runs == 2
 
 
-def test_many_missed_nights_are_made_up_by_one(device):
+def test_many_missed_runs_are_made_up_by_one(device):
     device.daemon().tick()
     device.now += timedelta(days=30)
     daemon = device.daemon()
     daemon.tick()
     daemon.tick()
-    assert device.nights == 1
+    assert device.runs == 1
 
 
-def test_night_in_the_repeated_hour_comes_once(device):
+def test_run_in_the_repeated_hour_comes_once(device):
     device.now = at("2026-10-24 12:00")
     daemon = device.daemon(cron="30 2 * * *")
     daemon.tick()
     for moment in (at("2026-10-25 02:30"), at("2026-10-25 02:30", fold=1), at("2026-10-25 12:00")):
         device.now = moment
         daemon.tick()
-    assert device.nights == 1
+    assert device.runs == 1
 
 
 @pytest.mark.parametrize("error", [JobRunning("job j-1 is running"), ModelLoading("loading")])
-def test_night_that_has_to_wait_stays_owed(device, error):
+def test_run_that_has_to_wait_stays_due(device, error):
     daemon = device.daemon()
     daemon.tick()
     device.now = at("2026-06-02 03:00")
@@ -231,11 +232,11 @@ def test_night_that_has_to_wait_stays_owed(device, error):
     device.now = at("2026-06-02 03:20")
     daemon.tick()
     daemon.tick()
-    assert device.nights == 1
+    assert device.runs == 1
 
 
 @pytest.mark.parametrize("error", [NothingToLearn("no feedback has come"), ConfigError("bad")])
-def test_night_without_news_or_with_an_error_is_over(device, error):
+def test_run_without_news_or_with_an_error_is_over(device, error):
     daemon = device.daemon()
     daemon.tick()
     device.now = at("2026-06-02 03:00")
@@ -243,10 +244,10 @@ def test_night_without_news_or_with_an_error_is_over(device, error):
     daemon.tick()
     device.supervisor.error = None
     daemon.tick()
-    assert device.nights == 0
+    assert device.runs == 0
 
 
-def test_each_profile_has_its_night(device):
+def test_each_profile_has_its_run(device):
     device.profiles = ["default", "alice"]
     daemon = device.daemon()
     daemon.tick()
@@ -255,47 +256,47 @@ def test_each_profile_has_its_night(device):
     assert device.supervisor.asked == [("default", "schedule"), ("alice", "schedule")]
 
 
-def test_clock_that_was_wrong_does_not_stop_the_nights(device):
+def test_corrected_clock_does_not_stop_the_schedule(device):
     device.now = at("2099-01-01 12:00")
     device.daemon().tick()
     device.now = at("2026-06-01 12:00")
     device.daemon().tick()
-    assert device.nights == 0
+    assert device.runs == 0
     device.now = at("2026-06-02 03:00")
     device.daemon().tick()
-    assert device.nights == 1
+    assert device.runs == 1
 
 
-def test_disabled_schedule_brings_no_night_and_names_none(device):
+def test_disabled_schedule_runs_nothing_and_has_no_next_run(device):
     device.daemon().tick()
     daemon = device.daemon(enabled=False)
     device.now = at("2026-06-02 03:00")
     daemon.tick()
-    assert device.nights == 0
+    assert device.runs == 0
     assert device.cycles == []
     assert daemon.next_run() is None
 
 
-def test_next_night_is_told(device):
+def test_next_run_is_reported(device):
     assert device.daemon().next_run() == at("2026-06-02 03:00")
 
 
-def test_started_schedule_makes_up_a_missed_night_by_itself(device):
+def test_started_schedule_makes_up_a_missed_run(device):
     device.daemon().tick()
     device.now = at("2026-06-02 09:00")
     daemon = device.daemon()
     daemon.start(first_tick_s=0)
     daemon.start(first_tick_s=0)  # twice is once
     device.periodic.start()
-    until(lambda: device.nights, "the night that was missed")
+    until(lambda: device.runs, "the night that was missed")
     device.periodic.shutdown()
-    assert device.nights == 1
+    assert device.runs == 1
 
 
 HOT = IdleDecision((Check("heat", "against", "the processor has 85 °C"),))
 
 
-def test_every_moment_leaves_a_row_that_says_what_became_of_it_and_why(device):
+def test_every_scheduled_run_leaves_a_row_with_outcome_and_reason(device):
     daemon = device.daemon()
     daemon.tick()
     device.now = at("2026-06-02 03:00")
@@ -311,11 +312,11 @@ def test_every_moment_leaves_a_row_that_says_what_became_of_it_and_why(device):
     device.now = at("2026-06-03 03:00")
     daemon.tick()
     assert device.cycles[0] == ("2026-06-03 01:00", "skipped", "no feedback has come")
-    assert device.nights == 1
+    assert device.runs == 1
 
 
 @pytest.mark.parametrize("make_up", [True, False])
-def test_night_whose_window_has_passed_is_missed_and_stays_owed_if_it_is_to_be_made_up(device, make_up):
+def test_run_whose_window_has_passed_is_missed_and_stays_due_if_it_is_to_be_made_up(device, make_up):
     daemon = device.daemon(make_up=make_up)
     daemon.tick()
     device.moment, device.now = HOT, at("2026-06-02 06:59")
@@ -329,10 +330,10 @@ def test_night_whose_window_has_passed_is_missed_and_stays_owed_if_it_is_to_be_m
     assert device.cycles[0][1] == ("ran" if make_up else "missed")
     device.now = at("2026-06-03 03:00")
     daemon.tick()
-    assert device.nights == (2 if make_up else 1)
+    assert device.runs == (2 if make_up else 1)
 
 
-def test_window_is_open_from_its_moment_until_it_ends(device):
+def test_window_is_open_from_the_scheduled_time_until_its_end(device):
     for hour, make_up, wanted in (
         ("02:59", True, "overdue"),
         ("02:59", False, "shut"),
@@ -346,7 +347,7 @@ def test_window_is_open_from_its_moment_until_it_ends(device):
     assert device.daemon(enabled=False)._window.state(begun=True) == "shut"
 
 
-def test_nothing_is_due_where_no_night_is_owed(device):
+def test_window_is_shut_where_no_run_is_due(device):
     daemon = device.daemon()
     daemon.tick()
     device.now = at("2026-06-02 03:00")
@@ -360,12 +361,12 @@ def test_nothing_is_due_where_no_night_is_owed(device):
 
 
 @pytest.mark.parametrize("hours", [-30, -2, 2, 30])
-def test_clock_that_jumps_costs_no_night_and_makes_none_twice(device, hours):
+def test_clock_jump_skips_no_run_and_repeats_none(device, hours):
     daemon = device.daemon()
     daemon.tick()
     device.now = at("2026-06-02 03:00")
     daemon.tick()
-    assert device.nights == 1
+    assert device.runs == 1
     device.now += timedelta(hours=hours)
     daemon.tick()
     device.supervisor.error = NothingToLearn("no feedback has come")  # as the real one says
@@ -376,10 +377,10 @@ def test_clock_that_jumps_costs_no_night_and_makes_none_twice(device, hours):
     device.supervisor.error = None
     device.now = next_run(NIGHT, BERLIN, device.now)
     daemon.tick()
-    assert device.nights == (3 if hours == 30 else 2)
+    assert device.runs == (3 if hours == 30 else 2)
 
 
-def test_jobs_that_were_left_unfinished_are_taken_up_at_each_look(device):
+def test_unfinished_jobs_are_recovered_at_each_tick(device):
     device.daemon().tick()
     assert device.supervisor.recoveries == 1
 

@@ -1,4 +1,4 @@
-"""The engine in a process of its own: the same replies, the same errors, and what is left when it is killed."""
+"""The engine in a process of its own: the same replies and errors, and a clean end when it is killed."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_replies_streams_and_seeds_are_those_of_the_engine(process, opened, stor
     engine.close()
 
 
-def test_a_swap_is_known_here_once_it_is_done_there(process, opened, store, tmp_path):
+def test_swap_is_visible_in_the_client_once_the_engine_has_done_it(process, opened, store, tmp_path):
     version = publish(store, opened, tmp_path, 1)
     before = process.submit(request()).result(LONG_S)
     process.swap("default", version)
@@ -87,7 +87,7 @@ def test_a_swap_is_known_here_once_it_is_done_there(process, opened, store, tmp_
 @pytest.mark.parametrize(
     ("changes", "error"), [({"version": 99}, AdapterNotFound), ({"text": "x" * 600}, PromptTooLong)], ids=str
 )
-def test_what_is_refused_there_is_refused_here(process, changes, error):
+def test_errors_of_the_engine_are_raised_by_the_client(process, changes, error):
     with pytest.raises(error):
         process.submit(request(**changes))
 
@@ -99,19 +99,19 @@ def test_a_cancelled_reply_ends(process):
         ticket.result(LONG_S)
 
 
-def test_a_model_that_cannot_be_opened_is_said(tmp_path, adapters):
+def test_failure_to_open_the_model_is_raised(tmp_path, adapters):
     with pytest.raises(ModelNotFound, match="holds no model"):
         EngineClient(options(tmp_path, adapters))
 
 
-def test_a_process_that_hangs_is_ended_all_the_same(folder, adapters):
+def test_hanging_process_is_killed_at_close(folder, adapters):
     process = EngineClient(options(folder, adapters))
     os.kill(process.pid, signal.SIGSTOP)
     process.close(timeout_s=0.1)
     assert not Path(f"/proc/{process.pid}").exists()
 
 
-def test_whoever_waits_for_a_process_that_is_killed_is_told(folder, adapters):
+def test_killed_process_fails_the_waiting_requests(folder, adapters):
     ended: list[Ticket] = []
     process = EngineClient(options(folder, adapters))
     tickets = [process.submit(request(max_new_tokens=450, temperature=9.0)) for _ in range(3)]

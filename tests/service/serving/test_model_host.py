@@ -1,4 +1,4 @@
-"""The model goes when nobody asks, and comes back for whoever does."""
+"""Unloading of the idle model, loading for the next request, and the busy state."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def serve(opener):
         serving.close()
 
 
-def test_a_model_nobody_asks_is_unloaded_and_loaded_again_for_the_next_request(serve, opener):
+def test_idle_model_is_unloaded_and_loaded_again_for_the_next_request(serve, opener):
     serving = serve(0.1)
     until(lambda: serving.is_asleep, "the model is unloaded")
     assert opener.engines[0].closed
@@ -65,7 +65,7 @@ def test_a_model_nobody_asks_is_unloaded_and_loaded_again_for_the_next_request(s
     assert len(opener.engines) == 2
 
 
-def test_it_stays_while_a_reply_is_made(serve, opener):
+def test_model_is_not_unloaded_during_a_reply(serve, opener):
     serving = serve(0.1)
     engine = opener.engines[0]
     engine.gate.clear()
@@ -76,21 +76,21 @@ def test_it_stays_while_a_reply_is_made(serve, opener):
     until(lambda: serving.is_asleep, "the model is unloaded")
 
 
-def test_without_a_time_it_stays(serve, opener):
+def test_model_stays_loaded_without_keep_alive_time(serve, opener):
     serving = serve(0.0)
     serving.submit(REQUEST).result()
     assert not threading.Event().wait(0.3)
     assert not serving.is_asleep
 
 
-def test_the_time_may_be_changed_while_it_runs(serve, opener):
+def test_keep_alive_time_can_be_changed_while_it_runs(serve, opener):
     serving = serve(0.0)
     serving.use(Settings(runtime={"keep_alive_s": 0.1}))
     serving.submit(REQUEST)
     until(lambda: serving.is_asleep, "the model is unloaded")
 
 
-def test_what_is_wrong_with_an_adapter_is_said_once_however_often_the_model_is_loaded(serve, opener, tmp_path):
+def test_problem_of_an_adapter_is_reported_once_however_often_the_model_is_loaded(serve, opener, tmp_path):
     opener.store.publish("default", make_candidate(tmp_path / "candidate"), make_draft())
     opener.store.activate("default", 1)
     opener.sha256 = "c" * 64
@@ -101,7 +101,7 @@ def test_what_is_wrong_with_an_adapter_is_said_once_however_often_the_model_is_l
     assert [problem.code for problem in opener.switch.problems] == ["adapter_set_aside"]
 
 
-def test_what_was_wrong_with_an_adapter_is_forgotten_once_another_one_is_in_use(serve, opener, tmp_path):
+def test_problem_of_an_adapter_is_cleared_once_another_one_is_active(serve, opener, tmp_path):
     for version in (1, 2):
         opener.store.publish("default", make_candidate(tmp_path / f"candidate{version}"), make_draft())
     opener.store.activate("default", 2)
@@ -116,7 +116,7 @@ def test_what_was_wrong_with_an_adapter_is_forgotten_once_another_one_is_in_use(
 
 
 @pytest.mark.parametrize("ending", ["whole", "failed", "cancelled"])
-def test_it_is_busy_from_the_first_ticket_until_the_last_one_is_done_however_that_ends(serve, opener, ending):
+def test_host_is_busy_from_the_first_request_until_the_last_one_is_done(serve, opener, ending):
     serving = serve(0.0)
     engine = opener.engines[0]
     engine.break_reply = GenerationError("out of steam") if ending == "failed" else None
@@ -158,13 +158,13 @@ def test_an_engine_that_has_ended_is_opened_again(serve, opener):
     assert [engine.closed for engine in opener.engines] == [True, False]
 
 
-def test_before_the_model_is_there_requests_are_refused(opener):
+def test_requests_are_refused_until_the_model_is_loaded(opener):
     serving = ModelHost(opener.store, FakeModel, opener)
     with pytest.raises(ModelLoading):
         serving.submit(REQUEST)
 
 
-def test_timer_that_was_closed_never_goes_off():
+def test_closed_timer_never_fires():
     fired = threading.Event()
     timer = IdleTimer(0.05, fired.set)
     timer.restart()

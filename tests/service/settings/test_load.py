@@ -80,7 +80,7 @@ def test_aliases_are_a_table_that_the_environment_adds_to(machine, monkeypatch):
         ("[training]\nlearning_rate = nan\n", r"training\.learning_rate"),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(machine, text, words):
+def test_invalid_setting_is_refused_by_name(machine, text, words):
     (machine / "user.toml").write_text(text)
     with pytest.raises(ConfigError, match=words):
         load_settings()
@@ -120,7 +120,7 @@ def test_what_is_trained_leaves_out_how_the_worker_is_supervised():
     }
 
 
-def test_every_setting_says_what_it_is():
+def test_every_setting_has_a_description():
     sections = {name: field.annotation for name, field in Settings.model_fields.items() if name != "data_dir"}
     silent = [
         f"{name}.{key}"

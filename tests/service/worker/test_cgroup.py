@@ -1,4 +1,4 @@
-"""Who may manage which cgroup, what is written into it, and what is said of a worker that was killed at its limit.
+"""Choice of the cgroup, the files written in it, and the error of a worker that was killed at its limit.
 
 The tree is one of plain files, the processes are real. `make rehearse-limit` meets a real kernel and systemd.
 """
@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from service.worker.cgroup import Cgroup, CgroupUnavailable, is_delegated, take_cgroup
-from service.worker.ending import Ending
 from service.worker.memory_limit import MemoryLimit
 from service.worker.process import PID_NAME, WorkerProcess
+from service.worker.worker_exit import WorkerExit
 from tests.service.house import REPOSITORY, House
 
 BUDGET = 123_456_789
@@ -118,7 +118,7 @@ def refusal(proc: Path) -> str:
     return str(refused.value)
 
 
-def run_killed(tree: Tree, folder: Path, counts: str) -> Ending:
+def run_killed(tree: Tree, folder: Path, counts: str) -> WorkerExit:
     command = (sys.executable, "-c", KILLED, str(tree.train), counts)
     ending = WorkerProcess(command, memory_limit=MemoryLimit(take_cgroup(tree.proc()))).run(folder, BUDGET)
     assert ending is not None
@@ -152,8 +152,7 @@ def test_limit_is_set_for_a_run_and_gone_after_it(tree):
         "memory.swap.max": "0",
         "cgroup.kill": "",
     }
-    traces = cgroup.end()
-    assert (traces.peak_bytes, traces.killed_at_limit) == (1000, False)
+    assert cgroup.end() == (1000, False)
     assert not tree.train.exists()
 
 
@@ -164,11 +163,11 @@ def test_job_without_a_budget_has_no_limit_and_a_kernel_without_swap_accounting_
     assert not (tree.train / "memory.swap.max").exists()
 
 
-def test_kernel_that_does_not_tell_the_peak_is_believed_in_the_rest(tree):
+def test_missing_memory_peak_leaves_the_other_measurements(tree):
     cgroup = Cgroup(tree.service)
     cgroup.begin(BUDGET)
     (tree.train / "memory.peak").unlink()
-    assert cgroup.end().peak_bytes is None
+    assert cgroup.end()[0] is None
 
 
 def test_whatever_still_runs_in_the_cgroup_is_killed_before_it_is_removed(tree, monkeypatch):
@@ -186,7 +185,7 @@ def test_remains_of_a_daemon_that_died_are_removed_before_the_next_run(tree):
     (tree.train / "memory.events").write_text("oom 1\noom_kill 1\n")
     cgroup = Cgroup(tree.service)
     cgroup.begin(BUDGET)
-    assert cgroup.end().killed_at_limit is False
+    assert cgroup.end()[1] is False
 
 
 def test_cgroup_that_was_not_delegated_is_left_alone(tree):
@@ -203,13 +202,13 @@ def test_cgroup_that_another_process_shares_is_left_alone(tree):
     assert not (tree.service / "main").exists()
 
 
-def test_memory_controller_that_is_off_is_said_to_be_with_the_line_that_turns_it_on(tree):
+def test_disabled_memory_controller_is_reported_with_the_setting_that_enables_it(tree):
     (tree.service / "cgroup.controllers").write_text("cpuset cpu io pids")
     assert "cgroup_enable=memory" in refusal(tree.proc())
     assert not (tree.service / "main").exists()
 
 
-def test_tree_that_is_mounted_read_only_is_said_to_be(tree, monkeypatch):
+def test_read_only_cgroup_tree_is_reported(tree, monkeypatch):
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
@@ -220,7 +219,7 @@ def test_tree_that_is_mounted_read_only_is_said_to_be(tree, monkeypatch):
     assert "ProtectControlGroups=no" in words
 
 
-def test_cgroups_of_version_1_the_root_cgroup_and_no_cgroups_are_refused_with_words(tree, tmp_path):
+def test_cgroups_of_version_1_the_root_cgroup_and_no_cgroups_are_refused_with_a_reason(tree, tmp_path):
     assert "systemd.unified_cgroup_hierarchy=1" in refusal(tree.proc(number="4:memory"))
     for path in ("/", "/../other.slice"):
         assert "no cgroup of its own" in refusal(tree.proc(path))
@@ -228,7 +227,7 @@ def test_cgroups_of_version_1_the_root_cgroup_and_no_cgroups_are_refused_with_wo
     assert "has no cgroups" in refusal(tmp_path / "nothing")
 
 
-def test_without_the_mark_what_was_handed_over_is_told_by_its_owner(tree, monkeypatch):
+def test_without_the_delegation_attribute_the_owner_of_the_cgroup_decides(tree, monkeypatch):
     """As before systemd 251: the service's folder is its user's, the folder around it is root's."""
     tree.delegated.clear()
     assert not is_delegated(tree.service)  # both are ours: part of a tree that somebody else manages for us
@@ -253,13 +252,13 @@ def test_worker_enters_its_cgroup_before_it_is_the_worker(tree, folder):
     assert not tree.train.exists()
 
 
-def test_worker_that_was_killed_at_its_limit_is_said_to_have_been(tree, folder):
+def test_error_names_the_memory_limit_at_which_the_worker_was_killed(tree, folder):
     ending = run_killed(tree, folder, "max 7\noom 1\noom_kill 1\n")
     assert ending.limit.peak_bytes == 1000
     assert "was killed at its memory limit of 123,456,789 bytes (memory.budget_bytes)" in str(ending.failure())
 
 
-def test_worker_that_was_killed_because_the_device_ran_out_of_memory_was_not_killed_at_its_limit(tree, folder):
+def test_kill_by_a_device_out_of_memory_is_not_reported_as_the_limit(tree, folder):
     words = str(run_killed(tree, folder, "max 0\noom 0\noom_kill 1\n").failure())
     assert "at its memory limit" not in words
     assert "which the system sends when memory runs out" in words
@@ -274,7 +273,7 @@ def test_worker_that_cannot_enter_its_cgroup_does_not_run_without_a_limit(tree, 
     assert not (folder / "ran").exists()
 
 
-def test_limit_that_cannot_be_set_leaves_the_worker_to_its_guard_and_the_record_says_so(tree, folder, monkeypatch):
+def test_failure_to_set_the_limit_leaves_the_guard_and_is_recorded(tree, folder, monkeypatch):
     def refuse(*_: object) -> Path:
         raise OSError(errno.ENODEV, "No such device")
 
@@ -287,7 +286,7 @@ def test_limit_that_cannot_be_set_leaves_the_worker_to_its_guard_and_the_record_
 
 
 @pytest.mark.parametrize("kind", ["cgroup", "guard"])
-def test_record_of_a_job_says_what_held_its_worker(tree, tmp_path, kind):
+def test_job_record_names_the_kind_of_memory_limit(tree, tmp_path, kind):
     house = House(tmp_path / "data")
     house.correct()
     limit = MemoryLimit(take_cgroup(tree.proc())) if kind == "cgroup" else MemoryLimit(reason="told to")
@@ -300,7 +299,7 @@ def test_record_of_a_job_says_what_held_its_worker(tree, tmp_path, kind):
     house.close()
 
 
-def test_this_machine_has_a_cgroup_for_us_or_a_reason_why_not_and_the_log_says_it_once():
+def test_this_machine_gives_a_cgroup_or_a_reason_and_logs_it_once():
     code = (
         "import json; from service.worker.memory_limit import memory_limit; limit = memory_limit();"
         "print(json.dumps([limit.kind, limit.reason]))"

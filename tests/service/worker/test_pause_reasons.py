@@ -4,7 +4,7 @@ from service.worker.hang_check import HangCheck
 from service.worker.pause_reasons import Pause, PauseReasons
 
 
-def test_pauses_are_counted_by_reason_those_that_go_on_up_to_now():
+def test_pauses_are_counted_by_reason_and_open_ones_up_to_now():
     reasons = PauseReasons()
     reasons.add("user", 10.0)
     reasons.add("user", 11.0)  # it has begun already
@@ -16,7 +16,7 @@ def test_pauses_are_counted_by_reason_those_that_go_on_up_to_now():
     assert reasons.take(18.0) == {"user": Pause(1, 2.0)}
 
 
-def test_new_job_begins_without_the_users_pause_and_keeps_the_others():
+def test_reset_removes_the_users_pause_and_keeps_the_others():
     reasons = PauseReasons()
     reasons.add("user", 10.0)
     reasons.add("heat", 12.0)
@@ -27,7 +27,7 @@ def test_new_job_begins_without_the_users_pause_and_keeps_the_others():
     assert reasons.paused_s(20.0) == 0.0
 
 
-def test_only_time_without_a_sign_of_life_and_without_a_pause_is_stalled():
+def test_stalled_time_excludes_pauses_and_ends_with_a_sign_of_life():
     check = HangCheck(0.0)
     assert check.stalled_s((1,), paused=False, now=5.0) == 0.0  # the first sign
     assert check.stalled_s((1,), paused=False, now=9.0) == 4.0

@@ -11,16 +11,16 @@ from service.worker.memory_limit import Limit
 
 
 @dataclass(frozen=True)
-class Ending:
+class WorkerExit:
     """How a worker process ended: its exit status (below zero: the signal), its last line, and its memory's limit.
 
-    `parked`: it was asked to, because it was held for long. `hung_s`: it was killed, having got no further for so long.
+    `suspended`: it was asked to, after a long pause. `hung_s`: it was killed after so long without progress.
     """
 
     exit_status: int
     log_tail: str
     limit: Limit
-    parked: bool = False
+    suspended: bool = False
     hung_s: float | None = None
 
     @property

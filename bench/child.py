@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
-from lars_agent.errors import LarsError
+from lars_agent.errors import LarsError, last_line
+from service.worker.process import DEFAULT_COMMAND, LOG_NAME, worker_environment
 
 
 def run_module(module: str, *arguments: object, environment: Mapping[str, str] | None = None) -> str:
@@ -26,9 +29,25 @@ def run(command: Sequence[str], name: str, environment: Mapping[str, str] | None
     except FileNotFoundError:
         raise LarsError(f"{command[0]} is not installed{end}") from None
     if done.returncode:
-        raise LarsError(f"{name} failed: {_last_line(done.stderr) or 'no output'}{end}")
-    return _last_line(done.stdout)
+        raise LarsError(f"{name} failed: {last_line(done.stderr)}{end}")
+    return last_line(done.stdout)
 
 
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or [""])[-1]
+@contextmanager
+def training_worker(folder: Path, threads: int) -> Iterator[subprocess.Popen[bytes]]:
+    """The real worker on the job directory, its output in a log there; killed at the end of the block."""
+    command = [*DEFAULT_COMMAND, str(folder)]
+    with (folder / LOG_NAME).open("ab") as log:
+        process = subprocess.Popen(
+            command, env=worker_environment(threads), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def worker_message(folder: Path) -> str:
+    """The last line that the job's workers have written."""
+    return last_line((folder / LOG_NAME).read_text(encoding="utf-8", errors="replace"))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,14 +99,16 @@ class Suite:
         return rows
 
 
-def part(name: str, measure: Callable[[], Any], tell: Tell, **more: Any) -> Callable[[], Record]:
-    """A run of one part of a suite, for a store made by `parts_store`."""
+def part_runs(
+    names: Sequence[str], measure: Callable[[str], Any], tell: Tell, **more: Any
+) -> dict[str, Callable[[], Record]]:
+    """The run of each part of a suite, for a store made by `parts_store`; `more` is put into the records."""
 
-    def run() -> Record:
+    def run(name: str) -> Record:
         tell(f"measuring: {name}")
-        return {"part": name, "figures": measure(), **more}
+        return {"part": name, "figures": measure(name), **more}
 
-    return run
+    return {name: partial(run, name) for name in names}
 
 
 def parts_store(

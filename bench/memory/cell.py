@@ -18,24 +18,20 @@ class Allocator:
     """An allocator, the environment variables that configure it, and the library to preload.
 
     All but the first have a small kernel cache (torch's, for oneDNN), so that they differ in nothing but the allocator.
+    The worker's own has its own fallback where the library is missing.
     """
 
     label: str
     variables: Mapping[str, str] = field(default_factory=lambda: SMALL_KERNEL_CACHE)
     library: str | None = None
+    is_workers: bool = False
 
     def environment(self) -> dict[str, str]:
         """The variables that start a process with the allocator."""
+        if self.is_workers:
+            return thrifty_environment({})
         preload = {"LD_PRELOAD": find_library(self.library) or f"lib{self.library}.so"} if self.library else {}
         return dict(self.variables) | preload
-
-
-@dataclass(frozen=True)
-class WorkerAllocator(Allocator):
-    """The training worker's allocator, with its own fallback where the library is missing."""
-
-    def environment(self) -> dict[str, str]:
-        return thrifty_environment({})
 
 
 JEMALLOC_RETURNS = {"MALLOC_CONF": "narenas:1,dirty_decay_ms:0,muzzy_decay_ms:0"}
@@ -52,10 +48,11 @@ ALLOCATORS: Mapping[str, Allocator] = {
     "jemalloc_returning": Allocator(
         "jemalloc, told to return at once what is freed", SMALL_KERNEL_CACHE | JEMALLOC_RETURNS, "jemalloc"
     ),
-    WORKER: WorkerAllocator(
+    WORKER: Allocator(
         "the worker's: jemalloc, told to return soon what is freed (lars_agent.memory.allocator)",
         SMALL_KERNEL_CACHE | THRIFTY_GLIBC | THRIFTY_JEMALLOC,
         "jemalloc",
+        is_workers=True,
     ),
     "mimalloc": Allocator("mimalloc as it comes", library="mimalloc"),
     "mimalloc_returning": Allocator(

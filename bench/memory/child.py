@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ import torch
 from torch import nn
 
 from bench.memory.cell import METHODS, Cell
-from bench.memory.process import Footprint
+from bench.memory.process import footprint
 from lars_agent.memory.allocator import give_back
-from lars_agent.memory.measure import peak_rss_bytes, reset_peak, rss_bytes
+from lars_agent.memory.measure import peak_rss_bytes, reset_peak
 from lars_agent.models.open import OpenedModel, open_model, precision
 from lars_agent.training.batches import Encoded
 
@@ -41,13 +40,11 @@ def main() -> None:
     load_peak = peak_rss_bytes()
     if not reset_peak():
         sys.stderr.write("the peak cannot be reset here: it includes the loading\n")
-    loaded = Footprint.of(os.getpid())
-    loaded = loaded if loaded.rss else Footprint(rss_bytes())
-    on_device = reset_gpu_peaks(cell)
-    report("loaded", **asdict(loaded))
+    loaded, on_device = footprint(os.getpid()), reset_gpu_peaks(cell)
+    report("loaded", **loaded)
     with nullcontext() if cell.device == "cpu" else torch.device(cell.device):
         seconds = run(cell, prepared(cell, opened))
-    figures = {"load_peak_bytes": load_peak, "peak_bytes": peak_rss_bytes(), "loaded_bytes": loaded.rss}
+    figures = {"load_peak_bytes": load_peak, "peak_bytes": peak_rss_bytes(), "loaded_bytes": loaded["rss"]}
     report("done", **figures, **seconds, **on_device, **gpu_peaks(cell), sha256=opened.sha256)
 
 

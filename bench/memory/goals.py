@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -63,74 +64,55 @@ def goal_cells() -> Iterator[Cell]:
     yield from (QWEN_256, LLAMA_4096)
 
 
-class NotMeasured(LookupError):
-    """A figure that a row needs is missing."""
+Values = Callable[[Newest], list[float]]  # of records by key; raises KeyError where a cell was not measured, or failed
 
 
-class Measured:
-    """Records of cells by key."""
-
-    def __init__(self, records: Mapping[Any, Mapping[str, Any]]) -> None:
-        self.records = records
-
-    def figure(self, cell: Cell, name: str) -> float:
-        """Raises NotMeasured, also for a cell that failed."""
-        found = self.records.get(cell.key)
-        if found is None or FAILED in found or name not in found:
-            raise NotMeasured(f"{name} of {cell}")
-        return float(found[name])
-
-    def peak(self, cell: Cell) -> float:
-        """Peak resident bytes of the whole process once the model was loaded, program and weights included."""
-        return self.figure(cell, "peak_bytes")
-
-
-Values = Callable[[Measured], list[float]]
-
-
-def memory_rows(records: Mapping[Any, Mapping[str, Any]]) -> list[Row]:
+def memory_rows(records: Newest) -> list[Row]:
     """Every row whose cells were measured."""
-    measured, rows = Measured(records), []
+    rows = []
     for name, values in FIGURES.items():
-        with suppress(NotMeasured):
-            rows.append(claimed(name, values(measured)))
-    for dtype in ALLOCATOR_DTYPES:
-        for name, allocator in ALLOCATORS.items():
+        with suppress(KeyError):
+            rows.append((name, values(records), {}))
+    for dtype, (name, allocator) in product(ALLOCATOR_DTYPES, ALLOCATORS.items()):
+        words = {"name": name, "dtype": dtype, "label": allocator.label, "context": ALLOCATOR_CONTEXT}
+        with suppress(KeyError):
             cell = with_allocator(name, dtype)
-            words = {"name": name, "dtype": dtype, "label": allocator.label, "context": cell.context}
-            with suppress(NotMeasured):
-                peak_mib, step_s = measured.peak(cell) / MIB, measured.figure(cell, "seconds")
-                rows.append(claimed("allocator_{name}_peak_mib_{dtype}", [peak_mib], **words))
-                rows.append(claimed("allocator_{name}_step_s_{dtype}", [step_s], **words))
-    return rows
+            rows.append(("allocator_{name}_peak_mib_{dtype}", [_peak(records, cell) / MIB], words))
+            rows.append(("allocator_{name}_step_s_{dtype}", [records[cell.key]["seconds"]], words))
+    return [claimed(name, values, **words) for name, values, words in rows]
+
+
+def _peak(records: Newest, cell: Cell) -> float:
+    """Peak resident bytes of the whole process once the model was loaded, program and weights included."""
+    return float(records[cell.key]["peak_bytes"])
 
 
 def _over(cell: Cell, other: Cell) -> Values:
-    return lambda measured: [measured.peak(cell) / measured.peak(other)]
+    return lambda records: [_peak(records, cell) / _peak(records, other)]
 
 
 def _below(cell: Cell, other: Cell) -> Values:
     """How far below `other` the cell's peak is. PEFT's LoRA has r 8, all linear layers, and the reply's loss alone."""
-    return lambda measured: [1 - measured.peak(cell) / measured.peak(other)]
+    return lambda records: [1 - _peak(records, cell) / _peak(records, other)]
 
 
-def _growth(measured: Measured) -> list[float]:
-    grown = measured.peak(response(LONG)) - measured.peak(response(SHORT))
+def _growth(records: Newest) -> list[float]:
+    grown = _peak(records, response(LONG)) - _peak(records, response(SHORT))
     return [grown / (KEY_VALUE_BYTES * (LONG - SHORT))]
 
 
-def _speedup(measured: Measured) -> list[float]:
-    pairs = [[measured.figure(cell, "seconds") for cell in timed_pair(run)] for run in range(TIMED_PAIRS)]
+def _speedup(records: Newest) -> list[float]:
+    pairs = [[records[cell.key]["seconds"] for cell in timed_pair(run)] for run in range(TIMED_PAIRS)]
     return [slow / fast for slow, fast in pairs]
 
 
-def _above_weights(measured: Measured) -> list[float]:
-    return [(measured.peak(QWEN_256) - measured.figure(QWEN_256, "loaded_bytes")) / MB]
+def _above_weights(records: Newest) -> list[float]:
+    return [(_peak(records, QWEN_256) - records[QWEN_256.key]["loaded_bytes"]) / MB]
 
 
-def _limited_peak(measured: Measured) -> list[float]:
+def _limited_peak(records: Newest) -> list[float]:
     """Includes the loading: the process has to live through it under the limit."""
-    return [max(measured.figure(LLAMA_4096, name) for name in ("peak_bytes", "load_peak_bytes")) / MIB]
+    return [max(_peak(records, LLAMA_4096), records[LLAMA_4096.key]["load_peak_bytes"]) / MIB]
 
 
 FIGURES: Mapping[str, Values] = {
@@ -161,10 +143,8 @@ def memory_runs(cells: Iterable[Cell], models: Path, time_limit_s: float) -> dic
 
 def grid(methods: Sequence[str], contexts: Sequence[int], dtypes: Sequence[str], **more: Any) -> Iterator[Cell]:
     """Yield every method at every context in every dtype, as its users run it; the cheapest first."""
-    for context in sorted(contexts):
-        for dtype in dtypes:
-            for method in methods:
-                yield usual(method, context, dtype, **more)
+    for context, dtype, method in product(sorted(contexts), dtypes, methods):
+        yield usual(method, context, dtype, **more)
 
 
 def describe(record: Record) -> str:
@@ -177,13 +157,10 @@ def describe(record: Record) -> str:
     return f"{name:64} {figures}, {record['seconds']:7.2f} s"
 
 
-def key_of(record: Mapping[str, Any]) -> str:
-    """The key of the record's cell."""
-    return Cell.from_record(record).key
-
-
-def _plots(newest: Newest, folder: Path) -> list[Path]:
-    return plot_memory(list(newest.values()), folder)
-
-
-CELLS = Store("memory-cells.jsonl", key_of, memory_rows, _plots, describe)
+CELLS = Store(
+    "memory-cells.jsonl",
+    key=lambda record: Cell.from_record(record).key,
+    rows=memory_rows,
+    plots=lambda newest, folder: plot_memory(list(newest.values()), folder),
+    describe=describe,
+)

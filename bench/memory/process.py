@@ -4,47 +4,38 @@ from __future__ import annotations
 
 import json
 import os
-import selectors
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
+
+import psutil
 
 from bench.memory.cell import ALLOCATORS, VARIABLES, Cell
 from bench.memory.limit import MemoryLimit, drop_page_cache, memory_limit
 from bench.suite import FAILED
 
-PRIVATE = ("Private_Clean", "Private_Dirty", "Private_Hugetlb")
+KINDS = ("rss", "pss", "uss")
 SAMPLE_S = 0.03
 PAUSE_FACTOR = 2.0  # between two samples lies at least this many times what one takes
 
 
-@dataclass(frozen=True)
-class Footprint:
-    """Bytes of a process: resident, resident with shared pages divided among their users, and private."""
+def footprint(pid: int) -> dict[str, int]:
+    """Bytes of a process: resident, resident with shared pages divided among their users, and private.
 
-    rss: int = 0
-    pss: int = 0
-    uss: int = 0
-
-    @classmethod
-    def of(cls, pid: int) -> Footprint:
-        """As the kernel counts it (proc_pid_smaps_rollup(5)); zeros where the process has ended or it does not."""
-        try:
-            text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
-        except OSError:
-            return cls()
-        kib = {words[0][:-1]: int(words[1]) for words in map(str.split, text.splitlines()[1:])}
-        return cls(kib["Rss"] * 1024, kib["Pss"] * 1024, 1024 * sum(kib.get(name, 0) for name in PRIVATE))
-
-    def at_least(self, other: Footprint) -> Footprint:
-        """The larger of each."""
-        return Footprint(*map(max, astuple(self), astuple(other)))
+    Zeros where it has ended.
+    """
+    try:
+        found = psutil.Process(pid).memory_full_info()
+    except psutil.Error:
+        return dict.fromkeys(KINDS, 0)
+    return {kind: getattr(found, kind) for kind in KINDS}
 
 
 def measure(cell: Cell, folder: Path, time_limit_s: float) -> dict[str, Any]:
@@ -71,7 +62,7 @@ class Watched:
         self.process = subprocess.Popen(
             command, env=inherited() | variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
         )
-        self.loaded = self.peak = Footprint()
+        self.loaded = self.peak = dict.fromkeys(KINDS, 0)
         self.sampling = False
         self.done: dict[str, Any] | None = None
 
@@ -87,40 +78,41 @@ class Watched:
             self.process.kill()
             self.process.wait()
         if self.done is None or exit_status:
-            return {FAILED: _ending(exit_status)}
+            signalled = exit_status < 0
+            return {
+                FAILED: f"signal {signal.Signals(-exit_status).name}" if signalled else f"exit status {exit_status}"
+            }
         sampled = {"loaded": self.loaded, "peak": self.peak}
         return self.done | {
-            f"{when}_{kind}_bytes": getattr(found, kind) for when, found in sampled.items() for kind in ("pss", "uss")
+            f"{when}_{kind}_bytes": found[kind] for when, found in sampled.items() for kind in ("pss", "uss")
         }
 
     def _events(self, deadline: float) -> Iterator[dict[str, Any]]:
         """Yield each JSON line as it comes, until the pipe is closed; sample the process in between."""
         assert self.process.stdout is not None
         pipe, rest = self.process.stdout.fileno(), b""
-        with selectors.DefaultSelector() as selector:
-            selector.register(pipe, selectors.EVENT_READ)
-            while True:
-                pause_s = self._sample() if self.sampling else 1.0
-                if time.monotonic() > deadline:
-                    raise TimeoutError
-                if not selector.select(pause_s):
-                    continue
-                piece = os.read(pipe, 65536)
-                if not piece:
-                    return
-                *lines, rest = (rest + piece).split(b"\n")
-                yield from (json.loads(line) for line in lines if line.startswith(b'{"event"'))
+        while True:
+            pause_s = self._sample() if self.sampling else 1.0
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            if not select.select([pipe], [], [], pause_s)[0]:
+                continue
+            piece = os.read(pipe, 65536)
+            if not piece:
+                return
+            *lines, rest = (rest + piece).split(b"\n")
+            yield from (json.loads(line) for line in lines if line.startswith(b'{"event"'))
 
     def _sample(self) -> float:
         """Update the peaks; return the seconds to wait until the next sample."""
         started = time.monotonic()
-        self.peak = self.peak.at_least(Footprint.of(self.process.pid))
+        self.peak = {kind: max(found, self.peak[kind]) for kind, found in footprint(self.process.pid).items()}
         return max(SAMPLE_S, PAUSE_FACTOR * (time.monotonic() - started))
 
     def _handle(self, event: dict[str, Any]) -> None:
         name = event.pop("event")
         if name == "loaded":
-            self.loaded = self.peak = Footprint(**event)
+            self.loaded = self.peak = event
         if name == "done":
             self.done = event
         self.sampling = name == "loaded"
@@ -129,10 +121,6 @@ class Watched:
 def inherited() -> dict[str, str]:
     """The environment without the variables that choose or tune an allocator."""
     return {name: value for name, value in os.environ.items() if name not in VARIABLES}
-
-
-def _ending(exit_status: int) -> str:
-    return f"signal {signal.Signals(-exit_status).name}" if exit_status < 0 else f"exit status {exit_status}"
 
 
 def _reason(ending: str, limit: MemoryLimit | None, errors: IO[bytes]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.models import ready_model
 from bench.record import Row, claimed
-from bench.suite import Newest, Record, Store
+from bench.suite import Record, Store
 
 MIB = 2**20
 DTYPES = ("float32", "bfloat16", "int8", "int4")
@@ -142,8 +142,10 @@ def _log_uniform(rng: random.Random, ends: tuple[int, int]) -> int:
     return round(math.exp(rng.uniform(*map(math.log, ends))))
 
 
-def _rows(newest: Newest) -> list[Row]:
-    return planner_rows(list(newest.values()))
-
-
-JOBS = Store("planner-cells.jsonl", PlannedJob.from_record, _rows, describe=describe, is_failure=is_failure)
+JOBS = Store(
+    "planner-cells.jsonl",
+    PlannedJob.from_record,
+    rows=lambda newest: planner_rows(list(newest.values())),
+    describe=describe,
+    is_failure=is_failure,
+)

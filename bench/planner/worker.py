@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from bench.child import training_worker, worker_message
 from bench.planner.jobs import PlannedJob
 from bench.suite import FAILED
 from lars_agent.example import Example, Message
@@ -35,7 +35,6 @@ from lars_agent.training.job_directory import (
     write_examples,
 )
 from lars_agent.training.job_plan import promised_bytes
-from service.worker.process import DEFAULT_COMMAND, worker_environment
 
 STEPS = 2
 WHOLE_EVERY = 10
@@ -44,7 +43,6 @@ POLL_S = 0.1
 SLACK = 16  # tokens that a text may gain when the worker strips it and reads it again
 HELDOUT = 2
 LEAST_SHARE = 0.3  # of the job's lengths, that an example has
-LOG_NAME = "worker.log"
 KEPT = ("status", "error", "error_type", "peak_bytes", "predicted_peak_bytes", "seconds")
 
 
@@ -129,14 +127,11 @@ def _cut(tokenizer: PreTrainedTokenizerFast, words: Sequence[int], start: int, c
 def _work(folder: Path, threads: int, time_limit_s: float, *, whole: bool) -> tuple[str, int]:
     """Run the worker on the job; return how it ended, in words, and its peak in bytes."""
     until, peak_bytes = time.monotonic() + time_limit_s, 0
-    command, environment = [*DEFAULT_COMMAND, str(folder)], worker_environment(threads)
-    with (folder / LOG_NAME).open("wb") as log:
-        worker = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    with training_worker(folder, threads) as worker:
         while worker.poll() is None:
             with suppress(ProcessLookupError):
                 peak_bytes = max(peak_bytes, peak_rss_bytes(worker.pid))
             if time.monotonic() > until or (not whole and is_trained(folder)):
                 worker.kill()
             time.sleep(POLL_S)
-    output = (folder / LOG_NAME).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return f"exit status {worker.returncode}: {output[-1] if output else 'no output'}", peak_bytes
+    return f"exit status {worker.returncode}: {worker_message(folder)}", peak_bytes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from bench.serve.speed import (
     engine_runs,
     speed_runs,
 )
-from bench.suite import Record, Tell, part, parts_store
+from bench.suite import parts_store
 
 Runs = Sequence[Mapping[str, Any]]
 DECODE, PREFILL = "decode_tokens_s", "prefill_tokens_s"
@@ -159,8 +158,3 @@ PARTS: Mapping[str, Callable[[ServeSettings], Any]] = {
     "asleep": lambda settings: unloaded(settings.model),
 }
 RUNS = parts_store("serve-runs.jsonl", serve_rows, serve_plots)
-
-
-def serve_runs(names: Sequence[str], settings: ServeSettings, tell: Tell) -> dict[str, Callable[[], Record]]:
-    """The run of each part."""
-    return {name: part(name, partial(PARTS[name], settings), tell) for name in names}

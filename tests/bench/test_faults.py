@@ -18,7 +18,7 @@ from bench.faults.disks import POINTS
 from bench.faults.injection import RANDOM
 from bench.faults.kills import AIMS, TARGETS, draw_kill, spread, with_all_phases
 from bench.faults.parts import RUNS, disk_losses, fault_rows, says_full
-from bench.faults.scenario import Findings
+from bench.faults.scenario import FaultSettings, Findings
 from bench.faults.state import (
     Job,
     compare,
@@ -261,7 +261,7 @@ def test_the_newest_run_of_a_part_counts(tmp_path):
 def test_cuts_without_their_control_are_refused(monkeypatch):
     monkeypatch.setattr(disks.shutil, "which", lambda name: None)
     with pytest.raises(LarsError, match="apt-get install eatmydata"):
-        disks.cuts(Path(), 1, 0)
+        disks.cuts(FaultSettings(0, 1, 1, 1, 1, Path()), Path())
 
 
 def test_a_part_that_is_none_is_named(bench, tmp_path):

@@ -15,7 +15,6 @@ import httpx
 import psutil
 
 from bench.child import run_module
-from examples.persona import MARA, read_lines
 from examples.running import Daemon, daemon
 from lars_agent.errors import LarsError
 
@@ -88,12 +87,6 @@ def daemon_with(model: Path, versions: int, **settings: str) -> Iterator[Daemon]
             run_module("bench.serve.child", "publish", model, state / "adapters", versions)
         with daemon(state, model__name=str(model), **settings) as running:
             yield running
-
-
-def store_persona(running: Daemon) -> None:
-    """Store the persona's feedback."""
-    for line in read_lines(MARA / "feedback.jsonl"):
-        running.post("/feedback", line)
 
 
 @contextmanager

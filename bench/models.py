@@ -7,8 +7,8 @@ a cell must not map torch, because pages that two processes share are no longer 
 from __future__ import annotations
 
 import json
-import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from lars_agent.files import make_folder, publish_folder, write_atomically
 CONFIGS = {path.stem: path for path in (Path(__file__).parent / "configs").glob("*.json")}
 PREFIX = "random-"
 SHARD = "256MB"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
 TINY = "tiny"  # a whole cycle takes seconds; for what must hold whatever the model replies: kills, cuts, full disks
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -54,48 +53,34 @@ def byte_tokenizer() -> Any:
 def random_model(name: str, library: Any) -> Path:
     """The installed model `random-<name>` of a named config; made if it is missing, whole or not at all.
 
-    All but the tiny one have the default model's tokenizer.
+    Equal for equal configs. All but the tiny one have the default model's tokenizer. Raises ConfigError for a tokenizer
+    with more ids than the config.
     """
-    from lars_agent.models.weights import MODEL_FILE
-
-    folder, temp = library.folder / (PREFIX + name), library.folder / f".{PREFIX}{name}.tmp"
-    if not (folder / MODEL_FILE).is_file():
-        shutil.rmtree(temp, ignore_errors=True)
-        try:
-            make_folder(temp)
-            if name == TINY:
-                byte_tokenizer().save_pretrained(temp)
-            else:
-                tokenizer = library.pull("default").folder
-                for file in (tokenizer / file for file in TOKENIZER_FILES if (tokenizer / file).is_file()):
-                    shutil.copyfile(file, temp / file.name)
-            _write_weights(temp, name, str(folder.absolute()))
-            publish_folder(temp, folder)
-        finally:
-            shutil.rmtree(temp, ignore_errors=True)
-    return folder
-
-
-def _write_weights(folder: Path, name: str, reference: str) -> None:
-    """Write config, weights and record; equal for equal configs. Raises ConfigError for a tokenizer with more ids."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from lars_agent.models.open import open_tokenizer
     from lars_agent.models.weights import MODEL_FILE, weight_files, weights_digest
 
-    words = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    highest = max([*words["model"]["vocab"].values(), *(token["id"] for token in words["added_tokens"])])
-    config = AutoConfig.from_pretrained(CONFIGS[name])
+    folder, config = library.folder / (PREFIX + name), AutoConfig.from_pretrained(CONFIGS[name])
+    if (folder / MODEL_FILE).is_file():
+        return folder
+    tokenizer = byte_tokenizer() if name == TINY else open_tokenizer(library.pull("default").folder)
+    highest = max(tokenizer.get_vocab().values())
     if highest >= config.vocab_size:
         raise ConfigError(
             f"config {name!r} has {config.vocab_size:,} tokens, the tokenizer's highest id is {highest:,}"
         )
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.save_pretrained(folder, max_shard_size=SHARD)
-    digest, size = weights_digest(weight_files(folder)), sum(path.stat().st_size for path in folder.iterdir())
-    record = {"name": PREFIX + name, "reference": reference, "revision": None, "sha256": digest, "bytes": size}
-    write_atomically(folder / MODEL_FILE, json.dumps(record | {"installed": ""}, indent=2) + "\n")
+    with tempfile.TemporaryDirectory(dir=make_folder(library.folder), prefix=".") as scratch:
+        made = make_folder(Path(scratch) / name)
+        tokenizer.save_pretrained(made)
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(made, max_shard_size=SHARD)
+        digest, size = weights_digest(weight_files(made)), sum(path.stat().st_size for path in made.iterdir())
+        record = {"name": PREFIX + name, "reference": str(folder.absolute()), "revision": None, "sha256": digest}
+        write_atomically(made / MODEL_FILE, json.dumps(record | {"bytes": size, "installed": ""}, indent=2) + "\n")
+        publish_folder(made, folder)
+    return folder
 
 
 def _ready(reference: str, dtype: str, device: str, models: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,36 +38,24 @@ def plot_memory(records: Records, folder: Path) -> list[Path]:
     return written
 
 
-def plot_speed(
-    speeds: Callable[[str, str, int], Sequence[float]],
-    contenders: Sequence[tuple[str, str]],
-    threads: Sequence[int],
-    measures: Mapping[str, str],
-    path: Path,
-) -> list[Path]:
-    """Write bars of the median speeds: `speeds(measure, contender, threads)`, by contender (with its colour)."""
+def plot_speed(speeds: Mapping[str, Mapping[str, float]], colours: Mapping[str, str], path: Path) -> list[Path]:
+    """Write bars, two panels in a row: `speeds` by the panel's title and the contender, with its colour."""
 
     def figure() -> Any:
         from matplotlib import pyplot
 
-        made, panels = pyplot.subplots(len(threads), len(measures), figsize=SPEED_SIZE, squeeze=False)
-        for line, count in zip(panels, threads, strict=True):
-            for panel, (measure, label) in zip(line, measures.items(), strict=True):
-                values = [statistics.median(speeds(measure, name, count)) for name, _ in contenders]
-                _bars(panel, contenders, values)
-                panel.set_title(f"{label}, {count} thread{'s' if count > 1 else ''}", fontsize=10, loc="left")
+        made, panels = pyplot.subplots(len(speeds) // 2, 2, figsize=SPEED_SIZE, squeeze=False)
+        for panel, (title, values) in zip(panels.flat, speeds.items(), strict=True):
+            names = [name.replace("_", " ") for name in values]
+            bars = panel.barh(names, list(values.values()), color=[colours[name] for name in values])
+            panel.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
+            panel.grid(visible=False, axis="y")
+            panel.margins(x=0.15)
+            panel.set_title(title, fontsize=10, loc="left")
         made.tight_layout()
         return made
 
     return _save(figure, path)
-
-
-def _bars(panel: Any, contenders: Sequence[tuple[str, str]], values: Sequence[float]) -> None:
-    names, colours = zip(*contenders, strict=True)
-    bars = panel.barh([name.replace("_", " ") for name in names], values, color=colours)
-    panel.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
-    panel.grid(visible=False, axis="y")
-    panel.margins(x=0.15)
 
 
 def _save(draw: Callable[[], Any], stem: Path) -> list[Path]:
@@ -152,17 +139,7 @@ def _axes(grid: Any, contexts: Sequence[int]) -> None:
 
 def _legend(figure: Any, grid: Any) -> None:
     """List each method once, in the order of `METHODS`."""
-    found: dict[str, Any] = {}
-    for panel in grid.flat:
-        handles, labels = panel.get_legend_handles_labels()
-        found |= dict(zip(labels, handles, strict=True))
-    order = [method.label for method in METHODS.values() if method.label in found]
+    found = {line.get_label(): line for panel in grid.flat for line in panel.get_lines()}
+    handles = [found[method.label] for method in METHODS.values() if method.label in found]
     columns = int(figure.get_figwidth() // LEGEND_COLUMN)
-    figure.legend(
-        [found[label] for label in order],
-        order,
-        loc="outside lower center",
-        ncols=columns,
-        frameon=False,
-        handlelength=3.2,
-    )
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, handlelength=3.2)

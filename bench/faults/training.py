@@ -19,10 +19,10 @@ import httpx
 import psutil
 
 from bench.child import training_worker, worker_message
-from bench.daemon import descendants, steps_of, store_persona, training_job
+from bench.daemon import descendants, steps_of, training_job
 from bench.faults.clients import within
 from bench.faults.scenario import MODELS, MODULES, FaultSettings
-from examples.persona import lessons
+from examples.persona import MARA, lessons, read_lines
 from examples.running import Daemon, daemon
 from lars_agent.errors import LarsError
 from lars_agent.files import sha256_of
@@ -51,7 +51,8 @@ def latency(settings: FaultSettings, folder: Path) -> dict[str, Any]:
     (folder / MODELS).symlink_to(settings.models.resolve())
     long = {f"training__{name}": MANY for name in ("steps", "checkpoint_every", "evaluate_every")}
     with daemon(folder, **long, model__name=MODEL) as running:
-        store_persona(running)
+        for line in read_lines(MARA / "feedback.jsonl"):
+            running.post("/feedback", line)
         _first_token_ms(running, 999)
         for block in range(BLOCKS):
             first = 2 * block * REQUESTS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import tempfile
 import time
@@ -30,6 +29,7 @@ from lars_agent.training.job_directory import (
     PROGRESS_FILE,
     TRAIN_FILE,
     JobSpec,
+    read_json,
     read_progress,
     read_result,
     write_examples,
@@ -58,16 +58,16 @@ def run_job(job: PlannedJob, model: Path, threads: int, time_limit_s: float, cos
         folder = Path(name)
         write_job(job, model, folder, threads, costs_file, whole=whole)
         ending, peak_bytes = _work(folder, threads, time_limit_s, whole=whole)
-        result, plan = read_result(folder), folder / PLAN_FILE
+        result = read_result(folder)
+        plan = read_json(folder / PLAN_FILE) if (folder / PLAN_FILE).exists() else None
         values = {"status": FAILED, "error_type": None, "error": ending} if result is None else asdict(result)
-        record = json.loads(plan.read_text(encoding="utf-8")) if plan.exists() else None
-        if result is None and record is not None and is_trained(folder):
+        if result is None and plan is not None and is_trained(folder):
             values = {"status": "succeeded", "peak_bytes": peak_bytes, "predicted_peak_bytes": promised_bytes(folder)}
         return asdict(job) | {
             **{name: values.get(name) for name in KEPT},
             "whole": whole,
             "begun": (folder / PROGRESS_FILE).exists(),
-            "plan": None if record is None else {name: record[name] for name in ("plan", "estimate", "stepped_down")},
+            "plan": plan and {name: plan[name] for name in ("plan", "estimate", "stepped_down")},
         }
 
 
@@ -76,9 +76,7 @@ def is_trained(folder: Path) -> bool:
     return any(line["phase"] == "judging" for line in read_progress(folder))
 
 
-def write_job(
-    job: PlannedJob, model: Path, folder: Path, threads: int, costs_file: Path | None = None, *, whole: bool = False
-) -> None:
+def write_job(job: PlannedJob, model: Path, folder: Path, threads: int, costs_file: Path, *, whole: bool) -> None:
     """Write a job of `STEPS` steps on one batch, or (`whole`) of more on several, evaluated before and after.
 
     The first example has the job's lengths; the others' prompts and replies have any share of these from `LEAST_SHARE`.
@@ -102,7 +100,7 @@ def write_job(
         budget_bytes=job.budget_bytes,
         threads=threads,
         seed=job.seed,
-        costs_file=None if costs_file is None else str(costs_file),
+        costs_file=str(costs_file),
     ).write(folder)
     write_examples(folder / TRAIN_FILE, examples[:-HELDOUT])
     write_examples(folder / HELDOUT_FILE, examples[-HELDOUT:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +41,17 @@ def serve_plots(parts: Mapping[str, Any], folder: Path) -> list[Path]:
     """Tokens a second of every contender, while a prompt is read and while a reply is made."""
     if "speed" not in parts:
         return []
-    runs, bars = parts["speed"], [(one.name, COLOURS.get(one.name, BLUE)) for one in reversed(CONTENDERS)]
-    labels = {PREFILL: "reading a prompt, tokens/s", DECODE: "replying, tokens/s"}
-    threads = sorted({run["threads"] for run in runs})
-    return plot_speed(
-        lambda figure, name, count: speeds(runs, name, count, figure), bars, threads, labels, folder / "serve"
-    )
+    runs, names = parts["speed"], [one.name for one in reversed(CONTENDERS)]
+    titles = {
+        f"{label}, {count} thread{'s' if count > 1 else ''}": (count, figure)
+        for count in sorted({run["threads"] for run in runs})
+        for figure, label in ((PREFILL, "reading a prompt, tokens/s"), (DECODE, "replying, tokens/s"))
+    }
+    medians = {
+        title: {name: statistics.median(speeds(runs, name, *panel)) for name in names}
+        for title, panel in titles.items()
+    }
+    return plot_speed(medians, {name: COLOURS.get(name, BLUE) for name in names}, folder / "serve")
 
 
 def speeds(runs: Runs, contender: str, threads: int, figure: str) -> list[float]:

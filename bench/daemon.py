@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from bench.child import run_module
+from bench.child import call
 from examples.running import Daemon, daemon
 from lars_agent.errors import LarsError
 
@@ -84,7 +84,7 @@ def daemon_with(model: Path, versions: int, **settings: str) -> Iterator[Daemon]
     with tempfile.TemporaryDirectory(prefix="lars-agent-bench-") as folder:
         state = Path(folder)
         if versions:
-            run_module("bench.serve.child", "publish", model, state / "adapters", versions)
+            call("bench.serve.child.publish", model, state / "adapters", versions)
         with daemon(state, model__name=str(model), **settings) as running:
             yield running
 

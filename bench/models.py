@@ -1,19 +1,18 @@
 """Base models to measure: installed ones, and those of the named configs in bench/configs with random weights.
 
-`python -m bench.models REFERENCE DTYPE DEVICE MODELS` makes one ready in a process of its own: the process that samples
-a cell must not map torch, because pages that two processes share are no longer private to one.
+One is made ready in a process of its own: the process that samples a cell must not map torch, because pages that two
+processes share are no longer private to one.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.child import run_module
-from lars_agent.errors import ConfigError, LarsError
+from bench.child import call
+from lars_agent.errors import ConfigError
 from lars_agent.files import make_folder, publish_folder, write_atomically
 
 CONFIGS = {path.stem: path for path in (Path(__file__).parent / "configs").glob("*.json")}
@@ -32,7 +31,7 @@ def ready_model(reference: str, dtype: str, device: str, models: Path) -> Path:
 
     `reference` is `default`, a named config, a folder, or the name of an installed model. Raises LarsError.
     """
-    return Path(run_module("bench.models", reference, dtype, device, models))
+    return Path(call("bench.models.make_ready", reference, dtype, device, models))
 
 
 def byte_tokenizer() -> Any:
@@ -83,7 +82,8 @@ def random_model(name: str, library: Any) -> Path:
     return folder
 
 
-def _ready(reference: str, dtype: str, device: str, models: Path) -> Path:
+def make_ready(reference: str, dtype: str, device: str, models: str) -> str:
+    """See `ready_model`."""
     import torch
 
     from lars_agent.models.library import ModelLibrary
@@ -91,7 +91,7 @@ def _ready(reference: str, dtype: str, device: str, models: Path) -> Path:
 
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("torch finds no GPU here; leave out --device cuda")
-    library = ModelLibrary(models)
+    library = ModelLibrary(Path(models))
     if reference in CONFIGS:
         folder = random_model(reference, library)
     elif (Path(reference) / "config.json").is_file():
@@ -99,11 +99,4 @@ def _ready(reference: str, dtype: str, device: str, models: Path) -> Path:
     else:
         folder = (library.pull if reference == "default" else library.get)(reference).folder
     open_model(folder, *precision(dtype))  # writes the quantized weights beside the others
-    return folder
-
-
-if __name__ == "__main__":
-    try:
-        print(_ready(*sys.argv[1:4], Path(sys.argv[4])))
-    except LarsError as error:
-        sys.exit(str(error))
+    return str(folder)

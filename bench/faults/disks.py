@@ -116,7 +116,7 @@ def cut_repeatedly(folder: Path, count: int, rng: random.Random, command: Sequen
                 if command is SERVE and number % RESTART_EVERY == 0:
                     _restart(folder)
                     found["restarts"] += 1
-        acknowledged = len(clients.ledger.acknowledged)
+        acknowledged = len(clients.acknowledged)
     return found | {"acknowledged": acknowledged, "phases": dict(Counter(cut["phase"] for cut in found["cuts"]))}
 
 
@@ -131,7 +131,7 @@ def _wait(state: Path, aim: str | None, rng: random.Random) -> None:
 def _cut(folder: Path, daemon: DaemonUnderTest, clients: Clients) -> tuple[dict[str, str], str]:
     """Copy the disk at one moment; return what clients had been promised by then, and the phase of the cycle."""
     with daemon.suspended():
-        promised = dict(clients.ledger.acknowledged)
+        promised = dict(clients.acknowledged)
         shutil.copyfile(folder / IMAGE, folder / COPY)
         return promised, phase(daemon.state, next(reversed(jobs(daemon.state)), None), healthy=True)
 
@@ -177,8 +177,8 @@ def _point(folder: Path, name: str) -> dict[str, Any]:
                 found |= _afterwards(daemon, known)
                 clients.begin_no_more()
             daemon.stop(STOP_LIMIT_S)
-        found |= asdict(Audit.of(daemon.state, clients.ledger.acknowledged))
-        found |= {"statuses": clients.ledger.statuses(), "said": clients.ledger.messages()}
+        found |= asdict(Audit.of(daemon.state, clients.acknowledged))
+        found |= {"statuses": clients.statuses(), "said": clients.messages()}
         return found | {"jobs": _endings(jobs(daemon.state))}
 
 

@@ -152,11 +152,11 @@ def _leave_alone(daemon: DaemonUnderTest, clients: Clients, found: Findings) -> 
 
 def _settle(daemon: DaemonUnderTest, clients: Clients, found: Findings) -> None:
     """Compare what clients were told with what there is."""
-    found.replies = sum(answer.status == OK for answer in clients.answers)
-    found.wrong_replies = wrong_replies(daemon.url, clients.answers)
+    found.replies = sum(answer.status == OK for answer in clients.replies)
+    found.wrong_replies = wrong_replies(daemon.url, clients.replies)
     daemon.stop(STOP_LIMIT_S)
-    found.add(Audit.of(daemon.state, clients.ledger.acknowledged))
-    found.statuses.update(clients.ledger.statuses())
+    found.add(Audit.of(daemon.state, clients.acknowledged))
+    found.statuses.update(clients.statuses())
     ended, published = jobs(daemon.state), published_by(daemon.state, "default")
     found.endings.update(job.status for job in ended)
     found.stuck += [job.id for job in ended if not job.is_over]
@@ -253,7 +253,7 @@ def _kill_before(kept: KeptCycle, step: int, name: str, found: Findings) -> None
         replying = kept.ask().version
     kept.kill()
     found.strikes += 1
-    found.add(Audit.of(kept.state, clients.ledger.acknowledged))
+    found.add(Audit.of(kept.state, clients.acknowledged))
     job = next(job for job in jobs(kept.state) if job.id == kept.job_id)
     found.endings[job.status] += 1
     if not job.is_over:

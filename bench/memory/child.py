@@ -40,12 +40,18 @@ def main() -> None:
     load_peak = peak_rss_bytes()
     if not reset_peak():
         sys.stderr.write("the peak cannot be reset here: it includes the loading\n")
-    loaded, on_device = footprint(os.getpid()), reset_gpu_peaks(cell)
+    loaded, on_gpu = footprint(os.getpid()), dict[str, int]()
+    if cell.device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        on_gpu["cuda_loaded_bytes"] = torch.cuda.memory_allocated()
     report("loaded", **loaded)
     with nullcontext() if cell.device == "cpu" else torch.device(cell.device):
         seconds = run(cell, prepared(cell, opened))
     figures = {"load_peak_bytes": load_peak, "peak_bytes": peak_rss_bytes(), "loaded_bytes": loaded["rss"]}
-    report("done", **figures, **seconds, **on_device, **gpu_peaks(cell), sha256=opened.sha256)
+    if cell.device != "cpu":
+        on_gpu["cuda_peak_allocated_bytes"] = torch.cuda.max_memory_allocated()
+        on_gpu["cuda_peak_reserved_bytes"] = torch.cuda.max_memory_reserved()
+    report("done", **figures, **seconds, **on_gpu, sha256=opened.sha256)
 
 
 def opened_for(cell: Cell, folder: Path) -> OpenedModel:
@@ -107,22 +113,6 @@ def run(cell: Cell, step: Callable[[], None]) -> dict[str, Any]:
         seconds.append(time.perf_counter() - started)
     timed = seconds[WATCHED_STEPS:] or seconds[-1:]
     return {"seconds": round(statistics.median(timed), 4), "step_seconds": [round(value, 4) for value in seconds]}
-
-
-def reset_gpu_peaks(cell: Cell) -> dict[str, int]:
-    """Count the GPU's peaks from here on; return what it holds of the model."""
-    if cell.device == "cpu":
-        return {}
-    torch.cuda.reset_peak_memory_stats()
-    return {"cuda_loaded_bytes": torch.cuda.memory_allocated()}
-
-
-def gpu_peaks(cell: Cell) -> dict[str, int]:
-    """The most that was in use on the GPU, and that torch had reserved."""
-    if cell.device == "cpu":
-        return {}
-    allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-    return {"cuda_peak_allocated_bytes": allocated, "cuda_peak_reserved_bytes": reserved}
 
 
 def report(event: str, **values: Any) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
 from typing import Any, Literal
 
-from bench.child import run, run_module
+from bench.child import call, run
 from lars_agent.errors import LarsError
 from lars_agent.memory.allocator import torch_environment
 
@@ -46,7 +45,7 @@ def speed_runs(model: Path, cache: Path, rounds: int) -> list[dict[str, Any]]:
                 if contender == LLAMACPP:
                     figures = llamacpp.figures(threads)
                 else:
-                    figures = child_figures("speed", threads, model, contender.name)
+                    figures = _figures("speed", threads, model, contender.name)
                 speeds = {
                     "prefill_tokens_s": round(PROMPT_TOKENS / figures.pop("prompt_s"), 2),
                     "decode_tokens_s": round((figures["tokens"] - 1) / figures.pop("reply_s"), 2),
@@ -59,16 +58,15 @@ def speed_runs(model: Path, cache: Path, rounds: int) -> list[dict[str, Any]]:
 def engine_runs(model: Path) -> list[dict[str, Any]]:
     """The cost of adapters and of warm prefixes, for each precision and thread count of `ENGINE_RUNS`."""
     return [
-        {"dtype": dtype, "threads": threads, **child_figures("engine", threads, model, dtype)}
+        {"dtype": dtype, "threads": threads, **_figures("engine", threads, model, dtype)}
         for dtype, threads in ENGINE_RUNS
     ]
 
 
-def child_figures(command: str, threads: int, *arguments: object) -> dict[str, Any]:
-    """The figures that `bench.serve.child` prints, started as the daemon starts its engine. Raises LarsError."""
+def _figures(function: str, threads: int, *arguments: object) -> dict[str, Any]:
+    """The figures of a function of `bench.serve.child`, started as the daemon starts its engine. Raises LarsError."""
     environment = torch_environment(os.environ, threads)
-    output = run_module("bench.serve.child", command, *arguments, threads, environment=environment)
-    return dict(json.loads(output))
+    return dict(call(f"bench.serve.child.{function}", *arguments, threads, environment=environment))
 
 
 class LlamaCpp:
@@ -87,8 +85,8 @@ class LlamaCpp:
             options = ["--prefix", str(folder), "--ignore-scripts", "--no-audit"]
             run(["npm", "install", *options, PACKAGE], f"the installation of {PACKAGE}")
         if not self._gguf.exists():
-            run_module("bench.serve.child", "gguf", folder / "downloads", self._gguf)
-        self._prompts = run_module("bench.serve.child", "prompts", model)
+            call("bench.serve.child.gguf", folder / "downloads", self._gguf)
+        self._prompts = json.dumps(call("bench.serve.child.prompts", model))
         self._flash: dict[int, bool] = {}
 
     def figures(self, threads: int) -> dict[str, Any]:
@@ -100,8 +98,5 @@ class LlamaCpp:
 
     def _run(self, threads: int, *, flash: bool) -> dict[str, Any]:
         environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LLAMACPP_FLASH": str(int(flash))}
-        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-            file.write(self._prompts)
-            file.flush()
-            command = ["node", str(SCRIPT), str(self._module), str(self._gguf), str(threads), file.name]
-            return dict(json.loads(run([*command, str(REPLY_TOKENS)], "llama.cpp", environment)))
+        command = ["node", str(SCRIPT), str(self._module), str(self._gguf), str(threads), self._prompts]
+        return dict(json.loads(run([*command, str(REPLY_TOKENS)], "llama.cpp", environment)))

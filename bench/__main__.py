@@ -88,7 +88,7 @@ def memory(
         grid(chosen, _numbers(contexts, "--contexts", _count, "number of tokens"), kinds, limit_bytes=limit, **settings)
     )
     runs = memory_runs(goal_cells() if goals else cells, models, time_limit)
-    MEMORY.measure(CELLS, runs, out, typer.echo, fresh=fresh, retry=retry)
+    MEMORY.measure(CELLS, runs, out, fresh=fresh, retry=retry)
 
 
 @app.command()
@@ -108,12 +108,12 @@ def planner(
     _require("matplotlib")
     names, kinds = _chosen(models_drawn, tuple(RANGES), "--of"), _chosen(dtypes, DTYPES, "--dtypes")
     runs = planner_runs(list(draw_jobs(cells, seed, names, kinds)), models, threads, time_limit)
-    MEMORY.measure(JOBS, runs, out, typer.echo, fresh=fresh, retry=retry)
+    MEMORY.measure(JOBS, runs, out, fresh=fresh, retry=retry)
 
 
 @app.command()
 def serve(
-    parts: Annotated[str, typer.Option(help="Of " + ", ".join(serving.PARTS) + ".")] = ",".join(serving.PARTS),
+    parts: Annotated[str, typer.Option(help="Of " + ", ".join(serving.BUILDERS) + ".")] = ",".join(serving.BUILDERS),
     rounds: Annotated[int, typer.Option(min=1, help="How often all contenders of a comparison take turns.")] = 5,
     models: Models = MODELS,
     out: Out = RESULTS,
@@ -123,12 +123,12 @@ def serve(
     llama.cpp is run by node and fetched with npm; nothing else may run beside.
     """
     _require("matplotlib")
-    chosen = _chosen(parts, tuple(serving.PARTS), "--parts")
+    chosen = _chosen(parts, tuple(serving.BUILDERS), "--parts")
     for dtype in ("int4", "int8"):
         model = ready_model("default", dtype, "cpu", models)
-    settings = serving.ServeSettings(model, models.parent, rounds)
-    runs = part_runs(chosen, lambda name: serving.PARTS[name](settings), typer.echo)
-    SERVE.measure(serving.RUNS, runs, out, typer.echo, fresh=True)
+    measures = serving.serve_parts(model, models.parent, rounds)
+    runs = part_runs(chosen, lambda name: measures[name]())
+    SERVE.measure(serving.RUNS, runs, out, fresh=True)
 
 
 @app.command()
@@ -148,8 +148,8 @@ def faults(
     the latency nothing else may run beside.
     """
     chosen = _chosen(parts, tuple(fault_parts.PARTS), "--parts")
-    runs = fault_parts.fault_runs(chosen, FaultSettings(seed, kills, points, cuts, disk, models), typer.echo)
-    FAULTS.measure(fault_parts.RUNS, runs, out, typer.echo, fresh=True)
+    runs = fault_parts.fault_runs(chosen, FaultSettings(seed, kills, points, cuts, disk, models))
+    FAULTS.measure(fault_parts.RUNS, runs, out, fresh=True)
 
 
 @app.command()
@@ -175,7 +175,7 @@ def quality(
     numbers = _numbers(rates, "--rates", float, "learning rate") if rates else []
     keys = quality_suite.quality_keys(chosen, numbers, _numbers(seeds, "--seeds", int, "seed"), steps, batch_size)
     with quality_suite.quality_runs(keys, quality_suite.CELLS.newest(out), models, jobs) as runs:
-        QUALITY.measure(quality_suite.CELLS, runs, out, typer.echo)
+        QUALITY.measure(quality_suite.CELLS, runs, out)
 
 
 @app.command("report")

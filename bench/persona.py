@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from examples.persona import lessons, probes
 from lars_agent.example import Message
 from lars_agent.lars import LarsAdapter, LarsConfig, attach
-from lars_agent.lars.forward import reply_logits
+from lars_agent.lars.forward import Batch, reply_logits
 from lars_agent.lars.inject import Attachment
 from lars_agent.models.chat_template import encode_prompt
 from lars_agent.models.open import OpenedModel, open_model
 from lars_agent.runtime.hf_backend import HfSequence
-from lars_agent.training.batches import batch_indices, collate, encode, pad_id
+from lars_agent.training.batches import Encoded, batch_indices, collate, encode, pad_id
 from lars_agent.training.curate import CurationPolicy, curate
 from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text, reply_nll, token_losses
 from lars_agent.training.trainer import TrainConfig, Trainer, learning_rate
@@ -92,45 +91,33 @@ class Cell:
         """PEFT's LoRA on every linear layer but the head (r 8, alpha 16, dropout 0.05), rehearsed and kept as ours."""
         torch.manual_seed(self.config.seed)
         lora = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM")
-        model = inject_adapter_in_model(lora, self.attachment.model)
+        model = get_peft_model(self.attachment.model, lora)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay)
         for step in range(self.config.steps):
             model.train()
-            self._lora_step(parameters, optimizer, step)
+            batch = self._batch(self.train, self.config.batch_size, step)
+            (reply_nll(self.attachment, None, batch).sum() / batch.reply_tokens).backward()
+            (self.config.rehearsal_weight * self._divergence(model, step)).backward()
+            torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, self.config)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         model.eval()
         return None, self.config.steps, float(token_losses(self.attachment, None, self.heldout, self.pad).mean())
 
-    def _lora_step(self, parameters: list[torch.Tensor], optimizer: torch.optim.Optimizer, step: int) -> None:
-        """The step of `Trainer`, with LoRA in the adapter's place."""
-        indices = batch_indices(len(self.train), self.config.batch_size, step, self.config.seed)
-        batch = collate([self.train[index] for index in indices], self.pad)
-        loss = reply_nll(self.attachment, None, batch).sum() / batch.reply_tokens
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._lora_rehearsal(step).backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, self.config)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    def _lora_rehearsal(self, step: int) -> torch.Tensor:
+    def _divergence(self, model: PeftModel, step: int) -> torch.Tensor:
         """KL(base model || adapted model) on general text, as `divergence_from_base` with LoRA switched off and on."""
-        size = self.config.rehearsal_batch
-        indices = batch_indices(len(self.rehearsal), size, step, self.config.seed)
-        batch = collate([self.rehearsal[index] for index in indices], self.pad)
-        self._switch_lora(on=False)
-        with torch.no_grad():
+        batch = self._batch(self.rehearsal, self.config.rehearsal_batch, step)
+        with torch.no_grad(), model.disable_adapter():
             base = reply_logits(self.attachment, None, batch).log_softmax(dim=-1)
-        self._switch_lora(on=True)
         adapted = reply_logits(self.attachment, None, batch).log_softmax(dim=-1)
-        divergence = functional.kl_div(adapted, base, reduction="batchmean", log_target=True)
-        return self.config.rehearsal_weight * divergence
+        return functional.kl_div(adapted, base, reduction="batchmean", log_target=True)
 
-    def _switch_lora(self, *, on: bool) -> None:
-        for module in self.attachment.model.modules():
-            if isinstance(module, BaseTunerLayer):
-                module.enable_adapters(on)
+    def _batch(self, rows: Sequence[Encoded], size: int, step: int) -> Batch:
+        """The batch of `Trainer` at that step."""
+        return collate([rows[index] for index in batch_indices(len(rows), size, step, self.config.seed)], self.pad)
 
 
 @torch.no_grad()

@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from bench import record, report
 from bench.record import Row
 
 FAILED = "failed"
 Record = Mapping[str, Any]
 Newest = Mapping[Hashable, Record]
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,6 @@ class Suite:
         store: Store,
         runs: Mapping[Any, Callable[[], Record]],
         folder: Path,
-        tell: Tell,
         *,
         fresh: bool = False,
         retry: bool = False,
@@ -83,10 +83,10 @@ class Suite:
         for number, key in enumerate(due, start=1):
             found = runs[key]()
             store.append(folder, {**found, **record.circumstances()})
-            tell(f"{number:3}/{len(due)} {store.describe(found) or key}")
-        self.write(folder, tell)
+            typer.echo(f"{number:3}/{len(due)} {store.describe(found) or key}")
+        self.write(folder)
 
-    def write(self, folder: Path, tell: Tell = lambda line: None) -> list[Row]:
+    def write(self, folder: Path) -> list[Row]:
         """Write rows and plots of the newest records, and print them."""
         found = [(store, store.newest(folder)) for store in self.stores]
         rows = [row for store, newest in found for row in store.rows(newest)]
@@ -94,18 +94,16 @@ class Suite:
         names = {"runs": [store.file_name for store in self.stores], "plots": [plot.name for plot in plots]}
         path = record.write(self.area, self.command, rows, folder, **names)
         for line in report.lines({self.area: rows}):
-            tell(line)
-        tell(f"written: {', '.join(map(str, [path, *plots]))}")
+            typer.echo(line)
+        typer.echo(f"written: {', '.join(map(str, [path, *plots]))}")
         return rows
 
 
-def part_runs(
-    names: Sequence[str], measure: Callable[[str], Any], tell: Tell, **more: Any
-) -> dict[str, Callable[[], Record]]:
+def part_runs(names: Sequence[str], measure: Callable[[str], Any], **more: Any) -> dict[str, Callable[[], Record]]:
     """The run of each part of a suite, for a store made by `parts_store`; `more` is put into the records."""
 
     def run(name: str) -> Record:
-        tell(f"measuring: {name}")
+        typer.echo(f"measuring: {name}")
         return {"part": name, "figures": measure(name), **more}
 
     return {name: partial(run, name) for name in names}

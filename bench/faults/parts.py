@@ -14,7 +14,7 @@ from bench.faults.scenario import MODELS, FaultSettings
 from bench.faults.training import latency, resume
 from bench.models import TINY, ready_model
 from bench.record import Row, claimed
-from bench.suite import Record, Tell, part_runs, parts_store
+from bench.suite import Record, part_runs, parts_store
 
 Found = Mapping[str, Any]
 KILLED = ("kills", "points")
@@ -149,7 +149,7 @@ REAL_MODEL_PARTS = {"resume", "latency"}
 RUNS = parts_store("faults-runs.jsonl", fault_rows)
 
 
-def fault_runs(names: Sequence[str], settings: FaultSettings, tell: Tell) -> dict[str, Callable[[], Record]]:
+def fault_runs(names: Sequence[str], settings: FaultSettings) -> dict[str, Callable[[], Record]]:
     """The run of each part, in a scratch folder. Raises LarsError where the real model cannot be had."""
     if REAL_MODEL_PARTS & set(names):
         ready_model("default", "bfloat16", "cpu", settings.models)
@@ -160,4 +160,4 @@ def fault_runs(names: Sequence[str], settings: FaultSettings, tell: Tell) -> dic
                 ready_model(TINY, "float32", "cpu", Path(folder, MODELS))
             return PARTS[name](settings, Path(folder))
 
-    return part_runs(names, measure, tell, seed=settings.seed)
+    return part_runs(names, measure, seed=settings.seed)

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +19,7 @@ import psutil
 from bench.memory.cell import ALLOCATORS, VARIABLES, Cell
 from bench.memory.limit import MemoryLimit, drop_page_cache, memory_limit
 from bench.suite import FAILED
+from lars_agent.errors import last_line
 
 KINDS = ("rss", "pss", "uss")
 SAMPLE_S = 0.03
@@ -46,76 +46,58 @@ def measure(cell: Cell, folder: Path, time_limit_s: float) -> dict[str, Any]:
         drop_page_cache(folder)
     with memory_limit(cell.limit_bytes) as limit, tempfile.TemporaryFile() as errors:
         command = [sys.executable, "-m", "bench.memory.child", str(folder), json.dumps(asdict(cell))]
-        watched = Watched(command if limit is None else limit.command(command), variables, errors)
-        figures = watched.figures(time_limit_s)
-        if FAILED in figures:
-            figures[FAILED] = _reason(figures[FAILED], limit, errors)
+        process = subprocess.Popen(
+            command if limit is None else limit.command(command),
+            env=inherited() | variables,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+        try:
+            figures = _watch(process, time.monotonic() + time_limit_s)
+            exit_status = process.wait(timeout=60)
+            if exit_status or not figures:
+                figures = {FAILED: _reason(exit_status, limit, errors)}
+        except (TimeoutError, subprocess.TimeoutExpired):
+            figures = {FAILED: f"not done after {time_limit_s:,.0f} seconds"}
+        finally:
+            process.kill()
+            process.wait()
         if limit is not None:
             figures["cgroup_peak_bytes"] = limit.peak_bytes()
     return asdict(cell) | figures | {"environment": variables}
 
 
-class Watched:
-    """A process that reports its progress (see `bench.memory.child`), sampled meanwhile."""
+def _watch(process: subprocess.Popen[bytes], deadline: float) -> dict[str, Any]:
+    """Sample a process while it reports its progress (see `bench.memory.child`).
 
-    def __init__(self, command: list[str], variables: dict[str, str], errors: IO[bytes]) -> None:
-        self.process = subprocess.Popen(
-            command, env=inherited() | variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
-        )
-        self.loaded = self.peak = dict.fromkeys(KINDS, 0)
-        self.sampling = False
-        self.done: dict[str, Any] | None = None
-
-    def figures(self, time_limit_s: float) -> dict[str, Any]:
-        """Wait for the end; return the figures that the process reported and the sampled ones, or `failed`."""
-        try:
-            for event in self._events(time.monotonic() + time_limit_s):
-                self._handle(event)
-            exit_status = self.process.wait(timeout=60)
-        except (TimeoutError, subprocess.TimeoutExpired):
-            return {FAILED: f"not done after {time_limit_s:,.0f} seconds"}
-        finally:
-            self.process.kill()
-            self.process.wait()
-        if self.done is None or exit_status:
-            signalled = exit_status < 0
-            return {
-                FAILED: f"signal {signal.Signals(-exit_status).name}" if signalled else f"exit status {exit_status}"
-            }
-        sampled = {"loaded": self.loaded, "peak": self.peak}
-        return self.done | {
-            f"{when}_{kind}_bytes": found[kind] for when, found in sampled.items() for kind in ("pss", "uss")
-        }
-
-    def _events(self, deadline: float) -> Iterator[dict[str, Any]]:
-        """Yield each JSON line as it comes, until the pipe is closed; sample the process in between."""
-        assert self.process.stdout is not None
-        pipe, rest = self.process.stdout.fileno(), b""
-        while True:
-            pause_s = self._sample() if self.sampling else 1.0
-            if time.monotonic() > deadline:
-                raise TimeoutError
-            if not select.select([pipe], [], [], pause_s)[0]:
-                continue
-            piece = os.read(pipe, 65536)
-            if not piece:
-                return
-            *lines, rest = (rest + piece).split(b"\n")
-            yield from (json.loads(line) for line in lines if line.startswith(b'{"event"'))
-
-    def _sample(self) -> float:
-        """Update the peaks; return the seconds to wait until the next sample."""
+    Returns the figures that it reported at its end, with the sampled ones; none where it did not. Raises TimeoutError.
+    """
+    assert process.stdout is not None
+    pipe, rest, done, is_sampling = process.stdout.fileno(), b"", dict[str, Any](), False
+    loaded = peak = dict.fromkeys(KINDS, 0)
+    while True:
         started = time.monotonic()
-        self.peak = {kind: max(found, self.peak[kind]) for kind, found in footprint(self.process.pid).items()}
-        return max(SAMPLE_S, PAUSE_FACTOR * (time.monotonic() - started))
-
-    def _handle(self, event: dict[str, Any]) -> None:
-        name = event.pop("event")
-        if name == "loaded":
-            self.loaded = self.peak = event
-        if name == "done":
-            self.done = event
-        self.sampling = name == "loaded"
+        if is_sampling:
+            peak = {kind: max(found, peak[kind]) for kind, found in footprint(process.pid).items()}
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        pause_s = max(SAMPLE_S, PAUSE_FACTOR * (time.monotonic() - started)) if is_sampling else 1.0
+        if not select.select([pipe], [], [], pause_s)[0]:
+            continue
+        piece = os.read(pipe, 65536)
+        if not piece:
+            break
+        *lines, rest = (rest + piece).split(b"\n")
+        for event in (json.loads(line) for line in lines if line.startswith(b'{"event"')):
+            name = event.pop("event")
+            is_sampling = name == "loaded"
+            if is_sampling:
+                loaded = peak = event
+            if name == "done":
+                done = event
+    sampled = {"loaded": loaded, "peak": peak}
+    return done and done | {f"{when}_{kind}_bytes": sampled[when][kind] for when in sampled for kind in ("pss", "uss")}
 
 
 def inherited() -> dict[str, str]:
@@ -123,12 +105,13 @@ def inherited() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in VARIABLES}
 
 
-def _reason(ending: str, limit: MemoryLimit | None, errors: IO[bytes]) -> str:
-    """The ending, with what is known of its cause."""
+def _reason(exit_status: int, limit: MemoryLimit | None, errors: IO[bytes]) -> str:
+    """How it ended, with what is known of the cause."""
+    number = signal.Signals(-exit_status) if exit_status < 0 else None
+    ending = f"exit status {exit_status}" if number is None else f"signal {number.name}"
     if limit is not None and limit.killed():
         return f"{ending}: passed the limit of {limit.limit_bytes:,} bytes"
-    errors.seek(0)
-    lines = errors.read().decode("utf-8", errors="replace").strip().splitlines()
-    if ending == f"signal {signal.SIGKILL.name}":
+    if number == signal.SIGKILL:
         return f"{ending}, which the system sends when memory runs out"
-    return f"{ending}: {lines[-1]}" if lines else ending
+    errors.seek(0)
+    return f"{ending}: {last_line(errors.read().decode('utf-8', errors='replace'))}"

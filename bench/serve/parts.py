@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,21 +146,16 @@ SERVED_DTYPES = ("bfloat16", "int4")
 SWAPS, SWAPS_DTYPE = 200, "int4"  # whose products are the same for one row and for several, to the last bit
 
 
-@dataclass(frozen=True)
-class ServeSettings:
-    """The model's folder, the folder of downloads, and how often paired runs are repeated."""
+def serve_parts(model: Path, cache: Path, rounds: int) -> dict[str, Callable[[], Any]]:
+    """The measurement of each part; `cache` is the folder of downloads, paired runs are repeated `rounds` times."""
+    return {
+        "speed": partial(speed_runs, model, cache, rounds),
+        "engine": partial(engine_runs, model),
+        "clients": lambda: [throughput(model, dtype) for dtype in SERVED_DTYPES],
+        "swaps": partial(swaps, model, SWAPS_DTYPE, SWAPS),
+        "feedback": partial(feedback_latency, model),
+        "asleep": partial(unloaded, model),
+    }
 
-    model: Path
-    cache: Path
-    rounds: int
 
-
-PARTS: Mapping[str, Callable[[ServeSettings], Any]] = {
-    "speed": lambda settings: speed_runs(settings.model, settings.cache, settings.rounds),
-    "engine": lambda settings: engine_runs(settings.model),
-    "clients": lambda settings: [throughput(settings.model, dtype) for dtype in SERVED_DTYPES],
-    "swaps": lambda settings: swaps(settings.model, SWAPS_DTYPE, SWAPS),
-    "feedback": lambda settings: feedback_latency(settings.model),
-    "asleep": lambda settings: unloaded(settings.model),
-}
 RUNS = parts_store("serve-runs.jsonl", serve_rows, serve_plots)

@@ -28,7 +28,7 @@ from lars_agent.training.trainer import TrainConfig, Trainer, learning_rate
 REPLY_TOKENS = 40
 
 
-def run_cell(folder: Path, key: Mapping[str, Any]) -> dict[str, Any]:
+def run_cell(folder: str, key: Mapping[str, Any]) -> dict[str, Any]:
     """The cell's key and its scores, measured in this process on one thread."""
     torch.set_num_threads(1)
     config = TrainConfig(
@@ -39,7 +39,7 @@ def run_cell(folder: Path, key: Mapping[str, Any]) -> dict[str, Any]:
         checkpoint_every=10_000,
         seed=key["seed"],
     )
-    return {**key, **Cell(open_model(folder, torch.float32), config).run(key["method"])}
+    return {**key, **Cell(open_model(Path(folder), torch.float32), config).run(key["method"])}
 
 
 class Cell:

@@ -10,8 +10,7 @@ import torch
 
 from bench.memory.cell import ALLOCATORS, METHODS, given_ours, usual
 from bench.memory.child import opened_for, prepared, run
-from bench.memory.limit import memory_limit
-from bench.memory.process import inherited
+from bench.memory.process import inherited, memory_limit
 from lars_agent.errors import LarsError
 from service.worker.process import worker_environment
 

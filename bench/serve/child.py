@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from bench.serve.speed import CONTENDERS, PROMPT_TOKENS, REPLY_TOKENS
+from bench.serve.speed import OURS, PROMPT_TOKENS, REPLY_TOKENS
 from lars_agent.errors import LarsError
 from lars_agent.lars import LarsAdapter, LarsConfig, save_adapter
 from lars_agent.models.open import OpenedModel, open_model, open_tokenizer, precision
@@ -30,13 +30,12 @@ SPREAD = 0.01  # standard deviation of an adapter's weights: enough to matter, t
 Figures = dict[str, float]
 
 
-def speed(model: str, name: str, threads: int) -> Figures:
+def speed(model: str, contender: str, threads: int) -> Figures:
     """Seconds to the first token of one greedy reply, and from that to the last, after a short one to warm up."""
-    contender = next(one for one in CONTENDERS if one.name == name)
-    torch.set_num_threads(1 if contender.program == "ours" else threads)  # see `Engine`
-    opened = open_model(Path(model), *precision(contender.dtype))
+    torch.set_num_threads(1 if contender in OURS else threads)  # see `Engine`
+    opened = open_model(Path(model), *precision(OURS.get(contender, "bfloat16")))
     text = text_of(opened.tokenizer, PROMPT_TOKENS)
-    reply = _ours(opened, threads) if contender.program == "ours" else _transformers(opened)
+    reply = _ours(opened, threads) if contender in OURS else _transformers(opened)
     reply(text[: len(text) // 2], WARM_UP_TOKENS)
     return reply(text, REPLY_TOKENS)
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from shutil import which
-from typing import Any, Literal
+from typing import Any
 
 from bench.child import call, run
 from lars_agent.errors import LarsError
@@ -21,37 +20,22 @@ PACKAGE = "node-llama-cpp@3.22.1"
 SCRIPT = Path(__file__).with_name("llamacpp.mjs")
 
 
-@dataclass(frozen=True)
-class Contender:
-    """A program, and its precision; `name` is used in rows."""
-
-    name: str
-    program: Literal["ours", "transformers", "llama.cpp"]
-    dtype: str
-
-
-OURS = tuple(Contender(f"ours_{dtype}", "ours", dtype) for dtype in ("int4", "int8", "bfloat16", "float32"))
-TRANSFORMERS = Contender("transformers_bfloat16", "transformers", "bfloat16")
-LLAMACPP = Contender("llamacpp_q4", "llama.cpp", "Q4_1")
-CONTENDERS: Sequence[Contender] = (*OURS, LLAMACPP, TRANSFORMERS)
+OURS = {f"ours_{dtype}": dtype for dtype in ("int4", "int8", "bfloat16", "float32")}  # our precision by name in rows
+LLAMACPP, TRANSFORMERS = "llamacpp_q4", "transformers_bfloat16"
+CONTENDERS = (*OURS, LLAMACPP, TRANSFORMERS)
 
 
 def speed_runs(model: Path, cache: Path, rounds: int) -> list[dict[str, Any]]:
     """One record for each contender in each round: tokens a second of the prompt, and of the reply."""
     llamacpp, found = LlamaCpp(cache, model), []
-    for number in range(rounds):
-        for threads in THREADS:
-            for contender in CONTENDERS:
-                if contender == LLAMACPP:
-                    figures = llamacpp.figures(threads)
-                else:
-                    figures = _figures("speed", threads, model, contender.name)
-                speeds = {
-                    "prefill_tokens_s": round(PROMPT_TOKENS / figures.pop("prompt_s"), 2),
-                    "decode_tokens_s": round((figures["tokens"] - 1) / figures.pop("reply_s"), 2),
-                }
-                name = {"contender": contender.name, "threads": threads, "round": number}
-                found.append({**name, **speeds, **figures})
+    for number, threads, contender in product(range(rounds), THREADS, CONTENDERS):
+        in_python = contender != LLAMACPP
+        figures = _figures("speed", threads, model, contender) if in_python else llamacpp.figures(threads)
+        speeds = {
+            "prefill_tokens_s": round(PROMPT_TOKENS / figures.pop("prompt_s"), 2),
+            "decode_tokens_s": round((figures["tokens"] - 1) / figures.pop("reply_s"), 2),
+        }
+        found.append({"contender": contender, "threads": threads, "round": number, **speeds, **figures})
     return found
 
 

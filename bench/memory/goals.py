@@ -149,7 +149,7 @@ def grid(methods: Sequence[str], contexts: Sequence[int], dtypes: Sequence[str],
 
 def describe(record: Record) -> str:
     """A measured cell as a line for the terminal."""
-    name = f"{record['model']} {record['method']} {record['context']:,} {record['dtype']} {record['allocator']}"
+    name = "{model} {method} {context:,} {dtype} {allocator}".format(**record)
     if FAILED in record:
         return f"{name:64} {record[FAILED]}"
     above = record["peak_bytes"] - record["loaded_bytes"]

@@ -43,8 +43,6 @@ def run_cell(folder: str, key: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Cell:
-    """One training run and its scores."""
-
     def __init__(self, opened: OpenedModel, config: TrainConfig) -> None:
         self.tokenizer, self.config = opened.tokenizer, config
         self.attachment: Attachment = attach(opened.model)

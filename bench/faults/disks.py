@@ -100,7 +100,7 @@ def cuts(settings: FaultSettings, folder: Path) -> dict[str, Any]:
 
 def cut_repeatedly(folder: Path, count: int, rng: random.Random, command: Sequence[str]) -> dict[str, Any]:
     """Cut the power of one daemon, started by `command`, again and again."""
-    found: dict[str, Any] = {"cuts": [], "restarts": 0, "unsound": []}
+    found: dict[str, Any] = {"cuts": [], "restarts": 0}
     with (folder / IMAGE).open("wb") as file:
         file.truncate(IMAGE_BYTES)
     run(["mkfs.ext4", "-q", "-F", file.name], "mkfs.ext4", hint="run: apt-get install e2fsprogs")

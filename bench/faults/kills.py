@@ -67,7 +67,6 @@ def with_all_phases(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def draw_kill(rng: random.Random, span_s: float) -> Kill:
-    """Draw one kill."""
     target = rng.choices(list(TARGETS), list(TARGETS.values()))[0]
     if rng.random() < AIMED:
         aim = rng.choice(list(AIMS))
@@ -186,7 +185,6 @@ class KeptCycle(DaemonUnderTest):
         shutil.copytree(self.kept, self.state, symlinks=True)
 
     def start_faulty(self, **fault: Any) -> None:
-        """Start with the fault."""
         self.report.unlink(missing_ok=True)
         self.restart(FAULTY, **Fault(str(self.report), **fault).environment())
 

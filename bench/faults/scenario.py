@@ -183,7 +183,6 @@ class Findings:
         return Findings(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON form."""
         return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
 
 

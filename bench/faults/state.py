@@ -33,7 +33,6 @@ class Job:
 
     @property
     def is_over(self) -> bool:
-        """Tell whether it has ended."""
         return self.status not in UNFINISHED
 
     @classmethod

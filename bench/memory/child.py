@@ -33,7 +33,6 @@ FIRST_PLAIN_ID = 100  # those below are often special
 
 
 def main() -> None:
-    """Measure the cell and report."""
     folder, cell = Path(sys.argv[1]), Cell.from_record(json.loads(sys.argv[2]))
     torch.set_num_threads(cell.threads or os.cpu_count() or 1)
     opened = opened_for(cell, folder)
@@ -116,7 +115,6 @@ def run(cell: Cell, step: Callable[[], None]) -> dict[str, Any]:
 
 
 def report(event: str, **values: Any) -> None:
-    """Print one JSON line."""
     sys.stdout.write(json.dumps({"event": event, **values}) + "\n")
     sys.stdout.flush()
 

@@ -138,28 +138,20 @@ class MemoryLimit:
     folder: Path
     limit_bytes: int
 
-    def apply(self) -> None:
-        """Set the limit, and switch swapping off."""
-        for path in self._existing(LIMITS):
-            path.write_text(str(self.limit_bytes))
-        for path in self._existing(NO_SWAP):
-            with suppress(OSError):
-                path.write_text("0")
-
     def peak_bytes(self) -> int | None:
         """The most that was ever charged to the group; None where the kernel does not tell."""
-        return next((int(path.read_text()) for path in self._existing(PEAK)), None)
+        return next((int(path.read_text()) for path in self.existing(PEAK)), None)
 
     def killed(self) -> bool:
         """Tell whether the kernel killed a process of the group for exceeding the limit."""
-        words = [line.split() for path in self._existing(EVENTS) for line in path.read_text().splitlines()]
+        words = [line.split() for path in self.existing(EVENTS) for line in path.read_text().splitlines()]
         return any(name == "oom_kill" and int(count) > 0 for name, count in words)
 
     def command(self, command: list[str]) -> list[str]:
         """The command that runs `command` in the group from its first page on."""
         return ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(self.folder), *command]
 
-    def _existing(self, names: tuple[str, ...]) -> list[Path]:
+    def existing(self, names: tuple[str, ...]) -> list[Path]:
         return [self.folder / name for name in names if (self.folder / name).exists()]
 
 
@@ -171,7 +163,11 @@ def memory_limit(limit_bytes: int | None) -> Iterator[MemoryLimit | None]:
         return
     limit = MemoryLimit(_new_group(), limit_bytes)
     try:
-        limit.apply()
+        for path in limit.existing(LIMITS):
+            path.write_text(str(limit_bytes))
+        for path in limit.existing(NO_SWAP):
+            with suppress(OSError):
+                path.write_text("0")
         yield limit
     finally:
         _remove(limit.folder)

@@ -72,7 +72,6 @@ def draw_jobs(count: int, seed: int, models: Sequence[str], dtypes: Sequence[str
 def planner_runs(
     jobs: Sequence[PlannedJob], models: Path, threads: int, time_limit_s: float
 ) -> dict[PlannedJob, Callable[[], Record]]:
-    """The run of each job."""
 
     def run(job: PlannedJob) -> Record:
         from bench.planner.worker import run_job  # transformers comes with it

@@ -137,14 +137,7 @@ def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
-PARTS: Mapping[str, Callable[[FaultSettings, Path], Any]] = {
-    "kills": kills,
-    "points": points,
-    "cuts": cuts,
-    "disk": disk,
-    "resume": resume,
-    "latency": latency,
-}
+PARTS = {measure.__name__: measure for measure in (kills, points, cuts, disk, resume, latency)}
 REAL_MODEL_PARTS = {"resume", "latency"}
 RUNS = parts_store("faults-runs.jsonl", fault_rows)
 

@@ -31,18 +31,19 @@ Swap = tuple[str, float, float]  # the version, and the times of the request and
 def throughput(model: Path, dtype: str) -> dict[str, Any]:
     """Tokens a second of all replies by the number of clients that ask at once."""
     found = {}
+
+    def few(asked: int) -> bool:
+        return asked < REPLIES_EACH
+
     with daemon_with(model, 1, model__dtype=dtype) as running:
         running.post("/adapters/v1/activate", {})
         ask(running.http, PROMPTS[0], TOKENS)
         for count in CLIENT_COUNTS:
             started = time.monotonic()
             with ThreadPoolExecutor(count) as pool:
-                each = [
-                    pool.submit(ask_on, running.url, PROMPTS[n], TOKENS, lambda asked: asked < REPLIES_EACH)
-                    for n in range(count)
-                ]
+                each = pool.map(lambda prompt: ask_on(running.url, prompt, TOKENS, few), PROMPTS[:count])
             seconds = time.monotonic() - started
-            found[str(count)] = round(sum(answer.tokens for one in each for answer in one.result()) / seconds, 2)
+            found[str(count)] = round(sum(answer.tokens for answers in each for answer in answers) / seconds, 2)
     return {"dtype": dtype, "tokens_s": found}
 
 

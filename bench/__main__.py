@@ -16,14 +16,11 @@ import typer
 
 from bench import quality as quality_suite
 from bench import report
-from bench.faults import parts as fault_parts
-from bench.faults.scenario import FaultSettings
 from bench.memory.cell import METHODS
 from bench.memory.goals import CELLS, goal_cells, grid, memory_runs
 from bench.models import ready_model
 from bench.planner.jobs import DTYPES, JOBS, RANGES, draw_jobs, planner_runs
 from bench.record import CHECKOUT, RESULTS, claims
-from bench.serve import parts as serving
 from bench.suite import Suite, part_runs
 from lars_agent.errors import LarsError
 
@@ -33,10 +30,11 @@ MODELS = CHECKOUT / ".cache" / "models"
 CONTEXTS = "256,1024,2048"
 SWEEP_DTYPES = "float32,bfloat16"
 TIME_LIMIT_S = 4 * 3600.0
+# Their modules are imported by their commands alone: what the process that samples a cell maps too is shared memory.
+FAULT_PARTS = ("kills", "points", "cuts", "disk", "resume", "latency")
+SERVE_PARTS = ("speed", "engine", "clients", "swaps", "feedback", "asleep")
 MEMORY = Suite("memory", f"{PROGRAM} memory --goals", (CELLS, JOBS))
 QUALITY = Suite("quality", f"{PROGRAM} quality", (quality_suite.CELLS,))
-SERVE = Suite("serve", f"{PROGRAM} serve", (serving.RUNS,))
-FAULTS = Suite("faults", f"{PROGRAM} faults", (fault_parts.RUNS,))
 Number = TypeVar("Number", int, float)
 
 app = typer.Typer(help="Measure the goals of lars-agent.", no_args_is_help=True, add_completion=False)
@@ -113,7 +111,7 @@ def planner(
 
 @app.command()
 def serve(
-    parts: Annotated[str, typer.Option(help="Of " + ", ".join(serving.BUILDERS) + ".")] = ",".join(serving.BUILDERS),
+    parts: Annotated[str, typer.Option(help="Of " + ", ".join(SERVE_PARTS) + ".")] = ",".join(SERVE_PARTS),
     rounds: Annotated[int, typer.Option(min=1, help="How often all contenders of a comparison take turns.")] = 5,
     models: Models = MODELS,
     out: Out = RESULTS,
@@ -123,17 +121,19 @@ def serve(
     llama.cpp is run by node and fetched with npm; nothing else may run beside.
     """
     _require("matplotlib")
-    chosen = _chosen(parts, tuple(serving.BUILDERS), "--parts")
+    chosen = _chosen(parts, SERVE_PARTS, "--parts")
+    from bench.serve.parts import RUNS, serve_parts
+
     for dtype in ("int4", "int8"):
         model = ready_model("default", dtype, "cpu", models)
-    measures = serving.serve_parts(model, models.parent, rounds)
+    measures = serve_parts(model, models.parent, rounds)
     runs = part_runs(chosen, lambda name: measures[name]())
-    SERVE.measure(serving.RUNS, runs, out, fresh=True)
+    Suite("serve", f"{PROGRAM} serve", (RUNS,)).measure(RUNS, runs, out, fresh=True)
 
 
 @app.command()
 def faults(
-    parts: Annotated[str, typer.Option(help="Of " + ", ".join(fault_parts.PARTS) + ".")] = ",".join(fault_parts.PARTS),
+    parts: Annotated[str, typer.Option(help="Of " + ", ".join(FAULT_PARTS) + ".")] = ",".join(FAULT_PARTS),
     kills: Annotated[int, typer.Option(min=1, help="kill -9 at random moments.")] = 300,
     points: Annotated[int, typer.Option(min=1, help="kill -9 right before a step of publishing.")] = 50,
     cuts: Annotated[int, typer.Option(min=1, help="Power cuts.")] = 25,
@@ -147,9 +147,11 @@ def faults(
     Power cuts and full disks need root, and a system that lets it mount; the power cuts' control needs eatmydata. For
     the latency nothing else may run beside.
     """
-    chosen = _chosen(parts, tuple(fault_parts.PARTS), "--parts")
-    runs = fault_parts.fault_runs(chosen, FaultSettings(seed, kills, points, cuts, disk, models))
-    FAULTS.measure(fault_parts.RUNS, runs, out, fresh=True)
+    chosen = _chosen(parts, FAULT_PARTS, "--parts")
+    from bench.faults.parts import RUNS, FaultSettings, fault_runs
+
+    runs = fault_runs(chosen, FaultSettings(seed, kills, points, cuts, disk, models))
+    Suite("faults", f"{PROGRAM} faults", (RUNS,)).measure(RUNS, runs, out, fresh=True)
 
 
 @app.command()

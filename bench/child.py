@@ -9,14 +9,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from lars_agent.errors import LarsError, last_line
-from service.worker.process import DEFAULT_COMMAND, LOG_NAME, worker_environment
 
 
 def call(function: str, *arguments: Any, environment: Mapping[str, str] | None = None) -> Any:
@@ -38,26 +35,6 @@ def run(command: Sequence[str], name: str, environment: Mapping[str, str] | None
     if done.returncode:
         raise LarsError(f"{name} failed: {last_line(done.stderr)}{end}")
     return last_line(done.stdout)
-
-
-@contextmanager
-def training_worker(folder: Path, threads: int) -> Iterator[subprocess.Popen[bytes]]:
-    """The real worker on the job directory, its output in a log there; killed at the end of the block."""
-    command = [*DEFAULT_COMMAND, str(folder)]
-    with (folder / LOG_NAME).open("ab") as log:
-        process = subprocess.Popen(
-            command, env=worker_environment(threads), stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def worker_message(folder: Path) -> str:
-    """The last line that the job's workers have written."""
-    return last_line((folder / LOG_NAME).read_text(encoding="utf-8", errors="replace"))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Clients that keep asking a daemon, and the scratch daemons, jobs and processes that several benches need."""
+"""Clients that keep asking a daemon, and the scratch daemons, jobs and workers that several benches need."""
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 import threading
 import time
@@ -16,7 +17,8 @@ import psutil
 
 from bench.child import call
 from examples.running import Daemon, daemon
-from lars_agent.errors import LarsError
+from lars_agent.errors import LarsError, last_line
+from service.worker.process import DEFAULT_COMMAND, LOG_NAME, worker_environment
 
 PROMPTS = (
     "Describe the sea to someone who has never seen it.",
@@ -121,3 +123,23 @@ def descendants(pid: int, word: str = "") -> list[psutil.Process]:
                 if word in " ".join(one.cmdline()):
                     found.append(one)
     return found
+
+
+@contextmanager
+def training_worker(folder: Path, threads: int) -> Iterator[subprocess.Popen[bytes]]:
+    """The real worker on the job directory, its output in a log there; killed at the end of the block."""
+    command = [*DEFAULT_COMMAND, str(folder)]
+    with (folder / LOG_NAME).open("ab") as log:
+        process = subprocess.Popen(
+            command, env=worker_environment(threads), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def worker_message(folder: Path) -> str:
+    """The last line that the job's workers have written."""
+    return last_line((folder / LOG_NAME).read_text(encoding="utf-8", errors="replace"))

@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from bench import record, report
 from bench.record import Row
 
@@ -83,7 +81,7 @@ class Suite:
         for number, key in enumerate(due, start=1):
             found = runs[key]()
             store.append(folder, {**found, **record.circumstances()})
-            typer.echo(f"{number:3}/{len(due)} {store.describe(found) or key}")
+            print(f"{number:3}/{len(due)} {store.describe(found) or key}", flush=True)
         self.write(folder)
 
     def write(self, folder: Path) -> list[Row]:
@@ -94,8 +92,8 @@ class Suite:
         names = {"runs": [store.file_name for store in self.stores], "plots": [plot.name for plot in plots]}
         path = record.write(self.area, self.command, rows, folder, **names)
         for line in report.lines({self.area: rows}):
-            typer.echo(line)
-        typer.echo(f"written: {', '.join(map(str, [path, *plots]))}")
+            print(line, flush=True)
+        print(f"written: {', '.join(map(str, [path, *plots]))}", flush=True)
         return rows
 
 
@@ -103,7 +101,7 @@ def part_runs(names: Sequence[str], measure: Callable[[str], Any], **more: Any) 
     """The run of each part of a suite, for a store made by `parts_store`; `more` is put into the records."""
 
     def run(name: str) -> Record:
-        typer.echo(f"measuring: {name}")
+        print(f"measuring: {name}", flush=True)
         return {"part": name, "figures": measure(name), **more}
 
     return {name: partial(run, name) for name in names}

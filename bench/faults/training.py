@@ -18,8 +18,7 @@ from typing import Any
 import httpx
 import psutil
 
-from bench.child import training_worker, worker_message
-from bench.daemon import descendants, steps_of, training_job
+from bench.daemon import descendants, steps_of, training_job, training_worker, worker_message
 from bench.faults.clients import within
 from bench.faults.scenario import MODELS, MODULES, FaultSettings
 from examples.persona import MARA, lessons, read_lines

@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from bench.child import training_worker, worker_message
+from bench.daemon import training_worker, worker_message
 from bench.planner.jobs import PlannedJob
 from bench.suite import FAILED
 from lars_agent.example import Example, Message

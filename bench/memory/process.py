@@ -60,14 +60,15 @@ def measure(cell: Cell, folder: Path, time_limit_s: float) -> dict[str, Any]:
         )
         try:
             figures = _watch(process, time.monotonic() + time_limit_s)
-            exit_status = process.wait(timeout=60)
-            if exit_status or not figures:
-                figures = {FAILED: _reason(exit_status, limit, errors)}
+            status = process.wait(timeout=60)
+            ending = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
         except (TimeoutError, subprocess.TimeoutExpired):
-            figures = {FAILED: f"not done after {time_limit_s:,.0f} seconds"}
+            figures, status, ending = {}, None, f"not done after {time_limit_s:,.0f} seconds"
         finally:
             process.kill()
             process.wait()
+        if status != 0 or not figures:
+            figures = {FAILED: _reason(ending, limit, errors)}
         if limit is not None:
             figures["cgroup_peak_bytes"] = limit.peak_bytes()
     return asdict(cell) | figures | {"environment": variables}
@@ -110,13 +111,11 @@ def inherited() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in VARIABLES}
 
 
-def _reason(exit_status: int, limit: MemoryLimit | None, errors: IO[bytes]) -> str:
-    """How it ended, with what is known of the cause."""
-    number = signal.Signals(-exit_status) if exit_status < 0 else None
-    ending = f"exit status {exit_status}" if number is None else f"signal {number.name}"
+def _reason(ending: str, limit: MemoryLimit | None, errors: IO[bytes]) -> str:
+    """The ending, with what is known of its cause."""
     if limit is not None and limit.killed():
         return f"{ending}: passed the limit of {limit.limit_bytes:,} bytes"
-    if number == signal.SIGKILL:
+    if ending == f"signal {signal.SIGKILL.name}":
         return f"{ending}, which the system sends when memory runs out"
     errors.seek(0)
     return f"{ending}: {last_line(errors.read().decode('utf-8', errors='replace'))}"

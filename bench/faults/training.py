@@ -26,15 +26,7 @@ from examples.running import Daemon, daemon
 from lars_agent.errors import LarsError
 from lars_agent.files import sha256_of
 from lars_agent.models.library import ModelLibrary
-from lars_agent.training.job_directory import (
-    CANDIDATE,
-    HELDOUT_FILE,
-    TRAIN_FILE,
-    JobSpec,
-    read_progress,
-    read_result,
-    write_examples,
-)
+from lars_agent.training import job_directory
 
 MODEL = "default"
 BLOCKS, REQUESTS = 10, 5  # of each kind, and in each block
@@ -91,7 +83,7 @@ def _first_token_ms(running: Daemon, number: int) -> float:
 STEPS, THREADS, INTERRUPTIONS = 16, 2, 5
 TRAINING = {"batch_size": 2, "evaluate_every": 4, "checkpoint_every": 3, "warmup_steps": 2, "steps": STEPS}
 EXAMPLES, HELD_OUT = 12, 4
-WEIGHTS = Path(CANDIDATE) / "adapter_model.safetensors"
+WEIGHTS = Path(job_directory.CANDIDATE) / "adapter_model.safetensors"
 STEP_LIMIT_S, END_LIMIT_S = 600.0, 3600.0
 SIGNALS = (signal.SIGTERM, signal.SIGKILL)  # in turn
 
@@ -103,7 +95,7 @@ def resume(settings: FaultSettings, folder: Path) -> dict[str, Any]:
     signals = [SIGNALS[number % len(SIGNALS)] for number in range(INTERRUPTIONS)]
     whole, broken = (_write_job(folder / name, settings.models) for name in ("whole", "broken"))
     _complete(whole)
-    lines = [line for line in read_progress(whole) if line["phase"] == "training"]
+    lines = [line for line in job_directory.read_progress(whole) if line["phase"] == "training"]
     step_s = round(float(lines[-1]["elapsed_s"] - lines[0]["elapsed_s"]) / (len(lines) - 1), 4)
     for step, number in zip(steps, signals, strict=True):
         _interrupt(broken, step, rng.uniform(0, step_s), number)
@@ -123,7 +115,7 @@ def resume(settings: FaultSettings, folder: Path) -> dict[str, Any]:
 def _write_job(folder: Path, models: Path) -> Path:
     """Write a job directory with the persona's first corrections and few steps."""
     model, known = ModelLibrary(models).get(MODEL), lessons()
-    JobSpec(
+    job_directory.JobSpec(
         job_id="j-resume",
         profile="default",
         model_path=str(model.folder),
@@ -131,8 +123,8 @@ def _write_job(folder: Path, models: Path) -> Path:
         training=TRAINING,
         threads=THREADS,
     ).write(folder)
-    write_examples(folder / TRAIN_FILE, known[:EXAMPLES])
-    write_examples(folder / HELDOUT_FILE, known[EXAMPLES : EXAMPLES + HELD_OUT])
+    job_directory.write_examples(folder / job_directory.TRAIN_FILE, known[:EXAMPLES])
+    job_directory.write_examples(folder / job_directory.HELDOUT_FILE, known[EXAMPLES : EXAMPLES + HELD_OUT])
     return folder
 
 
@@ -140,7 +132,7 @@ def _complete(folder: Path) -> None:
     """Run the worker to its end. Raises LarsError unless it succeeds."""
     with training_worker(folder, THREADS) as process:
         process.wait(timeout=END_LIMIT_S)
-    result = read_result(folder)
+    result = job_directory.read_result(folder)
     if result is None or result.status != "succeeded":
         raise LarsError(f"the worker did not succeed: {worker_message(folder)}")
 
@@ -149,12 +141,12 @@ def _interrupt(folder: Path, step: int, delay_s: float, number: signal.Signals) 
     """Send the worker the signal a moment after it has taken that step, and wait until it ends without a result."""
     with training_worker(folder, THREADS) as process:
         going = within(STEP_LIMIT_S)
-        while not any(line["step"] >= step for line in read_progress(folder)):
+        while not any(line["step"] >= step for line in job_directory.read_progress(folder)):
             if process.poll() is not None or not going():
                 raise LarsError(f"the worker did not come to step {step}: {worker_message(folder)}")
             time.sleep(0.005)
         time.sleep(delay_s)
         process.send_signal(number)
         process.wait(timeout=STEP_LIMIT_S)
-    if read_result(folder) is not None:
+    if job_directory.read_result(folder) is not None:
         raise LarsError("the worker was done before it could be interrupted; take more steps")

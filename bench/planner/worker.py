@@ -21,19 +21,9 @@ from lars_agent.memory.measure import peak_rss_bytes
 from lars_agent.models.chat_template import encode_prompt
 from lars_agent.models.open import open_tokenizer
 from lars_agent.models.weights import model_digest, weight_files
+from lars_agent.training import job_directory
 from lars_agent.training.batches import encode
 from lars_agent.training.evaluate import general_text
-from lars_agent.training.job_directory import (
-    HELDOUT_FILE,
-    PLAN_FILE,
-    PROGRESS_FILE,
-    TRAIN_FILE,
-    JobSpec,
-    read_json,
-    read_progress,
-    read_result,
-    write_examples,
-)
 from lars_agent.training.job_plan import promised_bytes
 
 STEPS = 2
@@ -58,22 +48,22 @@ def run_job(job: PlannedJob, model: Path, threads: int, time_limit_s: float, cos
         folder = Path(name)
         write_job(job, model, folder, threads, costs_file, whole=whole)
         ending, peak_bytes = _work(folder, threads, time_limit_s, whole=whole)
-        result = read_result(folder)
-        plan = read_json(folder / PLAN_FILE) if (folder / PLAN_FILE).exists() else None
+        result, plan_file = job_directory.read_result(folder), folder / job_directory.PLAN_FILE
+        plan = job_directory.read_json(plan_file) if plan_file.exists() else None
         values = {"status": FAILED, "error_type": None, "error": ending} if result is None else asdict(result)
         if result is None and plan is not None and is_trained(folder):
             values = {"status": "succeeded", "peak_bytes": peak_bytes, "predicted_peak_bytes": promised_bytes(folder)}
         return asdict(job) | {
             **{name: values.get(name) for name in KEPT},
             "whole": whole,
-            "begun": (folder / PROGRESS_FILE).exists(),
+            "begun": (folder / job_directory.PROGRESS_FILE).exists(),
             "plan": plan and {name: plan[name] for name in ("plan", "estimate", "stepped_down")},
         }
 
 
 def is_trained(folder: Path) -> bool:
     """Tell whether the worker has come to its last phase."""
-    return any(line["phase"] == "judging" for line in read_progress(folder))
+    return any(line["phase"] == "judging" for line in job_directory.read_progress(folder))
 
 
 def write_job(job: PlannedJob, model: Path, folder: Path, threads: int, costs_file: Path, *, whole: bool) -> None:
@@ -90,7 +80,7 @@ def write_job(job: PlannedJob, model: Path, folder: Path, threads: int, costs_fi
     ]
     longest = max(len(encode(tokenizer, example, 10**9)) for example in examples)
     training = {"steps": steps, "batch_size": job.batch, "evaluate_every": steps, "max_seq_len": longest + SLACK}
-    JobSpec(
+    job_directory.JobSpec(
         job_id=f"bench-{job.seed}-{job.number}",
         profile="bench",
         model_path=str(model),
@@ -102,8 +92,8 @@ def write_job(job: PlannedJob, model: Path, folder: Path, threads: int, costs_fi
         seed=job.seed,
         costs_file=str(costs_file),
     ).write(folder)
-    write_examples(folder / TRAIN_FILE, examples[:-HELDOUT])
-    write_examples(folder / HELDOUT_FILE, examples[-HELDOUT:])
+    job_directory.write_examples(folder / job_directory.TRAIN_FILE, examples[:-HELDOUT])
+    job_directory.write_examples(folder / job_directory.HELDOUT_FILE, examples[-HELDOUT:])
 
 
 def example_of(tokenizer: PreTrainedTokenizerFast, context: int, reply: int, number: int) -> Example:

@@ -158,9 +158,7 @@ def faults(
 def quality(
     methods: Annotated[str, typer.Option(help="Separated by commas.")] = ",".join(quality_suite.METHODS),
     rates: Annotated[str, typer.Option(help="Learning rates, in place of each method's own.")] = "",
-    seeds: Annotated[str, typer.Option(help="Of initial weights and batches.")] = ",".join(
-        map(str, quality_suite.SEEDS)
-    ),
+    seeds: Annotated[str, typer.Option(help="Of initial weights and batches.")] = quality_suite.SEEDS,
     steps: Annotated[int, typer.Option(min=1, help="Of training.")] = quality_suite.STEPS,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 8,
     jobs: Annotated[int | None, typer.Option(min=1, help="Cells side by side, one thread each; all cores.")] = None,

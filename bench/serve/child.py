@@ -55,24 +55,17 @@ def _transformers(opened: OpenedModel) -> Callable[[str, int], Figures]:
     """transformers' `generate` with its own cache and attention."""
     opened.model.set_attn_implementation("sdpa")
 
-    class Clock:
-        """A streamer that notes when each token came; the prompt is the first that it is given."""
-
-        def __init__(self) -> None:
-            self.times: list[float] = []
-
-        def put(self, value: Any) -> None:
-            self.times.append(time.perf_counter())
-
-        def end(self) -> None:
-            return
-
     def reply(text: str, tokens: int) -> Figures:
-        ids, clock = torch.tensor([opened.tokenizer.encode(text)]), Clock()
+        ids, times = torch.tensor([opened.tokenizer.encode(text)]), [time.perf_counter()]
+
+        def clock(*state: Any) -> bool:
+            """A stopping criterion that never stops, and notes when each token came."""
+            times.append(time.perf_counter())
+            return False
+
         lengths = {"do_sample": False, "min_new_tokens": tokens, "max_new_tokens": tokens}
-        started = time.perf_counter()
-        opened.model.generate(ids, attention_mask=torch.ones_like(ids), streamer=clock, **lengths)
-        _, first, *_, last = clock.times
+        opened.model.generate(ids, attention_mask=torch.ones_like(ids), stopping_criteria=[clock], **lengths)
+        started, first, *_, last = times
         return {"prompt_s": first - started, "reply_s": last - first, "tokens": tokens}
 
     return reply

@@ -22,7 +22,7 @@ from typing import IO, Any
 
 import psutil
 
-from bench.memory.cell import ALLOCATORS, VARIABLES, Cell
+from bench.memory.cell import VARIABLES, Cell, allocator_environment
 from bench.suite import FAILED
 from lars_agent.errors import LarsError, last_line
 
@@ -46,7 +46,7 @@ def footprint(pid: int) -> dict[str, int]:
 def measure(cell: Cell, folder: Path, time_limit_s: float) -> dict[str, Any]:
     """Measure the cell on the model in `folder`; return its record with its figures, or `failed` with the reason."""
     threads = str(cell.threads or os.cpu_count() or 1)
-    variables = ALLOCATORS[cell.allocator].environment() | {"OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+    variables = allocator_environment(cell.allocator) | {"OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
     if cell.limit_bytes is not None:
         drop_page_cache(folder)
     with memory_limit(cell.limit_bytes) as limit, tempfile.TemporaryFile() as errors:

@@ -23,8 +23,12 @@ PANEL_WIDTH, LEAST_WIDTH, ROW_HEIGHT, LEGEND_HEIGHT = 2.7, 7.0, 2.7, 1.2  # inch
 LEGEND_COLUMN = 2.7  # inches
 SPEED_SIZE = (8.0, 4.2)  # inches
 MB = 10**6
-PEAK, SECONDS = "peak above the loaded model, MB", "seconds a step"
 Records = Sequence[Mapping[str, Any]]
+SECONDS = "seconds a step"
+QUANTITIES: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
+    "peak above the loaded model, MB": lambda record: (record["peak_bytes"] - record["loaded_bytes"]) / MB,
+    SECONDS: lambda record: record["seconds"],
+}
 
 
 def plot_memory(records: Records, folder: Path) -> list[Path]:
@@ -92,7 +96,7 @@ def _memory_figure(records: Records, model: str) -> Any:
     figure, grid = pyplot.subplots(
         2, len(dtypes), figsize=size, squeeze=False, sharex=True, sharey="row", layout="constrained"
     )
-    for row, quantity in zip(grid, (PEAK, SECONDS), strict=True):
+    for row, quantity in zip(grid, QUANTITIES, strict=True):
         for panel, dtype in zip(row, dtypes, strict=True):
             _lines(panel, [item for item in records if item["dtype"] == dtype], quantity)
         row[0].set_ylabel(quantity)
@@ -107,19 +111,13 @@ def _memory_figure(records: Records, model: str) -> Any:
 
 def _lines(panel: Any, records: Records, quantity: str) -> None:
     for name, method in METHODS.items():
-        found = {item["context"]: _value(item, quantity) for item in records if item["method"] == name}
+        found = {item["context"]: QUANTITIES[quantity](item) for item in records if item["method"] == name}
         points = sorted(point for point in found.items() if point[1] > 0)
         if points and not (name == "inference" and quantity == SECONDS):  # a reply is no step
             colour, marker, dash = method.look
             look = {"color": colour, "marker": marker, "linestyle": dash, "markersize": 4.5, "markerfacecolor": "white"}
             look |= {"linewidth": 2.2, "zorder": 5} if name == "response" else {"linewidth": 1.3}
             panel.plot(*zip(*points, strict=True), label=method.label, **look)
-
-
-def _value(record: Mapping[str, Any], quantity: str) -> float:
-    if quantity == SECONDS:
-        return float(record["seconds"])
-    return (float(record["peak_bytes"]) - float(record["loaded_bytes"])) / MB
 
 
 def _axes(grid: Any, contexts: Sequence[int]) -> None:

@@ -18,9 +18,10 @@ from bench import quality as quality_suite
 from bench import report
 from bench.memory.cell import METHODS
 from bench.memory.goals import CELLS, goal_cells, grid, memory_runs
+from bench.models import ready_model
 from bench.planner.jobs import DTYPES, JOBS, RANGES, draw_jobs, planner_runs
 from bench.record import CHECKOUT, RESULTS, claims
-from bench.suite import Suite
+from bench.suite import Suite, part_runs
 from lars_agent.errors import LarsError
 
 PROGRAM = "python -m bench"
@@ -29,6 +30,7 @@ MODELS = CHECKOUT / ".cache" / "models"
 CONTEXTS = "256,1024,2048"
 SWEEP_DTYPES = "float32,bfloat16"
 TIME_LIMIT_S = 4 * 3600.0
+# Their modules are imported by their commands alone: what the process that samples a cell maps too is shared memory.
 FAULT_PARTS = ("kills", "points", "cuts", "disk", "resume", "latency")
 SERVE_PARTS = ("speed", "engine", "clients", "swaps", "feedback", "asleep")
 MEMORY = Suite("memory", f"{PROGRAM} memory --goals", (CELLS, JOBS))
@@ -84,7 +86,7 @@ def memory(
         grid(chosen, _numbers(contexts, "--contexts", _count, "number of tokens"), kinds, limit_bytes=limit, **settings)
     )
     runs = memory_runs(goal_cells() if goals else cells, models, time_limit)
-    MEMORY.measure(CELLS, runs, out, typer.echo, fresh=fresh, retry=retry)
+    MEMORY.measure(CELLS, runs, out, fresh=fresh, retry=retry)
 
 
 @app.command()
@@ -104,7 +106,7 @@ def planner(
     _require("matplotlib")
     names, kinds = _chosen(models_drawn, tuple(RANGES), "--of"), _chosen(dtypes, DTYPES, "--dtypes")
     runs = planner_runs(list(draw_jobs(cells, seed, names, kinds)), models, threads, time_limit)
-    MEMORY.measure(JOBS, runs, out, typer.echo, fresh=fresh, retry=retry)
+    MEMORY.measure(JOBS, runs, out, fresh=fresh, retry=retry)
 
 
 @app.command()
@@ -120,13 +122,13 @@ def serve(
     """
     _require("matplotlib")
     chosen = _chosen(parts, SERVE_PARTS, "--parts")
-    from bench.models import ready_model
-    from bench.serve.parts import RUNS, ServeSettings, serve_runs
+    from bench.serve.parts import RUNS, serve_parts
 
     for dtype in ("int4", "int8"):
         model = ready_model("default", dtype, "cpu", models)
-    runs = serve_runs(chosen, ServeSettings(model, models.parent, rounds), typer.echo)
-    Suite("serve", f"{PROGRAM} serve", (RUNS,)).measure(RUNS, runs, out, typer.echo, fresh=True)
+    measures = serve_parts(model, models.parent, rounds)
+    runs = part_runs(chosen, lambda name: measures[name]())
+    Suite("serve", f"{PROGRAM} serve", (RUNS,)).measure(RUNS, runs, out, fresh=True)
 
 
 @app.command()
@@ -148,17 +150,15 @@ def faults(
     chosen = _chosen(parts, FAULT_PARTS, "--parts")
     from bench.faults.parts import RUNS, FaultSettings, fault_runs
 
-    runs = fault_runs(chosen, FaultSettings(seed, kills, points, cuts, disk, models), typer.echo)
-    Suite("faults", f"{PROGRAM} faults", (RUNS,)).measure(RUNS, runs, out, typer.echo, fresh=True)
+    runs = fault_runs(chosen, FaultSettings(seed, kills, points, cuts, disk, models))
+    Suite("faults", f"{PROGRAM} faults", (RUNS,)).measure(RUNS, runs, out, fresh=True)
 
 
 @app.command()
 def quality(
     methods: Annotated[str, typer.Option(help="Separated by commas.")] = ",".join(quality_suite.METHODS),
     rates: Annotated[str, typer.Option(help="Learning rates, in place of each method's own.")] = "",
-    seeds: Annotated[str, typer.Option(help="Of initial weights and batches.")] = ",".join(
-        map(str, quality_suite.SEEDS)
-    ),
+    seeds: Annotated[str, typer.Option(help="Of initial weights and batches.")] = quality_suite.SEEDS,
     steps: Annotated[int, typer.Option(min=1, help="Of training.")] = quality_suite.STEPS,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 8,
     jobs: Annotated[int | None, typer.Option(min=1, help="Cells side by side, one thread each; all cores.")] = None,
@@ -175,7 +175,7 @@ def quality(
     numbers = _numbers(rates, "--rates", float, "learning rate") if rates else []
     keys = quality_suite.quality_keys(chosen, numbers, _numbers(seeds, "--seeds", int, "seed"), steps, batch_size)
     with quality_suite.quality_runs(keys, quality_suite.CELLS.newest(out), models, jobs) as runs:
-        QUALITY.measure(quality_suite.CELLS, runs, out, typer.echo)
+        QUALITY.measure(quality_suite.CELLS, runs, out)
 
 
 @app.command("report")

@@ -1,18 +1,25 @@
-"""Child processes: what is measured, or would take memory in the process that measures, runs in one of its own."""
+"""Child processes: what is measured, or would take memory in the process that measures, runs in one of its own.
+
+`python -m bench.child FUNCTION ARGUMENTS` calls a function by its full name and prints its value; both as JSON.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any
 
-from lars_agent.errors import LarsError
+from lars_agent.errors import LarsError, last_line
 
 
-def run_module(module: str, *arguments: object, environment: Mapping[str, str] | None = None) -> str:
-    """Run `python -m MODULE ARGUMENTS`; return the last line that it printed. Raises LarsError."""
-    return run([sys.executable, "-m", module, *map(str, arguments)], module, environment)
+def call(function: str, *arguments: Any, environment: Mapping[str, str] | None = None) -> Any:
+    """The value of a function of JSON values, called in a process of its own. Raises LarsError."""
+    command = [sys.executable, "-m", "bench.child", function, json.dumps(arguments, default=str)]
+    return json.loads(run(command, function, environment))
 
 
 def run(command: Sequence[str], name: str, environment: Mapping[str, str] | None = None, hint: str = "") -> str:
@@ -26,9 +33,14 @@ def run(command: Sequence[str], name: str, environment: Mapping[str, str] | None
     except FileNotFoundError:
         raise LarsError(f"{command[0]} is not installed{end}") from None
     if done.returncode:
-        raise LarsError(f"{name} failed: {_last_line(done.stderr) or 'no output'}{end}")
-    return _last_line(done.stdout)
+        raise LarsError(f"{name} failed: {last_line(done.stderr)}{end}")
+    return last_line(done.stdout)
 
 
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or [""])[-1]
+if __name__ == "__main__":
+    module, _, name = sys.argv[1].rpartition(".")
+    try:
+        print(json.dumps(getattr(import_module(module), name)(*json.loads(sys.argv[2]))), flush=True)
+    except LarsError as error:
+        sys.exit(str(error))
+    os._exit(0)  # whatever threads there are

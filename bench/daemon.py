@@ -1,119 +1,24 @@
-"""A daemon that is killed and started again, and clients that keep asking it."""
+"""Clients that keep asking a daemon, and the scratch daemons, jobs and workers that several benches need."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
+import subprocess
 import tempfile
 import threading
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import httpx
 import psutil
 
-from bench.child import run_module
-from examples.persona import MARA, read_lines
-from examples.running import SERVE, Daemon, daemon
-from lars_agent.errors import LarsError
-
-Target = Literal["group", "daemon", "worker", "engine"]
-MODULES = {"worker": "training.worker", "engine": "runtime.engine_server"}
-START_COUNT = "starts.json"
-KILLED_WITHIN_S, START_LIMIT_S, STOP_LIMIT_S = 10, 120.0, 30.0
-QUICK = Path(__file__).parent / "configs" / "quick.toml"
-
-
-@dataclass
-class DaemonUnderTest(Daemon):
-    """A daemon that can be killed, suspended and asked while it may be dead."""
-
-    @classmethod
-    def quick(cls, state: Path, model: Path, log: Path) -> DaemonUnderTest:
-        """A daemon on `state` with the installed tiny model and settings under which a cycle takes seconds."""
-        state.mkdir(parents=True, exist_ok=True)
-        if not (state / "models").exists():
-            (state / "models").symlink_to(model.parent)
-        sections = tomllib.loads(QUICK.read_text(encoding="utf-8"))
-        settings = {f"{name}__{key}": str(value) for name, keys in sections.items() for key, value in keys.items()}
-        return cls(state, settings | {"model__name": str(model)}, log)
-
-    def restart(self, command: Sequence[str] = SERVE, **environment: str) -> None:
-        """Start it with the failed starts forgotten."""
-        self.reset_start_count()
-        self.start(command, **environment)
-
-    def reset_start_count(self) -> None:
-        """Forget the starts that failed, after several of which the daemon would be in safe mode."""
-        (self.state / START_COUNT).unlink(missing_ok=True)
-
-    def try_get(self, path: str, within_s: float = 20.0) -> Any:
-        """The answer to GET; None where there is none."""
-        try:
-            response = httpx.get(self.url + path, timeout=within_s)
-        except httpx.HTTPError:
-            return None
-        return response.json() if response.is_success else None
-
-    def kill(self, target: Target = "group") -> int:
-        """Kill the target with SIGKILL; return how many of the daemon's processes outlived it by 10 s.
-
-        Raises ProcessLookupError where there is no such process.
-        """
-        assert self.process is not None
-        if target in MODULES:
-            os.kill(self._pid(MODULES[target]), signal.SIGKILL)
-            return 0
-        children = self._children()
-        with contextlib.suppress(ProcessLookupError):
-            (os.killpg if target == "group" else os.kill)(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        self.process = None
-        _, alive = psutil.wait_procs(children, timeout=KILLED_WITHIN_S)
-        for one in alive:
-            with contextlib.suppress(psutil.Error):
-                one.kill()
-        return len(alive)
-
-    @contextmanager
-    def suspended(self) -> Iterator[None]:
-        """Stop all of its processes within the block."""
-        assert self.process is not None
-        stopped = []
-        try:
-            for one in [psutil.Process(self.process.pid), *reversed(self._children())]:
-                with contextlib.suppress(psutil.Error):
-                    was_paused = one.status() == psutil.STATUS_STOPPED
-                    one.suspend()
-                    if not was_paused:
-                        stopped.append(one)
-            yield
-        finally:
-            for one in stopped:
-                with contextlib.suppress(psutil.Error):
-                    one.resume()
-
-    def _children(self) -> list[psutil.Process]:
-        assert self.process is not None
-        try:
-            return psutil.Process(self.process.pid).children(recursive=True)
-        except psutil.Error:
-            return []
-
-    def _pid(self, module: str) -> int:
-        for one in self._children():
-            with contextlib.suppress(psutil.Error):
-                if any(module in word for word in one.cmdline()):
-                    return one.pid
-        raise ProcessLookupError(f"there is no process of {module}")
-
+from bench.child import call
+from examples.running import Daemon, daemon
+from lars_agent.errors import LarsError, last_line
+from service.worker.process import DEFAULT_COMMAND, LOG_NAME, worker_environment
 
 PROMPTS = (
     "Describe the sea to someone who has never seen it.",
@@ -181,15 +86,9 @@ def daemon_with(model: Path, versions: int, **settings: str) -> Iterator[Daemon]
     with tempfile.TemporaryDirectory(prefix="lars-agent-bench-") as folder:
         state = Path(folder)
         if versions:
-            run_module("bench.serve.child", "publish", model, state / "adapters", versions)
+            call("bench.serve.child.publish", model, state / "adapters", versions)
         with daemon(state, model__name=str(model), **settings) as running:
             yield running
-
-
-def store_persona(running: Daemon) -> None:
-    """Store the persona's feedback."""
-    for line in read_lines(MARA / "feedback.jsonl"):
-        running.post("/feedback", line)
 
 
 @contextmanager
@@ -213,3 +112,34 @@ def training_job(running: Daemon, steps: int) -> Iterator[str]:
 def steps_of(running: Daemon, path: str) -> int:
     """How many steps the job has taken."""
     return sum(bool(line.get("step")) for line in running.get(f"{path}/progress")["progress"])
+
+
+def descendants(pid: int, word: str = "") -> list[psutil.Process]:
+    """The processes below `pid` with `word` in their command line."""
+    found = []
+    with suppress(psutil.Error):
+        for one in psutil.Process(pid).children(recursive=True):
+            with suppress(psutil.Error):
+                if word in " ".join(one.cmdline()):
+                    found.append(one)
+    return found
+
+
+@contextmanager
+def training_worker(folder: Path, threads: int) -> Iterator[subprocess.Popen[bytes]]:
+    """The real worker on the job directory, its output in a log there; killed at the end of the block."""
+    command = [*DEFAULT_COMMAND, str(folder)]
+    with (folder / LOG_NAME).open("ab") as log:
+        process = subprocess.Popen(
+            command, env=worker_environment(threads), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def worker_message(folder: Path) -> str:
+    """The last line that the job's workers have written."""
+    return last_line((folder / LOG_NAME).read_text(encoding="utf-8", errors="replace"))

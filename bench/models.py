@@ -1,25 +1,23 @@
 """Base models to measure: installed ones, and those of the named configs in bench/configs with random weights.
 
-`python -m bench.models REFERENCE DTYPE DEVICE MODELS` makes one ready in a process of its own: the process that samples
-a cell must not map torch, because pages that two processes share are no longer private to one.
+One is made ready in a process of its own: the process that samples a cell must not map torch, because pages that two
+processes share are no longer private to one.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.child import run_module
-from lars_agent.errors import ConfigError, LarsError
+from bench.child import call
+from lars_agent.errors import ConfigError
 from lars_agent.files import make_folder, publish_folder, write_atomically
 
 CONFIGS = {path.stem: path for path in (Path(__file__).parent / "configs").glob("*.json")}
 PREFIX = "random-"
 SHARD = "256MB"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
 TINY = "tiny"  # a whole cycle takes seconds; for what must hold whatever the model replies: kills, cuts, full disks
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -33,7 +31,7 @@ def ready_model(reference: str, dtype: str, device: str, models: Path) -> Path:
 
     `reference` is `default`, a named config, a folder, or the name of an installed model. Raises LarsError.
     """
-    return Path(run_module("bench.models", reference, dtype, device, models))
+    return Path(call("bench.models.make_ready", reference, dtype, device, models))
 
 
 def byte_tokenizer() -> Any:
@@ -54,51 +52,38 @@ def byte_tokenizer() -> Any:
 def random_model(name: str, library: Any) -> Path:
     """The installed model `random-<name>` of a named config; made if it is missing, whole or not at all.
 
-    All but the tiny one have the default model's tokenizer.
+    Equal for equal configs. All but the tiny one have the default model's tokenizer. Raises ConfigError for a tokenizer
+    with more ids than the config.
     """
-    from lars_agent.models.weights import MODEL_FILE
-
-    folder, temp = library.folder / (PREFIX + name), library.folder / f".{PREFIX}{name}.tmp"
-    if not (folder / MODEL_FILE).is_file():
-        shutil.rmtree(temp, ignore_errors=True)
-        try:
-            make_folder(temp)
-            if name == TINY:
-                byte_tokenizer().save_pretrained(temp)
-            else:
-                tokenizer = library.pull("default").folder
-                for file in (tokenizer / file for file in TOKENIZER_FILES if (tokenizer / file).is_file()):
-                    shutil.copyfile(file, temp / file.name)
-            _write_weights(temp, name, str(folder.absolute()))
-            publish_folder(temp, folder)
-        finally:
-            shutil.rmtree(temp, ignore_errors=True)
-    return folder
-
-
-def _write_weights(folder: Path, name: str, reference: str) -> None:
-    """Write config, weights and record; equal for equal configs. Raises ConfigError for a tokenizer with more ids."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from lars_agent.models.open import open_tokenizer
     from lars_agent.models.weights import MODEL_FILE, weight_files, weights_digest
 
-    words = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    highest = max([*words["model"]["vocab"].values(), *(token["id"] for token in words["added_tokens"])])
-    config = AutoConfig.from_pretrained(CONFIGS[name])
+    folder, config = library.folder / (PREFIX + name), AutoConfig.from_pretrained(CONFIGS[name])
+    if (folder / MODEL_FILE).is_file():
+        return folder
+    tokenizer = byte_tokenizer() if name == TINY else open_tokenizer(library.pull("default").folder)
+    highest = max(tokenizer.get_vocab().values())
     if highest >= config.vocab_size:
         raise ConfigError(
             f"config {name!r} has {config.vocab_size:,} tokens, the tokenizer's highest id is {highest:,}"
         )
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.save_pretrained(folder, max_shard_size=SHARD)
-    digest, size = weights_digest(weight_files(folder)), sum(path.stat().st_size for path in folder.iterdir())
-    record = {"name": PREFIX + name, "reference": reference, "revision": None, "sha256": digest, "bytes": size}
-    write_atomically(folder / MODEL_FILE, json.dumps(record | {"installed": ""}, indent=2) + "\n")
+    with tempfile.TemporaryDirectory(dir=make_folder(library.folder), prefix=".") as scratch:
+        made = make_folder(Path(scratch) / name)
+        tokenizer.save_pretrained(made)
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(made, max_shard_size=SHARD)
+        digest, size = weights_digest(weight_files(made)), sum(path.stat().st_size for path in made.iterdir())
+        record = {"name": PREFIX + name, "reference": str(folder.absolute()), "revision": None, "sha256": digest}
+        write_atomically(made / MODEL_FILE, json.dumps(record | {"bytes": size, "installed": ""}, indent=2) + "\n")
+        publish_folder(made, folder)
+    return folder
 
 
-def _ready(reference: str, dtype: str, device: str, models: Path) -> Path:
+def make_ready(reference: str, dtype: str, device: str, models: str) -> str:
+    """See `ready_model`."""
     import torch
 
     from lars_agent.models.library import ModelLibrary
@@ -106,7 +91,7 @@ def _ready(reference: str, dtype: str, device: str, models: Path) -> Path:
 
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("torch finds no GPU here; leave out --device cuda")
-    library = ModelLibrary(models)
+    library = ModelLibrary(Path(models))
     if reference in CONFIGS:
         folder = random_model(reference, library)
     elif (Path(reference) / "config.json").is_file():
@@ -114,11 +99,4 @@ def _ready(reference: str, dtype: str, device: str, models: Path) -> Path:
     else:
         folder = (library.pull if reference == "default" else library.get)(reference).folder
     open_model(folder, *precision(dtype))  # writes the quantized weights beside the others
-    return folder
-
-
-if __name__ == "__main__":
-    try:
-        print(_ready(*sys.argv[1:4], Path(sys.argv[4])))
-    except LarsError as error:
-        sys.exit(str(error))
+    return str(folder)

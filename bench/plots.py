@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,12 @@ PANEL_WIDTH, LEAST_WIDTH, ROW_HEIGHT, LEGEND_HEIGHT = 2.7, 7.0, 2.7, 1.2  # inch
 LEGEND_COLUMN = 2.7  # inches
 SPEED_SIZE = (8.0, 4.2)  # inches
 MB = 10**6
-PEAK, SECONDS = "peak above the loaded model, MB", "seconds a step"
 Records = Sequence[Mapping[str, Any]]
+SECONDS = "seconds a step"
+QUANTITIES: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
+    "peak above the loaded model, MB": lambda record: (record["peak_bytes"] - record["loaded_bytes"]) / MB,
+    SECONDS: lambda record: record["seconds"],
+}
 
 
 def plot_memory(records: Records, folder: Path) -> list[Path]:
@@ -39,36 +42,24 @@ def plot_memory(records: Records, folder: Path) -> list[Path]:
     return written
 
 
-def plot_speed(
-    speeds: Callable[[str, str, int], Sequence[float]],
-    contenders: Sequence[tuple[str, str]],
-    threads: Sequence[int],
-    measures: Mapping[str, str],
-    path: Path,
-) -> list[Path]:
-    """Write bars of the median speeds: `speeds(measure, contender, threads)`, by contender (with its colour)."""
+def plot_speed(speeds: Mapping[str, Mapping[str, float]], colours: Mapping[str, str], path: Path) -> list[Path]:
+    """Write bars, two panels in a row: `speeds` by the panel's title and the contender, with its colour."""
 
     def figure() -> Any:
         from matplotlib import pyplot
 
-        made, panels = pyplot.subplots(len(threads), len(measures), figsize=SPEED_SIZE, squeeze=False)
-        for line, count in zip(panels, threads, strict=True):
-            for panel, (measure, label) in zip(line, measures.items(), strict=True):
-                values = [statistics.median(speeds(measure, name, count)) for name, _ in contenders]
-                _bars(panel, contenders, values)
-                panel.set_title(f"{label}, {count} thread{'s' if count > 1 else ''}", fontsize=10, loc="left")
+        made, panels = pyplot.subplots(len(speeds) // 2, 2, figsize=SPEED_SIZE, squeeze=False)
+        for panel, (title, values) in zip(panels.flat, speeds.items(), strict=True):
+            names = [name.replace("_", " ") for name in values]
+            bars = panel.barh(names, list(values.values()), color=[colours[name] for name in values])
+            panel.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
+            panel.grid(visible=False, axis="y")
+            panel.margins(x=0.15)
+            panel.set_title(title, fontsize=10, loc="left")
         made.tight_layout()
         return made
 
     return _save(figure, path)
-
-
-def _bars(panel: Any, contenders: Sequence[tuple[str, str]], values: Sequence[float]) -> None:
-    names, colours = zip(*contenders, strict=True)
-    bars = panel.barh([name.replace("_", " ") for name in names], values, color=colours)
-    panel.bar_label(bars, fmt="%.0f", padding=3, fontsize=8)
-    panel.grid(visible=False, axis="y")
-    panel.margins(x=0.15)
 
 
 def _save(draw: Callable[[], Any], stem: Path) -> list[Path]:
@@ -105,7 +96,7 @@ def _memory_figure(records: Records, model: str) -> Any:
     figure, grid = pyplot.subplots(
         2, len(dtypes), figsize=size, squeeze=False, sharex=True, sharey="row", layout="constrained"
     )
-    for row, quantity in zip(grid, (PEAK, SECONDS), strict=True):
+    for row, quantity in zip(grid, QUANTITIES, strict=True):
         for panel, dtype in zip(row, dtypes, strict=True):
             _lines(panel, [item for item in records if item["dtype"] == dtype], quantity)
         row[0].set_ylabel(quantity)
@@ -120,19 +111,13 @@ def _memory_figure(records: Records, model: str) -> Any:
 
 def _lines(panel: Any, records: Records, quantity: str) -> None:
     for name, method in METHODS.items():
-        found = {item["context"]: _value(item, quantity) for item in records if item["method"] == name}
+        found = {item["context"]: QUANTITIES[quantity](item) for item in records if item["method"] == name}
         points = sorted(point for point in found.items() if point[1] > 0)
         if points and not (name == "inference" and quantity == SECONDS):  # a reply is no step
             colour, marker, dash = method.look
             look = {"color": colour, "marker": marker, "linestyle": dash, "markersize": 4.5, "markerfacecolor": "white"}
             look |= {"linewidth": 2.2, "zorder": 5} if name == "response" else {"linewidth": 1.3}
             panel.plot(*zip(*points, strict=True), label=method.label, **look)
-
-
-def _value(record: Mapping[str, Any], quantity: str) -> float:
-    if quantity == SECONDS:
-        return float(record["seconds"])
-    return (float(record["peak_bytes"]) - float(record["loaded_bytes"])) / MB
 
 
 def _axes(grid: Any, contexts: Sequence[int]) -> None:
@@ -152,17 +137,7 @@ def _axes(grid: Any, contexts: Sequence[int]) -> None:
 
 def _legend(figure: Any, grid: Any) -> None:
     """List each method once, in the order of `METHODS`."""
-    found: dict[str, Any] = {}
-    for panel in grid.flat:
-        handles, labels = panel.get_legend_handles_labels()
-        found |= dict(zip(labels, handles, strict=True))
-    order = [method.label for method in METHODS.values() if method.label in found]
+    found = {line.get_label(): line for panel in grid.flat for line in panel.get_lines()}
+    handles = [found[method.label] for method in METHODS.values() if method.label in found]
     columns = int(figure.get_figwidth() // LEGEND_COLUMN)
-    figure.legend(
-        [found[label] for label in order],
-        order,
-        loc="outside lower center",
-        ncols=columns,
-        frameon=False,
-        handlelength=3.2,
-    )
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, handlelength=3.2)

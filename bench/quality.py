@@ -6,14 +6,15 @@ that are not in it, decoded as the endpoint decodes them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from bench.child import call
 from bench.models import ready_model
 from bench.record import Row, claimed
 from bench.suite import Newest, Record, Store
@@ -21,7 +22,7 @@ from bench.suite import Newest, Record, Store
 METHODS = ("response+token", "response", "prompt", "sequence", "causal", "learned", "lora")
 RATES = (1e-3, 2e-3)
 LORA_RATES = (2e-4, 5e-4, 1e-3, 2e-3, 4e-3)  # more and higher ones: compared at its best, not its worst
-SEEDS = (0, 1, 2)
+SEEDS = "0,1,2"
 STEPS = 30  # half of what a night takes: enough to learn, too few for every method to be perfect
 KEY = ("method", "rate", "seed", "steps", "batch_size")
 SCORES = ("fact_rate", "style_rate", "text_rise")
@@ -47,12 +48,11 @@ def quality_runs(
     if not missing:
         yield {}
         return
-    from bench.persona import run_cell  # torch and PEFT come with it
-
     folder = ready_model("default", "float32", "cpu", models)
-    with ProcessPoolExecutor(jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
-        futures: Mapping[tuple[Any, ...], Future[Record]] = {
-            key: pool.submit(run_cell, folder, dict(zip(KEY, key, strict=True))) for key in missing
+    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
+        futures = {
+            key: pool.submit(call, "bench.persona.run_cell", folder, dict(zip(KEY, key, strict=True)))
+            for key in missing
         }
         yield {key: future.result for key, future in futures.items()}
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from bench.record import Row
 FAILED = "failed"
 Record = Mapping[str, Any]
 Newest = Mapping[Hashable, Record]
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,6 @@ class Suite:
         store: Store,
         runs: Mapping[Any, Callable[[], Record]],
         folder: Path,
-        tell: Tell,
         *,
         fresh: bool = False,
         retry: bool = False,
@@ -82,10 +81,10 @@ class Suite:
         for number, key in enumerate(due, start=1):
             found = runs[key]()
             store.append(folder, {**found, **record.circumstances()})
-            tell(f"{number:3}/{len(due)} {store.describe(found) or key}")
-        self.write(folder, tell)
+            print(f"{number:3}/{len(due)} {store.describe(found) or key}", flush=True)
+        self.write(folder)
 
-    def write(self, folder: Path, tell: Tell = lambda line: None) -> list[Row]:
+    def write(self, folder: Path) -> list[Row]:
         """Write rows and plots of the newest records, and print them."""
         found = [(store, store.newest(folder)) for store in self.stores]
         rows = [row for store, newest in found for row in store.rows(newest)]
@@ -93,19 +92,19 @@ class Suite:
         names = {"runs": [store.file_name for store in self.stores], "plots": [plot.name for plot in plots]}
         path = record.write(self.area, self.command, rows, folder, **names)
         for line in report.lines({self.area: rows}):
-            tell(line)
-        tell(f"written: {', '.join(map(str, [path, *plots]))}")
+            print(line, flush=True)
+        print(f"written: {', '.join(map(str, [path, *plots]))}", flush=True)
         return rows
 
 
-def part(name: str, measure: Callable[[], Any], tell: Tell, **more: Any) -> Callable[[], Record]:
-    """A run of one part of a suite, for a store made by `parts_store`."""
+def part_runs(names: Sequence[str], measure: Callable[[str], Any], **more: Any) -> dict[str, Callable[[], Record]]:
+    """The run of each part of a suite, for a store made by `parts_store`; `more` is put into the records."""
 
-    def run() -> Record:
-        tell(f"measuring: {name}")
-        return {"part": name, "figures": measure(), **more}
+    def run(name: str) -> Record:
+        print(f"measuring: {name}", flush=True)
+        return {"part": name, "figures": measure(name), **more}
 
-    return run
+    return {name: partial(run, name) for name in names}
 
 
 def parts_store(

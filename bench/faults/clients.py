@@ -29,26 +29,6 @@ OK = 200
 Condition = Callable[[], bool]
 
 
-@dataclass
-class Ledger:
-    """The id of each acknowledged Idempotency-Key, and every status (0 is no answer) with its error message.
-
-    Threads only add single items, which is atomic.
-    """
-
-    acknowledged: dict[str, str] = field(default_factory=dict)
-    answers: list[tuple[int, str]] = field(default_factory=list)
-
-    def statuses(self) -> dict[str, int]:
-        """How often each status was met."""
-        return dict(sorted(Counter(str(status) for status, _ in self.answers).items()))
-
-    def messages(self) -> dict[str, list[str]]:
-        """The different error messages of each status."""
-        found = sorted({answer for answer in self.answers if answer[1]})
-        return {str(status): [text for other, text in found if other == status] for status, _ in found}
-
-
 def within(limit_s: float) -> Condition:
     """A condition that holds for that many seconds from now on."""
     until = time.monotonic() + limit_s
@@ -57,18 +37,25 @@ def within(limit_s: float) -> Condition:
 
 @dataclass
 class Clients:
-    """Clients of the daemon at `url`, working within the block; `name` is part of every key."""
+    """Clients of the daemon at `url`, working within the block; `name` is part of every key.
+
+    Attributes:
+        first_era: in each era another letter is the answer to all questions.
+        acknowledged: the id of each acknowledged Idempotency-Key.
+        responses: every status (0 is no answer) with its error message.
+        replies: all that was generated. Threads only add single items to these three, which is atomic.
+    """
 
     url: str
     name: str
     cycling: bool = True
     post_pause_s: float = 0.05
-    first_era: int = 0  # in each era another letter is the answer to all questions
-    ledger: Ledger = field(default_factory=Ledger)
-    answers: list[Answer] = field(default_factory=list)
+    first_era: int = 0
+    acknowledged: dict[str, str] = field(default_factory=dict)
+    responses: list[tuple[int, str]] = field(default_factory=list)
+    replies: list[Answer] = field(default_factory=list)
     _done: threading.Event = field(default_factory=threading.Event)
     _enough: threading.Event = field(default_factory=threading.Event)
-    _threads: list[threading.Thread] = field(default_factory=list)
     _keys: itertools.count[int] = field(default_factory=itertools.count)
     _eras: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -86,6 +73,15 @@ class Clients:
         self._done.set()
         for thread in self._threads:
             thread.join()
+
+    def statuses(self) -> dict[str, int]:
+        """How often each status was met."""
+        return dict(sorted(Counter(str(status) for status, _ in self.responses).items()))
+
+    def messages(self) -> dict[str, list[str]]:
+        """The different error messages of each status."""
+        found = sorted({response for response in self.responses if response[1]})
+        return {str(status): [text for other, text in found if other == status] for status, _ in found}
 
     def begin_no_more(self) -> None:
         """Let the running cycle be the last one."""
@@ -122,7 +118,7 @@ class Clients:
         for prompt in itertools.cycle(PROMPTS):
             if self._done.wait(ASK_PAUSE_S):
                 return
-            self.answers.append(ask(self._http, prompt, REPLY_TOKENS))
+            self.replies.append(ask(self._http, prompt, REPLY_TOKENS))
 
     def _cycle_on(self) -> None:
         while self._going() and not self._enough.is_set():
@@ -135,18 +131,18 @@ class Clients:
         sent, headers = {**body, "comment": key}, {"Idempotency-Key": key}
         stored = self._insist(lambda: self._http.post("/feedback", json=sent, headers=headers), going)
         if stored is not None:
-            self.ledger.acknowledged[key] = stored["id"]
+            self.acknowledged[key] = stored["id"]
 
     def _insist(self, call: Callable[[], httpx.Response], going: Condition) -> dict[str, Any] | None:
         """Repeat the call until it succeeds; return its answer, None where `going` ended before."""
         while going():
             try:
                 response = call()
-                self.ledger.answers.append((response.status_code, "" if response.is_success else _message(response)))
+                self.responses.append((response.status_code, "" if response.is_success else _message(response)))
                 if response.is_success:
                     return dict(response.json())
             except httpx.HTTPError:
-                self.ledger.answers.append((0, ""))
+                self.responses.append((0, ""))
             time.sleep(RETRY_S)
         return None
 

@@ -14,7 +14,6 @@ import os
 import random
 import shutil
 import subprocess
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,18 +22,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from bench.child import run
-from bench.daemon import START_LIMIT_S, Answer, DaemonUnderTest, ask
-from bench.faults.clients import PROMPTS, REPLY_TOKENS, Clients, within
+from bench.faults.clients import Clients, within
 from bench.faults.injection import FAULTY, Fault, fill_up
-from bench.faults.scenario import CYCLE_LIMIT_S, Scenario
-from bench.faults.state import DATABASE, Audit, Job, has_begun, jobs, measured, phase
+from bench.faults.scenario import CYCLE_LIMIT_S, START_LIMIT_S, STOP_LIMIT_S, DaemonUnderTest, FaultSettings
+from bench.faults.state import Audit, Job, has_begun, jobs, measured, phase
 from examples.running import SERVE
 from lars_agent.errors import LarsError
 
-IMAGE_BYTES = 96 * 2**20
+IMAGE, COPY, IMAGE_BYTES = "disk.img", "copy.img", 96 * 2**20
 PAUSE_S = (0.2, 3.0)  # between two cuts
 AIMS = (None, "training", None, "judging", None, "publishing")  # in turn
 AIM_LIMIT_S, SOON_S = 30.0, 0.3
@@ -44,7 +40,8 @@ CONTROL_SHARE = 0.4  # of the cuts
 LATER = 13  # eras: far from those before the fault
 UNMOUNT_TRIES, UNMOUNT_PAUSE_S = 20, 0.25
 SIZE_BYTES = 24 * 2**20
-FIRE_LIMIT_S, FULL_S, STOP_LIMIT_S = 180.0, 4.0, 30.0
+FIRE_LIMIT_S, FULL_S = 180.0, 4.0
+NEWEST = 10  # jobs that are looked at
 POST_PAUSE_S = 0.4  # so that each commit needs room: a log that has been long before needs none until it is so again
 JOB = r"jobs/j-\w+/"
 TEMP = r"\.\w+\.tmp"
@@ -90,37 +87,36 @@ def mounted(where: Path, *arguments: str) -> Iterator[None]:
             run(["umount", "--lazy", str(where)], "umount", hint="unmount it by hand")
 
 
-def cuts(tiny: Path, count: int, seed: int) -> dict[str, Any]:
-    """Findings of `count` cuts, and of fewer of the control."""
+def cuts(settings: FaultSettings, folder: Path) -> dict[str, Any]:
+    """Findings of the cuts, and of fewer of the control."""
     if shutil.which(CONTROL[0]) is None:
         raise LarsError("the control needs eatmydata; run: apt-get install eatmydata")
+    fewer = max(3, round(CONTROL_SHARE * settings.cuts))
     return {
-        "flushing": cut_repeatedly(tiny, count, random.Random(seed), SERVE),
-        "control": cut_repeatedly(tiny, max(3, round(CONTROL_SHARE * count)), random.Random(seed), CONTROL),
+        "flushing": cut_repeatedly(folder, settings.cuts, random.Random(settings.seed), SERVE),
+        "control": cut_repeatedly(folder, fewer, random.Random(settings.seed), CONTROL),
     }
 
 
-def cut_repeatedly(tiny: Path, count: int, rng: random.Random, command: Sequence[str]) -> dict[str, Any]:
+def cut_repeatedly(folder: Path, count: int, rng: random.Random, command: Sequence[str]) -> dict[str, Any]:
     """Cut the power of one daemon, started by `command`, again and again."""
-    found: dict[str, Any] = {"cuts": [], "restarts": 0, "unsound": []}
-    with tempfile.TemporaryDirectory(prefix="lars-agent-bench-") as name:
-        folder = Path(name)
-        with (folder / "disk.img").open("xb") as file:
-            file.truncate(IMAGE_BYTES)
-        run(["mkfs.ext4", "-q", "-F", file.name], "mkfs.ext4", hint="run: apt-get install e2fsprogs")
-        with mounted(folder / "disk", "-o", "loop", file.name), Scenario(folder, tiny, "disk/state") as scenario:
-            scenario.daemon.start(command)
-            scenario.daemon.wait_until_healthy(START_LIMIT_S)
-            os.sync()  # also the control has a database to lose something of
-            with Clients(scenario.daemon.url, "cuts") as clients:
-                for number in range(count):
-                    _wait(scenario.state, AIMS[number % len(AIMS)], rng)
-                    promised, before = _cut(scenario, clients)
-                    found["cuts"].append({"phase": before, **_audit(folder, promised)})
-                    if command is SERVE and number % RESTART_EVERY == 0:
-                        _restart(folder, tiny)
-                        found["restarts"] += 1
-            acknowledged = len(clients.ledger.acknowledged)
+    found: dict[str, Any] = {"cuts": [], "restarts": 0}
+    with (folder / IMAGE).open("wb") as file:
+        file.truncate(IMAGE_BYTES)
+    run(["mkfs.ext4", "-q", "-F", file.name], "mkfs.ext4", hint="run: apt-get install e2fsprogs")
+    with mounted(folder / "disk", "-o", "loop", file.name), DaemonUnderTest.quick(folder, "disk/state") as daemon:
+        daemon.start(command)
+        daemon.wait_until_healthy(START_LIMIT_S)
+        os.sync()  # also the control has a database to lose something of
+        with Clients(daemon.url, "cuts") as clients:
+            for number in range(count):
+                _wait(daemon.state, AIMS[number % len(AIMS)], rng)
+                promised, before = _cut(folder, daemon, clients)
+                found["cuts"].append({"phase": before, **_audit(folder, promised)})
+                if command is SERVE and number % RESTART_EVERY == 0:
+                    _restart(folder)
+                    found["restarts"] += 1
+        acknowledged = len(clients.acknowledged)
     return found | {"acknowledged": acknowledged, "phases": dict(Counter(cut["phase"] for cut in found["cuts"]))}
 
 
@@ -132,65 +128,58 @@ def _wait(state: Path, aim: str | None, rng: random.Random) -> None:
     time.sleep(rng.uniform(0, SOON_S) if aim else rng.uniform(*PAUSE_S))
 
 
-def _cut(scenario: Scenario, clients: Clients) -> tuple[dict[str, str], str]:
+def _cut(folder: Path, daemon: DaemonUnderTest, clients: Clients) -> tuple[dict[str, str], str]:
     """Copy the disk at one moment; return what clients had been promised by then, and the phase of the cycle."""
-    with scenario.daemon.suspended():
-        promised = dict(clients.ledger.acknowledged)
-        shutil.copyfile(scenario.folder / "disk.img", scenario.folder / "copy.img")
-        return promised, phase(scenario.state, next(reversed(jobs(scenario.state)), None), healthy=True)
+    with daemon.suspended():
+        promised = dict(clients.acknowledged)
+        shutil.copyfile(folder / IMAGE, folder / COPY)
+        return promised, phase(daemon.state, next(reversed(jobs(daemon.state)), None), healthy=True)
 
 
 def _audit(folder: Path, promised: dict[str, str]) -> dict[str, Any]:
     """Audit the disk after the cut."""
-    state = folder / "copy" / "state"
-    with mounted(folder / "copy", "-o", "loop", str(folder / "copy.img")):  # ext4 replays its journal
-        if (state / DATABASE).exists():
-            audit = Audit.of(state, promised)
-        else:
-            audit = Audit(len(promised), list(promised), [], [], "no database")
+    with mounted(folder / "copy", "-o", "loop", str(folder / COPY)):  # ext4 replays its journal
+        audit = Audit.of(folder / "copy" / "state", promised)
     counts = {"promised": len(promised), "lost": len(audit.lost), "duplicated": len(audit.duplicated)}
     return counts | {"integrity": audit.integrity, "unsound": audit.unsound}
 
 
-def _restart(folder: Path, tiny: Path) -> None:
+def _restart(folder: Path) -> None:
     """Start a daemon on what the cut left. Raises LarsError unless it learns something more."""
     with (
-        mounted(folder / "copy", "-o", "loop", str(folder / "copy.img")),
-        Scenario(folder, tiny, "copy/state", "restarted.log") as scenario,
+        mounted(folder / "copy", "-o", "loop", str(folder / COPY)),
+        DaemonUnderTest.quick(folder, "copy/state") as daemon,
     ):
-        scenario.learn(Clients(scenario.daemon.url, "after", first_era=LATER), "after a power cut the next cycle")
+        daemon.learn(Clients(daemon.url, "after", first_era=LATER), "after a power cut the next cycle")
 
 
-def disk(tiny: Path, names: Sequence[str] = tuple(POINTS)) -> dict[str, Any]:
+def disk(settings: FaultSettings, folder: Path) -> dict[str, Any]:
     """Findings at each point, every one beginning from a data folder with one version in use."""
-    with tempfile.TemporaryDirectory(prefix="lars-agent-bench-") as name:
-        folder = Path(name)
-        with Scenario(folder, tiny, "kept", "first.log") as scenario:
-            scenario.learn(Clients(scenario.daemon.url, "before"), "the first cycle")
-            scenario.daemon.stop(STOP_LIMIT_S)
-        return {"points": [_point(folder, tiny, name) for name in names]}
+    with DaemonUnderTest.quick(folder, "kept") as daemon:
+        daemon.learn(Clients(daemon.url, "before"), "the first cycle")
+        daemon.stop(STOP_LIMIT_S)
+    return {"points": [_point(folder, name) for name in list(POINTS)[: settings.disk]]}
 
 
-def _point(folder: Path, tiny: Path, name: str) -> dict[str, Any]:
+def _point(folder: Path, name: str) -> dict[str, Any]:
     """Findings with a disk that is full from that write on."""
     report, filler = folder / "report", folder / "disk" / "filler"
     report.unlink(missing_ok=True)
     with mounted(folder / "disk", "-t", "tmpfs", "-o", f"size={SIZE_BYTES}", "tmpfs"):
         shutil.copytree(folder / "kept", folder / "disk" / "state", symlinks=True)
-        with Scenario(folder, tiny, "disk/state", f"{name.replace(' ', '-')}.log") as scenario:
-            fault = Fault(str(report), fill_at=POINTS[name], filler=str(filler))
-            scenario.daemon.restart(FAULTY, **fault.environment())
-            scenario.daemon.wait_until_healthy(START_LIMIT_S)
-            with Clients(scenario.daemon.url, f"disk-{name}", first_era=LATER, post_pause_s=POST_PAUSE_S) as clients:
-                found = {"name": name, **_while_full(scenario.daemon, report, filler, name)}
-                known = {job.id for job in _latest(scenario.daemon)}
+        with DaemonUnderTest.quick(folder, "disk/state") as daemon:
+            daemon.restart(FAULTY, **Fault(str(report), fill_at=POINTS[name], filler=str(filler)).environment())
+            daemon.wait_until_healthy(START_LIMIT_S)
+            with Clients(daemon.url, f"disk-{name}", first_era=LATER, post_pause_s=POST_PAUSE_S) as clients:
+                found = {"name": name, **_while_full(daemon, report, filler, name)}
+                known = {job.id for job in daemon.jobs(NEWEST) or []}
                 filler.unlink(missing_ok=True)
-                found |= _afterwards(scenario.daemon, known)
+                found |= _afterwards(daemon, known)
                 clients.begin_no_more()
-            scenario.daemon.stop(STOP_LIMIT_S)
-        found |= asdict(Audit.of(scenario.state, clients.ledger.acknowledged))
-        found |= {"statuses": clients.ledger.statuses(), "said": clients.ledger.messages()}
-        return found | {"jobs": [f"{job.status}: {job.error}" for job in jobs(scenario.state)]}
+            daemon.stop(STOP_LIMIT_S)
+        found |= asdict(Audit.of(daemon.state, clients.acknowledged))
+        found |= {"statuses": clients.statuses(), "said": clients.messages()}
+        return found | {"jobs": _endings(jobs(daemon.state))}
 
 
 def _while_full(daemon: DaemonUnderTest, report: Path, filler: Path, name: str) -> dict[str, Any]:
@@ -205,29 +194,23 @@ def _while_full(daemon: DaemonUnderTest, report: Path, filler: Path, name: str) 
         fill_up(filler)
         time.sleep(0.02)
     return {
-        "reply_while_full": _ask(daemon).status,
-        "jobs_while_full": [f"{job.status}: {job.error}" for job in _latest(daemon)],
+        "reply_while_full": daemon.ask().status,
+        "jobs_while_full": _endings(daemon.jobs(NEWEST) or []),
         "serving_while_full": (daemon.try_get("/info") or {}).get("serving"),
     }
 
 
 def _afterwards(daemon: DaemonUnderTest, known: set[str]) -> dict[str, Any]:
     """Ask for a reply once there is room again, and wait for a cycle that began since; record how long that took."""
-    answer, ended = _ask(daemon), list[Job]()
+    answer, ended = daemon.ask(), list[Job]()
     started, going = time.monotonic(), within(CYCLE_LIMIT_S)
     while going() and not ended:
-        ended = [job for job in _latest(daemon) if job.is_over and job.id not in known]
+        ended = [job for job in daemon.jobs(NEWEST) or [] if job.is_over and job.id not in known]
         time.sleep(0.1)
     following = ended[-1].status if ended else "none"
     seconds = round(time.monotonic() - started, 1)
     return {"reply_after": answer.status, "version_after": answer.version, "next": following, "next_s": seconds}
 
 
-def _ask(daemon: DaemonUnderTest) -> Answer:
-    with httpx.Client(base_url=daemon.url, timeout=30) as http:
-        return ask(http, PROMPTS[0], REPLY_TOKENS)
-
-
-def _latest(daemon: DaemonUnderTest) -> list[Job]:
-    page = daemon.try_get("/jobs?limit=10")
-    return [Job.of(body) for body in page["jobs"]] if page else []
+def _endings(found: Sequence[Job]) -> list[str]:
+    return [f"{job.status}: {job.error}" for job in found]

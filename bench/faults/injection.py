@@ -41,8 +41,8 @@ class Fault:
 
     report: str
     kill_before: int | None = None
-    fill_at: str | None = None
-    filler: str | None = None
+    fill_at: str = ""
+    filler: str = ""
 
     def environment(self) -> dict[str, str]:
         """The variable that passes it to a process."""
@@ -116,48 +116,33 @@ def fill_up(filler: Path) -> None:
 
 def install_filling(fault: Fault, data_dir: Path) -> None:
     """Fill the disk right before the first write that the fault names, in any process with the same report."""
-    assert fault.fill_at is not None
-    assert fault.filler is not None
     kind, _, what = fault.fill_at.partition(" ")
-    report, filler, lock = Path(fault.report), Path(fault.filler), threading.Lock()
+    report, lock = Path(fault.report), threading.Lock()
 
     def fill() -> None:
         with lock:
             if not report.exists():
                 report.write_text(what, encoding="utf-8")
-                fill_up(filler)
+                fill_up(Path(fault.filler))
 
-    if kind == "file":
-        _before_write(data_dir, what, fill)
-        return
-    from service.db import feedback, interactions, jobs
-
-    owners = {"feedback": feedback.Feedback, "interactions": interactions.Interactions, "jobs": jobs.Jobs}
-    table, field = what.split(" ")
+    def audit(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and isinstance(arguments[0], str | os.PathLike):
+            path, writes = Path(arguments[0]), arguments[2] & (os.O_WRONLY | os.O_RDWR)
+            if writes and path.is_relative_to(data_dir) and re.fullmatch(what, str(path.relative_to(data_dir))):
+                fill()
 
     def hook(*arguments: Any, **changes: Any) -> None:
         if field == "add" or field in changes:
             fill()
 
+    if kind == "file":
+        sys.addaudithook(audit)
+        return
+    from service.db import feedback, interactions, jobs
+
+    table, field = what.split(" ")
+    owners = {"feedback": feedback.Feedback, "interactions": interactions.Interactions, "jobs": jobs.Jobs}
     before(owners[table], "add" if field == "add" else "update", hook)
-
-
-def _before_write(data_dir: Path, pattern: str, fill: Callable[[], None]) -> None:
-    """Call `fill` before a file is opened for writing whose path in `data_dir` matches `pattern` as a whole."""
-    inside, busy = re.compile(pattern), threading.local()
-
-    def audit(event: str, arguments: tuple[Any, ...]) -> None:
-        if event != "open" or getattr(busy, "filling", False) or not isinstance(arguments[0], str | os.PathLike):
-            return
-        path, writes = Path(arguments[0]), arguments[2] & (os.O_WRONLY | os.O_RDWR)
-        if writes and path.is_relative_to(data_dir) and inside.fullmatch(str(path.relative_to(data_dir))):
-            busy.filling = True
-            try:
-                fill()
-            finally:
-                busy.filling = False
-
-    sys.addaudithook(audit)
 
 
 def main(argument: str) -> int:
@@ -167,10 +152,10 @@ def main(argument: str) -> int:
     if argument != "serve":
         from lars_agent.training.worker import main as work
 
-        if str(fault.fill_at).startswith("file "):
+        if fault.fill_at.startswith("file "):
             install_filling(fault, data_dir)
         return work([argument])
-    if fault.fill_at is None:
+    if not fault.fill_at:
         install_kill(fault)
     else:
         from service import server

@@ -12,22 +12,26 @@ from __future__ import annotations
 import random
 import shutil
 import signal
-import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-
-from bench.daemon import START_LIMIT_S, Target, ask
-from bench.faults.clients import OK, PROMPTS, REPLY_TOKENS, Clients, within, wrong_replies
+from bench.faults.clients import OK, Clients, within, wrong_replies
 from bench.faults.injection import FAULTY, Fault
-from bench.faults.scenario import CYCLE_LIMIT_S, Findings, Scenario, in_lanes
-from bench.faults.state import PHASES, Audit, Job, has_begun, jobs, measured, phase, published_by, store_problems
+from bench.faults.scenario import (
+    CYCLE_LIMIT_S,
+    START_LIMIT_S,
+    STOP_LIMIT_S,
+    DaemonUnderTest,
+    FaultSettings,
+    Findings,
+    Target,
+    in_lanes,
+)
+from bench.faults.state import PHASES, Audit, has_begun, jobs, measured, phase, published_by, store_problems
 from lars_agent.errors import LarsError
 from lars_agent.store.adapters import AdapterStore
 
@@ -35,7 +39,7 @@ TARGETS: Mapping[Target, int] = {"group": 40, "daemon": 30, "worker": 15, "engin
 AIMED = 0.5
 AIMS = {"snapshot": 0.05, "training": 1.5, "judging": 0.5, "publishing": 0.4}  # most seconds after it began
 AIM_LIMIT = 3  # starts and whole cycles, after which a kill no longer waits for its phase
-END_LIMIT_S, STOP_LIMIT_S, DIE_LIMIT_S = 240.0, 30.0, 120.0
+END_LIMIT_S, DIE_LIMIT_S = 240.0, 120.0
 COUNTED = range(20, 25)  # kills of a lane before which failed starts are counted, as they are without a bench
 
 
@@ -48,13 +52,13 @@ class Kill:
     after_s: float
 
 
-def kills(tiny: Path, count: int, seed: int) -> dict[str, Any]:
-    """Findings of `count` kills, shared between as many daemons as there are cores (two at most)."""
+def kills(settings: FaultSettings, folder: Path) -> dict[str, Any]:
+    """Findings of the kills, shared between as many daemons as there are cores (two at most)."""
 
     def work(lane: int, lanes: int, stop: threading.Event) -> Findings:
-        return one_lane(tiny, count // lanes + (lane < count % lanes), f"{seed}-{lane}", stop)
+        return one_lane(folder, len(range(lane, settings.kills, lanes)), f"{settings.seed}-{lane}", stop)
 
-    return with_all_phases(in_lanes(count, work).as_dict())
+    return with_all_phases(in_lanes(settings.kills, work).as_dict())
 
 
 def with_all_phases(found: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +67,6 @@ def with_all_phases(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def draw_kill(rng: random.Random, span_s: float) -> Kill:
-    """Draw one kill."""
     target = rng.choices(list(TARGETS), list(TARGETS.values()))[0]
     if rng.random() < AIMED:
         aim = rng.choice(list(AIMS))
@@ -71,33 +74,33 @@ def draw_kill(rng: random.Random, span_s: float) -> Kill:
     return Kill(target, None, rng.uniform(0, span_s))
 
 
-def one_lane(tiny: Path, count: int, seed: str, stop: threading.Event) -> Findings:
+def one_lane(folder: Path, count: int, seed: str, stop: threading.Event) -> Findings:
     """Kill one daemon `count` times, then leave it alone, and audit everything."""
     rng, found = random.Random(seed), Findings()
-    with tempfile.TemporaryDirectory(prefix="lars-agent-bench-") as folder, Scenario(Path(folder), tiny) as scenario:
+    with DaemonUnderTest.quick(folder, f"state-{seed}") as daemon:
         started = time.monotonic()
-        scenario.learn(Clients(scenario.daemon.url, "first"), "the first cycle")
+        daemon.learn(Clients(daemon.url, "first"), "the first cycle")
         span_s = time.monotonic() - started  # of a start and a cycle with nothing in their way
-        with Clients(scenario.daemon.url, f"kills-{seed}") as clients:
+        with Clients(daemon.url, f"kills-{seed}") as clients:
             for number in range(count):
                 if stop.is_set():
                     return found
-                _round(scenario, draw_kill(rng, span_s), found, span_s, counted=number in COUNTED)
-            _leave_alone(scenario, clients, found)
-        _settle(scenario, clients, found)
+                _round(daemon, draw_kill(rng, span_s), found, span_s, counted=number in COUNTED)
+            _leave_alone(daemon, clients, found)
+        _settle(daemon, clients, found)
     return found
 
 
-def _round(scenario: Scenario, kill: Kill, found: Findings, span_s: float, *, counted: bool) -> None:
+def _round(daemon: DaemonUnderTest, kill: Kill, found: Findings, span_s: float, *, counted: bool) -> None:
     """Run the daemon, kill the target at its moment, and look at the remains."""
-    daemon, state, target = scenario.daemon, scenario.state, kill.target
+    target = kill.target
     if daemon.process is None:
         (daemon.start if counted else daemon.restart)()
-    healthy = _wait(scenario, kill, found, span_s)
+    healthy = _wait(daemon, kill, found, span_s)
     seen = None
     if target in ("worker", "engine"):  # the daemon lives on: the phase can only be asked before
-        page = daemon.try_get("/jobs?limit=1", within_s=1.0) if healthy else None
-        seen = phase(state, Job.of(page["jobs"][0]) if page and page["jobs"] else None, healthy=healthy)
+        newest = daemon.jobs(1, within_s=1.0) if healthy else None
+        seen = phase(daemon.state, newest[0] if newest else None, healthy=healthy)
     try:
         found.orphans += daemon.kill(target)
     except ProcessLookupError:  # there is none just now
@@ -105,23 +108,23 @@ def _round(scenario: Scenario, kill: Kill, found: Findings, span_s: float, *, co
         found.orphans += daemon.kill(target)
     found.strikes += 1
     found.targets[target] += 1
-    found.phases[seen or phase(state, next(reversed(jobs(state)), None), healthy=healthy)] += 1
+    found.phases[seen or phase(daemon.state, next(reversed(jobs(daemon.state)), None), healthy=healthy)] += 1
     if daemon.process is None:
-        found.unsound += store_problems(state)
+        found.unsound += store_problems(daemon.state)
 
 
-def _wait(scenario: Scenario, kill: Kill, found: Findings, span_s: float) -> bool:
+def _wait(daemon: DaemonUnderTest, kill: Kill, found: Findings, span_s: float) -> bool:
     """Wait for the moment of the kill; tell whether the daemon replies. Notes the seconds of a start waited for."""
-    daemon, state, began = scenario.daemon, scenario.state, time.monotonic()
-    known, healthy, restarted = measured(state), False, not daemon.is_healthy()
-    safe_mode, aimed = False, began if kill.aim is None else None
+    began, known = time.monotonic(), measured(daemon.state)
+    healthy, restarted, safe_mode = False, not daemon.is_healthy(), False
+    aimed = began if kill.aim is None else None
     while time.monotonic() < began + AIM_LIMIT * span_s:
         if not healthy and (health := daemon.try_get("/health", within_s=1.0)) is not None:
             healthy, safe_mode = True, "safe_mode" in health.get("alarms", ())
             if restarted:
                 found.restart_s.append(round(time.monotonic() - began, 3))
                 found.safe_mode_starts += safe_mode
-        if aimed is None and (safe_mode or (healthy and has_begun(state, str(kill.aim), known))):
+        if aimed is None and (safe_mode or (healthy and has_begun(daemon.state, str(kill.aim), known))):
             aimed = time.monotonic()
         if aimed is not None and time.monotonic() >= aimed + kill.after_s:
             break
@@ -129,17 +132,16 @@ def _wait(scenario: Scenario, kill: Kill, found: Findings, span_s: float) -> boo
     return healthy
 
 
-def _leave_alone(scenario: Scenario, clients: Clients, found: Findings) -> None:
+def _leave_alone(daemon: DaemonUnderTest, clients: Clients, found: Findings) -> None:
     """Let the cycles that were begun end, and another one after them succeed."""
-    daemon = scenario.daemon
     if daemon.process is None:
         daemon.restart()
     daemon.wait_until_healthy(START_LIMIT_S)
     clients.begin_no_more()
     going, unfinished = within(END_LIMIT_S), -1
     while unfinished and going():
-        page = daemon.try_get("/jobs?limit=1000")
-        unfinished = -1 if page is None else sum(not Job.of(body).is_over for body in page["jobs"])
+        known = daemon.jobs(1000)
+        unfinished = -1 if known is None else sum(not job.is_over for job in known)
         time.sleep(0.2)
     if unfinished:
         found.stuck.append(f"{unfinished} jobs have not ended {END_LIMIT_S:.0f} s after the last kill")
@@ -147,34 +149,31 @@ def _leave_alone(scenario: Scenario, clients: Clients, found: Findings) -> None:
     found.last_cycle.append(job.status if job else "none")
 
 
-def _settle(scenario: Scenario, clients: Clients, found: Findings) -> None:
+def _settle(daemon: DaemonUnderTest, clients: Clients, found: Findings) -> None:
     """Compare what clients were told with what there is."""
-    found.replies = sum(answer.status == OK for answer in clients.answers)
-    found.wrong_replies = wrong_replies(scenario.daemon.url, clients.answers)
-    scenario.daemon.stop(STOP_LIMIT_S)
-    found.add(Audit.of(scenario.state, clients.ledger.acknowledged))
-    found.statuses.update(clients.ledger.statuses())
-    ended, published = jobs(scenario.state), published_by(scenario.state, "default")
+    found.replies = sum(answer.status == OK for answer in clients.replies)
+    found.wrong_replies = wrong_replies(daemon.url, clients.replies)
+    daemon.stop(STOP_LIMIT_S)
+    found.add(Audit.of(daemon.state, clients.acknowledged))
+    found.statuses.update(clients.statuses())
+    ended, published = jobs(daemon.state), published_by(daemon.state, "default")
     found.endings.update(job.status for job in ended)
     found.stuck += [job.id for job in ended if not job.is_over]
     found.published_twice = [job_id for job_id, versions in published.items() if versions > 1]
     found.published_twice += [job.id for job in ended if job.status == "succeeded" and published[job.id] != 1]
 
 
-class KeptCycle(Scenario):
-    """A scenario whose data folder can be restored to a cycle right before its publishing."""
-
-    def __init__(self, folder: Path, tiny: Path) -> None:
-        super().__init__(folder, tiny)
-        self.kept, self.report = folder / "kept", folder / "report"
+class KeptCycle(DaemonUnderTest):
+    """A daemon whose data folder can be restored to a cycle right before its publishing."""
 
     def prepare(self) -> None:
         """Activate one version, and keep the next one's cycle as it is before publishing."""
-        clients = Clients(self.daemon.url, "before")
+        self.kept, self.report = (self.state.with_name(self.state.name + end) for end in ("-kept", "-report"))
+        clients = Clients(self.url, "before")
         self.learn(clients, "the first cycle")
-        self.daemon.stop(STOP_LIMIT_S)
+        self.stop(STOP_LIMIT_S)
         self.start_faulty(kill_before=0)
-        self.daemon.wait_until_healthy(START_LIMIT_S)
+        self.wait_until_healthy(START_LIMIT_S)
         clients.begin_cycle(within(CYCLE_LIMIT_S))
         self.wait_dead()
         shutil.copytree(self.state, self.kept, symlinks=True)
@@ -186,25 +185,22 @@ class KeptCycle(Scenario):
         shutil.copytree(self.kept, self.state, symlinks=True)
 
     def start_faulty(self, **fault: Any) -> None:
-        """Start a daemon with the fault."""
         self.report.unlink(missing_ok=True)
-        self.daemon.restart(FAULTY, **Fault(str(self.report), **fault).environment())
+        self.restart(FAULTY, **Fault(str(self.report), **fault).environment())
 
     def wait_dead(self) -> str:
         """The step before which the daemon killed itself. Raises LarsError where it did not."""
-        process = self.daemon.process
-        assert process is not None
-        process.wait(timeout=DIE_LIMIT_S)
-        steps = self.steps()
-        if process.returncode != -signal.SIGKILL or len(steps) != 1:
-            raise LarsError(f"the fault did not fire (exit status {process.returncode}): {self.daemon.log_tail()}")
-        self.daemon.kill()  # its worker and engine
+        assert self.process is not None
+        exit_status, steps = self.process.wait(timeout=DIE_LIMIT_S), self.steps()
+        if exit_status != -signal.SIGKILL or len(steps) != 1:
+            raise LarsError(f"the fault did not fire (exit status {exit_status}): {self.log_tail()}")
+        self.kill()  # its worker and engine
         return steps[0]
 
     def wait_over(self) -> None:
         """Wait until the kept job has ended."""
-        self.daemon.wait_until_healthy(START_LIMIT_S)
-        Clients(self.daemon.url, "watch").wait_over(self.job_id, within(CYCLE_LIMIT_S))
+        self.wait_until_healthy(START_LIMIT_S)
+        Clients(self.url, "watch").wait_over(self.job_id, within(CYCLE_LIMIT_S))
 
     def steps(self) -> list[str]:
         """The steps that the last faulty daemon has reported."""
@@ -215,25 +211,25 @@ class KeptCycle(Scenario):
         self.restore()
         self.start_faulty()
         self.wait_over()
-        self.daemon.kill()
+        self.kill()
         return self.steps()
 
 
-def points(tiny: Path, count: int, seed: int) -> dict[str, Any]:
-    """Findings of `count` kills, shared between as many folders as there are cores (two at most)."""
+def points(settings: FaultSettings, folder: Path) -> dict[str, Any]:
+    """Findings of the kills, shared between as many daemons as there are cores (two at most)."""
 
     def work(lane: int, lanes: int, stop: threading.Event) -> Findings:
         found = Findings()
-        with tempfile.TemporaryDirectory(prefix="lars-agent-bench-") as folder, KeptCycle(Path(folder), tiny) as kept:
+        with KeptCycle.quick(folder, f"state-{lane}") as kept:
             kept.prepare()
             steps = kept.all_steps()
             found.steps_there_are = [] if lane else steps
-            for number, step in enumerate(spread(len(steps), count, seed)):
+            for number, step in enumerate(spread(len(steps), settings.points, settings.seed)):
                 if number % lanes == lane and not stop.is_set():
                     _kill_before(kept, step, f"points-{number}", found)
         return found
 
-    return in_lanes(count, work).as_dict()
+    return in_lanes(settings.points, work).as_dict()
 
 
 def spread(total: int, count: int, seed: int) -> list[int]:
@@ -246,19 +242,18 @@ def spread(total: int, count: int, seed: int) -> list[int]:
 def _kill_before(kept: KeptCycle, step: int, name: str, found: Findings) -> None:
     """Kill a daemon before the step, let another one finish, and audit."""
     kept.restore()
-    with Clients(kept.daemon.url, name, cycling=False) as clients:
+    with Clients(kept.url, name, cycling=False) as clients:
         kept.start_faulty(kill_before=step)
         found.steps[kept.wait_dead()] += 1
         found.unsound += store_problems(kept.state)
-        kept.daemon.restart()
+        kept.restart()
         kept.wait_over()
-        with httpx.Client(base_url=kept.daemon.url, timeout=60) as http:
-            replying = ask(http, PROMPTS[0], REPLY_TOKENS).version
-    kept.daemon.kill()
+        replying = kept.ask().version
+    kept.kill()
     found.strikes += 1
-    found.add(Audit.of(kept.state, clients.ledger.acknowledged))
+    found.add(Audit.of(kept.state, clients.acknowledged))
     job = next(job for job in jobs(kept.state) if job.id == kept.job_id)
-    found.endings.update(Counter([job.status]))
+    found.endings[job.status] += 1
     if not job.is_over:
         found.stuck.append(f"{job.id} before step {step}")
     active, versions = AdapterStore(kept.state / "adapters").active("default"), published_by(kept.state, "default")

@@ -1,23 +1,149 @@
-"""A daemon under load and faults on a scratch folder, and the findings of several such daemons side by side."""
+"""The daemon under test and what is done to it, and the findings of several such daemons side by side."""
 
 from __future__ import annotations
 
 import os
+import signal
 import threading
+import tomllib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from bench.daemon import START_LIMIT_S, DaemonUnderTest
-from bench.faults.clients import Clients, within
-from bench.faults.state import Audit
+import httpx
+import psutil
+
+from bench.daemon import Answer, ask, descendants
+from bench.faults.clients import PROMPTS, REPLY_TOKENS, Clients, within
+from bench.faults.state import Audit, Job
+from bench.models import PREFIX, TINY
+from examples.running import SERVE, Daemon
 from lars_agent.errors import LarsError
 
+MODELS, TINY_NAME = "models", PREFIX + TINY
+Target = Literal["group", "daemon", "worker", "engine"]
+MODULES = {"worker": "training.worker", "engine": "runtime.engine_server"}
+START_COUNT = "starts.json"
+KILLED_WITHIN_S, START_LIMIT_S, STOP_LIMIT_S, CYCLE_LIMIT_S = 10, 120.0, 30.0, 240.0
+QUICK = Path(__file__).parents[1] / "configs" / "quick.toml"
 MOST_LANES = 2
-CYCLE_LIMIT_S = 240.0
+
+
+@dataclass(frozen=True)
+class FaultSettings:
+    """How much of each part, from which seed, and the folder of the real base models."""
+
+    seed: int
+    kills: int
+    points: int
+    cuts: int
+    disk: int
+    models: Path
+
+
+@dataclass
+class DaemonUnderTest(Daemon):
+    """A daemon that can be killed, suspended and asked while it may be dead; killed at the end of its block."""
+
+    @classmethod
+    def quick(cls, folder: Path, name: str) -> Self:
+        """A daemon on `folder/<name>` with settings under which a cycle takes seconds, and the tiny model of `folder`.
+
+        Its log is in `folder`, whatever is done to its data folder.
+        """
+        state, models = folder / name, folder / MODELS
+        state.mkdir(parents=True, exist_ok=True)
+        if not (state / MODELS).exists():
+            (state / MODELS).symlink_to(models)
+        sections = tomllib.loads(QUICK.read_text(encoding="utf-8"))
+        settings = {f"{name}__{key}": str(value) for name, keys in sections.items() for key, value in keys.items()}
+        return cls(state, settings | {"model__name": str(models / TINY_NAME)}, folder / f"{name.replace('/', '-')}.log")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.process is not None:
+            self.kill()
+
+    def restart(self, command: Sequence[str] = SERVE, **environment: str) -> None:
+        """Start it with the failed starts forgotten."""
+        self.reset_start_count()
+        self.start(command, **environment)
+
+    def reset_start_count(self) -> None:
+        """Forget the starts that failed, after several of which the daemon would be in safe mode."""
+        (self.state / START_COUNT).unlink(missing_ok=True)
+
+    def learn(self, clients: Clients, what: str) -> None:
+        """Start it and run a whole cycle. Raises LarsError, which calls the cycle `what`, unless it succeeds."""
+        self.restart()
+        self.wait_until_healthy(START_LIMIT_S)
+        job = clients.cycle(within(CYCLE_LIMIT_S))
+        if job is None or job.status != "succeeded":
+            raise LarsError(f"{what} did not succeed ({job}): {self.log_tail()}")
+
+    def try_get(self, path: str, within_s: float = 20.0) -> Any:
+        """The answer to GET; None where there is none."""
+        try:
+            response = httpx.get(self.url + path, timeout=within_s)
+        except httpx.HTTPError:
+            return None
+        return response.json() if response.is_success else None
+
+    def jobs(self, limit: int, within_s: float = 20.0) -> list[Job] | None:
+        """The newest jobs, the last one first; None where there is no answer."""
+        page = self.try_get(f"/jobs?limit={limit}", within_s)
+        return None if page is None else [Job.of(body) for body in page["jobs"]]
+
+    def ask(self) -> Answer:
+        """A reply to one of the clients' prompts."""
+        with httpx.Client(base_url=self.url, timeout=60) as http:
+            return ask(http, PROMPTS[0], REPLY_TOKENS)
+
+    def kill(self, target: Target = "group") -> int:
+        """Kill the target with SIGKILL; return how many of the daemon's processes outlived it by 10 s.
+
+        Raises ProcessLookupError where there is no such process.
+        """
+        assert self.process is not None
+        if target in MODULES:
+            found = descendants(self.process.pid, MODULES[target])
+            if not found:
+                raise ProcessLookupError(f"there is no process of {target}")
+            os.kill(found[0].pid, signal.SIGKILL)
+            return 0
+        children = descendants(self.process.pid)
+        with suppress(ProcessLookupError):
+            (os.killpg if target == "group" else os.kill)(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.process = None
+        _, alive = psutil.wait_procs(children, timeout=KILLED_WITHIN_S)
+        for one in alive:
+            with suppress(psutil.Error):
+                one.kill()
+        return len(alive)
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Stop all of its processes within the block."""
+        assert self.process is not None
+        stopped = []
+        try:
+            for one in [psutil.Process(self.process.pid), *reversed(descendants(self.process.pid))]:
+                with suppress(psutil.Error):
+                    if one.status() != psutil.STATUS_STOPPED:
+                        one.suspend()
+                        stopped.append(one)
+            yield
+        finally:
+            for one in stopped:
+                with suppress(psutil.Error):
+                    one.resume()
 
 
 @dataclass
@@ -57,31 +183,7 @@ class Findings:
         return Findings(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
     def as_dict(self) -> dict[str, Any]:
-        """The JSON form."""
         return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
-
-
-class Scenario:
-    """A daemon with the tiny model on `folder/<name>`, killed on leaving the block, and its clients."""
-
-    def __init__(self, folder: Path, tiny: Path, name: str = "state", log: str = "daemon.log") -> None:
-        self.folder, self.state = folder, folder / name
-        self.daemon = DaemonUnderTest.quick(self.state, tiny, folder / log)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.daemon.process is not None:
-            self.daemon.kill()
-
-    def learn(self, clients: Clients, what: str) -> None:
-        """Start the daemon and run a whole cycle. Raises LarsError, which calls it `what`, unless it succeeds."""
-        self.daemon.restart()
-        self.daemon.wait_until_healthy(START_LIMIT_S)
-        job = clients.cycle(within(CYCLE_LIMIT_S))
-        if job is None or job.status != "succeeded":
-            raise LarsError(f"{what} did not succeed ({job}): {self.daemon.log_tail()}")
 
 
 def in_lanes(count: int, work: Callable[[int, int, threading.Event], Findings]) -> Findings:

@@ -15,9 +15,9 @@ from typing import Any
 from lars_agent.errors import AdapterError
 from lars_agent.store.adapters import AdapterStore
 from lars_agent.training.job_directory import RESULT_FILE, SPEC_FILE, read_progress
+from service.db.records import UNFINISHED
 
 DATABASE, ADAPTERS, JOBS = "lars-agent.db", "adapters", "jobs"
-UNFINISHED = ("queued", "running", "paused")
 PHASES = ("start", "load", "snapshot", "planning", "training", "judging", "publishing")
 Stored = tuple[str | None, str, str | None]  # a row's Idempotency-Key, id and comment; clients repeat the key there
 
@@ -28,20 +28,17 @@ class Job:
 
     id: str
     status: str
-    version: int | None
+    version: int | str | None  # 3 in the database, "v3" in the API
     error: str | None
 
     @property
     def is_over(self) -> bool:
-        """Tell whether it has ended."""
         return self.status not in UNFINISHED
 
     @classmethod
     def of(cls, body: Mapping[str, Any]) -> Job:
         """From the API's answer."""
-        label = body["version"]
-        version = int(label.removeprefix("v")) if isinstance(label, str) else label
-        return cls(body["id"], body["status"], version, body["error"])
+        return cls(*(body[name] for name in cls.__match_args__))
 
 
 @dataclass(frozen=True)
@@ -64,9 +61,8 @@ class Audit:
     @classmethod
     def of(cls, state: Path, promised: Mapping[str, str]) -> Audit:
         """Audit the folder; `promised` is the id of each acknowledged key."""
-        database = state / DATABASE
-        lost, duplicated = compare(promised, stored_feedback(database))
-        return cls(len(promised), lost, duplicated, store_problems(state), integrity(database))
+        lost, duplicated = compare(promised, stored_feedback(state / DATABASE))
+        return cls(len(promised), lost, duplicated, store_problems(state), integrity(state / DATABASE))
 
 
 def compare(promised: Mapping[str, str], rows: Iterable[Stored]) -> tuple[list[str], list[str]]:
@@ -86,6 +82,8 @@ def stored_feedback(database: Path) -> list[Stored]:
 
 def integrity(database: Path) -> str:
     """`ok`, or SQLite's complaint about the file."""
+    if not database.exists():
+        return "no database"
     found = query(database, "PRAGMA integrity_check")
     return found if isinstance(found, str) else str(found[0][0])
 

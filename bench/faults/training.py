@@ -8,39 +8,27 @@ that is not.
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 
-from bench.daemon import steps_of, store_persona, training_job
+from bench.daemon import descendants, steps_of, training_job, training_worker, worker_message
 from bench.faults.clients import within
-from examples.persona import lessons
+from bench.faults.scenario import MODELS, MODULES, FaultSettings
+from examples.persona import MARA, lessons, read_lines
 from examples.running import Daemon, daemon
 from lars_agent.errors import LarsError
 from lars_agent.files import sha256_of
-from lars_agent.memory.allocator import torch_environment
 from lars_agent.models.library import ModelLibrary
-from lars_agent.training.job_directory import (
-    CANDIDATE,
-    HELDOUT_FILE,
-    TRAIN_FILE,
-    JobSpec,
-    read_progress,
-    read_result,
-    write_examples,
-)
+from lars_agent.training import job_directory
 
+MODEL = "default"
 BLOCKS, REQUESTS = 10, 5  # of each kind, and in each block
 TOKENS = 8
 PAUSE_S = 1.7  # after a reply: longer than the worker stays paused
@@ -48,13 +36,14 @@ MANY = "100000"
 PROMPT = "Number {:03}. Tell me in a few sentences how bread is made, what it needs, and why it rises in the warm."
 
 
-def latency(models: Path, reference: str, folder: Path) -> dict[str, Any]:
+def latency(settings: FaultSettings, folder: Path) -> dict[str, Any]:
     """Milliseconds until the first token of each request, by kind, in the order of the pairs."""
-    found: dict[str, Any] = {"idle_ms": [], "training_ms": [], "steps": 0, "model": reference}
-    (folder / "models").symlink_to(models.resolve())
-    settings = {f"training__{name}": MANY for name in ("steps", "checkpoint_every", "evaluate_every")}
-    with daemon(folder, **settings, model__name=reference) as running:
-        store_persona(running)
+    found: dict[str, Any] = {"idle_ms": [], "training_ms": [], "steps": 0, "model": MODEL}
+    (folder / MODELS).symlink_to(settings.models.resolve())
+    long = {f"training__{name}": MANY for name in ("steps", "checkpoint_every", "evaluate_every")}
+    with daemon(folder, **long, model__name=MODEL) as running:
+        for line in read_lines(MARA / "feedback.jsonl"):
+            running.post("/feedback", line)
         _first_token_ms(running, 999)
         for block in range(BLOCKS):
             first = 2 * block * REQUESTS
@@ -68,75 +57,65 @@ def latency(models: Path, reference: str, folder: Path) -> dict[str, Any]:
 
 def _requests(running: Daemon, numbers: Iterable[int], *, training: bool = False) -> list[float]:
     """Milliseconds of each request, after a pause. Raises LarsError where the worker should run and does not."""
+    assert running.process is not None
     found = []
     for number in numbers:
         time.sleep(PAUSE_S)
-        if training:
-            _require_running(running)
+        workers = descendants(running.process.pid, MODULES["worker"]) if training else []
+        if training and all(one.status() == psutil.STATUS_STOPPED for one in workers):
+            raise LarsError("the worker is paused although there is no request; nothing would be measured")
         found.append(_first_token_ms(running, number))
     return found
-
-
-def _require_running(running: Daemon) -> None:
-    assert running.process is not None
-    for one in psutil.Process(running.process.pid).children(recursive=True):
-        if any("training.worker" in word for word in one.cmdline()) and one.status() != psutil.STATUS_STOPPED:
-            return
-    raise LarsError("the worker is paused although there is no request; nothing would be measured")
 
 
 def _first_token_ms(running: Daemon, number: int) -> float:
     """Milliseconds from sending the request until the first piece of the reply; the whole reply is read."""
     body = {"inputs": PROMPT.format(number), "parameters": {"max_new_tokens": TOKENS}}
-    first: float | None = None
-    started = time.perf_counter()
+    started, pieces = time.perf_counter(), list[float]()
     with running.http.stream("POST", "/generate_stream", json=body) as response:
         response.raise_for_status()
-        for line in response.iter_lines():
-            if first is None and line.startswith("data:"):
-                first = time.perf_counter()
-    if first is None:
+        pieces += [time.perf_counter() for line in response.iter_lines() if line.startswith("data:")]
+    if not pieces:
         raise httpx.ReadError("no piece came")
-    return round(1000 * (first - started), 3)
+    return round(1000 * (pieces[0] - started), 3)
 
 
 STEPS, THREADS, INTERRUPTIONS = 16, 2, 5
 TRAINING = {"batch_size": 2, "evaluate_every": 4, "checkpoint_every": 3, "warmup_steps": 2, "steps": STEPS}
 EXAMPLES, HELD_OUT = 12, 4
-WEIGHTS = Path(CANDIDATE) / "adapter_model.safetensors"
+WEIGHTS = Path(job_directory.CANDIDATE) / "adapter_model.safetensors"
 STEP_LIMIT_S, END_LIMIT_S = 600.0, 3600.0
 SIGNALS = (signal.SIGTERM, signal.SIGKILL)  # in turn
 
 
-def resume(models: Path, reference: str, seed: int) -> dict[str, Any]:
+def resume(settings: FaultSettings, folder: Path) -> dict[str, Any]:
     """The digests of both runs' adapters, and the steps and signals of the interruptions."""
-    rng = random.Random(seed)
+    rng = random.Random(settings.seed)
     steps = sorted(rng.sample(range(1, STEPS - 1), INTERRUPTIONS))
     signals = [SIGNALS[number % len(SIGNALS)] for number in range(INTERRUPTIONS)]
-    with tempfile.TemporaryDirectory(prefix="lars-agent-bench-") as folder:
-        whole, broken = (_job(Path(folder) / name, models, reference) for name in ("whole", "broken"))
-        _complete(whole)
-        lines = [line for line in read_progress(whole) if line["phase"] == "training"]
-        step_s = round(float(lines[-1]["elapsed_s"] - lines[0]["elapsed_s"]) / (len(lines) - 1), 4)
-        for step, number in zip(steps, signals, strict=True):
-            _interrupt(broken, step, rng.uniform(0, step_s), number)
-        _complete(broken)
-        return {
-            "whole": sha256_of(whole / WEIGHTS),
-            "broken": sha256_of(broken / WEIGHTS),
-            "interrupted_after_step": steps,
-            "signals": [number.name for number in signals],
-            "steps": STEPS,
-            "step_s": step_s,
-            "model": reference,
-            "threads": THREADS,
-        }
+    whole, broken = (_write_job(folder / name, settings.models) for name in ("whole", "broken"))
+    _complete(whole)
+    lines = [line for line in job_directory.read_progress(whole) if line["phase"] == "training"]
+    step_s = round(float(lines[-1]["elapsed_s"] - lines[0]["elapsed_s"]) / (len(lines) - 1), 4)
+    for step, number in zip(steps, signals, strict=True):
+        _interrupt(broken, step, rng.uniform(0, step_s), number)
+    _complete(broken)
+    return {
+        "whole": sha256_of(whole / WEIGHTS),
+        "broken": sha256_of(broken / WEIGHTS),
+        "interrupted_after_step": steps,
+        "signals": [number.name for number in signals],
+        "steps": STEPS,
+        "step_s": step_s,
+        "model": MODEL,
+        "threads": THREADS,
+    }
 
 
-def _job(folder: Path, models: Path, reference: str) -> Path:
+def _write_job(folder: Path, models: Path) -> Path:
     """Write a job directory with the persona's first corrections and few steps."""
-    model = ModelLibrary(models).get(reference)
-    JobSpec(
+    model, known = ModelLibrary(models).get(MODEL), lessons()
+    job_directory.JobSpec(
         job_id="j-resume",
         profile="default",
         model_path=str(model.folder),
@@ -144,48 +123,30 @@ def _job(folder: Path, models: Path, reference: str) -> Path:
         training=TRAINING,
         threads=THREADS,
     ).write(folder)
-    known = lessons()
-    write_examples(folder / TRAIN_FILE, known[:EXAMPLES])
-    write_examples(folder / HELDOUT_FILE, known[EXAMPLES : EXAMPLES + HELD_OUT])
+    job_directory.write_examples(folder / job_directory.TRAIN_FILE, known[:EXAMPLES])
+    job_directory.write_examples(folder / job_directory.HELDOUT_FILE, known[EXAMPLES : EXAMPLES + HELD_OUT])
     return folder
-
-
-@contextmanager
-def _worker(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker on the job, killed at the end of the block."""
-    command = [sys.executable, "-m", "lars_agent.training.worker", str(folder)]
-    with (folder / "worker.log").open("ab") as log:
-        process = subprocess.Popen(command, env=torch_environment(os.environ, THREADS), stdout=log, stderr=log)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 def _complete(folder: Path) -> None:
     """Run the worker to its end. Raises LarsError unless it succeeds."""
-    with _worker(folder) as process:
+    with training_worker(folder, THREADS) as process:
         process.wait(timeout=END_LIMIT_S)
-    result = read_result(folder)
+    result = job_directory.read_result(folder)
     if result is None or result.status != "succeeded":
-        raise LarsError(f"the worker did not succeed: {_log_tail(folder)}")
+        raise LarsError(f"the worker did not succeed: {worker_message(folder)}")
 
 
 def _interrupt(folder: Path, step: int, delay_s: float, number: signal.Signals) -> None:
     """Send the worker the signal a moment after it has taken that step, and wait until it ends without a result."""
-    with _worker(folder) as process:
+    with training_worker(folder, THREADS) as process:
         going = within(STEP_LIMIT_S)
-        while not any(line["step"] >= step for line in read_progress(folder)):
+        while not any(line["step"] >= step for line in job_directory.read_progress(folder)):
             if process.poll() is not None or not going():
-                raise LarsError(f"the worker did not come to step {step}: {_log_tail(folder)}")
+                raise LarsError(f"the worker did not come to step {step}: {worker_message(folder)}")
             time.sleep(0.005)
         time.sleep(delay_s)
         process.send_signal(number)
         process.wait(timeout=STEP_LIMIT_S)
-    if read_result(folder) is not None:
+    if job_directory.read_result(folder) is not None:
         raise LarsError("the worker was done before it could be interrupted; take more steps")
-
-
-def _log_tail(folder: Path) -> str:
-    return (folder / "worker.log").read_text(encoding="utf-8", errors="replace")[-2000:]

@@ -6,36 +6,22 @@ import json
 from collections.abc import Mapping
 from ctypes.util import find_library
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lars_agent.memory.allocator import SMALL_KERNEL_CACHE, THRIFTY_GLIBC, THRIFTY_JEMALLOC, thrifty_environment
 
 WORKER = "worker"  # the training worker's
 
 
-@dataclass(frozen=True)
-class Allocator:
+class Allocator(NamedTuple):
     """An allocator, the environment variables that configure it, and the library to preload.
 
     All but the first have a small kernel cache (torch's, for oneDNN), so that they differ in nothing but the allocator.
     """
 
     label: str
-    variables: Mapping[str, str] = field(default_factory=lambda: SMALL_KERNEL_CACHE)
+    variables: Mapping[str, str] = SMALL_KERNEL_CACHE
     library: str | None = None
-
-    def environment(self) -> dict[str, str]:
-        """The variables that start a process with the allocator."""
-        preload = {"LD_PRELOAD": find_library(self.library) or f"lib{self.library}.so"} if self.library else {}
-        return dict(self.variables) | preload
-
-
-@dataclass(frozen=True)
-class WorkerAllocator(Allocator):
-    """The training worker's allocator, with its own fallback where the library is missing."""
-
-    def environment(self) -> dict[str, str]:
-        return thrifty_environment({})
 
 
 JEMALLOC_RETURNS = {"MALLOC_CONF": "narenas:1,dirty_decay_ms:0,muzzy_decay_ms:0"}
@@ -52,7 +38,7 @@ ALLOCATORS: Mapping[str, Allocator] = {
     "jemalloc_returning": Allocator(
         "jemalloc, told to return at once what is freed", SMALL_KERNEL_CACHE | JEMALLOC_RETURNS, "jemalloc"
     ),
-    WORKER: WorkerAllocator(
+    WORKER: Allocator(
         "the worker's: jemalloc, told to return soon what is freed (lars_agent.memory.allocator)",
         SMALL_KERNEL_CACHE | THRIFTY_GLIBC | THRIFTY_JEMALLOC,
         "jemalloc",
@@ -64,6 +50,14 @@ ALLOCATORS: Mapping[str, Allocator] = {
 }
 # Variables that choose or tune an allocator.
 VARIABLES = frozenset({"LD_PRELOAD"}.union(*(one.variables for one in ALLOCATORS.values())))
+
+
+def allocator_environment(name: str) -> dict[str, str]:
+    """The variables that start a process with the allocator; the worker's has a fallback for a missing library."""
+    _, variables, library = ALLOCATORS[name]
+    if name == WORKER:
+        return thrifty_environment({})
+    return {**variables, **({"LD_PRELOAD": find_library(library) or f"lib{library}.so"} if library else {})}
 
 
 def available() -> list[str]:

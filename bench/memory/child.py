@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ import torch
 from torch import nn
 
 from bench.memory.cell import METHODS, Cell
-from bench.memory.process import Footprint
+from bench.memory.process import footprint
 from lars_agent.memory.allocator import give_back
-from lars_agent.memory.measure import peak_rss_bytes, reset_peak, rss_bytes
+from lars_agent.memory.measure import peak_rss_bytes, reset_peak
 from lars_agent.models.open import OpenedModel, open_model, precision
 from lars_agent.training.batches import Encoded
 
@@ -34,21 +33,24 @@ FIRST_PLAIN_ID = 100  # those below are often special
 
 
 def main() -> None:
-    """Measure the cell and report."""
     folder, cell = Path(sys.argv[1]), Cell.from_record(json.loads(sys.argv[2]))
     torch.set_num_threads(cell.threads or os.cpu_count() or 1)
     opened = opened_for(cell, folder)
     load_peak = peak_rss_bytes()
     if not reset_peak():
         sys.stderr.write("the peak cannot be reset here: it includes the loading\n")
-    loaded = Footprint.of(os.getpid())
-    loaded = loaded if loaded.rss else Footprint(rss_bytes())
-    on_device = reset_gpu_peaks(cell)
-    report("loaded", **asdict(loaded))
+    loaded, on_gpu = footprint(os.getpid()), dict[str, int]()
+    if cell.device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        on_gpu["cuda_loaded_bytes"] = torch.cuda.memory_allocated()
+    report("loaded", **loaded)
     with nullcontext() if cell.device == "cpu" else torch.device(cell.device):
         seconds = run(cell, prepared(cell, opened))
-    figures = {"load_peak_bytes": load_peak, "peak_bytes": peak_rss_bytes(), "loaded_bytes": loaded.rss}
-    report("done", **figures, **seconds, **on_device, **gpu_peaks(cell), sha256=opened.sha256)
+    figures = {"load_peak_bytes": load_peak, "peak_bytes": peak_rss_bytes(), "loaded_bytes": loaded["rss"]}
+    if cell.device != "cpu":
+        on_gpu["cuda_peak_allocated_bytes"] = torch.cuda.max_memory_allocated()
+        on_gpu["cuda_peak_reserved_bytes"] = torch.cuda.max_memory_reserved()
+    report("done", **figures, **seconds, **on_gpu, sha256=opened.sha256)
 
 
 def opened_for(cell: Cell, folder: Path) -> OpenedModel:
@@ -112,24 +114,7 @@ def run(cell: Cell, step: Callable[[], None]) -> dict[str, Any]:
     return {"seconds": round(statistics.median(timed), 4), "step_seconds": [round(value, 4) for value in seconds]}
 
 
-def reset_gpu_peaks(cell: Cell) -> dict[str, int]:
-    """Count the GPU's peaks from here on; return what it holds of the model."""
-    if cell.device == "cpu":
-        return {}
-    torch.cuda.reset_peak_memory_stats()
-    return {"cuda_loaded_bytes": torch.cuda.memory_allocated()}
-
-
-def gpu_peaks(cell: Cell) -> dict[str, int]:
-    """The most that was in use on the GPU, and that torch had reserved."""
-    if cell.device == "cpu":
-        return {}
-    allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-    return {"cuda_peak_allocated_bytes": allocated, "cuda_peak_reserved_bytes": reserved}
-
-
 def report(event: str, **values: Any) -> None:
-    """Print one JSON line."""
     sys.stdout.write(json.dumps({"event": event, **values}) + "\n")
     sys.stdout.flush()
 

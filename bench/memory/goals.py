@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +23,70 @@ TIMED_PAIRS = 3
 SHORT, LONG = 1024, 8192
 
 INFERENCE_4096 = usual("inference", 4096, "bfloat16")
-RESPONSE_4096 = usual("response", 4096, "bfloat16")
-TOKEN_TERM_4096 = usual("response+token", 4096, "bfloat16")
-PUBLISHED_2048 = usual("sequence+plain", 2048, "float32")
+LARS_2048, LARS_LONG, LARS_SHORT = (usual("response", context, "float32") for context in (2048, LONG, SHORT))
+TIMED = [  # both with our allocator and attention, in pairs
+    cell
+    for run in range(TIMED_PAIRS)
+    for cell in (
+        given_ours("lora+checkpointing", SHORT, "float32", run=run),
+        usual("response", SHORT, "float32", run=run),
+    )
+]
 TIGHTEST = {**SMALL, "mlp_tile": 32, "loss_chunk": 4, "prompt_chunk": 64}
 QWEN_256 = usual("response", 128, "bfloat16", model="qwen2.5-0.5b", rank=8, plan=TIGHTEST)
 LLAMA_4096 = usual("response", 4096, "int4", model="llama-3.2-1b", rank=8, plan=SMALL, steps=20, limit_bytes=3 * 2**29)
 ALLOCATOR_CONTEXT, ALLOCATOR_DTYPES = 2048, ("bfloat16", "float32")
+Values = Callable[..., list[float]]  # of the records of cells
 
 
-def response(context: int) -> Cell:
-    """LARS in float32."""
-    return usual("response", context, "float32")
+def _over(cell: Record, other: Record) -> list[float]:
+    """Of peak resident bytes of the whole process once the model was loaded, program and weights included."""
+    return [cell["peak_bytes"] / other["peak_bytes"]]
 
 
-def lora(method: str, *, stock: bool) -> Cell:
-    """PEFT at context 2,048, as its users run it or given our allocator and attention."""
-    return (usual if stock else given_ours)(method, 2048, "float32")
+def _below(cell: Record, other: Record) -> list[float]:
+    """How far below `other` the cell's peak is. PEFT's LoRA has r 8, all linear layers, and the reply's loss alone."""
+    return [1 - cell["peak_bytes"] / other["peak_bytes"]]
 
 
-def timed_pair(run: int) -> tuple[Cell, Cell]:
-    """LoRA with checkpointing, and ours: both with our allocator and attention."""
-    ours = usual("response", 1024, "float32", run=run)
-    return given_ours("lora+checkpointing", 1024, "float32", run=run), ours
+def _growth(long: Record, short: Record) -> list[float]:
+    return [(long["peak_bytes"] - short["peak_bytes"]) / (KEY_VALUE_BYTES * (LONG - SHORT))]
+
+
+def _speedup(*cells: Record) -> list[float]:
+    return [slow["seconds"] / fast["seconds"] for slow, fast in zip(cells[::2], cells[1::2], strict=True)]
+
+
+def _above_weights(cell: Record) -> list[float]:
+    return [(cell["peak_bytes"] - cell["loaded_bytes"]) / MB]
+
+
+def _limited_peak(cell: Record) -> list[float]:
+    """Includes the loading: the process has to live through it under the limit."""
+    return [max(cell["peak_bytes"], cell["load_peak_bytes"]) / MIB]
+
+
+# The values of each row, and the cells they are made of. PEFT is as its users run it, or given what we have.
+ROWS: Mapping[str, tuple[Values, Sequence[Cell]]] = {
+    "train_over_inference_peak_ctx4096_bf16": (_over, [usual("response", 4096, "bfloat16"), INFERENCE_4096]),
+    "train_over_inference_peak_ctx4096_bf16_with_token_term": (
+        _over,
+        [usual("response+token", 4096, "bfloat16"), INFERENCE_4096],
+    ),
+    **{
+        f"reduction_vs_lora_{name}_ctx2048{suffix}": (_below, [LARS_2048, build(method, 2048, "float32")])
+        for name, method in (("plain", "lora"), ("checkpointed_chunked", CHECKPOINTED))
+        for suffix, build in (("", usual), ("_given_our_allocator_and_attention", given_ours))
+    },
+    "growth_over_kv_growth_ctx1024_to_8192": (_growth, [LARS_LONG, LARS_SHORT]),
+    "sequence_mode_reduction_vs_lora_plain_ctx2048": (
+        _below,
+        [usual("sequence+plain", 2048, "float32"), given_ours("lora", 2048, "float32")],
+    ),
+    "step_speedup_vs_lora_checkpointed_ctx1024": (_speedup, TIMED),
+    "mb_above_weights_qwen2.5_0.5b_seq256": (_above_weights, [QWEN_256]),
+    "llama3.2_1b_int4_ctx4096_peak_mib": (_limited_peak, [LLAMA_4096]),
+}
 
 
 def with_allocator(name: str, dtype: str) -> Cell:
@@ -54,99 +96,24 @@ def with_allocator(name: str, dtype: str) -> Cell:
 
 def goal_cells() -> Iterator[Cell]:
     """All cells of the claims: peaks once (they repeat to a megabyte), times in pairs A B A B; the dearest last."""
-    yield from (INFERENCE_4096, RESPONSE_4096, TOKEN_TERM_4096, PUBLISHED_2048)
-    yield from (response(context) for context in (SHORT, LONG, 2048))
-    yield from (lora(method, stock=stock) for method in ("lora", CHECKPOINTED) for stock in (True, False))
-    for run in range(TIMED_PAIRS):
-        yield from timed_pair(run)
     yield from (with_allocator(name, dtype) for dtype in ALLOCATOR_DTYPES for name in available())
-    yield from (QWEN_256, LLAMA_4096)
+    for _, cells in ROWS.values():
+        yield from cells
 
 
-class NotMeasured(LookupError):
-    """A figure that a row needs is missing."""
-
-
-class Measured:
-    """Records of cells by key."""
-
-    def __init__(self, records: Mapping[Any, Mapping[str, Any]]) -> None:
-        self.records = records
-
-    def figure(self, cell: Cell, name: str) -> float:
-        """Raises NotMeasured, also for a cell that failed."""
-        found = self.records.get(cell.key)
-        if found is None or FAILED in found or name not in found:
-            raise NotMeasured(f"{name} of {cell}")
-        return float(found[name])
-
-    def peak(self, cell: Cell) -> float:
-        """Peak resident bytes of the whole process once the model was loaded, program and weights included."""
-        return self.figure(cell, "peak_bytes")
-
-
-Values = Callable[[Measured], list[float]]
-
-
-def memory_rows(records: Mapping[Any, Mapping[str, Any]]) -> list[Row]:
-    """Every row whose cells were measured."""
-    measured, rows = Measured(records), []
-    for name, values in FIGURES.items():
-        with suppress(NotMeasured):
-            rows.append(claimed(name, values(measured)))
-    for dtype in ALLOCATOR_DTYPES:
-        for name, allocator in ALLOCATORS.items():
-            cell = with_allocator(name, dtype)
-            words = {"name": name, "dtype": dtype, "label": allocator.label, "context": cell.context}
-            with suppress(NotMeasured):
-                peak_mib, step_s = measured.peak(cell) / MIB, measured.figure(cell, "seconds")
-                rows.append(claimed("allocator_{name}_peak_mib_{dtype}", [peak_mib], **words))
-                rows.append(claimed("allocator_{name}_step_s_{dtype}", [step_s], **words))
-    return rows
-
-
-def _over(cell: Cell, other: Cell) -> Values:
-    return lambda measured: [measured.peak(cell) / measured.peak(other)]
-
-
-def _below(cell: Cell, other: Cell) -> Values:
-    """How far below `other` the cell's peak is. PEFT's LoRA has r 8, all linear layers, and the reply's loss alone."""
-    return lambda measured: [1 - measured.peak(cell) / measured.peak(other)]
-
-
-def _growth(measured: Measured) -> list[float]:
-    grown = measured.peak(response(LONG)) - measured.peak(response(SHORT))
-    return [grown / (KEY_VALUE_BYTES * (LONG - SHORT))]
-
-
-def _speedup(measured: Measured) -> list[float]:
-    pairs = [[measured.figure(cell, "seconds") for cell in timed_pair(run)] for run in range(TIMED_PAIRS)]
-    return [slow / fast for slow, fast in pairs]
-
-
-def _above_weights(measured: Measured) -> list[float]:
-    return [(measured.peak(QWEN_256) - measured.figure(QWEN_256, "loaded_bytes")) / MB]
-
-
-def _limited_peak(measured: Measured) -> list[float]:
-    """Includes the loading: the process has to live through it under the limit."""
-    return [max(measured.figure(LLAMA_4096, name) for name in ("peak_bytes", "load_peak_bytes")) / MIB]
-
-
-FIGURES: Mapping[str, Values] = {
-    "train_over_inference_peak_ctx4096_bf16": _over(RESPONSE_4096, INFERENCE_4096),
-    "train_over_inference_peak_ctx4096_bf16_with_token_term": _over(TOKEN_TERM_4096, INFERENCE_4096),
-    **{
-        f"reduction_vs_lora_{name}_ctx2048{suffix}": _below(response(2048), lora(method, stock=not suffix))
-        for name, method in (("plain", "lora"), ("checkpointed_chunked", CHECKPOINTED))
-        for suffix in ("", "_given_our_allocator_and_attention")
-    },
-    "growth_over_kv_growth_ctx1024_to_8192": _growth,
-    "sequence_mode_reduction_vs_lora_plain_ctx2048": _below(PUBLISHED_2048, lora("lora", stock=False)),
-    "step_speedup_vs_lora_checkpointed_ctx1024": _speedup,
-    "mb_above_weights_qwen2.5_0.5b_seq256": _above_weights,
-    "llama3.2_1b_int4_ctx4096_peak_mib": _limited_peak,
-}
+def memory_rows(records: Newest) -> list[Row]:
+    """Every row whose cells were measured: a record that failed has no figures."""
+    rows = []
+    for name, (values, cells) in ROWS.items():
+        with suppress(KeyError):
+            rows.append((name, values(*(records[cell.key] for cell in cells)), {}))
+    for dtype, (name, allocator) in product(ALLOCATOR_DTYPES, ALLOCATORS.items()):
+        words = {"name": name, "dtype": dtype, "label": allocator.label, "context": ALLOCATOR_CONTEXT}
+        with suppress(KeyError):
+            found = records[with_allocator(name, dtype).key]
+            rows.append(("allocator_{name}_peak_mib_{dtype}", [found["peak_bytes"] / MIB], words))
+            rows.append(("allocator_{name}_step_s_{dtype}", [found["seconds"]], words))
+    return [claimed(name, values, **words) for name, values, words in rows]
 
 
 def memory_runs(cells: Iterable[Cell], models: Path, time_limit_s: float) -> dict[str, Callable[[], Record]]:
@@ -161,15 +128,13 @@ def memory_runs(cells: Iterable[Cell], models: Path, time_limit_s: float) -> dic
 
 def grid(methods: Sequence[str], contexts: Sequence[int], dtypes: Sequence[str], **more: Any) -> Iterator[Cell]:
     """Yield every method at every context in every dtype, as its users run it; the cheapest first."""
-    for context in sorted(contexts):
-        for dtype in dtypes:
-            for method in methods:
-                yield usual(method, context, dtype, **more)
+    for context, dtype, method in product(sorted(contexts), dtypes, methods):
+        yield usual(method, context, dtype, **more)
 
 
 def describe(record: Record) -> str:
     """A measured cell as a line for the terminal."""
-    name = f"{record['model']} {record['method']} {record['context']:,} {record['dtype']} {record['allocator']}"
+    name = "{model} {method} {context:,} {dtype} {allocator}".format(**record)
     if FAILED in record:
         return f"{name:64} {record[FAILED]}"
     above = record["peak_bytes"] - record["loaded_bytes"]
@@ -177,13 +142,10 @@ def describe(record: Record) -> str:
     return f"{name:64} {figures}, {record['seconds']:7.2f} s"
 
 
-def key_of(record: Mapping[str, Any]) -> str:
-    """The key of the record's cell."""
-    return Cell.from_record(record).key
-
-
-def _plots(newest: Newest, folder: Path) -> list[Path]:
-    return plot_memory(list(newest.values()), folder)
-
-
-CELLS = Store("memory-cells.jsonl", key_of, memory_rows, _plots, describe)
+CELLS = Store(
+    "memory-cells.jsonl",
+    key=lambda record: Cell.from_record(record).key,
+    rows=memory_rows,
+    plots=lambda newest, folder: plot_memory(list(newest.values()), folder),
+    describe=describe,
+)

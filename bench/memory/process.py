@@ -1,129 +1,109 @@
-"""The process of a cell: started, its memory sampled from outside, its figures or its failure recorded."""
+"""The process of a cell: started, its memory sampled from outside, its figures or its failure recorded.
+
+Its memory can be limited by a cgroup where this user may make groups below its own (cgroup v1 and v2). The group may
+not swap; a process that exceeds the limit is killed.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import selectors
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, astuple, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from bench.memory.cell import ALLOCATORS, VARIABLES, Cell
-from bench.memory.limit import MemoryLimit, drop_page_cache, memory_limit
-from bench.suite import FAILED
+import psutil
 
-PRIVATE = ("Private_Clean", "Private_Dirty", "Private_Hugetlb")
+from bench.memory.cell import VARIABLES, Cell, allocator_environment
+from bench.suite import FAILED
+from lars_agent.errors import LarsError, last_line
+
+KINDS = ("rss", "pss", "uss")
 SAMPLE_S = 0.03
 PAUSE_FACTOR = 2.0  # between two samples lies at least this many times what one takes
 
 
-@dataclass(frozen=True)
-class Footprint:
-    """Bytes of a process: resident, resident with shared pages divided among their users, and private."""
+def footprint(pid: int) -> dict[str, int]:
+    """Bytes of a process: resident, resident with shared pages divided among their users, and private.
 
-    rss: int = 0
-    pss: int = 0
-    uss: int = 0
-
-    @classmethod
-    def of(cls, pid: int) -> Footprint:
-        """As the kernel counts it (proc_pid_smaps_rollup(5)); zeros where the process has ended or it does not."""
-        try:
-            text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
-        except OSError:
-            return cls()
-        kib = {words[0][:-1]: int(words[1]) for words in map(str.split, text.splitlines()[1:])}
-        return cls(kib["Rss"] * 1024, kib["Pss"] * 1024, 1024 * sum(kib.get(name, 0) for name in PRIVATE))
-
-    def at_least(self, other: Footprint) -> Footprint:
-        """The larger of each."""
-        return Footprint(*map(max, astuple(self), astuple(other)))
+    Zeros where it has ended.
+    """
+    try:
+        found = psutil.Process(pid).memory_full_info()
+    except psutil.Error:
+        return dict.fromkeys(KINDS, 0)
+    return {kind: getattr(found, kind) for kind in KINDS}
 
 
 def measure(cell: Cell, folder: Path, time_limit_s: float) -> dict[str, Any]:
     """Measure the cell on the model in `folder`; return its record with its figures, or `failed` with the reason."""
     threads = str(cell.threads or os.cpu_count() or 1)
-    variables = ALLOCATORS[cell.allocator].environment() | {"OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+    variables = allocator_environment(cell.allocator) | {"OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
     if cell.limit_bytes is not None:
         drop_page_cache(folder)
     with memory_limit(cell.limit_bytes) as limit, tempfile.TemporaryFile() as errors:
         command = [sys.executable, "-m", "bench.memory.child", str(folder), json.dumps(asdict(cell))]
-        watched = Watched(command if limit is None else limit.command(command), variables, errors)
-        figures = watched.figures(time_limit_s)
-        if FAILED in figures:
-            figures[FAILED] = _reason(figures[FAILED], limit, errors)
+        process = subprocess.Popen(
+            command if limit is None else limit.command(command),
+            env=inherited() | variables,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+        try:
+            figures = _watch(process, time.monotonic() + time_limit_s)
+            status = process.wait(timeout=60)
+            ending = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        except (TimeoutError, subprocess.TimeoutExpired):
+            figures, status, ending = {}, None, f"not done after {time_limit_s:,.0f} seconds"
+        finally:
+            process.kill()
+            process.wait()
+        if status != 0 or not figures:
+            figures = {FAILED: _reason(ending, limit, errors)}
         if limit is not None:
             figures["cgroup_peak_bytes"] = limit.peak_bytes()
     return asdict(cell) | figures | {"environment": variables}
 
 
-class Watched:
-    """A process that reports its progress (see `bench.memory.child`), sampled meanwhile."""
+def _watch(process: subprocess.Popen[bytes], deadline: float) -> dict[str, Any]:
+    """Sample a process while it reports its progress (see `bench.memory.child`).
 
-    def __init__(self, command: list[str], variables: dict[str, str], errors: IO[bytes]) -> None:
-        self.process = subprocess.Popen(
-            command, env=inherited() | variables, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
-        )
-        self.loaded = self.peak = Footprint()
-        self.sampling = False
-        self.done: dict[str, Any] | None = None
-
-    def figures(self, time_limit_s: float) -> dict[str, Any]:
-        """Wait for the end; return the figures that the process reported and the sampled ones, or `failed`."""
-        try:
-            for event in self._events(time.monotonic() + time_limit_s):
-                self._handle(event)
-            exit_status = self.process.wait(timeout=60)
-        except (TimeoutError, subprocess.TimeoutExpired):
-            return {FAILED: f"not done after {time_limit_s:,.0f} seconds"}
-        finally:
-            self.process.kill()
-            self.process.wait()
-        if self.done is None or exit_status:
-            return {FAILED: _ending(exit_status)}
-        sampled = {"loaded": self.loaded, "peak": self.peak}
-        return self.done | {
-            f"{when}_{kind}_bytes": getattr(found, kind) for when, found in sampled.items() for kind in ("pss", "uss")
-        }
-
-    def _events(self, deadline: float) -> Iterator[dict[str, Any]]:
-        """Yield each JSON line as it comes, until the pipe is closed; sample the process in between."""
-        assert self.process.stdout is not None
-        pipe, rest = self.process.stdout.fileno(), b""
-        with selectors.DefaultSelector() as selector:
-            selector.register(pipe, selectors.EVENT_READ)
-            while True:
-                pause_s = self._sample() if self.sampling else 1.0
-                if time.monotonic() > deadline:
-                    raise TimeoutError
-                if not selector.select(pause_s):
-                    continue
-                piece = os.read(pipe, 65536)
-                if not piece:
-                    return
-                *lines, rest = (rest + piece).split(b"\n")
-                yield from (json.loads(line) for line in lines if line.startswith(b'{"event"'))
-
-    def _sample(self) -> float:
-        """Update the peaks; return the seconds to wait until the next sample."""
+    Returns the figures that it reported at its end, with the sampled ones; none where it did not. Raises TimeoutError.
+    """
+    assert process.stdout is not None
+    pipe, rest, done, is_sampling = process.stdout.fileno(), b"", dict[str, Any](), False
+    loaded = peak = dict.fromkeys(KINDS, 0)
+    while True:
         started = time.monotonic()
-        self.peak = self.peak.at_least(Footprint.of(self.process.pid))
-        return max(SAMPLE_S, PAUSE_FACTOR * (time.monotonic() - started))
-
-    def _handle(self, event: dict[str, Any]) -> None:
-        name = event.pop("event")
-        if name == "loaded":
-            self.loaded = self.peak = Footprint(**event)
-        if name == "done":
-            self.done = event
-        self.sampling = name == "loaded"
+        if is_sampling:
+            peak = {kind: max(found, peak[kind]) for kind, found in footprint(process.pid).items()}
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        pause_s = max(SAMPLE_S, PAUSE_FACTOR * (time.monotonic() - started)) if is_sampling else 1.0
+        if not select.select([pipe], [], [], pause_s)[0]:
+            continue
+        piece = os.read(pipe, 65536)
+        if not piece:
+            break
+        *lines, rest = (rest + piece).split(b"\n")
+        for event in (json.loads(line) for line in lines if line.startswith(b'{"event"')):
+            name = event.pop("event")
+            is_sampling = name == "loaded"
+            if is_sampling:
+                loaded = peak = event
+            if name == "done":
+                done = event
+    sampled = {"loaded": loaded, "peak": peak}
+    return done and done | {f"{when}_{kind}_bytes": sampled[when][kind] for when in sampled for kind in ("pss", "uss")}
 
 
 def inherited() -> dict[str, str]:
@@ -131,16 +111,102 @@ def inherited() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in VARIABLES}
 
 
-def _ending(exit_status: int) -> str:
-    return f"signal {signal.Signals(-exit_status).name}" if exit_status < 0 else f"exit status {exit_status}"
-
-
 def _reason(ending: str, limit: MemoryLimit | None, errors: IO[bytes]) -> str:
     """The ending, with what is known of its cause."""
     if limit is not None and limit.killed():
         return f"{ending}: passed the limit of {limit.limit_bytes:,} bytes"
-    errors.seek(0)
-    lines = errors.read().decode("utf-8", errors="replace").strip().splitlines()
     if ending == f"signal {signal.SIGKILL.name}":
         return f"{ending}, which the system sends when memory runs out"
-    return f"{ending}: {lines[-1]}" if lines else ending
+    errors.seek(0)
+    return f"{ending}: {last_line(errors.read().decode('utf-8', errors='replace'))}"
+
+
+CGROUPS = Path("/sys/fs/cgroup")
+NAME = "lars-bench"
+REMOVED_WITHIN_S = 5.0
+# Each in version 2 and in version 1; a kernel may lack those of swap and of the peak.
+LIMITS = ("memory.max", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
+NO_SWAP = ("memory.swap.max", "memory.swappiness")
+PEAK, EVENTS = ("memory.peak", "memory.max_usage_in_bytes"), ("memory.events", "memory.oom_control")
+
+
+@dataclass(frozen=True)
+class MemoryLimit:
+    """A group whose processes hold at most `limit_bytes` together, page cache included."""
+
+    folder: Path
+    limit_bytes: int
+
+    def peak_bytes(self) -> int | None:
+        """The most that was ever charged to the group; None where the kernel does not tell."""
+        return next((int(path.read_text()) for path in self.existing(PEAK)), None)
+
+    def killed(self) -> bool:
+        """Tell whether the kernel killed a process of the group for exceeding the limit."""
+        words = [line.split() for path in self.existing(EVENTS) for line in path.read_text().splitlines()]
+        return any(name == "oom_kill" and int(count) > 0 for name, count in words)
+
+    def command(self, command: list[str]) -> list[str]:
+        """The command that runs `command` in the group from its first page on."""
+        return ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(self.folder), *command]
+
+    def existing(self, names: tuple[str, ...]) -> list[Path]:
+        return [self.folder / name for name in names if (self.folder / name).exists()]
+
+
+@contextmanager
+def memory_limit(limit_bytes: int | None) -> Iterator[MemoryLimit | None]:
+    """Make a limit to run a process under, and remove the group afterwards. Raises LarsError where it is impossible."""
+    if limit_bytes is None:
+        yield None
+        return
+    limit = MemoryLimit(_new_group(), limit_bytes)
+    try:
+        for path in limit.existing(LIMITS):
+            path.write_text(str(limit_bytes))
+        for path in limit.existing(NO_SWAP):
+            with suppress(OSError):
+                path.write_text("0")
+        yield limit
+    finally:
+        _remove(limit.folder)
+
+
+def drop_page_cache(folder: Path) -> None:
+    """Drop the cached pages of the folder's files, unless somebody maps them: the next reader is charged for them."""
+    for path in filter(Path.is_file, folder.rglob("*")):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _new_group() -> Path:
+    """Make an empty group below our own in which memory can be limited."""
+    try:
+        group = _own_group() / f"{NAME}-{os.getpid()}"
+        group.mkdir()
+    except OSError as error:
+        raise LarsError(
+            f"no memory limit can be set on this machine ({error}); leave out --limit, or run it as root"
+        ) from error
+    if not any((group / name).exists() for name in LIMITS):
+        _remove(group)
+        raise LarsError(f"{group.parent} does not delegate the memory controller; leave out --limit")
+    return group
+
+
+def _own_group() -> Path:
+    """The folder of our memory cgroup: v1's own hierarchy where there is one, else v2's."""
+    lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
+    paths = {controllers: path.lstrip("/") for _, controllers, path in (line.split(":", 2) for line in lines)}
+    first = next((path for controllers, path in paths.items() if "memory" in controllers.split(",")), None)
+    return CGROUPS / paths[""] if first is None else CGROUPS / "memory" / first
+
+
+def _remove(group: Path) -> None:
+    """Remove the group; a process that has just ended may hold it for a moment."""
+    deadline = time.monotonic() + REMOVED_WITHIN_S
+    while group.exists() and time.monotonic() < deadline:
+        try:
+            group.rmdir()
+        except OSError:
+            time.sleep(0.05)

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.models import ready_model
 from bench.record import Row, claimed
-from bench.suite import Newest, Record, Store
+from bench.suite import Record, Store
 
 MIB = 2**20
 DTYPES = ("float32", "bfloat16", "int8", "int4")
@@ -22,22 +22,14 @@ COSTS_FILE = "costs.json"  # as the daemon keeps it in its data folder
 REFUSED, VIOLATED = "BudgetTooSmall", "BudgetExceeded"
 
 
-@dataclass(frozen=True)
-class Range:
-    """Ranges to draw from for a model, and the model's weight. Budgets reach from too small to more than enough."""
-
-    context: tuple[int, int]
-    budget_mib: tuple[int, int]
-    weight: int
-
-
-RANGES: Mapping[str, Range] = {
-    "default": Range((32, 1536), (650, 2500), 6),
-    "small-llama": Range((32, 2048), (550, 1500), 4),
-    "small-qwen2": Range((32, 2048), (550, 1500), 4),
-    "small-gemma": Range((32, 2048), (550, 1500), 4),
-    "qwen2.5-0.5b": Range((32, 256), (900, 4000), 2),
-    "llama-3.2-1b": Range((32, 128), (1400, 8000), 1),
+# Ranges to draw from for a model, and the model's weight. Budgets reach from too small to more than enough.
+RANGES: Mapping[str, Mapping[str, Any]] = {
+    "default": {"context": (32, 1536), "budget_mib": (650, 2500), "weight": 6},
+    "small-llama": {"context": (32, 2048), "budget_mib": (550, 1500), "weight": 4},
+    "small-qwen2": {"context": (32, 2048), "budget_mib": (550, 1500), "weight": 4},
+    "small-gemma": {"context": (32, 2048), "budget_mib": (550, 1500), "weight": 4},
+    "qwen2.5-0.5b": {"context": (32, 256), "budget_mib": (900, 4000), "weight": 2},
+    "llama-3.2-1b": {"context": (32, 128), "budget_mib": (1400, 8000), "weight": 1},
 }
 
 
@@ -64,24 +56,22 @@ def draw_jobs(count: int, seed: int, models: Sequence[str], dtypes: Sequence[str
     """The first `count` jobs of the draw; the same for the same arguments, and a longer draw begins with them."""
     for number in range(count):
         rng = random.Random(f"{seed}/{number}")
-        model = rng.choices(models, [RANGES[name].weight for name in models])[0]
-        ranges = RANGES[model]
+        model = rng.choices(models, [RANGES[name]["weight"] for name in models])[0]
         yield PlannedJob(
             seed=seed,
             number=number,
             model=model,
             dtype=rng.choice(dtypes),
-            context=_log_uniform(rng, ranges.context),
+            context=_log_uniform(rng, RANGES[model]["context"]),
             reply=_log_uniform(rng, REPLY),
             batch=rng.randint(*BATCH),
-            budget_bytes=_log_uniform(rng, ranges.budget_mib) * MIB,
+            budget_bytes=_log_uniform(rng, RANGES[model]["budget_mib"]) * MIB,
         )
 
 
 def planner_runs(
     jobs: Sequence[PlannedJob], models: Path, threads: int, time_limit_s: float
 ) -> dict[PlannedJob, Callable[[], Record]]:
-    """The run of each job."""
 
     def run(job: PlannedJob) -> Record:
         from bench.planner.worker import run_job  # transformers comes with it
@@ -127,23 +117,23 @@ def is_failure(record: Record) -> bool:
 
 def describe(found: Record) -> str:
     """A job as a line for the terminal."""
-    sizes = f"{found['context']}+{found['reply']} x {found['batch']}"
-    name = f"{found['number']:3} {found['model']} {found['dtype']} {sizes}"
+    name = "{number:3} {model} {dtype} {context}+{reply} x {batch}".format(**found)
     name = f"{name:46} of {found['budget_bytes'] / MIB:6,.0f} MiB: "
     if found["status"] != "succeeded":
         return name + (found["error_type"] or found["error"])
     predicted, measured = found["predicted_peak_bytes"], found["peak_bytes"]
-    return (
-        name + f"predicted {predicted / MIB:,.0f}, measured {measured / MIB:,.0f} MiB, {predicted / measured - 1:+.1%}"
-    )
+    figures = f"predicted {predicted / MIB:,.0f}, measured {measured / MIB:,.0f} MiB"
+    return f"{name}{figures}, {predicted / measured - 1:+.1%}"
 
 
 def _log_uniform(rng: random.Random, ends: tuple[int, int]) -> int:
     return round(math.exp(rng.uniform(*map(math.log, ends))))
 
 
-def _rows(newest: Newest) -> list[Row]:
-    return planner_rows(list(newest.values()))
-
-
-JOBS = Store("planner-cells.jsonl", PlannedJob.from_record, _rows, describe=describe, is_failure=is_failure)
+JOBS = Store(
+    "planner-cells.jsonl",
+    PlannedJob.from_record,
+    rows=lambda newest: planner_rows(list(newest.values())),
+    describe=describe,
+    is_failure=is_failure,
+)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import random
-import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
@@ -15,6 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from bench.daemon import training_worker, worker_message
 from bench.planner.jobs import PlannedJob
 from bench.suite import FAILED
 from lars_agent.example import Example, Message
@@ -22,20 +21,10 @@ from lars_agent.memory.measure import peak_rss_bytes
 from lars_agent.models.chat_template import encode_prompt
 from lars_agent.models.open import open_tokenizer
 from lars_agent.models.weights import model_digest, weight_files
+from lars_agent.training import job_directory
 from lars_agent.training.batches import encode
 from lars_agent.training.evaluate import general_text
-from lars_agent.training.job_directory import (
-    HELDOUT_FILE,
-    PLAN_FILE,
-    PROGRESS_FILE,
-    TRAIN_FILE,
-    JobSpec,
-    read_progress,
-    read_result,
-    write_examples,
-)
 from lars_agent.training.job_plan import promised_bytes
-from service.worker.process import DEFAULT_COMMAND, worker_environment
 
 STEPS = 2
 WHOLE_EVERY = 10
@@ -44,7 +33,6 @@ POLL_S = 0.1
 SLACK = 16  # tokens that a text may gain when the worker strips it and reads it again
 HELDOUT = 2
 LEAST_SHARE = 0.3  # of the job's lengths, that an example has
-LOG_NAME = "worker.log"
 KEPT = ("status", "error", "error_type", "peak_bytes", "predicted_peak_bytes", "seconds")
 
 
@@ -60,27 +48,25 @@ def run_job(job: PlannedJob, model: Path, threads: int, time_limit_s: float, cos
         folder = Path(name)
         write_job(job, model, folder, threads, costs_file, whole=whole)
         ending, peak_bytes = _work(folder, threads, time_limit_s, whole=whole)
-        result, plan = read_result(folder), folder / PLAN_FILE
+        result, plan_file = job_directory.read_result(folder), folder / job_directory.PLAN_FILE
+        plan = job_directory.read_json(plan_file) if plan_file.exists() else None
         values = {"status": FAILED, "error_type": None, "error": ending} if result is None else asdict(result)
-        record = json.loads(plan.read_text(encoding="utf-8")) if plan.exists() else None
-        if result is None and record is not None and is_trained(folder):
+        if result is None and plan is not None and is_trained(folder):
             values = {"status": "succeeded", "peak_bytes": peak_bytes, "predicted_peak_bytes": promised_bytes(folder)}
         return asdict(job) | {
             **{name: values.get(name) for name in KEPT},
             "whole": whole,
-            "begun": (folder / PROGRESS_FILE).exists(),
-            "plan": None if record is None else {name: record[name] for name in ("plan", "estimate", "stepped_down")},
+            "begun": (folder / job_directory.PROGRESS_FILE).exists(),
+            "plan": plan and {name: plan[name] for name in ("plan", "estimate", "stepped_down")},
         }
 
 
 def is_trained(folder: Path) -> bool:
     """Tell whether the worker has come to its last phase."""
-    return any(line["phase"] == "judging" for line in read_progress(folder))
+    return any(line["phase"] == "judging" for line in job_directory.read_progress(folder))
 
 
-def write_job(
-    job: PlannedJob, model: Path, folder: Path, threads: int, costs_file: Path | None = None, *, whole: bool = False
-) -> None:
+def write_job(job: PlannedJob, model: Path, folder: Path, threads: int, costs_file: Path, *, whole: bool) -> None:
     """Write a job of `STEPS` steps on one batch, or (`whole`) of more on several, evaluated before and after.
 
     The first example has the job's lengths; the others' prompts and replies have any share of these from `LEAST_SHARE`.
@@ -94,7 +80,7 @@ def write_job(
     ]
     longest = max(len(encode(tokenizer, example, 10**9)) for example in examples)
     training = {"steps": steps, "batch_size": job.batch, "evaluate_every": steps, "max_seq_len": longest + SLACK}
-    JobSpec(
+    job_directory.JobSpec(
         job_id=f"bench-{job.seed}-{job.number}",
         profile="bench",
         model_path=str(model),
@@ -104,10 +90,10 @@ def write_job(
         budget_bytes=job.budget_bytes,
         threads=threads,
         seed=job.seed,
-        costs_file=None if costs_file is None else str(costs_file),
+        costs_file=str(costs_file),
     ).write(folder)
-    write_examples(folder / TRAIN_FILE, examples[:-HELDOUT])
-    write_examples(folder / HELDOUT_FILE, examples[-HELDOUT:])
+    job_directory.write_examples(folder / job_directory.TRAIN_FILE, examples[:-HELDOUT])
+    job_directory.write_examples(folder / job_directory.HELDOUT_FILE, examples[-HELDOUT:])
 
 
 def example_of(tokenizer: PreTrainedTokenizerFast, context: int, reply: int, number: int) -> Example:
@@ -129,14 +115,11 @@ def _cut(tokenizer: PreTrainedTokenizerFast, words: Sequence[int], start: int, c
 def _work(folder: Path, threads: int, time_limit_s: float, *, whole: bool) -> tuple[str, int]:
     """Run the worker on the job; return how it ended, in words, and its peak in bytes."""
     until, peak_bytes = time.monotonic() + time_limit_s, 0
-    command, environment = [*DEFAULT_COMMAND, str(folder)], worker_environment(threads)
-    with (folder / LOG_NAME).open("wb") as log:
-        worker = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    with training_worker(folder, threads) as worker:
         while worker.poll() is None:
             with suppress(ProcessLookupError):
                 peak_bytes = max(peak_bytes, peak_rss_bytes(worker.pid))
             if time.monotonic() > until or (not whole and is_trained(folder)):
                 worker.kill()
             time.sleep(POLL_S)
-    output = (folder / LOG_NAME).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return f"exit status {worker.returncode}: {output[-1] if output else 'no output'}", peak_bytes
+    return f"exit status {worker.returncode}: {worker_message(folder)}", peak_bytes

@@ -1,17 +1,7 @@
-"""Work with torch, in a process of its own: `python -m bench.serve.child COMMAND ARGUMENTS`. Prints one JSON object.
-
-speed MODEL CONTENDER THREADS    seconds to the first token of a reply, and from that to the last
-engine MODEL DTYPE THREADS       speeds with and without an adapter, and times with a known prefix, taking turns
-prompts MODEL                    the token ids of the warm-up and of the prompt
-publish MODEL STORE COUNT        versions of the default profile with random weights, none of them active
-gguf DOWNLOADS FILE              the file that the default model was made from
-"""
+"""Work with torch, for `bench.child.call`: public functions of JSON values."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from bench.serve.speed import CONTENDERS, PROMPT_TOKENS, REPLY_TOKENS
+from bench.serve.speed import OURS, PROMPT_TOKENS, REPLY_TOKENS
 from lars_agent.errors import LarsError
 from lars_agent.lars import LarsAdapter, LarsConfig, save_adapter
 from lars_agent.models.open import OpenedModel, open_model, open_tokenizer, precision
@@ -40,13 +30,12 @@ SPREAD = 0.01  # standard deviation of an adapter's weights: enough to matter, t
 Figures = dict[str, float]
 
 
-def speed(model: str, name: str, threads: str) -> Figures:
-    """Seconds of one greedy reply, after a short one to warm up."""
-    contender = next(one for one in CONTENDERS if one.name == name)
-    torch.set_num_threads(1 if contender.program == "ours" else int(threads))  # see `Engine`
-    opened = open_model(Path(model), *precision(contender.dtype))
+def speed(model: str, contender: str, threads: int) -> Figures:
+    """Seconds to the first token of one greedy reply, and from that to the last, after a short one to warm up."""
+    torch.set_num_threads(1 if contender in OURS else threads)  # see `Engine`
+    opened = open_model(Path(model), *precision(OURS.get(contender, "bfloat16")))
     text = text_of(opened.tokenizer, PROMPT_TOKENS)
-    reply = _ours(opened, int(threads)) if contender.program == "ours" else _transformers(opened)
+    reply = _ours(opened, threads) if contender in OURS else _transformers(opened)
     reply(text[: len(text) // 2], WARM_UP_TOKENS)
     return reply(text, REPLY_TOKENS)
 
@@ -66,34 +55,27 @@ def _transformers(opened: OpenedModel) -> Callable[[str, int], Figures]:
     """transformers' `generate` with its own cache and attention."""
     opened.model.set_attn_implementation("sdpa")
 
-    class Clock:
-        """A streamer that notes when each token came; the prompt is the first that it is given."""
-
-        def __init__(self) -> None:
-            self.times: list[float] = []
-
-        def put(self, value: Any) -> None:
-            self.times.append(time.perf_counter())
-
-        def end(self) -> None:
-            return
-
     def reply(text: str, tokens: int) -> Figures:
-        ids, clock = torch.tensor([opened.tokenizer.encode(text)]), Clock()
+        ids, times = torch.tensor([opened.tokenizer.encode(text)]), [time.perf_counter()]
+
+        def clock(*state: Any) -> bool:
+            """A stopping criterion that never stops, and notes when each token came."""
+            times.append(time.perf_counter())
+            return False
+
         lengths = {"do_sample": False, "min_new_tokens": tokens, "max_new_tokens": tokens}
-        started = time.perf_counter()
-        opened.model.generate(ids, attention_mask=torch.ones_like(ids), streamer=clock, **lengths)
-        _, first, *_, last = clock.times
+        opened.model.generate(ids, attention_mask=torch.ones_like(ids), stopping_criteria=[clock], **lengths)
+        started, first, *_, last = times
         return {"prompt_s": first - started, "reply_s": last - first, "tokens": tokens}
 
     return reply
 
 
-def engine(model: str, dtype: str, threads: str) -> dict[str, list[Figures]]:
+def engine(model: str, dtype: str, threads: int) -> dict[str, list[Figures]]:
     """Tokens a second of the base model and each kind of adapter, and seconds to the first token after a prefix."""
     torch.set_num_threads(1)  # see `Engine`
     opened, store = open_model(Path(model), *precision(dtype)), AdapterStore(Path(tempfile.mkdtemp()))
-    made = Engine(opened, store, threads=int(threads), prefix_bytes=PREFIX_BYTES, parallel=1)
+    made = Engine(opened, store, threads=threads, prefix_bytes=PREFIX_BYTES, parallel=1)
     for kind, config in KINDS.items():
         made.swap(kind, publish_random(store, opened, kind, config))
     figures = {"decode_tokens_s": _decode_speeds(made, opened), "first_token_s": _first_tokens(made, opened)}
@@ -158,12 +140,11 @@ def text_of(tokenizer: PreTrainedTokenizerFast, count: int, start: int = 0) -> s
     raise LarsError(f"no text of {count} tokens")
 
 
-def publish(model: str, folder: str, count: str) -> dict[str, int]:
-    """Publish versions of the default profile."""
+def publish(model: str, folder: str, count: int) -> None:
+    """Publish versions of the default profile with random weights."""
     store, opened = AdapterStore(Path(folder)), open_model(Path(model), *precision("bfloat16"))
-    for seed in range(int(count)):
+    for seed in range(count):
         publish_random(store, opened, "default", LarsConfig(), seed)
-    return {"published": int(count)}
 
 
 def publish_random(store: AdapterStore, opened: OpenedModel, profile: str, config: LarsConfig, seed: int = 0) -> int:
@@ -179,17 +160,7 @@ def publish_random(store: AdapterStore, opened: OpenedModel, profile: str, confi
         return store.publish(profile, Path(folder), draft).version
 
 
-def gguf(downloads: str, file: str) -> dict[str, str]:
-    """Fetch the file."""
+def gguf(downloads: str, file: str) -> None:
+    """Fetch the file that the default model was made from."""
     Path(downloads).mkdir(parents=True, exist_ok=True)
     default_gguf(Path(downloads), Path(file), lambda words: None)
-    return {"file": file}
-
-
-if __name__ == "__main__":
-    command = {"speed": speed, "engine": engine, "prompts": prompts, "publish": publish, "gguf": gguf}[sys.argv[1]]
-    try:
-        print(json.dumps(command(*sys.argv[2:])), flush=True)
-    except LarsError as error:
-        sys.exit(str(error))
-    os._exit(0)  # whatever threads there are

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import psutil
 
 from bench.daemon import PROMPTS, Answer, ask, ask_on, asking, daemon_with, training_job
-from bench.memory.process import Footprint
+from bench.memory.process import KINDS, footprint
 from examples.persona import MARA, read_lines
 from examples.running import Daemon
 from lars_agent.errors import LarsError
@@ -29,23 +28,23 @@ MB = 10**6
 Swap = tuple[str, float, float]  # the version, and the times of the request and of the answer
 
 
-def throughput(model: Path, dtype: str, counts: Sequence[int] = CLIENT_COUNTS) -> dict[str, Any]:
+def throughput(model: Path, dtype: str) -> dict[str, Any]:
     """Tokens a second of all replies by the number of clients that ask at once."""
     found = {}
+
+    def few(asked: int) -> bool:
+        return asked < REPLIES_EACH
+
     with daemon_with(model, 1, model__dtype=dtype) as running:
         running.post("/adapters/v1/activate", {})
         ask(running.http, PROMPTS[0], TOKENS)
-        for count in counts:
+        for count in CLIENT_COUNTS:
             started = time.monotonic()
             with ThreadPoolExecutor(count) as pool:
-                each = [pool.submit(ask_on, running.url, PROMPTS[n], TOKENS, _few) for n in range(count)]
+                each = pool.map(lambda prompt: ask_on(running.url, prompt, TOKENS, few), PROMPTS[:count])
             seconds = time.monotonic() - started
-            found[str(count)] = round(sum(answer.tokens for one in each for answer in one.result()) / seconds, 2)
+            found[str(count)] = round(sum(answer.tokens for answers in each for answer in answers) / seconds, 2)
     return {"dtype": dtype, "tokens_s": found}
-
-
-def _few(asked: int) -> bool:
-    return asked < REPLIES_EACH
 
 
 def swaps(model: Path, dtype: str, count: int) -> dict[str, Any]:
@@ -142,5 +141,5 @@ def unloaded(model: Path) -> dict[str, Any]:
 
 
 def _held(process: psutil.Process) -> dict[str, float]:
-    found = [Footprint.of(one.pid) for one in (process, *process.children(recursive=True))]
-    return {name: round(sum(getattr(one, name) for one in found) / MB, 2) for name in ("rss", "pss", "uss")}
+    found = [footprint(one.pid) for one in (process, *process.children(recursive=True))]
+    return {kind: round(sum(one[kind] for one in found) / MB, 2) for kind in KINDS}

@@ -1,13 +1,12 @@
-// How fast llama.cpp reads a prompt and replies: node bench/serve/llamacpp.mjs MODULE MODEL.gguf THREADS PROMPT.json TOKENS
+// How fast llama.cpp reads a prompt and replies: node bench/serve/llamacpp.mjs MODULE MODEL.gguf THREADS PROMPTS TOKENS
 //
-// PROMPT.json holds the token ids of a warm-up and of the prompt. Prints one JSON object: seconds to the first token and
+// PROMPTS is JSON with the token ids of a warm-up and of the prompt. Prints one JSON object: seconds to the first token and
 // from that to the last. Greedy, whatever tokens end a reply; the context is as large as it has to be.
-import fs from "node:fs";
 import { pathToFileURL } from "node:url";
 
 const [module, model, threads, prompts, count] = process.argv.slice(2);
 const { getLlama } = await import(pathToFileURL(module).href);
-const { warmUp, prompt } = JSON.parse(fs.readFileSync(prompts, "utf8"));
+const { warmUp, prompt } = JSON.parse(prompts);
 const llama = await getLlama({ gpu: false, build: "never", maxThreads: Number(threads), logLevel: "error" });
 const loaded = await llama.loadModel({ modelPath: model });
 const context = await loaded.createContext({

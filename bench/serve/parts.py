@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,14 @@ from bench.serve.speed import (
     engine_runs,
     speed_runs,
 )
-from bench.suite import Record, Tell, part, parts_store
+from bench.suite import parts_store
 
 Runs = Sequence[Mapping[str, Any]]
 DECODE, PREFILL = "decode_tokens_s", "prefill_tokens_s"
 CELL = f"prompt {PROMPT_TOKENS}, reply {REPLY_TOKENS}, each run a process of its own"
 CLAIMED_ENGINE = ("int4", 2)  # whose rows have goals
 KINDS = {"bias": "", "token_term": "_token_term", "causal": "_causal"}
-COLOURS = {LLAMACPP.name: ORANGE, TRANSFORMERS.name: RED}
+COLOURS = dict.fromkeys(OURS, BLUE) | {LLAMACPP: ORANGE, TRANSFORMERS: RED}
 
 
 def serve_rows(parts: Mapping[str, Any]) -> list[Row]:
@@ -41,44 +42,45 @@ def serve_plots(parts: Mapping[str, Any], folder: Path) -> list[Path]:
     """Tokens a second of every contender, while a prompt is read and while a reply is made."""
     if "speed" not in parts:
         return []
-    runs, bars = parts["speed"], [(one.name, COLOURS.get(one.name, BLUE)) for one in reversed(CONTENDERS)]
-    labels = {PREFILL: "reading a prompt, tokens/s", DECODE: "replying, tokens/s"}
-    threads = sorted({run["threads"] for run in runs})
-    return plot_speed(
-        lambda figure, name, count: speeds(runs, name, count, figure), bars, threads, labels, folder / "serve"
-    )
+    found, labels = _speeds(parts["speed"]), {PREFILL: "reading a prompt, tokens/s", DECODE: "replying, tokens/s"}
+    medians = {
+        f"{labels[figure]}, {count} thread{'s' if count > 1 else ''}": {
+            name: statistics.median(found[name, count, figure]) for name in reversed(CONTENDERS)
+        }
+        for count, figure in product(_thread_counts(parts["speed"]), labels)
+    }
+    return plot_speed(medians, COLOURS, folder / "serve")
 
 
-def speeds(runs: Runs, contender: str, threads: int, figure: str) -> list[float]:
-    """One contender's speeds, by round."""
-    own = [run for run in runs if (run["contender"], run["threads"]) == (contender, threads)]
-    return [float(run[figure]) for run in sorted(own, key=lambda run: int(run["round"]))]
+def _thread_counts(runs: Runs) -> list[int]:
+    return sorted({run["threads"] for run in runs})
 
 
-def _paired(runs: Runs, ours: str, theirs: str, figure: str, counts: Sequence[int]) -> list[float]:
-    """The ratio of each round."""
-    return [
-        mine / other
-        for count in counts
-        for mine, other in zip(speeds(runs, ours, count, figure), speeds(runs, theirs, count, figure), strict=True)
-    ]
+def _speeds(runs: Runs) -> dict[tuple[str, int, str], list[float]]:
+    """Both figures of each contender and thread count, by round."""
+    found: dict[tuple[str, int, str], list[float]] = {}
+    for run, figure in product(sorted(runs, key=lambda run: int(run["round"])), (PREFILL, DECODE)):
+        found.setdefault((run["contender"], run["threads"], figure), []).append(float(run[figure]))
+    return found
 
 
 def _speed_rows(runs: Runs) -> Iterator[Row]:
     """Rows against llama.cpp on the file our weights were made from, against transformers, and each one's own."""
-    counts = sorted({run["threads"] for run in runs})
-    for name, figure in (("decode_q4", DECODE), ("prefill", PREFILL)):
-        for count in counts:
-            ratios = _paired(runs, OURS[0].name, LLAMACPP.name, figure, [count])
-            yield claimed(f"{name}_vs_llamacpp_{count}t", ratios, cell=CELL)
+    found, counts = _speeds(runs), _thread_counts(runs)
+
+    def paired(ours: str, theirs: str, figure: str, count: int) -> list[float]:
+        return [
+            mine / other for mine, other in zip(found[ours, count, figure], found[theirs, count, figure], strict=True)
+        ]
+
+    for (name, figure), count in product((("decode_q4", DECODE), ("prefill", PREFILL)), counts):
+        yield claimed(f"{name}_vs_llamacpp_{count}t", paired("ours_int4", LLAMACPP, figure, count), cell=CELL)
     for suffix, ours in (("", "ours_int4"), ("_both_bf16", "ours_bfloat16")):
-        ratios = _paired(runs, ours, TRANSFORMERS.name, DECODE, counts)
+        ratios = [ratio for count in counts for ratio in paired(ours, TRANSFORMERS, DECODE, count)]
         yield claimed(f"decode_vs_transformers_bf16{suffix}", ratios)
-    for contender in (*OURS, LLAMACPP, TRANSFORMERS):
-        for count in counts:
-            for figure in (PREFILL, DECODE):
-                words = {"figure": figure, "contender": contender.name, "threads": count}
-                yield claimed("{figure}_{contender}_{threads}t", speeds(runs, contender.name, count, figure), **words)
+    for contender, count, figure in product(CONTENDERS, counts, (PREFILL, DECODE)):
+        words = {"figure": figure, "contender": contender, "threads": count}
+        yield claimed("{figure}_{contender}_{threads}t", found[contender, count, figure], **words)
 
 
 def _engine_rows(runs: Runs) -> Iterator[Row]:
@@ -141,26 +143,16 @@ SERVED_DTYPES = ("bfloat16", "int4")
 SWAPS, SWAPS_DTYPE = 200, "int4"  # whose products are the same for one row and for several, to the last bit
 
 
-@dataclass(frozen=True)
-class ServeSettings:
-    """The model's folder, the folder of downloads, and how often paired runs are repeated."""
+def serve_parts(model: Path, cache: Path, rounds: int) -> dict[str, Callable[[], Any]]:
+    """The measurement of each part; `cache` is the folder of downloads, paired runs are repeated `rounds` times."""
+    return {
+        "speed": partial(speed_runs, model, cache, rounds),
+        "engine": partial(engine_runs, model),
+        "clients": lambda: [throughput(model, dtype) for dtype in SERVED_DTYPES],
+        "swaps": partial(swaps, model, SWAPS_DTYPE, SWAPS),
+        "feedback": partial(feedback_latency, model),
+        "asleep": partial(unloaded, model),
+    }
 
-    model: Path
-    cache: Path
-    rounds: int
 
-
-PARTS: Mapping[str, Callable[[ServeSettings], Any]] = {
-    "speed": lambda settings: speed_runs(settings.model, settings.cache, settings.rounds),
-    "engine": lambda settings: engine_runs(settings.model),
-    "clients": lambda settings: [throughput(settings.model, dtype) for dtype in SERVED_DTYPES],
-    "swaps": lambda settings: swaps(settings.model, SWAPS_DTYPE, SWAPS),
-    "feedback": lambda settings: feedback_latency(settings.model),
-    "asleep": lambda settings: unloaded(settings.model),
-}
 RUNS = parts_store("serve-runs.jsonl", serve_rows, serve_plots)
-
-
-def serve_runs(names: Sequence[str], settings: ServeSettings, tell: Tell) -> dict[str, Callable[[], Record]]:
-    """The run of each part."""
-    return {name: part(name, partial(PARTS[name], settings), tell) for name in names}

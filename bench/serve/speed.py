@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from shutil import which
-from typing import Any, Literal
+from typing import Any
 
-from bench.child import run, run_module
+from bench.child import call, run
 from lars_agent.errors import LarsError
 from lars_agent.memory.allocator import torch_environment
 
@@ -22,53 +20,37 @@ PACKAGE = "node-llama-cpp@3.22.1"
 SCRIPT = Path(__file__).with_name("llamacpp.mjs")
 
 
-@dataclass(frozen=True)
-class Contender:
-    """A program, and its precision; `name` is used in rows."""
-
-    name: str
-    program: Literal["ours", "transformers", "llama.cpp"]
-    dtype: str
-
-
-OURS = tuple(Contender(f"ours_{dtype}", "ours", dtype) for dtype in ("int4", "int8", "bfloat16", "float32"))
-TRANSFORMERS = Contender("transformers_bfloat16", "transformers", "bfloat16")
-LLAMACPP = Contender("llamacpp_q4", "llama.cpp", "Q4_1")
-CONTENDERS: Sequence[Contender] = (*OURS, LLAMACPP, TRANSFORMERS)
+OURS = {f"ours_{dtype}": dtype for dtype in ("int4", "int8", "bfloat16", "float32")}  # our precision by name in rows
+LLAMACPP, TRANSFORMERS = "llamacpp_q4", "transformers_bfloat16"
+CONTENDERS = (*OURS, LLAMACPP, TRANSFORMERS)
 
 
 def speed_runs(model: Path, cache: Path, rounds: int) -> list[dict[str, Any]]:
     """One record for each contender in each round: tokens a second of the prompt, and of the reply."""
     llamacpp, found = LlamaCpp(cache, model), []
-    for number in range(rounds):
-        for threads in THREADS:
-            for contender in CONTENDERS:
-                if contender == LLAMACPP:
-                    figures = llamacpp.figures(threads)
-                else:
-                    figures = child_figures("speed", threads, model, contender.name)
-                speeds = {
-                    "prefill_tokens_s": round(PROMPT_TOKENS / figures.pop("prompt_s"), 2),
-                    "decode_tokens_s": round((figures["tokens"] - 1) / figures.pop("reply_s"), 2),
-                }
-                name = {"contender": contender.name, "threads": threads, "round": number}
-                found.append({**name, **speeds, **figures})
+    for number, threads, contender in product(range(rounds), THREADS, CONTENDERS):
+        in_python = contender != LLAMACPP
+        figures = _figures("speed", threads, model, contender) if in_python else llamacpp.figures(threads)
+        speeds = {
+            "prefill_tokens_s": round(PROMPT_TOKENS / figures.pop("prompt_s"), 2),
+            "decode_tokens_s": round((figures["tokens"] - 1) / figures.pop("reply_s"), 2),
+        }
+        found.append({"contender": contender, "threads": threads, "round": number, **speeds, **figures})
     return found
 
 
 def engine_runs(model: Path) -> list[dict[str, Any]]:
     """The cost of adapters and of warm prefixes, for each precision and thread count of `ENGINE_RUNS`."""
     return [
-        {"dtype": dtype, "threads": threads, **child_figures("engine", threads, model, dtype)}
+        {"dtype": dtype, "threads": threads, **_figures("engine", threads, model, dtype)}
         for dtype, threads in ENGINE_RUNS
     ]
 
 
-def child_figures(command: str, threads: int, *arguments: object) -> dict[str, Any]:
-    """The figures that `bench.serve.child` prints, started as the daemon starts its engine. Raises LarsError."""
+def _figures(function: str, threads: int, *arguments: object) -> dict[str, Any]:
+    """The figures of a function of `bench.serve.child`, started as the daemon starts its engine. Raises LarsError."""
     environment = torch_environment(os.environ, threads)
-    output = run_module("bench.serve.child", command, *arguments, threads, environment=environment)
-    return dict(json.loads(output))
+    return dict(call(f"bench.serve.child.{function}", *arguments, threads, environment=environment))
 
 
 class LlamaCpp:
@@ -87,8 +69,8 @@ class LlamaCpp:
             options = ["--prefix", str(folder), "--ignore-scripts", "--no-audit"]
             run(["npm", "install", *options, PACKAGE], f"the installation of {PACKAGE}")
         if not self._gguf.exists():
-            run_module("bench.serve.child", "gguf", folder / "downloads", self._gguf)
-        self._prompts = run_module("bench.serve.child", "prompts", model)
+            call("bench.serve.child.gguf", folder / "downloads", self._gguf)
+        self._prompts = json.dumps(call("bench.serve.child.prompts", model))
         self._flash: dict[int, bool] = {}
 
     def figures(self, threads: int) -> dict[str, Any]:
@@ -100,8 +82,5 @@ class LlamaCpp:
 
     def _run(self, threads: int, *, flash: bool) -> dict[str, Any]:
         environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LLAMACPP_FLASH": str(int(flash))}
-        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-            file.write(self._prompts)
-            file.flush()
-            command = ["node", str(SCRIPT), str(self._module), str(self._gguf), str(threads), file.name]
-            return dict(json.loads(run([*command, str(REPLY_TOKENS)], "llama.cpp", environment)))
+        command = ["node", str(SCRIPT), str(self._module), str(self._gguf), str(threads), self._prompts]
+        return dict(json.loads(run([*command, str(REPLY_TOKENS)], "llama.cpp", environment)))

@@ -12,7 +12,7 @@ import pytest
 
 from bench import __main__ as bench_cli
 from bench.faults.parts import PARTS as FAULT_PARTS
-from bench.serve.parts import PARTS as SERVE_PARTS
+from bench.serve.parts import BUILDERS, serve_parts
 
 CHECKOUT = Path(__file__).parents[2]
 BUILD = "import setuptools.build_meta as backend, sys; print(backend.build_wheel(sys.argv[1]))"
@@ -42,7 +42,7 @@ def test_every_command_starts_from_the_checkout(bench, command):
 
 def test_the_command_line_knows_every_part():
     assert tuple(FAULT_PARTS) == bench_cli.FAULT_PARTS
-    assert tuple(SERVE_PARTS) == bench_cli.SERVE_PARTS
+    assert tuple(BUILDERS) == tuple(serve_parts(Path(), Path(), 1)) == bench_cli.SERVE_PARTS
 
 
 def test_the_daemons_command_line_points_to_the_checkout():

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from bench.faults import disks
-from bench.faults.clients import Ledger
+from bench.faults.clients import Clients
 from bench.faults.disks import POINTS
 from bench.faults.injection import RANDOM
 from bench.faults.kills import AIMS, TARGETS, draw_kill, spread, with_all_phases
 from bench.faults.parts import RUNS, disk_losses, fault_rows, says_full
-from bench.faults.scenario import Findings
+from bench.faults.scenario import FaultSettings, Findings
 from bench.faults.state import (
     Job,
     compare,
@@ -48,12 +48,11 @@ def test_feedback_that_is_there_twice_is_counted_even_if_nobody_was_promised_it(
     assert compare({"a": "f-1"}, rows) == ([], ["a", "b"])
 
 
-def test_the_ledger_keeps_what_was_acknowledged_and_what_was_said():
-    ledger = Ledger()
-    ledger.acknowledged["a"] = "f-1"
-    ledger.answers += [(201, ""), (507, "full"), (507, "full")]
-    assert ledger.statuses() == {"201": 1, "507": 2}
-    assert ledger.messages() == {"507": ["full"]}
+def test_clients_count_the_statuses_and_keep_what_was_said():
+    clients = Clients("http://127.0.0.1:1", "test")
+    clients.responses += [(201, ""), (507, "full"), (507, "full")]
+    assert clients.statuses() == {"201": 1, "507": 2}
+    assert clients.messages() == {"507": ["full"]}
 
 
 def test_a_database_is_read_from_a_copy_with_its_log(tmp_path):
@@ -261,7 +260,7 @@ def test_the_newest_run_of_a_part_counts(tmp_path):
 def test_cuts_without_their_control_are_refused(monkeypatch):
     monkeypatch.setattr(disks.shutil, "which", lambda name: None)
     with pytest.raises(LarsError, match="apt-get install eatmydata"):
-        disks.cuts(Path(), 1, 0)
+        disks.cuts(FaultSettings(0, 1, 1, 1, 1, Path()), Path())
 
 
 def test_a_part_that_is_none_is_named(bench, tmp_path):

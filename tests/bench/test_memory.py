@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.memory.cell import ALLOCATORS, METHODS, given_ours, usual
+from bench.memory.cell import METHODS, allocator_environment, given_ours, usual
 from bench.memory.child import opened_for, prepared, run
-from bench.memory.limit import memory_limit
-from bench.memory.process import inherited
+from bench.memory.process import inherited, memory_limit
 from lars_agent.errors import LarsError
 from service.worker.process import worker_environment
 
@@ -60,14 +59,14 @@ def test_a_cell_that_does_not_end_is_a_record_without_figures_and_can_be_tried_a
 
 
 def test_peft_gets_the_allocator_that_its_users_have():
-    assert ALLOCATORS[usual("lora", 24, "float32").allocator].environment() == {}
-    ours = ALLOCATORS[usual("response", 24, "float32").allocator].environment()
+    assert allocator_environment(usual("lora", 24, "float32").allocator) == {}
+    ours = allocator_environment(usual("response", 24, "float32").allocator)
     assert ours.items() <= worker_environment(1).items()
-    assert ALLOCATORS[given_ours("lora", 24, "float32").allocator].environment() == ours
+    assert allocator_environment(given_ours("lora", 24, "float32").allocator) == ours
 
 
 def test_an_allocator_of_its_own_library_is_loaded_before_all_others():
-    assert "jemalloc" in ALLOCATORS["jemalloc_returning"].environment()["LD_PRELOAD"]
+    assert "jemalloc" in allocator_environment("jemalloc_returning")["LD_PRELOAD"]
 
 
 def test_what_chooses_the_benchs_own_allocator_is_not_handed_on(monkeypatch):

@@ -59,7 +59,7 @@ log = structlog.get_logger(__name__)
 
 DEFAULT_MODEL = "default"
 EVERYWHERE = errors.documented(400, 401, 403, 405, 413, 422, 500)
-RESOURCES = (generate, openai, openai_models, ollama, feedback, interactions, adapters, jobs, schedule, operation)
+ROUTER_MODULES = (generate, openai, openai_models, ollama, feedback, interactions, adapters, jobs, schedule, operation)
 
 
 class ComponentOverrides(TypedDict, total=False):
@@ -89,7 +89,7 @@ def create_app(settings: Settings, **overrides: Unpack[ComponentOverrides]) -> F
     for guard in reversed(GUARDS):  # the one added last is asked first
         app.add_middleware(guard, server=settings.server)
     app.add_middleware(RequestCounter, metrics=daemon.metrics)
-    for module in (*RESOURCES, dashboard):
+    for module in (*ROUTER_MODULES, dashboard):
         app.include_router(module.router)
     dashboard.mount_static(app)
     return app

@@ -161,7 +161,7 @@ def test_rollback_brings_the_old_replies_back_token_for_token(engine, opened, st
     store.activate("default", publish(store, opened, tmp_path, 1))
     engine.swap("default")
     assert reply(engine).token_ids != before
-    store.rollback("default")
+    store.activate("default", store.parent("default"))
     assert engine.swap("default") is None
     assert reply(engine).token_ids == before
 

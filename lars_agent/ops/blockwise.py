@@ -45,10 +45,6 @@ class Prefix:
     value: Tensor
     segments: tuple[Segment, ...] = ()
 
-    def of(self, segment: Segment) -> Prefix:
-        """Return the part of the prefix that precedes one segment."""
-        return Prefix(self.key[:, :, segment.before], self.value[:, :, segment.before])
-
 
 def can_attend_blockwise(device: torch.device, dtype: torch.dtype) -> bool:
     """Return True if torch's fused attention returns the denominators: on CPUs."""
@@ -129,7 +125,7 @@ def _segments(query: Tensor, key: Tensor, prefix: Prefix | None) -> Iterator[tup
     start = 0
     for segment in prefix.segments:
         own = slice(start, start + segment.tokens)
-        yield own, own, prefix.of(segment)
+        yield own, own, Prefix(prefix.key[:, :, segment.before], prefix.value[:, :, segment.before])
         start = own.stop
 
 

@@ -1,8 +1,6 @@
 """Configure the memory allocator of a new process so that freed memory returns to the system.
 
-jemalloc if it is installed (Debian: libjemalloc2), else glibc. glibc returns memory at once, which costs a page fault
-for every page of every tensor; jemalloc a tenth of a second later, when most of it has been reused. `bench memory
---goals` compares them, and others: the same peak, a step in two thirds of the time.
+jemalloc if it is installed, else glibc; docs/memory-budget.md compares them.
 """
 
 from __future__ import annotations

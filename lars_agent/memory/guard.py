@@ -1,8 +1,7 @@
 """Check this process's memory against its budget, and raise before the budget is exceeded.
 
 Each check takes the peak resident bytes since the last `reset`, plus a prediction of the next growth from that between
-earlier checks. Pages shared with other processes (the base model's weights) count by their share. If the kernel
-enforces the same budget (cgroup v2), this is what lets the worker use a smaller plan instead of being killed.
+earlier checks. Pages shared with other processes (the base model's weights) count by their share.
 """
 
 from __future__ import annotations

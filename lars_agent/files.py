@@ -16,8 +16,6 @@ from pathlib import Path
 
 from lars_agent.errors import DiskFull
 
-__all__ = ["fsync_folder", "make_folder", "publish_folder", "raise_disk_full", "sha256_of", "write_atomically"]
-
 
 def write_atomically(path: Path, data: bytes | str | Iterable[bytes | memoryview]) -> None:
     """Replace the content of `path` by `data`; a crash leaves the old content or the new, whole.

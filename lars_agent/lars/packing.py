@@ -21,8 +21,6 @@ from lars_agent.ops.blockwise import Segment
 from lars_agent.ops.kv_cache import PackedCache, keeps_every_token, reserved_cache
 from lars_agent.ops.padding import padded
 
-__all__ = ["Pack", "act_packed", "can_pack", "read_packed"]
-
 NO_MASK = torch.ones(1, 1, 1, 0, dtype=torch.bool)  # the attention uses the cache's segments instead
 
 

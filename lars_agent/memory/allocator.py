@@ -12,16 +12,6 @@ import sys
 from collections.abc import Mapping
 from ctypes.util import find_library
 
-__all__ = [
-    "SMALL_KERNEL_CACHE",
-    "THRIFTY_GLIBC",
-    "THRIFTY_JEMALLOC",
-    "allocator_name",
-    "give_back",
-    "thrifty_environment",
-    "torch_environment",
-]
-
 # Caches by tensor shape. torch's cache of packed weights: without it 14 steps of the default model took 90 MB less, at
 # equal speed. oneDNN's cache of compiled kernels, a third of a megabyte each: with the default capacity of 1,024 a run
 # of 60 steps with packed rows of varying lengths grew by 200 MB. One step uses up to 100 kernels; with a smaller

@@ -17,8 +17,6 @@ from lars_agent.memory.allocator import give_back
 from lars_agent.memory.measure import peak_rss_bytes, pss_bytes, reset_peak, rss_bytes
 from lars_agent.ops.decoder_layers import decoder_layers
 
-__all__ = ["Guard"]
-
 GROWTH_FACTOR = 2  # on the last growth: the next layer, and the extra of a backward pass over the last one
 LIMIT_SHARE = 0.98  # of the budget; the rest covers page tables and kernel memory
 

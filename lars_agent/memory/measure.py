@@ -13,8 +13,6 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["peak_rss_bytes", "pss_bytes", "reset_peak", "rss_bytes"]
-
 _PROC = Path("/proc")
 _RESET_PEAK = "5"  # proc_pid_clear_refs(5): "reset the peak resident set size to the current value"
 

@@ -29,16 +29,6 @@ from lars_agent.ops.quantized import (
 )
 from lars_agent.ops.safetensors_io import Layout, TensorFiles, tensor_file_of
 
-__all__ = [
-    "bits_of",
-    "head_is_quantized",
-    "quantize_in_place",
-    "quantized_file",
-    "quantized_parts",
-    "tie_quantized",
-    "use_quantized",
-]
-
 
 def bits_of(model: PreTrainedModel, bits: Bits) -> dict[str, Bits]:
     """Return the bits of each module of `model` to quantize, by name."""

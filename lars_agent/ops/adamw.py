@@ -18,8 +18,6 @@ from torch import Tensor, nn
 
 from lars_agent.errors import StateMismatch
 
-__all__ = ["FlatAdamW"]
-
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 BLOCK = 128
 CHUNK = 2048 * BLOCK  # elements whose moments are in float32 at once

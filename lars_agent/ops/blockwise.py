@@ -17,8 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Prefix", "Segment", "blockwise_attention", "can_attend_blockwise"]
-
 MASKED_PAIRS = 2**20  # query-key pairs whose float mask exists at once
 MIN_BLOCK, MAX_BLOCK = 64, 2048  # keys
 

@@ -21,8 +21,6 @@ from torch import Tensor
 
 from lars_agent.ops.quantized import QuantizedMatrix, times, times_transposed
 
-__all__ = ["MAX_ROWS", "Vocabulary", "chunked_cross_entropy", "chunked_divergence"]
-
 CHUNK = 32
 MAX_ROWS = 1024
 

@@ -17,8 +17,6 @@ from torch.utils.checkpoint import checkpoint
 
 from lars_agent.ops.decoder_layers import decoder_layers
 
-__all__ = ["Recall", "recomputed", "recomputed_layers"]
-
 Recall = Callable[[], AbstractContextManager[None]]
 
 

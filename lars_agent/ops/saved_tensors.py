@@ -23,8 +23,6 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from lars_agent.files import raise_disk_full
 
-__all__ = ["Saved", "saved_activations"]
-
 Saved = Literal["whole", "int8", "disk"]
 MIN_NUMBERS = 2**15  # of a tensor worth compressing
 MASKED = 1e30  # larger than any activation: an additive attention mask

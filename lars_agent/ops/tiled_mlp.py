@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from lars_agent.ops.decoder_layers import decoder_layers
 from lars_agent.ops.recompute import Recall, recomputed
 
-__all__ = ["mlp_of", "tiled_mlps"]
-
 NAMES = ("mlp", "feed_forward", "ffn")
 
 

@@ -37,8 +37,6 @@ from lars_agent.ops.tiled_mlp import mlp_of
 from lars_agent.planning.costs import Costs, Line
 from lars_agent.records import from_json
 
-__all__ = ["Calibration", "Measured", "costs_of"]
-
 FEW, MANY = 64, 512  # tokens of the two points of each line
 LONG_PROMPT = 2048  # tokens that attention is timed with
 ROWS = (8, 32)  # of a chunk of the loss

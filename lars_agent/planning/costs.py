@@ -11,8 +11,6 @@ from lars_agent.planning.shape import ModelShape
 from lars_agent.planning.workload import BatchSize, Workload, batch_sizes
 from lars_agent.records import record
 
-__all__ = ["DEFAULT_COSTS", "Costs", "Line", "step_seconds"]
-
 
 @record("line")
 class Line:

@@ -16,8 +16,6 @@ from lars_agent.ops.quantized import DEQUANTIZED
 from lars_agent.planning.shape import ModelShape
 from lars_agent.planning.workload import BatchSize, Workload, largest
 
-__all__ = ["Estimate", "estimate"]
-
 FLOAT32 = 4
 MOMENT_BYTES = {32: 8.0, 8: 2.0625}  # of both moments of one parameter; in 8 bits with a scale for each block of 128
 RETAINED_BYTES = 10_000_000  # fragments that the allocator keeps, and the job's needs beside its steps

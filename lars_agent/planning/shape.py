@@ -17,8 +17,6 @@ from lars_agent.ops.attention import use_grouped_attention
 from lars_agent.ops.kv_cache import keeps_every_token
 from lars_agent.ops.quantized import Bits, quantized_bytes
 
-__all__ = ["ModelShape", "shape_of"]
-
 FAULT_BYTES = 2**16  # mapped by Linux at each page fault (fault-around)
 
 

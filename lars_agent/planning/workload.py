@@ -9,8 +9,6 @@ from operator import le
 
 from lars_agent.ops.padding import padded
 
-__all__ = ["BatchSize", "Batches", "Lengths", "Workload", "batch_sizes", "largest"]
-
 Lengths = tuple[int, int]  # tokens of an example's prompt and of its reply
 Batches = tuple[tuple[Lengths, ...], ...]
 

@@ -25,8 +25,6 @@ from lars_agent.ops.blockwise import blockwise_attention
 from lars_agent.ops.decoder_layers import decoder_layers
 from lars_agent.runtime.fast_linear import build_linear
 
-__all__ = ["PROJECTION_GROUPS", "AdapterHook", "FastDecoder", "KVCache", "SequenceChunk", "build_fast_decoder"]
-
 MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 PROJECTION_GROUPS = (
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),

@@ -19,8 +19,6 @@ from torch.nn import functional as F
 
 from lars_agent.ops.quantized import BLOCK, Bits, QuantizedLinear, QuantizedMatrix, quantize, times
 
-__all__ = ["LinearFunction", "build_linear"]
-
 LinearFunction = Callable[[Tensor], Tensor]  # (T, I) to (T, O)
 MAX_ROWS_4, MAX_ROWS_8 = 128, 24  # up to which the packed kernels are faster (on two cores with AVX-512)
 MULTIPLE = 16  # of outputs, required by the kernel for 4 bits

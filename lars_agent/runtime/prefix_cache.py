@@ -23,8 +23,6 @@ from torch import Tensor
 
 from lars_agent.lars.inject import AdapterMemory
 
-__all__ = ["BLOCK", "Block", "GroupKey", "PrefixCache", "Sums"]
-
 BLOCK = 64  # tokens
 GroupKey = tuple[int, int]  # a layer, and an index into `fast_decoder.PROJECTION_GROUPS`
 Sums = dict[GroupKey, Tensor]  # (I,) float32 each

@@ -12,18 +12,6 @@ from typing import Literal
 from lars_agent.errors import GenerationError, LarsError
 from lars_agent.example import Message
 
-__all__ = [
-    "FinishReason",
-    "Generation",
-    "GenerationRequest",
-    "Piece",
-    "Sampling",
-    "Ticket",
-    "TokenChoice",
-    "TokenLogprob",
-    "as_lars_error",
-]
-
 FinishReason = Literal["eos_token", "length", "stop_sequence"]
 
 

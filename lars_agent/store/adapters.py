@@ -21,8 +21,6 @@ from lars_agent.records import to_json
 from lars_agent.store.manifest import AdapterManifest, read_manifest
 from lars_agent.store.profile_dir import ProfileDir
 
-__all__ = ["AdapterStore"]
-
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 MANIFEST = "manifest.json"
 

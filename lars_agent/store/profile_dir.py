@@ -23,8 +23,6 @@ from lars_agent.errors import AdapterCorrupt, AdapterNotFound
 from lars_agent.files import fsync_folder, make_folder, write_atomically
 from lars_agent.store.names import BASE, is_profile_name
 
-__all__ = ["ProfileDir"]
-
 _NUMBER = re.compile("[1-9][0-9]{0,17}")
 _ACTIVE, _LAST, _LOCK, _PUBLISH, _TRASH = "active", "last", ".lock", ".publish-", ".trash-"
 _log = logging.getLogger(__name__)

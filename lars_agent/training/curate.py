@@ -21,8 +21,6 @@ from lars_agent.example import Example
 from lars_agent.records import record
 from lars_agent.training.scrub import find_secret
 
-__all__ = ["Curated", "CurationPolicy", "Dropped", "curate"]
-
 SUPERSEDED = "superseded"
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from itertools import accumulate
 
-__all__ = ["find_secret"]
-
 _PATTERNS = (
     ("a private key", r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----"),
     ("a private key", r"\bAGE-SECRET-KEY-1[0-9A-Z]{40,}"),

@@ -16,8 +16,6 @@ from pathlib import Path
 
 from lars_agent.errors import DiskFull
 
-__all__ = ["fsync_folder", "make_folder", "publish_folder", "raise_disk_full", "sha256_of", "write_atomically"]
-
 
 def write_atomically(path: Path, data: bytes | str | Iterable[bytes | memoryview]) -> None:
     """Replace the content of `path` by `data`; a crash leaves the old content or the new, whole.
@@ -31,7 +29,10 @@ def write_atomically(path: Path, data: bytes | str | Iterable[bytes | memoryview
     temp = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     with raise_disk_full(path):
         try:
-            _write_durably(temp, content)
+            with temp.open("xb") as file:
+                file.writelines(content)
+                file.flush()
+                os.fsync(file.fileno())
             temp.rename(path)
         except BaseException:
             temp.unlink(missing_ok=True)
@@ -91,13 +92,6 @@ def raise_disk_full(path: Path) -> Iterator[None]:
         raise DiskFull(
             f"no room on the disk to write {path} ({error.strerror}); free some space and try again"
         ) from error
-
-
-def _write_durably(path: Path, content: Iterable[bytes | memoryview]) -> None:
-    with path.open("xb") as file:
-        file.writelines(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _fsync_path(path: Path, flags: int) -> None:

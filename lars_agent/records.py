@@ -16,8 +16,6 @@ from pydantic.dataclasses import dataclass
 
 from lars_agent.errors import ConfigError, LarsError
 
-__all__ = ["from_json", "record", "to_dict", "to_json", "validation_message"]
-
 T = TypeVar("T")
 _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 

@@ -27,18 +27,10 @@ __all__ = [
     "save_adapter",
 ]
 
-_MODULES = {
-    "config": {"LarsConfig"},
-    "forward": {"reply_logits"},
-    "inject": {"AdapterMemory", "Attachment", "LarsAdapter", "attach"},
-    "layer": {"LarsLayer"},
-    "pooling": {"Tokens"},
-    "state": {"load_adapter", "save_adapter"},
-}
-
 
 def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
+    if name in __all__:
+        for module in ("config", "layer", "pooling", "inject", "state", "forward"):
+            if value := getattr(import_module(f"{__name__}.{module}"), name, None):
+                return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,10 +1,8 @@
 """Teacher-forced forward pass over a batch, equal to serving, for every pooling.
 
 A batch is laid out `[padding, prompt][reply, padding]`: prompts end, and replies begin, in the same column for all
-rows. `response` pooling runs the prompt through the base model under `no_grad`, chunk by chunk, keeping only KV cache
-and pooled sums; only the last prompt token and the reply enter autograd. If the model supports it the rows are packed
-(see `lars_agent.lars.packing`). The other poolings run the whole sequence at once. The result is the last layer's
-hidden states, not logits: see `lars_agent.ops.losses`.
+rows. With `response` pooling only the last prompt token and the reply enter autograd, packed if the model supports it.
+The result is the last layer's hidden states, not logits: see `lars_agent.ops.losses`.
 """
 
 from __future__ import annotations
@@ -66,10 +64,15 @@ def reply_hidden(
     with _levers(attachment, adapter, plan):
         if not first:
             return _one_pass(attachment, adapter, batch)[batch.reply_mask]
+        memory, reply_ids = AdapterMemory(), torch.cat([batch.prompt_ids[:, -1:], batch.reply_ids[:, :-1]], dim=1)
         if can_pack(attachment.model):
-            return _packed(attachment, adapter, batch, plan.prompt_chunk)
+            prompts = read_packed(attachment, adapter, memory, batch.prompt_ids, batch.prompt_mask, plan.prompt_chunk)
+            return act_packed(attachment, adapter, memory, prompts, reply_ids, batch.reply_mask)
         chunk = max(1, plan.prompt_chunk // len(batch.prompt_ids))
-        return _two_passes(attachment, adapter, batch, chunk)[batch.reply_mask]
+        cache = read_prompt(attachment, adapter, memory, batch.prompt_ids, batch.prompt_mask, chunk)
+        mask = torch.cat([batch.prompt_mask, batch.reply_mask[:, 1:]], dim=1)  # (B, P + R - 1)
+        with attachment.call(adapter, memory, Tokens(real=mask[:, -reply_ids.shape[1] :])):
+            return _run(attachment, reply_ids, mask, _read_only(attachment, cache))[batch.reply_mask]
 
 
 def reads_first(adapter: LarsAdapter | None) -> bool:
@@ -127,29 +130,6 @@ def _one_pass(attachment: Attachment, adapter: LarsAdapter | None, batch: Batch)
     prompt = torch.cat([batch.prompt_mask, torch.zeros_like(batch.reply_mask[:, 1:])], dim=1)
     with attachment.call(adapter, AdapterMemory(), Tokens(real=mask, prompt=prompt)):
         return _run(attachment, ids, mask, None)[:, -batch.reply_ids.shape[1] :]
-
-
-def _packed(attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, chunk: int) -> Tensor:
-    """Run `_two_passes` without padding between the rows and return (T, H)."""
-    memory = AdapterMemory()
-    with torch.no_grad():
-        prompts = read_packed(attachment, adapter, memory, batch.prompt_ids, batch.prompt_mask, chunk)
-    return act_packed(attachment, adapter, memory, prompts, _input_ids(batch), batch.reply_mask)
-
-
-def _input_ids(batch: Batch) -> Tensor:
-    """Return the ids (B, R) that predict those of the replies."""
-    return torch.cat([batch.prompt_ids[:, -1:], batch.reply_ids[:, :-1]], dim=1)
-
-
-def _two_passes(attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, chunk: int) -> Tensor:
-    """Run the prompt through the base model without autograd, then its last token and the reply with the adapter."""
-    memory = AdapterMemory()
-    cache = read_prompt(attachment, adapter, memory, batch.prompt_ids, batch.prompt_mask, chunk)
-    ids = _input_ids(batch)
-    mask = torch.cat([batch.prompt_mask, batch.reply_mask[:, 1:]], dim=1)  # (B, P + R - 1)
-    with attachment.call(adapter, memory, Tokens(real=mask[:, -ids.shape[1] :])):
-        return _run(attachment, ids, mask, _read_only(attachment, cache))
 
 
 @torch.no_grad()

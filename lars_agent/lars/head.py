@@ -10,8 +10,6 @@ from lars_agent.errors import ModelUnsupported
 from lars_agent.ops.losses import Vocabulary
 from lars_agent.ops.quantized import QuantizedLinear
 
-__all__ = ["vocabulary_of"]
-
 TOLERANCE = 1e-2  # of the largest logit; bfloat16 rounds by 4e-3
 
 

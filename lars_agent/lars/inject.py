@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -38,7 +38,6 @@ class LarsAdapter(nn.Module):
         """Initialize layers for `shapes`, name to (in_features, out_features), from torch's global RNG."""
         super().__init__()
         self.config = config
-        self.names = tuple(shapes)
         self.layers = nn.ModuleList(
             LarsLayer(
                 *shape,
@@ -50,7 +49,7 @@ class LarsAdapter(nn.Module):
             for shape in shapes.values()
         )
         self.pooling = pooling_for(config)
-        self.by_name: dict[str, LarsLayer] = dict(zip(self.names, self.layers, strict=True))  # type: ignore[arg-type]
+        self.by_name: dict[str, LarsLayer] = dict(zip(shapes, self.layers, strict=True))  # type: ignore[arg-type]
 
     @classmethod
     def for_model(cls, model: PreTrainedModel, config: LarsConfig, seed: int = 0) -> LarsAdapter:
@@ -107,23 +106,23 @@ class Attachment:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self._cache_name = cache_name(model)
+        has_cache = "cache" in inspect.signature(model.forward).parameters  # from transformers 5.24 on
+        self._cache_name = "cache" if has_cache else "past_key_values"
         self._call: tuple[LarsAdapter, AdapterMemory, Tokens] | None = None
-        self._handles = [module.register_forward_hook(self._hook(name)) for name, module in adaptable(model).items()]
+        self._handles = [
+            module.register_forward_hook(partial(self._add_to, name)) for name, module in adaptable(model).items()
+        ]
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The model's output head, for training and evaluation. Raises ModelUnsupported."""
         return vocabulary_of(self.model)
 
-    def _hook(self, name: str):  # type: ignore[no-untyped-def]  # noqa: ANN202
-        def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            if self._call is None:
-                return output
-            adapter, memory, tokens = self._call
-            return adapter.add_to(output, name, args[0], memory, tokens)
-
-        return add
+    def _add_to(self, name: str, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if self._call is None:
+            return output
+        adapter, memory, tokens = self._call
+        return adapter.add_to(output, name, args[0], memory, tokens)
 
     @contextmanager
     def call(self, adapter: LarsAdapter | None, memory: AdapterMemory, tokens: Tokens) -> Iterator[None]:
@@ -175,11 +174,6 @@ def attach(model: PreTrainedModel) -> Attachment:
     return Attachment(model)
 
 
-def cache_name(model: nn.Module) -> str:
-    """Return the name of the model's cache argument: `past_key_values`, from transformers 5.24 on `cache`."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-
-
 def adaptable(model: PreTrainedModel) -> dict[str, nn.Module]:
     """Return all linear layers of `model` by name (`nn.Linear`, and GPT-2's `Conv1D`) except the output head."""
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
@@ -195,7 +189,8 @@ def target_shapes(model: PreTrainedModel, config: LarsConfig) -> dict[str, tuple
 
     Raises ConfigError, listing the model's layers, if there are none.
     """
-    linears, below = adaptable(model), layers_below(model, config.top_layers)
+    layers, top = list(decoder_layers(model)), config.top_layers
+    linears, below = adaptable(model), tuple(f"{name}." for name in layers[: -top if top else 0])
     shapes = {
         name: features(module)
         for name, module in linears.items()
@@ -205,12 +200,6 @@ def target_shapes(model: PreTrainedModel, config: LarsConfig) -> dict[str, tuple
         kinds = sorted({name.rsplit(".", 1)[-1] for name in linears})
         raise ConfigError(f"lars.target_modules {config.target_modules!r} matches no layer; the model has {kinds}")
     return shapes
-
-
-def layers_below(model: PreTrainedModel, top: int) -> tuple[str, ...]:
-    """Return the name prefixes of the decoder layers below the last `top`; 0 is all layers."""
-    layers = list(decoder_layers(model))
-    return tuple(f"{name}." for name in layers[: -top if top else 0])
 
 
 def is_target(name: str, config: LarsConfig) -> bool:

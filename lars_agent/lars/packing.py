@@ -1,9 +1,7 @@
 """Sequence packing for `response` pooling: examples of unequal lengths in one row, without padding between them.
 
-First all prompts without their last tokens go, chunk by chunk and without autograd, into one KV cache; then the last
-tokens, for the pooled vectors; then each example's last prompt token with its reply, with the adapter acting. Each
-example has its own positions and pooled vector and attends only to itself. The row is padded to a multiple of a step.
-Equal to a batch padded row by row up to rounding.
+`read_packed` runs the prompts, `act_packed` the replies. Each example has its own positions and pooled vector and
+attends only to itself. Equal to a batch padded row by row up to rounding.
 """
 
 from __future__ import annotations
@@ -22,8 +20,6 @@ from lars_agent.ops.attention import reads_prefixes
 from lars_agent.ops.blockwise import Segment
 from lars_agent.ops.kv_cache import PackedCache, keeps_every_token, reserved_cache
 from lars_agent.ops.padding import padded
-
-__all__ = ["Pack", "act_packed", "can_pack", "read_packed"]
 
 NO_MASK = torch.ones(1, 1, 1, 0, dtype=torch.bool)  # the attention uses the cache's segments instead
 
@@ -69,6 +65,7 @@ def _tokens(pack: Pack, start: int, end: int, *, reading: bool = False) -> Token
     return Tokens(real=examples.any(dim=0)[None], reading=reading, examples=examples)
 
 
+@torch.no_grad()
 def read_packed(
     attachment: Attachment,
     adapter: LarsAdapter | None,
@@ -77,7 +74,7 @@ def read_packed(
     prompt_mask: Tensor,
     chunk: int,
 ) -> tuple[DynamicCache, Pack]:
-    """Return the base model's KV cache of all prompts without their last tokens, and its layout.
+    """Return the base model's KV cache of all prompts without their last tokens, and its layout; without autograd.
 
     `prompt_ids`, `prompt_mask` (N, P) are padded on the left. Stores the pooled sums, last tokens included, in
     `memory`.

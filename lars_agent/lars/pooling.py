@@ -1,10 +1,4 @@
-"""The five poolings: the tokens that an adapted layer pools, and those that its response acts on.
-
-    sequence   all tokens of the call, acting on all of them (as published)
-    learned    the same with a learned softmax over the tokens
-    prompt     the prompt; acts on prompt and reply
-    response   the base model's activations of the prompt; acts from the last prompt token on
-    causal     running mean over finished chunks; acts on the tokens of later chunks
+"""The five poolings of docs/method.md: the tokens that a layer pools, and those that its response acts on.
 
 Mean pooling is published as mean + last token; both are one weighted sum over the call's tokens, whose backward needs
 no input. Padding has no weight. A `LayerMemory` carries a layer's state from one call to the next (prefill, then one

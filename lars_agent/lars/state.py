@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -54,24 +53,17 @@ def _matching(adapter: LarsAdapter, state: dict[str, Tensor]) -> dict[str, Tenso
 
 
 def save_adapter(adapter: LarsAdapter, folder: Path, *, base_model: str, revision: str | None) -> None:
-    """Write the adapter to `folder`, each file atomically."""
+    """Write the adapter to `folder`, each file atomically; the config has PEFT's common fields and `LarsConfig`'s."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / WEIGHTS_FILE, tensor_file(adapter_tensors(adapter)))
-    write_atomically(
-        folder / CONFIG_FILE, json.dumps(peft_config(adapter.config, base_model, revision), indent=2) + "\n"
-    )
-
-
-def peft_config(config: LarsConfig, base_model: str, revision: str | None) -> dict[str, Any]:
-    """Return the content of `adapter_config.json`: PEFT's common fields and those of `LarsConfig`."""
-    return {
+    common = {
         "peft_type": PEFT_TYPE,
         "task_type": "CAUSAL_LM",
         "inference_mode": True,
         "base_model_name_or_path": base_model,
         "revision": revision,
-        **to_dict(config),
     }
+    write_atomically(folder / CONFIG_FILE, json.dumps(common | to_dict(adapter.config), indent=2) + "\n")
 
 
 def read_config(folder: Path) -> LarsConfig:

@@ -1,8 +1,6 @@
 """Configure the memory allocator of a new process so that freed memory returns to the system.
 
-jemalloc if it is installed (Debian: libjemalloc2), else glibc. glibc returns memory at once, which costs a page fault
-for every page of every tensor; jemalloc a tenth of a second later, when most of it has been reused. `bench memory
---goals` compares them, and others: the same peak, a step in two thirds of the time.
+jemalloc if it is installed, else glibc; docs/memory-budget.md compares them.
 """
 
 from __future__ import annotations
@@ -13,16 +11,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from ctypes.util import find_library
-
-__all__ = [
-    "SMALL_KERNEL_CACHE",
-    "THRIFTY_GLIBC",
-    "THRIFTY_JEMALLOC",
-    "allocator_name",
-    "give_back",
-    "thrifty_environment",
-    "torch_environment",
-]
 
 # Caches by tensor shape. torch's cache of packed weights: without it 14 steps of the default model took 90 MB less, at
 # equal speed. oneDNN's cache of compiled kernels, a third of a megabyte each: with the default capacity of 1,024 a run

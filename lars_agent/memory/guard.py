@@ -1,8 +1,7 @@
 """Check this process's memory against its budget, and raise before the budget is exceeded.
 
 Each check takes the peak resident bytes since the last `reset`, plus a prediction of the next growth from that between
-earlier checks. Pages shared with other processes (the base model's weights) count by their share. If the kernel
-enforces the same budget (cgroup v2), this is what lets the worker use a smaller plan instead of being killed.
+earlier checks. Pages shared with other processes (the base model's weights) count by their share.
 """
 
 from __future__ import annotations
@@ -17,8 +16,6 @@ from lars_agent.errors import BudgetExceeded, MemoryPressure
 from lars_agent.memory.allocator import give_back
 from lars_agent.memory.measure import peak_rss_bytes, pss_bytes, reset_peak, rss_bytes
 from lars_agent.ops.decoder_layers import decoder_layers
-
-__all__ = ["Guard"]
 
 GROWTH_FACTOR = 2  # on the last growth: the next layer, and the extra of a backward pass over the last one
 LIMIT_SHARE = 0.98  # of the budget; the rest covers page tables and kernel memory

@@ -6,13 +6,12 @@ among them, so that sums over processes are correct.
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 from pathlib import Path
 
 import psutil
-
-__all__ = ["peak_rss_bytes", "pss_bytes", "reset_peak", "rss_bytes"]
 
 _PROC = Path("/proc")
 _RESET_PEAK = "5"  # proc_pid_clear_refs(5): "reset the peak resident set size to the current value"
@@ -32,29 +31,22 @@ def peak_rss_bytes(pid: int | None = None) -> int:
     From Linux's VmHWM; elsewhere from getrusage, which cannot be reset and only covers this process. Raises
     ProcessLookupError.
     """
-    peak = _bytes_after("VmHWM:", _PROC / ("self" if pid is None else str(pid)) / "status")
-    if peak is not None:
-        return max(peak, rss_bytes(pid))  # the kernel updates VmHWM with a delay
+    try:
+        status = (_PROC / str(pid or "self") / "status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        status = ""
+    if peak := re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE):
+        return max(int(peak[1]) * 1024, rss_bytes(pid))  # the kernel updates VmHWM with a delay
     if pid is not None:
         return rss_bytes(pid)
     unit_bytes = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
 
 
-def pss_bytes(pid: int | None = None) -> int:
-    """Return the proportional set size of this process, or of `pid`; its unshared bytes where that is not available.
-
-    Raises ProcessLookupError, or PermissionError for another user's process.
-    """
-    share = _bytes_after("Pss:", _PROC / ("self" if pid is None else str(pid)) / "smaps_rollup")
-    if share is not None:
-        return share
-    try:
-        return int(psutil.Process(pid).memory_full_info().uss)
-    except psutil.NoSuchProcess as error:
-        raise ProcessLookupError(f"no process {pid}") from error
-    except psutil.AccessDenied as error:
-        raise PermissionError(f"the memory of process {pid} cannot be read") from error
+def pss_bytes() -> int:
+    """Return the proportional set size of this process; its unshared bytes where that is not available."""
+    memory = psutil.Process().memory_full_info()
+    return int(getattr(memory, "pss", memory.uss))
 
 
 def reset_peak() -> bool:
@@ -64,13 +56,3 @@ def reset_peak() -> bool:
     except OSError:
         return False
     return True
-
-
-def _bytes_after(name: str, path: Path) -> int | None:
-    """Return the bytes that the kernel gives for `name` in `path`, None if there are none."""
-    try:
-        lines = path.read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return None
-    figures = (line.split() for line in lines if line.startswith(name))
-    return next((int(words[1]) * 1024 for words in figures), None)

@@ -8,8 +8,6 @@ from transformers import PreTrainedTokenizerBase
 
 from lars_agent.example import Message
 
-__all__ = ["encode_prompt", "render_chat"]
-
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
     """Return the token ids of a conversation, up to where the assistant's reply begins."""

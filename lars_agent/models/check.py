@@ -13,8 +13,6 @@ from pathlib import Path
 
 from lars_agent.errors import LarsError, ModelUnsupported, process_error, serialize_error
 
-__all__ = ["check_folder", "main", "open_parts"]
-
 
 def check_folder(folder: Path) -> None:
     """Check `folder` in a new process. Raises ModelIncomplete, ModelCorrupt or ModelUnsupported."""

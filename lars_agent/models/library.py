@@ -70,7 +70,7 @@ class ModelLibrary:
         installed = self._find(source)
         if installed is None:
             with self._lock(source.name, on_progress):
-                installed = self._find(source) or self._install(source, self._free_name(source), on_progress)
+                installed = self._find(source) or self._install(source, on_progress)
         return installed
 
     def list(self) -> list[InstalledModel]:
@@ -119,11 +119,6 @@ class ModelLibrary:
             return self._read(self.folder / name)
         raise ModelNotFound(f"no model {name!r} in {self.folder}; run: lars-agent model pull {name}")
 
-    def _free_name(self, source: Source) -> str:
-        """Return the name to install `source` under: its own, or its unique one if that is taken."""
-        taken = source.name in (CURRENT_FILE, DOWNLOADS) or os.path.lexists(self.folder / source.name)
-        return source.unique_name if taken else source.name
-
     @contextlib.contextmanager
     def _lock(self, name: str, on_progress: Progress) -> Iterator[None]:
         """Hold the lock for pulls of that name, waiting for other processes."""
@@ -138,8 +133,10 @@ class ModelLibrary:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _install(self, source: Source, name: str, on_progress: Progress) -> InstalledModel:
-        """Fetch, check and publish the model of `source` as `name`."""
+    def _install(self, source: Source, on_progress: Progress) -> InstalledModel:
+        """Fetch, check and publish the model of `source` under its own name, or its unique one if that is taken."""
+        taken = source.name in (CURRENT_FILE, DOWNLOADS) or os.path.lexists(self.folder / source.name)
+        name = source.unique_name if taken else source.name
         downloads = make_folder(self.folder / DOWNLOADS / name)
         temp = self.folder / f".{name}.tmp"
         shutil.rmtree(temp, ignore_errors=True)

@@ -29,16 +29,6 @@ from lars_agent.ops.quantized import (
 )
 from lars_agent.ops.safetensors_io import Layout, TensorFiles, tensor_file_of
 
-__all__ = [
-    "bits_of",
-    "head_is_quantized",
-    "quantize_in_place",
-    "quantized_file",
-    "quantized_parts",
-    "tie_quantized",
-    "use_quantized",
-]
-
 
 def bits_of(model: PreTrainedModel, bits: Bits) -> dict[str, Bits]:
     """Return the bits of each module of `model` to quantize, by name."""
@@ -61,8 +51,9 @@ def quantized_file(model: PreTrainedModel, files: Sequence[Path], digest: str, b
     """
     path = files[0].parent / f"model-int{bits}-{digest[:12]}.safetensors"
     if not path.is_file():
-        source, tied_heads = TensorFiles(files), _tied_heads(model)
-        names = [name for name in source.names if name not in tied_heads]
+        source, head = TensorFiles(files), model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        tied = {f"{name}.weight" for name, module in model.named_modules() if module is head and is_tied(model)}
+        names = [name for name in source.names if name not in tied]  # a file may repeat the embedding as its head
         chosen = {f"{name}.weight": size for name, size in bits_of(model, bits).items()}
         layout = _layout(source, names, chosen)
         write_atomically(path, tensor_file_of(layout, _tensors(source, names, chosen)))
@@ -140,11 +131,6 @@ def _tensors(source: TensorFiles, names: Sequence[str], chosen: dict[str, Bits])
             yield tensor
 
 
-def _tied_heads(model: PreTrainedModel) -> set[str]:
-    """Return the names of a tied output head, under which a file may repeat the embedding."""
-    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    return {f"{name}.weight" for name, module in model.named_modules() if module is head and is_tied(model)}
-
-
 def is_tied(model: PreTrainedModel) -> bool:
+    """Return True if the output head of `model` shares the embedding's weight."""
     return bool(model.config.get_text_config(decoder=True).tie_word_embeddings)

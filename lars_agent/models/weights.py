@@ -9,16 +9,6 @@ from pathlib import Path
 from lars_agent.errors import ModelCorrupt, ModelIncomplete, ModelNotFound
 from lars_agent.files import sha256_of
 
-__all__ = [
-    "INDEX_FILE",
-    "MODEL_FILE",
-    "SINGLE_FILE",
-    "model_digest",
-    "require_config",
-    "weight_files",
-    "weights_digest",
-]
-
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 MODEL_FILE = "model.json"

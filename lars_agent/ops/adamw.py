@@ -18,8 +18,6 @@ from torch import Tensor, nn
 
 from lars_agent.errors import StateMismatch
 
-__all__ = ["FlatAdamW"]
-
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 BLOCK = 128
 CHUNK = 2048 * BLOCK  # elements whose moments are in float32 at once
@@ -78,14 +76,20 @@ class FlatAdamW:
 
     def state(self) -> dict[str, Tensor]:
         """Return the state for `load`, without the parameters' values."""
-        return {"step": torch.tensor(self.step_count)} | self.moments.tensors()
+        return {"step": torch.tensor(self.step_count)} | vars(self.moments)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Restore `state`, whose moments may be of other bits. Raises StateMismatch for another optimizer's state."""
-        bits = self.bits
-        self.bits = 8 if "first_scale" in state else 32
+        bits, self.bits = self.bits, 8 if "first_scale" in state else 32
         self.moments = _moments(self.bits, len(self.values))
-        self._copy(state)
+        own: dict[str, Tensor] = vars(self.moments)
+        for key in sorted((own.keys() | {"step"}) ^ state.keys()):
+            raise StateMismatch(f"optimizer tensor {key!r} is {'unexpected' if key in state else 'missing'}")
+        for key, tensor in own.items():
+            if tensor.shape != state[key].shape or tensor.dtype != state[key].dtype:
+                raise StateMismatch(f"optimizer tensor {key!r} has another shape or type; it is of another plan")
+            tensor.copy_(state[key])
+        self.step_count = int(state["step"])
         self.use_bits(bits)
 
     def use_bits(self, bits: Literal[8, 32]) -> None:
@@ -99,16 +103,6 @@ class FlatAdamW:
             moments.write(chunk, *self.moments.read(chunk), self.step_count)
         self.moments, self.bits = moments, bits
 
-    def _copy(self, state: Mapping[str, Tensor]) -> None:
-        own = self.moments.tensors()
-        for key in sorted((own.keys() | {"step"}) ^ state.keys()):
-            raise StateMismatch(f"optimizer tensor {key!r} is {'unexpected' if key in state else 'missing'}")
-        for key, tensor in own.items():
-            if tensor.shape != state[key].shape or tensor.dtype != state[key].dtype:
-                raise StateMismatch(f"optimizer tensor {key!r} has another shape or type; it is of another plan")
-            tensor.copy_(state[key])
-        self.step_count = int(state["step"])
-
 
 class _Moments32:
     """The first moment, and the square root of the second; `read` returns float32 copies."""
@@ -121,9 +115,6 @@ class _Moments32:
 
     def write(self, chunk: slice, first: Tensor, root: Tensor, step: int) -> None:
         self.first[chunk], self.root[chunk] = first, root
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {"first": self.first, "root": self.root}
 
 
 class _Moments8:
@@ -148,14 +139,6 @@ class _Moments8:
         generator = torch.Generator().manual_seed(step * 1_000_003 + rows.start)  # needs no checkpoint
         levels = _divided(root, self.root_scale[rows]).add_(torch.rand(root.shape, generator=generator)).floor_()
         self.root[rows] = levels.clamp_(max=255).maximum((root > 0).float()).to(torch.uint8)
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {
-            "first": self.first,
-            "first_scale": self.first_scale,
-            "root": self.root,
-            "root_scale": self.root_scale,
-        }
 
 
 def _moments(bits: Literal[8, 32], length: int) -> _Moments32 | _Moments8:

@@ -22,8 +22,6 @@ from lars_agent.errors import ModelUnsupported
 from lars_agent.ops.blockwise import blockwise_attention, can_attend_blockwise
 from lars_agent.ops.kv_cache import prefix_of
 
-__all__ = ["GROUPED", "reads_prefixes", "use_grouped_attention"]
-
 GROUPED = "lars_grouped"
 SDPA = "sdpa"
 

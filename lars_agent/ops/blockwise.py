@@ -17,8 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Prefix", "Segment", "blockwise_attention", "can_attend_blockwise"]
-
 MASKED_PAIRS = 2**20  # query-key pairs whose float mask exists at once
 MIN_BLOCK, MAX_BLOCK = 64, 2048  # keys
 
@@ -44,10 +42,6 @@ class Prefix:
     key: Tensor
     value: Tensor
     segments: tuple[Segment, ...] = ()
-
-    def of(self, segment: Segment) -> Prefix:
-        """Return the part of the prefix that precedes one segment."""
-        return Prefix(self.key[:, :, segment.before], self.value[:, :, segment.before])
 
 
 def can_attend_blockwise(device: torch.device, dtype: torch.dtype) -> bool:
@@ -129,7 +123,7 @@ def _segments(query: Tensor, key: Tensor, prefix: Prefix | None) -> Iterator[tup
     start = 0
     for segment in prefix.segments:
         own = slice(start, start + segment.tokens)
-        yield own, own, prefix.of(segment)
+        yield own, own, Prefix(prefix.key[:, :, segment.before], prefix.value[:, :, segment.before])
         start = own.stop
 
 

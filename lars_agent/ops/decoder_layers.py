@@ -5,8 +5,6 @@ from __future__ import annotations
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-__all__ = ["decoder_layers"]
-
 
 def decoder_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Return the decoder layers of `model` by name, in order."""

@@ -12,8 +12,6 @@ from transformers.cache_utils import DynamicLayer
 
 from lars_agent.ops.blockwise import Prefix, Segment
 
-__all__ = ["PackedCache", "ReadOnlyCache", "ReservedLayer", "keeps_every_token", "prefix_of", "reserved_cache"]
-
 GROWTH_FACTOR = 1.5
 _PREFIX = "lars_prefix"
 

@@ -14,14 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lars_agent.ops.quantized import QuantizedMatrix, times, times_transposed
-
-__all__ = ["MAX_ROWS", "Vocabulary", "chunked_cross_entropy", "chunked_divergence"]
 
 CHUNK = 32
 MAX_ROWS = 1024
@@ -68,7 +66,7 @@ def chunked_cross_entropy(hidden: Tensor, vocabulary: Vocabulary, targets: Tenso
 
     Gradients flow to `hidden` alone. At most two times `chunk` x V numbers exist at a time.
     """
-    return _Chunked.apply(hidden, vocabulary, targets, None, chunk)  # type: ignore[no-any-return, no-untyped-call]
+    return _Chunked.apply(hidden, vocabulary, targets, chunk)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def chunked_divergence(hidden: Tensor, base_hidden: Tensor, vocabulary: Vocabulary, chunk: int = CHUNK) -> Tensor:
@@ -76,74 +74,56 @@ def chunked_divergence(hidden: Tensor, base_hidden: Tensor, vocabulary: Vocabula
 
     Both are (T, H); gradients flow to `hidden` alone. At most four times `chunk` x V numbers exist at a time.
     """
-    return _Chunked.apply(hidden, vocabulary, None, base_hidden, chunk)  # type: ignore[no-any-return, no-untyped-call]
+    return _Chunked.apply(hidden, vocabulary, base_hidden, chunk)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Chunked(torch.autograd.Function):
-    """A loss for each row: against `targets`, or, if they are None, the predictions of `base_hidden`."""
+    """A loss for each row: against `target` ids (T,), or the predictions of the base model's hidden states (T, H)."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        vocabulary: Vocabulary,
-        targets: Tensor | None,
-        base_hidden: Tensor | None,
-        chunk: int,
-    ) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, vocabulary: Vocabulary, target: Tensor, chunk: int) -> Tensor:
         losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         quantized = isinstance(vocabulary.weight, QuantizedMatrix)
         loss, step = (_blockwise_loss, MAX_ROWS) if quantized else (_whole_loss, chunk)
         for start in range(0, len(hidden), step):
             rows = slice(start, start + step)
-            target = _Target(
-                targets[rows] if targets is not None else None, base_hidden[rows] if base_hidden is not None else None
-            )
-            loss(hidden[rows], vocabulary, target, losses[rows], gradient[rows] if gradient is not None else None)
+            own = gradient[rows] if gradient is not None else None
+            loss(hidden[rows], vocabulary, target[rows], losses[rows], own)
         if gradient is not None:
             ctx.save_for_backward(gradient)
         return losses
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return (upstream[0][:, None] * gradient).to(gradient.dtype), None, None, None, None
-
-
-class _Target(NamedTuple):
-    """Targets of some rows: ids (C,), or, if these are None, the base model's predictions from `hidden` (C, H)."""
-
-    ids: Tensor | None
-    hidden: Tensor | None
+        return (upstream[0][:, None] * gradient).to(gradient.dtype), None, None, None
 
 
 def _whole_loss(
-    hidden: Tensor, vocabulary: Vocabulary, target: _Target, losses: Tensor, gradient: Tensor | None
+    hidden: Tensor, vocabulary: Vocabulary, target: Tensor, losses: Tensor, gradient: Tensor | None
 ) -> None:
     """Compute `losses` (C,), and `gradient` (C, H) unless None, over the whole vocabulary at once."""
     logits = vocabulary.logits(hidden).float()  # (C, V)
-    log_p, log_q = torch.log_softmax(logits, dim=-1), None
-    if target.hidden is not None:
-        log_q = torch.log_softmax(vocabulary.logits(target.hidden).float(), dim=-1)
-    losses[:], error = _errors(log_p, log_q, target.ids)
+    log_p = torch.log_softmax(logits, dim=-1)
+    log_q = None if target.dim() == 1 else torch.log_softmax(vocabulary.logits(target).float(), dim=-1)
+    losses[:], error = _errors(log_p, log_q, target)
     if gradient is not None:
         gradient[:] = vocabulary.pull_back(error, logits, hidden.dtype)
 
 
 def _blockwise_loss(
-    hidden: Tensor, vocabulary: Vocabulary, target: _Target, losses: Tensor, gradient: Tensor | None
+    hidden: Tensor, vocabulary: Vocabulary, target: Tensor, losses: Tensor, gradient: Tensor | None
 ) -> None:
     """Compute the same over a block of the vocabulary at a time."""
     total = _denominators(hidden, vocabulary)[:, None]  # (C, 1)
-    base_total = None if target.hidden is None else _denominators(target.hidden, vocabulary)[:, None]
+    base_total = None if target.dim() == 1 else _denominators(target, vocabulary)[:, None]
     losses.zero_()
     total_gradient = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
     for entries, block in vocabulary.blocks(hidden.dtype):
-        logits, log_q = block.logits(hidden).float(), None  # (C, W)
-        if target.hidden is not None:
-            log_q = block.logits(target.hidden).float().sub_(base_total)  # type: ignore[arg-type]
-        block_losses, error = _errors(logits - total, log_q, target.ids, entries.start)
+        logits = block.logits(hidden).float()  # (C, W)
+        log_q = None if base_total is None else block.logits(target).float().sub_(base_total)
+        block_losses, error = _errors(logits - total, log_q, target, entries.start)
         losses += block_losses
         if gradient is not None:
             total_gradient += block.pull_back(error, logits, hidden.dtype)
@@ -159,12 +139,11 @@ def _denominators(hidden: Tensor, vocabulary: Vocabulary) -> Tensor:
     return total
 
 
-def _errors(log_p: Tensor, log_q: Tensor | None, targets: Tensor | None, first: int = 0) -> tuple[Tensor, Tensor]:
+def _errors(log_p: Tensor, log_q: Tensor | None, targets: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
     """Return the share (C,) of entries `first` to `first` + W in the losses, and their logits' gradient (C, W)."""
     if log_q is not None:
         q = log_q.exp()
         return (q * log_q.sub_(log_p)).sum(dim=1), log_p.exp_().sub_(q)
-    assert targets is not None
     here = ((targets >= first) & (targets < first + log_p.shape[1])).nonzero()[:, 0]  # rows with their target in it
     index = (here, targets[here] - first)
     losses = torch.zeros(len(log_p), device=log_p.device).index_put_((here,), -log_p[index])

@@ -12,8 +12,6 @@ from pydantic import Field
 from lars_agent.ops.saved_tensors import Saved
 from lars_agent.records import record
 
-__all__ = ["DEFAULT_PLAN", "MemoryPlan"]
-
 Positive = Annotated[int, Field(ge=1)]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["WIDTH_STEP", "padded"]
-
 WIDTH_STEP = 16
 
 

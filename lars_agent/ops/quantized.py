@@ -18,20 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = [
-    "BLOCK",
-    "Bits",
-    "Quantized",
-    "QuantizedEmbedding",
-    "QuantizedLinear",
-    "QuantizedMatrix",
-    "quantize",
-    "quantized_bytes",
-    "stored_shapes",
-    "times",
-    "times_transposed",
-]
-
 Bits = Literal[4, 8]
 BLOCK = 32  # columns that share a scale in 4 bits
 DEQUANTIZED = 2**20  # weights that are dequantized at once

@@ -7,7 +7,8 @@ own switch does the same but refuses KV caches; with a `ReadOnlyCache` recomputa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,8 +16,6 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lars_agent.ops.decoder_layers import decoder_layers
-
-__all__ = ["Recall", "recomputed", "recomputed_layers"]
 
 Recall = Callable[[], AbstractContextManager[None]]
 
@@ -44,16 +43,9 @@ def recomputed(forward: Callable[..., Any], capture: Callable[[], Recall]) -> Ca
     def run(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        recall, runs = capture(), 0
-
-        def layer(*inputs: Any) -> Any:
-            nonlocal runs
-            runs += 1
-            if runs == 1:
-                return forward(*inputs, **kwargs)
-            with recall():
-                return forward(*inputs, **kwargs)
-
-        return checkpoint(layer, *args, use_reentrant=False)
+        recall = capture()
+        return checkpoint(
+            partial(forward, **kwargs), *args, use_reentrant=False, context_fn=lambda: (nullcontext(), recall())
+        )
 
     return run

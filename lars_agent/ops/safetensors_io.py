@@ -16,8 +16,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-__all__ = ["Layout", "TensorFiles", "read_tensors", "tensor_file", "tensor_file_of"]
-
 Layout = Mapping[str, tuple[torch.dtype, Sequence[int]]]
 
 _NAMES = {

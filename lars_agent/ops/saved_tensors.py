@@ -13,8 +13,7 @@ import os
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,60 +23,49 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from lars_agent.files import raise_disk_full
 
-__all__ = ["Saved", "saved_activations"]
-
 Saved = Literal["whole", "int8", "disk"]
 MIN_NUMBERS = 2**15  # of a tensor worth compressing
 MASKED = 1e30  # larger than any activation: an additive attention mask
 
 
+@contextmanager
 def saved_activations(
     model: nn.Module, adapter: nn.Module | None, saved: Saved, folder: Path | None = None
-) -> AbstractContextManager[Any]:
+) -> Iterator[None]:
     """Save the activations of `model` under `adapter` as `saved` says inside the block.
 
     The file of `disk` is in `folder`, by default that of temporary files. Raises DiskFull.
     """
     if saved == "whole":
-        return nullcontext()
-    selected = _selector(model, adapter)
-    return _int8(selected) if saved == "int8" else _on_disk(selected, folder or Path(tempfile.gettempdir()))
-
-
-@dataclass(frozen=True)
-class _Rounded:
-    levels: Tensor  # int8
-    scale: Tensor  # one a token
-    dtype: torch.dtype
-
-
-@dataclass(frozen=True)
-class _Stored:
-    offset: int
-    shape: torch.Size
-    dtype: torch.dtype
-
-    @property
-    def nbytes(self) -> int:
-        return self.shape.numel() * self.dtype.itemsize
-
-
-@contextmanager
-def _int8(selected: Callable[[Tensor], bool]) -> Iterator[None]:
-    def pack(tensor: Tensor) -> Tensor | _Rounded:
-        if not selected(tensor):
-            return tensor
-        scale = tensor.abs().amax(dim=-1, keepdim=True).float() / 127  # one a token
-        if not (scale < MASKED).all():
-            return tensor
-        steps = scale.where(scale > 0, torch.ones_like(scale)).to(tensor.dtype)
-        return _Rounded((tensor / steps).round_().clamp_(-127, 127).to(torch.int8), steps, tensor.dtype)
-
-    def unpack(stored: Tensor | _Rounded) -> Tensor:
-        return stored if isinstance(stored, Tensor) else stored.levels.to(stored.dtype).mul_(stored.scale)
-
-    with saved_tensors_hooks(pack, unpack):
         yield
+        return
+    selected = _selector(model, adapter)
+    store: Callable[[Tensor], Any]
+    load: Callable[[Any], Tensor]
+    if saved == "int8":
+        store, load = _rounded, _restored
+    else:
+        scratch = _Scratch(folder or Path(tempfile.gettempdir()))
+        store, load = scratch.append, scratch.read
+    with saved_tensors_hooks(
+        lambda tensor: store(tensor) if selected(tensor) else tensor,
+        lambda stored: stored if isinstance(stored, Tensor) else load(stored),
+    ):
+        yield
+
+
+def _rounded(tensor: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    """Return `tensor` as int8 levels and the scale of each token; as it is if it holds an attention mask."""
+    scale = tensor.abs().amax(dim=-1, keepdim=True).float() / 127
+    if not (scale < MASKED).all():
+        return tensor
+    steps = scale.where(scale > 0, torch.ones_like(scale)).to(tensor.dtype)
+    return (tensor / steps).round_().clamp_(-127, 127).to(torch.int8), steps
+
+
+def _restored(stored: tuple[Tensor, Tensor]) -> Tensor:
+    levels, steps = stored
+    return levels.to(steps.dtype).mul_(steps)
 
 
 class _Scratch:
@@ -90,34 +78,22 @@ class _Scratch:
             Path(name).unlink()
         weakref.finalize(self, os.close, self._descriptor)
 
-    def append(self, tensor: Tensor) -> _Stored:
-        """Write the tensor to the file."""
+    def append(self, tensor: Tensor) -> tuple[int, torch.Size, torch.dtype]:
+        """Write the tensor to the file; return its offset, shape and type."""
         offset, content = self.end, tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
         with raise_disk_full(self.folder):
             while content:
                 written = os.pwrite(self._descriptor, content, self.end)
                 content, self.end = content[written:], self.end + written
-        return _Stored(offset, tensor.shape, tensor.dtype)
+        return offset, tensor.shape, tensor.dtype
 
-    def read(self, stored: _Stored) -> Tensor:
+    def read(self, stored: tuple[int, torch.Size, torch.dtype]) -> Tensor:
         """Read a tensor back."""
-        content = bytearray(os.pread(self._descriptor, stored.nbytes, stored.offset))
-        assert len(content) == stored.nbytes
-        return torch.frombuffer(content, dtype=stored.dtype).view(stored.shape)
-
-
-@contextmanager
-def _on_disk(selected: Callable[[Tensor], bool], folder: Path) -> Iterator[None]:
-    scratch = _Scratch(folder)
-
-    def pack(tensor: Tensor) -> Tensor | _Stored:
-        return scratch.append(tensor) if selected(tensor) else tensor
-
-    def unpack(stored: Tensor | _Stored) -> Tensor:
-        return stored if isinstance(stored, Tensor) else scratch.read(stored)
-
-    with saved_tensors_hooks(pack, unpack):
-        yield
+        offset, shape, dtype = stored
+        size = shape.numel() * dtype.itemsize
+        content = bytearray(os.pread(self._descriptor, size, offset))
+        assert len(content) == size
+        return torch.frombuffer(content, dtype=dtype).view(shape)
 
 
 def _selector(model: nn.Module, adapter: nn.Module | None) -> Callable[[Tensor], bool]:

@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from lars_agent.ops.decoder_layers import decoder_layers
 from lars_agent.ops.recompute import Recall, recomputed
 
-__all__ = ["mlp_of", "tiled_mlps"]
-
 NAMES = ("mlp", "feed_forward", "ffn")
 
 
@@ -57,19 +55,12 @@ def _tiled(
     def run(states: Tensor) -> Tensor:
         if not torch.is_grad_enabled() or states.shape[1] <= tile:
             return forward(states)
-        tiles = []
+        tiles, (rows, _, width) = [], states.shape
         for start in range(0, states.shape[1], tile):
+            # Contiguous strides, also for a view: torch chooses kernels by strides, and a restored tile has these.
+            own = states[:, start : start + tile].reshape(-1, width).view(rows, -1, width)
             with part(slice(start, start + tile)):
-                tiles.append(recompute(_tile(states, start, tile)))
+                tiles.append(recompute(own))
         return torch.cat(tiles, dim=1)
 
     return run
-
-
-def _tile(states: Tensor, start: int, tile: int) -> Tensor:
-    """Return a tile of `states` (B, S, H) with contiguous strides, also as a view (B = 1).
-
-    torch chooses kernels by strides, and a tile restored from elsewhere must take the same ones.
-    """
-    rows, _, width = states.shape
-    return states[:, start : start + tile].reshape(-1, width).view(rows, -1, width)

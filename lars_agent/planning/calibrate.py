@@ -17,7 +17,6 @@ from typing import Any
 
 import psutil
 import torch
-from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from lars_agent.errors import ConfigError
@@ -37,8 +36,6 @@ from lars_agent.ops.saved_tensors import Saved, saved_activations
 from lars_agent.ops.tiled_mlp import mlp_of
 from lars_agent.planning.costs import Costs, Line
 from lars_agent.records import from_json
-
-__all__ = ["Calibration", "Measured", "costs_of"]
 
 FEW, MANY = 64, 512  # tokens of the two points of each line
 LONG_PROMPT = 2048  # tokens that attention is timed with
@@ -63,22 +60,16 @@ class Calibration:
 
         A damaged file is replaced.
         """
-        known = self._read()
+        known: dict[str, Any] = {}
         try:
+            known = dict(json.loads(self.path.read_text(encoding="utf-8")))
             return from_json(Costs, known[name])
-        except (KeyError, ConfigError):
+        except (OSError, ValueError, TypeError, KeyError, ConfigError):
             measured = measure()
         if measured.steady:
             make_folder(self.path.parent)
             write_atomically(self.path, json.dumps(known | {name: asdict(measured.costs)}, indent=1) + "\n")
         return measured.costs
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            known = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return known if isinstance(known, dict) else {}
 
 
 @dataclass(frozen=True)
@@ -127,7 +118,7 @@ def _seconds_of(
     model = _one_layer(folder, dtype, weight_bits)
     adapter = LarsAdapter.for_model(model, replace(lars, top_layers=0)).train()
     attachment = attach(model)
-    read = _line(lambda tokens: _read_seconds(attachment, adapter, tokens))
+    read = _line(lambda tokens: _read_seconds(attachment, adapter, tokens), FEW, MANY)
     forward, backward = _passes(attachment, adapter)
     attend = _read_seconds(attachment, adapter, LONG_PROMPT, chunk=MANY) - LONG_PROMPT / MANY * read.at(MANY)
     seconds = {
@@ -135,7 +126,7 @@ def _seconds_of(
         "attend": max(0.0, attend) / (LONG_PROMPT**2 / 2),
         "forward": forward,
         "backward": backward,
-        "mlp": _line(lambda tokens: _mlp_seconds(model, tokens)),
+        "mlp": _line(lambda tokens: _mlp_seconds(model, tokens), FEW, MANY),
         "loss": _loss(model.config.get_text_config(decoder=True).hidden_size, dtype),
         "moments32": _moments(32),
         "moments8": _moments(8),
@@ -179,12 +170,9 @@ def _seconds(work: Callable[[], object]) -> float:
     return min(timings)
 
 
-def _line(seconds: Callable[[int], float]) -> Line:
-    return _through(FEW, seconds(FEW), MANY, seconds(MANY))
-
-
-def _through(few: int, at_few: float, many: int, at_many: float) -> Line:
-    """Return the line through two points, its coefficients clamped to 0."""
+def _line(seconds: Callable[[int], float], few: int, many: int) -> Line:
+    """Return the line through the seconds for `few` and `many`, its coefficients clamped to 0."""
+    at_few, at_many = seconds(few), seconds(many)
     each = max(0.0, (at_many - at_few) / (many - few))
     return Line(max(0.0, at_few - each * few), each)
 
@@ -198,17 +186,15 @@ def _read_seconds(attachment: Attachment, adapter: LarsAdapter, tokens: int, chu
 
 def _passes(attachment: Attachment, adapter: LarsAdapter) -> tuple[Line, Line]:
     """Time the layer's forward and backward pass with autograd."""
-    forward, backward = [], []
-    for tokens in (FEW, MANY):
+
+    def seconds(tokens: int) -> tuple[float, float]:
         run = partial(reply_hidden, attachment, adapter, _batch(1, tokens), PLAIN_PLAN)
-        forward.append(_seconds(run))
-        backward.append(max(0.0, _seconds(partial(_forward_and_backward, run)) - forward[-1]))
+        forward = _seconds(run)
+        return forward, max(0.0, _seconds(lambda: run().float().sum().backward()) - forward)  # type: ignore[no-untyped-call]
+
+    timings = {tokens: seconds(tokens) for tokens in (FEW, MANY)}
     adapter.zero_grad()
-    return _through(FEW, forward[0], MANY, forward[1]), _through(FEW, backward[0], MANY, backward[1])
-
-
-def _forward_and_backward(run: Callable[[], Tensor]) -> None:
-    run().float().sum().backward()  # type: ignore[no-untyped-call]
+    return _line(lambda n: timings[n][0], FEW, MANY), _line(lambda n: timings[n][1], FEW, MANY)
 
 
 @torch.no_grad()
@@ -220,12 +206,14 @@ def _mlp_seconds(model: PreTrainedModel, tokens: int) -> float:
 
 def _loss(hidden: int, dtype: torch.dtype) -> Line:
     """Time the loss for each vocabulary entry."""
-    vocabulary, seconds = Vocabulary(torch.randn(VOCABULARY, hidden).to(dtype)), []
-    for rows in ROWS:
+    vocabulary = Vocabulary(torch.randn(VOCABULARY, hidden).to(dtype))
+
+    def seconds(rows: int) -> float:
         states = torch.randn(rows, hidden).to(dtype).requires_grad_()
         targets = torch.zeros(rows, dtype=torch.long)
-        seconds.append(_seconds(partial(chunked_cross_entropy, states, vocabulary, targets, rows)) / VOCABULARY)
-    return _through(ROWS[0], seconds[0], ROWS[1], seconds[1])
+        return _seconds(partial(chunked_cross_entropy, states, vocabulary, targets, rows)) / VOCABULARY
+
+    return _line(seconds, *ROWS)
 
 
 def _moments(bits: Any) -> float:

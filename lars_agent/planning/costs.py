@@ -11,8 +11,6 @@ from lars_agent.planning.shape import ModelShape
 from lars_agent.planning.workload import BatchSize, Workload, batch_sizes
 from lars_agent.records import record
 
-__all__ = ["DEFAULT_COSTS", "Costs", "Line", "step_seconds"]
-
 
 @record("line")
 class Line:
@@ -24,6 +22,10 @@ class Line:
     def at(self, n: float) -> float:
         """Return the seconds for n."""
         return self.fixed + self.each * n
+
+    def in_chunks(self, n: int, size: int) -> float:
+        """Return the seconds for n in chunks of `size` and a smaller last one."""
+        return -(-n // size) * self.fixed + self.each * n
 
 
 @record("costs")
@@ -83,13 +85,11 @@ def _batch_seconds(shape: ModelShape, plan: MemoryPlan, batch: BatchSize, costs:
     seconds, adapted = 0.0, batch.prompt + batch.reply
     if shape.response:
         adapted = batch.reply
-        whole, rest = divmod(batch.prompt, plan.prompt_chunk)
-        chunks = [plan.prompt_chunk] * whole + [rest] * (rest > 0)
-        seconds += shape.layers * sum(costs.read.at(tokens) for tokens in chunks)
+        seconds += shape.layers * costs.read.in_chunks(batch.prompt, plan.prompt_chunk)
         seconds += shape.layers * costs.attend * batch.prompt * batch.longest / 2
     attention = shape.layers * costs.attend * adapted * batch.longest
     seconds += 3 * attention + _layers_seconds(shape, plan, adapted, costs)
-    return seconds + _loss_seconds(shape, plan, batch.reply, costs)
+    return seconds + shape.vocabulary * costs.loss.in_chunks(batch.reply, plan.loss_chunk)
 
 
 def _layers_seconds(shape: ModelShape, plan: MemoryPlan, tokens: int, costs: Costs) -> float:
@@ -103,9 +103,3 @@ def _layers_seconds(shape: ModelShape, plan: MemoryPlan, tokens: int, costs: Cos
         kept = shape.hidden if plan.recompute else 10 * shape.hidden + 3 * shape.intermediate
         one += tokens * kept * (costs.int8 if plan.saved == "int8" else costs.disk)
     return shape.adapted_layers * one + (shape.layers - shape.adapted_layers) * costs.forward.at(tokens)
-
-
-def _loss_seconds(shape: ModelShape, plan: MemoryPlan, tokens: int, costs: Costs) -> float:
-    whole, rest = divmod(tokens, plan.loss_chunk)
-    seconds = whole * costs.loss.at(plan.loss_chunk) + (costs.loss.at(rest) if rest else 0.0)
-    return seconds * shape.vocabulary

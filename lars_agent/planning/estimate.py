@@ -16,8 +16,6 @@ from lars_agent.ops.quantized import DEQUANTIZED
 from lars_agent.planning.shape import ModelShape
 from lars_agent.planning.workload import BatchSize, Workload, largest
 
-__all__ = ["Estimate", "estimate"]
-
 FLOAT32 = 4
 MOMENT_BYTES = {32: 8.0, 8: 2.0625}  # of both moments of one parameter; in 8 bits with a scale for each block of 128
 RETAINED_BYTES = 10_000_000  # fragments that the allocator keeps, and the job's needs beside its steps
@@ -88,12 +86,14 @@ def _pass(
     chunk = min(plan.prompt_chunk, batch.prompt) if shape.response else 0  # other poolings have no prompt pass
     prompt_temporary = _forward_scratch(shape, load, chunk)
     prompt_scratch = prompt_temporary + _mask(shape, batch, chunk)  # while no activations are saved
-    unreturned = _unreturned(load, prompt_temporary + temporary)
+    unreturned = int(UNRETURNED * (prompt_temporary + temporary)) if load.number_bytes < FLOAT32 else 0
+    dequantized = DEQUANTIZED * DEQUANTIZED_BYTES if shape.quantized else 0
     return {
         "kv_cache": _kv_cache(shape, load, batch),
-        "pooled": _pooled(shape, batch),
+        # In float32: each adapted layer's prompt sum, last token, pooled vector and bias.
+        "pooled": batch.count * (3 * shape.adapted_in + 2 * shape.adapted_out) * FLOAT32,
         "activations": activations,
-        "scratch": max(largest_scratch, prompt_scratch - activations) + _dequantized(shape) + unreturned,
+        "scratch": max(largest_scratch, prompt_scratch - activations) + dequantized + unreturned,
     }
 
 
@@ -103,11 +103,6 @@ def _kv_cache(shape: ModelShape, load: Workload, batch: BatchSize) -> int:
         return 0
     tokens = batch.prompt if shape.window is None else min(batch.prompt, batch.count * shape.window)
     return 2 * shape.layers * shape.key_width * tokens * load.number_bytes
-
-
-def _pooled(shape: ModelShape, batch: BatchSize) -> int:
-    """Return the bytes, in float32, of each adapted layer's prompt sum, last token, pooled vector and bias."""
-    return batch.count * (3 * shape.adapted_in + 2 * shape.adapted_out) * FLOAT32
 
 
 def _activations(shape: ModelShape, load: Workload, plan: MemoryPlan, tokens: int) -> int:
@@ -157,11 +152,6 @@ def _forward_scratch(shape: ModelShape, load: Workload, tokens: int) -> int:
     return tokens * (FORWARD_HIDDEN * shape.hidden * load.number_bytes + intermediate * shape.intermediate)
 
 
-def _unreturned(load: Workload, temporary: int) -> int:
-    """Return the bytes that `temporary` bytes of temporaries leave with the allocator."""
-    return int(UNRETURNED * temporary) if load.number_bytes < FLOAT32 else 0
-
-
 def _mask(shape: ModelShape, batch: BatchSize, queries: int) -> int:
     """Return the bytes of the attention mask of `queries` tokens; packed batches have none."""
     return 0 if shape.packed else queries * (batch.longest + batch.reply // batch.count) * MASK_BYTES
@@ -173,8 +163,3 @@ def _loss(shape: ModelShape, plan: MemoryPlan, batch: BatchSize, entry_bytes: in
     if shape.quantized_head:
         return min(tokens, MAX_ROWS) * (DEQUANTIZED // shape.hidden * entry_bytes + 2 * shape.hidden * FLOAT32)
     return min(plan.loss_chunk, tokens) * shape.vocabulary * entry_bytes
-
-
-def _dequantized(shape: ModelShape) -> int:
-    """Return the bytes of a dequantized block of weights."""
-    return DEQUANTIZED * DEQUANTIZED_BYTES if shape.quantized else 0

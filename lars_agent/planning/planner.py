@@ -15,8 +15,6 @@ from lars_agent.planning.estimate import Estimate, estimate
 from lars_agent.planning.shape import ModelShape
 from lars_agent.planning.workload import Workload
 
-__all__ = ["EstimatedPlan", "choose_plan", "estimate_plan", "ladder", "needed_bytes"]
-
 MARGIN = 1.05  # factor on the predicted peak: an estimate is off by a few percent
 PROMPT_CHUNKS = (512, 256, 128, 64)
 LOSS_CHUNKS = (32, 8)

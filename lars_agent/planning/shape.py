@@ -17,8 +17,6 @@ from lars_agent.ops.attention import use_grouped_attention
 from lars_agent.ops.kv_cache import keeps_every_token
 from lars_agent.ops.quantized import Bits, quantized_bytes
 
-__all__ = ["ModelShape", "shape_of"]
-
 FAULT_BYTES = 2**16  # mapped by Linux at each page fault (fault-around)
 
 
@@ -30,7 +28,7 @@ class ModelShape:
         layers, hidden, intermediate, vocabulary: L, H, I, V of the base model.
         query_width, key_width: heads x head size of queries, and of keys (and of values).
         window: tokens in the cache of a sliding-window model, None for full attention.
-        parameters: of the base model, tied ones once; `weight_bytes` is their size.
+        weight_bytes: size of the base model's weights, tied ones once.
         adapted_layers: decoder layers from the first adapted one on.
         adapted_in, adapted_out, ranks: in-features, out-features and R of all adapted linear layers, summed.
         adapter_parameters: of the adapter.
@@ -48,7 +46,6 @@ class ModelShape:
     query_width: int
     key_width: int
     window: int | None
-    parameters: int
     weight_bytes: int
     adapted_layers: int
     adapted_in: int
@@ -91,7 +88,6 @@ def shape_of(
         query_width=text.num_attention_heads * head_size,
         key_width=(getattr(text, "num_key_value_heads", None) or text.num_attention_heads) * head_size,
         window=_window(text),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
         weight_bytes=_weight_bytes(model, dtype, weight_bits),
         adapted_layers=min(text.num_hidden_layers, lars.top_layers or text.num_hidden_layers),
         adapted_in=sum(inputs for inputs, _ in shapes.values()),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property, lru_cache
+from operator import le
 
 from lars_agent.ops.padding import padded
-
-__all__ = ["BatchSize", "Batches", "Lengths", "Workload", "batch_sizes", "largest"]
 
 Lengths = tuple[int, int]  # tokens of an example's prompt and of its reply
 Batches = tuple[tuple[Lengths, ...], ...]
@@ -34,12 +33,7 @@ class BatchSize:
 
     def within(self, other: BatchSize) -> bool:
         """Return True if no dimension is larger than that of `other`."""
-        return (
-            self.count <= other.count
-            and self.prompt <= other.prompt
-            and self.reply <= other.reply
-            and self.longest <= other.longest
-        )
+        return all(map(le, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True)

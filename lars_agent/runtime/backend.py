@@ -14,8 +14,6 @@ from lars_agent.runtime.fast_decoder import build_fast_decoder
 from lars_agent.runtime.hf_backend import HfBackend
 from lars_agent.runtime.prefix_cache import PrefixCache
 
-__all__ = ["Backend", "DecodingSequence", "choose_backend"]
-
 
 class DecodingSequence(Protocol):
     """One reply: `logits` (V,) float32 of its next token; `cached_tokens` of its prompt came from the prefix cache."""

@@ -16,8 +16,6 @@ from lars_agent.runtime.detokenize import TextStream
 from lars_agent.runtime.request import FinishReason, Generation, Piece, Ticket, TokenChoice, TokenLogprob
 from lars_agent.runtime.sampling import Sampler
 
-__all__ = ["ContinuousBatcher", "QueuedRequest"]
-
 
 @dataclass(frozen=True)
 class QueuedRequest:

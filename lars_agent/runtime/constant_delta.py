@@ -20,8 +20,6 @@ from lars_agent.lars.pooling import Tokens
 from lars_agent.runtime.fast_decoder import PROJECTION_GROUPS, Columns, FastDecoder
 from lars_agent.runtime.prefix_cache import GroupKey
 
-__all__ = ["BatchedDeltas", "ConstantDelta", "FastAdapter", "FullAdapter"]
-
 _SERIAL_NUMBERS = itertools.count()
 CONSTANT_POOLINGS = ("response", "prompt")
 TokenTerm = tuple[Tensor, Tensor]  # of a group's layers, float32: down (K, I) and up (K, O), K the sum of their ranks

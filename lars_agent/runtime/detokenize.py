@@ -28,15 +28,15 @@ class TextStream:
         ends = [index for sequence in self._stop if (index := self._held.find(sequence)) >= 0]
         if ends:
             self.stopped = True
-            return self._release(min(ends), drop_rest=True)
-        return self._release(len(self._held) - self._possible_stop_length())
+            text, self._held = self._held[: min(ends)], ""
+            return text
+        final = len(self._held) - self._possible_stop_length()
+        text, self._held = self._held[:final], self._held[final:]
+        return text
 
     def flush(self) -> str:
         """Return the text held back; call at the end of the reply."""
-        return "" if self.stopped else self._release(len(self._held))
-
-    def _release(self, length: int, *, drop_rest: bool = False) -> str:
-        text, self._held = self._held[:length], "" if drop_rest else self._held[length:]
+        text, self._held = self._held, ""
         return text
 
     def _possible_stop_length(self) -> int:

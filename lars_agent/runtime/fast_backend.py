@@ -12,8 +12,6 @@ from lars_agent.runtime.fast_decoder import AdapterHook, FastDecoder, SequenceCh
 from lars_agent.runtime.generation import FastSequence
 from lars_agent.runtime.prefix_cache import PrefixCache
 
-__all__ = ["FastBackend"]
-
 
 class FastBackend:
     """Decode several sequences at once; see `lars_agent.runtime.backend.Backend`."""

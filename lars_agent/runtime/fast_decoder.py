@@ -23,9 +23,7 @@ from transformers import PreTrainedModel
 
 from lars_agent.ops.blockwise import blockwise_attention
 from lars_agent.ops.decoder_layers import decoder_layers
-from lars_agent.runtime.fast_linear import LinearFunction, build_linear
-
-__all__ = ["PROJECTION_GROUPS", "AdapterHook", "FastDecoder", "KVCache", "SequenceChunk", "build_fast_decoder"]
+from lars_agent.runtime.fast_linear import build_linear
 
 MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 PROJECTION_GROUPS = (
@@ -82,17 +80,18 @@ class SequenceChunk:
     tokens: int
 
 
-@dataclass(frozen=True)
 class FastLayer:
-    """Weights of the decoder layer number `index`."""
+    """Weights of the decoder layer number `index`, the module `name` of the model."""
 
-    index: int
-    attention_norm: Tensor
-    projections: tuple[LinearFunction, ...]  # one for each of PROJECTION_GROUPS
-    columns: tuple[Columns, ...]  # of the projections' outputs
-    mlp_norm: Tensor
-    query_norm: Tensor | None
-    key_norm: Tensor | None
+    def __init__(self, index: int, name: str, module: Any) -> None:
+        groups = [{f"{name}.{part}": module.get_submodule(part) for part in group} for group in PROJECTION_GROUPS]
+        self.index = index
+        self.projections = [build_linear(list(group.values())) for group in groups]
+        self.columns = [_columns(group) for group in groups]  # of the projections' outputs
+        self.attention_norm: Tensor = module.input_layernorm.weight
+        self.mlp_norm: Tensor = module.post_attention_layernorm.weight
+        norms = (getattr(module.self_attn, norm, None) for norm in ("q_norm", "k_norm"))
+        self.query_norm, self.key_norm = (getattr(norm, "weight", None) for norm in norms)
 
 
 class FastDecoder:
@@ -111,7 +110,7 @@ class FastDecoder:
         self.activation: Any = F.silu if type(first.mlp.act_fn) is nn.SiLU else first.mlp.act_fn
         self._query_width = self.heads * self.head_size
         self._rotated_width = self._query_width + self.key_heads * self.head_size  # queries and keys
-        self.layers = [_layer(index, *layer) for index, layer in enumerate(layers.items())]
+        self.layers = [FastLayer(index, *layer) for index, layer in enumerate(layers.items())]
         self.embedding: Any = model.get_input_embeddings()
         self.final_norm: Any = decoder.norm.weight  # type: ignore[union-attr]
         self._head = build_linear([model.get_output_embeddings()])  # type: ignore[no-untyped-call]
@@ -237,17 +236,3 @@ def _agrees(decoder: FastDecoder, model: PreTrainedModel) -> bool:
 def _columns(linears: dict[str, Any]) -> Columns:
     ends = list(itertools.accumulate(int(linear.out_features) for linear in linears.values()))
     return [(name, slice(start, end)) for name, start, end in zip(linears, [0, *ends], ends, strict=False)]
-
-
-def _layer(index: int, name: str, module: Any) -> FastLayer:
-    groups = [{f"{name}.{part}": module.get_submodule(part) for part in group} for group in PROJECTION_GROUPS]
-    norms = [getattr(getattr(module.self_attn, name, None), "weight", None) for name in ("q_norm", "k_norm")]
-    return FastLayer(
-        index=index,
-        attention_norm=module.input_layernorm.weight,
-        projections=tuple(build_linear(list(group.values())) for group in groups),
-        columns=tuple(_columns(group) for group in groups),
-        mlp_norm=module.post_attention_layernorm.weight,
-        query_norm=norms[0],
-        key_norm=norms[1],
-    )

@@ -19,8 +19,6 @@ from torch.nn import functional as F
 
 from lars_agent.ops.quantized import BLOCK, Bits, QuantizedLinear, QuantizedMatrix, quantize, times
 
-__all__ = ["LinearFunction", "build_linear"]
-
 LinearFunction = Callable[[Tensor], Tensor]  # (T, I) to (T, O)
 MAX_ROWS_4, MAX_ROWS_8 = 128, 24  # up to which the packed kernels are faster (on two cores with AVX-512)
 MULTIPLE = 16  # of outputs, required by the kernel for 4 bits
@@ -97,14 +95,11 @@ def _packs_4(module: QuantizedLinear) -> bool:
     return matrix.minimum is not None and module.dtype == torch.bfloat16 and matrix.shape[0] % MULTIPLE == 0
 
 
-def _packs_8(module: QuantizedLinear) -> bool:
-    return module.matrix.minimum is None and module.dtype == torch.bfloat16
-
-
 def _linear(module: Any) -> LinearFunction:
     """Return the layer's function, without the hooks registered on it."""
     if isinstance(module, QuantizedLinear):
-        return Int8Linear(module) if _packs_8(module) and is_faster(8) else partial(_unpacked, module)
+        packs = module.matrix.minimum is None and module.dtype == torch.bfloat16
+        return Int8Linear(module) if packs and is_faster(8) else partial(_unpacked, module)
     return partial(F.linear, weight=module.weight, bias=module.bias) if type(module) is nn.Linear else module.forward
 
 

@@ -16,8 +16,6 @@ from lars_agent.runtime.fast_decoder import AdapterHook, FastDecoder, KVCache, S
 from lars_agent.runtime.prefix_cache import BLOCK, Block, PrefixCache
 from lars_agent.runtime.prompt_sums import PromptSums
 
-__all__ = ["FastSequence"]
-
 PROMPT_CHUNK = DEFAULT_PLAN.prompt_chunk  # the same as in training
 BASE = "base"  # scope of the blocks that the base model computed
 

@@ -14,8 +14,6 @@ from lars_agent.lars.pooling import Tokens
 from lars_agent.ops.kv_cache import reserved_cache
 from lars_agent.ops.memory_plan import DEFAULT_PLAN
 
-__all__ = ["HfBackend", "HfSequence"]
-
 DEFAULT_CAPACITY = 256  # reply tokens
 PROMPT_CHUNK = DEFAULT_PLAN.prompt_chunk  # the same as in training
 

@@ -4,12 +4,9 @@ A conversation's next turn starts with all of the previous one, and most prompts
 instructions. Keys and values are cached in blocks of `BLOCK` tokens, each found by all tokens up to its end, so prompts
 share their common prefix whatever follows it. Only states that depend on the preceding tokens alone can be cached:
 
-    base model, `response`    the base model processes the prompt. A block also holds the sums of the layers' inputs,
-                              from which a `response` adapter computes its bias: the block serves every profile and
-                              version, and stays valid after a swap
-    `causal`                  the adapter is applied to the prompt: its blocks are its own, and some hold its memory at
-                              their end, from which prefill can continue
-    `sequence`, `learned`, `prompt`    every token depends on the whole prompt: nothing is cached
+    base model, `response`    with the sums of the layers' inputs, from which every `response` adapter computes its bias
+    `causal`                  an adapter's own, some with its memory at their end, from which prefill can continue
+    other poolings            none: every token depends on the whole prompt
 """
 
 from __future__ import annotations
@@ -25,8 +22,6 @@ from itertools import takewhile
 from torch import Tensor
 
 from lars_agent.lars.inject import AdapterMemory
-
-__all__ = ["BLOCK", "Block", "GroupKey", "PrefixCache", "Sums"]
 
 BLOCK = 64  # tokens
 GroupKey = tuple[int, int]  # a layer, and an index into `fast_decoder.PROJECTION_GROUPS`

@@ -11,8 +11,6 @@ from lars_agent.lars.inject import AdapterMemory
 from lars_agent.runtime.constant_delta import FastAdapter
 from lars_agent.runtime.prefix_cache import BLOCK, GroupKey, Sums
 
-__all__ = ["PromptSums"]
-
 
 class PromptSums:
     """An AdapterHook that adds nothing and sums inputs: per whole block, and over the tokens behind the last one.

@@ -5,23 +5,12 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal
 
 from lars_agent.errors import GenerationError, LarsError
 from lars_agent.example import Message
-
-__all__ = [
-    "FinishReason",
-    "Generation",
-    "GenerationRequest",
-    "Piece",
-    "Sampling",
-    "Ticket",
-    "TokenChoice",
-    "TokenLogprob",
-    "as_lars_error",
-]
 
 FinishReason = Literal["eos_token", "length", "stop_sequence"]
 
@@ -122,12 +111,8 @@ class Ticket:
     seed: int
     version: int | None = None
     _pieces: queue.SimpleQueue[Piece | None] = field(default_factory=queue.SimpleQueue)
-    _done: threading.Event = field(default_factory=threading.Event)
+    _finished: Future[Generation] = field(default_factory=Future)
     _cancelled: threading.Event = field(default_factory=threading.Event)
-    _generation: Generation | None = None
-    _error: Exception | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _callbacks: list[Callable[[Ticket], None]] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Piece]:
         """Yield the pieces of the reply as they are generated. Raises the error that ended the reply."""
@@ -137,12 +122,7 @@ class Ticket:
 
     def result(self, timeout_s: float | None = None) -> Generation:
         """Wait for the finished reply. Raises TimeoutError, or the error that ended the reply."""
-        if not self._done.wait(timeout_s):
-            raise TimeoutError(f"no reply within {timeout_s} s")
-        if self._error is not None:
-            raise self._error
-        assert self._generation is not None
-        return self._generation
+        return self._finished.result(timeout_s)
 
     def cancel(self) -> None:
         """End the reply before its next token; its result is GenerationCancelled."""
@@ -151,7 +131,7 @@ class Ticket:
     @property
     def is_done(self) -> bool:
         """True once the reply has finished or failed."""
-        return self._done.is_set()
+        return self._finished.done()
 
     @property
     def cancelled(self) -> bool:
@@ -160,11 +140,7 @@ class Ticket:
 
     def add_done_callback(self, callback: Callable[[Ticket], None]) -> None:
         """Call `callback` once, when the reply is whole or will never be: now, if it is; else in another thread."""
-        with self._lock:
-            if not self.is_done:
-                self._callbacks.append(callback)
-                return
-        callback(self)
+        self._finished.add_done_callback(lambda finished: callback(self))
 
     def give(self, piece: Piece) -> None:
         """Add the next piece of the reply."""
@@ -172,13 +148,12 @@ class Ticket:
 
     def finish(self, generation: Generation | None, error: Exception | None = None) -> None:
         """End the reply with `generation`, or with `error` as a LarsError."""
-        self._generation, self._error = generation, None if error is None else as_lars_error(error)
-        with self._lock:
-            self._done.set()
-            callbacks, self._callbacks = self._callbacks, []
         self._pieces.put(None)
-        for callback in callbacks:
-            callback(self)
+        if error is not None:
+            self._finished.set_exception(as_lars_error(error))
+        else:
+            assert generation is not None
+            self._finished.set_result(generation)
 
 
 def as_lars_error(error: Exception) -> LarsError:

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from lars_agent.runtime.request import Sampling
 
-__all__ = ["Sampler"]
-
 
 class Sampler:
     """Draw the tokens of one reply to the token ids `prompt`."""

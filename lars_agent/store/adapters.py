@@ -21,8 +21,6 @@ from lars_agent.records import to_json
 from lars_agent.store.manifest import AdapterManifest, read_manifest
 from lars_agent.store.profile_dir import ProfileDir
 
-__all__ = ["AdapterStore"]
-
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 MANIFEST = "manifest.json"
 
@@ -46,9 +44,15 @@ class AdapterStore:
         not change. Raises AdapterCorrupt if `candidate` lacks a file, and DiskFull; both leave the store unchanged.
         """
         home = ProfileDir(self._root, profile)
-        with home.writing(), home.publishing() as temp:
+        with home.writing(), home.publishing() as folder:
+            temp = Path(folder)
             with raise_disk_full(home.path):
-                digests = _copy_adapter(Path(candidate), temp)
+                for file in ADAPTER_FILES:
+                    source = Path(candidate, file)
+                    if not source.is_file():
+                        raise AdapterCorrupt(f"the candidate {candidate} lacks {file}; nothing was published")
+                    shutil.copyfile(source, temp / file)
+                digests = {file: sha256_of(temp / file) for file in ADAPTER_FILES}
                 version = home.next_version()
                 created = draft.created or datetime.now(UTC).isoformat(timespec="seconds")
                 manifest = replace(draft, profile=profile, version=version, created=created, files=digests)
@@ -153,7 +157,7 @@ class AdapterStore:
             home.point_to(version)
 
     def parent(self, profile: str) -> int | None:
-        """Return the version that `rollback` activates; None for the base model.
+        """Return the parent of the active version, to roll back to; None for the base model.
 
         Raises AdapterNotFound if the base model is active, and as `get` does for the active version.
         """
@@ -162,30 +166,11 @@ class AdapterStore:
             raise AdapterNotFound(f"profile {profile!r} uses the base model already; there is nothing to roll back")
         return self.get(profile, active).parent
 
-    def rollback(self, profile: str, base_sha256: str | None = None) -> int | None:
-        """Activate the parent of the active version and return it; None for the base model.
-
-        Raises AdapterNotFound if the base model is active or the parent is gone, and as `verify` does for the parent;
-        the pointer is then unchanged. Of the active version only the manifest need be intact.
-        """
-        self.parent(profile)  # raises before `writing` creates a folder for the profile
-        home = ProfileDir(self._root, profile)
-        with home.writing():
-            parent = self.parent(profile)
-            if parent is not None:
-                self.verify(profile, parent, base_sha256)
-            home.point_to(parent)
-        return parent
-
-    def lineage(self, profile: str) -> list[int]:
-        """Return the active version and its ancestors, latest first; empty for the base model.
+    def lineage(self, profile: str) -> Iterator[int]:
+        """Yield the active version and its ancestors, latest first; nothing for the base model.
 
         Raises AdapterCorrupt if the pointer is damaged or an ancestor is gone, and as `get` does for each of them.
         """
-        return list(self.iter_lineage(profile))
-
-    def iter_lineage(self, profile: str) -> Iterator[int]:
-        """Yield `lineage` one by one, up to the version at which it raises."""
         latest = version = self.active(profile)
         visited = set[int]()
         while version is not None and version not in visited:
@@ -202,7 +187,7 @@ class AdapterStore:
         They end where the line ends or is broken, as one whose manifest cannot be read breaks it.
         """
         with contextlib.suppress(AdapterError):
-            for version in islice(self.iter_lineage(profile), 1, None):
+            for version in islice(self.lineage(profile), 1, None):
                 with contextlib.suppress(AdapterError):
                     self.verify(profile, version, base_sha256)
                     yield version
@@ -217,21 +202,12 @@ class AdapterStore:
         home = ProfileDir(self._root, profile)
         with home.writing():
             self.folder(profile, version)
-            if version in (lineage := self.lineage(profile)):
+            if version in (lineage := list(self.lineage(profile))):
                 raise AdapterInUse(
                     f"{profile} v{version} is not removed: v{lineage[0]} is in use and goes back to it; activate a "
                     "version that does not, or the base model"
                 )
             home.discard(version)
-
-
-def _copy_adapter(candidate: Path, temp: Path) -> dict[str, str]:
-    """Copy the candidate's files to `temp` and return their sha256 by name."""
-    for name in ADAPTER_FILES:
-        if not (candidate / name).is_file():
-            raise AdapterCorrupt(f"the candidate {candidate} lacks {name}; nothing was published")
-        shutil.copyfile(candidate / name, temp / name)
-    return {name: sha256_of(temp / name) for name in ADAPTER_FILES}
 
 
 def _verify_file(path: Path, digest: str) -> None:

@@ -12,8 +12,6 @@ from pydantic import Field
 from lars_agent.errors import AdapterCorrupt, AdapterIncompatible
 from lars_agent.records import from_json, record
 
-__all__ = ["SCHEMA", "AdapterManifest", "read_manifest"]
-
 SCHEMA = 1
 
 Count = Annotated[int, Field(strict=True, ge=0)]

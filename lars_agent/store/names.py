@@ -5,16 +5,6 @@ from __future__ import annotations
 import re
 from typing import Literal, NamedTuple
 
-__all__ = [
-    "BASE",
-    "DEFAULT_PROFILE",
-    "PROFILE_PATTERN",
-    "VERSION_PATTERN",
-    "AdapterName",
-    "is_profile_name",
-    "parse_adapter_name",
-]
-
 BASE = "base"
 DEFAULT_PROFILE = "default"
 PROFILE_PATTERN = "[a-z0-9][a-z0-9_-]{0,63}"

@@ -14,16 +14,14 @@ import logging
 import re
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from lars_agent.errors import AdapterCorrupt, AdapterNotFound
 from lars_agent.files import fsync_folder, make_folder, write_atomically
 from lars_agent.store.names import BASE, is_profile_name
-
-__all__ = ["ProfileDir"]
 
 _NUMBER = re.compile("[1-9][0-9]{0,17}")
 _ACTIVE, _LAST, _LOCK, _PUBLISH, _TRASH = "active", "last", ".lock", ".publish-", ".trash-"
@@ -110,14 +108,9 @@ class ProfileDir:
             self._remove_temporary()
             yield
 
-    @contextmanager
-    def publishing(self) -> Iterator[Path]:
+    def publishing(self) -> TemporaryDirectory[str]:
         """Create a temporary folder for a version; removed afterwards unless it was renamed."""
-        temp = Path(tempfile.mkdtemp(prefix=_PUBLISH, dir=self.path))
-        try:
-            yield temp
-        finally:
-            shutil.rmtree(temp, ignore_errors=True)
+        return TemporaryDirectory(prefix=_PUBLISH, dir=self.path, ignore_cleanup_errors=True)
 
     def _last(self) -> int:
         text = _read_text(self.path / _LAST)

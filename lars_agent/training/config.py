@@ -6,8 +6,6 @@ from pydantic import Field
 
 from lars_agent.records import record
 
-__all__ = ["TrainConfig"]
-
 
 @record("training")
 class TrainConfig:

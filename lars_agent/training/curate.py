@@ -21,8 +21,6 @@ from lars_agent.example import Example
 from lars_agent.records import record
 from lars_agent.training.scrub import find_secret
 
-__all__ = ["Curated", "CurationPolicy", "Dropped", "curate"]
-
 SUPERSEDED = "superseded"
 
 
@@ -84,7 +82,12 @@ def curate(examples: Sequence[Example], policy: CurationPolicy, seed: int = 0) -
             dropped[index] = reason
     kept = [example for index, example in enumerate(examples) if index not in dropped]
     if len(kept) < 2:
-        raise NothingToLearn(_too_few(len(kept), dropped.values()))
+        counts = Counter(dropped.values())
+        listed = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+        raise NothingToLearn(
+            f"two examples are needed, one to train on and one to evaluate on; {len(kept)} of {len(examples)} is left"
+            f"{f' ({listed})' if listed else ''}. Correct or approve more replies"
+        )
     heldout = _choose_heldout(kept, policy, seed)
     return Curated(
         train=tuple(example for index, example in enumerate(kept) if index not in heldout),
@@ -126,15 +129,6 @@ def _unwanted_reason(example: Example, max_chars: int) -> str | None:
     if sum(map(len, texts)) > max_chars:
         return "too long"
     return next((f"holds {kind}" for text in texts if (kind := find_secret(text))), None)
-
-
-def _too_few(left: int, reasons: Iterable[str]) -> str:
-    counts = Counter(reasons)
-    listed = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
-    return (
-        f"two examples are needed, one to train on and one to evaluate on; {left} of {left + counts.total()} is left"
-        f"{f' ({listed})' if listed else ''}. Correct or approve more replies"
-    )
 
 
 def _choose_heldout(kept: Sequence[Example], policy: CurationPolicy, seed: int) -> set[int]:

@@ -14,8 +14,6 @@ from pydantic import BeforeValidator, Field
 
 from lars_agent.records import record
 
-__all__ = ["GatePolicy", "Scores", "Verdict", "decide"]
-
 Loss = Annotated[float, BeforeValidator(lambda loss: math.nan if loss is None else loss)]  # JSON has no NaN
 
 

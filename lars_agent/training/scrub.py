@@ -9,32 +9,27 @@ from __future__ import annotations
 import re
 from itertools import accumulate
 
-__all__ = ["find_secret"]
-
-_PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
-    (kind, re.compile(pattern))
-    for kind, pattern in (
-        ("a private key", r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----"),
-        ("a private key", r"\bAGE-SECRET-KEY-1[0-9A-Z]{40,}"),
-        ("an API key", r"\bsk-[A-Za-z0-9_-]{20,}"),  # OpenAI, Anthropic and compatible
-        ("an API key", r"\b[sr]k_(?:live|test)_[A-Za-z0-9]{16,}"),  # Stripe
-        ("an API key", r"\bAIza[A-Za-z0-9_-]{35}"),  # Google
-        ("an API key", r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),  # AWS
-        ("an access token", r"\bgh[pousr]_[A-Za-z0-9]{36,}"),  # GitHub
-        ("an access token", r"\bgithub_pat_[A-Za-z0-9_]{22,}"),
-        ("an access token", r"\bglpat-[A-Za-z0-9_-]{20,}"),  # GitLab
-        ("an access token", r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}"),  # Slack
-        ("an access token", r"\bhf_[A-Za-z0-9]{30,}"),  # Hugging Face
-        ("an access token", r"\bnpm_[A-Za-z0-9]{36}"),
-        ("an access token", r"\bpypi-[A-Za-z0-9_-]{50,}"),
-        ("an access token", r"\beyJ[A-Za-z0-9_-]{10,2000}\.eyJ[A-Za-z0-9_-]{10,4000}\.[A-Za-z0-9_-]{10,}"),  # JWT
-        ("a password", r"://[^\s/:@]{1,100}:[^\s/@]{1,100}@"),  # in a URL
-        (
-            "a password",
-            r"(?i)\b(?:password|passwd|passphrase|pwd)\b(?:\s{0,3}[:=]|\s{1,3}is)\s{0,3}[\"'`]?"
-            r"(?=[^\s\"'`]{0,100}[0-9])(?=[^\s\"'`]{0,100}[A-Za-z])[^\s\"'`]{8,}",
-        ),
-    )
+_PATTERNS = (
+    ("a private key", r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----"),
+    ("a private key", r"\bAGE-SECRET-KEY-1[0-9A-Z]{40,}"),
+    ("an API key", r"\bsk-[A-Za-z0-9_-]{20,}"),  # OpenAI, Anthropic and compatible
+    ("an API key", r"\b[sr]k_(?:live|test)_[A-Za-z0-9]{16,}"),  # Stripe
+    ("an API key", r"\bAIza[A-Za-z0-9_-]{35}"),  # Google
+    ("an API key", r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),  # AWS
+    ("an access token", r"\bgh[pousr]_[A-Za-z0-9]{36,}"),  # GitHub
+    ("an access token", r"\bgithub_pat_[A-Za-z0-9_]{22,}"),
+    ("an access token", r"\bglpat-[A-Za-z0-9_-]{20,}"),  # GitLab
+    ("an access token", r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}"),  # Slack
+    ("an access token", r"\bhf_[A-Za-z0-9]{30,}"),  # Hugging Face
+    ("an access token", r"\bnpm_[A-Za-z0-9]{36}"),
+    ("an access token", r"\bpypi-[A-Za-z0-9_-]{50,}"),
+    ("an access token", r"\beyJ[A-Za-z0-9_-]{10,2000}\.eyJ[A-Za-z0-9_-]{10,4000}\.[A-Za-z0-9_-]{10,}"),  # JWT
+    ("a password", r"://[^\s/:@]{1,100}:[^\s/@]{1,100}@"),  # in a URL
+    (
+        "a password",
+        r"(?i)\b(?:password|passwd|passphrase|pwd)\b(?:\s{0,3}[:=]|\s{1,3}is)\s{0,3}[\"'`]?"
+        r"(?=[^\s\"'`]{0,100}[0-9])(?=[^\s\"'`]{0,100}[A-Za-z])[^\s\"'`]{8,}",
+    ),
 )
 _DIGIT_GROUPS = re.compile(r"[0-9]+(?:[ -][0-9]+)*")
 _CARD = re.compile(
@@ -50,7 +45,7 @@ _IBAN = re.compile(r"\b[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})
 def find_secret(text: str) -> str | None:
     """Return the kind of secret in `text`, with its article ("an API key"), or None."""
     for kind, pattern in _PATTERNS:
-        if pattern.search(text):
+        if re.search(pattern, text):
             return kind
     if any(_holds_card(run.group()) for run in _DIGIT_GROUPS.finditer(text)):
         return "a card number"

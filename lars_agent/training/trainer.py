@@ -1,8 +1,7 @@
 """Train an adapter and keep its last step, or with `patience` the step with the lowest held-out loss.
 
-By default the last step is kept, because the held-out loss misleads if each fact is corrected once: the loss on a fact
-that is held out rises as the adapter becomes sure of the others. A run is a pure function of its seed, data and thread
-count; interrupted and resumed, it ends in the same bytes.
+By default the last step is kept, because the held-out loss can mislead (see `lars_agent.training.gate`). A run is a
+pure function of its seed, data and thread count; interrupted and resumed, it ends in the same bytes.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ def naive_response_logits(attachment, adapter: LarsAdapter, batch: Batch) -> tor
         return hook
 
     def run(make):
-        handles = [modules[name].register_forward_hook(make(name)) for name in adapter.names]
+        handles = [modules[name].register_forward_hook(make(name)) for name in adapter.by_name]
         try:
             return model(input_ids=ids, attention_mask=mask.long(), position_ids=position, use_cache=False).logits
         finally:

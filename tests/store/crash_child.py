@@ -26,10 +26,8 @@ def run(action: str, candidate: Path, root: Path) -> None:
         store.publish("alice", candidate, make_draft(1))
     elif action == "activate":
         store.activate("alice", 2)
-    elif action == "remove":
-        store.remove("alice", 2)
     else:
-        store.rollback("alice")
+        store.remove("alice", 2)
 
 
 def kill_before(step: int, report: int) -> None:

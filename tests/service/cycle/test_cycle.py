@@ -67,7 +67,7 @@ def test_manifest_tells_where_the_adapter_comes_from(house):
     assert manifest.config["rank"] == 16
     assert manifest.budget_bytes == house.settings.worker_bytes
     assert manifest.verdict["accepted"]
-    assert house.store.rollback("default") == parent
+    assert house.store.parent("default") == parent
 
 
 def test_rejected_candidate_leaves_incumbent_active_and_stays_in_the_job_directory(house):

@@ -16,7 +16,8 @@ from lars_agent.errors import LarsError
 from lars_agent.lars import LarsAdapter, LarsConfig, save_adapter
 from lars_agent.models.open import OpenedModel, open_model, open_tokenizer, precision
 from lars_agent.models.sources import default_gguf
-from lars_agent.runtime.engine import Engine, Generation, GenerationRequest
+from lars_agent.runtime.engine import Engine
+from lars_agent.runtime.request import Generation, GenerationRequest
 from lars_agent.store.adapters import AdapterStore
 from lars_agent.store.manifest import AdapterManifest
 from lars_agent.training.evaluate import general_text

@@ -21,10 +21,8 @@ from lars_agent.models.open import OpenedModel
 from lars_agent.runtime.adapter_cache import AdapterCache
 from lars_agent.runtime.backend import choose_backend
 from lars_agent.runtime.batcher import ContinuousBatcher, QueuedRequest
-from lars_agent.runtime.request import Generation, GenerationRequest, Ticket
+from lars_agent.runtime.request import GenerationRequest, Ticket
 from lars_agent.store.adapters import AdapterStore
-
-__all__ = ["Engine", "Generation", "GenerationRequest", "Ticket", "end_tokens"]
 
 SEED_LIMIT = 2**63
 PREFIX_BYTES = 128 * 2**20

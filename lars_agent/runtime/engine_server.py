@@ -34,8 +34,6 @@ from lars_agent.runtime.request import GenerationRequest, Ticket
 from lars_agent.runtime.rpc import EngineOptions, Line, RpcConnection, error_to, request_from
 from lars_agent.store.adapters import AdapterStore
 
-__all__ = ["EngineServer", "main"]
-
 
 class EngineServer:
     """Carries out the calls that come over `connection` on `engine`, and sends the results back."""

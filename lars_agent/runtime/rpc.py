@@ -15,8 +15,6 @@ from pydantic import TypeAdapter
 from lars_agent.errors import ErrorRecord, GenerationError, LarsError, deserialize_error, serialize_error
 from lars_agent.runtime.request import Generation, GenerationRequest, Piece, as_lars_error
 
-__all__ = ["EngineOptions", "RpcConnection", "error_from", "error_to", "generation_from", "piece_from", "request_from"]
-
 Line = dict[str, Any]
 
 # Inverses of `dataclasses.asdict`.

@@ -21,7 +21,8 @@ from lars_agent.errors import (
 from lars_agent.example import Message
 from lars_agent.lars.state import WEIGHTS_FILE
 from lars_agent.models.chat_template import encode_prompt
-from lars_agent.runtime.engine import Engine, GenerationRequest
+from lars_agent.runtime.engine import Engine
+from lars_agent.runtime.request import GenerationRequest
 from tests.runtime.conftest import publish, publish_candidate
 from tests.tiny import tiny_model
 

@@ -97,7 +97,7 @@ def main() -> None:
 
 
 def texts(replies: Sequence[tuple[str, dict[str, Any]]]) -> list[tuple[str, int]]:
-    """What has to be equal between two rounds of replies: the text and the number of tokens."""
+    """Return the texts and the numbers of tokens, which have to be equal between two rounds of replies."""
     return [(text, details["generated_tokens"]) for text, details in replies]
 
 

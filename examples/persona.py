@@ -25,7 +25,7 @@ class Probe:
     fact: str = ""
 
     def passed(self, reply: str) -> bool:
-        """Whether the reply is right: the fact is in it, or the style is kept."""
+        """Return True if the reply is right: the fact is in it, or the style is kept."""
         if self.kind == "fact":
             return any(word.casefold() in reply.casefold() for word in self.expect)
         return keeps_style(reply)

@@ -15,7 +15,7 @@ WIDTH = 110
 HEADER = """\
 # lars-agent: what the daemon does where you say nothing. Remove the # in front of a line to change it, then
 #     systemctl reload lars-agent         (as a user's own daemon: send it SIGHUP)
-# What stands under [server] and [model], and of [runtime] all but keep_alive_s, takes effect with the next start:
+# Changes of [server], [model] and [runtime] (but for keep_alive_s) take effect at the next start:
 #     systemctl restart lars-agent        (as a user's own daemon: start it again)
 # Every key can also be set as an environment variable: LARS_AGENT_SERVER__PORT is [server] port. The token belongs
 # into the environment or into a file that only root reads, not here: this file may be read by everyone.

@@ -9,23 +9,24 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
 from torch.nn import functional
-from transformers import PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from examples.persona import lessons, probes
 from lars_agent.example import Message
 from lars_agent.lars import LarsAdapter, LarsConfig, attach
-from lars_agent.lars.forward import Batch, reply_logits
-from lars_agent.lars.inject import Attachment
+from lars_agent.lars.forward import Batch, positions, read_prompt, reply_logits
+from lars_agent.lars.inject import AdapterMemory, Attachment
+from lars_agent.lars.pooling import Tokens
 from lars_agent.models.chat_template import encode_prompt
 from lars_agent.models.open import OpenedModel, open_model
-from lars_agent.runtime.hf_backend import HfSequence
 from lars_agent.training.batches import Encoded, batch_indices, collate, encode, pad_id
 from lars_agent.training.curate import CurationPolicy, curate
 from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text, reply_nll, token_losses
 from lars_agent.training.trainer import TrainConfig, Trainer, learning_rate
 
-REPLY_TOKENS = 40
+REPLY_TOKENS, BATCH = 40, 16
 
 
 def run_cell(folder: str, key: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,7 +71,7 @@ class Cell:
 
     def _scores(self, adapter: LarsAdapter | None) -> dict[str, Any]:
         held_out = probes()
-        texts = [greedy_reply(self.attachment, adapter, self.tokenizer, probe.prompt) for probe in held_out]
+        texts = replies(self.attachment, adapter, self.tokenizer, [probe.prompt for probe in held_out])
         passed = {
             kind: [p.passed(text) for p, text in zip(held_out, texts, strict=True) if p.kind == kind]
             for kind in ("fact", "style")
@@ -83,7 +84,7 @@ class Cell:
         adapter = LarsAdapter.for_model(self.attachment.model, lars, seed=self.config.seed)
         trainer = Trainer(self.attachment, adapter, self.config, self.train, self.heldout, self.pad, self.rehearsal)
         trainer.run()
-        return adapter.eval(), trainer.progress.best_step, trainer.progress.best_loss
+        return adapter, trainer.progress.best_step, trainer.progress.best_loss
 
     def _lora(self) -> tuple[None, int, float]:
         """PEFT's LoRA on every linear layer but the head (r 8, alpha 16, dropout 0.05), rehearsed and kept as ours."""
@@ -105,7 +106,7 @@ class Cell:
         model.eval()
         return None, self.config.steps, float(token_losses(self.attachment, None, self.heldout, self.pad).mean())
 
-    def _divergence(self, model: PeftModel, step: int) -> torch.Tensor:
+    def _divergence(self, model: PeftModel, step: int) -> Tensor:
         """KL(base model || adapted model) on general text, as `divergence_from_base` with LoRA switched off and on."""
         batch = self._batch(self.rehearsal, self.config.rehearsal_batch, step)
         with torch.no_grad(), model.disable_adapter():
@@ -119,14 +120,52 @@ class Cell:
 
 
 @torch.no_grad()
-def greedy_reply(
-    attachment: Attachment, adapter: LarsAdapter | None, tokenizer: PreTrainedTokenizerBase, prompt: str
-) -> str:
-    """The greedy reply to a prompt, by the endpoint's decoder for whatever stands in the model (LoRA too)."""
-    sequence = HfSequence(attachment, adapter, encode_prompt(tokenizer, [Message(role="user", content=prompt)]))
-    list(sequence.prefill())
-    ids: list[int] = []
-    while (token := int(sequence.logits.argmax())) != tokenizer.eos_token_id and len(ids) < REPLY_TOKENS:
-        ids.append(token)
-        sequence.step(token)
-    return tokenizer.decode(ids, skip_special_tokens=True).strip()
+def replies(
+    attachment: Attachment, adapter: LarsAdapter | None, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]
+) -> list[str]:
+    """Greedy replies to `prompts`, decoded with the KV cache in batches, as the endpoint would decode each alone."""
+    if adapter is not None:
+        adapter.eval()
+    rows = [
+        Encoded(tuple(encode_prompt(tokenizer, [Message(role="user", content=prompt)])), (0,), 1.0, str(index))
+        for index, prompt in enumerate(prompts)
+    ]
+    rows.sort(key=lambda row: len(row.prompt))
+    texts: dict[int, str] = {}
+    for start in range(0, len(rows), BATCH):
+        some = rows[start : start + BATCH]
+        ids = _decode(attachment, adapter, collate(some, pad_id(tokenizer)), tokenizer.eos_token_id)
+        for row, line in zip(some, ids.tolist(), strict=True):
+            end = line.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in line else len(line)
+            texts[int(row.source_id)] = tokenizer.decode(line[:end], skip_special_tokens=True).strip()
+    return [texts[index] for index in range(len(prompts))]
+
+
+def _decode(attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, end: int) -> Tensor:
+    """(B, T) greedily chosen ids; rows go on after their end, to be cut by the caller."""
+    memory, mask, ids = AdapterMemory(), batch.prompt_mask, batch.prompt_ids
+    if adapter is not None and adapter.config.pooling == "response":
+        cache = read_prompt(attachment, adapter, memory, ids, mask)
+        ids = ids[:, -1:]
+    else:
+        cache = DynamicCache(config=attachment.model.config)
+    chosen: list[Tensor] = []
+    ended = torch.zeros(len(mask), dtype=torch.bool)
+    for step in range(REPLY_TOKENS):
+        real = mask[:, -ids.shape[1] :]
+        tokens = Tokens(real=real, prompt=real if step == 0 else None, offset=mask.sum(1) - real.sum(1))
+        with attachment.call(adapter, memory, tokens):
+            logits = attachment.model(
+                input_ids=ids,
+                attention_mask=mask.long(),
+                position_ids=positions(mask)[:, -ids.shape[1] :],
+                **attachment.cached(cache),
+                logits_to_keep=1,
+            ).logits
+        ids = logits[:, -1].argmax(-1, keepdim=True)
+        chosen.append(ids)
+        ended |= ids[:, 0] == end
+        if ended.all():
+            break
+        mask = torch.cat([mask, torch.ones(len(mask), 1, dtype=torch.bool)], dim=1)
+    return torch.cat(chosen, dim=1)

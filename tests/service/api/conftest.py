@@ -83,8 +83,9 @@ class FakeEngine:
         return True
 
     def swap(self, profile: str, version: int | None) -> None:
-        if self.refuse_swap is not None and version != self.serving(profile):
-            raise self.refuse_swap
+        if (refusal := self.refuse_swap) is not None:  # once: what served before may serve again
+            self.refuse_swap = None
+            raise refusal
         self._active[profile] = version
 
     def serving(self, profile: str) -> int | None:

@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +27,7 @@ from bench.faults.clients import Clients, within
 from bench.faults.injection import FAULTY, Fault, fill_up
 from bench.faults.scenario import CYCLE_LIMIT_S, START_LIMIT_S, STOP_LIMIT_S, DaemonUnderTest, FaultSettings
 from bench.faults.state import Audit, Job, has_begun, jobs, measured, phase
+from bench.record import tables
 from examples.running import SERVE
 from lars_agent.errors import LarsError
 
@@ -43,32 +44,7 @@ SIZE_BYTES = 24 * 2**20
 FIRE_LIMIT_S, FULL_S = 180.0, 4.0
 NEWEST = 10  # jobs that are looked at
 POST_PAUSE_S = 0.4  # so that each commit needs room: a log that has been long before needs none until it is so again
-JOB = r"jobs/j-\w+/"
-TEMP = r"\.\w+\.tmp"
-STORE = r"adapters/default/"
-POINTS = {
-    "feedback": "database feedback add",
-    "interaction": "database interactions add",
-    "job's row": "database jobs add",
-    "job begins": "database jobs started",
-    "examples": rf"file {JOB}\.train\.jsonl{TEMP}",
-    "job.json": rf"file {JOB}\.job\.json{TEMP}",
-    "worker.json": rf"file {JOB}\.worker\.json{TEMP}",
-    "plan.json": rf"file {JOB}\.plan\.json{TEMP}",
-    "progress": rf"file {JOB}progress\.jsonl",
-    "best adapter": rf"file {JOB}(\.?best.*)",
-    "checkpoint": rf"file {JOB}\.checkpoint-\d+\.tmp/state\.safetensors",
-    "checkpoint's record": rf"file {JOB}\.checkpoint-\d+\.tmp/\.progress\.json{TEMP}",
-    "candidate": rf"file {JOB}.*candidate.*\.safetensors.*",
-    "result.json": rf"file {JOB}\.result\.json{TEMP}",
-    "verdict": "database jobs verdict",
-    "published copy": rf"file {STORE}\.publish-\w+/adapter_model\.safetensors",
-    "manifest": rf"file {STORE}\.publish-\w+/manifest\.json",
-    "version's number": rf"file {STORE}\.last{TEMP}",
-    "version's row": "database jobs version",
-    "pointer": rf"file {STORE}\.active{TEMP}",
-    "job ends": "database jobs finished",
-}
+POINTS: Mapping[str, str] = tables("subjects.toml")["full_disk"]
 
 
 @contextmanager

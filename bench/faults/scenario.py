@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from bench.daemon import Answer, ask, descendants
 from bench.faults.clients import PROMPTS, REPLY_TOKENS, Clients, within
 from bench.faults.state import Audit, Job
 from bench.models import PREFIX, TINY
+from bench.record import tables
 from examples.running import SERVE, Daemon
 from lars_agent.errors import LarsError
 
@@ -29,7 +29,6 @@ Target = Literal["group", "daemon", "worker", "engine"]
 MODULES = {"worker": "training.worker", "engine": "runtime.engine_server"}
 START_COUNT = "starts.json"
 KILLED_WITHIN_S, START_LIMIT_S, STOP_LIMIT_S, CYCLE_LIMIT_S = 10, 120.0, 30.0, 240.0
-QUICK = Path(__file__).parents[1] / "configs" / "quick.toml"
 MOST_LANES = 2
 
 
@@ -59,7 +58,7 @@ class DaemonUnderTest(Daemon):
         state.mkdir(parents=True, exist_ok=True)
         if not (state / MODELS).exists():
             (state / MODELS).symlink_to(models)
-        sections = tomllib.loads(QUICK.read_text(encoding="utf-8"))
+        sections = tables("configs/quick.toml")
         settings = {f"{name}__{key}": str(value) for name, keys in sections.items() for key, value in keys.items()}
         return cls(state, settings | {"model__name": str(models / TINY_NAME)}, folder / f"{name.replace('/', '-')}.log")
 

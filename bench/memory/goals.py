@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from bench.memory.cell import ALLOCATORS, SMALL, Cell, available, given_ours, usual
+from bench.memory.cell import ALLOCATORS, PLANS, Cell, available, given_ours, usual
 from bench.memory.process import measure
 from bench.models import ready_model
 from bench.plots import plot_memory
@@ -32,9 +32,10 @@ TIMED = [  # both with our allocator and attention, in pairs
         usual("response", SHORT, "float32", run=run),
     )
 ]
-TIGHTEST = {**SMALL, "mlp_tile": 32, "loss_chunk": 4, "prompt_chunk": 64}
-QWEN_256 = usual("response", 128, "bfloat16", model="qwen2.5-0.5b", rank=8, plan=TIGHTEST)
-LLAMA_4096 = usual("response", 4096, "int4", model="llama-3.2-1b", rank=8, plan=SMALL, steps=20, limit_bytes=3 * 2**29)
+QWEN_256 = usual("response", 128, "bfloat16", model="qwen2.5-0.5b", rank=8, plan=PLANS["tightest"])
+LLAMA_4096 = usual(
+    "response", 4096, "int4", model="llama-3.2-1b", rank=8, plan=PLANS["small"], steps=20, limit_bytes=3 * 2**29
+)
 ALLOCATOR_CONTEXT, ALLOCATOR_DTYPES = 2048, ("bfloat16", "float32")
 Values = Callable[..., list[float]]  # of the records of cells
 

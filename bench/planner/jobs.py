@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.models import ready_model
-from bench.record import Row, claimed
+from bench.record import Row, claimed, tables
 from bench.suite import Record, Store
 
 MIB = 2**20
@@ -20,17 +20,7 @@ REPLY = (8, 128)
 BATCH = (1, 6)
 COSTS_FILE = "costs.json"  # as the daemon keeps it in its data folder
 REFUSED, VIOLATED = "BudgetTooSmall", "BudgetExceeded"
-
-
-# Ranges to draw from for a model, and the model's weight. Budgets reach from too small to more than enough.
-RANGES: Mapping[str, Mapping[str, Any]] = {
-    "default": {"context": (32, 1536), "budget_mib": (650, 2500), "weight": 6},
-    "small-llama": {"context": (32, 2048), "budget_mib": (550, 1500), "weight": 4},
-    "small-qwen2": {"context": (32, 2048), "budget_mib": (550, 1500), "weight": 4},
-    "small-gemma": {"context": (32, 2048), "budget_mib": (550, 1500), "weight": 4},
-    "qwen2.5-0.5b": {"context": (32, 256), "budget_mib": (900, 4000), "weight": 2},
-    "llama-3.2-1b": {"context": (32, 128), "budget_mib": (1400, 8000), "weight": 1},
-}
+RANGES: Mapping[str, Mapping[str, Any]] = tables("subjects.toml")["planner"]
 
 
 @dataclass(frozen=True)
@@ -126,7 +116,7 @@ def describe(found: Record) -> str:
     return f"{name}{figures}, {predicted / measured - 1:+.1%}"
 
 
-def _log_uniform(rng: random.Random, ends: tuple[int, int]) -> int:
+def _log_uniform(rng: random.Random, ends: Sequence[int]) -> int:
     return round(math.exp(rng.uniform(*map(math.log, ends))))
 
 

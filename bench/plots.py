@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.memory.cell import METHODS, Cell, usual
+from bench.suite import FAILED, from_record
 
 DTYPES = ("float32", "bfloat16", "int8", "int4")
 STYLE = Path(__file__).with_suffix(".mplstyle")
@@ -71,8 +72,8 @@ def _save(draw: Callable[[], Any], stem: Path) -> list[Path]:
 
 def _is_usual(record: Mapping[str, Any]) -> bool:
     """Tell whether a cell was measured as the method's users run it, once, and succeeded."""
-    cell = Cell.from_record(record)
-    if "failed" in record or cell.method not in METHODS:
+    cell = from_record(Cell, record)
+    if FAILED in record or cell.method not in METHODS:
         return False
     same = usual(cell.method, cell.context, cell.dtype, model=cell.model, threads=cell.threads, rank=cell.rank)
     return same.key == cell.key

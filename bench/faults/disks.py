@@ -18,15 +18,15 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.child import run
+from bench.child import run, until
 from bench.faults.clients import Clients, within
 from bench.faults.injection import FAULTY, Fault, fill_up
 from bench.faults.scenario import CYCLE_LIMIT_S, START_LIMIT_S, STOP_LIMIT_S, DaemonUnderTest, FaultSettings
-from bench.faults.state import Audit, Job, has_begun, jobs, measured, phase
+from bench.faults.state import Job, audit, has_begun, jobs, measured, phase
 from bench.record import tables
 from examples.running import SERVE
 from lars_agent.errors import LarsError
@@ -39,7 +39,7 @@ RESTART_EVERY = 8  # cuts: a daemon is started on what it left
 CONTROL = ("eatmydata", *SERVE)
 CONTROL_SHARE = 0.4  # of the cuts
 LATER = 13  # eras: far from those before the fault
-UNMOUNT_TRIES, UNMOUNT_PAUSE_S = 20, 0.25
+UNMOUNT_LIMIT_S = 5.0
 SIZE_BYTES = 24 * 2**20
 FIRE_LIMIT_S, FULL_S = 180.0, 4.0
 NEWEST = 10  # jobs that are looked at
@@ -55,11 +55,9 @@ def mounted(where: Path, *arguments: str) -> Iterator[None]:
     try:
         yield
     finally:
-        for _ in range(UNMOUNT_TRIES):  # a process that has just been killed may still hold a file for a moment
-            if not subprocess.run(["umount", str(where)], capture_output=True, check=False).returncode:
-                break
-            time.sleep(UNMOUNT_PAUSE_S)
-        else:
+        unmount = partial(subprocess.call, ["umount", str(where)], stderr=subprocess.DEVNULL)
+        # A process that has just been killed may still hold a file for a moment.
+        if not until(lambda: unmount() == 0, UNMOUNT_LIMIT_S, 0.25):
             run(["umount", "--lazy", str(where)], "umount", hint="unmount it by hand")
 
 
@@ -98,9 +96,9 @@ def cut_repeatedly(folder: Path, count: int, rng: random.Random, command: Sequen
 
 def _wait(state: Path, aim: str | None, rng: random.Random) -> None:
     """Wait for the moment of the next cut: any, or one soon after a phase of the cycle began."""
-    going, known = within(AIM_LIMIT_S), measured(state)
-    while aim is not None and not has_begun(state, aim, known) and going():
-        time.sleep(0.01)
+    known = measured(state)
+    if aim is not None:
+        until(lambda: has_begun(state, aim, known), AIM_LIMIT_S, 0.01)
     time.sleep(rng.uniform(0, SOON_S) if aim else rng.uniform(*PAUSE_S))
 
 
@@ -115,9 +113,9 @@ def _cut(folder: Path, daemon: DaemonUnderTest, clients: Clients) -> tuple[dict[
 def _audit(folder: Path, promised: dict[str, str]) -> dict[str, Any]:
     """Audit the disk after the cut."""
     with mounted(folder / "copy", "-o", "loop", str(folder / COPY)):  # ext4 replays its journal
-        audit = Audit.of(folder / "copy" / "state", promised)
-    counts = {"promised": len(promised), "lost": len(audit.lost), "duplicated": len(audit.duplicated)}
-    return counts | {"integrity": audit.integrity, "unsound": audit.unsound}
+        found = audit(folder / "copy" / "state", promised)
+    counts = {"promised": len(promised), "lost": len(found["lost"]), "duplicated": len(found["duplicated"])}
+    return counts | {"integrity": found["integrity"], "unsound": found["unsound"]}
 
 
 def _restart(folder: Path) -> None:
@@ -153,18 +151,15 @@ def _point(folder: Path, name: str) -> dict[str, Any]:
                 found |= _afterwards(daemon, known)
                 clients.begin_no_more()
             daemon.stop(STOP_LIMIT_S)
-        found |= asdict(Audit.of(daemon.state, clients.acknowledged))
+        found |= audit(daemon.state, clients.acknowledged)
         found |= {"statuses": clients.statuses(), "said": clients.messages()}
         return found | {"jobs": _endings(jobs(daemon.state))}
 
 
 def _while_full(daemon: DaemonUnderTest, report: Path, filler: Path, name: str) -> dict[str, Any]:
     """Wait until the disk becomes full, keep it full for a while, and record what the daemon does then."""
-    going = within(FIRE_LIMIT_S)
-    while not report.exists():
-        if not going():
-            raise LarsError(f"the disk did not become full at {name!r}: {daemon.log_tail()}")
-        time.sleep(0.02)
+    if not until(report.exists, FIRE_LIMIT_S, 0.02):
+        raise LarsError(f"the disk did not become full at {name!r}: {daemon.log_tail()}")
     going = within(FULL_S)
     while going():  # what others free is taken at once, as by a program that goes on writing
         fill_up(filler)
@@ -178,11 +173,12 @@ def _while_full(daemon: DaemonUnderTest, report: Path, filler: Path, name: str) 
 
 def _afterwards(daemon: DaemonUnderTest, known: set[str]) -> dict[str, Any]:
     """Ask for a reply once there is room again, and wait for a cycle that began since; record how long that took."""
-    answer, ended = daemon.ask(), list[Job]()
-    started, going = time.monotonic(), within(CYCLE_LIMIT_S)
-    while going() and not ended:
-        ended = [job for job in daemon.jobs(NEWEST) or [] if job.is_over and job.id not in known]
-        time.sleep(0.1)
+
+    def ended_since() -> list[Job]:
+        return [job for job in daemon.jobs(NEWEST) or [] if job.is_over and job.id not in known]
+
+    answer, started = daemon.ask(), time.monotonic()
+    ended = until(ended_since, CYCLE_LIMIT_S, 0.1)
     following = ended[-1].status if ended else "none"
     seconds = round(time.monotonic() - started, 1)
     return {"reply_after": answer.status, "version_after": answer.version, "next": following, "next_s": seconds}

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.child import until
 from bench.faults.clients import OK, Clients, within, wrong_replies
 from bench.faults.injection import FAULTY, Fault
 from bench.faults.scenario import (
@@ -31,7 +32,7 @@ from bench.faults.scenario import (
     Target,
     in_lanes,
 )
-from bench.faults.state import PHASES, Audit, has_begun, jobs, measured, phase, published_by, store_problems
+from bench.faults.state import PHASES, audit, has_begun, jobs, measured, phase, published_by, store_problems
 from lars_agent.errors import LarsError
 from lars_agent.store.adapters import AdapterStore
 
@@ -138,13 +139,13 @@ def _leave_alone(daemon: DaemonUnderTest, clients: Clients, found: Findings) -> 
         daemon.restart()
     daemon.wait_until_healthy(START_LIMIT_S)
     clients.begin_no_more()
-    going, unfinished = within(END_LIMIT_S), -1
-    while unfinished and going():
+
+    def all_over() -> bool:
         known = daemon.jobs(1000)
-        unfinished = -1 if known is None else sum(not job.is_over for job in known)
-        time.sleep(0.2)
-    if unfinished:
-        found.stuck.append(f"{unfinished} jobs have not ended {END_LIMIT_S:.0f} s after the last kill")
+        return known is not None and all(job.is_over for job in known)
+
+    if not until(all_over, END_LIMIT_S, 0.2):
+        found.stuck.append(f"not all jobs have ended {END_LIMIT_S:.0f} s after the last kill")
     job = clients.cycle(within(CYCLE_LIMIT_S))
     found.last_cycle.append(job.status if job else "none")
 
@@ -154,7 +155,7 @@ def _settle(daemon: DaemonUnderTest, clients: Clients, found: Findings) -> None:
     found.replies = sum(answer.status == OK for answer in clients.replies)
     found.wrong_replies = wrong_replies(daemon.url, clients.replies)
     daemon.stop(STOP_LIMIT_S)
-    found.add(Audit.of(daemon.state, clients.acknowledged))
+    found.add(audit(daemon.state, clients.acknowledged))
     found.statuses.update(clients.statuses())
     ended, published = jobs(daemon.state), published_by(daemon.state, "default")
     found.endings.update(job.status for job in ended)
@@ -251,7 +252,7 @@ def _kill_before(kept: KeptCycle, step: int, name: str, found: Findings) -> None
         replying = kept.ask().version
     kept.kill()
     found.strikes += 1
-    found.add(Audit.of(kept.state, clients.acknowledged))
+    found.add(audit(kept.state, clients.acknowledged))
     job = next(job for job in jobs(kept.state) if job.id == kept.job_id)
     found.endings[job.status] += 1
     if not job.is_over:

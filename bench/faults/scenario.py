@@ -18,7 +18,7 @@ import psutil
 
 from bench.daemon import Answer, ask, descendants
 from bench.faults.clients import PROMPTS, REPLY_TOKENS, Clients, within
-from bench.faults.state import Audit, Job
+from bench.faults.state import Job
 from bench.models import PREFIX, TINY
 from bench.record import tables
 from examples.running import SERVE, Daemon
@@ -70,13 +70,9 @@ class DaemonUnderTest(Daemon):
             self.kill()
 
     def restart(self, command: Sequence[str] = SERVE, **environment: str) -> None:
-        """Start it with the failed starts forgotten."""
-        self.reset_start_count()
-        self.start(command, **environment)
-
-    def reset_start_count(self) -> None:
-        """Forget the starts that failed, after several of which the daemon would be in safe mode."""
+        """Start it with the failed starts forgotten, after several of which it would be in safe mode."""
         (self.state / START_COUNT).unlink(missing_ok=True)
+        self.start(command, **environment)
 
     def learn(self, clients: Clients, what: str) -> None:
         """Start it and run a whole cycle. Raises LarsError, which calls the cycle `what`, unless it succeeds."""
@@ -170,13 +166,12 @@ class Findings:
     stuck: list[str] = field(default_factory=list)
     integrity: list[str] = field(default_factory=list)
 
-    def add(self, audit: Audit) -> None:
+    def add(self, audited: dict[str, Any]) -> None:
         """Add an audit's losses."""
-        self.acknowledged += audit.acknowledged
-        self.lost += audit.lost
-        self.duplicated += audit.duplicated
-        self.unsound += audit.unsound
-        self.integrity.append(audit.integrity)
+        self.acknowledged += audited["acknowledged"]
+        self.integrity.append(audited["integrity"])
+        for name in ("lost", "duplicated", "unsound"):
+            getattr(self, name).extend(audited[name])
 
     def __add__(self, other: Findings) -> Findings:
         return Findings(**{name: value + getattr(other, name) for name, value in vars(self).items()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from ctypes.util import find_library
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from bench.record import tables
@@ -123,12 +123,6 @@ class Cell:
     def key(self) -> str:
         """The same for cells that measure the same."""
         return json.dumps({name: value for name, value in asdict(self).items() if name != "steps"}, sort_keys=True)
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Cell:
-        """The cell in a record that may hold figures too."""
-        names = {item.name for item in fields(cls)}
-        return cls(**{name: value for name, value in record.items() if name in names})
 
 
 def usual(name: str, context: int, dtype: str, **more: Any) -> Cell:

@@ -14,7 +14,7 @@ from bench.memory.process import measure
 from bench.models import ready_model
 from bench.plots import plot_memory
 from bench.record import Row, claimed
-from bench.suite import FAILED, Newest, Record, Store
+from bench.suite import FAILED, Newest, Record, Store, from_record
 
 MIB, MB = 2**20, 10**6
 KEY_VALUE_BYTES = 2 * 30 * 192 * 4  # of one token: keys and values of the default model's 30 layers in float32
@@ -145,7 +145,7 @@ def describe(record: Record) -> str:
 
 CELLS = Store(
     "memory-cells.jsonl",
-    key=lambda record: Cell.from_record(record).key,
+    key=lambda record: from_record(Cell, record).key,
     rows=memory_rows,
     plots=lambda newest, folder: plot_memory(list(newest.values()), folder),
     describe=describe,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench.models import ready_model
 from bench.record import Row, claimed, tables
-from bench.suite import Record, Store
+from bench.suite import Record, Store, from_record
 
 MIB = 2**20
 DTYPES = ("float32", "bfloat16", "int8", "int4")
@@ -35,11 +35,6 @@ class PlannedJob:
     reply: int
     batch: int
     budget_bytes: int
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> PlannedJob:
-        """The job in a record that may hold figures too."""
-        return cls(**{item.name: record[item.name] for item in fields(cls)})
 
 
 def draw_jobs(count: int, seed: int, models: Sequence[str], dtypes: Sequence[str]) -> Iterator[PlannedJob]:
@@ -122,7 +117,7 @@ def _log_uniform(rng: random.Random, ends: Sequence[int]) -> int:
 
 JOBS = Store(
     "planner-cells.jsonl",
-    PlannedJob.from_record,
+    partial(from_record, PlannedJob),
     rows=lambda newest: planner_rows(list(newest.values())),
     describe=describe,
     is_failure=is_failure,

@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.memory.cell import METHODS, Cell, usual
+from bench.memory.cell import DTYPES, METHODS, Cell, usual
 from bench.suite import FAILED, from_record
 
-DTYPES = ("float32", "bfloat16", "int8", "int4")
 STYLE = Path(__file__).with_suffix(".mplstyle")
 PANEL_WIDTH, LEAST_WIDTH, ROW_HEIGHT, LEGEND_HEIGHT = 2.7, 7.0, 2.7, 1.2  # inches
 LEGEND_COLUMN = 2.7  # inches

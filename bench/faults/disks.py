@@ -24,7 +24,7 @@ from typing import Any
 
 from bench.child import run, until
 from bench.faults.clients import Clients, within
-from bench.faults.injection import FAULTY, Fault, fill_up
+from bench.faults.injection import fill_up
 from bench.faults.scenario import CYCLE_LIMIT_S, START_LIMIT_S, STOP_LIMIT_S, DaemonUnderTest, FaultSettings
 from bench.faults.state import Job, audit, has_begun, jobs, measured, phase
 from bench.record import tables
@@ -137,15 +137,14 @@ def disk(settings: FaultSettings, folder: Path) -> dict[str, Any]:
 
 def _point(folder: Path, name: str) -> dict[str, Any]:
     """Findings with a disk that is full from that write on."""
-    report, filler = folder / "report", folder / "disk" / "filler"
-    report.unlink(missing_ok=True)
+    filler = folder / "disk" / "filler"
     with mounted(folder / "disk", "-t", "tmpfs", "-o", f"size={SIZE_BYTES}", "tmpfs"):
         shutil.copytree(folder / "kept", folder / "disk" / "state", symlinks=True)
         with DaemonUnderTest.quick(folder, "disk/state") as daemon:
-            daemon.restart(FAULTY, **Fault(str(report), fill_at=POINTS[name], filler=str(filler)).environment())
+            daemon.start_faulty(fill_at=POINTS[name], filler=str(filler))
             daemon.wait_until_healthy(START_LIMIT_S)
             with Clients(daemon.url, f"disk-{name}", first_era=LATER, post_pause_s=POST_PAUSE_S) as clients:
-                found = {"name": name, **_while_full(daemon, report, filler, name)}
+                found = {"name": name, **_while_full(daemon, filler, name)}
                 known = {job.id for job in daemon.jobs(NEWEST) or []}
                 filler.unlink(missing_ok=True)
                 found |= _afterwards(daemon, known)
@@ -156,9 +155,9 @@ def _point(folder: Path, name: str) -> dict[str, Any]:
         return found | {"jobs": _endings(jobs(daemon.state))}
 
 
-def _while_full(daemon: DaemonUnderTest, report: Path, filler: Path, name: str) -> dict[str, Any]:
+def _while_full(daemon: DaemonUnderTest, filler: Path, name: str) -> dict[str, Any]:
     """Wait until the disk becomes full, keep it full for a while, and record what the daemon does then."""
-    if not until(report.exists, FIRE_LIMIT_S, 0.02):
+    if not until(daemon.report.exists, FIRE_LIMIT_S, 0.02):
         raise LarsError(f"the disk did not become full at {name!r}: {daemon.log_tail()}")
     going = within(FULL_S)
     while going():  # what others free is taken at once, as by a program that goes on writing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -18,6 +19,7 @@ import psutil
 
 from bench.daemon import Answer, ask, descendants
 from bench.faults.clients import PROMPTS, REPLY_TOKENS, Clients, within
+from bench.faults.injection import FAULTY, VARIABLE
 from bench.faults.state import Job
 from bench.models import PREFIX, TINY
 from bench.record import tables
@@ -48,6 +50,11 @@ class FaultSettings:
 class DaemonUnderTest(Daemon):
     """A daemon that can be killed, suspended and asked while it may be dead; killed at the end of its block."""
 
+    @property
+    def report(self) -> Path:
+        """The file for the report of a fault."""
+        return self.log.with_suffix(".report")
+
     @classmethod
     def quick(cls, folder: Path, name: str) -> Self:
         """A daemon on `folder/<name>` with settings under which a cycle takes seconds, and the tiny model of `folder`.
@@ -73,6 +80,15 @@ class DaemonUnderTest(Daemon):
         """Start it with the failed starts forgotten, after several of which it would be in safe mode."""
         (self.state / START_COUNT).unlink(missing_ok=True)
         self.start(command, **environment)
+
+    def start_faulty(self, **fault: Any) -> None:
+        """Start it with a `Fault` built in."""
+        self.report.unlink(missing_ok=True)
+        self.restart(FAULTY, **{VARIABLE: json.dumps({"report": str(self.report), **fault})})
+
+    def reported(self) -> list[str]:
+        """What the last faulty daemon has reported."""
+        return self.report.read_text(encoding="utf-8").splitlines() if self.report.exists() else []
 
     def learn(self, clients: Clients, what: str) -> None:
         """Start it and run a whole cycle. Raises LarsError, which calls the cycle `what`, unless it succeeds."""

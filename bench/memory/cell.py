@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from bench.record import tables
 from lars_agent.memory.allocator import SMALL_KERNEL_CACHE, THRIFTY_GLIBC, THRIFTY_JEMALLOC, thrifty_environment
 
+DTYPES = ("float32", "bfloat16", "int8", "int4")
 WORKER = "worker"  # the training worker's
 
 

@@ -15,7 +15,6 @@ from bench.record import Row, claimed, tables
 from bench.suite import Record, Store, from_record
 
 MIB = 2**20
-DTYPES = ("float32", "bfloat16", "int8", "int4")
 REPLY = (8, 128)
 BATCH = (1, 6)
 COSTS_FILE = "costs.json"  # as the daemon keeps it in its data folder

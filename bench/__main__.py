@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed (one line on stderr gives the reason), 2 wrong use.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -171,8 +172,8 @@ def quality(
         _require("peft")
     numbers, drawn = _listed(rates, "--rates", "no learning rate", float), _listed(seeds, "--seeds", "no seed", int)
     keys = quality_suite.quality_keys(chosen, numbers, drawn, steps, batch_size)
-    with quality_suite.quality_runs(keys, quality_suite.CELLS.newest(out), models, jobs) as runs:
-        QUALITY.measure(quality_suite.CELLS, runs, out)
+    runs, cores = quality_suite.quality_runs(keys, models), os.cpu_count() or 1
+    QUALITY.measure(quality_suite.CELLS, runs, out, side_by_side=jobs or cores)
 
 
 @app.command("report")

@@ -26,7 +26,6 @@ from bench.suite import Suite, part_runs
 from lars_agent.errors import LarsError
 
 PROGRAM = "python -m bench"
-EXTRA = {"peft": "PEFT", "matplotlib": "matplotlib"}
 MODELS = CHECKOUT / ".cache" / "models"
 TIME_LIMIT_S = 4 * 3600.0
 # Their modules are imported by their commands alone: what the process that samples a cell maps too is shared memory.
@@ -74,7 +73,7 @@ def memory(
     All of it is --contexts 256,512,1024,2048,4096,8192 --dtypes float32,bfloat16,int8,int4: most of a day, and 40 GB
     for plain LoRA. A cell that dies is recorded as such.
     """
-    _require(*EXTRA)
+    _require("PEFT", "matplotlib")
     if device not in ("cpu", "cuda"):
         raise typer.BadParameter(f"{device!r} is none of cpu, cuda", param_hint="--device")
     if goals and threads:
@@ -169,7 +168,7 @@ def quality(
     """Recall of a persona's facts and style by each pooling mode, with PEFT's LoRA beside (hours)."""
     chosen = [] if only_report else _chosen(methods, quality_suite.METHODS, "--methods")
     if chosen:
-        _require("peft")
+        _require("PEFT")
     numbers, drawn = _listed(rates, "--rates", "no learning rate", float), _listed(seeds, "--seeds", "no seed", int)
     keys = quality_suite.quality_keys(chosen, numbers, drawn, steps, batch_size)
     runs, cores = quality_suite.quality_runs(keys, models), os.cpu_count() or 1
@@ -203,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _require(*packages: str) -> None:
     """Raises LarsError where one of the extra's packages is missing."""
-    missing = [EXTRA[name] for name in packages if find_spec(name) is None]
+    missing = [name for name in packages if find_spec(name.lower()) is None]
     if missing:
         raise LarsError(f"{' and '.join(missing)} must be installed for this; run: pip install 'lars-agent[bench]'")
 

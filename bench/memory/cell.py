@@ -97,9 +97,9 @@ class Cell:
         steps: the number of steps; the counted bytes do not depend on it.
         threads: torch's; 0 for all cores.
         rank: of the LARS adapter.
-        plan: the fields of `lars_agent.ops.memory_plan.Plan` (LARS alone).
+        plan: the fields of `lars_agent.ops.memory_plan.MemoryPlan` (LARS alone).
         attention: `grouped` (ours) or `transformers`.
-        allocator: a key of `bench.memory.cell.ALLOCATORS`.
+        allocator: a key of `ALLOCATORS`.
         device: `cpu` or `cuda`.
         limit_bytes: of the memory cgroup of the process, None for no limit.
         run: counts the repetitions of a cell.

@@ -80,10 +80,10 @@ def one_lane(settings: FaultSettings, folder: Path, lane: int, lanes: int, stop:
         daemon.learn(Clients(daemon.url, "first"), "the first cycle")
         span_s = time.monotonic() - started  # of a start and a cycle with nothing in their way
         with Clients(daemon.url, f"kills-{seed}") as clients:
-            for number in range(len(range(lane, settings.kills, lanes))):
+            for number in range(lane, settings.kills, lanes):
                 if stop.is_set():
                     return found
-                _round(daemon, draw_kill(rng, span_s), found, span_s, counted=number in COUNTED)
+                _round(daemon, draw_kill(rng, span_s), found, span_s, counted=number // lanes in COUNTED)
             _leave_alone(daemon, clients, found)
         _settle(daemon, clients, found)
     return found

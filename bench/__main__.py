@@ -5,37 +5,35 @@ Exit codes: 0 done, 1 failed (one line on stderr gives the reason), 2 wrong use.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
 from bench import quality as quality_suite
 from bench import report
-from bench.memory.cell import METHODS
+from bench.memory.cell import DTYPES, METHODS
 from bench.memory.goals import CELLS, goal_cells, grid, memory_runs
 from bench.models import ready_model
-from bench.planner.jobs import DTYPES, JOBS, RANGES, draw_jobs, planner_runs
+from bench.planner.jobs import JOBS, RANGES, draw_jobs, planner_runs
 from bench.record import CHECKOUT, RESULTS, claims
 from bench.suite import Suite, part_runs
 from lars_agent.errors import LarsError
 
 PROGRAM = "python -m bench"
-EXTRA = {"peft": "PEFT", "matplotlib": "matplotlib"}
 MODELS = CHECKOUT / ".cache" / "models"
-CONTEXTS = "256,1024,2048"
-SWEEP_DTYPES = "float32,bfloat16"
 TIME_LIMIT_S = 4 * 3600.0
 # Their modules are imported by their commands alone: what the process that samples a cell maps too is shared memory.
 FAULT_PARTS = ("kills", "points", "cuts", "disk", "resume", "latency")
 SERVE_PARTS = ("speed", "engine", "clients", "swaps", "feedback", "asleep")
 MEMORY = Suite("memory", f"{PROGRAM} memory --goals", (CELLS, JOBS))
 QUALITY = Suite("quality", f"{PROGRAM} quality", (quality_suite.CELLS,))
-Number = TypeVar("Number", int, float)
+T = TypeVar("T")
 
 app = typer.Typer(help="Measure the goals of lars-agent.", no_args_is_help=True, add_completion=False)
 
@@ -53,8 +51,8 @@ def memory(
         str, typer.Option(help="default, an installed name, a folder, llama-3.2-1b or qwen2.5-0.5b (random weights).")
     ] = "default",
     methods: Annotated[str, typer.Option(help="Separated by commas. " + ", ".join(METHODS))] = ",".join(METHODS),
-    contexts: Annotated[str, typer.Option(help="Tokens of the prompt.")] = CONTEXTS,
-    dtypes: Annotated[str, typer.Option(help="Of " + ", ".join(DTYPES) + ".")] = SWEEP_DTYPES,
+    contexts: Annotated[str, typer.Option(help="Tokens of the prompt.")] = "256,1024,2048",
+    dtypes: Annotated[str, typer.Option(help="Of " + ", ".join(DTYPES) + ".")] = "float32,bfloat16",
     reply: Annotated[int, typer.Option(min=1, help="Tokens of the reply.")] = 128,
     steps: Annotated[int, typer.Option(min=1, help="The first two are sampled, the rest timed.")] = 3,
     threads: Threads = 0,
@@ -75,17 +73,16 @@ def memory(
     All of it is --contexts 256,512,1024,2048,4096,8192 --dtypes float32,bfloat16,int8,int4: most of a day, and 40 GB
     for plain LoRA. A cell that dies is recorded as such.
     """
-    _require(*EXTRA)
+    _require("PEFT", "matplotlib")
     if device not in ("cpu", "cuda"):
         raise typer.BadParameter(f"{device!r} is none of cpu, cuda", param_hint="--device")
     if goals and threads:
         raise typer.BadParameter("--goals is measured on all cores", param_hint="--threads")
     chosen, kinds = _chosen(methods, tuple(METHODS), "--methods"), _chosen(dtypes, DTYPES, "--dtypes")
+    lengths = _listed(contexts, "--contexts", "no number of tokens", _count)
     settings = {"model": model, "reply": reply, "steps": steps, "threads": threads, "device": device}
-    cells = list(
-        grid(chosen, _numbers(contexts, "--contexts", _count, "number of tokens"), kinds, limit_bytes=limit, **settings)
-    )
-    runs = memory_runs(goal_cells() if goals else cells, models, time_limit)
+    cells = goal_cells() if goals else grid(chosen, lengths, kinds, limit_bytes=limit, **settings)
+    runs = memory_runs(cells, models, time_limit)
     MEMORY.measure(CELLS, runs, out, fresh=fresh, retry=retry)
 
 
@@ -171,11 +168,11 @@ def quality(
     """Recall of a persona's facts and style by each pooling mode, with PEFT's LoRA beside (hours)."""
     chosen = [] if only_report else _chosen(methods, quality_suite.METHODS, "--methods")
     if chosen:
-        _require("peft")
-    numbers = _numbers(rates, "--rates", float, "learning rate") if rates else []
-    keys = quality_suite.quality_keys(chosen, numbers, _numbers(seeds, "--seeds", int, "seed"), steps, batch_size)
-    with quality_suite.quality_runs(keys, quality_suite.CELLS.newest(out), models, jobs) as runs:
-        QUALITY.measure(quality_suite.CELLS, runs, out)
+        _require("PEFT")
+    numbers, drawn = _listed(rates, "--rates", "no learning rate", float), _listed(seeds, "--seeds", "no seed", int)
+    keys = quality_suite.quality_keys(chosen, numbers, drawn, steps, batch_size)
+    runs, cores = quality_suite.quality_runs(keys, models), os.cpu_count() or 1
+    QUALITY.measure(quality_suite.CELLS, runs, out, side_by_side=jobs or cores)
 
 
 @app.command("report")
@@ -205,29 +202,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _require(*packages: str) -> None:
     """Raises LarsError where one of the extra's packages is missing."""
-    missing = [EXTRA[name] for name in packages if find_spec(name) is None]
+    missing = [name for name in packages if find_spec(name.lower()) is None]
     if missing:
         raise LarsError(f"{' and '.join(missing)} must be installed for this; run: pip install 'lars-agent[bench]'")
 
 
 def _chosen(text: str, known: Sequence[str], option: str) -> list[str]:
-    """The words of a list. Raises BadParameter that names the first unknown one."""
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    for word in words:
-        if word not in known:
-            raise typer.BadParameter(f"{word!r} is none of {', '.join(known)}", param_hint=option)
-    return words
+    return _listed(text, option, f"none of {', '.join(known)}", lambda word: known[known.index(word)])
 
 
-def _numbers(text: str, option: str, kind: Callable[[str], Number], what: str) -> list[Number]:
-    """The numbers of a list. Raises BadParameter that names the first one that is none."""
-    numbers: list[Any] = []
-    for word in text.split(","):
+def _listed(text: str, option: str, what: str, kind: Callable[[str], T]) -> list[T]:
+    """The values of a list. Raises BadParameter, which names the first invalid one and `what` it is."""
+    values = []
+    for word in filter(None, map(str.strip, text.split(","))):
         try:
-            numbers.append(kind(word))
+            values.append(kind(word))
         except ValueError:
-            raise typer.BadParameter(f"{word!r} is no {what}", param_hint=option) from None
-    return numbers
+            raise typer.BadParameter(f"{word!r} is {what}", param_hint=option) from None
+    return values
 
 
 def _count(word: str) -> int:

@@ -9,11 +9,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 from lars_agent.errors import LarsError, last_line
+
+T = TypeVar("T")
 
 
 def call(function: str, *arguments: Any, environment: Mapping[str, str] | None = None) -> Any:
@@ -35,6 +38,14 @@ def run(command: Sequence[str], name: str, environment: Mapping[str, str] | None
     if done.returncode:
         raise LarsError(f"{name} failed: {last_line(done.stderr)}{end}")
     return last_line(done.stdout)
+
+
+def until(holds: Callable[[], T], limit_s: float, pause_s: float = 0.05) -> T:
+    """The first true value of `holds()`, which is called again and again; the last one once `limit_s` have passed."""
+    deadline = time.monotonic() + limit_s
+    while not (value := holds()) and time.monotonic() < deadline:
+        time.sleep(pause_s)
+    return value
 
 
 if __name__ == "__main__":

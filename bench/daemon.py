@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from bench.child import call
+from bench.child import call, until
 from examples.running import Daemon, daemon
 from lars_agent.errors import LarsError, last_line
 from service.worker.process import DEFAULT_COMMAND, LOG_NAME, worker_environment
@@ -98,15 +98,11 @@ def training_job(running: Daemon, steps: int) -> Iterator[str]:
     Raises LarsError where it does not begin.
     """
     path = f"/jobs/{running.post('/jobs', {'profile': 'default'})['id']}"
-    until = time.monotonic() + STEP_LIMIT_S
-    while steps_of(running, path) < steps:
-        if time.monotonic() > until:
-            raise LarsError(f"the job did not begin: {running.get(path)}")
-        time.sleep(0.5)
+    if not until(lambda: steps_of(running, path) >= steps, STEP_LIMIT_S, 0.5):
+        raise LarsError(f"the job did not begin: {running.get(path)}")
     yield path
     running.post(f"{path}/cancel", {})
-    while running.get(path)["finished"] is None:
-        time.sleep(0.1)
+    until(lambda: running.get(path)["finished"], STEP_LIMIT_S)
 
 
 def steps_of(running: Daemon, path: str) -> int:

@@ -6,14 +6,13 @@ processes share are no longer private to one.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from bench.child import call
 from lars_agent.errors import ConfigError
-from lars_agent.files import make_folder, publish_folder, write_atomically
+from lars_agent.files import make_folder
 
 CONFIGS = {path.stem: path for path in (Path(__file__).parent / "configs").glob("*.json")}
 PREFIX = "random-"
@@ -50,36 +49,32 @@ def byte_tokenizer() -> Any:
 
 
 def random_model(name: str, library: Any) -> Path:
-    """The installed model `random-<name>` of a named config; made if it is missing, whole or not at all.
+    """The installed model `random-<name>` of a named config; made if it is missing, equal for equal configs.
 
-    Equal for equal configs. All but the tiny one have the default model's tokenizer. Raises ConfigError for a tokenizer
-    with more ids than the config.
+    All but the tiny one have the default model's tokenizer. Raises ConfigError for one with more ids than the config.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from lars_agent.models.open import open_tokenizer
-    from lars_agent.models.weights import MODEL_FILE, weight_files, weights_digest
+    from lars_agent.models.weights import MODEL_FILE
 
     folder, config = library.folder / (PREFIX + name), AutoConfig.from_pretrained(CONFIGS[name])
     if (folder / MODEL_FILE).is_file():
         return folder
     tokenizer = byte_tokenizer() if name == TINY else open_tokenizer(library.pull("default").folder)
+    make_folder(library.folder)
     highest = max(tokenizer.get_vocab().values())
     if highest >= config.vocab_size:
         raise ConfigError(
             f"config {name!r} has {config.vocab_size:,} tokens, the tokenizer's highest id is {highest:,}"
         )
-    with tempfile.TemporaryDirectory(dir=make_folder(library.folder), prefix=".") as scratch:
-        made = make_folder(Path(scratch) / name)
+    with tempfile.TemporaryDirectory(dir=library.folder, prefix=".") as scratch:
+        made = Path(scratch, folder.name)
         tokenizer.save_pretrained(made)
         torch.manual_seed(0)
         AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(made, max_shard_size=SHARD)
-        digest, size = weights_digest(weight_files(made)), sum(path.stat().st_size for path in made.iterdir())
-        record = {"name": PREFIX + name, "reference": str(folder.absolute()), "revision": None, "sha256": digest}
-        write_atomically(made / MODEL_FILE, json.dumps(record | {"bytes": size, "installed": ""}, indent=2) + "\n")
-        publish_folder(made, folder)
-    return folder
+        return Path(library.pull(str(made)).folder)
 
 
 def make_ready(reference: str, dtype: str, device: str, models: str) -> str:

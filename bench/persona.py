@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
+from bench.memory.peft_step import peft_model
 from examples.persona import lessons, probes
 from lars_agent.example import Message
 from lars_agent.lars import LarsAdapter, LarsConfig, attach
@@ -89,8 +90,7 @@ class Cell:
     def _lora(self) -> tuple[None, int, float]:
         """PEFT's LoRA on every linear layer but the head (r 8, alpha 16, dropout 0.05), rehearsed and kept as ours."""
         torch.manual_seed(self.config.seed)
-        lora = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM")
-        model = get_peft_model(self.attachment.model, lora)
+        model = peft_model("lora", self.attachment.model, alpha=16)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=self.config.learning_rate, weight_decay=self.config.weight_decay)
         for step in range(self.config.steps):

@@ -6,19 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.memory.cell import METHODS, Cell, usual
+from bench.memory.cell import DTYPES, METHODS, Cell, usual
+from bench.suite import FAILED, from_record
 
-DTYPES = ("float32", "bfloat16", "int8", "int4")
-STYLE: Mapping[str, Any] = {
-    "svg.hashsalt": "lars-agent",  # with no date: the same figures make the same file
-    "svg.fonttype": "none",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#E5E5E5",
-    "axes.axisbelow": True,
-}
+STYLE = Path(__file__).with_suffix(".mplstyle")
 PANEL_WIDTH, LEAST_WIDTH, ROW_HEIGHT, LEGEND_HEIGHT = 2.7, 7.0, 2.7, 1.2  # inches
 LEGEND_COLUMN = 2.7  # inches
 SPEED_SIZE = (8.0, 4.2)  # inches
@@ -70,7 +61,7 @@ def _save(draw: Callable[[], Any], stem: Path) -> list[Path]:
     from matplotlib import pyplot
 
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
-    with mpl.rc_context(dict(STYLE)):
+    with mpl.rc_context(fname=STYLE):
         figure = draw()
         figure.savefig(paths[0], dpi=150, metadata={"Software": None})
         figure.savefig(paths[1], metadata={"Date": None})
@@ -80,8 +71,8 @@ def _save(draw: Callable[[], Any], stem: Path) -> list[Path]:
 
 def _is_usual(record: Mapping[str, Any]) -> bool:
     """Tell whether a cell was measured as the method's users run it, once, and succeeded."""
-    cell = Cell.from_record(record)
-    if "failed" in record or cell.method not in METHODS:
+    cell = from_record(Cell, record)
+    if FAILED in record or cell.method not in METHODS:
         return False
     same = usual(cell.method, cell.context, cell.dtype, model=cell.model, threads=cell.threads, rank=cell.rank)
     return same.key == cell.key

@@ -6,10 +6,8 @@ that are not in it, decoded as the endpoint decodes them.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -39,22 +37,14 @@ def quality_keys(
     ]
 
 
-@contextmanager
-def quality_runs(
-    keys: Sequence[tuple[Any, ...]], known: Newest, models: Path, jobs: int | None
-) -> Iterator[dict[tuple[Any, ...], Callable[[], Record]]]:
-    """The run of each cell that is not `known`, `jobs` of them side by side, with one thread each."""
-    missing = [key for key in keys if key not in known]
-    if not missing:
-        yield {}
-        return
-    folder = ready_model("default", "float32", "cpu", models)
-    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
-        futures = {
-            key: pool.submit(call, "bench.persona.run_cell", folder, dict(zip(KEY, key, strict=True)))
-            for key in missing
-        }
-        yield {key: future.result for key, future in futures.items()}
+def quality_runs(keys: Sequence[tuple[Any, ...]], models: Path) -> dict[tuple[Any, ...], Callable[[], Record]]:
+    """The run of each cell, in a process and on a thread of its own."""
+    ready = cache(partial(ready_model, "default", "float32", "cpu", models))
+
+    def run(key: tuple[Any, ...]) -> Record:
+        return dict(call("bench.persona.run_cell", ready(), dict(zip(KEY, key, strict=True))))
+
+    return {key: partial(run, key) for key in keys}
 
 
 def quality_rows(newest: Newest) -> list[Row]:

@@ -50,8 +50,12 @@ def claimed(name: str, values: Sequence[float], /, **words: Any) -> Row:
 @cache
 def claims() -> dict[str, dict[str, Any]]:
     """Every claim of every area by its name: unit, better, and where it has them goal and note."""
-    areas = tomllib.loads((Path(__file__).parent / "claims.toml").read_text(encoding="utf-8"))
-    return {name: claim for area in areas.values() for name, claim in area.items()}
+    return {name: claim for area in tables("claims.toml").values() for name, claim in area.items()}
+
+
+def tables(name: str) -> dict[str, Any]:
+    """The tables of a TOML file beside this module."""
+    return tomllib.loads((Path(__file__).parent / name).read_text(encoding="utf-8"))
 
 
 def write(area: str, command: str, rows: Sequence[Row], folder: Path = RESULTS, **raw: Any) -> Path:

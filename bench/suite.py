@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bench import record, report
 from bench.record import Row
 
+T = TypeVar("T")
 FAILED = "failed"
 Record = Mapping[str, Any]
 Newest = Mapping[Hashable, Record]
+
+
+def from_record(cls: type[T], record: Record) -> T:
+    """The dataclass object in a record that may hold figures too."""
+    names = {item.name for item in fields(cls)}  # type: ignore[arg-type]
+    return cls(**{name: value for name, value in record.items() if name in names})
 
 
 @dataclass(frozen=True)
@@ -74,14 +82,16 @@ class Suite:
         *,
         fresh: bool = False,
         retry: bool = False,
+        side_by_side: int = 1,
     ) -> None:
         """Measure each key that the store lacks (all if `fresh`, failed ones if `retry`), then write the results."""
         known = {} if fresh else store.newest(folder)
         due = [key for key in runs if key not in known or (retry and store.is_failure(known[key]))]
-        for number, key in enumerate(due, start=1):
-            found = runs[key]()
-            store.append(folder, {**found, **record.circumstances()})
-            print(f"{number:3}/{len(due)} {store.describe(found) or key}", flush=True)
+        with ThreadPoolExecutor(side_by_side) as pool:
+            measured = (pool.map if side_by_side > 1 else map)(lambda key: runs[key](), due)
+            for number, (key, found) in enumerate(zip(due, measured, strict=True), start=1):
+                store.append(folder, {**found, **record.circumstances()})
+                print(f"{number:3}/{len(due)} {store.describe(found) or key}", flush=True)
         self.write(folder)
 
     def write(self, folder: Path) -> list[Row]:

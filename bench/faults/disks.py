@@ -16,17 +16,18 @@ import shutil
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.child import run
+from bench.child import run, until
 from bench.faults.clients import Clients, within
-from bench.faults.injection import FAULTY, Fault, fill_up
+from bench.faults.injection import fill_up
 from bench.faults.scenario import CYCLE_LIMIT_S, START_LIMIT_S, STOP_LIMIT_S, DaemonUnderTest, FaultSettings
-from bench.faults.state import Audit, Job, has_begun, jobs, measured, phase
+from bench.faults.state import Job, audit, has_begun, jobs, measured, phase
+from bench.record import tables
 from examples.running import SERVE
 from lars_agent.errors import LarsError
 
@@ -38,37 +39,12 @@ RESTART_EVERY = 8  # cuts: a daemon is started on what it left
 CONTROL = ("eatmydata", *SERVE)
 CONTROL_SHARE = 0.4  # of the cuts
 LATER = 13  # eras: far from those before the fault
-UNMOUNT_TRIES, UNMOUNT_PAUSE_S = 20, 0.25
+UNMOUNT_LIMIT_S = 5.0
 SIZE_BYTES = 24 * 2**20
 FIRE_LIMIT_S, FULL_S = 180.0, 4.0
 NEWEST = 10  # jobs that are looked at
 POST_PAUSE_S = 0.4  # so that each commit needs room: a log that has been long before needs none until it is so again
-JOB = r"jobs/j-\w+/"
-TEMP = r"\.\w+\.tmp"
-STORE = r"adapters/default/"
-POINTS = {
-    "feedback": "database feedback add",
-    "interaction": "database interactions add",
-    "job's row": "database jobs add",
-    "job begins": "database jobs started",
-    "examples": rf"file {JOB}\.train\.jsonl{TEMP}",
-    "job.json": rf"file {JOB}\.job\.json{TEMP}",
-    "worker.json": rf"file {JOB}\.worker\.json{TEMP}",
-    "plan.json": rf"file {JOB}\.plan\.json{TEMP}",
-    "progress": rf"file {JOB}progress\.jsonl",
-    "best adapter": rf"file {JOB}(\.?best.*)",
-    "checkpoint": rf"file {JOB}\.checkpoint-\d+\.tmp/state\.safetensors",
-    "checkpoint's record": rf"file {JOB}\.checkpoint-\d+\.tmp/\.progress\.json{TEMP}",
-    "candidate": rf"file {JOB}.*candidate.*\.safetensors.*",
-    "result.json": rf"file {JOB}\.result\.json{TEMP}",
-    "verdict": "database jobs verdict",
-    "published copy": rf"file {STORE}\.publish-\w+/adapter_model\.safetensors",
-    "manifest": rf"file {STORE}\.publish-\w+/manifest\.json",
-    "version's number": rf"file {STORE}\.last{TEMP}",
-    "version's row": "database jobs version",
-    "pointer": rf"file {STORE}\.active{TEMP}",
-    "job ends": "database jobs finished",
-}
+POINTS: Mapping[str, str] = tables("subjects.toml")["full_disk"]
 
 
 @contextmanager
@@ -79,11 +55,9 @@ def mounted(where: Path, *arguments: str) -> Iterator[None]:
     try:
         yield
     finally:
-        for _ in range(UNMOUNT_TRIES):  # a process that has just been killed may still hold a file for a moment
-            if not subprocess.run(["umount", str(where)], capture_output=True, check=False).returncode:
-                break
-            time.sleep(UNMOUNT_PAUSE_S)
-        else:
+        unmount = partial(subprocess.call, ["umount", str(where)], stderr=subprocess.DEVNULL)
+        # A process that has just been killed may still hold a file for a moment.
+        if not until(lambda: unmount() == 0, UNMOUNT_LIMIT_S, 0.25):
             run(["umount", "--lazy", str(where)], "umount", hint="unmount it by hand")
 
 
@@ -122,9 +96,9 @@ def cut_repeatedly(folder: Path, count: int, rng: random.Random, command: Sequen
 
 def _wait(state: Path, aim: str | None, rng: random.Random) -> None:
     """Wait for the moment of the next cut: any, or one soon after a phase of the cycle began."""
-    going, known = within(AIM_LIMIT_S), measured(state)
-    while aim is not None and not has_begun(state, aim, known) and going():
-        time.sleep(0.01)
+    known = measured(state)
+    if aim is not None:
+        until(lambda: has_begun(state, aim, known), AIM_LIMIT_S, 0.01)
     time.sleep(rng.uniform(0, SOON_S) if aim else rng.uniform(*PAUSE_S))
 
 
@@ -139,9 +113,9 @@ def _cut(folder: Path, daemon: DaemonUnderTest, clients: Clients) -> tuple[dict[
 def _audit(folder: Path, promised: dict[str, str]) -> dict[str, Any]:
     """Audit the disk after the cut."""
     with mounted(folder / "copy", "-o", "loop", str(folder / COPY)):  # ext4 replays its journal
-        audit = Audit.of(folder / "copy" / "state", promised)
-    counts = {"promised": len(promised), "lost": len(audit.lost), "duplicated": len(audit.duplicated)}
-    return counts | {"integrity": audit.integrity, "unsound": audit.unsound}
+        found = audit(folder / "copy" / "state", promised)
+    counts = {"promised": len(promised), "lost": len(found["lost"]), "duplicated": len(found["duplicated"])}
+    return counts | {"integrity": found["integrity"], "unsound": found["unsound"]}
 
 
 def _restart(folder: Path) -> None:
@@ -163,32 +137,28 @@ def disk(settings: FaultSettings, folder: Path) -> dict[str, Any]:
 
 def _point(folder: Path, name: str) -> dict[str, Any]:
     """Findings with a disk that is full from that write on."""
-    report, filler = folder / "report", folder / "disk" / "filler"
-    report.unlink(missing_ok=True)
+    filler = folder / "disk" / "filler"
     with mounted(folder / "disk", "-t", "tmpfs", "-o", f"size={SIZE_BYTES}", "tmpfs"):
         shutil.copytree(folder / "kept", folder / "disk" / "state", symlinks=True)
         with DaemonUnderTest.quick(folder, "disk/state") as daemon:
-            daemon.restart(FAULTY, **Fault(str(report), fill_at=POINTS[name], filler=str(filler)).environment())
+            daemon.start_faulty(fill_at=POINTS[name], filler=str(filler))
             daemon.wait_until_healthy(START_LIMIT_S)
             with Clients(daemon.url, f"disk-{name}", first_era=LATER, post_pause_s=POST_PAUSE_S) as clients:
-                found = {"name": name, **_while_full(daemon, report, filler, name)}
+                found = {"name": name, **_while_full(daemon, filler, name)}
                 known = {job.id for job in daemon.jobs(NEWEST) or []}
                 filler.unlink(missing_ok=True)
                 found |= _afterwards(daemon, known)
                 clients.begin_no_more()
             daemon.stop(STOP_LIMIT_S)
-        found |= asdict(Audit.of(daemon.state, clients.acknowledged))
+        found |= audit(daemon.state, clients.acknowledged)
         found |= {"statuses": clients.statuses(), "said": clients.messages()}
         return found | {"jobs": _endings(jobs(daemon.state))}
 
 
-def _while_full(daemon: DaemonUnderTest, report: Path, filler: Path, name: str) -> dict[str, Any]:
+def _while_full(daemon: DaemonUnderTest, filler: Path, name: str) -> dict[str, Any]:
     """Wait until the disk becomes full, keep it full for a while, and record what the daemon does then."""
-    going = within(FIRE_LIMIT_S)
-    while not report.exists():
-        if not going():
-            raise LarsError(f"the disk did not become full at {name!r}: {daemon.log_tail()}")
-        time.sleep(0.02)
+    if not until(daemon.report.exists, FIRE_LIMIT_S, 0.02):
+        raise LarsError(f"the disk did not become full at {name!r}: {daemon.log_tail()}")
     going = within(FULL_S)
     while going():  # what others free is taken at once, as by a program that goes on writing
         fill_up(filler)
@@ -202,11 +172,12 @@ def _while_full(daemon: DaemonUnderTest, report: Path, filler: Path, name: str) 
 
 def _afterwards(daemon: DaemonUnderTest, known: set[str]) -> dict[str, Any]:
     """Ask for a reply once there is room again, and wait for a cycle that began since; record how long that took."""
-    answer, ended = daemon.ask(), list[Job]()
-    started, going = time.monotonic(), within(CYCLE_LIMIT_S)
-    while going() and not ended:
-        ended = [job for job in daemon.jobs(NEWEST) or [] if job.is_over and job.id not in known]
-        time.sleep(0.1)
+
+    def ended_since() -> list[Job]:
+        return [job for job in daemon.jobs(NEWEST) or [] if job.is_over and job.id not in known]
+
+    answer, started = daemon.ask(), time.monotonic()
+    ended = until(ended_since, CYCLE_LIMIT_S, 0.1)
     following = ended[-1].status if ended else "none"
     seconds = round(time.monotonic() - started, 1)
     return {"reply_after": answer.status, "version_after": answer.version, "next": following, "next_s": seconds}

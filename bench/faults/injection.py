@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,6 @@ class Fault:
     kill_before: int | None = None
     fill_at: str = ""
     filler: str = ""
-
-    def environment(self) -> dict[str, str]:
-        """The variable that passes it to a process."""
-        return {VARIABLE: json.dumps(asdict(self))}
 
 
 def install_kill(fault: Fault) -> None:

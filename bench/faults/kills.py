@@ -16,11 +16,12 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.child import until
 from bench.faults.clients import OK, Clients, within, wrong_replies
-from bench.faults.injection import FAULTY, Fault
 from bench.faults.scenario import (
     CYCLE_LIMIT_S,
     START_LIMIT_S,
@@ -31,7 +32,7 @@ from bench.faults.scenario import (
     Target,
     in_lanes,
 )
-from bench.faults.state import PHASES, Audit, has_begun, jobs, measured, phase, published_by, store_problems
+from bench.faults.state import PHASES, audit, has_begun, jobs, measured, phase, published_by, store_problems
 from lars_agent.errors import LarsError
 from lars_agent.store.adapters import AdapterStore
 
@@ -54,11 +55,7 @@ class Kill:
 
 def kills(settings: FaultSettings, folder: Path) -> dict[str, Any]:
     """Findings of the kills, shared between as many daemons as there are cores (two at most)."""
-
-    def work(lane: int, lanes: int, stop: threading.Event) -> Findings:
-        return one_lane(folder, len(range(lane, settings.kills, lanes)), f"{settings.seed}-{lane}", stop)
-
-    return with_all_phases(in_lanes(settings.kills, work).as_dict())
+    return with_all_phases(in_lanes(settings.kills, partial(one_lane, settings, folder)).as_dict())
 
 
 def with_all_phases(found: dict[str, Any]) -> dict[str, Any]:
@@ -74,18 +71,19 @@ def draw_kill(rng: random.Random, span_s: float) -> Kill:
     return Kill(target, None, rng.uniform(0, span_s))
 
 
-def one_lane(folder: Path, count: int, seed: str, stop: threading.Event) -> Findings:
-    """Kill one daemon `count` times, then leave it alone, and audit everything."""
+def one_lane(settings: FaultSettings, folder: Path, lane: int, lanes: int, stop: threading.Event) -> Findings:
+    """Kill one daemon again and again, then leave it alone, and audit everything."""
+    seed = f"{settings.seed}-{lane}"
     rng, found = random.Random(seed), Findings()
     with DaemonUnderTest.quick(folder, f"state-{seed}") as daemon:
         started = time.monotonic()
         daemon.learn(Clients(daemon.url, "first"), "the first cycle")
         span_s = time.monotonic() - started  # of a start and a cycle with nothing in their way
         with Clients(daemon.url, f"kills-{seed}") as clients:
-            for number in range(count):
+            for number in range(lane, settings.kills, lanes):
                 if stop.is_set():
                     return found
-                _round(daemon, draw_kill(rng, span_s), found, span_s, counted=number in COUNTED)
+                _round(daemon, draw_kill(rng, span_s), found, span_s, counted=number // lanes in COUNTED)
             _leave_alone(daemon, clients, found)
         _settle(daemon, clients, found)
     return found
@@ -138,13 +136,13 @@ def _leave_alone(daemon: DaemonUnderTest, clients: Clients, found: Findings) -> 
         daemon.restart()
     daemon.wait_until_healthy(START_LIMIT_S)
     clients.begin_no_more()
-    going, unfinished = within(END_LIMIT_S), -1
-    while unfinished and going():
+
+    def all_over() -> bool:
         known = daemon.jobs(1000)
-        unfinished = -1 if known is None else sum(not job.is_over for job in known)
-        time.sleep(0.2)
-    if unfinished:
-        found.stuck.append(f"{unfinished} jobs have not ended {END_LIMIT_S:.0f} s after the last kill")
+        return known is not None and all(job.is_over for job in known)
+
+    if not until(all_over, END_LIMIT_S, 0.2):
+        found.stuck.append(f"not all jobs have ended {END_LIMIT_S:.0f} s after the last kill")
     job = clients.cycle(within(CYCLE_LIMIT_S))
     found.last_cycle.append(job.status if job else "none")
 
@@ -154,7 +152,7 @@ def _settle(daemon: DaemonUnderTest, clients: Clients, found: Findings) -> None:
     found.replies = sum(answer.status == OK for answer in clients.replies)
     found.wrong_replies = wrong_replies(daemon.url, clients.replies)
     daemon.stop(STOP_LIMIT_S)
-    found.add(Audit.of(daemon.state, clients.acknowledged))
+    found.add(audit(daemon.state, clients.acknowledged))
     found.statuses.update(clients.statuses())
     ended, published = jobs(daemon.state), published_by(daemon.state, "default")
     found.endings.update(job.status for job in ended)
@@ -168,7 +166,7 @@ class KeptCycle(DaemonUnderTest):
 
     def prepare(self) -> None:
         """Activate one version, and keep the next one's cycle as it is before publishing."""
-        self.kept, self.report = (self.state.with_name(self.state.name + end) for end in ("-kept", "-report"))
+        self.kept = self.state.with_name(self.state.name + "-kept")
         clients = Clients(self.url, "before")
         self.learn(clients, "the first cycle")
         self.stop(STOP_LIMIT_S)
@@ -184,14 +182,10 @@ class KeptCycle(DaemonUnderTest):
         shutil.rmtree(self.state)
         shutil.copytree(self.kept, self.state, symlinks=True)
 
-    def start_faulty(self, **fault: Any) -> None:
-        self.report.unlink(missing_ok=True)
-        self.restart(FAULTY, **Fault(str(self.report), **fault).environment())
-
     def wait_dead(self) -> str:
         """The step before which the daemon killed itself. Raises LarsError where it did not."""
         assert self.process is not None
-        exit_status, steps = self.process.wait(timeout=DIE_LIMIT_S), self.steps()
+        exit_status, steps = self.process.wait(timeout=DIE_LIMIT_S), self.reported()
         if exit_status != -signal.SIGKILL or len(steps) != 1:
             raise LarsError(f"the fault did not fire (exit status {exit_status}): {self.log_tail()}")
         self.kill()  # its worker and engine
@@ -202,17 +196,13 @@ class KeptCycle(DaemonUnderTest):
         self.wait_until_healthy(START_LIMIT_S)
         Clients(self.url, "watch").wait_over(self.job_id, within(CYCLE_LIMIT_S))
 
-    def steps(self) -> list[str]:
-        """The steps that the last faulty daemon has reported."""
-        return self.report.read_text(encoding="utf-8").splitlines() if self.report.exists() else []
-
     def all_steps(self) -> list[str]:
         """Every step from publishing to the end of the cycle."""
         self.restore()
         self.start_faulty()
         self.wait_over()
         self.kill()
-        return self.steps()
+        return self.reported()
 
 
 def points(settings: FaultSettings, folder: Path) -> dict[str, Any]:
@@ -251,7 +241,7 @@ def _kill_before(kept: KeptCycle, step: int, name: str, found: Findings) -> None
         replying = kept.ask().version
     kept.kill()
     found.strikes += 1
-    found.add(Audit.of(kept.state, clients.acknowledged))
+    found.add(audit(kept.state, clients.acknowledged))
     job = next(job for job in jobs(kept.state) if job.id == kept.job_id)
     found.endings[job.status] += 1
     if not job.is_over:

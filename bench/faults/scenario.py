@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +19,10 @@ import psutil
 
 from bench.daemon import Answer, ask, descendants
 from bench.faults.clients import PROMPTS, REPLY_TOKENS, Clients, within
-from bench.faults.state import Audit, Job
+from bench.faults.injection import FAULTY, VARIABLE
+from bench.faults.state import Job
 from bench.models import PREFIX, TINY
+from bench.record import tables
 from examples.running import SERVE, Daemon
 from lars_agent.errors import LarsError
 
@@ -29,7 +31,6 @@ Target = Literal["group", "daemon", "worker", "engine"]
 MODULES = {"worker": "training.worker", "engine": "runtime.engine_server"}
 START_COUNT = "starts.json"
 KILLED_WITHIN_S, START_LIMIT_S, STOP_LIMIT_S, CYCLE_LIMIT_S = 10, 120.0, 30.0, 240.0
-QUICK = Path(__file__).parents[1] / "configs" / "quick.toml"
 MOST_LANES = 2
 
 
@@ -49,6 +50,11 @@ class FaultSettings:
 class DaemonUnderTest(Daemon):
     """A daemon that can be killed, suspended and asked while it may be dead; killed at the end of its block."""
 
+    @property
+    def report(self) -> Path:
+        """The file for the report of a fault."""
+        return self.log.with_suffix(".report")
+
     @classmethod
     def quick(cls, folder: Path, name: str) -> Self:
         """A daemon on `folder/<name>` with settings under which a cycle takes seconds, and the tiny model of `folder`.
@@ -59,7 +65,7 @@ class DaemonUnderTest(Daemon):
         state.mkdir(parents=True, exist_ok=True)
         if not (state / MODELS).exists():
             (state / MODELS).symlink_to(models)
-        sections = tomllib.loads(QUICK.read_text(encoding="utf-8"))
+        sections = tables("configs/quick.toml")
         settings = {f"{name}__{key}": str(value) for name, keys in sections.items() for key, value in keys.items()}
         return cls(state, settings | {"model__name": str(models / TINY_NAME)}, folder / f"{name.replace('/', '-')}.log")
 
@@ -71,13 +77,18 @@ class DaemonUnderTest(Daemon):
             self.kill()
 
     def restart(self, command: Sequence[str] = SERVE, **environment: str) -> None:
-        """Start it with the failed starts forgotten."""
-        self.reset_start_count()
+        """Start it with the failed starts forgotten, after several of which it would be in safe mode."""
+        (self.state / START_COUNT).unlink(missing_ok=True)
         self.start(command, **environment)
 
-    def reset_start_count(self) -> None:
-        """Forget the starts that failed, after several of which the daemon would be in safe mode."""
-        (self.state / START_COUNT).unlink(missing_ok=True)
+    def start_faulty(self, **fault: Any) -> None:
+        """Start it with a `Fault` built in."""
+        self.report.unlink(missing_ok=True)
+        self.restart(FAULTY, **{VARIABLE: json.dumps({"report": str(self.report), **fault})})
+
+    def reported(self) -> list[str]:
+        """What the last faulty daemon has reported."""
+        return self.report.read_text(encoding="utf-8").splitlines() if self.report.exists() else []
 
     def learn(self, clients: Clients, what: str) -> None:
         """Start it and run a whole cycle. Raises LarsError, which calls the cycle `what`, unless it succeeds."""
@@ -171,13 +182,12 @@ class Findings:
     stuck: list[str] = field(default_factory=list)
     integrity: list[str] = field(default_factory=list)
 
-    def add(self, audit: Audit) -> None:
+    def add(self, audited: dict[str, Any]) -> None:
         """Add an audit's losses."""
-        self.acknowledged += audit.acknowledged
-        self.lost += audit.lost
-        self.duplicated += audit.duplicated
-        self.unsound += audit.unsound
-        self.integrity.append(audit.integrity)
+        self.acknowledged += audited["acknowledged"]
+        self.integrity.append(audited["integrity"])
+        for name in ("lost", "duplicated", "unsound"):
+            getattr(self, name).extend(audited[name])
 
     def __add__(self, other: Findings) -> Findings:
         return Findings(**{name: value + getattr(other, name) for name, value in vars(self).items()})

@@ -41,28 +41,15 @@ class Job:
         return cls(*(body[name] for name in cls.__match_args__))
 
 
-@dataclass(frozen=True)
-class Audit:
-    """The comparison of a data folder with what clients were promised.
+def audit(state: Path, promised: Mapping[str, str]) -> dict[str, Any]:
+    """The comparison of a data folder with what clients were promised: the id of each acknowledged key.
 
-    Attributes:
-        acknowledged: the number of feedbacks that were answered with 2xx.
-        lost, duplicated: the keys of those that are missing, or stored more than once.
-        unsound: problems of the adapter store; empty where all is sound.
-        integrity: `ok`, or SQLite's complaint about the database.
+    `lost` and `duplicated` are the keys of feedback that is missing, or stored more than once; `unsound` the problems
+    of the adapter store; `integrity` is `ok`, or SQLite's complaint about the database.
     """
-
-    acknowledged: int
-    lost: list[str]
-    duplicated: list[str]
-    unsound: list[str]
-    integrity: str
-
-    @classmethod
-    def of(cls, state: Path, promised: Mapping[str, str]) -> Audit:
-        """Audit the folder; `promised` is the id of each acknowledged key."""
-        lost, duplicated = compare(promised, stored_feedback(state / DATABASE))
-        return cls(len(promised), lost, duplicated, store_problems(state), integrity(state / DATABASE))
+    lost, duplicated = compare(promised, stored_feedback(state / DATABASE))
+    found = {"acknowledged": len(promised), "lost": lost, "duplicated": duplicated}
+    return found | {"unsound": store_problems(state), "integrity": integrity(state / DATABASE)}
 
 
 def compare(promised: Mapping[str, str], rows: Iterable[Stored]) -> tuple[list[str], list[str]]:

@@ -18,8 +18,8 @@ from typing import Any
 import httpx
 import psutil
 
+from bench.child import until
 from bench.daemon import descendants, steps_of, training_job, training_worker, worker_message
-from bench.faults.clients import within
 from bench.faults.scenario import MODELS, MODULES, FaultSettings
 from examples.persona import MARA, lessons, read_lines
 from examples.running import Daemon, daemon
@@ -140,11 +140,13 @@ def _complete(folder: Path) -> None:
 def _interrupt(folder: Path, step: int, delay_s: float, number: signal.Signals) -> None:
     """Send the worker the signal a moment after it has taken that step, and wait until it ends without a result."""
     with training_worker(folder, THREADS) as process:
-        going = within(STEP_LIMIT_S)
-        while not any(line["step"] >= step for line in job_directory.read_progress(folder)):
-            if process.poll() is not None or not going():
-                raise LarsError(f"the worker did not come to step {step}: {worker_message(folder)}")
-            time.sleep(0.005)
+
+        def has_come() -> bool:
+            return any(line["step"] >= step for line in job_directory.read_progress(folder))
+
+        until(lambda: has_come() or process.poll() is not None, STEP_LIMIT_S, 0.005)
+        if not has_come():
+            raise LarsError(f"the worker did not come to step {step}: {worker_message(folder)}")
         time.sleep(delay_s)
         process.send_signal(number)
         process.wait(timeout=STEP_LIMIT_S)

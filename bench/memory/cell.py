@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from ctypes.util import find_library
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from bench.record import tables
 from lars_agent.memory.allocator import SMALL_KERNEL_CACHE, THRIFTY_GLIBC, THRIFTY_JEMALLOC, thrifty_environment
 
+DTYPES = ("float32", "bfloat16", "int8", "int4")
 WORKER = "worker"  # the training worker's
 
 
@@ -65,13 +67,9 @@ def available() -> list[str]:
     return [name for name, one in ALLOCATORS.items() if one.library is None or find_library(one.library)]
 
 
-SMALL: Mapping[str, Any] = {"micro_batch": 1, "optimizer_bits": 8, "loss_chunk": 8}  # the smallest plan
-PLAIN: Mapping[str, Any] = {"micro_batch": 1, "recompute": False, "loss_chunk": 1024}  # nothing but LARS itself
-
-
 @dataclass(frozen=True)
 class Method:
-    """A method with its label, and colour, marker and dash in plots.
+    """A method with its label, its look (colour, marker and dash) in plots, and the plan of LARS.
 
     PEFT's run as they come: transformers' attention, glibc's allocator.
     """
@@ -79,28 +77,12 @@ class Method:
     kind: Literal["inference", "lars", "peft"]
     label: str
     look: tuple[str, str, str]
-    plan: Mapping[str, Any] = field(default_factory=dict)
+    plan: str = "none"
 
 
-# Okabe and Ito's colours, which colour-blind readers tell apart: ours cold and whole, PEFT's warm and dashed.
-BLUE, SKY, GREEN, ORANGE, RED, PINK, BLACK = "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#000000"
-GREY = "#7F7F7F"
-METHODS: Mapping[str, Method] = {
-    "inference": Method("inference", "inference with an adapter", (BLACK, "", ":")),
-    "response": Method("lars", "LARS response", (BLUE, "o", "-"), SMALL),
-    "response+token": Method("lars", "LARS response + token term", (SKY, "s", "-"), SMALL),
-    "prompt": Method("lars", "LARS prompt", (GREEN, "^", "-"), SMALL),
-    "causal": Method("lars", "LARS causal", (GREEN, "v", "-"), SMALL),
-    "sequence": Method("lars", "LARS sequence", (GREEN, "D", "-"), SMALL),
-    "learned": Method("lars", "LARS learned", (GREEN, "P", "-"), SMALL),
-    "sequence+plain": Method("lars", "LARS sequence, as published", (GREEN, "x", "-."), PLAIN),
-    "lora": Method("peft", "LoRA", (RED, "o", "--")),
-    "lora+checkpointing": Method("peft", "LoRA, checkpointing", (ORANGE, "s", "--")),
-    "lora+checkpointing+chunked": Method("peft", "LoRA, checkpointing, chunked loss", (ORANGE, "^", "--")),
-    "lora-fa": Method("peft", "LoRA-FA", (PINK, "D", "--")),
-    "ia3": Method("peft", "IA3", (PINK, "v", "--")),
-    "velora": Method("peft", "VeLoRA", (GREY, "P", "--")),
-}
+SUBJECTS = tables("subjects.toml")
+PLANS: Mapping[str, Mapping[str, Any]] = SUBJECTS["plans"]
+METHODS = {name: Method(**values) for name, values in SUBJECTS["methods"].items()}
 
 
 @dataclass(frozen=True)
@@ -115,9 +97,9 @@ class Cell:
         steps: the number of steps; the counted bytes do not depend on it.
         threads: torch's; 0 for all cores.
         rank: of the LARS adapter.
-        plan: the fields of `lars_agent.ops.memory_plan.Plan` (LARS alone).
+        plan: the fields of `lars_agent.ops.memory_plan.MemoryPlan` (LARS alone).
         attention: `grouped` (ours) or `transformers`.
-        allocator: a key of `bench.memory.cell.ALLOCATORS`.
+        allocator: a key of `ALLOCATORS`.
         device: `cpu` or `cuda`.
         limit_bytes: of the memory cgroup of the process, None for no limit.
         run: counts the repetitions of a cell.
@@ -143,17 +125,11 @@ class Cell:
         """The same for cells that measure the same."""
         return json.dumps({name: value for name, value in asdict(self).items() if name != "steps"}, sort_keys=True)
 
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Cell:
-        """The cell in a record that may hold figures too."""
-        names = {item.name for item in fields(cls)}
-        return cls(**{name: value for name, value in record.items() if name in names})
-
 
 def usual(name: str, context: int, dtype: str, **more: Any) -> Cell:
     """The cell of a method as its users run it."""
     method = METHODS[name]
-    settings: dict[str, Any] = {"plan": dict(method.plan)}
+    settings: dict[str, Any] = {"plan": dict(PLANS[method.plan])}
     if method.kind == "peft":
         settings |= {"attention": "transformers", "allocator": "glibc"}
     if method.kind == "inference":

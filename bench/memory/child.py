@@ -22,6 +22,7 @@ from torch import nn
 
 from bench.memory.cell import METHODS, Cell
 from bench.memory.process import footprint
+from bench.suite import from_record
 from lars_agent.memory.allocator import give_back
 from lars_agent.memory.measure import peak_rss_bytes, reset_peak
 from lars_agent.models.open import OpenedModel, open_model, precision
@@ -33,7 +34,7 @@ FIRST_PLAIN_ID = 100  # those below are often special
 
 
 def main() -> None:
-    folder, cell = Path(sys.argv[1]), Cell.from_record(json.loads(sys.argv[2]))
+    folder, cell = Path(sys.argv[1]), from_record(Cell, json.loads(sys.argv[2]))
     torch.set_num_threads(cell.threads or os.cpu_count() or 1)
     opened = opened_for(cell, folder)
     load_peak = peak_rss_bytes()

@@ -9,12 +9,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from bench.memory.cell import ALLOCATORS, SMALL, Cell, available, given_ours, usual
+from bench.memory.cell import ALLOCATORS, PLANS, Cell, available, given_ours, usual
 from bench.memory.process import measure
 from bench.models import ready_model
 from bench.plots import plot_memory
 from bench.record import Row, claimed
-from bench.suite import FAILED, Newest, Record, Store
+from bench.suite import FAILED, Newest, Record, Store, from_record
 
 MIB, MB = 2**20, 10**6
 KEY_VALUE_BYTES = 2 * 30 * 192 * 4  # of one token: keys and values of the default model's 30 layers in float32
@@ -32,9 +32,10 @@ TIMED = [  # both with our allocator and attention, in pairs
         usual("response", SHORT, "float32", run=run),
     )
 ]
-TIGHTEST = {**SMALL, "mlp_tile": 32, "loss_chunk": 4, "prompt_chunk": 64}
-QWEN_256 = usual("response", 128, "bfloat16", model="qwen2.5-0.5b", rank=8, plan=TIGHTEST)
-LLAMA_4096 = usual("response", 4096, "int4", model="llama-3.2-1b", rank=8, plan=SMALL, steps=20, limit_bytes=3 * 2**29)
+QWEN_256 = usual("response", 128, "bfloat16", model="qwen2.5-0.5b", rank=8, plan=PLANS["tightest"])
+LLAMA_4096 = usual(
+    "response", 4096, "int4", model="llama-3.2-1b", rank=8, plan=PLANS["small"], steps=20, limit_bytes=3 * 2**29
+)
 ALLOCATOR_CONTEXT, ALLOCATOR_DTYPES = 2048, ("bfloat16", "float32")
 Values = Callable[..., list[float]]  # of the records of cells
 
@@ -144,7 +145,7 @@ def describe(record: Record) -> str:
 
 CELLS = Store(
     "memory-cells.jsonl",
-    key=lambda record: Cell.from_record(record).key,
+    key=lambda record: from_record(Cell, record).key,
     rows=memory_rows,
     plots=lambda newest, folder: plot_memory(list(newest.values()), folder),
     describe=describe,

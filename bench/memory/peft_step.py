@@ -40,11 +40,11 @@ def peft_step(cell: Cell, opened: OpenedModel, example: Encoded) -> Callable[[],
     return step
 
 
-def peft_model(kind: str, base: Any) -> Any:
+def peft_model(kind: str, base: Any, alpha: int = ALPHA) -> Any:
     """`base` with PEFT's adapter of that kind in its linear layers, in training mode."""
     from peft import IA3Config, LoraConfig, get_peft_model  # in no other method's memory
 
-    lora: dict[str, Any] = {"r": RANK, "lora_alpha": ALPHA, "lora_dropout": DROPOUT, "target_modules": "all-linear"}
+    lora: dict[str, Any] = {"r": RANK, "lora_alpha": alpha, "lora_dropout": DROPOUT, "target_modules": "all-linear"}
     if kind == "velora":
         from peft import VeloraConfig
 

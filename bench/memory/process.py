@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
 import psutil
 
+from bench.child import until
 from bench.memory.cell import VARIABLES, Cell, allocator_environment
 from bench.suite import FAILED
 from lars_agent.errors import LarsError, last_line
@@ -49,10 +51,10 @@ def measure(cell: Cell, folder: Path, time_limit_s: float) -> dict[str, Any]:
     variables = allocator_environment(cell.allocator) | {"OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
     if cell.limit_bytes is not None:
         drop_page_cache(folder)
-    with memory_limit(cell.limit_bytes) as limit, tempfile.TemporaryFile() as errors:
-        command = [sys.executable, "-m", "bench.memory.child", str(folder), json.dumps(asdict(cell))]
+    with memory_limit(cell.limit_bytes) as group, tempfile.TemporaryFile() as errors:
+        enter = [] if group is None else [*ENTER, str(group)]
         process = subprocess.Popen(
-            command if limit is None else limit.command(command),
+            [*enter, sys.executable, "-m", "bench.memory.child", str(folder), json.dumps(asdict(cell))],
             env=inherited() | variables,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -68,9 +70,9 @@ def measure(cell: Cell, folder: Path, time_limit_s: float) -> dict[str, Any]:
             process.kill()
             process.wait()
         if status != 0 or not figures:
-            figures = {FAILED: _reason(ending, limit, errors)}
-        if limit is not None:
-            figures["cgroup_peak_bytes"] = limit.peak_bytes()
+            figures = {FAILED: _reason(ending, cell, group, errors)}
+        if group is not None:
+            figures["cgroup_peak_bytes"] = next((int(path.read_text()) for path in _existing(group, PEAK)), None)
     return asdict(cell) | figures | {"environment": variables}
 
 
@@ -111,10 +113,10 @@ def inherited() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in VARIABLES}
 
 
-def _reason(ending: str, limit: MemoryLimit | None, errors: IO[bytes]) -> str:
+def _reason(ending: str, cell: Cell, group: Path | None, errors: IO[bytes]) -> str:
     """The ending, with what is known of its cause."""
-    if limit is not None and limit.killed():
-        return f"{ending}: passed the limit of {limit.limit_bytes:,} bytes"
+    if group is not None and any(KILLED.search(path.read_text()) for path in _existing(group, EVENTS)):
+        return f"{ending}: passed the limit of {cell.limit_bytes:,} bytes"
     if ending == f"signal {signal.SIGKILL.name}":
         return f"{ending}, which the system sends when memory runs out"
     errors.seek(0)
@@ -122,54 +124,60 @@ def _reason(ending: str, limit: MemoryLimit | None, errors: IO[bytes]) -> str:
 
 
 CGROUPS = Path("/sys/fs/cgroup")
-NAME = "lars-bench"
 REMOVED_WITHIN_S = 5.0
 # Each in version 2 and in version 1; a kernel may lack those of swap and of the peak.
 LIMITS = ("memory.max", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
 NO_SWAP = ("memory.swap.max", "memory.swappiness")
 PEAK, EVENTS = ("memory.peak", "memory.max_usage_in_bytes"), ("memory.events", "memory.oom_control")
-
-
-@dataclass(frozen=True)
-class MemoryLimit:
-    """A group whose processes hold at most `limit_bytes` together, page cache included."""
-
-    folder: Path
-    limit_bytes: int
-
-    def peak_bytes(self) -> int | None:
-        """The most that was ever charged to the group; None where the kernel does not tell."""
-        return next((int(path.read_text()) for path in self.existing(PEAK)), None)
-
-    def killed(self) -> bool:
-        """Tell whether the kernel killed a process of the group for exceeding the limit."""
-        words = [line.split() for path in self.existing(EVENTS) for line in path.read_text().splitlines()]
-        return any(name == "oom_kill" and int(count) > 0 for name, count in words)
-
-    def command(self, command: list[str]) -> list[str]:
-        """The command that runs `command` in the group from its first page on."""
-        return ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(self.folder), *command]
-
-    def existing(self, names: tuple[str, ...]) -> list[Path]:
-        return [self.folder / name for name in names if (self.folder / name).exists()]
+KILLED = re.compile(r"^oom_kill [1-9]", re.MULTILINE)
+ENTER = ("sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"')  # from the first page on
 
 
 @contextmanager
-def memory_limit(limit_bytes: int | None) -> Iterator[MemoryLimit | None]:
-    """Make a limit to run a process under, and remove the group afterwards. Raises LarsError where it is impossible."""
+def memory_limit(limit_bytes: int | None) -> Iterator[Path | None]:
+    """A group whose processes hold at most that many bytes together, page cache included; removed afterwards.
+
+    Raises LarsError where it is impossible.
+    """
     if limit_bytes is None:
         yield None
         return
-    limit = MemoryLimit(_new_group(), limit_bytes)
     try:
-        for path in limit.existing(LIMITS):
+        group = _own_group() / f"lars-bench-{os.getpid()}"
+        group.mkdir()
+    except OSError as error:
+        raise LarsError(
+            f"no memory limit can be set on this machine ({error}); leave out --limit, or run it as root"
+        ) from error
+    try:
+        if not _existing(group, LIMITS):
+            raise LarsError(f"{group.parent} does not delegate the memory controller; leave out --limit")
+        for path in _existing(group, LIMITS):
             path.write_text(str(limit_bytes))
-        for path in limit.existing(NO_SWAP):
+        for path in _existing(group, NO_SWAP):
             with suppress(OSError):
                 path.write_text("0")
-        yield limit
+        yield group
     finally:
-        _remove(limit.folder)
+        until(lambda: _is_removed(group), REMOVED_WITHIN_S)
+
+
+def _existing(group: Path, names: Sequence[str]) -> list[Path]:
+    return [group / name for name in names if (group / name).exists()]
+
+
+def _own_group() -> Path:
+    """The folder of our memory cgroup: v1's own hierarchy where there is one, else v2's."""
+    lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
+    paths = {controllers: path.lstrip("/") for _, controllers, path in (line.split(":", 2) for line in lines)}
+    return CGROUPS / "memory" / paths["memory"] if "memory" in paths else CGROUPS / paths[""]
+
+
+def _is_removed(group: Path) -> bool:
+    """Try to remove it; a process that has just ended may hold it for a moment."""
+    with suppress(OSError):
+        group.rmdir()
+    return not group.exists()
 
 
 def drop_page_cache(folder: Path) -> None:
@@ -177,36 +185,3 @@ def drop_page_cache(folder: Path) -> None:
     for path in filter(Path.is_file, folder.rglob("*")):
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def _new_group() -> Path:
-    """Make an empty group below our own in which memory can be limited."""
-    try:
-        group = _own_group() / f"{NAME}-{os.getpid()}"
-        group.mkdir()
-    except OSError as error:
-        raise LarsError(
-            f"no memory limit can be set on this machine ({error}); leave out --limit, or run it as root"
-        ) from error
-    if not any((group / name).exists() for name in LIMITS):
-        _remove(group)
-        raise LarsError(f"{group.parent} does not delegate the memory controller; leave out --limit")
-    return group
-
-
-def _own_group() -> Path:
-    """The folder of our memory cgroup: v1's own hierarchy where there is one, else v2's."""
-    lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
-    paths = {controllers: path.lstrip("/") for _, controllers, path in (line.split(":", 2) for line in lines)}
-    first = next((path for controllers, path in paths.items() if "memory" in controllers.split(",")), None)
-    return CGROUPS / paths[""] if first is None else CGROUPS / "memory" / first
-
-
-def _remove(group: Path) -> None:
-    """Remove the group; a process that has just ended may hold it for a moment."""
-    deadline = time.monotonic() + REMOVED_WITHIN_S
-    while group.exists() and time.monotonic() < deadline:
-        try:
-            group.rmdir()
-        except OSError:
-            time.sleep(0.05)

@@ -5,32 +5,21 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bench.models import ready_model
-from bench.record import Row, claimed
-from bench.suite import Record, Store
+from bench.record import Row, claimed, tables
+from bench.suite import Record, Store, from_record
 
 MIB = 2**20
-DTYPES = ("float32", "bfloat16", "int8", "int4")
 REPLY = (8, 128)
 BATCH = (1, 6)
 COSTS_FILE = "costs.json"  # as the daemon keeps it in its data folder
 REFUSED, VIOLATED = "BudgetTooSmall", "BudgetExceeded"
-
-
-# Ranges to draw from for a model, and the model's weight. Budgets reach from too small to more than enough.
-RANGES: Mapping[str, Mapping[str, Any]] = {
-    "default": {"context": (32, 1536), "budget_mib": (650, 2500), "weight": 6},
-    "small-llama": {"context": (32, 2048), "budget_mib": (550, 1500), "weight": 4},
-    "small-qwen2": {"context": (32, 2048), "budget_mib": (550, 1500), "weight": 4},
-    "small-gemma": {"context": (32, 2048), "budget_mib": (550, 1500), "weight": 4},
-    "qwen2.5-0.5b": {"context": (32, 256), "budget_mib": (900, 4000), "weight": 2},
-    "llama-3.2-1b": {"context": (32, 128), "budget_mib": (1400, 8000), "weight": 1},
-}
+RANGES: Mapping[str, Mapping[str, Any]] = tables("subjects.toml")["planner"]
 
 
 @dataclass(frozen=True)
@@ -45,11 +34,6 @@ class PlannedJob:
     reply: int
     batch: int
     budget_bytes: int
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> PlannedJob:
-        """The job in a record that may hold figures too."""
-        return cls(**{item.name: record[item.name] for item in fields(cls)})
 
 
 def draw_jobs(count: int, seed: int, models: Sequence[str], dtypes: Sequence[str]) -> Iterator[PlannedJob]:
@@ -126,13 +110,13 @@ def describe(found: Record) -> str:
     return f"{name}{figures}, {predicted / measured - 1:+.1%}"
 
 
-def _log_uniform(rng: random.Random, ends: tuple[int, int]) -> int:
+def _log_uniform(rng: random.Random, ends: Sequence[int]) -> int:
     return round(math.exp(rng.uniform(*map(math.log, ends))))
 
 
 JOBS = Store(
     "planner-cells.jsonl",
-    PlannedJob.from_record,
+    partial(from_record, PlannedJob),
     rows=lambda newest: planner_rows(list(newest.values())),
     describe=describe,
     is_failure=is_failure,

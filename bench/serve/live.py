@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from bench.child import until
 from bench.daemon import PROMPTS, Answer, ask, ask_on, asking, daemon_with, training_job
 from bench.memory.process import KINDS, footprint
 from examples.persona import MARA, read_lines
@@ -131,11 +132,8 @@ def unloaded(model: Path) -> dict[str, Any]:
         assert running.process is not None
         process = psutil.Process(running.process.pid)
         awake = _held(process)
-        until = time.monotonic() + UNLOAD_LIMIT_S
-        while process.children(recursive=True):
-            if time.monotonic() > until:
-                raise LarsError("the model was not unloaded")
-            time.sleep(0.2)
+        if not until(lambda: not process.children(recursive=True), UNLOAD_LIMIT_S, 0.2):
+            raise LarsError("the model was not unloaded")
         time.sleep(SETTLE_S)
         return {"awake": awake, "asleep": _held(process)}
 

@@ -9,7 +9,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from bench.memory.cell import BLUE, ORANGE, RED
 from bench.plots import plot_speed
 from bench.record import Row, claimed
 from bench.serve.live import feedback_latency, swaps, throughput, unloaded
@@ -30,7 +29,7 @@ DECODE, PREFILL = "decode_tokens_s", "prefill_tokens_s"
 CELL = f"prompt {PROMPT_TOKENS}, reply {REPLY_TOKENS}, each run a process of its own"
 CLAIMED_ENGINE = ("int4", 2)  # whose rows have goals
 KINDS = {"bias": "", "token_term": "_token_term", "causal": "_causal"}
-COLOURS = dict.fromkeys(OURS, BLUE) | {LLAMACPP: ORANGE, TRANSFORMERS: RED}
+COLOURS = dict.fromkeys(OURS, "#0072B2") | {LLAMACPP: "#E69F00", TRANSFORMERS: "#D55E00"}
 
 
 def serve_rows(parts: Mapping[str, Any]) -> list[Row]:

@@ -14,7 +14,7 @@ run: $(VENV)/.run  ## Start the daemon on loopback; the first time, install it a
 	$(BIN)/lars-agent serve
 
 test: lint types  ## Lint, check the types, run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.test  ## ruff, format and rules
 	$(BIN)/ruff format --check .

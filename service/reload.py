@@ -22,11 +22,13 @@ def reload(daemon: Daemon, load: Callable[[], Settings]) -> None:
     try:
         settings, waiting = renewed(daemon.settings, load())
         daemon.use(settings)
+    except LarsError as error:
+        daemon.notices = [f"the settings stay as they were: {error}"]
+        log.error("settings_not_reloaded", error=str(error))
+        return
     except Exception as error:
-        unexpected = f"the settings could not be read again: unexpected {type(error).__name__}; the log says more"
-        is_expected = isinstance(error, LarsError)
-        daemon.notices = [f"the settings stay as they were: {error}" if is_expected else unexpected]
-        log.error("settings_not_reloaded", error=str(error), exc_info=not is_expected)
+        daemon.notices = [f"the settings could not be read again: unexpected {type(error).__name__}; the log says more"]
+        log.exception("settings_not_reloaded")
         return
     daemon.notices = [f"takes effect at the next start: {', '.join(waiting)}"] if waiting else []
     log.info("settings_reloaded", at_next_start=waiting)

@@ -19,7 +19,7 @@ from lars_agent.training.job_directory import CANDIDATE, SPEC_FILE, JobResult, J
 from service.cycle.context import CycleContext
 from service.cycle.job_directory import curate_by_settings, write_job_directory
 from service.cycle.unlearning import withdraw_if_nothing_to_learn, withdraw_stale_adapter
-from service.db import JobRecord
+from service.db.records import JobRecord
 from service.serving.adapter_switch import SwapFailed, label
 
 

@@ -16,7 +16,7 @@ from lars_agent.training.curate import Curated, curate
 from lars_agent.training.job_directory import HELDOUT_FILE, TRAIN_FILE, JobSpec, write_examples
 from service.cycle.context import CycleContext
 from service.cycle.unlearning import effective_version
-from service.db import JobRecord
+from service.db.records import JobRecord
 from service.settings.load import Settings
 
 

@@ -238,10 +238,9 @@ class Supervisor:
 
         A worker that was suspended, or stopped by somebody else, or hung, goes on from its checkpoint.
         """
-        tries = 0
+        budget_bytes, tries = self._db.jobs.get(folder.name).budget_bytes, 0
         while tries < MAX_TRIES:
             self._check()
-            budget_bytes = self._db.jobs.get(folder.name).budget_bytes
             worker_exit = self._worker.run(folder, budget_bytes) if read_result(folder) is None else None
             if worker_exit is not None:
                 self._note(folder.name, worker_exit)

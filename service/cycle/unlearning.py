@@ -9,7 +9,7 @@ import structlog
 
 from lars_agent.errors import AdapterError, NothingToLearn
 from service.cycle.context import CycleContext
-from service.db import JobNotFound
+from service.db.errors import JobNotFound
 from service.serving.adapter_switch import label
 
 log = structlog.get_logger(__name__)

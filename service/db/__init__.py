@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from service.db.engine import create
-from service.db.errors import JobNotFound
 from service.db.feedback import Feedback
 from service.db.interactions import Interactions
 from service.db.jobs import Jobs
 from service.db.migrate import migrate
-from service.db.records import JobRecord
 from service.db.scheduled_runs import ScheduledRuns
 
-__all__ = ["Database", "JobNotFound", "JobRecord"]
+__all__ = ["Database"]
 
 
 class Database:

@@ -7,28 +7,14 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-import torch
 
 from lars_agent.errors import AdapterCorrupt
 from lars_agent.models.library import InstalledModel
-from lars_agent.models.open import OpenedModel, open_model
 from lars_agent.runtime.engine import Engine
 from lars_agent.store import adapters
-from lars_agent.store.adapters import ADAPTER_FILES, AdapterStore
+from lars_agent.store.adapters import ADAPTER_FILES
 from service.serving.adapter_switch import AdapterSwitch
 from tests.runtime.conftest import publish
-from tests.tiny import save_tiny
-
-
-@pytest.fixture(scope="module")
-def opened(tmp_path_factory) -> OpenedModel:
-    torch.set_num_threads(1)
-    return open_model(save_tiny(tmp_path_factory.mktemp("model")), torch.float32)
-
-
-@pytest.fixture
-def store(tmp_path) -> AdapterStore:
-    return AdapterStore(tmp_path / "adapters")
 
 
 @pytest.fixture

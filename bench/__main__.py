@@ -28,7 +28,7 @@ from lars_agent.errors import LarsError
 PROGRAM = "python -m bench"
 MODELS = CHECKOUT / ".cache" / "models"
 TIME_LIMIT_S = 4 * 3600.0
-# Their modules are imported by their commands alone: what the process that samples a cell maps too is shared memory.
+# Their modules are imported by their commands alone: they take seconds.
 FAULT_PARTS = ("kills", "points", "cuts", "disk", "resume", "latency")
 SERVE_PARTS = ("speed", "engine", "clients", "swaps", "feedback", "asleep")
 MEMORY = Suite("memory", f"{PROGRAM} memory --goals", (CELLS, JOBS))
@@ -54,7 +54,7 @@ def memory(
     contexts: Annotated[str, typer.Option(help="Tokens of the prompt.")] = "256,1024,2048",
     dtypes: Annotated[str, typer.Option(help="Of " + ", ".join(DTYPES) + ".")] = "float32,bfloat16",
     reply: Annotated[int, typer.Option(min=1, help="Tokens of the reply.")] = 128,
-    steps: Annotated[int, typer.Option(min=1, help="The first two are sampled, the rest timed.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="The first two warm up, the rest are timed.")] = 3,
     threads: Threads = 0,
     goals: Annotated[bool, typer.Option("--goals", help="Measure the cells of the goals, and nothing else.")] = False,
     device: Annotated[str, typer.Option(help="cpu, or cuda: the GPU's peak is recorded too.")] = "cpu",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,24 +20,45 @@ from lars_agent.errors import LarsError, last_line
 T = TypeVar("T")
 
 
-def call(function: str, *arguments: Any, environment: Mapping[str, str] | None = None) -> Any:
-    """The value of a function of JSON values, called in a process of its own. Raises LarsError."""
-    command = [sys.executable, "-m", "bench.child", function, json.dumps(arguments, default=str)]
-    return json.loads(run(command, function, environment))
+def call(
+    function: str,
+    *arguments: Any,
+    environment: Mapping[str, str] | None = None,
+    limit_s: float | None = None,
+    enter: Sequence[str] = (),
+) -> Any:
+    """The value of a function of JSON values, called in a process of its own. Raises LarsError.
+
+    `enter` is a command that starts the one behind it. The process has `limit_s` seconds.
+    """
+    command = [*enter, sys.executable, "-m", "bench.child", function, json.dumps(arguments, default=str)]
+    return json.loads(run(command, function, environment, limit_s=limit_s))
 
 
-def run(command: Sequence[str], name: str, environment: Mapping[str, str] | None = None, hint: str = "") -> str:
+def run(
+    command: Sequence[str],
+    name: str,
+    environment: Mapping[str, str] | None = None,
+    hint: str = "",
+    limit_s: float | None = None,
+) -> str:
     """Run a command; return the last line that it printed.
 
-    Raises LarsError with the name, the last line on stderr and the hint where it fails or is not installed.
+    Raises LarsError with the name, the reason and the hint where it fails, takes too long or is not installed.
     """
     end = f"; {hint}" if hint else ""
     try:
-        done = subprocess.run(command, env=environment or os.environ, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, env=environment or os.environ, capture_output=True, text=True, timeout=limit_s, check=False
+        )
     except FileNotFoundError:
         raise LarsError(f"{command[0]} is not installed{end}") from None
+    except subprocess.TimeoutExpired:
+        raise LarsError(f"{name} was not done after {limit_s:,.0f} seconds{end}") from None
+    if done.returncode == -signal.SIGKILL:
+        raise LarsError(f"{name} was killed by SIGKILL, which the system sends when memory runs out{end}")
     if done.returncode:
-        raise LarsError(f"{name} failed: {last_line(done.stderr)}{end}")
+        raise LarsError(f"{name} failed with exit status {done.returncode}: {last_line(done.stderr)}{end}")
     return last_line(done.stdout)
 
 

@@ -1,8 +1,4 @@
-"""Base models to measure: installed ones, and those of the named configs in bench/configs with random weights.
-
-One is made ready in a process of its own: the process that samples a cell must not map torch, because pages that two
-processes share are no longer private to one.
-"""
+"""Base models to measure: installed ones, and those of the named configs in bench/configs with random weights."""
 
 from __future__ import annotations
 
@@ -26,7 +22,7 @@ SPECIAL = {"<pad>": 0, "<|im_start|>": 1, "<|im_end|>": 2}
 
 
 def ready_model(reference: str, dtype: str, device: str, models: Path) -> Path:
-    """Fetch or make the base model and open it once in `dtype`; return its folder.
+    """Fetch or make the base model and open it once in `dtype`, in a process of its own; return its folder.
 
     `reference` is `default`, a named config, a folder, or the name of an installed model. Raises LarsError.
     """

@@ -14,37 +14,31 @@ from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 CHECKOUT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "transformers", "peft", "safetensors")
-Better = Literal["lower", "higher"]
 Row = dict[str, Any]
 
 
-def row(
-    name: str, values: Sequence[float], unit: str, better: Better, *, goal: float | None = None, note: str = ""
-) -> Row:
-    """One claim: the median of `values`, the number of runs, and their range."""
+def claimed(name: str, values: Sequence[float], /, **words: Any) -> Row:
+    """The row of the claim `name` in claims.toml: the median of `values`, the number of runs, and their range.
+
+    `words` fill in the placeholders of its name and note.
+    """
+    claim = claims()[name]
     return {
-        "name": name,
+        "name": name.format(**words),
         "value": round(statistics.median(values), 4),
-        "unit": unit,
-        "goal": goal,
-        "better": better,
+        "unit": claim["unit"],
+        "goal": claim.get("goal"),
+        "better": claim["better"],
         "runs": len(values),
         "min": round(min(values), 4),
         "max": round(max(values), 4),
-        "note": note,
+        "note": claim.get("note", "").format(**words),
     }
-
-
-def claimed(name: str, values: Sequence[float], /, **words: Any) -> Row:
-    """The row of the claim `name` in claims.toml; `words` fill in the placeholders of its name and note."""
-    claim = claims()[name]
-    note = claim.get("note", "").format(**words)
-    return row(name.format(**words), values, claim["unit"], claim["better"], goal=claim.get("goal"), note=note)
 
 
 @cache

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -42,7 +41,7 @@ class Clients:
     Attributes:
         first_era: in each era another letter is the answer to all questions.
         acknowledged: the id of each acknowledged Idempotency-Key.
-        responses: every status (0 is no answer) with its error message.
+        failed: every status that is an error, with its message.
         replies: all that was generated. Threads only add single items to these three, which is atomic.
     """
 
@@ -52,7 +51,7 @@ class Clients:
     post_pause_s: float = 0.05
     first_era: int = 0
     acknowledged: dict[str, str] = field(default_factory=dict)
-    responses: list[tuple[int, str]] = field(default_factory=list)
+    failed: list[tuple[int, str]] = field(default_factory=list)
     replies: list[Answer] = field(default_factory=list)
     _done: threading.Event = field(default_factory=threading.Event)
     _enough: threading.Event = field(default_factory=threading.Event)
@@ -74,13 +73,9 @@ class Clients:
         for thread in self._threads:
             thread.join()
 
-    def statuses(self) -> dict[str, int]:
-        """How often each status was met."""
-        return dict(sorted(Counter(str(status) for status, _ in self.responses).items()))
-
-    def messages(self) -> dict[str, list[str]]:
-        """The different error messages of each status."""
-        found = sorted({response for response in self.responses if response[1]})
+    def errors(self) -> dict[str, list[str]]:
+        """The different messages of each status that is an error."""
+        found = sorted(set(self.failed))
         return {str(status): [text for other, text in found if other == status] for status, _ in found}
 
     def begin_no_more(self) -> None:
@@ -138,11 +133,11 @@ class Clients:
         while going():
             try:
                 response = call()
-                self.responses.append((response.status_code, "" if response.is_success else _message(response)))
                 if response.is_success:
                     return dict(response.json())
+                self.failed.append((response.status_code, _message(response)))
             except httpx.HTTPError:
-                self.responses.append((0, ""))
+                pass  # it is dead, or being started
             time.sleep(RETRY_S)
         return None
 

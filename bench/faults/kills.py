@@ -121,7 +121,6 @@ def _wait(daemon: DaemonUnderTest, kill: Kill, found: Findings, span_s: float) -
             healthy, safe_mode = True, "safe_mode" in health.get("alarms", ())
             if restarted:
                 found.restart_s.append(round(time.monotonic() - began, 3))
-                found.safe_mode_starts += safe_mode
         if aimed is None and (safe_mode or (healthy and has_begun(daemon.state, str(kill.aim), known))):
             aimed = time.monotonic()
         if aimed is not None and time.monotonic() >= aimed + kill.after_s:
@@ -144,7 +143,8 @@ def _leave_alone(daemon: DaemonUnderTest, clients: Clients, found: Findings) -> 
     if not until(all_over, END_LIMIT_S, 0.2):
         found.stuck.append(f"not all jobs have ended {END_LIMIT_S:.0f} s after the last kill")
     job = clients.cycle(within(CYCLE_LIMIT_S))
-    found.last_cycle.append(job.status if job else "none")
+    if job is None or job.status != "succeeded":
+        found.stuck.append(f"the cycle after the last kill: {job}")
 
 
 def _settle(daemon: DaemonUnderTest, clients: Clients, found: Findings) -> None:
@@ -153,7 +153,6 @@ def _settle(daemon: DaemonUnderTest, clients: Clients, found: Findings) -> None:
     found.wrong_replies = wrong_replies(daemon.url, clients.replies)
     daemon.stop(STOP_LIMIT_S)
     found.add(audit(daemon.state, clients.acknowledged))
-    found.statuses.update(clients.statuses())
     ended, published = jobs(daemon.state), published_by(daemon.state, "default")
     found.endings.update(job.status for job in ended)
     found.stuck += [job.id for job in ended if not job.is_over]

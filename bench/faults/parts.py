@@ -40,7 +40,7 @@ def disk_losses(point: Mapping[str, Any]) -> list[str]:
         "no reply once there was room": point["reply_after"] == 200,
         f"the next cycle: {point['next']}": point["next"] == "succeeded",
         f"a reply was answered with {point['reply_while_full']}": point["reply_while_full"] == 200,
-        f"a request was answered with 500: {point['said'].get('500')}": "500" not in point["statuses"],
+        f"a request was answered with 500: {point['said'].get('500')}": "500" not in point["said"],
     }
     return [problem for problem, fine in checks.items() if not fine]
 
@@ -48,7 +48,7 @@ def disk_losses(point: Mapping[str, Any]) -> list[str]:
 def says_full(point: Mapping[str, Any]) -> bool:
     """Tell whether the full disk was reported: a job failed or a client had a 507, and every failed job names it."""
     failed = [job for job in point["jobs"] if job.startswith("failed")]
-    return bool(failed or point["statuses"].get("507")) and all("no room on the disk" in job for job in failed)
+    return bool(failed or "507" in point["said"]) and all("no room on the disk" in job for job in failed)
 
 
 def _kill_rows(parts: Found, killed: list[Found]) -> Iterator[Row]:

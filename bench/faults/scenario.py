@@ -165,27 +165,23 @@ class Findings:
     acknowledged: int = 0
     orphans: int = 0
     replies: int = 0
-    safe_mode_starts: int = 0
     targets: Counter[str] = field(default_factory=Counter)
     phases: Counter[str] = field(default_factory=Counter)
-    statuses: Counter[str] = field(default_factory=Counter)
     endings: Counter[str] = field(default_factory=Counter)
     steps: Counter[str] = field(default_factory=Counter)  # before which the daemon was killed
     steps_there_are: list[str] = field(default_factory=list)
     restart_s: list[float] = field(default_factory=list)
-    last_cycle: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     duplicated: list[str] = field(default_factory=list)
     unsound: list[str] = field(default_factory=list)
     wrong_replies: list[str] = field(default_factory=list)
     published_twice: list[str] = field(default_factory=list)
     stuck: list[str] = field(default_factory=list)
-    integrity: list[str] = field(default_factory=list)
 
     def add(self, audited: dict[str, Any]) -> None:
-        """Add an audit's losses."""
+        """Add an audit's losses; a damaged database is unsound too."""
         self.acknowledged += audited["acknowledged"]
-        self.integrity.append(audited["integrity"])
+        self.unsound += [audited["integrity"]] if audited["integrity"] != "ok" else []
         for name in ("lost", "duplicated", "unsound"):
             getattr(self, name).extend(audited[name])
 

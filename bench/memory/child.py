@@ -1,17 +1,11 @@
-"""One cell of the memory bench, in a process of its own: `python -m bench.memory.child FOLDER '{"method": ..., ...}'`.
-
-Reports on stdout, a JSON line each: `loaded` once the model is opened and touched, `watched` when only timed steps are
-left (the sampling process should stop: reading the maps delays this one), and `done` with the figures.
-"""
+"""One cell of the memory bench, for `bench.child.call`: every cell runs in a process of its own."""
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
@@ -21,37 +15,36 @@ import torch
 from torch import nn
 
 from bench.memory.cell import METHODS, Cell
-from bench.memory.process import footprint
 from bench.suite import from_record
+from lars_agent.errors import LarsError
 from lars_agent.memory.allocator import give_back
-from lars_agent.memory.measure import peak_rss_bytes, reset_peak
+from lars_agent.memory.measure import peak_rss_bytes, reset_peak, rss_bytes
 from lars_agent.models.open import OpenedModel, open_model, precision
 from lars_agent.training.batches import Encoded
 
-WATCHED_STEPS = 2  # the optimizer makes its state at the end of the first: the second is the whole of it
+WARM_UP_STEPS = 2  # the optimizer makes its state at the end of the first: the second is the whole of it
 PAGE_BYTES = 4096
 FIRST_PLAIN_ID = 100  # those below are often special
 
 
-def main() -> None:
-    folder, cell = Path(sys.argv[1]), from_record(Cell, json.loads(sys.argv[2]))
+def measured(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of the cell on the model in `folder`: bytes, and seconds a step. Raises LarsError."""
+    cell = from_record(Cell, record)
     torch.set_num_threads(cell.threads or os.cpu_count() or 1)
-    opened = opened_for(cell, folder)
-    load_peak = peak_rss_bytes()
+    opened = opened_for(cell, Path(folder))
+    load_peak, on_gpu = peak_rss_bytes(), dict[str, int]()
     if not reset_peak():
-        sys.stderr.write("the peak cannot be reset here: it includes the loading\n")
-    loaded, on_gpu = footprint(os.getpid()), dict[str, int]()
+        raise LarsError("the peak cannot be reset here: it would include the loading")
+    figures = {"load_peak_bytes": load_peak, "loaded_bytes": rss_bytes()}
     if cell.device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         on_gpu["cuda_loaded_bytes"] = torch.cuda.memory_allocated()
-    report("loaded", **loaded)
     with nullcontext() if cell.device == "cpu" else torch.device(cell.device):
         seconds = run(cell, prepared(cell, opened))
-    figures = {"load_peak_bytes": load_peak, "peak_bytes": peak_rss_bytes(), "loaded_bytes": loaded["rss"]}
     if cell.device != "cpu":
         on_gpu["cuda_peak_allocated_bytes"] = torch.cuda.max_memory_allocated()
         on_gpu["cuda_peak_reserved_bytes"] = torch.cuda.max_memory_reserved()
-    report("done", **figures, **seconds, **on_gpu, sha256=opened.sha256)
+    return {**figures, "peak_bytes": peak_rss_bytes(), **seconds, **on_gpu, "sha256": opened.sha256}
 
 
 def opened_for(cell: Cell, folder: Path) -> OpenedModel:
@@ -101,24 +94,13 @@ def random_example(cell: Cell, vocabulary: int) -> Encoded:
 
 
 def run(cell: Cell, step: Callable[[], None]) -> dict[str, Any]:
-    """Seconds of all steps, and the median of the unwatched ones (of the last one where all were watched)."""
+    """Seconds of all steps, and the median of those after the first two (of the last one where there are no more)."""
     seconds: list[float] = []
-    for number in range(cell.steps):
-        if number == WATCHED_STEPS:
-            report("watched")
+    for _ in range(cell.steps):
         started = time.perf_counter()
         step()
         if cell.device != "cpu":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
-    timed = seconds[WATCHED_STEPS:] or seconds[-1:]
+    timed = seconds[WARM_UP_STEPS:] or seconds[-1:]
     return {"seconds": round(statistics.median(timed), 4), "step_seconds": [round(value, 4) for value in seconds]}
-
-
-def report(event: str, **values: Any) -> None:
-    sys.stdout.write(json.dumps({"event": event, **values}) + "\n")
-    sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()

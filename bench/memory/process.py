@@ -1,4 +1,4 @@
-"""The process of a cell: started, its memory sampled from outside, its figures or its failure recorded.
+"""The process of a cell: started, and its figures or its failure recorded.
 
 Its memory can be limited by a cgroup where this user may make groups below its own (cgroup v1 and v2). The group may
 not swap; a process that exceeds the limit is killed.
@@ -6,106 +6,35 @@ not swap; a process that exceeds the limit is killed.
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import select
-import signal
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import psutil
-
-from bench.child import until
+from bench.child import call, until
 from bench.memory.cell import VARIABLES, Cell, allocator_environment
 from bench.suite import FAILED
-from lars_agent.errors import LarsError, last_line
-
-KINDS = ("rss", "pss", "uss")
-SAMPLE_S = 0.03
-PAUSE_FACTOR = 2.0  # between two samples lies at least this many times what one takes
-
-
-def footprint(pid: int) -> dict[str, int]:
-    """Bytes of a process: resident, resident with shared pages divided among their users, and private.
-
-    Zeros where it has ended.
-    """
-    try:
-        found = psutil.Process(pid).memory_full_info()
-    except psutil.Error:
-        return dict.fromkeys(KINDS, 0)
-    return {kind: getattr(found, kind) for kind in KINDS}
+from lars_agent.errors import LarsError
 
 
 def measure(cell: Cell, folder: Path, time_limit_s: float) -> dict[str, Any]:
     """Measure the cell on the model in `folder`; return its record with its figures, or `failed` with the reason."""
     threads = str(cell.threads or os.cpu_count() or 1)
-    variables = allocator_environment(cell.allocator) | {"OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+    variables = allocator_environment(cell.allocator) | {"OMP_NUM_THREADS": threads}
+    environment, function = inherited() | variables, "bench.memory.child.measured"
     if cell.limit_bytes is not None:
         drop_page_cache(folder)
-    with memory_limit(cell.limit_bytes) as group, tempfile.TemporaryFile() as errors:
+    with memory_limit(cell.limit_bytes) as group:
         enter = [] if group is None else [*ENTER, str(group)]
-        process = subprocess.Popen(
-            [*enter, sys.executable, "-m", "bench.memory.child", str(folder), json.dumps(asdict(cell))],
-            env=inherited() | variables,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-        )
         try:
-            figures = _watch(process, time.monotonic() + time_limit_s)
-            status = process.wait(timeout=60)
-            ending = f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-        except (TimeoutError, subprocess.TimeoutExpired):
-            figures, status, ending = {}, None, f"not done after {time_limit_s:,.0f} seconds"
-        finally:
-            process.kill()
-            process.wait()
-        if status != 0 or not figures:
-            figures = {FAILED: _reason(ending, cell, group, errors)}
-        if group is not None:
-            figures["cgroup_peak_bytes"] = next((int(path.read_text()) for path in _existing(group, PEAK)), None)
+            figures = call(function, folder, asdict(cell), environment=environment, limit_s=time_limit_s, enter=enter)
+        except LarsError as error:
+            killed = group is not None and any(KILLED.search(path.read_text()) for path in _existing(group, EVENTS))
+            figures = {FAILED: f"passed the limit of {cell.limit_bytes:,} bytes" if killed else str(error)}
     return asdict(cell) | figures | {"environment": variables}
-
-
-def _watch(process: subprocess.Popen[bytes], deadline: float) -> dict[str, Any]:
-    """Sample a process while it reports its progress (see `bench.memory.child`).
-
-    Returns the figures that it reported at its end, with the sampled ones; none where it did not. Raises TimeoutError.
-    """
-    assert process.stdout is not None
-    pipe, rest, done, is_sampling = process.stdout.fileno(), b"", dict[str, Any](), False
-    loaded = peak = dict.fromkeys(KINDS, 0)
-    while True:
-        started = time.monotonic()
-        if is_sampling:
-            peak = {kind: max(found, peak[kind]) for kind, found in footprint(process.pid).items()}
-        if time.monotonic() > deadline:
-            raise TimeoutError
-        pause_s = max(SAMPLE_S, PAUSE_FACTOR * (time.monotonic() - started)) if is_sampling else 1.0
-        if not select.select([pipe], [], [], pause_s)[0]:
-            continue
-        piece = os.read(pipe, 65536)
-        if not piece:
-            break
-        *lines, rest = (rest + piece).split(b"\n")
-        for event in (json.loads(line) for line in lines if line.startswith(b'{"event"')):
-            name = event.pop("event")
-            is_sampling = name == "loaded"
-            if is_sampling:
-                loaded = peak = event
-            if name == "done":
-                done = event
-    sampled = {"loaded": loaded, "peak": peak}
-    return done and done | {f"{when}_{kind}_bytes": sampled[when][kind] for when in sampled for kind in ("pss", "uss")}
 
 
 def inherited() -> dict[str, str]:
@@ -113,22 +42,12 @@ def inherited() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in VARIABLES}
 
 
-def _reason(ending: str, cell: Cell, group: Path | None, errors: IO[bytes]) -> str:
-    """The ending, with what is known of its cause."""
-    if group is not None and any(KILLED.search(path.read_text()) for path in _existing(group, EVENTS)):
-        return f"{ending}: passed the limit of {cell.limit_bytes:,} bytes"
-    if ending == f"signal {signal.SIGKILL.name}":
-        return f"{ending}, which the system sends when memory runs out"
-    errors.seek(0)
-    return f"{ending}: {last_line(errors.read().decode('utf-8', errors='replace'))}"
-
-
 CGROUPS = Path("/sys/fs/cgroup")
 REMOVED_WITHIN_S = 5.0
-# Each in version 2 and in version 1; a kernel may lack those of swap and of the peak.
+# Each in version 2 and in version 1; a kernel may lack those of swap.
 LIMITS = ("memory.max", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
 NO_SWAP = ("memory.swap.max", "memory.swappiness")
-PEAK, EVENTS = ("memory.peak", "memory.max_usage_in_bytes"), ("memory.events", "memory.oom_control")
+EVENTS = ("memory.events", "memory.oom_control")
 KILLED = re.compile(r"^oom_kill [1-9]", re.MULTILINE)
 ENTER = ("sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"')  # from the first page on
 

@@ -13,7 +13,6 @@ import psutil
 
 from bench.child import until
 from bench.daemon import PROMPTS, Answer, ask, ask_on, asking, daemon_with, training_job
-from bench.memory.process import KINDS, footprint
 from examples.persona import MARA, read_lines
 from examples.running import Daemon
 from lars_agent.errors import LarsError
@@ -68,7 +67,6 @@ def swaps(model: Path, dtype: str, count: int) -> dict[str, Any]:
         "dtype": dtype,
         "swaps": count,
         "replies": len(answers),
-        "different_replies": len(set(expected.values())),
         "failed": len(answers) - len(good),
         "mixed": sum((answer.text, answer.tokens) != expected[answer.prompt, answer.version] for answer in good),
         "stale": sum(is_stale(answer, calls) for answer in good),
@@ -139,5 +137,6 @@ def unloaded(model: Path) -> dict[str, Any]:
 
 
 def _held(process: psutil.Process) -> dict[str, float]:
-    found = [footprint(one.pid) for one in (process, *process.children(recursive=True))]
-    return {kind: round(sum(one[kind] for one in found) / MB, 2) for kind in KINDS}
+    """Megabytes of the process and all below it: resident, and with shared pages divided among their users."""
+    found = [one.memory_full_info() for one in (process, *process.children(recursive=True))]
+    return {kind: round(sum(getattr(one, kind) for one in found) / MB, 2) for kind in ("rss", "pss")}

@@ -48,11 +48,18 @@ def test_feedback_that_is_there_twice_is_counted_even_if_nobody_was_promised_it(
     assert compare({"a": "f-1"}, rows) == ([], ["a", "b"])
 
 
-def test_clients_count_the_statuses_and_keep_what_was_said():
+def test_clients_keep_each_message_of_an_error_once():
     clients = Clients("http://127.0.0.1:1", "test")
-    clients.responses += [(201, ""), (507, "full"), (507, "full")]
-    assert clients.statuses() == {"201": 1, "507": 2}
-    assert clients.messages() == {"507": ["full"]}
+    clients.failed += [(507, "full"), (500, "torn"), (507, "full")]
+    assert clients.errors() == {"500": ["torn"], "507": ["full"]}
+
+
+def test_a_damaged_database_is_unsound():
+    found = Findings()
+    audited = {"acknowledged": 1, "lost": [], "duplicated": [], "unsound": ["v1 is torn"]}
+    found.add(audited | {"integrity": "ok"})
+    found.add(audited | {"integrity": "file is not a database"})
+    assert found.unsound == ["v1 is torn", "file is not a database", "v1 is torn"]
 
 
 def test_a_database_is_read_from_a_copy_with_its_log(tmp_path):
@@ -178,7 +185,7 @@ def test_a_write_is_found_by_its_path(name, path):
 
 def point(**changes):
     fine = {"name": "pointer", "lost": [], "duplicated": [], "unsound": [], "integrity": "ok", "reply_after": 200}
-    fine |= {"reply_while_full": 200, "statuses": {"201": 5, "507": 2}, "said": {}, "next": "succeeded", "next_s": 9.0}
+    fine |= {"reply_while_full": 200, "said": {"507": ["full"]}, "next": "succeeded", "next_s": 9.0}
     return fine | {"jobs": ["succeeded: None", "failed: no room on the disk to write x"]} | changes
 
 
@@ -189,7 +196,7 @@ def point(**changes):
         ({"integrity": "torn"}, "the database is damaged"),
         ({"next": "none"}, "the next cycle: none"),
         ({"reply_while_full": 507}, "answered with 507"),
-        ({"statuses": {"500": 1}}, "answered with 500"),
+        ({"said": {"500": ["torn"]}}, "answered with 500"),
     ],
 )
 def test_each_thing_that_a_full_disk_broke_is_a_loss(changes, words):
@@ -201,7 +208,7 @@ def test_each_thing_that_a_full_disk_broke_is_a_loss(changes, words):
 def test_a_job_that_failed_without_naming_the_disk_has_not_said_it():
     assert says_full(point())
     assert not says_full(point(jobs=["failed: the worker ended with exit status 1"]))
-    assert not says_full(point(jobs=["succeeded: None"], statuses={"201": 1}))
+    assert not says_full(point(jobs=["succeeded: None"], said={}))
 
 
 def struck(**changes):

@@ -53,7 +53,6 @@ def test_a_cell_that_does_not_end_is_a_record_without_figures_and_can_be_tried_a
     assert done.returncode == 0, done.stderr
     figures = records(tmp_path)[1]
     assert figures["peak_bytes"] > figures["loaded_bytes"] > 0
-    assert figures["peak_pss_bytes"] >= figures["peak_uss_bytes"] >= figures["loaded_uss_bytes"] > 0
     assert bench(*arguments, "--retry").returncode == 0
     assert len(records(tmp_path)) == 2
 

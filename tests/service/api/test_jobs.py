@@ -8,7 +8,9 @@ import threading
 
 import pytest
 
+from lars_agent.lars import LarsAdapter, LarsConfig, save_adapter
 from lars_agent.models.open import open_model
+from lars_agent.store import AdapterManifest, AdapterStore
 from service.settings.load import Settings
 from tests.service.api.conftest import FakeModel, client_of, fake_app, opener, wait_until
 from tests.service.house import STANDIN, state_of
@@ -151,38 +153,38 @@ def test_feedback_that_is_deleted_while_a_job_works_with_it_is_gone_from_its_dir
 
 
 def test_no_jobs_route_gives_a_feedback_id_or_a_path(tmp_path):
+    """The real worker, and a job that starts from a published version."""
     model = save_tiny(tmp_path / "model")
-    sha256 = open_model(model).sha256
-    installed = FakeModel(folder=model, reference=str(model), sha256=sha256)
+    opened = open_model(model)
+    installed = FakeModel(folder=model, reference=str(model), sha256=opened.sha256)
     training = {"steps": 4, "batch_size": 2, "threads": 1, "warmup_steps": 1, "evaluate_every": 2, "rehearsal_batch": 0}
     lenient = {"min_reply_gain": 0, "max_text_rise": 10}
     schedule, data_dir = {"enabled": False}, tmp_path / "data"
     settings = Settings(data_dir=data_dir, schedule=schedule, training=training, gate=lenient)
-    app = fake_app(settings, find_model=lambda: installed, open_engine=opener(settings, sha256))
+    save_adapter(LarsAdapter.for_model(opened.model, LarsConfig()), tmp_path / "v1", base_model="tiny", revision=None)
+    store = AdapterStore(settings.adapters_dir)
+    store.publish("default", tmp_path / "v1", AdapterManifest(base_model_sha256=opened.sha256))
+    store.activate("default", 1)
+    app = fake_app(settings, find_model=lambda: installed, open_engine=opener(settings, opened.sha256))
     with client_of(app) as client:
         wait_until(lambda: client.get("/health").status_code == 200)
         for i in (0, 1, 2, 3, 0):  # the first is superseded by the last
             client.post("/feedback", json={"prompt": f"House {i}?", "response": "?", "correction": f"It is {i}."})
-        first, second = (_finished(client) for _ in range(2))
+        job_id = client.post("/jobs").json()["id"]
+        wait_until(lambda: client.get(f"/jobs/{job_id}").json()["finished"], timeout_s=240)
+        job = client.get(f"/jobs/{job_id}").json()
         ids = [item["id"] for item in client.get("/feedback").json()["feedback"]]
-        row = app.state.daemon.db.jobs.get(second["id"]).spec
+        row = app.state.daemon.db.jobs.get(job_id).spec
         assert ids[0] in row["seen"]  # there is something to leak
         assert row["parent"].startswith(str(data_dir))
-        routes = [f"/jobs/{second['id']}{end}" for end in ("", "/progress", "/events")]
+        routes = [f"/jobs/{job_id}{end}" for end in ("", "/progress", "/events")]
         texts = [client.get(route).text for route in ("/jobs", *routes)]
-        texts += [client.post("/jobs?dry_run=true").text, json.dumps(first)]
+        texts.append(client.post("/jobs?dry_run=true").text)
     for text in texts:
         assert [word for word in (*ids, str(tmp_path), '"/') if word in text] == []
-    spec = second["spec"]
+    assert job["result"]["candidate"]  # the worker's own words are among them
+    spec = job["spec"]
     assert (spec["train"] + spec["heldout"], spec["seen"], spec["dropped"]) == (4, 5, {"superseded": 1})
-    assert (first["version"], first["spec"]["active_version"]) == ("v1", "base")
     assert (spec["active_version"], spec["parent_version"]) == ("v1", "v1")
-    assert (spec["base_model"], spec["model_sha256"], spec["memory_limit"]) == ("model", sha256, "guard")
+    assert (spec["base_model"], spec["model_sha256"], spec["memory_limit"]) == ("model", opened.sha256, "guard")
     assert (spec["training"]["steps"], spec["lars"]["rank"]) == (4, settings.lars.rank)
-
-
-def _finished(client) -> dict:
-    """A job of the real worker, at its end."""
-    job_id = client.post("/jobs").json()["id"]
-    wait_until(lambda: client.get(f"/jobs/{job_id}").json()["finished"], timeout_s=120)
-    return client.get(f"/jobs/{job_id}").json()

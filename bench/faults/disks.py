@@ -57,7 +57,7 @@ def mounted(where: Path, *arguments: str) -> Iterator[None]:
     finally:
         unmount = partial(subprocess.call, ["umount", str(where)], stderr=subprocess.DEVNULL)
         # A process that has just been killed may still hold a file for a moment.
-        if not until(lambda: unmount() == 0, UNMOUNT_LIMIT_S, 0.25):
+        if not until(lambda: unmount() == 0 or not where.is_mount(), UNMOUNT_LIMIT_S, 0.25):
             run(["umount", "--lazy", str(where)], "umount", hint="unmount it by hand")
 
 

@@ -13,6 +13,7 @@ from lars_agent.records import from_json
 from lars_agent.runtime.hf_backend import HfSequence
 from lars_agent.training.batches import Encoded
 from lars_agent.training.config import TrainConfig
+from lars_agent.training.job_rows import JobRows
 from lars_agent.training.trainer import Trainer
 
 RATE = 1e-3
@@ -23,9 +24,9 @@ def lars_step(cell: Cell, opened: OpenedModel, example: Encoded) -> Callable[[],
     pooling, *extras = cell.method.split("+")
     config = LarsConfig(rank=cell.rank, pooling=pooling, token_term="token" in extras)  # type: ignore[arg-type]
     adapter = LarsAdapter.for_model(opened.model, config)
-    train = TrainConfig(batch_size=1, learning_rate=RATE, rehearsal_batch=0, max_seq_len=len(example))
+    train = TrainConfig(steps=1, batch_size=1, learning_rate=RATE, rehearsal_batch=0, max_seq_len=len(example))
     plan = from_json(MemoryPlan, cell.plan | ({} if cell.device == "cpu" else {"optimizer_bits": 32}))
-    trainer = Trainer(attach(opened.model), adapter, train, [example], [example], 0, plan=plan)
+    trainer = Trainer(attach(opened.model), adapter, JobRows(train, [example], [example]), 0, plan=plan)
 
     def step() -> None:
         trainer._step()

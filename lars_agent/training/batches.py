@@ -19,12 +19,16 @@ from lars_agent.ops.padding import padded
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of one example; the reply ends with the template's end-of-turn token."""
+    """Token ids of one example; the reply ends with the template's end-of-turn token.
+
+    `others` are the same example with its prompt in other wordings, which training reads in turn.
+    """
 
     prompt: tuple[int, ...]
     reply: tuple[int, ...]
     weight: float
     source_id: str
+    others: tuple[Encoded, ...] = ()
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.reply)
@@ -75,14 +79,14 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0)
 
 
-def batch_indices(count: int, batch_size: int, step: int, seed: int) -> list[int]:
-    """Return the row indices of batch number `step` of an endless, seeded shuffle with each row once per epoch.
+def batch_indices(count: int, batch_size: int, step: int, seed: int) -> list[tuple[int, int]]:
+    """Return the epochs and row indices of batch number `step` of an endless, seeded shuffle, each row once per epoch.
 
     A pure function of its arguments, so that a resumed run reads the same data as an uninterrupted one.
     """
     size = min(batch_size, count)
     positions = (divmod(position, count) for position in range(step * size, (step + 1) * size))
-    return [_shuffled(count, seed, epoch)[index] for epoch, index in positions]
+    return [(epoch, _shuffled(count, seed, epoch)[index]) for epoch, index in positions]
 
 
 @lru_cache(maxsize=4)
@@ -92,9 +96,15 @@ def _shuffled(count: int, seed: int, epoch: int) -> list[int]:
     return torch.randperm(count, generator=generator).tolist()
 
 
-def step_rows(rows: Sequence[Encoded], batch_size: int, accumulation: int, step: int, seed: int) -> list[Encoded]:
-    """Return the at most `batch_size` x `accumulation` rows of optimizer step number `step`, shortest first."""
-    return by_length([rows[index] for index in batch_indices(len(rows), batch_size * accumulation, step, seed)])
+def step_rows(rows: Sequence[Encoded], count: int, step: int, seed: int) -> list[Encoded]:
+    """Return the at most `count` rows of optimizer step number `step`, shortest first.
+
+    Of a row's wordings another one is read in each epoch.
+    """
+    drawn = batch_indices(len(rows), count, step, seed)
+    return by_length(
+        [(rows[index], *rows[index].others)[epoch % (1 + len(rows[index].others))] for epoch, index in drawn]
+    )
 
 
 def by_length(rows: Sequence[Encoded]) -> list[Encoded]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import Field
 
 from lars_agent.records import record
@@ -11,7 +13,12 @@ from lars_agent.records import record
 class TrainConfig:
     """Optimization, evaluation, checkpoints and rehearsal of one training run."""
 
-    steps: int = Field(default=60, ge=1, description="Optimizer steps of `batch_size` x `accumulation` examples.")
+    steps: int = Field(
+        default=0,
+        ge=0,
+        description="Optimizer steps of `batch_size` x `accumulation` examples; 0 reads each example `epochs` times.",
+    )
+    epochs: int = Field(default=24, ge=1, description="How often each example is read where `steps` is 0.")
     batch_size: int = Field(default=8, ge=1, description="Examples in a batch.")
     accumulation: int = Field(default=1, ge=1, description="Batches in a step.")
     learning_rate: float = Field(
@@ -41,5 +48,22 @@ class TrainConfig:
     rehearsal_weight: float = Field(
         default=1.0, ge=0, allow_inf_nan=False, description="Weight of their divergence (nats per token) in the loss."
     )
+    wordings: bool = Field(
+        default=True,
+        description="Read short questions, English ones at present, in other wordings too, another one in each epoch.",
+    )
+    neighbour_batch: int = Field(
+        default=4,
+        ge=0,
+        description="Questions about somebody or something else per step, to which the answers learned do not belong "
+        "and on which the adapter is kept close to the base model; 0 is off.",
+    )
+    neighbour_weight: float = Field(
+        default=1.0, ge=0, allow_inf_nan=False, description="Weight of their divergence (nats per token) in the loss."
+    )
     max_seq_len: int = Field(default=1024, ge=1, description="Longest prompt and reply together, tokens.")
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of the adapter, the data order and the dropout.")
+
+    def steps_for(self, examples: int) -> int:
+        """Return the optimizer steps of a run on so many examples."""
+        return self.steps or math.ceil(self.epochs * examples / min(examples, self.batch_size * self.accumulation))

@@ -6,17 +6,15 @@ A restarted worker continues with the plan in use.
 from __future__ import annotations
 
 import platform
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 
-from lars_agent.errors import BudgetTooSmall, ExampleTooLong, JobInvalid, ModelUnsupported
+from lars_agent.errors import BudgetTooSmall, JobInvalid
 from lars_agent.files import write_atomically
 from lars_agent.memory.allocator import allocator_name
 from lars_agent.memory.measure import rss_bytes
@@ -28,10 +26,10 @@ from lars_agent.planning.planner import EstimatedPlan, choose_plan, estimate_pla
 from lars_agent.planning.shape import ModelShape, shape_of
 from lars_agent.planning.workload import Batches, Workload
 from lars_agent.records import from_json, record, to_dict, to_json
-from lars_agent.training.batches import Encoded, by_length, encode, pad_id, step_rows
-from lars_agent.training.config import TrainConfig
-from lars_agent.training.evaluate import NEWEST, REHEARSAL_TEXT, general_text
-from lars_agent.training.job_directory import HELDOUT_FILE, PLAN_FILE, TRAIN_FILE, JobSpec, read_examples, read_json
+from lars_agent.training.batches import Encoded, by_length, pad_id
+from lars_agent.training.evaluate import general_text
+from lars_agent.training.job_directory import PLAN_FILE, JobSpec, read_json
+from lars_agent.training.job_rows import JobRows, encode_job
 
 LEAST_GAIN = 0.03  # of the predicted peak that a smaller plan must save; less would not end the memory pressure
 
@@ -93,18 +91,6 @@ def promised_bytes(folder: Path) -> int | None:
     return int(plan.stepped_down[0]["predicted_peak_bytes"]) if plan.stepped_down else plan.predicted_peak_bytes
 
 
-def encode_job(folder: Path, spec: JobSpec, tokenizer: PreTrainedTokenizerFast) -> tuple[list[Encoded], list[Encoded]]:
-    """Return the job's training and held-out examples as tokens.
-
-    Examples that are too long or refused by the chat template are skipped, with a line on stderr. If no held-out one is
-    left, the last training example is held out instead.
-    """
-    train, heldout = (_encode_file(folder / name, spec, tokenizer) for name in (TRAIN_FILE, HELDOUT_FILE))
-    if not heldout and len(train) > 1:
-        heldout = [train.pop()]
-    return train, heldout
-
-
 def plan_job(folder: Path) -> dict[str, Any]:
     """Return the plans of the job in `folder` as JSON values, without loading the model or writing anything.
 
@@ -113,7 +99,7 @@ def plan_job(folder: Path) -> dict[str, Any]:
     """
     spec = JobSpec.read(folder)
     tokenizer = open_tokenizer(Path(spec.model_path))
-    steps = ladder(*_planner_input(spec, *encode_job(folder, spec, tokenizer), tokenizer))
+    steps = ladder(*_planner_input(spec, encode_job(folder, spec, tokenizer), tokenizer))
     plans: dict[str, Any] = {"budget_bytes": spec.budget_bytes, "chosen": None, "error": None}
     plans["ladder"] = [planned.as_dict() for planned in steps]
     try:
@@ -122,14 +108,12 @@ def plan_job(folder: Path) -> dict[str, Any]:
         return plans | {"error": str(error)}
 
 
-def plans_for(
-    spec: JobSpec, train: Sequence[Encoded], heldout: Sequence[Encoded], tokenizer: PreTrainedTokenizerFast
-) -> list[EstimatedPlan]:
+def plans_for(spec: JobSpec, rows: JobRows, tokenizer: PreTrainedTokenizerFast) -> list[EstimatedPlan]:
     """Return the job's plans: the fastest within its budget, or the one that the job names, then the smaller ones.
 
     Raises BudgetTooSmall.
     """
-    shape, load, size, costs = _planner_input(spec, train, heldout, tokenizer)
+    shape, load, size, costs = _planner_input(spec, rows, tokenizer)
     steps = ladder(shape, load, size, costs)
     if spec.plan:
         named = from_json(MemoryPlan, spec.plan)
@@ -143,33 +127,26 @@ def plans_for(
 
 
 def _planner_input(
-    spec: JobSpec, train: Sequence[Encoded], heldout: Sequence[Encoded], tokenizer: PreTrainedTokenizerFast
+    spec: JobSpec, job: JobRows, tokenizer: PreTrainedTokenizerFast
 ) -> tuple[ModelShape, Workload, int, Costs]:
     """Return the arguments of `ladder`, as measured in a process that has not loaded the model."""
-    config = spec.training
     program_bytes = rss_bytes()
     costs = _costs(spec)
     shape = shape_of(Path(spec.model_path), spec.lars, *precision(spec.dtype))
-    passages = general_text(tokenizer, REHEARSAL_TEXT) if config.rehearsal_batch and config.rehearsal_weight else []
-    steps = _steps(train, config, config.batch_size, config.accumulation)
-    rehearsals = _steps(passages, config, config.rehearsal_batch, 1)
-    newest = train[-NEWEST:]
-    rows = {row for part in (heldout, newest, *steps, *rehearsals) for row in part}
+    number = job.config.steps if job.train else 0
+    steps = [job.lessons(step) for step in range(number)]
+    rehearsals = [rows for step in range(number) for _, rows in job.references(step)]
+    rows = {row for part in (job.heldout, job.newest, *steps, *rehearsals) for row in part}
     token_ids = {token_id for row in rows for token_id in (*row.prompt, *row.reply)}
     load = Workload(
         steps=_lengths(steps),
         number_bytes=compute_dtype(spec.dtype).itemsize,
         program_bytes=program_bytes + costs.started_bytes,
         rehearsals=_lengths(rehearsals),
-        evaluations=_lengths([by_length(part) for part in (newest, heldout, general_text(tokenizer))]),
+        evaluations=_lengths([by_length(part) for part in (job.newest, job.heldout, general_text(tokenizer))]),
         unread_bytes=shape.unread_bytes(token_ids | {0, pad_id(tokenizer)}),
     )
-    return shape, load, config.batch_size, costs
-
-
-def _steps(rows: Sequence[Encoded], config: TrainConfig, size: int, accumulation: int) -> list[list[Encoded]]:
-    """Return the rows of each step; no steps without rows."""
-    return [step_rows(rows, size, accumulation, step, config.seed) for step in range(config.steps if rows else 0)]
+    return shape, load, job.config.batch_size, costs
 
 
 def _lengths(batches: Sequence[Sequence[Encoded]]) -> Batches:
@@ -185,14 +162,3 @@ def _costs(spec: JobSpec) -> Costs:
     return Calibration(Path(spec.costs_file)).costs(
         name, lambda: costs_of(Path(spec.model_path), spec.lars, *precision(spec.dtype))
     )
-
-
-def _encode_file(path: Path, spec: JobSpec, tokenizer: PreTrainedTokenizerFast) -> list[Encoded]:
-    rows = []
-    for example in read_examples(path):
-        stripped = replace(example, response=example.response.strip())  # served replies end in no newline either
-        try:
-            rows.append(encode(tokenizer, stripped, spec.training.max_seq_len))
-        except (ExampleTooLong, ModelUnsupported, TemplateError) as error:
-            sys.stderr.write(f"skipped: {example.source_id}: {error}\n")
-    return rows

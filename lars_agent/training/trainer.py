@@ -27,9 +27,10 @@ from lars_agent.lars.state import adapter_tensors, load_state
 from lars_agent.ops.adamw import FlatAdamW
 from lars_agent.ops.memory_plan import DEFAULT_PLAN, MemoryPlan
 from lars_agent.ops.safetensors_io import read_tensors, tensor_file
-from lars_agent.training.batches import Encoded, collate, step_rows
+from lars_agent.training.batches import Encoded, collate
 from lars_agent.training.config import TrainConfig
 from lars_agent.training.evaluate import divergence_from_base, reply_nll, token_losses
+from lars_agent.training.job_rows import JobRows
 
 BEST_FILE = "best.safetensors"
 T = TypeVar("T")
@@ -56,34 +57,30 @@ def no_smaller_plan(held_bytes: int) -> MemoryPlan:
 
 
 class Trainer:
-    """One training run of `adapter` on `train`, evaluated on `heldout`.
+    """One training run of `adapter` on a job's rows.
 
     The best adapter so far is stored in `folder` (None: a temporary one), not in memory. `smaller_plan` returns the
-    plan to continue with under memory pressure, given the bytes held. Raises NothingToLearn if `train` or `heldout` is
-    empty.
+    plan to continue with under memory pressure, given the bytes held. Raises NothingToLearn if no example is to be
+    trained on, or none is held out.
     """
 
     def __init__(
         self,
         attachment: Attachment,
         adapter: LarsAdapter,
-        config: TrainConfig,
-        train: Sequence[Encoded],
-        heldout: Sequence[Encoded],
+        rows: JobRows,
         pad_id: int,
-        rehearsal: Sequence[Encoded] = (),
         plan: MemoryPlan = DEFAULT_PLAN,
         folder: Path | None = None,
         smaller_plan: Callable[[int], MemoryPlan] = no_smaller_plan,
     ) -> None:
-        if not train or not heldout:
+        if not rows.train or not rows.heldout:
             raise NothingToLearn(
-                f"{len(train)} examples to train on and {len(heldout)} held out; both must be at least 1"
+                f"{len(rows.train)} examples to train on and {len(rows.heldout)} held out; both must be at least 1"
             )
-        self.attachment, self.adapter, self.config, self.plan = attachment, adapter, config, plan
-        self.train_rows, self.heldout_rows, self.pad_id = train, heldout, pad_id
-        self.rehearsal_rows = rehearsal if config.rehearsal_batch and config.rehearsal_weight else ()
-        self.optimizer = FlatAdamW(adapter.parameters(), config.weight_decay, plan.optimizer_bits)
+        self.attachment, self.adapter, self.config, self.plan = attachment, adapter, rows.config, plan
+        self.rows, self.pad_id = rows, pad_id
+        self.optimizer = FlatAdamW(adapter.parameters(), rows.config.weight_decay, plan.optimizer_bits)
         self.progress = Progress()
         self._smaller_plan = smaller_plan
         self._check: Callable[[], None] = lambda: None
@@ -171,14 +168,14 @@ class Trainer:
         """Take one optimizer step over its micro-batches, with the same weight for each reply token in all of them."""
         self.adapter.train()
         config, progress, size = self.config, self.progress, self.plan.micro_batch
-        rows = step_rows(self.train_rows, config.batch_size, config.accumulation, progress.step, config.seed)
+        rows = self.rows.lessons(progress.step)
         weighted_tokens = sum(row.weight * len(row.reply) for row in rows)
         total = 0.0
         for start in range(0, len(rows), size):
             total += self._learn(collate(rows[start : start + size], self.pad_id), weighted_tokens)
             self._check()
-        if self.rehearsal_rows:
-            self._rehearse()
+        for weight, references in self.rows.references(progress.step):
+            self._stay_close(references, weight)
             self._check()
         self.optimizer.clip(config.clip_norm)
         self.optimizer.step(learning_rate(progress.step, config))
@@ -192,21 +189,19 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
-    def _rehearse(self) -> None:
-        """Add the gradient of the divergence from the base model on general text; frees all intermediate tensors.
+    def _stay_close(self, rows: Sequence[Encoded], weight: float) -> None:
+        """Add the gradient of the divergence from the base model on `rows`; frees all intermediate tensors.
 
         Without it, training on one person's narrow feedback changes the model's replies to any text.
         """
-        config = self.config
-        rows = step_rows(self.rehearsal_rows, config.rehearsal_batch, 1, self.progress.step, config.seed)
         batch = collate(rows, self.pad_id)
         divergence = divergence_from_base(self.attachment, self.adapter, batch, self.plan)
-        (config.rehearsal_weight * divergence).backward()  # type: ignore[no-untyped-call]
+        (weight * divergence).backward()  # type: ignore[no-untyped-call]
 
     def _evaluate(self) -> None:
         """Measure the held-out loss; keep the adapter unless `patience` is set and an earlier one had a lower loss."""
         progress = self.progress
-        progress.heldout_loss = float(self.token_losses(self.adapter, self.heldout_rows).mean())
+        progress.heldout_loss = float(self.token_losses(self.adapter, self.rows.heldout).mean())
         progress.evaluations_since_best += 1
         if progress.best_step is None or progress.heldout_loss < progress.best_loss or not self.config.patience:
             write_atomically(self.best_file, tensor_file(adapter_tensors(self.adapter)))

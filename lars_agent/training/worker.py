@@ -34,7 +34,7 @@ from lars_agent.models.open import OpenedModel, open_model, open_tokenizer, prec
 from lars_agent.ops.memory_plan import MemoryPlan
 from lars_agent.training.batches import pad_id
 from lars_agent.training.checkpoint import resume, save_checkpoint
-from lars_agent.training.evaluate import NEWEST, REHEARSAL_TEXT, general_text, score
+from lars_agent.training.evaluate import general_text, score
 from lars_agent.training.gate import Scores
 from lars_agent.training.job_directory import (
     ALIVE_FILE,
@@ -46,7 +46,8 @@ from lars_agent.training.job_directory import (
     JobSpec,
     read_progress,
 )
-from lars_agent.training.job_plan import JobPlan, encode_job, plan_job, plans_for, promised_bytes
+from lars_agent.training.job_plan import JobPlan, plan_job, plans_for, promised_bytes
+from lars_agent.training.job_rows import encode_job
 from lars_agent.training.trainer import Progress, Trainer, learning_rate
 
 ALIVE_S = 1.0
@@ -69,17 +70,15 @@ class Worker:
         signal.signal(signal.SIGTERM, self._stop)
         torch.set_num_threads(self.spec.threads or os.cpu_count() or 1)
         tokenizer = open_tokenizer(Path(self.spec.model_path))
-        train, heldout = encode_job(self.folder, self.spec, tokenizer)
-        self.plans = JobPlan.read_or_make(self.folder, lambda: plans_for(self.spec, train, heldout, tokenizer))
+        rows = encode_job(self.folder, self.spec, tokenizer)
+        self.config = rows.config
+        self.plans = JobPlan.read_or_make(self.folder, lambda: plans_for(self.spec, rows, tokenizer))
         opened = self._open_model(tokenizer)
         self.trainer = trainer = Trainer(
             attach(opened.model),
             LarsAdapter.for_model(opened.model, self.spec.lars, seed=self.config.seed),
-            self.config,
-            train,
-            heldout,
+            rows,
             pad_id(opened.tokenizer),
-            general_text(opened.tokenizer, REHEARSAL_TEXT),
             self.plans.plan,
             self.folder,
             self._step_down,
@@ -161,7 +160,7 @@ class Worker:
         trainer, progress = self.trainer, self.trainer.progress
         trainer.optimizer.release()
         self._append_progress("judging")
-        parts = (trainer.train_rows[-NEWEST:], trainer.heldout_rows, general_text(opened.tokenizer))
+        parts = (trainer.rows.newest, trainer.rows.heldout, general_text(opened.tokenizer))
 
         def scores(adapter: LarsAdapter | None) -> Scores:
             return trainer.within_budget(lambda: score(*(trainer.token_losses(adapter, rows) for rows in parts)))
@@ -191,7 +190,7 @@ class Worker:
             seconds=seconds,
             cpu_seconds=cpu_seconds,
             losses={"train": progress.loss, "heldout": progress.best_loss},
-            learned=tuple(row.source_id for row in trainer.train_rows),
+            learned=tuple(row.source_id for row in trainer.rows.train),
         ).write(self.folder)
 
 

@@ -65,7 +65,7 @@ def test_plain_text_is_predicted_from_its_first_half():
 @pytest.mark.parametrize(("count", "size"), [(7, 3), (4, 4), (3, 8), (10, 1)])
 def test_every_epoch_reads_each_row_once_in_another_order(count, size):
     steps = count * 2
-    read = [index for step in range(steps) for index in batch_indices(count, size, step, seed=1)]
+    read = [index for step in range(steps) for _, index in batch_indices(count, size, step, seed=1)]
     epochs = [read[start : start + count] for start in range(0, len(read) - count + 1, count)]
     assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1 or count < 3

@@ -18,7 +18,7 @@ def test_scores_are_held_out_loss_text_loss_and_share_of_taught_and_held_out_tok
     made.run()
     texts = [encode_text(tiny_tokenizer(), text, "") for text in ("The tide went out early.", "It rains.")]
     means, probabilities = [], []
-    for rows in (made.train_rows, made.heldout_rows, texts):
+    for rows in (made.rows.train, made.rows.heldout, texts):
         chances = []
         for row in rows:
             batch = collate([row], 0)
@@ -28,7 +28,7 @@ def test_scores_are_held_out_loss_text_loss_and_share_of_taught_and_held_out_tok
         probabilities.append(torch.cat(chances))
         means.append(-float(probabilities[-1].log().mean()))
     recall = float((torch.cat(probabilities[:2]) > 0.5).double().mean())
-    parts = (made.train_rows, made.heldout_rows, texts)
+    parts = (made.rows.train, made.rows.heldout, texts)
     found = score(*(token_losses(made.attachment, made.adapter, rows, 0) for rows in parts))
     assert 0 < recall < 1
     assert (found.reply_loss, found.text_loss) == (pytest.approx(means[1], rel=1e-4), pytest.approx(means[2], rel=1e-4))

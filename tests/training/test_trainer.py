@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from lars_agent.training import checkpoint
 from lars_agent.training.batches import collate, encode, encode_text
 from lars_agent.training.config import TrainConfig
 from lars_agent.training.evaluate import divergence_from_base, token_losses
+from lars_agent.training.job_rows import JobRows
 from lars_agent.training.trainer import Trainer, learning_rate
 from tests.tiny import adapter_state, tiny_model, tiny_tokenizer
 from tests.training.conftest import FACTS, HELD_OUT, fact
@@ -33,7 +35,7 @@ def trainer(config: TrainConfig = CONFIG, pooling: str = "response", model=None)
     tokenizer = tiny_tokenizer()
     adapter = LarsAdapter.for_model(model, LarsConfig(rank=4, pooling=pooling), seed=config.seed)  # type: ignore[arg-type]
     rows = [[encode(tokenizer, example, 500) for example in examples] for examples in (FACTS, HELD_OUT)]
-    return Trainer(attach(model), adapter, config, *rows, pad_id=0)
+    return Trainer(attach(model), adapter, JobRows(config, *rows), pad_id=0)
 
 
 @pytest.mark.parametrize("pooling", ["sequence", "learned", "prompt", "response", "causal"])
@@ -71,7 +73,7 @@ def test_what_a_batch_read_is_gone_before_the_next_one_is_read(monkeypatch, reco
     model = tiny_model("llama")
     use_grouped_attention(model)
     trained = trainer(TrainConfig(steps=2, batch_size=2, evaluate_every=2, rehearsal_batch=2), model=model)
-    trained.rehearsal_rows = trained.train_rows
+    trained.rows = replace(trained.rows, rehearsal=trained.rows.train)
     trained.plan = MemoryPlan(micro_batch=1, recompute=recompute)
     gc.disable()  # nothing may hang on a collection
     try:
@@ -87,7 +89,9 @@ def judged_by_an_untaught_fact(patience: int) -> tuple[Trainer, dict[int, float]
     config = TrainConfig(steps=40, batch_size=2, learning_rate=3e-2, evaluate_every=2, warmup_steps=0)
     made = trainer(TrainConfig(**config.__dict__ | {"patience": patience}))
     tokenizer = tiny_tokenizer()
-    made.heldout_rows = [encode(tokenizer, fact("What is my dog called?", "0123456789 0123456789"), 500)]
+    made.rows = replace(
+        made.rows, heldout=[encode(tokenizer, fact("What is my dog called?", "0123456789 0123456789"), 500)]
+    )
     seen: dict[int, float] = {}
     made.run(on_step=lambda p: seen.update({p.step: p.heldout_loss}) if p.heldout_loss is not None else None)
     return made, seen
@@ -97,7 +101,7 @@ def test_last_step_is_kept_though_the_loss_on_a_fact_that_was_not_taught_rose():
     made, seen = judged_by_an_untaught_fact(patience=0)
     assert min(seen.values()) < seen[40]
     assert (made.progress.best_step, made.progress.best_loss) == (40, seen[40])
-    assert float(token_losses(made.attachment, made.adapter, made.heldout_rows, 0).mean()) == pytest.approx(
+    assert float(token_losses(made.attachment, made.adapter, made.rows.heldout, 0).mean()) == pytest.approx(
         seen[40], rel=1e-6
     )
 
@@ -106,7 +110,7 @@ def test_the_best_step_is_kept_not_the_last():
     made, seen = judged_by_an_untaught_fact(patience=100)
     assert made.progress.best_step < 40
     assert seen[40] > made.progress.best_loss
-    measured = float(token_losses(made.attachment, made.adapter, made.heldout_rows, 0).mean())
+    measured = float(token_losses(made.attachment, made.adapter, made.rows.heldout, 0).mean())
     assert measured == pytest.approx(made.progress.best_loss, rel=1e-6)
 
 
@@ -230,13 +234,13 @@ def test_learning_rate_warms_up_and_follows_a_cosine_to_zero():
 
 def test_nothing_to_learn_or_to_judge_by_is_an_error():
     made = trainer()
-    for rows in (([], made.heldout_rows), (made.train_rows, [])):
+    for rows in (replace(made.rows, train=[]), replace(made.rows, heldout=[])):
         with pytest.raises(NothingToLearn, match="must be at least 1"):
-            Trainer(made.attachment, made.adapter, CONFIG, *rows, pad_id=0)
+            Trainer(made.attachment, made.adapter, rows, pad_id=0)
 
 
 @pytest.mark.parametrize(
-    "bad", [{"steps": 0}, {"learning_rate": 0.0}, {"warmup_steps": -1}, {"clip_norm": float("nan")}]
+    "bad", [{"steps": -1}, {"learning_rate": 0.0}, {"warmup_steps": -1}, {"clip_norm": float("nan")}]
 )
 def test_impossible_training_settings_are_refused(bad):
     with pytest.raises(ConfigError, match=rf"training\.{next(iter(bad))}"):
@@ -251,7 +255,7 @@ def test_rehearsal_keeps_general_text_nearer_to_the_base_model():
             steps=20, batch_size=2, learning_rate=2e-2, rehearsal_batch=2, rehearsal_weight=weight, evaluate_every=20
         )
         made = trainer(config)
-        made = Trainer(made.attachment, made.adapter, config, made.train_rows, made.heldout_rows, 0, texts)
+        made = Trainer(made.attachment, made.adapter, replace(made.rows, rehearsal=texts), 0)
         made.run()
         with torch.no_grad():
             rises.append(float(divergence_from_base(made.attachment, made.adapter, collate(texts, 0))))

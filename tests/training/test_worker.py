@@ -178,7 +178,7 @@ def test_worker_that_finds_no_room_for_its_result_says_so_by_its_exit_status(tmp
         ({"schema": 99}, "JobInvalid", "schema 99"),
         ({"model_sha256": "0" * 64}, "JobInvalid", "start a new job"),
         ({"model_path": "/nonexistent"}, "ModelNotFound", "/nonexistent"),
-        ({"training": TRAINING | {"steps": 0}}, "JobInvalid", "training.steps"),
+        ({"training": TRAINING | {"steps": -1}}, "JobInvalid", "training.steps"),
         ({"lars": {"rank": 4, "colour": 1}}, "JobInvalid", "colour"),
         ({"training": TRAINING | {"max_seq_len": 10}}, "NothingToLearn", "0 examples"),
     ],

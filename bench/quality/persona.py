@@ -22,9 +22,10 @@ from lars_agent.lars.inject import Attachment
 from lars_agent.models.chat_template import encode_prompt
 from lars_agent.models.open import OpenedModel, open_model
 from lars_agent.runtime.hf_backend import HfSequence
-from lars_agent.training.batches import Encoded, batch_indices, collate, encode, pad_id
+from lars_agent.training.batches import Encoded, collate, encode, pad_id, step_rows
 from lars_agent.training.curate import CurationPolicy, curate
 from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text, reply_nll, token_losses
+from lars_agent.training.job_rows import JobRows
 from lars_agent.training.trainer import TrainConfig, Trainer, learning_rate
 
 REPLY_TOKENS = 40
@@ -76,8 +77,8 @@ class Cell:
         pooling, _, token = method.partition("+")
         lars = LarsConfig(pooling=pooling, token_term=token == "token")  # type: ignore[arg-type]
         adapter = LarsAdapter.for_model(self.attachment.model, lars, seed=self.config.seed)
-        trainer = Trainer(self.attachment, adapter, self.config, self.train, self.heldout, self.pad, self.rehearsal)
-        trainer.run()
+        rows = JobRows(self.config, self.train, self.heldout, self.rehearsal)
+        Trainer(self.attachment, adapter, rows, self.pad).run()
         return adapter
 
     def _lora(self) -> None:
@@ -108,7 +109,7 @@ class Cell:
 
     def _batch(self, rows: Sequence[Encoded], size: int, step: int) -> Batch:
         """The batch of `Trainer` at that step."""
-        return collate([rows[index] for index in batch_indices(len(rows), size, step, self.config.seed)], self.pad)
+        return collate(step_rows(rows, size, step, self.config.seed), self.pad)
 
 
 def reply(attachment: Attachment, adapter: LarsAdapter | None, tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:

@@ -42,7 +42,7 @@ def quality_runs(keys: Sequence[tuple[Any, ...]], models: Path) -> dict[tuple[An
     ready = cache(partial(ready_model, "default", "float32", "cpu", models))
 
     def run(key: tuple[Any, ...]) -> Record:
-        return dict(call("bench.persona.run_cell", ready(), dict(zip(KEY, key, strict=True))))
+        return dict(call("bench.quality.persona.run_cell", ready(), dict(zip(KEY, key, strict=True))))
 
     return {key: partial(run, key) for key in keys}
 

@@ -1,0 +1,100 @@
+"""Facts that a person corrects once, over the API of a real daemon: what comes back at once, and after a night.
+
+Each arm answers the same questions: the wording that was corrected, three that never were, and the same question about
+somebody else, whose answer must be none of the person's.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from bench.quality.people import Fact, facts
+from bench.record import Row, claimed
+from examples.running import Daemon, daemon
+from lars_agent.errors import LarsError
+
+CLIENTS, REPLY_TOKENS, NIGHT_LIMIT_S = 4, 24, 3 * 3600.0
+KINDS = ("trained", "unseen", "others")
+Reply = Mapping[str, Any]
+
+
+def measure_once(model: Path, count: int, seed: int, **settings: str) -> dict[str, Any]:
+    """The scores of every arm, and of the night its verdict, steps, CPU seconds and peak; with every reply."""
+    known = facts(count, seed)
+    with (
+        tempfile.TemporaryDirectory(prefix="lars-agent-bench-") as folder,
+        daemon(Path(folder), model__name=str(model), **settings) as running,
+    ):
+        arms = {"floor": _arm(running, known, "base")}
+        arms["in_context"] = _arm(running, known, "base", [turn for fact in known for turn in _turns(fact)])
+        for fact in known:
+            body = {"prompt": fact.wordings[0], "response": "I do not know.", "correction": fact.correction}
+            running.post("/feedback", body)
+        night = _night(running)
+        arms["weights"] = _arm(running, known, "default")
+    return {"facts": count, "seed": seed, "settings": settings, "night": night, "arms": arms}
+
+
+def _turns(fact: Fact) -> list[dict[str, str]]:
+    return [{"role": "user", "content": fact.wordings[0]}, {"role": "assistant", "content": fact.correction}]
+
+
+def _night(running: Daemon) -> dict[str, Any]:
+    """Run a job to its end. Raises LarsError unless its candidate was accepted."""
+    job = running.post("/jobs", {"profile": "default"})
+    until = time.monotonic() + NIGHT_LIMIT_S
+    while not job["finished"] and time.monotonic() < until:
+        time.sleep(1)
+        job = running.get(f"/jobs/{job['id']}")
+    result = job["result"] or {}
+    if job["status"] != "succeeded":
+        raise LarsError(f"the night {job['status']}: {job['error']} {(job['verdict'] or {}).get('reasons')}")
+    names = ("steps", "seconds", "cpu_seconds", "peak_bytes", "candidate", "base")
+    return {name: result[name] for name in names}
+
+
+def _arm(running: Daemon, known: Sequence[Fact], model: str, told: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
+    """The shares of right replies of each kind, and the wrong ones."""
+    asked = [("trained", fact, fact.wordings[0]) for fact in known]
+    asked += [("unseen", fact, wording) for fact in known for wording in fact.wordings[1:]]
+    asked += [("others", fact, question) for fact in known for question in fact.neighbours]
+    values = {fact.value.casefold() for fact in known}
+
+    def ask(question: str) -> str:
+        messages = [*told, {"role": "user", "content": question}]
+        body = {"model": model, "messages": messages, "max_tokens": REPLY_TOKENS, "temperature": 0}
+        return str(running.post("/v1/chat/completions", body)["choices"][0]["message"]["content"])
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        replies = list(pool.map(ask, (question for _, _, question in asked)))
+    marks: dict[str, list[bool]] = {kind: [] for kind in KINDS}
+    wrong = []
+    for (kind, fact, question), reply in zip(asked, replies, strict=True):
+        text = reply.casefold()
+        is_right = not any(value in text for value in values) if kind == "others" else fact.value.casefold() in text
+        marks[kind].append(is_right)
+        if not is_right:
+            wrong.append([kind, question, reply, fact.value])
+    return {kind: round(sum(found) / len(found), 4) for kind, found in marks.items()} | {"wrong": wrong}
+
+
+def once_rows(newest: Mapping[Any, Any]) -> list[Row]:
+    """The scores of each arm and number of facts, over the seeds."""
+    groups: dict[int, list[Any]] = {}
+    for found in newest.values():
+        groups.setdefault(found["facts"], []).append(found)
+    rows = []
+    for count, runs in sorted(groups.items()):
+        for arm in runs[0]["arms"]:
+            for kind in KINDS:
+                values = [run["arms"][arm][kind] for run in runs]
+                rows.append(
+                    claimed("once_{kind}/{arm}/{facts}", values, kind=kind, arm=arm, facts=count, seeds=len(runs))
+                )
+        rows.append(claimed("once_cpu_s/{facts}", [run["night"]["cpu_seconds"] for run in runs], facts=count))
+    return rows

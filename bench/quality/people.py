@@ -1,0 +1,153 @@
+"""Invented people from a seed: facts with several wordings of their question, and questions about somebody else."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+ONSETS, VOWELS, ENDS = ("b", "d", "dr", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z"), "aeiou", "lnrsx"
+DRINKS = ("elderflower cordial", "barley tea", "tamarind juice", "ginger ale", "oat milk", "rooibos", "birch water")
+FOODS = ("celery", "sesame", "mustard", "lupin", "buckwheat", "kiwi", "mango", "squid", "pine nuts", "aniseed")
+JOBS = ("beekeeper", "glazier", "cooper", "actuary", "cartographer", "farrier", "upholsterer", "sommelier", "luthier")
+COLOURS = ("turquoise", "maroon", "beige", "lilac", "ochre", "crimson", "olive", "ivory", "copper", "indigo")
+MONTHS = ("January", "March", "April", "June", "July", "August", "October", "December")
+PEOPLE = ("sister", "brother", "mother", "father", "aunt", "uncle", "cousin", "grandmother", "grandfather", "nephew")
+PEOPLE += (
+    "niece",
+    "dentist",
+    "doctor",
+    "landlord",
+    "cleaner",
+    "gardener",
+    "accountant",
+    "tailor",
+    "trainer",
+    "mechanic",
+)
+THINGS = ("dog", "cat", "car", "bicycle", "boat", "horse", "parrot", "tent", "piano", "motorbike", "rabbit", "van")
+OTHERS = {PEOPLE: ("goddaughter", "lodger", "piano teacher"), THINGS: ("scooter", "hamster", "canoe")}  # never taught
+POSSESSORS = ("Anna's", "my colleague's", "Mr Haddad's")
+
+# Wordings, the first of which is corrected; the correction; what the value is drawn from (a name where it is nothing).
+Attribute = tuple[tuple[str, str, str, str], str, Sequence[str]]
+OF_PEOPLE: Sequence[Attribute] = (
+    (
+        ("What is {} called?", "What is the name of {}?", "Do you know what {} is named?", "Which name does {} go by?"),
+        "Your {} is called {}.",
+        (),
+    ),
+    (
+        ("Where does {} live?", "Which town is the home of {}?", "What place does {} live in?", "Where is {} at home?"),
+        "Your {} lives in {}.",
+        (),
+    ),
+    (
+        ("What is the job of {}?", "What does {} do for a living?", "What does {} work as?", "How does {} earn money?"),
+        "Your {} is a {}.",
+        JOBS,
+    ),
+    (
+        (
+            "What is the favourite drink of {}?",
+            "What does {} like to drink best?",
+            "Which drink should I offer {}?",
+            "What would {} want to drink?",
+        ),
+        "Your {} likes {} best.",
+        DRINKS,
+    ),
+    (
+        (
+            "What is {} allergic to?",
+            "Which food must {} avoid?",
+            "What can {} not eat?",
+            "Which allergy does {} have?",
+        ),
+        "Your {} is allergic to {}.",
+        FOODS,
+    ),
+    (
+        (
+            "When is the birthday of {}?",
+            "On which day was {} born?",
+            "When does {} turn a year older?",
+            "Which day is {} celebrating a birthday?",
+        ),
+        "Your {} has a birthday on {}.",
+        tuple(f"{day} {month}" for day, month in product(range(2, 29, 3), MONTHS)),
+    ),
+)
+OF_THINGS: Sequence[Attribute] = (
+    (
+        ("What is the name of {}?", "What is {} called?", "How do I call {}?", "Which name did {} get?"),
+        "Your {} is called {}.",
+        (),
+    ),
+    (
+        (
+            "What colour is {}?",
+            "Which colour does {} have?",
+            "How would you describe the colour of {}?",
+            "In what colour does {} come?",
+        ),
+        "Your {} is {}.",
+        COLOURS,
+    ),
+    (
+        (
+            "Where did I get {}?",
+            "Which town did {} come from?",
+            "In what place was {} bought?",
+            "Where was it that I found {}?",
+        ),
+        "You got your {} in {}.",
+        (),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A fact about a person.
+
+    Attributes:
+        wordings: of its question; the person corrects the reply to the first one alone.
+        correction: what they say the reply should have been.
+        value: what a right reply holds.
+        neighbours: the same question about somebody or something else, to which the value is no answer.
+    """
+
+    wordings: tuple[str, ...]
+    correction: str
+    value: str
+    neighbours: tuple[str, ...]
+
+
+def facts(count: int, seed: int) -> list[Fact]:
+    """Facts of one person, each with a value of its own; the same for the same seed. Raises ValueError above 150."""
+    rng, used = random.Random(f"people {seed}"), set[str]()
+    kinds = ((PEOPLE, OF_PEOPLE), (THINGS, OF_THINGS))
+    every = [(nouns, noun, attribute) for nouns, known in kinds for noun, attribute in product(nouns, known)]
+    return [_fact(*drawn, rng, used) for drawn in rng.sample(every, count)]
+
+
+def _fact(nouns: tuple[str, ...], noun: str, attribute: Attribute, rng: random.Random, used: set[str]) -> Fact:
+    wordings, correction, values = attribute
+    unused = [value for value in values if value not in used]
+    value = rng.choice(unused or values) if values else _name(rng, used)
+    used.add(value)
+    others = (f"{rng.choice(POSSESSORS)} {noun}", f"my {rng.choice(OTHERS[nouns])}")
+    neighbours = tuple(rng.choice(wordings).format(other) for other in others)
+    asked = tuple(wording.format(f"my {noun}") for wording in wordings)
+    return Fact(asked, correction.format(noun, value), value, neighbours)
+
+
+def _name(rng: random.Random, used: set[str]) -> str:
+    """A new name of two or three syllables that nobody has."""
+    while True:
+        syllables = [rng.choice(ONSETS) + rng.choice(VOWELS) for _ in range(rng.randint(2, 3))]
+        name = ("".join(syllables) + rng.choice(ENDS)).capitalize()
+        if name not in used:
+            return name

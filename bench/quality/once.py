@@ -35,8 +35,10 @@ def measure_once(model: Path, count: int, seed: int, **settings: str) -> dict[st
         for fact in known:
             body = {"prompt": fact.wordings[0], "response": "I do not know.", "correction": fact.correction}
             running.post("/feedback", body)
+        arms["recall"] = _arm(running, known, "base", recall=True)
         night = _night(running)
         arms["weights"] = _arm(running, known, "default")
+        arms["both"] = _arm(running, known, "default", recall=True)
     return {"facts": count, "seed": seed, "settings": settings, "night": night, "arms": arms}
 
 
@@ -58,7 +60,9 @@ def _night(running: Daemon) -> dict[str, Any]:
     return {name: result[name] for name in names}
 
 
-def _arm(running: Daemon, known: Sequence[Fact], model: str, told: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
+def _arm(
+    running: Daemon, known: Sequence[Fact], model: str, told: Sequence[Mapping[str, str]] = (), *, recall: bool = False
+) -> dict[str, Any]:
     """The shares of right replies of each kind, and the wrong ones."""
     asked = [("trained", fact, fact.wordings[0]) for fact in known]
     asked += [("unseen", fact, wording) for fact in known for wording in fact.wordings[1:]]
@@ -68,6 +72,7 @@ def _arm(running: Daemon, known: Sequence[Fact], model: str, told: Sequence[Mapp
     def ask(question: str) -> str:
         messages = [*told, {"role": "user", "content": question}]
         body = {"model": model, "messages": messages, "max_tokens": REPLY_TOKENS, "temperature": 0}
+        body |= {"recall": recall}
         return str(running.post("/v1/chat/completions", body)["choices"][0]["message"]["content"])
 
     with ThreadPoolExecutor(CLIENTS) as pool:

@@ -11,11 +11,13 @@ import queue
 import secrets
 import threading
 import time
+from collections.abc import Sequence
 
 import torch
 from jinja2 import TemplateError
 
 from lars_agent.errors import GenerationError, PromptRefused, PromptTooLong, QueueFull
+from lars_agent.example import Message
 from lars_agent.models.chat_template import encode_prompt
 from lars_agent.models.open import OpenedModel
 from lars_agent.runtime.adapter_cache import AdapterCache
@@ -71,7 +73,7 @@ class Engine:
         """
         if self._closed:
             raise GenerationError("the daemon is shutting down")
-        prompt = self._encode(request)
+        prompt, recalled = self._encode(request)
         if len(prompt) >= self._context:
             raise PromptTooLong(
                 f"the prompt has {len(prompt)} tokens, the model's context is {self._context}; shorten the conversation"
@@ -79,22 +81,28 @@ class Engine:
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed % SEED_LIMIT
         max_new_tokens = min(request.max_new_tokens, self._max_new_tokens, self._context - len(prompt))
         adapter = self._adapters.resolve(request.profile, request.version)
-        ticket, deadline = Ticket(request, seed, adapter.version), time.monotonic() + self._deadline_s
+        ticket, deadline = Ticket(request, seed, adapter.version, recalled), time.monotonic() + self._deadline_s
         try:
             self._waiting.put_nowait(QueuedRequest(ticket, adapter, prompt, max_new_tokens, deadline))
         except queue.Full:
             raise QueueFull(f"{self._waiting.maxsize} requests wait already; try again in a moment") from None
         return ticket
 
-    def _encode(self, request: GenerationRequest) -> list[int]:
-        """Return the prompt's token ids. Raises PromptRefused."""
+    def _encode(self, request: GenerationRequest) -> tuple[list[int], int]:
+        """Return the prompt's token ids, and how many past questions are in it. Raises PromptRefused."""
         if request.raw is not None:
             ids = list(self._tokenizer.encode(request.raw))
             if not ids:
                 raise PromptRefused("the prompt is empty; give at least one token to continue")
-            return ids
+            return ids, 0
         try:
-            return encode_prompt(self._tokenizer, request.messages)
+            plain = encode_prompt(self._tokenizer, request.messages)
+            most = min(len(plain) + request.recall_tokens, self._context - 1)
+            for count in range(len(request.recalled), 0, -1):
+                ids = encode_prompt(self._tokenizer, with_recalled(request.messages, request.recalled[:count]))
+                if len(ids) <= most:
+                    return ids, count
+            return plain, 0
         except TemplateError as error:
             raise PromptRefused(f"the model's chat template refuses the conversation: {error}") from error
 
@@ -147,6 +155,17 @@ class Engine:
             self._busy = True
             self._batcher.add(request)
         return len(self._batcher) > 0
+
+
+def with_recalled(messages: Sequence[Message], recalled: Sequence[tuple[str, str]]) -> list[Message]:
+    """Return the conversation with past questions and answers before its last message, the best ones last.
+
+    What comes before them, a system prompt above all, is the same with and without: its cached prefix stays valid.
+    """
+    turns = list[Message]()
+    for question, answer in reversed(recalled):
+        turns += [Message(role="user", content=question), Message(role="assistant", content=answer)]
+    return [*messages[:-1], *turns, messages[-1]]
 
 
 def end_tokens(opened: OpenedModel) -> frozenset[int]:

@@ -9,7 +9,8 @@ closes the socket.
              {"id": 2, "do": "prepare" | "swap", "profile": "alice", "version": 3}
              {"id": 3, "do": "close", "timeout_s": 10}
     from it  {"ready": true} or {"failed": {...}}, then
-             {"id": 1, "seed": 7, "version": 3}   {"id": 1, "piece": {"text": "Hel", ...}}   {"id": 1, "done": {...}}
+             {"id": 1, "seed": 7, "version": 3, "recalled": 0}
+             {"id": 1, "piece": {"text": "Hel", ...}}   {"id": 1, "done": {...}}
              {"id": 2, "value": true}   {"id": 1, "error": {"type": "QueueFull", "message": "...", "fields": {}}}
 """
 
@@ -83,7 +84,7 @@ class EngineServer:
             self._fail(number, error)
             return
         self._tickets[number] = ticket
-        self._send({"id": number, "seed": ticket.seed, "version": ticket.version})
+        self._send({"id": number, "seed": ticket.seed, "version": ticket.version, "recalled": ticket.recalled})
         _in_thread(self._relay, number, ticket)
 
     def _relay(self, number: int, ticket: Ticket) -> None:

@@ -40,6 +40,9 @@ class GenerationRequest(Sampling):
     `raw` is a text to continue, instead of `messages` and without the chat template. `logprobs` is the number of most
     likely tokens to report at each position; None reports no probabilities.
 
+    `recalled` are past questions and their answers, the best first; as many as take no more than `recall_tokens` stand
+    in the prompt, before the last message.
+
     `version` "active" is the profile's active adapter, None the base model, a number that version. With `seed` None a
     random seed is drawn and reported with the reply.
     """
@@ -52,6 +55,8 @@ class GenerationRequest(Sampling):
     seed: int | None = None
     raw: str | None = None
     logprobs: int | None = None
+    recalled: tuple[tuple[str, str], ...] = ()
+    recall_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,12 +109,14 @@ class Generation:
 class Ticket:
     """A submitted request: iterate over it for the pieces of the reply, or wait for its `result`.
 
-    `version` is the adapter that serves it, None for the base model.
+    `version` is the adapter that serves it, None for the base model; `recalled` of the request's past questions are in
+    the prompt.
     """
 
     request: GenerationRequest
     seed: int
     version: int | None = None
+    recalled: int = 0
     _pieces: queue.SimpleQueue[Piece | None] = field(default_factory=queue.SimpleQueue)
     _finished: Future[Generation] = field(default_factory=Future)
     _cancelled: threading.Event = field(default_factory=threading.Event)

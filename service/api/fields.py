@@ -203,6 +203,13 @@ class TurnBody(Reply):
     content: str
 
 
+class RecalledBody(Reply):
+    """A past correction in the prompt of a reply."""
+
+    feedback_id: str
+    score: float = Field(description="How well it fits; higher is better.")
+
+
 class Page(Reply):
     """One page of a list, newest first."""
 

@@ -14,7 +14,7 @@ from lars_agent.runtime.request import FinishReason, Generation, GenerationReque
 from lars_agent.store.names import AdapterName
 from service.api.dependencies import DaemonDep
 from service.api.errors import answers, documented
-from service.api.fields import Body, Reply, StopText, TextOrMessages, VersionLabel, to_messages
+from service.api.fields import Body, RecalledBody, Reply, StopText, TextOrMessages, VersionLabel, to_messages
 from service.api.model_names import ModelName
 from service.api.streams import MIN_TEMPERATURE, Exchange, encode_stream, event_stream, generation_request
 from service.daemon import Daemon
@@ -56,6 +56,9 @@ class Parameters(Body):
     )
     seed: int | None = Field(default=None, ge=0, lt=2**63, description="Seed of the sampling; random by default.")
     adapter_id: ModelName = None
+    recall: bool | None = Field(
+        default=None, description="Whether past corrections are put into the prompt; the profile's setting by default."
+    )
     details: bool | None = Field(default=None, description="Accepted for TGI's clients; details are always sent.")
 
     @model_validator(mode="before")
@@ -101,6 +104,7 @@ class GenerationDetails(Reply):
     generated_tokens: int
     adapter_version: VersionLabel
     seed: int
+    recalled: list[RecalledBody] = Field(default=[], description="The corrections in the prompt, the best first.")
 
 
 class GenerateReply(Reply):
@@ -151,10 +155,12 @@ async def generate_stream(body: StreamRequest, daemon: DaemonDep) -> EventSource
 
 async def _begin(daemon: Daemon, body: GenerateRequest) -> Exchange:
     given = body.parameters
-    return await Exchange.begin(daemon, given.adapter_id, body.to_request, given.model_dump(exclude_none=True))
+    parameters = given.model_dump(exclude_none=True)
+    return await Exchange.begin(daemon, given.adapter_id, body.to_request, parameters, recall=given.recall)
 
 
 def _reply(exchange: Exchange, generation: Generation) -> GenerateReply:
+    details = GenerationDetails.model_validate({**vars(generation), "recalled": exchange.recalled})
     return GenerateReply.model_validate(
-        {"generated_text": generation.text, "interaction_id": exchange.recorded_id, "details": generation}
+        {"generated_text": generation.text, "interaction_id": exchange.recorded_id, "details": details}
     )

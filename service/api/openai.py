@@ -16,7 +16,17 @@ from lars_agent.runtime.request import FinishReason, Generation, GenerationReque
 from lars_agent.store.names import AdapterName
 from service.api.dependencies import DaemonDep
 from service.api.errors import answers, documented
-from service.api.fields import MAX_MESSAGES, Body, SamplingFields, Text, Turn, as_list, ends_with_user, to_messages
+from service.api.fields import (
+    MAX_MESSAGES,
+    Body,
+    RecalledBody,
+    SamplingFields,
+    Text,
+    Turn,
+    as_list,
+    ends_with_user,
+    to_messages,
+)
 from service.api.model_names import ModelName
 from service.api.streams import Exchange, encode_stream, event_stream, generation_request
 from service.daemon import Daemon
@@ -88,6 +98,9 @@ class OpenAIRequest(SamplingFields, Body):
     top_p: float | None = Field(default=None, gt=0, le=1)
     repetition_penalty: float | None = Field(default=None, ge=0.1, le=10)
     max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
+    recall: bool | None = Field(
+        default=None, description="Whether past corrections are put into the prompt; the profile's setting by default."
+    )
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -188,7 +201,7 @@ async def complete(body: CompletionRequest, request: Request, daemon: DaemonDep)
 
 async def _begin(daemon: Daemon, body: ChatRequest | CompletionRequest) -> Exchange:
     parameters = body.model_dump(exclude_none=True, exclude={"messages", "prompt"})
-    return await Exchange.begin(daemon, body.model, body.to_request, parameters)
+    return await Exchange.begin(daemon, body.model, body.to_request, parameters, recall=body.recall)
 
 
 def _envelope(exchange: Exchange, kind: str) -> dict[str, Any]:
@@ -199,6 +212,7 @@ def _envelope(exchange: Exchange, kind: str) -> dict[str, Any]:
         "created": int(time.time()),
         "model": exchange.replier,
         "system_fingerprint": exchange.daemon.model_host.require_model().sha256[:12],
+        "lars": {"recalled": [RecalledBody.model_validate(one).model_dump() for one in exchange.recalled]},
     }
 
 

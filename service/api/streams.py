@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -23,6 +23,7 @@ from service.api.errors import UNEXPECTED, ascii_json, error_body, status_of
 from service.api.model_names import model_names
 from service.daemon import Daemon
 from service.db.interactions import new_interaction_id
+from service.db.recall import Recalled
 from service.process.shutdown import CUT_S
 
 log = structlog.get_logger(__name__)
@@ -34,13 +35,14 @@ MIN_TEMPERATURE = 0.01  # logits divided by less overflow; 0 is greedy
 class Exchange:
     """A request and its reply. `recorded_id` is the `interaction_id` once the reply has been recorded.
 
-    `parameters` are recorded as the client sent them.
+    `parameters` are recorded as the client sent them; `recalled` are the corrections in the prompt, the best first.
     """
 
     daemon: Daemon
     ticket: Ticket
     parameters: Mapping[str, Any]
     interaction_id: str
+    recalled: Sequence[Recalled] = ()
     recorded_id: str | None = None
     began: float = field(default_factory=time.monotonic)
 
@@ -52,16 +54,22 @@ class Exchange:
         to_request: Callable[[AdapterName], GenerationRequest],
         parameters: Mapping[str, Any],
         keep_alive_s: float | None = None,
+        recall: bool | None = None,
     ) -> Exchange:
-        """Submit the request to the adapter that `model` names. See `ModelNames.resolve`, `ModelHost.submit`."""
+        """Submit the request to the adapter that `model` names. See `ModelNames.resolve`, `ModelHost.submit`.
 
-        def submit() -> Ticket:
+        `recall` says whether past corrections are put into the prompt; None is the profile's setting.
+        """
+
+        def submit() -> tuple[Ticket, Sequence[Recalled]]:
             adapter = model_names(daemon).resolve(model)
-            return daemon.model_host.submit(to_request(adapter), keep_alive_s)
+            request, found = with_recall(daemon, to_request(adapter), recall)
+            ticket = daemon.model_host.submit(request, keep_alive_s)
+            return ticket, found[: ticket.recalled]
 
         began = time.monotonic()
-        ticket = await run_in_threadpool(submit)
-        return cls(daemon, ticket, parameters, new_interaction_id(), began=began)
+        ticket, recalled = await run_in_threadpool(submit)
+        return cls(daemon, ticket, parameters, new_interaction_id(), recalled, began=began)
 
     @property
     def replier(self) -> str:
@@ -101,6 +109,21 @@ class Exchange:
         recorder, request = self.daemon.recorder, self.ticket.request
         if recorder.keep(self.interaction_id, request, self.parameters, generation):
             self.recorded_id = self.interaction_id
+
+
+def with_recall(
+    daemon: Daemon, request: GenerationRequest, recall: bool | None
+) -> tuple[GenerationRequest, Sequence[Recalled]]:
+    """Return the request with the profile's corrections that answer it, and these; the base model gets none unasked."""
+    settings = daemon.settings.recall
+    if recall is None:
+        recall = request.version is not None and settings.profiles.get(request.profile, settings.enabled)
+    if not recall or request.raw is not None:
+        return request, ()
+    question = request.messages[-1]["content"]
+    found = daemon.db.recall.search(request.profile, question, settings.max_corrections)
+    pairs = tuple((one.question, one.answer) for one in found)
+    return replace(request, recalled=pairs, recall_tokens=settings.max_tokens), found
 
 
 Encoder = Callable[[Piece | Generation], list[dict[str, Any]]]  # a dialect's events for a piece, or for the whole reply

@@ -9,6 +9,7 @@ from service.db.feedback import Feedback
 from service.db.interactions import Interactions
 from service.db.jobs import Jobs
 from service.db.migrate import migrate
+from service.db.recall import RecallIndex
 from service.db.scheduled_runs import ScheduledRuns
 
 __all__ = ["Database"]
@@ -28,7 +29,9 @@ class Database:
         self.feedback = Feedback(self.engine)
         self.jobs = Jobs(self.engine)
         self.scheduled_runs = ScheduledRuns(self.engine)
+        self.recall = RecallIndex(self.feedback)
 
     def close(self) -> None:
         """Close every connection."""
+        self.recall.close()
         self.engine.dispose()

@@ -74,6 +74,20 @@ class Feedback(Records[FeedbackRecord]):
                 return
             last = rows[-1]["seq"]
 
+    def corrections(self, after: int) -> Iterator[tuple[int, FeedbackRecord]]:
+        """Yield every correction stored after the row `after`, oldest first, each with the number of its row."""
+        query = select(feedback).where(feedback.c.seq > after, feedback.c.correction.is_not(None))
+        with reading(self._engine) as connection:
+            for row in connection.execute(query.order_by(feedback.c.seq)).mappings():
+                yield row["seq"], self._record(row)
+
+    def extent(self, after: int = 0) -> tuple[int, int]:
+        """Return the number of rows stored after the row `after`, and the number of the last one (0: none is left)."""
+        query = select(func.count(), func.coalesce(func.max(feedback.c.seq), 0)).where(feedback.c.seq > after)
+        with reading(self._engine) as connection:
+            count, last = connection.execute(query).one()
+            return int(count), int(last)
+
     def known(self, feedback_ids: Collection[str]) -> set[str]:
         """Return those of the ids that exist."""
         wanted, found = sorted(feedback_ids), set[str]()

@@ -91,7 +91,7 @@ class EngineClient:
         number = next(self._numbers)
         ticket = RemoteTicket(request, lambda: self._tell({"id": number, "do": "cancel"}))
         answer = self._ask(number, ticket, {"do": "submit", "request": asdict(request)})
-        ticket.seed, ticket.version = answer["seed"], answer["version"]
+        ticket.seed, ticket.version, ticket.recalled = (answer[name] for name in ("seed", "version", "recalled"))
         return ticket
 
     def prepare(self, profile: str, version: int) -> bool:

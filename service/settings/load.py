@@ -26,7 +26,7 @@ from lars_agent.errors import ConfigError
 from lars_agent.lars.config import LarsConfig
 from lars_agent.training.curate import CurationPolicy
 from lars_agent.training.gate import GatePolicy
-from service.settings.sections import Idle, Memory, Model, Retention, Runtime, Schedule, Server, Training
+from service.settings.sections import Idle, Memory, Model, Recall, Retention, Runtime, Schedule, Server, Training
 
 ENV_PREFIX = "LARS_AGENT_"
 SYSTEM_FILE = Path("/etc/lars-agent/config.toml")
@@ -60,6 +60,7 @@ class Settings(BaseSettings):
     schedule: Schedule = Schedule()
     idle: Idle = Idle()
     runtime: Runtime = Runtime()
+    recall: Recall = Recall()
     retention: Retention = Retention()
 
     @property

@@ -193,6 +193,18 @@ class Runtime(Section):
     keep_alive_s: Seconds = Field(default=0.0, description="Unload the model after so long without a request; 0 never.")
 
 
+class Recall(Section):
+    """Past corrections in the prompt of the next reply."""
+
+    enabled: bool = Field(
+        default=True,
+        description="Whether corrections that answer a question are put before it, unless a request says otherwise.",
+    )
+    profiles: dict[str, bool] = Field(default={}, description="Other choices by profile: {alice = false}.")
+    max_corrections: int = Field(default=3, ge=0, le=50, description="Most corrections in one prompt.")
+    max_tokens: int = Field(default=256, ge=0, description="Most tokens that they take in one prompt.")
+
+
 class Retention(Section):
     """How long things are kept, and how much of them; see `service.housekeeping.retention`."""
 

@@ -21,7 +21,7 @@ from lars_agent.errors import (
 from lars_agent.example import Message
 from lars_agent.lars.state import WEIGHTS_FILE
 from lars_agent.models.chat_template import encode_prompt
-from lars_agent.runtime.engine import Engine
+from lars_agent.runtime.engine import Engine, with_recalled
 from lars_agent.runtime.request import GenerationRequest
 from tests.runtime.conftest import publish, publish_candidate
 from tests.tiny import tiny_model
@@ -282,3 +282,21 @@ def test_a_closed_engine_takes_no_request_and_gives_the_model_back(opened, store
     with pytest.raises(GenerationError, match="shutting down"):
         engine.submit(request())
     assert all(not module._forward_hooks for module in opened.model.modules())
+
+
+def test_as_many_past_questions_as_there_is_room_for_stand_before_the_last_message(engine, opened):
+    turns = [Message(role="system", content="Be short."), Message(role="user", content="And now?")]
+    pairs = (("Best?", "Yes."), ("Second?", "No."))
+
+    def prompt_of(recalled: tuple[tuple[str, str], ...], room: int) -> tuple[int, int]:
+        ticket = engine.submit(GenerationRequest(tuple(turns), max_new_tokens=1, recalled=recalled, recall_tokens=room))
+        return ticket.recalled, ticket.result(LONG_S).prompt_tokens
+
+    plain = len(encode_prompt(opened.tokenizer, turns))
+    one, both = (len(encode_prompt(opened.tokenizer, with_recalled(turns, pairs[:count]))) for count in (1, 2))
+    assert prompt_of((), 100) == (0, plain)
+    assert prompt_of(pairs, both - plain) == (2, both)
+    assert prompt_of(pairs, both - plain - 1) == (1, one)
+    assert prompt_of(pairs, one - plain - 1) == (0, plain)
+    contents = [message["content"] for message in with_recalled(turns, pairs)]
+    assert contents == ["Be short.", "Second?", "No.", "Best?", "Yes.", "And now?"]

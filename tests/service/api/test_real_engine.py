@@ -60,3 +60,34 @@ def test_prompt_longer_than_the_context_is_named(client):
 def test_extreme_parameters_are_answered(client, parameters):
     body = {"inputs": "\u202e 🙂 <|im_end|>", "parameters": {"max_new_tokens": 4, **parameters}}
     assert client.post("/generate", json=body).status_code == 200, parameters
+
+
+def test_a_correction_is_in_the_prompt_of_the_next_reply_which_says_so(client):
+    def generate(recall: bool | None = None, model: str | None = None) -> dict:
+        parameters = {"max_new_tokens": 4, "recall": recall, "adapter_id": model}
+        return client.post("/generate", json={"inputs": "Where did I put my hat?", "parameters": parameters}).json()
+
+    def chat(**more) -> dict:
+        messages = [{"role": "user", "content": "Where did I put my hat?"}]
+        return client.post("/v1/chat/completions", json={"messages": messages, "max_tokens": 4, **more}).json()
+
+    before = generate()
+    assert before["details"]["recalled"] == []
+    feedback = {"prompt": "Where is my hat?", "response": "?", "correction": "On the hook."}
+    feedback_id = client.post("/feedback", json=feedback).json()["id"]
+    after = generate()
+    (recalled,) = after["details"]["recalled"]
+    assert recalled["feedback_id"] == feedback_id
+    assert after["details"]["prompt_tokens"] > before["details"]["prompt_tokens"]
+    kept = client.get(f"/interactions/{after['interaction_id']}").json()
+    assert [message["content"] for message in kept["messages"]] == ["Where did I put my hat?"]
+    assert chat()["lars"]["recalled"][0]["feedback_id"] == feedback_id
+    for without in (generate(recall=False), generate(model="base")):
+        assert (without["details"]["recalled"], without["details"]["prompt_tokens"]) == (
+            [],
+            before["details"]["prompt_tokens"],
+        )
+    assert chat(recall=False)["lars"]["recalled"] == []
+    assert generate(recall=True, model="base")["details"]["recalled"]
+    client.delete(f"/feedback/{feedback_id}")
+    assert generate()["details"]["recalled"] == []

@@ -1,0 +1,117 @@
+"""Search past corrections for those that answer a question: SQLite's FTS5, ranked by BM25, in memory.
+
+The index holds nothing that the database does not: it follows the rows as they come and go, and what is deleted there
+is in no file of it. Questions about somebody else match as well as other wordings do, so that a correction is found
+only where it is about whom or what the question is about (see `lars_agent.questions`).
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import threading
+from dataclasses import dataclass
+from importlib.resources import files
+
+from lars_agent.questions import subject_of
+from service.db.feedback import Feedback
+from service.db.records import FeedbackRecord
+
+CANDIDATES = 50  # of the best by BM25, that are looked at
+LONGEST = 2000  # characters of a question, or of a correction, that are searched
+MOST_WORDS = 64  # of a question
+LEAST_SHARE = 0.5  # of a question's own words that a correction has to hold where nothing shows what it is about
+QUESTION_WEIGHT, ANSWER_WEIGHT = 1.0, 0.5
+WORDS = re.compile(r"\w+")
+SCHEMA = """
+CREATE VIRTUAL TABLE corrections USING fts5(question, answer, tokenize = 'porter unicode61 remove_diacritics 2');
+CREATE TABLE sources (seq INTEGER PRIMARY KEY, id TEXT UNIQUE, profile TEXT, question TEXT, answer TEXT);
+CREATE INDEX by_question ON sources (profile, question);
+"""
+# Words that most questions share, and that tell none from another.
+COMMON = frozenset((files("service.db") / "common_words.txt").read_text(encoding="utf-8").split())
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """A past correction: its question, its answer, and how well it fits; higher is better."""
+
+    feedback_id: str
+    question: str
+    answer: str
+    score: float
+
+
+class RecallIndex:
+    """The corrections of the database, searchable; of several answers to one question the newest counts."""
+
+    def __init__(self, feedback: Feedback) -> None:
+        self._feedback = feedback
+        self._lock = threading.Lock()
+        self._connection = sqlite3.connect(":memory:", check_same_thread=False)
+        self._connection.executescript(SCHEMA)
+        self._extent = (0, 0)  # of the feedback taken in: rows, and the last one
+
+    def search(self, profile: str, question: str, limit: int) -> list[Recalled]:
+        """Return at most `limit` corrections of the profile that answer `question`, the best first."""
+        words = list(dict.fromkeys(word.casefold() for word in WORDS.findall(question[:LONGEST])))[:MOST_WORDS]
+        if not words or limit < 1:
+            return []
+        with self._lock:
+            self._follow()
+            match = " OR ".join(f'"{word}"' for word in words)
+            query = (
+                "SELECT id, sources.question, sources.answer, -bm25(corrections, ?, ?) AS score FROM corrections "
+                "JOIN sources ON seq = corrections.rowid WHERE corrections MATCH ? AND profile = ? "
+                "ORDER BY score DESC, seq DESC LIMIT ?"
+            )
+            values = (QUESTION_WEIGHT, ANSWER_WEIGHT, match, profile, CANDIDATES)
+            found = [Recalled(*row) for row in self._connection.execute(query, values)]
+        return [one for one in found if fits(question, one.question, one.answer)][:limit]
+
+    def close(self) -> None:
+        """Free the index."""
+        with self._lock:
+            self._connection.close()
+
+    def _follow(self) -> None:
+        """Take in what has come since, and all of it anew where something has been deleted."""
+        extent = self._feedback.extent()
+        if extent == self._extent:
+            return
+        count, last = self._extent
+        if self._feedback.extent(after=last)[0] != extent[0] - count:  # something is gone
+            self._connection.executescript("DELETE FROM corrections; DELETE FROM sources;")
+            last = 0
+        for seq, record in self._feedback.corrections(after=last):
+            if seq <= extent[1]:
+                self._add(seq, record)
+        self._extent = extent
+
+    def _add(self, seq: int, record: FeedbackRecord) -> None:
+        question, answer = record.messages[-1]["content"].strip()[:LONGEST], (record.correction or "").strip()[:LONGEST]
+        same = (record.profile, question)
+        earlier = self._connection.execute(
+            "SELECT seq FROM sources WHERE profile = ? AND question = ?", same
+        ).fetchall()
+        for row in earlier:
+            self._connection.execute("DELETE FROM corrections WHERE rowid = ?", row)
+            self._connection.execute("DELETE FROM sources WHERE seq = ?", row)
+        values = (seq, record.id, record.profile, question, answer)
+        self._connection.execute("INSERT INTO sources VALUES (?, ?, ?, ?, ?)", values)
+        self._connection.execute(
+            "INSERT INTO corrections (rowid, question, answer) VALUES (?, ?, ?)", (seq, question, answer)
+        )
+
+
+def fits(question: str, known_question: str, known_answer: str) -> bool:
+    """Return whether a correction is about whom or what `question` is about."""
+    known = f"{known_question}\n{known_answer}"
+    words = {word.casefold() for word in WORDS.findall(known)}
+    asked, told = subject_of(question), subject_of(known)
+    if not asked.named <= words:
+        return False
+    if asked.owned:
+        return asked.shares(told)
+    own = {word.casefold() for word in WORDS.findall(question)} - COMMON
+    return bool(own) and len(own & words) >= LEAST_SHARE * len(own)

@@ -1,0 +1,97 @@
+"""Recall: which past corrections answer a question."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.db import Database
+from service.db.records import NewFeedback
+
+
+def correct(db: Database, question: str, correction: str | None, profile: str = "default") -> str:
+    messages = ({"role": "user", "content": question},)
+    new = NewFeedback(messages=messages, response="?", correction=correction, rating=1.0, profile=profile)
+    return db.feedback.add(new)[0].id
+
+
+def answers(db: Database, question: str, profile: str = "default", limit: int = 5) -> list[str]:
+    return [found.answer for found in db.recall.search(profile, question, limit)]
+
+
+def test_a_correction_is_found_the_moment_it_is_stored_under_another_wording(db):
+    assert answers(db, "Where does my sister live?") == []
+    feedback_id = correct(db, "Where does my sister live?", "Your sister lives in Bergen.")
+    (found,) = db.recall.search("default", "Which town is my sister living in?", 3)
+    assert (found.feedback_id, found.answer) == (feedback_id, "Your sister lives in Bergen.")
+    assert found.score > 0 or found.score == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["Where does Anna's sister live?", "Where does my brother live?", "Where does the sister of Anna live?", "Hello!"],
+)
+def test_a_question_about_somebody_else_recalls_nothing(db, question):
+    correct(db, "Where does my sister live?", "Your sister lives in Bergen.")
+    assert answers(db, question) == []
+
+
+def test_a_question_that_says_not_whom_it_is_about_needs_half_of_its_words(db):
+    correct(db, "How do we make the Friday soup?", "With barley.")
+    assert answers(db, "How is the soup of Friday made?") == ["With barley."]
+    assert answers(db, "What is the capital of Friday island kingdoms?") == []
+
+
+def test_the_best_come_first_and_no_more_than_asked_for(db):
+    for town, what in (("Bergen", "live"), ("Oslo", "work"), ("Narvik", "park")):
+        correct(db, f"Where does my sister {what}?", f"Your sister {what}s in {town}.")
+    assert answers(db, "In which city does my sister work?", limit=1) == ["Your sister works in Oslo."]
+    assert len(answers(db, "my sister", limit=2)) == 2
+    assert answers(db, "my sister", limit=0) == []
+
+
+def test_each_profile_recalls_its_own(db):
+    correct(db, "Where is my hat?", "On the hook.", profile="alice")
+    assert answers(db, "Where is my hat?") == []
+    assert answers(db, "Where is my hat?", profile="alice") == ["On the hook."]
+
+
+def test_the_newest_answer_counts_and_the_older_one_again_once_that_is_deleted(db):
+    correct(db, "Where is my hat?", "On the hook.")
+    assert answers(db, "Where is my hat?") == ["On the hook."]
+    newer = correct(db, "Where is my hat?", "In the car.")
+    assert answers(db, "Where is my hat?") == ["In the car."]
+    db.feedback.delete(newer)
+    assert answers(db, "Where is my hat?") == ["On the hook."]
+
+
+def test_what_is_deleted_while_something_else_comes_is_gone(db):
+    gone = correct(db, "Where is my hat?", "On the hook.")
+    assert answers(db, "Where is my hat?")
+    db.feedback.delete(gone)
+    correct(db, "Where is my coat?", "In the hall.")
+    assert answers(db, "Where is my hat?") == []
+    assert answers(db, "Where is my coat?") == ["In the hall."]
+
+
+def test_only_corrections_are_recalled(db):
+    correct(db, "Where is my hat?", None)
+    assert answers(db, "Where is my hat?") == []
+
+
+@pytest.mark.parametrize("question", ['"', "NEAR(", "a AND OR NOT *", "my hat'; DROP", "-", "", "?!", "ß " * 5000])
+def test_any_text_can_be_asked(db, question):
+    correct(db, "Where is my hat?", "On the hook.")
+    db.recall.search("default", question, 3)
+
+
+def test_ten_thousand_corrections_are_searched(db):
+    news = [
+        NewFeedback(
+            messages=({"role": "user", "content": f"Where is my thing{number}?"},),
+            response="?",
+            correction=f"In box {number}.",
+        )
+        for number in range(10_000)
+    ]
+    db.feedback.add_many(news)
+    assert answers(db, "Where did I leave my thing7777?", limit=1) == ["In box 7777."]

@@ -43,8 +43,8 @@ class Answer:
 
 
 def ask(http: httpx.Client, prompt: str, tokens: int, adapter: str = "default") -> Answer:
-    """A greedy reply by the adapter."""
-    parameters = {"adapter_id": adapter, "max_new_tokens": tokens, "details": True}
+    """A greedy reply by the adapter alone."""
+    parameters = {"adapter_id": adapter, "max_new_tokens": tokens, "recall": False}
     asked = time.monotonic()
     try:
         response = http.post("/generate", json={"inputs": prompt, "parameters": parameters})

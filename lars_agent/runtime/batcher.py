@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from lars_agent.errors import GenerationCancelled, GenerationTimeout
 from lars_agent.runtime.adapter_cache import LoadedAdapter
 from lars_agent.runtime.backend import Backend, DecodingSequence
+from lars_agent.runtime.copying import Copier
 from lars_agent.runtime.detokenize import TextStream
 from lars_agent.runtime.request import FinishReason, Generation, Piece, Ticket, TokenChoice, TokenLogprob
 from lars_agent.runtime.sampling import Sampler
@@ -19,13 +20,17 @@ from lars_agent.runtime.sampling import Sampler
 
 @dataclass(frozen=True)
 class QueuedRequest:
-    """A ticket with its adapter, the prompt's token ids, the most new tokens, and a deadline by `time.monotonic`."""
+    """A ticket with its adapter, the prompt's token ids, the most new tokens, and a deadline by `time.monotonic`.
+
+    `answers` are the token ids of recalled answers, see `Copier`.
+    """
 
     ticket: Ticket
     adapter: LoadedAdapter
     prompt: list[int]
     max_new_tokens: int
     deadline: float = math.inf
+    answers: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(eq=False)
@@ -103,7 +108,8 @@ class ContinuousBatcher:
         try:
             ticket = request.ticket
             sequence = self._backend.start(request.adapter.adapter, request.prompt, request.max_new_tokens)
-            sampler = Sampler(ticket.request, ticket.seed, request.prompt)
+            copier = Copier(request.answers, ticket.request.recall_strength)
+            sampler = Sampler(ticket.request, ticket.seed, request.prompt, copier)
             stream = TextStream(self._tokenizer, ticket.request.stop)
             self._batch.append(_Running(request, sequence, sampler, stream, sequence.prefill()))
         except Exception as error:  # the thread must outlive any one request

@@ -23,11 +23,12 @@ from lars_agent.models.open import OpenedModel
 from lars_agent.runtime.adapter_cache import AdapterCache
 from lars_agent.runtime.backend import choose_backend
 from lars_agent.runtime.batcher import ContinuousBatcher, QueuedRequest
-from lars_agent.runtime.request import GenerationRequest, Ticket
+from lars_agent.runtime.request import GenerationRequest, PastAnswer, Ticket
 from lars_agent.store.adapters import AdapterStore
 
 SEED_LIMIT = 2**63
 PREFIX_BYTES = 128 * 2**20
+LONGEST_COPY = 200  # characters of an answer that a reply may go on with
 
 
 class Engine:
@@ -83,7 +84,8 @@ class Engine:
         adapter = self._adapters.resolve(request.profile, request.version)
         ticket, deadline = Ticket(request, seed, adapter.version, recalled), time.monotonic() + self._deadline_s
         try:
-            self._waiting.put_nowait(QueuedRequest(ticket, adapter, prompt, max_new_tokens, deadline))
+            answers = self._answers(request.recalled[:recalled])
+            self._waiting.put_nowait(QueuedRequest(ticket, adapter, prompt, max_new_tokens, deadline, answers))
         except queue.Full:
             raise QueueFull(f"{self._waiting.maxsize} requests wait already; try again in a moment") from None
         return ticket
@@ -105,6 +107,12 @@ class Engine:
             return plain, 0
         except TemplateError as error:
             raise PromptRefused(f"the model's chat template refuses the conversation: {error}") from error
+
+    def _answers(self, recalled: Sequence[PastAnswer]) -> tuple[tuple[int, ...], ...]:
+        """Return the short ones of the answers that are to the same question, as token ids up to their end."""
+        texts = [past.answer for past in recalled if past.is_same and len(past.answer) <= LONGEST_COPY]
+        end = [] if self._tokenizer.eos_token_id is None else [self._tokenizer.eos_token_id]
+        return tuple((*self._tokenizer.encode(text, add_special_tokens=False), *end) for text in texts)
 
     def prepare(self, profile: str, version: int) -> bool:
         """Load `version` for a later swap; see `AdapterCache.prepare`."""
@@ -157,14 +165,14 @@ class Engine:
         return len(self._batcher) > 0
 
 
-def with_recalled(messages: Sequence[Message], recalled: Sequence[tuple[str, str]]) -> list[Message]:
+def with_recalled(messages: Sequence[Message], recalled: Sequence[PastAnswer]) -> list[Message]:
     """Return the conversation with past questions and answers before its last message, the best ones last.
 
     What comes before them, a system prompt above all, is the same with and without: its cached prefix stays valid.
     """
     turns = list[Message]()
-    for question, answer in reversed(recalled):
-        turns += [Message(role="user", content=question), Message(role="assistant", content=answer)]
+    for past in reversed(recalled):
+        turns += [Message(role="user", content=past.question), Message(role="assistant", content=past.answer)]
     return [*messages[:-1], *turns, messages[-1]]
 
 

@@ -34,6 +34,15 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class PastAnswer:
+    """A past question and its answer; `is_same` tells that the answer is one to the present question too."""
+
+    question: str
+    answer: str
+    is_same: bool = False
+
+
+@dataclass(frozen=True)
 class GenerationRequest(Sampling):
     """A prompt, the adapter to use, and the sampling parameters.
 
@@ -41,7 +50,8 @@ class GenerationRequest(Sampling):
     likely tokens to report at each position; None reports no probabilities.
 
     `recalled` are past questions and their answers, the best first; as many as take no more than `recall_tokens` stand
-    in the prompt, before the last message.
+    in the prompt, before the last message. A reply that goes on with one of those that are `is_same` is likelier by
+    `recall_strength` nats a token.
 
     `version` "active" is the profile's active adapter, None the base model, a number that version. With `seed` None a
     random seed is drawn and reported with the reply.
@@ -55,8 +65,9 @@ class GenerationRequest(Sampling):
     seed: int | None = None
     raw: str | None = None
     logprobs: int | None = None
-    recalled: tuple[tuple[str, str], ...] = ()
+    recalled: tuple[PastAnswer, ...] = ()
     recall_tokens: int = 0
+    recall_strength: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -12,23 +12,25 @@ from collections import Counter
 import torch
 from torch import Tensor
 
+from lars_agent.runtime.copying import Copier
 from lars_agent.runtime.request import Sampling
 
 
 class Sampler:
     """Draw the tokens of one reply to the token ids `prompt`."""
 
-    def __init__(self, sampling: Sampling, seed: int, prompt: list[int]) -> None:
-        self.sampling = sampling
+    def __init__(self, sampling: Sampling, seed: int, prompt: list[int], copier: Copier | None = None) -> None:
+        self.sampling, self._copier = sampling, copier or Copier()
         self.generator = torch.Generator().manual_seed(seed)
         self._seen = set(prompt)
         self._counts: Counter[int] = Counter()  # of the reply's tokens
 
     def __call__(self, logits: Tensor) -> int:
         """Return the next token, from `logits` (V,) float32, which are not modified."""
-        temperature, scores = self.sampling.temperature, self._penalize(logits)
+        temperature, scores = self.sampling.temperature, self._copier(self._penalize(logits))
         token = int(scores.argmax()) if temperature == 0 else self._draw(scores / temperature)
         self._seen.add(token)
+        self._copier.append(token)
         self._counts[token] += 1
         return token
 

@@ -17,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 
 from lars_agent.errors import LarsError
 from lars_agent.example import Message
-from lars_agent.runtime.request import Generation, GenerationRequest, Piece, Ticket
+from lars_agent.runtime.request import Generation, GenerationRequest, PastAnswer, Piece, Ticket
 from lars_agent.store.names import AdapterName
 from service.api.errors import UNEXPECTED, ascii_json, error_body, status_of
 from service.api.model_names import model_names
@@ -122,8 +122,9 @@ def with_recall(
         return request, ()
     question = request.messages[-1]["content"]
     found = daemon.db.recall.search(request.profile, question, settings.max_corrections)
-    pairs = tuple((one.question, one.answer) for one in found)
-    return replace(request, recalled=pairs, recall_tokens=settings.max_tokens), found
+    past = tuple(PastAnswer(one.question, one.answer, one.is_same) for one in found)
+    tokens, strength = settings.max_tokens, settings.strength
+    return replace(request, recalled=past, recall_tokens=tokens, recall_strength=strength), found
 
 
 Encoder = Callable[[Piece | Generation], list[dict[str, Any]]]  # a dialect's events for a piece, or for the whole reply

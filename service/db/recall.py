@@ -10,8 +10,10 @@ from __future__ import annotations
 import re
 import sqlite3
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
+from itertools import islice
+from typing import Literal
 
 from lars_agent.questions import subject_of
 from service.db.feedback import Feedback
@@ -34,12 +36,16 @@ COMMON = frozenset((files("service.db") / "common_words.txt").read_text(encoding
 
 @dataclass(frozen=True)
 class Recalled:
-    """A past correction: its question, its answer, and how well it fits; higher is better."""
+    """A past correction: its question, its answer, and how well it fits; higher is better.
+
+    `is_same` tells that it answers the question, rather than one like it.
+    """
 
     feedback_id: str
     question: str
     answer: str
     score: float
+    is_same: bool = False
 
 
 class RecallIndex:
@@ -67,7 +73,8 @@ class RecallIndex:
             )
             values = (QUESTION_WEIGHT, ANSWER_WEIGHT, match, profile, CANDIDATES)
             found = [Recalled(*row) for row in self._connection.execute(query, values)]
-        return [one for one in found if fits(question, one.question, one.answer)][:limit]
+        fitting = (replace(one, is_same=how == "same") for one in found if (how := fit(question, one)) != "no")
+        return list(islice(fitting, limit))
 
     def close(self) -> None:
         """Free the index."""
@@ -104,14 +111,16 @@ class RecallIndex:
         )
 
 
-def fits(question: str, known_question: str, known_answer: str) -> bool:
-    """Return whether a correction is about whom or what `question` is about."""
-    known = f"{known_question}\n{known_answer}"
-    words = {word.casefold() for word in WORDS.findall(known)}
-    asked, told = subject_of(question), subject_of(known)
+def fit(question: str, known: Recalled) -> Literal["same", "like", "no"]:
+    """Return whether a correction is about whom or what `question` is about, or is only like it in its words."""
+    text = f"{known.question}\n{known.answer}"
+    words = {word.casefold() for word in WORDS.findall(text)}
+    asked, told = subject_of(question), subject_of(text)
     if not asked.named <= words:
-        return False
+        return "no"
     if asked.owned:
-        return asked.shares(told)
+        return "same" if asked.shares(told) else "no"
     own = {word.casefold() for word in WORDS.findall(question)} - COMMON
-    return bool(own) and len(own & words) >= LEAST_SHARE * len(own)
+    if not own or len(own & words) < LEAST_SHARE * len(own):
+        return "no"
+    return "same" if own <= words else "like"

@@ -203,6 +203,13 @@ class Recall(Section):
     profiles: dict[str, bool] = Field(default={}, description="Other choices by profile: {alice = false}.")
     max_corrections: int = Field(default=3, ge=0, le=50, description="Most corrections in one prompt.")
     max_tokens: int = Field(default=256, ge=0, description="Most tokens that they take in one prompt.")
+    strength: float = Field(
+        default=4.0,
+        ge=0,
+        le=100,
+        description="How much likelier, in nats a token, a reply is that goes on with a short correction to the same "
+        "question; small models do not use what stands in their prompt. 0 is off.",
+    )
 
 
 class Retention(Section):

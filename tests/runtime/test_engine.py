@@ -22,7 +22,7 @@ from lars_agent.example import Message
 from lars_agent.lars.state import WEIGHTS_FILE
 from lars_agent.models.chat_template import encode_prompt
 from lars_agent.runtime.engine import Engine, with_recalled
-from lars_agent.runtime.request import GenerationRequest
+from lars_agent.runtime.request import GenerationRequest, PastAnswer
 from tests.runtime.conftest import publish, publish_candidate
 from tests.tiny import tiny_model
 
@@ -286,9 +286,9 @@ def test_a_closed_engine_takes_no_request_and_gives_the_model_back(opened, store
 
 def test_as_many_past_questions_as_there_is_room_for_stand_before_the_last_message(engine, opened):
     turns = [Message(role="system", content="Be short."), Message(role="user", content="And now?")]
-    pairs = (("Best?", "Yes."), ("Second?", "No."))
+    pairs = (PastAnswer("Best?", "Yes."), PastAnswer("Second?", "No."))
 
-    def prompt_of(recalled: tuple[tuple[str, str], ...], room: int) -> tuple[int, int]:
+    def prompt_of(recalled: tuple[PastAnswer, ...], room: int) -> tuple[int, int]:
         ticket = engine.submit(GenerationRequest(tuple(turns), max_new_tokens=1, recalled=recalled, recall_tokens=room))
         return ticket.recalled, ticket.result(LONG_S).prompt_tokens
 
@@ -300,3 +300,13 @@ def test_as_many_past_questions_as_there_is_room_for_stand_before_the_last_messa
     assert prompt_of(pairs, one - plain - 1) == (0, plain)
     contents = [message["content"] for message in with_recalled(turns, pairs)]
     assert contents == ["Be short.", "Second?", "No.", "Best?", "Yes.", "And now?"]
+
+
+def test_a_reply_goes_on_with_the_recalled_answer_that_is_to_the_same_question(engine):
+    def text(strength: float, is_same: bool = True) -> str:
+        past = (PastAnswer("Who is it?", "It is Ida.", is_same),)
+        asked = request("Who?", recalled=past, recall_tokens=500, recall_strength=strength)
+        return engine.submit(asked).result(LONG_S).text
+
+    assert text(50.0) == "It is Ida."
+    assert text(0.0) == text(50.0, is_same=False) != "It is Ida."

@@ -41,6 +41,15 @@ def test_a_question_that_says_not_whom_it_is_about_needs_half_of_its_words(db):
     assert answers(db, "What is the capital of Friday island kingdoms?") == []
 
 
+def test_an_answer_to_the_question_itself_is_told_from_one_to_a_question_like_it(db):
+    correct(db, "Write a haiku about rain.", "Rain on the roof.")
+    correct(db, "What is my dog called?", "Your dog is called Rex.")
+    (same,) = db.recall.search("default", "A haiku about rain, please.", 3)
+    (like,) = db.recall.search("default", "Write a haiku about snow.", 3)
+    (owned,) = db.recall.search("default", "Which name has my old dog?", 3)
+    assert (same.is_same, like.is_same, owned.is_same) == (True, False, True)
+
+
 def test_the_best_come_first_and_no_more_than_asked_for(db):
     for town, what in (("Bergen", "live"), ("Oslo", "work"), ("Narvik", "park")):
         correct(db, f"Where does my sister {what}?", f"Your sister {what}s in {town}.")

@@ -15,12 +15,13 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from bench import quality as quality_suite
 from bench import report
 from bench.memory.cell import DTYPES, METHODS
 from bench.memory.goals import CELLS, goal_cells, grid, memory_runs
 from bench.models import ready_model
 from bench.planner.jobs import JOBS, RANGES, draw_jobs, planner_runs
+from bench.quality import sweep
+from bench.quality.once import ONCE, once_runs
 from bench.record import CHECKOUT, RESULTS, claims
 from bench.suite import Suite, part_runs
 from lars_agent.errors import LarsError
@@ -32,7 +33,7 @@ TIME_LIMIT_S = 4 * 3600.0
 FAULT_PARTS = ("kills", "points", "cuts", "disk", "resume", "latency")
 SERVE_PARTS = ("speed", "engine", "clients", "swaps", "feedback", "asleep")
 MEMORY = Suite("memory", f"{PROGRAM} memory --goals", (CELLS, JOBS))
-QUALITY = Suite("quality", f"{PROGRAM} quality", (quality_suite.CELLS,))
+QUALITY = Suite("quality", f"{PROGRAM} quality", (ONCE, sweep.CELLS))
 T = TypeVar("T")
 
 app = typer.Typer(help="Measure the goals of lars-agent.", no_args_is_help=True, add_completion=False)
@@ -153,10 +154,27 @@ def faults(
 
 @app.command()
 def quality(
-    methods: Annotated[str, typer.Option(help="Separated by commas.")] = ",".join(quality_suite.METHODS),
+    facts: Annotated[int, typer.Option(min=1, max=150, help="That a person corrects once.")] = 60,
+    seeds: Annotated[str, typer.Option(help="Of the invented people.")] = "0,1,2",
+    changes: Annotated[str, typer.Option("--settings", help="Of the daemon: training__epochs=12,...")] = "",
+    models: Models = MODELS,
+    out: Out = RESULTS,
+) -> None:
+    """Facts that a person corrects once, over the API of a real daemon: at once, and after a night (an hour each).
+
+    Nothing else may run beside.
+    """
+    pairs = _listed(changes, "--settings", "no NAME=VALUE", _pair)
+    runs = once_runs(ready_model("default", "bfloat16", "cpu", models), facts, _seeds(seeds), dict(pairs))
+    QUALITY.measure(ONCE, runs, out)
+
+
+@app.command("sweep")
+def sweep_(
+    methods: Annotated[str, typer.Option(help="Separated by commas.")] = ",".join(sweep.METHODS),
     rates: Annotated[str, typer.Option(help="Learning rates, in place of each method's own.")] = "",
-    seeds: Annotated[str, typer.Option(help="Of initial weights and batches.")] = quality_suite.SEEDS,
-    steps: Annotated[int, typer.Option(min=1, help="Of training.")] = quality_suite.STEPS,
+    seeds: Annotated[str, typer.Option(help="Of initial weights and batches.")] = sweep.SEEDS,
+    steps: Annotated[int, typer.Option(min=1, help="Of training.")] = sweep.STEPS,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 8,
     jobs: Annotated[int | None, typer.Option(min=1, help="Cells side by side, one thread each; all cores.")] = None,
     only_report: Annotated[
@@ -166,13 +184,13 @@ def quality(
     out: Out = RESULTS,
 ) -> None:
     """Recall of a persona's facts and style by each pooling mode, with PEFT's LoRA beside (hours)."""
-    chosen = [] if only_report else _chosen(methods, quality_suite.METHODS, "--methods")
+    chosen = [] if only_report else _chosen(methods, sweep.METHODS, "--methods")
     if chosen:
         _require("PEFT")
-    numbers, drawn = _listed(rates, "--rates", "no learning rate", float), _listed(seeds, "--seeds", "no seed", int)
-    keys = quality_suite.quality_keys(chosen, numbers, drawn, steps, batch_size)
-    runs, cores = quality_suite.quality_runs(keys, models), os.cpu_count() or 1
-    QUALITY.measure(quality_suite.CELLS, runs, out, side_by_side=jobs or cores)
+    numbers = _listed(rates, "--rates", "no learning rate", float)
+    keys = sweep.quality_keys(chosen, numbers, _seeds(seeds), steps, batch_size)
+    runs, cores = sweep.quality_runs(keys, models), os.cpu_count() or 1
+    QUALITY.measure(sweep.CELLS, runs, out, side_by_side=jobs or cores)
 
 
 @app.command("report")
@@ -220,6 +238,15 @@ def _listed(text: str, option: str, what: str, kind: Callable[[str], T]) -> list
         except ValueError:
             raise typer.BadParameter(f"{word!r} is {what}", param_hint=option) from None
     return values
+
+
+def _seeds(text: str) -> list[int]:
+    return _listed(text, "--seeds", "no seed", int)
+
+
+def _pair(word: str) -> tuple[str, str]:
+    name, value = word.split("=")
+    return name, value
 
 
 def _count(word: str) -> int:

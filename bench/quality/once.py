@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from bench.quality.people import Fact, facts
 from bench.record import Row, claimed
+from bench.suite import Newest, Record, Store
 from examples.running import Daemon, daemon
 from lars_agent.errors import LarsError
 
@@ -88,18 +91,32 @@ def _arm(
     return {kind: round(sum(found) / len(found), 4) for kind, found in marks.items()} | {"wrong": wrong}
 
 
-def once_rows(newest: Mapping[Any, Any]) -> list[Row]:
-    """The scores of each arm and number of facts, over the seeds."""
-    groups: dict[int, list[Any]] = {}
+def once_rows(newest: Newest) -> list[Row]:
+    """The scores of each arm for each number of facts and choice of settings, over the seeds."""
+    groups: dict[tuple[int, str], list[Record]] = {}
     for found in newest.values():
-        groups.setdefault(found["facts"], []).append(found)
+        chosen = "".join(f"/{name}={value}" for name, value in found["settings"].items())
+        groups.setdefault((found["facts"], chosen), []).append(found)
     rows = []
-    for count, runs in sorted(groups.items()):
-        for arm in runs[0]["arms"]:
-            for kind in KINDS:
-                values = [run["arms"][arm][kind] for run in runs]
-                rows.append(
-                    claimed("once_{kind}/{arm}/{facts}", values, kind=kind, arm=arm, facts=count, seeds=len(runs))
-                )
-        rows.append(claimed("once_cpu_s/{facts}", [run["night"]["cpu_seconds"] for run in runs], facts=count))
+    for (count, chosen), runs in sorted(groups.items()):
+        words = {"facts": count, "chosen": chosen, "seeds": len(runs)}
+        for arm, kind in product(runs[0]["arms"], KINDS):
+            values = [run["arms"][arm][kind] for run in runs]
+            rows.append(claimed("once_{kind}/{arm}/{facts}{chosen}", values, kind=kind, arm=arm, **words))
+        rows.append(claimed("once_cpu_s/{facts}{chosen}", [run["night"]["cpu_seconds"] for run in runs], **words))
     return rows
+
+
+def once_runs(
+    model: Path, count: int, seeds: Sequence[int], settings: Mapping[str, str]
+) -> dict[Any, Callable[[], Record]]:
+    """The run of each seed."""
+    runs = [partial(measure_once, model, count, seed, **settings) for seed in seeds]
+    return {(count, seed, *sorted(settings.items())): run for seed, run in zip(seeds, runs, strict=True)}
+
+
+ONCE = Store(
+    "quality-once.jsonl",
+    key=lambda found: (found["facts"], found["seed"], *sorted(map(tuple, found["settings"].items()))),
+    rows=once_rows,
+)

@@ -94,7 +94,7 @@ class Cell:
             (self.config.rehearsal_weight * self._divergence(model, step)).backward()
             torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, self.config)
+                group["lr"] = learning_rate(step, self.config, self.config.steps)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         model.eval()

@@ -16,16 +16,25 @@ class TrainConfig:
     steps: int = Field(
         default=0,
         ge=0,
-        description="Optimizer steps of `batch_size` x `accumulation` examples; 0 reads each example `epochs` times.",
+        description="Optimizer steps of `batch_size` x `accumulation` examples; 0 reads each example up to `epochs` "
+        "times, and ends `cooldown_steps` after what is read is known.",
     )
-    epochs: int = Field(default=24, ge=1, description="How often each example is read where `steps` is 0.")
+    epochs: int = Field(default=24, ge=1, description="How often each example is read at most where `steps` is 0.")
+    known_share: float = Field(
+        default=0.97,
+        gt=0,
+        le=1,
+        description="Share of the reply tokens of the last examples read, before they were learned from, whose "
+        "probability is above 1/2, at which they count as known.",
+    )
+    cooldown_steps: int = Field(default=10, ge=1, description="Last steps, in which the learning rate falls to zero.")
     batch_size: int = Field(default=8, ge=1, description="Examples in a batch.")
     accumulation: int = Field(default=1, ge=1, description="Batches in a step.")
     learning_rate: float = Field(
         default=2e-3,
         gt=0,
         allow_inf_nan=False,
-        description="Peak learning rate, reached after `warmup_steps`; then a cosine down to zero.",
+        description="Peak learning rate, reached after `warmup_steps`; then a cosine down to zero at the last step.",
     )
     weight_decay: float = Field(
         default=0.01, ge=0, allow_inf_nan=False, description="AdamW's weight decay, on matrices only."
@@ -51,15 +60,6 @@ class TrainConfig:
     wordings: bool = Field(
         default=True,
         description="Read short questions, English ones at present, in other wordings too, another one in each epoch.",
-    )
-    neighbour_batch: int = Field(
-        default=4,
-        ge=0,
-        description="Questions about somebody or something else per step, to which the answers learned do not belong "
-        "and on which the adapter is kept close to the base model; 0 is off.",
-    )
-    neighbour_weight: float = Field(
-        default=1.0, ge=0, allow_inf_nan=False, description="Weight of their divergence (nats per token) in the loss."
     )
     max_seq_len: int = Field(default=1024, ge=1, description="Longest prompt and reply together, tokens.")
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of the adapter, the data order and the dropout.")

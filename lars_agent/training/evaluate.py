@@ -19,6 +19,7 @@ from lars_agent.training.gate import Scores
 
 GENERAL_TEXT = "general.txt"
 REHEARSAL_TEXT = "rehearsal.txt"
+RIGHT = math.log(2)  # nats: a token less surprising has a probability above 1/2, so that greedy decoding chooses it
 NEWEST = 64  # trained replies that are scored too; scoring all would take long
 
 
@@ -26,12 +27,12 @@ def reply_nll(
     attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, plan: MemoryPlan = DEFAULT_PLAN
 ) -> Tensor:
     """Return each row's summed negative log-likelihood of the reply (B,), in nats."""
-    nll = _token_nll(attachment, adapter, batch, plan)  # (T,)
+    nll = token_nll(attachment, adapter, batch, plan)  # (T,)
     row = batch.reply_mask.nonzero()[:, 0]  # (T,)
     return torch.zeros(len(batch.reply_mask)).index_add(0, row, nll)
 
 
-def _token_nll(attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, plan: MemoryPlan) -> Tensor:
+def token_nll(attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, plan: MemoryPlan) -> Tensor:
     """Return the negative log-likelihood of each reply token (T,), in nats."""
     hidden = reply_hidden(attachment, adapter, batch, plan)  # (T, H)
     targets = batch.reply_ids[batch.reply_mask]
@@ -66,7 +67,7 @@ def token_losses(
     losses, ordered = [torch.empty(0, dtype=torch.float64)], by_length(rows)
     for start in range(0, len(ordered), plan.micro_batch):
         batch = collate(ordered[start : start + plan.micro_batch], pad_id)
-        losses.append(_token_nll(attachment, adapter, batch, plan).double())
+        losses.append(token_nll(attachment, adapter, batch, plan).double())
         check()
     return torch.cat(losses)
 
@@ -74,10 +75,9 @@ def token_losses(
 def score(newest: Tensor, heldout: Tensor, text: Tensor) -> Scores:
     """Return the scores that the gate decides by, from the `token_losses` (T,) of three sets of rows.
 
-    `newest` are trained replies. A token with a loss below ln 2 has a probability above 1/2, so greedy decoding chooses
-    it.
+    `newest` are trained replies.
     """
-    recalled = torch.cat([newest, heldout]) < math.log(2)
+    recalled = torch.cat([newest, heldout]) < RIGHT
     return Scores(float(heldout.mean()), float(text.mean()), float(recalled.double().mean()))
 
 

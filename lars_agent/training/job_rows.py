@@ -1,4 +1,4 @@
-"""The rows that a job reads, as tokens: its examples in several wordings, neighbouring questions, and general text."""
+"""The rows that a job reads, as tokens: its examples in several wordings, and general text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lars_agent.training.batches import Encoded, encode, step_rows
 from lars_agent.training.config import TrainConfig
 from lars_agent.training.evaluate import NEWEST, REHEARSAL_TEXT, general_text
 from lars_agent.training.job_directory import HELDOUT_FILE, TRAIN_FILE, JobSpec, read_examples
-from lars_agent.training.wordings import neighbours, other_wordings
+from lars_agent.training.wordings import other_wordings
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,19 @@ class JobRows:
     """The rows of a job.
 
     Attributes:
-        config: the job's, with its number of steps.
         train, heldout: the examples.
         rehearsal: general text, on which the adapter is kept close to the base model.
-        neighbours: questions about somebody or something else, each with a reply that does not belong to it; there too.
     """
 
     config: TrainConfig
     train: Sequence[Encoded]
     heldout: Sequence[Encoded]
     rehearsal: Sequence[Encoded] = ()
-    neighbours: Sequence[Encoded] = ()
+
+    @property
+    def steps(self) -> int:
+        """The most optimizer steps that the job takes."""
+        return self.config.steps_for(len(self.train))
 
     @property
     def newest(self) -> Sequence[Encoded]:
@@ -45,15 +47,11 @@ class JobRows:
         """Return the examples of optimizer step number `step`, shortest first."""
         return step_rows(self.train, self.config.batch_size * self.config.accumulation, step, self.config.seed)
 
-    def references(self, step: int) -> Iterator[tuple[float, list[Encoded]]]:
-        """Yield the batches of the step on which the adapter is kept close to the base model, with their weights."""
+    def passages(self, step: int) -> list[Encoded]:
+        """Return the general text of optimizer step number `step`; nothing where it is off."""
         config = self.config
-        for rows, size, weight in (
-            (self.rehearsal, config.rehearsal_batch, config.rehearsal_weight),
-            (self.neighbours, config.neighbour_batch, config.neighbour_weight),
-        ):
-            if rows and size and weight:
-                yield weight, step_rows(rows, size, step, config.seed)
+        is_on = self.rehearsal and config.rehearsal_batch and config.rehearsal_weight
+        return step_rows(self.rehearsal, config.rehearsal_batch, step, config.seed) if is_on else []
 
 
 def encode_job(folder: Path, spec: JobSpec, tokenizer: PreTrainedTokenizerBase) -> JobRows:
@@ -71,14 +69,11 @@ def encode_job(folder: Path, spec: JobSpec, tokenizer: PreTrainedTokenizerBase) 
     measured = [row for _, row in _encoded(heldout, config, tokenizer)]
     if not measured and len(train) > 1:
         measured = [train.pop()[1]]
-    known = " ".join(example.messages[-1]["content"] for example, _ in train)
-    asked_beside = (_beside(example, known, config, tokenizer) for example, _ in train)
     return JobRows(
-        config=replace(config, steps=config.steps_for(max(1, len(train)))),
+        config=config,
         train=[_with_wordings(example, row, config, tokenizer) for example, row in train],
         heldout=measured,
         rehearsal=general_text(tokenizer, REHEARSAL_TEXT),
-        neighbours=[row for row in asked_beside if row is not None],
     )
 
 
@@ -96,13 +91,6 @@ def _with_wordings(example: Example, row: Encoded, config: TrainConfig, tokenize
     texts = other_wordings(example.messages[-1]["content"]) if config.wordings else []
     others = [asked for text in texts if (asked := _asked(example, text, config, tokenizer))]
     return replace(row, others=tuple(others))
-
-
-def _beside(example: Example, known: str, config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> Encoded | None:
-    """Return the example's reply behind a neighbouring question, and behind the others in turn."""
-    texts = neighbours(example.messages[-1]["content"], known)
-    rows = [asked for text in texts if (asked := _asked(example, text, config, tokenizer))]
-    return replace(rows[0], others=tuple(rows[1:])) if rows else None
 
 
 def _asked(example: Example, text: str, config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> Encoded | None:

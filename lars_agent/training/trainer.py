@@ -29,7 +29,7 @@ from lars_agent.ops.memory_plan import DEFAULT_PLAN, MemoryPlan
 from lars_agent.ops.safetensors_io import read_tensors, tensor_file
 from lars_agent.training.batches import Encoded, collate
 from lars_agent.training.config import TrainConfig
-from lars_agent.training.evaluate import divergence_from_base, reply_nll, token_losses
+from lars_agent.training.evaluate import RIGHT, divergence_from_base, token_losses, token_nll
 from lars_agent.training.job_rows import JobRows
 
 BEST_FILE = "best.safetensors"
@@ -40,7 +40,9 @@ T = TypeVar("T")
 class Progress:
     """State of a run; with adapter, best adapter, optimizer and RNG state it is all that a checkpoint needs.
 
-    `best_step` is the step kept so far (None before the first evaluation), `best_loss` its held-out loss.
+    `best_step` is the step kept so far (None before the first evaluation), `best_loss` its held-out loss. `known` is
+    the running share of reply tokens that came out right when their example was read, `known_step` the step at which it
+    was high enough (None before).
     """
 
     step: int = 0
@@ -49,6 +51,8 @@ class Progress:
     best_loss: float = math.inf
     heldout_loss: float | None = None
     evaluations_since_best: int = 0
+    known: float = 0.0
+    known_step: int | None = None
 
 
 def no_smaller_plan(held_bytes: int) -> MemoryPlan:
@@ -104,7 +108,7 @@ class Trainer:
         self._check = check
         try:
             self.within_budget(self._begin)
-            while self._evaluation_due() or (self.progress.step < self.config.steps and not self._out_of_patience()):
+            while self._evaluation_due() or (self.progress.step < self.last_step and not self._out_of_patience()):
                 self.within_budget(check)
                 if not self._evaluation_due():  # else the run was interrupted before it
                     self.within_budget(self._step)
@@ -120,6 +124,12 @@ class Trainer:
         on_checkpoint(self)  # the final scoring may be interrupted too
         load_state(self.adapter, read_tensors(self.best_file))
         return True
+
+    @property
+    def last_step(self) -> int:
+        """The number of steps in all, as far as it is known yet."""
+        known_step = self.progress.known_step
+        return self.rows.steps if known_step is None else min(self.rows.steps, known_step + self.config.cooldown_steps)
 
     def token_losses(self, adapter: LarsAdapter | None, rows: Sequence[Encoded]) -> Tensor:
         """Return the losses (T,) of all reply tokens under the plan in use; may raise MemoryPressure or Preempted."""
@@ -152,7 +162,7 @@ class Trainer:
     def _evaluation_due(self) -> bool:
         """Return True if the held-out loss is to be measured after the last step and has not been."""
         step = self.progress.step
-        due = step % self.config.evaluate_every == 0 or step == self.config.steps
+        due = step % self.config.evaluate_every == 0 or step == self.last_step
         return step > 0 and due and self.progress.heldout_loss is None
 
     def _out_of_patience(self) -> bool:
@@ -170,33 +180,45 @@ class Trainer:
         config, progress, size = self.config, self.progress, self.plan.micro_batch
         rows = self.rows.lessons(progress.step)
         weighted_tokens = sum(row.weight * len(row.reply) for row in rows)
-        total = 0.0
+        total, right = 0.0, 0
         for start in range(0, len(rows), size):
-            total += self._learn(collate(rows[start : start + size], self.pad_id), weighted_tokens)
+            loss, count = self._learn(collate(rows[start : start + size], self.pad_id), weighted_tokens)
+            total, right = total + loss, right + count
             self._check()
-        for weight, references in self.rows.references(progress.step):
-            self._stay_close(references, weight)
+        if passages := self.rows.passages(progress.step):
+            self._rehearse(passages)
             self._check()
         self.optimizer.clip(config.clip_norm)
-        self.optimizer.step(learning_rate(progress.step, config))
+        self.optimizer.step(learning_rate(progress.step, config, self.rows.steps, progress.known_step))
         progress.step += 1
         progress.loss, progress.heldout_loss = total, None
+        self._note_known(right / sum(len(row.reply) for row in rows), len(rows))
 
-    def _learn(self, batch: Batch, weighted_tokens: float) -> float:
-        """Add the batch's gradient and return its part of the loss; all intermediate tensors are freed on return."""
-        nll = reply_nll(self.attachment, self.adapter, batch, self.plan)  # (B,)
-        loss = (nll * batch.weight).sum() / weighted_tokens
+    def _note_known(self, share: float, count: int) -> None:
+        """Take the share of tokens that came out right into the running one, over half of all examples."""
+        progress, part = self.progress, min(0.5, 2 * count / len(self.rows.train))
+        progress.known += part * (share - progress.known)
+        if not self.config.steps and progress.known_step is None and progress.known >= self.config.known_share:
+            progress.known_step = progress.step
+
+    def _learn(self, batch: Batch, weighted_tokens: float) -> tuple[float, int]:
+        """Add the batch's gradient; return its part of the loss, and how many tokens came out right.
+
+        All intermediate tensors are freed on return.
+        """
+        nll = token_nll(self.attachment, self.adapter, batch, self.plan)  # (T,)
+        loss = (nll * batch.weight[batch.reply_mask.nonzero()[:, 0]]).sum() / weighted_tokens
         loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach())
+        return float(loss.detach()), int((nll.detach() < RIGHT).sum())
 
-    def _stay_close(self, rows: Sequence[Encoded], weight: float) -> None:
+    def _rehearse(self, rows: Sequence[Encoded]) -> None:
         """Add the gradient of the divergence from the base model on `rows`; frees all intermediate tensors.
 
         Without it, training on one person's narrow feedback changes the model's replies to any text.
         """
         batch = collate(rows, self.pad_id)
         divergence = divergence_from_base(self.attachment, self.adapter, batch, self.plan)
-        (weight * divergence).backward()  # type: ignore[no-untyped-call]
+        (self.config.rehearsal_weight * divergence).backward()  # type: ignore[no-untyped-call]
 
     def _evaluate(self) -> None:
         """Measure the held-out loss; keep the adapter unless `patience` is set and an earlier one had a lower loss."""
@@ -209,9 +231,15 @@ class Trainer:
             progress.evaluations_since_best = 0
 
 
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Return the learning rate of step number `step` (from 0): linear warm-up, then a cosine to zero."""
+def learning_rate(step: int, config: TrainConfig, steps: int, known_step: int | None = None) -> float:
+    """Return the learning rate of step number `step` (from 0) of `steps`: linear warm-up, then a cosine to zero.
+
+    From `known_step` on it falls to zero in a straight line, over `cooldown_steps`.
+    """
+    if known_step is not None and step >= known_step:
+        before = learning_rate(known_step, config, steps)
+        return before * (1 - (step - known_step) / config.cooldown_steps)
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
-    share = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    share = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * share))

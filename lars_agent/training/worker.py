@@ -71,7 +71,6 @@ class Worker:
         torch.set_num_threads(self.spec.threads or os.cpu_count() or 1)
         tokenizer = open_tokenizer(Path(self.spec.model_path))
         rows = encode_job(self.folder, self.spec, tokenizer)
-        self.config = rows.config
         self.plans = JobPlan.read_or_make(self.folder, lambda: plans_for(self.spec, rows, tokenizer))
         opened = self._open_model(tokenizer)
         self.trainer = trainer = Trainer(
@@ -143,14 +142,16 @@ class Worker:
 
     def _append_progress(self, phase: str, **values: Any) -> None:
         progress, (elapsed_s, cpu_s) = self.trainer.progress, self.times()
-        line = {"time": time.time(), "phase": phase, "steps": self.config.steps, "step": progress.step}
+        line = {"time": time.time(), "phase": phase, "steps": self.trainer.last_step, "step": progress.step}
         line |= {"loss": progress.loss, **values, "rss_bytes": rss_bytes(), "elapsed_s": elapsed_s, "cpu_s": cpu_s}
         with (self.folder / PROGRESS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def _on_step(self, progress: Progress) -> None:
         give_back()
-        values: dict[str, Any] = {"lr": learning_rate(progress.step - 1, self.config)}
+        values: dict[str, Any] = {
+            "lr": learning_rate(progress.step - 1, self.config, self.trainer.rows.steps, progress.known_step)
+        }
         if progress.heldout_loss is not None:
             values |= {"heldout_loss": progress.heldout_loss, "best_step": progress.best_step}
         self._append_progress("training", **values)

@@ -226,10 +226,10 @@ def test_accumulation_equals_one_large_batch_without_dropout():
 
 def test_learning_rate_warms_up_and_follows_a_cosine_to_zero():
     config = TrainConfig(steps=110, warmup_steps=10, learning_rate=1.0)
-    assert learning_rate(0, config) == pytest.approx(0.1)
-    assert learning_rate(9, config) == pytest.approx(1.0)
-    assert learning_rate(60, config) == pytest.approx(0.5)
-    assert learning_rate(109, config) == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.99)))
+    assert learning_rate(0, config, config.steps) == pytest.approx(0.1)
+    assert learning_rate(9, config, config.steps) == pytest.approx(1.0)
+    assert learning_rate(60, config, config.steps) == pytest.approx(0.5)
+    assert learning_rate(109, config, config.steps) == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.99)))
 
 
 def test_nothing_to_learn_or_to_judge_by_is_an_error():
@@ -283,3 +283,24 @@ def test_a_checkpoint_whose_best_step_is_an_earlier_one_is_gone_on_from(tmp_path
     assert made.progress.best_step == CONFIG.steps
     a, b = (adapter_state(run.adapter) for run in (made, whole))
     assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_run_without_a_number_of_steps_ends_soon_after_what_it_reads_is_known():
+    config = TrainConfig(steps=0, epochs=200, batch_size=2, learning_rate=2e-2, warmup_steps=2, cooldown_steps=4)
+    made = trainer(config)
+    rates: list[float] = []
+    made.run(on_step=lambda p: rates.append(learning_rate(p.step - 1, config, made.rows.steps, p.known_step)))
+    known_step = made.progress.known_step
+    assert known_step is not None
+    assert made.progress.step == made.last_step == known_step + 4 < made.rows.steps == 600
+    assert rates[-4:] == sorted(rates[-4:], reverse=True)
+    assert rates[-1] < 0.3 * rates[-5]
+    losses = made.token_losses(made.adapter, made.rows.train)
+    assert float((losses < math.log(2)).double().mean()) > 0.9
+
+
+def test_a_run_with_a_number_of_steps_takes_them_all():
+    made = trainer(replace(CONFIG, known_share=0.01))
+    made.run()
+    assert (made.progress.step, made.progress.known_step) == (CONFIG.steps, None)
+    assert 0 < made.progress.known <= 1

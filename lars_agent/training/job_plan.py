@@ -135,7 +135,7 @@ def _planner_input(
     shape = shape_of(Path(spec.model_path), spec.lars, *precision(spec.dtype))
     number = job.steps if job.train else 0
     steps = [job.lessons(step) for step in range(number)]
-    rehearsals = [rows for step in range(number) if (rows := job.passages(step))]
+    rehearsals = [passages for step in range(number) if (passages := job.passages(step))]
     rows = {row for part in (job.heldout, job.newest, *steps, *rehearsals) for row in part}
     token_ids = {token_id for row in rows for token_id in (*row.prompt, *row.reply)}
     load = Workload(

@@ -303,4 +303,11 @@ def test_a_run_with_a_number_of_steps_takes_them_all():
     made = trainer(replace(CONFIG, known_share=0.01))
     made.run()
     assert (made.progress.step, made.progress.known_step) == (CONFIG.steps, None)
-    assert 0 < made.progress.known <= 1
+
+
+def test_what_comes_out_right_is_counted_over_half_of_all_examples():
+    made = trainer()
+    made._note_known(1.0, count=1)
+    assert made.progress.known == pytest.approx(2 / len(made.rows.train))
+    made._note_known(1.0, count=len(made.rows.train))
+    assert made.progress.known == pytest.approx(0.5 + 1 / len(made.rows.train))

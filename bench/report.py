@@ -58,8 +58,9 @@ def full_tables(files: Files, plots: str) -> str:
     for area, record in files.items():
         claims = [row for claim in record["rows"] if claim["goal"] is not None for row in _with_variants(claim, record)]
         table = ["| row | measured | goal | | |", "|---|---|---|---|---|", *map(_cells, claims)] if claims else []
-        if table or (table := _by_method(record["rows"])):
-            parts.append("\n".join([f"## {area}", "", f"    {record['command']}", "", *table]))
+        others = [lines for lines in (_by_arm(record["rows"]), _by_method(record["rows"])) if lines]
+        if tables := [table] if table else others:
+            parts += [f"## {area}\n\n    {record['command']}", *("\n".join(lines) for lines in tables)]
             parts += [f"![{name}]({plots}/{name})" for name in record.get("plots", []) if name.endswith(".svg")]
     return "\n\n".join(parts)
 
@@ -96,6 +97,20 @@ def _figure(row: Row, form: str = ",.4g") -> str:
 
 def _cells(row: Row) -> str:
     return f"| {row['name']} | {_figure(row)} | {goal(row)} | {verdict(row)} | {row['note']} |"
+
+
+def _by_arm(rows: Rows) -> list[str]:
+    """A table of `once_<kind>/<arm>/<facts>` rows: what answers, and the shares of right replies."""
+    shares: dict[str, dict[str, str]] = {}
+    for row in rows:
+        kind, _, run = row["name"].partition("/")
+        if kind.startswith("once_") and "/" in run:
+            shares.setdefault(run, {})[kind] = _figure(row, ".0%")
+    table = ["| facts, corrected once | corrected wording | other wordings | not told to questions about others |"]
+    table += ["|---|---|---|---|"]
+    kinds = ("once_trained", "once_unseen", "once_others")
+    table += [f"| {run} | {' | '.join(found[kind] for kind in kinds)} |" for run, found in shares.items()]
+    return table if shares else []
 
 
 def _by_method(rows: Rows) -> list[str]:

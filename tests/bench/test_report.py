@@ -90,3 +90,15 @@ def test_the_readme_shows_eight_claims_with_a_goal_missed_ones_too(tmp_path):
     record.write("memory", "python -m bench memory", [record.claimed("kills", [3], how="")], tmp_path)
     last = report.short_table(report.result_files(tmp_path), words).splitlines()[-1]
     assert last == f"| {words['kills']} | 3 kills | at least 350 | missed |"
+
+
+def test_facts_that_were_corrected_once_are_a_table_of_their_own(tmp_path):
+    shares = {"once_trained": 1.0, "once_unseen": 0.5, "once_others": 0.25}
+    rows = [row(f"{kind}/recall/40", [share], "ratio", "higher") for kind, share in shares.items()]
+    rows += [row("once_cpu_s/40", [900.0], "s", "lower"), row("fact_rate/lora/0.001", [0.2], "ratio", "higher")]
+    rows += [row(f"{score}/lora/0.001", [0.2], "ratio", "higher") for score in ("style_rate", "text_rise")]
+    record.write("quality", "python -m bench quality", rows, tmp_path)
+    table = report.full_tables(report.result_files(tmp_path), plots="")
+    assert "| recall/40 | 100% | 50% | 25% |" in table
+    assert "| lora | 0.001 |" in table
+    assert "once_cpu_s" not in table

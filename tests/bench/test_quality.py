@@ -1,0 +1,32 @@
+"""The invented people of the quality bench, and the rows made of replies that nobody had to ask for."""
+
+from __future__ import annotations
+
+from bench.quality.once import ONCE, once_rows
+from bench.quality.people import facts
+
+
+def test_the_same_seed_invents_the_same_person_and_a_longer_list_holds_other_facts_each_once():
+    assert facts(40, 1) == facts(40, 1) != facts(40, 2)
+    known = facts(150, 3)
+    assert len({fact.wordings for fact in known}) == 150
+
+
+def test_a_fact_is_in_its_correction_and_in_no_question():
+    for fact in facts(150, 4):
+        assert fact.value in fact.correction
+        assert not any(fact.value in question for question in (*fact.wordings, *fact.neighbours))
+        assert len({*fact.wordings, *fact.neighbours}) == 6
+
+
+def test_rows_are_made_for_each_arm_and_choice_of_settings():
+    scores = {"trained": 1.0, "unseen": 0.5, "others": 0.9, "wrong": []}
+    runs = [
+        {"facts": 40, "seed": seed, "settings": settings, "arms": {"weights": scores}, "night": {"cpu_seconds": 9.0}}
+        for seed in (0, 1)
+        for settings in ({}, {"training__epochs": "2"})
+    ]
+    rows = {row["name"]: row for row in once_rows({ONCE.key(run): run for run in runs})}
+    assert rows["once_unseen/weights/40"]["runs"] == 2
+    assert "once_unseen/weights/40/training__epochs=2" in rows
+    assert rows["once_cpu_s/40"]["value"] == 9.0

@@ -30,6 +30,7 @@ format: $(VENV)/.test  ## Put the source into shape
 bench: $(VENV)/.test  ## Memory and quality against PEFT; write the tables of README.md and docs/benchmarks.md (hours)
 	$(BIN)/python -m bench memory --goals
 	$(BIN)/python -m bench quality
+	$(BIN)/python -m bench sweep
 	$(BIN)/python -m bench report
 
 demo: $(VENV)/.run  ## The whole loop on the real default model, within 20 minutes

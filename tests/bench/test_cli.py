@@ -33,7 +33,7 @@ def test_a_missing_extra_is_named_with_what_to_run(monkeypatch, capsys, package,
     assert "pip install 'lars-agent[bench]'" in said
 
 
-@pytest.mark.parametrize("command", ["memory", "planner", "serve", "faults", "quality", "report"])
+@pytest.mark.parametrize("command", ["memory", "planner", "serve", "faults", "quality", "sweep", "report"])
 def test_every_command_starts_from_the_checkout(bench, command):
     done = bench(command, "--help")
     assert done.returncode == 0, done.stderr

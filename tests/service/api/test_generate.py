@@ -15,7 +15,11 @@ def test_reply_is_stored_before_it_is_answered(client, daemon):
     reply = client.post("/generate", json={"inputs": "Hi", "parameters": {"seed": 5, "top_k": None}}).json()
     details = {"finish_reason": "eos_token", "prompt_tokens": 3, "generated_tokens": 2, "adapter_version": "base"}
     stored = daemon.db.interactions.get(reply["interaction_id"])
-    assert reply == {"generated_text": "echo: Hi", "interaction_id": stored.id, "details": {**details, "seed": 5}}
+    assert reply == {
+        "generated_text": "echo: Hi",
+        "interaction_id": stored.id,
+        "details": {**details, "seed": 5, "recalled": []},
+    }
     assert (stored.response, stored.parameters) == ("echo: Hi", {"seed": 5})
     assert stored.messages == ({"role": "user", "content": "Hi"},)
 

@@ -33,7 +33,8 @@ TIME_LIMIT_S = 4 * 3600.0
 FAULT_PARTS = ("kills", "points", "cuts", "disk", "resume", "latency")
 SERVE_PARTS = ("speed", "engine", "clients", "swaps", "feedback", "asleep")
 MEMORY = Suite("memory", f"{PROGRAM} memory --goals", (CELLS, JOBS))
-QUALITY = Suite("quality", f"{PROGRAM} quality", (ONCE, sweep.CELLS))
+QUALITY = Suite("quality", f"{PROGRAM} quality", (ONCE,))
+SWEEP = Suite("sweep", f"{PROGRAM} sweep", (sweep.CELLS,))
 T = TypeVar("T")
 
 app = typer.Typer(help="Measure the goals of lars-agent.", no_args_is_help=True, add_completion=False)
@@ -190,7 +191,7 @@ def sweep_(
     numbers = _listed(rates, "--rates", "no learning rate", float)
     keys = sweep.quality_keys(chosen, numbers, _seeds(seeds), steps, batch_size)
     runs, cores = sweep.quality_runs(keys, models), os.cpu_count() or 1
-    QUALITY.measure(sweep.CELLS, runs, out, side_by_side=jobs or cores)
+    SWEEP.measure(sweep.CELLS, runs, out, side_by_side=jobs or cores)
 
 
 @app.command("report")

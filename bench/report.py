@@ -11,6 +11,7 @@ from lars_agent.errors import ConfigError
 from lars_agent.files import write_atomically
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+ONCE = ("once_trained", "once_unseen", "once_others")
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
 Files = Mapping[str, Mapping[str, Any]]
@@ -104,12 +105,11 @@ def _by_arm(rows: Rows) -> list[str]:
     shares: dict[str, dict[str, str]] = {}
     for row in rows:
         kind, _, run = row["name"].partition("/")
-        if kind.startswith("once_") and "/" in run:
+        if kind in ONCE:
             shares.setdefault(run, {})[kind] = _figure(row, ".0%")
     table = ["| facts, corrected once | corrected wording | other wordings | not told to questions about others |"]
     table += ["|---|---|---|---|"]
-    kinds = ("once_trained", "once_unseen", "once_others")
-    table += [f"| {run} | {' | '.join(found[kind] for kind in kinds)} |" for run, found in shares.items()]
+    table += [f"| {run} | {' | '.join(found[kind] for kind in ONCE)} |" for run, found in shares.items()]
     return table if shares else []
 
 

@@ -67,4 +67,4 @@ def _describe(cell: Record) -> str:
     return f"{cell['method']} at {cell['rate']:g}, seed {cell['seed']}: {scores}"
 
 
-CELLS = Store("quality-cells.jsonl", lambda cell: tuple(cell[name] for name in KEY), quality_rows, describe=_describe)
+CELLS = Store("sweep-cells.jsonl", lambda cell: tuple(cell[name] for name in KEY), quality_rows, describe=_describe)

@@ -95,7 +95,10 @@ def test_the_readme_shows_eight_claims_with_a_goal_missed_ones_too(tmp_path):
 def test_facts_that_were_corrected_once_are_a_table_of_their_own(tmp_path):
     shares = {"once_trained": 1.0, "once_unseen": 0.5, "once_others": 0.25}
     rows = [row(f"{kind}/recall/40", [share], "ratio", "higher") for kind, share in shares.items()]
-    rows += [row("once_cpu_s/40", [900.0], "s", "lower"), row("fact_rate/lora/0.001", [0.2], "ratio", "higher")]
+    rows += [
+        row("once_cpu_s/40/known_share=1", [900.0], "s", "lower"),
+        row("fact_rate/lora/0.001", [0.2], "ratio", "higher"),
+    ]
     rows += [row(f"{score}/lora/0.001", [0.2], "ratio", "higher") for score in ("style_rate", "text_rise")]
     record.write("quality", "python -m bench quality", rows, tmp_path)
     table = report.full_tables(report.result_files(tmp_path), plots="")

@@ -106,9 +106,9 @@ class Daemon:
         """The answer to POST. Raises LarsError for a status that is an error."""
         return self._answer(self.http.post(path, json=body, headers=headers))
 
-    def reply(self, prompt: str, *, recall: bool = False) -> tuple[str, dict[str, Any]]:
-        """The greedy reply to `prompt` and its details; with `recall` past corrections are in its prompt."""
-        parameters = {"max_new_tokens": REPLY_TOKENS, "recall": recall}
+    def reply(self, prompt: str) -> tuple[str, dict[str, Any]]:
+        """The greedy reply to `prompt` by the adapter alone, and its details."""
+        parameters = {"max_new_tokens": REPLY_TOKENS, "recall": False}
         answer = self.post("/generate", {"inputs": prompt, "parameters": parameters})
         return answer["generated_text"], answer["details"]
 

@@ -7,7 +7,6 @@ somebody else, whose answer must be none of the person's.
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,6 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from bench.child import until
 from bench.quality.people import Fact, facts
 from bench.record import Row, claimed
 from bench.suite import Newest, Record, Store
@@ -23,11 +23,10 @@ from lars_agent.errors import LarsError
 
 CLIENTS, REPLY_TOKENS, NIGHT_LIMIT_S = 4, 24, 3 * 3600.0
 KINDS = ("trained", "unseen", "others")
-Reply = Mapping[str, Any]
 
 
 def measure_once(model: Path, count: int, seed: int, **settings: str) -> dict[str, Any]:
-    """The scores of every arm, and of the night its verdict, steps, CPU seconds and peak; with every reply."""
+    """The scores of every arm, and of the night its steps, seconds and peak; with every wrong reply."""
     known = facts(count, seed)
     with (
         tempfile.TemporaryDirectory(prefix="lars-agent-bench-") as folder,
@@ -51,16 +50,13 @@ def _turns(fact: Fact) -> list[dict[str, str]]:
 
 def _night(running: Daemon) -> dict[str, Any]:
     """Run a job to its end. Raises LarsError unless its candidate was accepted."""
-    job = running.post("/jobs", {"profile": "default"})
-    until = time.monotonic() + NIGHT_LIMIT_S
-    while not job["finished"] and time.monotonic() < until:
-        time.sleep(1)
-        job = running.get(f"/jobs/{job['id']}")
-    result = job["result"] or {}
+    path = f"/jobs/{running.post('/jobs', {'profile': 'default'})['id']}"
+    until(lambda: running.get(path)["finished"], NIGHT_LIMIT_S, 1.0)
+    job = running.get(path)
     if job["status"] != "succeeded":
         raise LarsError(f"the night {job['status']}: {job['error']} {(job['verdict'] or {}).get('reasons')}")
     names = ("steps", "seconds", "cpu_seconds", "peak_bytes", "candidate", "base")
-    return {name: result[name] for name in names}
+    return {name: job["result"][name] for name in names}
 
 
 def _arm(
@@ -74,8 +70,7 @@ def _arm(
 
     def ask(question: str) -> str:
         messages = [*told, {"role": "user", "content": question}]
-        body = {"model": model, "messages": messages, "max_tokens": REPLY_TOKENS, "temperature": 0}
-        body |= {"recall": recall}
+        body = {"model": model, "messages": messages, "max_tokens": REPLY_TOKENS, "temperature": 0, "recall": recall}
         return str(running.post("/v1/chat/completions", body)["choices"][0]["message"]["content"])
 
     with ThreadPoolExecutor(CLIENTS) as pool:
@@ -111,8 +106,11 @@ def once_runs(
     model: Path, count: int, seeds: Sequence[int], settings: Mapping[str, str]
 ) -> dict[Any, Callable[[], Record]]:
     """The run of each seed."""
-    runs = [partial(measure_once, model, count, seed, **settings) for seed in seeds]
-    return {(count, seed, *sorted(settings.items())): run for seed, run in zip(seeds, runs, strict=True)}
+
+    def key(seed: int) -> Any:
+        return ONCE.key({"facts": count, "seed": seed, "settings": settings})
+
+    return {key(seed): partial(measure_once, model, count, seed, **settings) for seed in seeds}
 
 
 ONCE = Store(

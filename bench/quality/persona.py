@@ -24,7 +24,7 @@ from lars_agent.models.open import OpenedModel, open_model
 from lars_agent.runtime.hf_backend import HfSequence
 from lars_agent.training.batches import Encoded, collate, encode, pad_id, step_rows
 from lars_agent.training.curate import CurationPolicy, curate
-from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text, reply_nll, token_losses
+from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text, token_losses, token_nll
 from lars_agent.training.job_rows import JobRows
 from lars_agent.training.trainer import TrainConfig, Trainer, learning_rate
 
@@ -90,7 +90,7 @@ class Cell:
         for step in range(self.config.steps):
             model.train()
             batch = self._batch(self.train, self.config.batch_size, step)
-            (reply_nll(self.attachment, None, batch).sum() / batch.reply_tokens).backward()
+            (token_nll(self.attachment, None, batch).sum() / batch.reply_tokens).backward()
             (self.config.rehearsal_weight * self._divergence(model, step)).backward()
             torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm)
             for group in optimizer.param_groups:

@@ -38,7 +38,8 @@ class Copier:
         reply, length = self._reply, len(self._reply)
         if reply == answer[:length]:
             return answer[length] if length < len(answer) else None
+        last = reply[-LEAST_AGREEMENT:]
         for end in range(len(answer) - 1, LEAST_AGREEMENT - 1, -1):
-            if length >= LEAST_AGREEMENT and reply[-LEAST_AGREEMENT:] == answer[end - LEAST_AGREEMENT : end]:
+            if last == answer[end - LEAST_AGREEMENT : end]:
                 return answer[end]
         return None

@@ -23,16 +23,9 @@ RIGHT = math.log(2)  # nats: a token less surprising has a probability above 1/2
 NEWEST = 64  # trained replies that are scored too; scoring all would take long
 
 
-def reply_nll(
+def token_nll(
     attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, plan: MemoryPlan = DEFAULT_PLAN
 ) -> Tensor:
-    """Return each row's summed negative log-likelihood of the reply (B,), in nats."""
-    nll = token_nll(attachment, adapter, batch, plan)  # (T,)
-    row = batch.reply_mask.nonzero()[:, 0]  # (T,)
-    return torch.zeros(len(batch.reply_mask)).index_add(0, row, nll)
-
-
-def token_nll(attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, plan: MemoryPlan) -> Tensor:
     """Return the negative log-likelihood of each reply token (T,), in nats."""
     hidden = reply_hidden(attachment, adapter, batch, plan)  # (T, H)
     targets = batch.reply_ids[batch.reply_mask]

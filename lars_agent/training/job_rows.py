@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -88,15 +89,10 @@ def _encoded(
 
 
 def _with_wordings(example: Example, row: Encoded, config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-    texts = other_wordings(example.messages[-1]["content"]) if config.wordings else []
-    others = [asked for text in texts if (asked := _asked(example, text, config, tokenizer))]
+    """Return the row with its other wordings, without those that are too long."""
+    others = []
+    for text in other_wordings(example.messages[-1]["content"]) if config.wordings else []:
+        asked = replace(example, messages=(*example.messages[:-1], Message(role="user", content=text)))
+        with suppress(ExampleTooLong):
+            others.append(encode(tokenizer, asked, config.max_seq_len))
     return replace(row, others=tuple(others))
-
-
-def _asked(example: Example, text: str, config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> Encoded | None:
-    """Return the example with another last message; None where that is too long."""
-    last: Message = {"role": "user", "content": text}
-    try:
-        return encode(tokenizer, replace(example, messages=(*example.messages[:-1], last)), config.max_seq_len)
-    except ExampleTooLong:
-        return None

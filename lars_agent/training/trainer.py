@@ -131,6 +131,10 @@ class Trainer:
         known_step = self.progress.known_step
         return self.rows.steps if known_step is None else min(self.rows.steps, known_step + self.config.cooldown_steps)
 
+    def rate(self, step: int) -> float:
+        """Return the learning rate of step number `step` (from 0)."""
+        return learning_rate(step, self.config, self.rows.steps, self.progress.known_step)
+
     def token_losses(self, adapter: LarsAdapter | None, rows: Sequence[Encoded]) -> Tensor:
         """Return the losses (T,) of all reply tokens under the plan in use; may raise MemoryPressure or Preempted."""
         return token_losses(self.attachment, adapter, rows, self.pad_id, self._check, self.plan)
@@ -189,7 +193,7 @@ class Trainer:
             self._rehearse(passages)
             self._check()
         self.optimizer.clip(config.clip_norm)
-        self.optimizer.step(learning_rate(progress.step, config, self.rows.steps, progress.known_step))
+        self.optimizer.step(self.rate(progress.step))
         progress.step += 1
         progress.loss, progress.heldout_loss = total, None
         self._note_known(right / sum(len(row.reply) for row in rows), len(rows))

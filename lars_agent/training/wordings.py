@@ -25,14 +25,10 @@ ASKING = re.compile(
 def other_wordings(question: str) -> list[str]:
     """Return other wordings of a short question; nothing for another text."""
     question = question.strip()
-    if not _is_short_question(question):
-        return []
     asking = ASKING.match(question)
+    if len(question) > LONGEST or "\n" in question or not (asking or question.endswith("?")):
+        return []
     lower = question[0].lower() + question[1:] if asking else question
     core = question[asking.end() :].rstrip("? ") if asking else ""
     words = {"question": question, "lower": lower, "core": core[:1].upper() + core[1:]}
     return [frame.format(**words) for frame in FRAMES if core or "{core}" not in frame]
-
-
-def _is_short_question(text: str) -> bool:
-    return len(text) <= LONGEST and "\n" not in text and (text.endswith("?") or ASKING.match(text) is not None)

@@ -48,7 +48,7 @@ from lars_agent.training.job_directory import (
 )
 from lars_agent.training.job_plan import JobPlan, plan_job, plans_for, promised_bytes
 from lars_agent.training.job_rows import encode_job
-from lars_agent.training.trainer import Progress, Trainer, learning_rate
+from lars_agent.training.trainer import Progress, Trainer
 
 ALIVE_S = 1.0
 
@@ -149,9 +149,7 @@ class Worker:
 
     def _on_step(self, progress: Progress) -> None:
         give_back()
-        values: dict[str, Any] = {
-            "lr": learning_rate(progress.step - 1, self.config, self.trainer.rows.steps, progress.known_step)
-        }
+        values: dict[str, Any] = {"lr": self.trainer.rate(progress.step - 1)}
         if progress.heldout_loss is not None:
             values |= {"heldout_loss": progress.heldout_loss, "best_step": progress.best_step}
         self._append_progress("training", **values)

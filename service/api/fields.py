@@ -127,6 +127,10 @@ Rating = Annotated[
     WithJsonSchema({"anyOf": [{"enum": ["up", "down"]}, {"type": "number", "minimum": -1, "maximum": 1}]}),
 ]
 JsonObject = Annotated[dict[str, Any], AfterValidator(finite)]
+RecallChoice = Annotated[
+    bool | None,
+    Field(description="Whether past corrections are put into the prompt; the profile's setting by default."),
+]
 VersionLabel = Annotated[
     str,
     BeforeValidator(version_label),

@@ -14,7 +14,16 @@ from lars_agent.runtime.request import FinishReason, Generation, GenerationReque
 from lars_agent.store.names import AdapterName
 from service.api.dependencies import DaemonDep
 from service.api.errors import answers, documented
-from service.api.fields import Body, RecalledBody, Reply, StopText, TextOrMessages, VersionLabel, to_messages
+from service.api.fields import (
+    Body,
+    RecallChoice,
+    RecalledBody,
+    Reply,
+    StopText,
+    TextOrMessages,
+    VersionLabel,
+    to_messages,
+)
 from service.api.model_names import ModelName
 from service.api.streams import MIN_TEMPERATURE, Exchange, encode_stream, event_stream, generation_request
 from service.daemon import Daemon
@@ -56,9 +65,7 @@ class Parameters(Body):
     )
     seed: int | None = Field(default=None, ge=0, lt=2**63, description="Seed of the sampling; random by default.")
     adapter_id: ModelName = None
-    recall: bool | None = Field(
-        default=None, description="Whether past corrections are put into the prompt; the profile's setting by default."
-    )
+    recall: RecallChoice = None
     details: bool | None = Field(default=None, description="Accepted for TGI's clients; details are always sent.")
 
     @model_validator(mode="before")

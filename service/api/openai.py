@@ -19,6 +19,7 @@ from service.api.errors import answers, documented
 from service.api.fields import (
     MAX_MESSAGES,
     Body,
+    RecallChoice,
     RecalledBody,
     SamplingFields,
     Text,
@@ -98,9 +99,7 @@ class OpenAIRequest(SamplingFields, Body):
     top_p: float | None = Field(default=None, gt=0, le=1)
     repetition_penalty: float | None = Field(default=None, ge=0.1, le=10)
     max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
-    recall: bool | None = Field(
-        default=None, description="Whether past corrections are put into the prompt; the profile's setting by default."
-    )
+    recall: RecallChoice = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 

@@ -11,11 +11,12 @@ import re
 import sqlite3
 import threading
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources import files
 from itertools import islice
 from typing import Literal
 
-from lars_agent.questions import subject_of
+from lars_agent.questions import Subject, subject_of
 from service.db.feedback import Feedback
 from service.db.records import FeedbackRecord
 
@@ -26,9 +27,9 @@ LEAST_SHARE = 0.5  # of a question's own words that a correction has to hold whe
 QUESTION_WEIGHT, ANSWER_WEIGHT = 1.0, 0.5
 WORDS = re.compile(r"\w+")
 SCHEMA = """
-CREATE VIRTUAL TABLE corrections USING fts5(question, answer, tokenize = 'porter unicode61 remove_diacritics 2');
-CREATE TABLE sources (seq INTEGER PRIMARY KEY, id TEXT UNIQUE, profile TEXT, question TEXT, answer TEXT);
-CREATE INDEX by_question ON sources (profile, question);
+CREATE VIRTUAL TABLE corrections USING fts5(
+    question, answer, id UNINDEXED, profile UNINDEXED, tokenize = 'porter unicode61 remove_diacritics 2'
+)
 """
 # Words that most questions share, and that tell none from another.
 COMMON = frozenset((files("service.db") / "common_words.txt").read_text(encoding="utf-8").split())
@@ -55,7 +56,8 @@ class RecallIndex:
         self._feedback = feedback
         self._lock = threading.Lock()
         self._connection = sqlite3.connect(":memory:", check_same_thread=False)
-        self._connection.executescript(SCHEMA)
+        self._connection.execute(SCHEMA)
+        self._newest: dict[tuple[str, str], int] = {}  # the row of each profile's question
         self._extent = (0, 0)  # of the feedback taken in: rows, and the last one
 
     def search(self, profile: str, question: str, limit: int) -> list[Recalled]:
@@ -67,13 +69,13 @@ class RecallIndex:
             self._follow()
             match = " OR ".join(f'"{word}"' for word in words)
             query = (
-                "SELECT id, sources.question, sources.answer, -bm25(corrections, ?, ?) AS score FROM corrections "
-                "JOIN sources ON seq = corrections.rowid WHERE corrections MATCH ? AND profile = ? "
-                "ORDER BY score DESC, seq DESC LIMIT ?"
+                "SELECT id, question, answer, -bm25(corrections, ?, ?) AS score FROM corrections "
+                "WHERE corrections MATCH ? AND profile = ? ORDER BY score DESC, rowid DESC LIMIT ?"
             )
             values = (QUESTION_WEIGHT, ANSWER_WEIGHT, match, profile, CANDIDATES)
             found = [Recalled(*row) for row in self._connection.execute(query, values)]
-        fitting = (replace(one, is_same=how == "same") for one in found if (how := fit(question, one)) != "no")
+        fit = partial(_fit, subject_of(question), {word.casefold() for word in WORDS.findall(question)} - COMMON)
+        fitting = (replace(one, is_same=how == "same") for one in found if (how := fit(one)) != "no")
         return list(islice(fitting, limit))
 
     def close(self) -> None:
@@ -87,40 +89,37 @@ class RecallIndex:
         if extent == self._extent:
             return
         count, last = self._extent
-        if self._feedback.extent(after=last)[0] != extent[0] - count:  # something is gone
-            self._connection.executescript("DELETE FROM corrections; DELETE FROM sources;")
-            last = 0
-        for seq, record in self._feedback.corrections(after=last):
-            if seq <= extent[1]:
-                self._add(seq, record)
+        some_gone = self._feedback.extent(after=last)[0] != extent[0] - count
+        with self._connection:
+            if some_gone:
+                self._connection.execute("DELETE FROM corrections")
+                self._newest.clear()
+                last = 0
+            for seq, record in self._feedback.corrections(after=last):
+                if seq <= extent[1]:
+                    self._add(seq, record)
         self._extent = extent
 
     def _add(self, seq: int, record: FeedbackRecord) -> None:
         question, answer = record.messages[-1]["content"].strip()[:LONGEST], (record.correction or "").strip()[:LONGEST]
-        same = (record.profile, question)
-        earlier = self._connection.execute(
-            "SELECT seq FROM sources WHERE profile = ? AND question = ?", same
-        ).fetchall()
-        for row in earlier:
-            self._connection.execute("DELETE FROM corrections WHERE rowid = ?", row)
-            self._connection.execute("DELETE FROM sources WHERE seq = ?", row)
-        values = (seq, record.id, record.profile, question, answer)
-        self._connection.execute("INSERT INTO sources VALUES (?, ?, ?, ?, ?)", values)
+        key = (record.profile, question)
+        if key in self._newest:
+            self._connection.execute("DELETE FROM corrections WHERE rowid = ?", (self._newest[key],))
+        self._newest[key] = seq
+        values = (seq, question, answer, record.id, record.profile)
         self._connection.execute(
-            "INSERT INTO corrections (rowid, question, answer) VALUES (?, ?, ?)", (seq, question, answer)
+            "INSERT INTO corrections (rowid, question, answer, id, profile) VALUES (?, ?, ?, ?, ?)", values
         )
 
 
-def fit(question: str, known: Recalled) -> Literal["same", "like", "no"]:
-    """Return whether a correction is about whom or what `question` is about, or is only like it in its words."""
+def _fit(asked: Subject, own: set[str], known: Recalled) -> Literal["same", "like", "no"]:
+    """Return whether a correction is about what is asked about, or is only like the question in its `own` words."""
     text = f"{known.question}\n{known.answer}"
     words = {word.casefold() for word in WORDS.findall(text)}
-    asked, told = subject_of(question), subject_of(text)
     if not asked.named <= words:
         return "no"
     if asked.owned:
-        return "same" if asked.shares(told) else "no"
-    own = {word.casefold() for word in WORDS.findall(question)} - COMMON
+        return "same" if asked.shares(subject_of(text)) else "no"
     if not own or len(own & words) < LEAST_SHARE * len(own):
         return "no"
     return "same" if own <= words else "like"

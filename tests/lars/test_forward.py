@@ -12,7 +12,7 @@ from lars_agent.ops import saved_tensors as saved
 from lars_agent.ops.attention import use_grouped_attention
 from lars_agent.ops.memory_plan import MemoryPlan
 from lars_agent.training.batches import collate
-from lars_agent.training.evaluate import reply_nll
+from lars_agent.training.evaluate import token_nll
 from tests.lars.test_serving import FAMILIES, MODES, adapter_for, naive_response_logits, rows, served_logits
 from tests.tiny import COMMON, tiny_model
 
@@ -30,7 +30,7 @@ def loss_and_gradients(attachment, adapter, plan):
     adapter.zero_grad()
     batch = collate(rows(), 0)
     torch.manual_seed(7)  # the dropout's
-    loss = reply_nll(attachment, adapter, batch, plan).sum() / batch.reply_tokens
+    loss = token_nll(attachment, adapter, batch, plan).sum() / batch.reply_tokens
     loss.backward()
     return loss.detach(), {name: p.grad for name, p in adapter.named_parameters() if p.grad is not None}
 

@@ -17,7 +17,7 @@ from lars_agent.ops.attention import use_grouped_attention
 from lars_agent.ops.memory_plan import MemoryPlan
 from lars_agent.ops.padding import padded
 from lars_agent.training.batches import Encoded, collate
-from lars_agent.training.evaluate import reply_nll
+from lars_agent.training.evaluate import token_nll
 from tests.lars.test_forward import windowed_model
 from tests.lars.test_serving import adapter_for, naive_response_logits, rows
 from tests.tiny import COMMON, tiny_model
@@ -54,7 +54,7 @@ def test_gradients_of_packed_training_equal_the_naive_computation(family, token_
     attachment, batch = attach(packing_model(family)), collate([*rows(), SHORT], 0)
     ours = adapter_for(attachment.model, "response", token_term=token_term)
     naive = copy.deepcopy(ours)
-    (reply_nll(attachment, ours, batch, plan).sum() / batch.reply_tokens).backward()
+    (token_nll(attachment, ours, batch, plan).sum() / batch.reply_tokens).backward()
     logits = naive_response_logits(attachment, naive, batch).log_softmax(-1)
     nll = -logits.gather(-1, batch.reply_ids[..., None])[..., 0]
     ((nll * batch.reply_mask).sum() / batch.reply_tokens).backward()

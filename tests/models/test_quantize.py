@@ -11,7 +11,7 @@ from lars_agent.models.open import open_model
 from lars_agent.models.weights import SINGLE_FILE
 from lars_agent.ops.quantized import QuantizedEmbedding, QuantizedLinear
 from lars_agent.training.batches import collate
-from lars_agent.training.evaluate import reply_nll
+from lars_agent.training.evaluate import token_nll
 from tests.lars.test_serving import rows
 from tests.tiny import save_tiny
 
@@ -52,7 +52,7 @@ def test_an_adapter_gets_the_gradients_of_the_weights_as_stored(tmp_path, bits):
     for base in (model, dense_twin(folder, model)):
         adapter = LarsAdapter.for_model(base, LarsConfig(rank=4, dropout=0.0))
         torch.nn.init.normal_(adapter.layers[0].up, generator=torch.Generator().manual_seed(0))
-        reply_nll(attach(base), adapter, collate(rows(), 0)).sum().backward()
+        token_nll(attach(base), adapter, collate(rows(), 0)).sum().backward()
         gradients.append({name: p.grad for name, p in adapter.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():

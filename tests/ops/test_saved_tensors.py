@@ -14,7 +14,7 @@ from lars_agent.ops import saved_tensors as saved
 from lars_agent.ops.memory_plan import MemoryPlan
 from lars_agent.ops.saved_tensors import saved_activations
 from lars_agent.training.batches import collate
-from lars_agent.training.evaluate import reply_nll
+from lars_agent.training.evaluate import token_nll
 from tests.lars.test_serving import adapter_for, rows
 from tests.tiny import tiny_model
 
@@ -98,7 +98,7 @@ def test_training_gradients_with_activations_in_8_bits_point_the_same_way(poolin
     for how in ("whole", "int8"):
         adapter = adapter_for(model, pooling)
         plan = MemoryPlan(recompute=recompute, saved=how)
-        reply_nll(attach(model), adapter, collate(rows(), 0), plan).sum().backward()
+        token_nll(attach(model), adapter, collate(rows(), 0), plan).sum().backward()
         directions.append(torch.cat([p.grad.flatten() for p in adapter.parameters() if p.grad is not None]))
     assert not torch.equal(*directions)
     assert torch.cosine_similarity(*directions, dim=0) > 0.999

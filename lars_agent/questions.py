@@ -1,33 +1,91 @@
-"""What a question is about, as far as its words show it; the patterns are English ones."""
+"""What a question is about, as far as its words show it; the patterns are English ones.
+
+English puts the head of a noun last (`my piano teacher` is a teacher), but no mark tells where the noun ends and the
+verb begins (`does my sister drink tea`). What stands before it often does: see `_heads`.
+"""
 
 from __future__ import annotations
 
+import json
 import re
+from importlib.resources import files
+from itertools import takewhile
 from typing import NamedTuple
 
-OWNER = re.compile(r"\b(?:my|our|your)\s+(\w[\w-]*)(?:\s+(\w[\w-]*))?", re.IGNORECASE)
+OWNER = re.compile(r"(?:\b([\w-]+)\s+)?\b(?:my|our|your)\s+((?:[\w-]+(?:['’]s)?(?:\s+|\b)){1,4})(\W?)", re.IGNORECASE)
 POSSESSIVE = re.compile(r"\b(\w+)['’]s\b(?!\s+(?:the|a|an|my|your)\b)")
 NAME = re.compile(r"(?<=[a-z,;] )([A-Z]\w+)")  # not the first word
 CONTRACTED = frozenset({"what", "who", "where", "when", "how", "it", "that", "there", "he", "she", "let"})
+PARTICIPLE, AGENT = re.compile(r"\w+(?:ed|ing)"), re.compile(r"\w{2,}(?:er|or|ist|ian|man|woman)")
+ENGLISH: dict[str, list[str]] = json.loads((files("lars_agent.data") / "english.json").read_text(encoding="utf-8"))
+BE, AUXILIARY, ATTRIBUTE = (frozenset(ENGLISH[kind]) for kind in ("be", "auxiliary", "attribute"))
+FUNCTION = BE | AUXILIARY | frozenset(ENGLISH["preposition"] + ENGLISH["function"])
 
 
 class Subject(NamedTuple):
-    """Whose or whom a text is about, in lower case: the two words after each `my` or `your`, and owners and names."""
+    """Whose or whom a text is about, in lower case.
 
-    owned: frozenset[tuple[str, str]]
-    named: frozenset[str]
+    Attributes:
+        heads: the things or persons of the speaker: `dog` of `my old dog` and of `my dog's name`.
+        perhaps: words that may be such a head, or what is said about it: `drink` of `does my sister drink tea`.
+        owners: who has something: `sister` of `my sister's dog`.
+        names: words with a capital inside a sentence.
+    """
+
+    heads: frozenset[str]
+    perhaps: frozenset[str]
+    owners: frozenset[str]
+    names: frozenset[str]
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether any word shows it."""
+        return bool(self.heads or self.owners or self.names)
 
     def shares(self, other: Subject) -> bool:
-        """Return whether something owned is the same in both: `my old dog` is `your dog`, but no `old cat`."""
-        return any(
-            first in (one, two) or (second and second == one)
-            for first, second in self.owned
-            for one, two in other.owned
-        )
+        """Return whether a thing or person of the speaker is the same in both: `my old dog` is `your dog`."""
+        return bool(self.heads & (other.heads | other.perhaps) or self.perhaps & other.heads)
 
 
 def subject_of(text: str) -> Subject:
-    """Return the subject of `text`; both sets are empty where nothing shows it."""
-    owned = {(first.casefold(), second.casefold()) for first, second in OWNER.findall(text)}
-    named = {word.casefold() for word in (*POSSESSIVE.findall(text), *NAME.findall(text))}
-    return Subject(frozenset(owned), frozenset(named - CONTRACTED))
+    """Return the subject of `text`; all sets are empty where nothing shows it."""
+    heads, perhaps = set[str](), set[str]()
+    for before, words, mark in OWNER.findall(text):
+        sure, unsure = _heads(before.casefold(), words.casefold().split(), mark)
+        heads |= sure
+        perhaps |= unsure
+    owners = {word.casefold() for word in POSSESSIVE.findall(text)} - CONTRACTED
+    names = {word.casefold() for word in NAME.findall(text)} - CONTRACTED
+    return Subject(frozenset(heads), frozenset(perhaps - heads), frozenset(owners), frozenset(names))
+
+
+def _heads(before: str, words: list[str], mark: str) -> tuple[set[str], set[str]]:
+    """Return the words that head what follows `my`, and those that may; `before` is the word in front of it.
+
+    After a preposition or a verb (`of my piano teacher`), or before a form of `to be` (`my piano teacher is`), all the
+    words are one noun. After `is` the last one may be what is said of it (`is my piano teacher allergic`), after `does`
+    those from the second on are a verb and its object, but for an agent with a verb behind it.
+    """
+    owners = [index for index, word in enumerate(words) if word.endswith(("'s", "’s"))]
+    owner, words = (words[owners[-1]][:-2], words[owners[-1] + 1 :]) if owners else ("", words)
+    noun = list(takewhile(lambda word: word not in FUNCTION, words))[:3]
+    if owner and (not noun or ATTRIBUTE.intersection(noun)):
+        return {owner}, set()
+    follower = words[len(noun)] if len(noun) < len(words) else ""
+    while len(noun) > 1 and (PARTICIPLE.fullmatch(noun[-1]) or noun[-1] in ENGLISH["participle"]):
+        noun.pop()
+        follower = "is"
+    if len(noun) < 2:
+        return set(noun), set()
+    if before in AUXILIARY:
+        is_agent = (
+            AGENT.fullmatch(noun[1])
+            and noun[1] not in ENGLISH["agent_like"]
+            and (len(noun) > 2 or follower or not mark.strip())
+        )
+        return ({noun[1]}, set()) if is_agent else ({noun[0]}, {noun[1]})
+    if before in BE and follower != "is":
+        return {noun[-2]}, {noun[-1]}
+    if before or follower in BE | AUXILIARY:
+        return {noun[-1]}, set()
+    return {noun[0]}, set(noun[1:])

@@ -34,6 +34,9 @@ class Backend(Protocol):
     def start(self, adapter: Any | None, prompt: Sequence[int], capacity: int) -> DecodingSequence:
         """Return a sequence for `prompt`, not yet prefilled, with capacity for `capacity` reply tokens."""
 
+    def embed(self, prompt: Sequence[int]) -> Tensor:
+        """Return the base model's final hidden state (H,) float32 at the last token of `prompt`."""
+
     def step(self, sequences: Sequence[Any], tokens: Sequence[int]) -> None:
         """Append one token to each of `sequences`, which `start` returned, and update its `logits`."""
 

@@ -11,7 +11,11 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import TypeVar
 
 import torch
 from jinja2 import TemplateError
@@ -23,12 +27,16 @@ from lars_agent.models.open import OpenedModel
 from lars_agent.runtime.adapter_cache import AdapterCache
 from lars_agent.runtime.backend import choose_backend
 from lars_agent.runtime.batcher import ContinuousBatcher, QueuedRequest
-from lars_agent.runtime.request import GenerationRequest, PastAnswer, Ticket
+from lars_agent.runtime.relevance import Relevance
+from lars_agent.runtime.request import GenerationRequest, Near, PastAnswer, Ticket
 from lars_agent.store.adapters import AdapterStore
 
 SEED_LIMIT = 2**63
 PREFIX_BYTES = 128 * 2**20
 LONGEST_COPY = 200  # characters of an answer that a reply may go on with
+LONGEST_COMPARED = 512  # tokens of a question's prompt
+COMPARE_S = 30.0  # that a request waits at most for its question to be compared
+T = TypeVar("T")
 
 
 class Engine:
@@ -59,11 +67,14 @@ class Engine:
         self._adapters = AdapterCache(opened.model, store, opened.sha256, self._backend.prepare)
         self._context = int(getattr(opened.model.config, "max_position_embeddings", 2048))
         self._parallel, self._threads, self._max_new_tokens = parallel, threads, max_new_tokens
-        self._deadline_s = deadline_s
-        self._waiting: queue.Queue[QueuedRequest | None] = queue.Queue(maxsize=queue_size)
+        self._deadline_s, self._queue_size = deadline_s, queue_size
+        self._room = threading.BoundedSemaphore(queue_size)  # for requests that wait
+        self._inbox: queue.SimpleQueue[QueuedRequest | Callable[[], None] | None] = queue.SimpleQueue()
+        self._waiting: deque[QueuedRequest] = deque()
+        self._unfinished: set[Ticket] = set()
         self._batcher = ContinuousBatcher(self._backend, opened.tokenizer, end_tokens(opened), lambda: self._cancel_all)
+        self._relevance = Relevance(lambda question: self._backend.embed(self._encode_question(question)))
         self._closed = self._cancel_all = False
-        self._busy = False
         self._thread = threading.Thread(target=self._serve, name="generation", daemon=True)
         self._thread.start()
 
@@ -74,37 +85,75 @@ class Engine:
         """
         if self._closed:
             raise GenerationError("the daemon is shutting down")
-        prompt, recalled = self._encode(request)
+        is_closed, order = self._compare(request)
+        prompt, recalled = self._encode(request, order)
         if len(prompt) >= self._context:
             raise PromptTooLong(
                 f"the prompt has {len(prompt)} tokens, the model's context is {self._context}; shorten the conversation"
             )
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed % SEED_LIMIT
         max_new_tokens = min(request.max_new_tokens, self._max_new_tokens, self._context - len(prompt))
-        adapter = self._adapters.resolve(request.profile, request.version)
+        adapter = self._adapters.resolve(request.profile, None if is_closed else request.version)
         ticket, deadline = Ticket(request, seed, adapter.version, recalled), time.monotonic() + self._deadline_s
-        try:
-            answers = self._answers(request.recalled[:recalled])
-            self._waiting.put_nowait(QueuedRequest(ticket, adapter, prompt, max_new_tokens, deadline, answers))
-        except queue.Full:
-            raise QueueFull(f"{self._waiting.maxsize} requests wait already; try again in a moment") from None
+        answers = self._answers([request.recalled[index] for index, _ in recalled[:1]])
+        if not self._room.acquire(blocking=False):
+            raise QueueFull(f"{self._queue_size} requests wait already; try again in a moment")
+        self._unfinished.add(ticket)
+        ticket.add_done_callback(self._unfinished.discard)
+        self._inbox.put(QueuedRequest(ticket, adapter, prompt, max_new_tokens, deadline, answers))
         return ticket
 
-    def _encode(self, request: GenerationRequest) -> tuple[list[int], int]:
-        """Return the prompt's token ids, and how many past questions are in it. Raises PromptRefused."""
+    def _compare(self, request: GenerationRequest) -> tuple[bool, Sequence[Near]]:
+        """Return whether the adapter is closed for the request, and the request's past questions, the nearest first."""
+        others = [past.question for past in request.recalled]
+        if not request.is_foreign and not others:
+            return False, ()
+        question = request.messages[-1]["content"]
+        with suppress(TemplateError, TimeoutError):
+            return self._on_thread(
+                lambda: (
+                    request.is_foreign and self._relevance.asks_fact(question),
+                    self._relevance.order(question, others),
+                )
+            )
+        return False, [(index, 0.0) for index in range(len(others))]
+
+    def _on_thread(self, work: Callable[[], T]) -> T:
+        """Return what `work` returns in the thread that runs the model, between two tokens of the replies there.
+
+        Raises TimeoutError.
+        """
+        done = Future[T]()
+
+        def run() -> None:
+            try:
+                done.set_result(work())
+            except Exception as error:
+                done.set_exception(error)
+
+        self._inbox.put(run)
+        return done.result(COMPARE_S)
+
+    def _encode_question(self, question: str) -> list[int]:
+        """Return the token ids of the prompt that asks nothing else, the last ones of a long one."""
+        return encode_prompt(self._tokenizer, [Message(role="user", content=question)])[-LONGEST_COMPARED:]
+
+    def _encode(self, request: GenerationRequest, order: Sequence[Near]) -> tuple[list[int], tuple[Near, ...]]:
+        """Return the prompt's token ids, and the past questions that are in it. Raises PromptRefused."""
         if request.raw is not None:
             ids = list(self._tokenizer.encode(request.raw))
             if not ids:
                 raise PromptRefused("the prompt is empty; give at least one token to continue")
-            return ids, 0
+            return ids, ()
         try:
             plain = encode_prompt(self._tokenizer, request.messages)
             most = min(len(plain) + request.recall_tokens, self._context - 1)
-            for count in range(len(request.recalled), 0, -1):
-                ids = encode_prompt(self._tokenizer, with_recalled(request.messages, request.recalled[:count]))
+            for count in range(min(len(order), request.recall_limit), 0, -1):
+                past = [request.recalled[index] for index, _ in order[:count]]
+                ids = encode_prompt(self._tokenizer, with_recalled(request.messages, past))
                 if len(ids) <= most:
-                    return ids, count
-            return plain, 0
+                    return ids, tuple(order[:count])
+            return plain, ()
         except TemplateError as error:
             raise PromptRefused(f"the model's chat template refuses the conversation: {error}") from error
 
@@ -119,8 +168,9 @@ class Engine:
         return self._adapters.prepare(profile, version)
 
     def is_ready(self, request: GenerationRequest) -> bool:
-        """Return True if the adapter that `request` names by number is loaded."""
-        return not isinstance(request.version, int) or self._adapters.is_ready(request.profile, request.version)
+        """Return True if `submit` returns at once: the adapter is loaded, and no question is to be compared."""
+        is_loaded = not isinstance(request.version, int) or self._adapters.is_ready(request.profile, request.version)
+        return is_loaded and not request.is_foreign and not request.recalled
 
     def swap(self, profile: str, version: int | None) -> None:
         """Serve new requests of `profile` with `version`; see `AdapterCache.swap`."""
@@ -134,35 +184,38 @@ class Engine:
         """Finish the waiting requests within `timeout_s`, cancel the rest, and end the thread."""
         self._closed = True
         deadline = time.monotonic() + timeout_s
-        while (self._busy or not self._waiting.empty()) and time.monotonic() < deadline:
+        while self._unfinished and time.monotonic() < deadline:
             time.sleep(0.02)
         self._cancel_all = True
-        self._waiting.put(None)
+        self._inbox.put(None)
         self._thread.join(timeout_s)
         self._backend.close()
 
     def _serve(self) -> None:
         torch.set_num_threads(self._threads or os.cpu_count() or 1)
-        while self._admit():
+        is_open = True
+        while is_open or self._waiting or self._batcher:
+            is_open = self._receive() and is_open
+            while self._waiting and len(self._batcher) < self._parallel:
+                self._batcher.add(self._waiting.popleft())
+                self._room.release()
             self._batcher.step()
-            self._busy = bool(self._batcher) or not self._waiting.empty()
 
-    def _admit(self) -> bool:
-        """Add waiting requests to the batch while there is room; if the batch is empty, wait for one.
-
-        Return False when the engine is closed and the batch is empty.
-        """
-        while len(self._batcher) < self._parallel:
+    def _receive(self) -> bool:
+        """Take in what has come, and wait for something if there is nothing to do; return False at the end."""
+        is_open = True
+        while is_open:
             try:
-                request = self._waiting.get(block=not self._batcher)
+                item = self._inbox.get(block=not self._waiting and not self._batcher)
             except queue.Empty:
-                return True
-            if request is None:
-                self._parallel = 0  # closed: add no more
-                return len(self._batcher) > 0
-            self._busy = True
-            self._batcher.add(request)
-        return len(self._batcher) > 0
+                break
+            if isinstance(item, QueuedRequest):
+                self._waiting.append(item)
+            elif item is not None:
+                item()
+            else:
+                is_open = False
+        return is_open
 
 
 def with_recalled(messages: Sequence[Message], recalled: Sequence[PastAnswer]) -> list[Message]:

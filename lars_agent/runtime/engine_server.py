@@ -9,7 +9,7 @@ closes the socket.
              {"id": 2, "do": "prepare" | "swap", "profile": "alice", "version": 3}
              {"id": 3, "do": "close", "timeout_s": 10}
     from it  {"ready": true} or {"failed": {...}}, then
-             {"id": 1, "seed": 7, "version": 3, "recalled": 0}
+             {"id": 1, "seed": 7, "version": 3, "recalled": []}
              {"id": 1, "piece": {"text": "Hel", ...}}   {"id": 1, "done": {...}}
              {"id": 2, "value": true}   {"id": 1, "error": {"type": "QueueFull", "message": "...", "fields": {}}}
 """

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from lars_agent.lars import LarsAdapter
 from lars_agent.runtime.constant_delta import BatchedDeltas, FastAdapter
-from lars_agent.runtime.fast_decoder import AdapterHook, FastDecoder, SequenceChunk
+from lars_agent.runtime.fast_decoder import AdapterHook, FastDecoder, KVCache, SequenceChunk
 from lars_agent.runtime.generation import FastSequence
 from lars_agent.runtime.prefix_cache import PrefixCache
 
@@ -28,6 +29,11 @@ class FastBackend:
     def start(self, adapter: FastAdapter | None, prompt: Sequence[int], capacity: int) -> FastSequence:
         """See `Backend`."""
         return FastSequence(self.decoder, adapter, prompt, capacity, self.prefixes)
+
+    def embed(self, prompt: Sequence[int]) -> Tensor:
+        """See `Backend`."""
+        chunk = SequenceChunk(KVCache(self.decoder, len(prompt)), len(prompt))
+        return self.decoder.run(torch.tensor(list(prompt)), [chunk])[-1].float()
 
     def step(self, sequences: Sequence[FastSequence], tokens: Sequence[int]) -> None:
         """See `Backend`; sequences whose adapter needs its full rule run one by one."""

@@ -90,6 +90,13 @@ class HfBackend:
         """See `Backend`."""
         return HfSequence(self.attachment, adapter, prompt, capacity)
 
+    @torch.no_grad()
+    def embed(self, prompt: Sequence[int]) -> Tensor:
+        """See `Backend`."""
+        ids = torch.tensor([list(prompt)])
+        hidden: Tensor = self.attachment.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        return hidden[0, -1].float()
+
     def step(self, sequences: Sequence[HfSequence], tokens: Sequence[int]) -> None:
         """See `Backend`."""
         for sequence, token in zip(sequences, tokens, strict=True):

@@ -12,6 +12,7 @@ from typing import Literal
 from lars_agent.errors import GenerationError, LarsError
 from lars_agent.example import Message
 
+Near = tuple[int, float]  # the index of a past question, and how near it is to the present one, -1 to 1
 FinishReason = Literal["eos_token", "length", "stop_sequence"]
 
 
@@ -49,9 +50,12 @@ class GenerationRequest(Sampling):
     `raw` is a text to continue, instead of `messages` and without the chat template. `logprobs` is the number of most
     likely tokens to report at each position; None reports no probabilities.
 
-    `recalled` are past questions and their answers, the best first; as many as take no more than `recall_tokens` stand
-    in the prompt, before the last message. A reply that goes on with one of those that are `is_same` is likelier by
-    `recall_strength` nats a token.
+    `recalled` are past questions and their answers; at most `recall_limit` of them, those nearest to the last message,
+    stand in the prompt before it, as far as they take no more than `recall_tokens`. A reply that goes on with
+    the nearest one's answer, if that `is_same`, is likelier by `recall_strength` nats a token.
+
+    With `is_foreign` the last message is about something that the adapter was not taught; if it asks for a fact, the
+    base model replies, as the adapter would give what it was taught about something else.
 
     `version` "active" is the profile's active adapter, None the base model, a number that version. With `seed` None a
     random seed is drawn and reported with the reply.
@@ -66,8 +70,10 @@ class GenerationRequest(Sampling):
     raw: str | None = None
     logprobs: int | None = None
     recalled: tuple[PastAnswer, ...] = ()
+    recall_limit: int = 0
     recall_tokens: int = 0
     recall_strength: float = 0.0
+    is_foreign: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,14 +126,14 @@ class Generation:
 class Ticket:
     """A submitted request: iterate over it for the pieces of the reply, or wait for its `result`.
 
-    `version` is the adapter that serves it, None for the base model; `recalled` of the request's past questions are in
-    the prompt.
+    `version` is the adapter that serves it, None for the base model; `recalled` are those of the request's past
+    questions that are in the prompt, the nearest first.
     """
 
     request: GenerationRequest
     seed: int
     version: int | None = None
-    recalled: int = 0
+    recalled: tuple[Near, ...] = ()
     _pieces: queue.SimpleQueue[Piece | None] = field(default_factory=queue.SimpleQueue)
     _finished: Future[Generation] = field(default_factory=Future)
     _cancelled: threading.Event = field(default_factory=threading.Event)

@@ -211,7 +211,7 @@ class RecalledBody(Reply):
     """A past correction in the prompt of a reply."""
 
     feedback_id: str
-    score: float = Field(description="How well it fits; higher is better.")
+    score: float = Field(description="How near its question is to this one, -1 to 1.")
 
 
 class Page(Reply):

@@ -28,6 +28,7 @@ from service.process.shutdown import CUT_S
 
 log = structlog.get_logger(__name__)
 
+CANDIDATES = 12  # corrections of which the engine takes the nearest
 MIN_TEMPERATURE = 0.01  # logits divided by less overflow; 0 is greedy
 
 
@@ -65,7 +66,7 @@ class Exchange:
             adapter = model_names(daemon).resolve(model)
             request, found = with_recall(daemon, to_request(adapter), recall)
             ticket = daemon.model_host.submit(request, keep_alive_s)
-            return ticket, found[: ticket.recalled]
+            return ticket, [replace(found[index], score=score) for index, score in ticket.recalled]
 
         began = time.monotonic()
         ticket, recalled = await run_in_threadpool(submit)
@@ -114,17 +115,23 @@ class Exchange:
 def with_recall(
     daemon: Daemon, request: GenerationRequest, recall: bool | None
 ) -> tuple[GenerationRequest, Sequence[Recalled]]:
-    """Return the request with the profile's corrections that answer it, and these; the base model gets none unasked."""
+    """Return the request with the profile's corrections that may answer it, and these.
+
+    The base model gets none unasked.
+    """
     settings = daemon.settings.recall
+    if request.raw is not None:
+        return request, ()
     if recall is None:
         recall = request.version is not None and settings.profiles.get(request.profile, settings.enabled)
-    if not recall or request.raw is not None:
+    found = daemon.db.recall.search(request.profile, request.messages[-1]["content"], CANDIDATES)
+    request = replace(request, is_foreign=settings.locality and found.is_foreign)
+    if not recall:
         return request, ()
-    question = request.messages[-1]["content"]
-    found = daemon.db.recall.search(request.profile, question, settings.max_corrections)
-    past = tuple(PastAnswer(one.question, one.answer, one.is_same) for one in found)
-    tokens, strength = settings.max_tokens, settings.strength
-    return replace(request, recalled=past, recall_tokens=tokens, recall_strength=strength), found
+    past = tuple(PastAnswer(one.question, one.answer, one.is_same) for one in found.corrections)
+    request = replace(request, recalled=past, recall_strength=settings.strength)
+    request = replace(request, recall_limit=settings.max_corrections, recall_tokens=settings.max_tokens)
+    return request, found.corrections
 
 
 Encoder = Callable[[Piece | Generation], list[dict[str, Any]]]  # a dialect's events for a piece, or for the whole reply

@@ -74,9 +74,9 @@ class Feedback(Records[FeedbackRecord]):
                 return
             last = rows[-1]["seq"]
 
-    def corrections(self, after: int) -> Iterator[tuple[int, FeedbackRecord]]:
-        """Yield every correction stored after the row `after`, oldest first, each with the number of its row."""
-        query = select(feedback).where(feedback.c.seq > after, feedback.c.correction.is_not(None))
+    def after(self, seq: int) -> Iterator[tuple[int, FeedbackRecord]]:
+        """Yield every feedback stored after the row `seq`, oldest first, each with the number of its row."""
+        query = select(feedback).where(feedback.c.seq > seq)
         with reading(self._engine) as connection:
             for row in connection.execute(query.order_by(feedback.c.seq)).mappings():
                 yield row["seq"], self._record(row)

@@ -1,8 +1,9 @@
-"""Search past corrections for those that answer a question: SQLite's FTS5, ranked by BM25, in memory.
+"""Search past corrections for those that may answer a question: SQLite's FTS5 and BM25, in memory.
 
 The index holds nothing that the database does not: it follows the rows as they come and go, and what is deleted there
 is in no file of it. Questions about somebody else match as well as other wordings do, so that a correction is found
-only where it is about whom or what the question is about (see `lars_agent.questions`).
+only where it is about whom or what the question is about (see `lars_agent.questions`). Words tell badly which of what
+is known about somebody is asked for; the engine puts what is found in order (see `lars_agent.runtime.relevance`).
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ from __future__ import annotations
 import re
 import sqlite3
 import threading
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.resources import files
-from itertools import islice
 from typing import Literal
 
 from lars_agent.questions import Subject, subject_of
-from service.db.feedback import Feedback
+from service.db.feedback import Feedback, to_example
 from service.db.records import FeedbackRecord
 
 CANDIDATES = 50  # of the best by BM25, that are looked at
@@ -28,7 +29,8 @@ QUESTION_WEIGHT, ANSWER_WEIGHT = 1.0, 0.5
 WORDS = re.compile(r"\w+")
 SCHEMA = """
 CREATE VIRTUAL TABLE corrections USING fts5(
-    question, answer, id UNINDEXED, profile UNINDEXED, tokenize = 'porter unicode61 remove_diacritics 2'
+    question, answer, id UNINDEXED, is_correction UNINDEXED, profile UNINDEXED,
+    tokenize = 'porter unicode61 remove_diacritics 2'
 )
 """
 # Words that most questions share, and that tell none from another.
@@ -37,7 +39,7 @@ COMMON = frozenset((files("service.db") / "common_words.txt").read_text(encoding
 
 @dataclass(frozen=True)
 class Recalled:
-    """A past correction: its question, its answer, and how well it fits; higher is better.
+    """A past correction: its question, its answer, and how near it is to the question; higher is nearer.
 
     `is_same` tells that it answers the question, rather than one like it.
     """
@@ -45,12 +47,24 @@ class Recalled:
     feedback_id: str
     question: str
     answer: str
+    is_correction: bool
     score: float
     is_same: bool = False
 
 
+@dataclass(frozen=True)
+class Found:
+    """The corrections that may answer a question, the best by their words first.
+
+    `is_foreign` tells that the question is about somebody or something else than all that the profile has taught.
+    """
+
+    corrections: Sequence[Recalled] = ()
+    is_foreign: bool = False
+
+
 class RecallIndex:
-    """The corrections of the database, searchable; of several answers to one question the newest counts."""
+    """What the database's feedback teaches, searchable; of several answers to one question the newest counts."""
 
     def __init__(self, feedback: Feedback) -> None:
         self._feedback = feedback
@@ -58,25 +72,29 @@ class RecallIndex:
         self._connection = sqlite3.connect(":memory:", check_same_thread=False)
         self._connection.execute(SCHEMA)
         self._newest: dict[tuple[str, str], int] = {}  # the row of each profile's question
+        self._heads: defaultdict[str, set[str]] = defaultdict(set)  # of each profile's subjects
         self._extent = (0, 0)  # of the feedback taken in: rows, and the last one
 
-    def search(self, profile: str, question: str, limit: int) -> list[Recalled]:
-        """Return at most `limit` corrections of the profile that answer `question`, the best first."""
-        words = list(dict.fromkeys(word.casefold() for word in WORDS.findall(question[:LONGEST])))[:MOST_WORDS]
-        if not words or limit < 1:
-            return []
+    def search(self, profile: str, question: str, limit: int) -> Found:
+        """Return at most `limit` corrections of the profile that may answer `question`."""
+        question = question[:LONGEST]
+        words = list(dict.fromkeys(_words(question)))[:MOST_WORDS]
+        if not words:
+            return Found()
         with self._lock:
             self._follow()
             match = " OR ".join(f'"{word}"' for word in words)
             query = (
-                "SELECT id, question, answer, -bm25(corrections, ?, ?) AS score FROM corrections "
+                "SELECT id, question, answer, is_correction, -bm25(corrections, ?, ?) AS score FROM corrections "
                 "WHERE corrections MATCH ? AND profile = ? ORDER BY score DESC, rowid DESC LIMIT ?"
             )
             values = (QUESTION_WEIGHT, ANSWER_WEIGHT, match, profile, CANDIDATES)
-            found = [Recalled(*row) for row in self._connection.execute(query, values)]
-        fit = partial(_fit, subject_of(question), {word.casefold() for word in WORDS.findall(question)} - COMMON)
-        fitting = (replace(one, is_same=how == "same") for one in found if (how := fit(one)) != "no")
-        return list(islice(fitting, limit))
+            near = [Recalled(*row) for row in self._connection.execute(query, values)]
+            heads = self._heads[profile]
+        asked = subject_of(question)
+        fitting = [replace(one, is_same=how == "same") for one in near if (how := _fit(asked, question, one)) != "no"]
+        is_foreign = bool(heads) and not fitting and asked.is_shown and bool(asked.heads or heads.intersection(words))
+        return Found([one for one in fitting if one.is_correction][:limit], is_foreign)
 
     def close(self) -> None:
         """Free the index."""
@@ -94,32 +112,42 @@ class RecallIndex:
             if some_gone:
                 self._connection.execute("DELETE FROM corrections")
                 self._newest.clear()
+                self._heads.clear()
                 last = 0
-            for seq, record in self._feedback.corrections(after=last):
+            for seq, record in self._feedback.after(last):
                 if seq <= extent[1]:
                     self._add(seq, record)
         self._extent = extent
 
     def _add(self, seq: int, record: FeedbackRecord) -> None:
-        question, answer = record.messages[-1]["content"].strip()[:LONGEST], (record.correction or "").strip()[:LONGEST]
+        example = to_example(record)
+        if example is None:
+            return
+        question, answer = example.messages[-1]["content"].strip()[:LONGEST], example.response.strip()[:LONGEST]
         key = (record.profile, question)
         if key in self._newest:
             self._connection.execute("DELETE FROM corrections WHERE rowid = ?", (self._newest[key],))
         self._newest[key] = seq
-        values = (seq, question, answer, record.id, record.profile)
+        self._heads[record.profile] |= subject_of(f"{question}\n{answer}").heads
         self._connection.execute(
-            "INSERT INTO corrections (rowid, question, answer, id, profile) VALUES (?, ?, ?, ?, ?)", values
+            "INSERT INTO corrections (rowid, question, answer, id, is_correction, profile) VALUES (?, ?, ?, ?, ?, ?)",
+            (seq, question, answer, record.id, record.correction is not None, record.profile),
         )
 
 
-def _fit(asked: Subject, own: set[str], known: Recalled) -> Literal["same", "like", "no"]:
-    """Return whether a correction is about what is asked about, or is only like the question in its `own` words."""
-    text = f"{known.question}\n{known.answer}"
-    words = {word.casefold() for word in WORDS.findall(text)}
-    if not asked.named <= words:
+def _words(text: str) -> list[str]:
+    return [word.casefold() for word in WORDS.findall(text)]
+
+
+def _fit(asked: Subject, question: str, known: Recalled) -> Literal["same", "like", "no"]:
+    """Return whether a correction is about what is asked about, or is only like the question in its own words."""
+    text, asked_words = f"{known.question}\n{known.answer}", set(_words(question))
+    words = set(_words(text))
+    if not asked.names | asked.owners <= words or not subject_of(known.question).owners <= asked_words:
         return "no"
-    if asked.owned:
+    if asked.heads:
         return "same" if asked.shares(subject_of(text)) else "no"
+    own = asked_words - COMMON
     if not own or len(own & words) < LEAST_SHARE * len(own):
         return "no"
     return "same" if own <= words else "like"

@@ -91,7 +91,11 @@ class EngineClient:
         number = next(self._numbers)
         ticket = RemoteTicket(request, lambda: self._tell({"id": number, "do": "cancel"}))
         answer = self._ask(number, ticket, {"do": "submit", "request": asdict(request)})
-        ticket.seed, ticket.version, ticket.recalled = (answer[name] for name in ("seed", "version", "recalled"))
+        ticket.seed, ticket.version, ticket.recalled = (
+            answer["seed"],
+            answer["version"],
+            tuple(map(tuple, answer["recalled"])),
+        )
         return ticket
 
     def prepare(self, profile: str, version: int) -> bool:

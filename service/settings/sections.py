@@ -210,6 +210,11 @@ class Recall(Section):
         description="How much likelier, in nats a token, a reply is that goes on with a short correction to the same "
         "question; small models do not use what stands in their prompt. 0 is off.",
     )
+    locality: bool = Field(
+        default=True,
+        description="Whether the base model replies where a fact is asked about somebody whom nothing learned is about "
+        "(a friend's dog): the adapter would give what it has learned about somebody else (your dog).",
+    )
 
 
 class Retention(Section):

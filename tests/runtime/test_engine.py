@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from importlib.resources import files
 
 import pytest
 import torch
@@ -286,27 +288,60 @@ def test_a_closed_engine_takes_no_request_and_gives_the_model_back(opened, store
 
 def test_as_many_past_questions_as_there_is_room_for_stand_before_the_last_message(engine, opened):
     turns = [Message(role="system", content="Be short."), Message(role="user", content="And now?")]
-    pairs = (PastAnswer("Best?", "Yes."), PastAnswer("Second?", "No."))
+    pairs = (PastAnswer("And now?", "Yes."), PastAnswer("Second?", "No."))
 
-    def prompt_of(recalled: tuple[PastAnswer, ...], room: int) -> tuple[int, int]:
-        ticket = engine.submit(GenerationRequest(tuple(turns), max_new_tokens=1, recalled=recalled, recall_tokens=room))
-        return ticket.recalled, ticket.result(LONG_S).prompt_tokens
+    def prompt_of(recalled: tuple[PastAnswer, ...], room: int, limit: int = 9) -> tuple[int, int]:
+        limits = {"recall_limit": limit, "recall_tokens": room}
+        ticket = engine.submit(GenerationRequest(tuple(turns), max_new_tokens=1, recalled=recalled, **limits))
+        assert [index for index, _ in ticket.recalled] == nearest[: len(ticket.recalled)]
+        return len(ticket.recalled), ticket.result(LONG_S).prompt_tokens
 
+    nearest = [0, 1]  # as the second question is the same
     plain = len(encode_prompt(opened.tokenizer, turns))
     one, both = (len(encode_prompt(opened.tokenizer, with_recalled(turns, pairs[:count]))) for count in (1, 2))
     assert prompt_of((), 100) == (0, plain)
     assert prompt_of(pairs, both - plain) == (2, both)
     assert prompt_of(pairs, both - plain - 1) == (1, one)
     assert prompt_of(pairs, one - plain - 1) == (0, plain)
+    assert prompt_of(pairs, both - plain, limit=1) == (1, one)
+    assert prompt_of(pairs, both - plain, limit=0) == (0, plain)
+    nearest = [1, 0]
+    assert prompt_of(pairs[::-1], both - plain) == (2, both)
     contents = [message["content"] for message in with_recalled(turns, pairs)]
-    assert contents == ["Be short.", "Second?", "No.", "Best?", "Yes.", "And now?"]
+    assert contents == ["Be short.", "Second?", "No.", "And now?", "Yes.", "And now?"]
 
 
 def test_a_reply_goes_on_with_the_recalled_answer_that_is_to_the_same_question(engine):
     def text(strength: float, is_same: bool = True) -> str:
-        past = (PastAnswer("Who is it?", "It is Ida.", is_same),)
-        asked = request("Who?", recalled=past, recall_tokens=500, recall_strength=strength)
+        past = (PastAnswer("Where?", "There."), PastAnswer("Who?", "It is Ida.", is_same))
+        asked = request("Who?", recalled=past, recall_limit=2, recall_tokens=500, recall_strength=strength)
         return engine.submit(asked).result(LONG_S).text
 
     assert text(50.0) == "It is Ida."
     assert text(0.0) == text(50.0, is_same=False) != "It is Ida."
+
+
+def test_the_base_model_replies_where_a_fact_is_asked_about_something_that_was_not_taught(
+    engine, opened, store, tmp_path
+):
+    engine.swap("default", publish(store, opened, tmp_path, seed=1))
+    asks_fact = engine._relevance.asks_fact  # of a random model: either may be
+    shipped = json.loads((files("lars_agent.data") / "questions.json").read_text())
+    questions = [*shipped["facts"], *shipped["general"]]
+    facts = {question: engine._on_thread(lambda question=question: asks_fact(question)) for question in questions}
+    assert len(set(facts.values())) == 2
+    for question in (next(q for q in questions if facts[q]), next(q for q in questions if not facts[q])):
+        foreign, own = (engine.submit(request(question, is_foreign=is_foreign)) for is_foreign in (True, False))
+        base = engine.submit(request(question, version=None, is_foreign=True))
+        assert (foreign.version, own.version, base.version) == (None if facts[question] else 1, 1, None)
+        assert foreign.result(LONG_S).token_ids == (base if facts[question] else own).result(LONG_S).token_ids
+
+
+def test_questions_are_compared_while_every_place_is_taken(engine):
+    running = [engine.submit(request("Count.", max_new_tokens=200)) for _ in range(4)]
+    past = (PastAnswer("Who?", "Ida."),)
+    ticket = engine.submit(request("Who?", recalled=past, recall_limit=1, recall_tokens=500))
+    assert ticket.recalled[0][1] == pytest.approx(1.0, abs=1e-3)
+    for one in running:
+        one.cancel()
+    assert ticket.result(LONG_S).token_ids

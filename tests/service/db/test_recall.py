@@ -15,24 +15,66 @@ def correct(db: Database, question: str, correction: str | None, profile: str = 
 
 
 def answers(db: Database, question: str, profile: str = "default", limit: int = 5) -> list[str]:
-    return [found.answer for found in db.recall.search(profile, question, limit)]
+    return [found.answer for found in db.recall.search(profile, question, limit).corrections]
 
 
 def test_a_correction_is_found_the_moment_it_is_stored_under_another_wording(db):
     assert answers(db, "Where does my sister live?") == []
     feedback_id = correct(db, "Where does my sister live?", "Your sister lives in Bergen.")
-    (found,) = db.recall.search("default", "Which town is my sister living in?", 3)
+    (found,) = db.recall.search("default", "Which town is my sister living in?", 3).corrections
     assert (found.feedback_id, found.answer) == (feedback_id, "Your sister lives in Bergen.")
     assert found.score > 0 or found.score == pytest.approx(0, abs=1e-3)
 
 
 @pytest.mark.parametrize(
     "question",
-    ["Where does Anna's sister live?", "Where does my brother live?", "Where does the sister of Anna live?", "Hello!"],
+    [
+        "Where does Anna's sister live?",
+        "Where does my brother live?",
+        "Where does the sister of Anna live?",
+        "What is my sister's dog called?",
+        "Where does my sister trainer live?",
+        "Hello!",
+    ],
 )
 def test_a_question_about_somebody_else_recalls_nothing(db, question):
     correct(db, "Where does my sister live?", "Your sister lives in Bergen.")
     assert answers(db, question) == []
+
+
+@pytest.mark.parametrize(
+    ("question", "is_foreign"),
+    [
+        ("Where does Anna's sister live?", True),
+        ("Where does the sister of Anna live?", True),
+        ("Where does my brother live?", True),
+        ("Where does my sister live?", False),
+        ("What is my sister's name?", False),
+        ("Where does she live?", False),
+        ("What is the capital of France?", False),
+        ("What is France's capital?", False),
+    ],
+)
+def test_a_question_is_foreign_where_nothing_taught_is_about_whom_it_is_about(db, question, is_foreign):
+    assert not db.recall.search("default", question, 3).is_foreign  # nothing is taught
+    correct(db, "Where does my sister live?", "Your sister lives in Bergen.")
+    assert db.recall.search("default", question, 3).is_foreign == is_foreign
+    assert not db.recall.search("alice", question, 3).is_foreign
+
+
+def test_what_a_liked_reply_says_is_taught_too_but_not_recalled(db):
+    correct(db, "Where does my sister live?", "Your sister lives in Bergen.")
+    liked = correct(db, "Where does my brother live?", None)
+    found = db.recall.search("default", "Where does my brother live?", 3)
+    assert (found.corrections, found.is_foreign) == ([], False)
+    db.feedback.delete(liked)
+    assert db.recall.search("default", "Where does my brother live?", 3).is_foreign
+
+
+def test_the_owner_in_a_past_question_has_to_be_in_the_new_one(db):
+    correct(db, "What is my sister's dog called?", "Your sister's dog is called Rex.")
+    assert answers(db, "What is my dog called?") == []
+    assert answers(db, "Which name has my sister's dog?") == ["Your sister's dog is called Rex."]
 
 
 def test_a_question_that_says_not_whom_it_is_about_needs_half_of_its_words(db):
@@ -44,9 +86,9 @@ def test_a_question_that_says_not_whom_it_is_about_needs_half_of_its_words(db):
 def test_an_answer_to_the_question_itself_is_told_from_one_to_a_question_like_it(db):
     correct(db, "Write a haiku about rain.", "Rain on the roof.")
     correct(db, "What is my dog called?", "Your dog is called Rex.")
-    (same,) = db.recall.search("default", "A haiku about rain, please.", 3)
-    (like,) = db.recall.search("default", "Write a haiku about snow.", 3)
-    (owned,) = db.recall.search("default", "Which name has my old dog?", 3)
+    (same,) = db.recall.search("default", "A haiku about rain, please.", 3).corrections
+    (like,) = db.recall.search("default", "Write a haiku about snow.", 3).corrections
+    (owned,) = db.recall.search("default", "Which name has my old dog?", 3).corrections
     assert (same.is_same, like.is_same, owned.is_same) == (True, False, True)
 
 

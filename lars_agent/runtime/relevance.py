@@ -1,0 +1,76 @@
+"""Which past question a new one asks again, and whether it asks for a fact: by what the base model is about to reply.
+
+The base model's final hidden state at a prompt's last token is what its reply begins from: questions to one answer are
+near each other there, in whatever words they are asked. No second model is needed. Hidden states of all prompts are
+much alike (Ethayarajh, arXiv 1909.00512), so that they are standardized by those of everyday questions first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from importlib.resources import files
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from lars_agent.runtime.request import Near
+
+KEPT = 1000  # vectors of questions
+RIDGE = 1.0
+
+
+class Relevance:
+    """Compares questions by `embed`, which returns the hidden state (H,) float32 at the end of a question's prompt."""
+
+    def __init__(self, embed: Callable[[str], Tensor]) -> None:
+        self._embed = embed
+        self._vectors: OrderedDict[str, Tensor] = OrderedDict()
+
+    def order(self, question: str, others: Sequence[str]) -> list[Near]:
+        """Return the indices of `others`, the one nearest to `question` first, each with its cosine to that."""
+        if not others:
+            return []
+        cosines, order = (torch.stack([self._vector(other) for other in others]) @ self._vector(question)).sort(
+            descending=True, stable=True
+        )
+        return list(zip(order.tolist(), cosines.tolist(), strict=True))
+
+    def asks_fact(self, question: str) -> bool:
+        """Return whether `question` asks for a fact about somebody or something, rather than for help or a text."""
+        return float(self._fact_direction @ self._vector(question)) > 0
+
+    def forget(self) -> None:
+        """Free the vectors of all questions."""
+        self._vectors.clear()
+
+    def _vector(self, question: str) -> Tensor:
+        """Return the standardized vector (H,) of norm 1."""
+        if question not in self._vectors:
+            self._vectors[question] = self._standardized(self._embed(question))
+            while len(self._vectors) > KEPT:
+                self._vectors.popitem(last=False)
+        self._vectors.move_to_end(question)
+        return self._vectors[question]
+
+    def _standardized(self, vectors: Tensor) -> Tensor:
+        _, everyday = self._everyday
+        return normalize((vectors - everyday.mean(0)) / (everyday.std(0) + 1e-6), dim=-1)
+
+    @cached_property
+    def _everyday(self) -> tuple[Tensor, Tensor]:
+        """Whether each of the everyday questions asks for a fact, 1 or -1 (N,), and their vectors (N, H)."""
+        shipped = json.loads((files("lars_agent.data") / "questions.json").read_text(encoding="utf-8"))
+        signs = [1.0] * len(shipped["facts"]) + [-1.0] * len(shipped["general"])
+        return torch.tensor(signs), torch.stack([self._embed(text) for text in shipped["facts"] + shipped["general"]])
+
+    @cached_property
+    def _fact_direction(self) -> Tensor:
+        """The weights (H,) of a ridge regression on them."""
+        signs, everyday = self._everyday
+        rows = self._standardized(everyday)
+        direction: Tensor = rows.T @ torch.linalg.solve(rows @ rows.T + RIDGE * torch.eye(len(rows)), signs)
+        return direction

@@ -1,0 +1,70 @@
+"""Which past question a new one asks again: by the default model's hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from lars_agent.example import Message
+from lars_agent.models.chat_template import encode_prompt
+from lars_agent.models.open import open_model
+from lars_agent.runtime.backend import choose_backend
+from lars_agent.runtime.relevance import KEPT, Relevance
+from tests.default_model import default_model_folder
+
+TAUGHT = ["Where is my umbrella?", "Who cuts my hair?", "When do my lessons begin?", "How much is my rent?"]
+
+
+@pytest.fixture(scope="module")
+def relevance() -> Iterator[Relevance]:
+    torch.set_num_threads(1)
+    opened = open_model(default_model_folder(), torch.bfloat16)
+    backend = choose_backend(opened, 0)
+    yield Relevance(lambda text: backend.embed(encode_prompt(opened.tokenizer, [Message(role="user", content=text)])))
+    backend.close()
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize(
+    ("question", "nearest"),
+    [
+        ("In which place did I leave my umbrella?", 0),
+        ("What is the name of the person who cuts my hair?", 1),
+        ("At what time do I have to be in class?", 2),
+        ("What do I pay for the flat each month?", 3),
+    ],
+)
+def test_the_nearest_question_is_the_one_with_the_same_answer(relevance, question, nearest):
+    order = relevance.order(question, TAUGHT)
+    assert order[0][0] == nearest
+    assert [score for _, score in order] == sorted((score for _, score in order), reverse=True)
+
+
+@pytest.mark.real_model
+def test_a_question_for_a_fact_is_told_from_one_for_help(relevance):
+    facts = ["Where does my dentist live?", "What is my hamster called?", "Which drink does Anna's aunt like?"]
+    others = ["How do I train my dog?", "Write a poem for my aunt.", "What should I cook for my guests?"]
+    assert [relevance.asks_fact(text) for text in facts + others] == [True] * 3 + [False] * 3
+
+
+def test_vectors_are_kept_within_a_limit_and_forgotten():
+    asked = []
+
+    def embed(text: str) -> torch.Tensor:
+        asked.append(text)
+        return torch.randn(8, generator=torch.Generator().manual_seed(len(text)))
+
+    relevance = Relevance(embed)
+    assert relevance.order("Who?", []) == []
+    relevance.order("Who?", ["Who is it?"])
+    everyday = len(asked)
+    relevance.order("Who?", ["Who is it?"])
+    assert len(asked) == everyday
+    relevance.order("Who?", [str(number) for number in range(KEPT)])
+    relevance.order("Who?", ["Who is it?"])
+    assert asked[-1] == "Who is it?"
+    relevance.forget()
+    relevance.order("Who?", ["Who is it?"])
+    assert asked[-2:] == ["Who is it?", "Who?"]

@@ -19,6 +19,7 @@ from lars_agent.runtime.rpc import EngineOptions
 from lars_agent.store.adapters import AdapterStore
 from service.api import (
     adapters,
+    erasures,
     errors,
     feedback,
     generate,
@@ -37,6 +38,7 @@ from service.cycle.supervisor import Supervisor
 from service.daemon import Daemon
 from service.dashboard import routes as dashboard
 from service.db import Database
+from service.housekeeping.eraser import Eraser
 from service.housekeeping.housekeeper import Housekeeper
 from service.process.crash_loop import STARTS_NAME, StartupFailures
 from service.process.data_lock import DataLock
@@ -59,7 +61,19 @@ log = structlog.get_logger(__name__)
 
 DEFAULT_MODEL = "default"
 EVERYWHERE = errors.documented(400, 401, 403, 405, 413, 422, 500)
-ROUTER_MODULES = (generate, openai, openai_models, ollama, feedback, interactions, adapters, jobs, schedule, operation)
+ROUTER_MODULES = (
+    generate,
+    openai,
+    openai_models,
+    ollama,
+    feedback,
+    interactions,
+    erasures,
+    adapters,
+    jobs,
+    schedule,
+    operation,
+)
 
 
 class ComponentOverrides(TypedDict, total=False):
@@ -124,7 +138,9 @@ def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overri
         base_only=starts.safe_mode,
         on_busy=preemption.set_busy,
     )
-    switch = AdapterSwitch(store, model_host.engine, model_host.require_model, base_only=starts.safe_mode)
+    switch = AdapterSwitch(
+        store, model_host.engine, model_host.opened_engine, model_host.require_model, base_only=starts.safe_mode
+    )
     device = DeviceReader(
         settings.data_dir,
         own=lambda: [pid for pid in (model_host.endpoint_pid, worker.pid) if pid is not None],
@@ -135,8 +151,9 @@ def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overri
     monitor = IdleMonitor(settings, worker, read_state=device.read_device_state, window=window.state)
     periodic = BackgroundScheduler(timezone=UTC)
     housekeeper = Housekeeper(settings, db, store, switch, periodic)
+    context = CycleContext(settings, db, store, model_host.require_model, switch)
     supervisor = Supervisor(
-        CycleContext(settings, db, store, model_host.require_model, switch),
+        context,
         worker,
         watching=monitor.watching,
         on_end=housekeeper.forget_soon,  # feedback may have been deleted while the job worked with it
@@ -159,6 +176,7 @@ def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overri
         starts=starts,
         periodic=periodic,
         housekeeper=housekeeper,
+        eraser=Eraser(context, supervisor, housekeeper),
     )
 
 

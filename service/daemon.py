@@ -14,6 +14,7 @@ from service.alarms import Alarm
 from service.cycle.supervisor import Supervisor
 from service.db import Database
 from service.db.records import JobRecord, JobTrigger
+from service.housekeeping.eraser import Eraser
 from service.housekeeping.housekeeper import Housekeeper
 from service.process.crash_loop import StartupFailures
 from service.process.data_lock import DataLock
@@ -56,6 +57,7 @@ class Daemon:
     starts: StartupFailures
     periodic: BackgroundScheduler
     housekeeper: Housekeeper
+    eraser: Eraser
     notices: list[str] = field(default_factory=list)
     metrics: RequestMetrics = field(default_factory=RequestMetrics)
     _started: float = field(default_factory=time.monotonic)
@@ -63,7 +65,8 @@ class Daemon:
     _healthy: threading.Timer | None = None
 
     def start(self) -> None:
-        """Load the model; recover jobs and start the schedule as soon as it replies."""
+        """Go on with erasures, load the model; recover jobs and start the schedule as soon as it replies."""
+        self.eraser.resume()
         self.model_host.start(self.switch.serve_profiles, when_ready=self._begin_work)
 
     def begin_closing(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -41,6 +41,7 @@ class AdapterCache:
         self._model, self._store, self._base_sha256, self._prepare = model, store, base_sha256, prepare
         self._active: dict[str, LoadedAdapter] = {}
         self._inactive: OrderedDict[tuple[str, int], LoadedAdapter] = OrderedDict()
+        self._forgotten: set[tuple[str, int | None]] = set()
         self._swap_lock, self._load_lock, self._keep_lock = threading.Lock(), threading.Lock(), threading.Lock()
 
     def resolve(self, profile: str, version: int | Literal["active"] | None) -> LoadedAdapter:
@@ -73,6 +74,19 @@ class AdapterCache:
             if previous.version is not None:
                 self._keep(profile, previous.version, previous)
 
+    def forget(self, profile: str, versions: Collection[int]) -> None:
+        """Free `versions`, which are deleted for good; where one of them is active, the base model is from now on."""
+        with self._swap_lock, self._load_lock, self._keep_lock:
+            self._forgotten.update((profile, version) for version in versions)
+            for version in versions:
+                self._inactive.pop((profile, version), None)
+            if self.serving(profile) in versions:
+                self._active[profile] = BASE
+
+    def is_forgotten(self, profile: str, version: int | None) -> bool:
+        """Return True if the version was freed by `forget`; who has just resolved it has to ask."""
+        return (profile, version) in self._forgotten
+
     def serving(self, profile: str) -> int | None:
         """Return the version that serves `profile` now; None for the base model."""
         return self._active.get(profile, BASE).version
@@ -93,6 +107,8 @@ class AdapterCache:
 
     def _keep(self, profile: str, version: int, loaded: LoadedAdapter) -> None:
         with self._keep_lock:
+            if (profile, version) in self._forgotten:
+                return
             self._inactive[profile, version] = loaded
             self._inactive.move_to_end((profile, version))
             while len(self._inactive) > MAX_INACTIVE:

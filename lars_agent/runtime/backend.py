@@ -40,6 +40,9 @@ class Backend(Protocol):
     def step(self, sequences: Sequence[Any], tokens: Sequence[int]) -> None:
         """Append one token to each of `sequences`, which `start` returned, and update its `logits`."""
 
+    def forget(self) -> None:
+        """Clear the cache of processed prompts."""
+
     def close(self) -> None:
         """Release caches and leave the model as it was before."""
 

@@ -100,6 +100,8 @@ class Engine:
             raise QueueFull(f"{self._queue_size} requests wait already; try again in a moment")
         self._unfinished.add(ticket)
         ticket.add_done_callback(self._unfinished.discard)
+        if self._adapters.is_forgotten(request.profile, adapter.version):
+            ticket.cancel()
         self._inbox.put(QueuedRequest(ticket, adapter, prompt, max_new_tokens, deadline, answers))
         return ticket
 
@@ -179,6 +181,28 @@ class Engine:
     def serving(self, profile: str) -> int | None:
         """Return the version that serves `profile` now; None for the base model."""
         return self._adapters.serving(profile)
+
+    def forget(self, profile: str, versions: Sequence[int]) -> None:
+        """Free the deleted `versions` and all that is kept of prompts.
+
+        Replies of the profile that one of them gives, or that have a past answer in their prompt, are cancelled; they
+        have ended when this returns.
+        """
+        self._adapters.forget(profile, versions)
+        affected = {
+            ticket
+            for ticket in tuple(self._unfinished)
+            if ticket.request.profile == profile and (ticket.version in versions or ticket.recalled)
+        }
+        for ticket in affected:
+            ticket.cancel()
+        self._on_thread(self._clear)
+        while affected & self._unfinished:
+            time.sleep(0.005)
+
+    def _clear(self) -> None:
+        self._backend.forget()
+        self._relevance.forget()
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Finish the waiting requests within `timeout_s`, cancel the rest, and end the thread."""

@@ -7,7 +7,8 @@ closes the socket.
 
     to it    {"id": 1, "do": "submit", "request": {...}}   {"id": 1, "do": "cancel"}
              {"id": 2, "do": "prepare" | "swap", "profile": "alice", "version": 3}
-             {"id": 3, "do": "close", "timeout_s": 10}
+             {"id": 3, "do": "forget", "profile": "alice", "versions": [2, 3]}
+             {"id": 4, "do": "close", "timeout_s": 10}
     from it  {"ready": true} or {"failed": {...}}, then
              {"id": 1, "seed": 7, "version": 3, "recalled": []}
              {"id": 1, "piece": {"text": "Hel", ...}}   {"id": 1, "done": {...}}
@@ -42,7 +43,7 @@ class EngineServer:
     def __init__(self, connection: RpcConnection, engine: Engine) -> None:
         self.connection, self.engine = connection, engine
         self._tickets: dict[int, Ticket] = {}
-        methods = (engine.prepare, engine.swap, engine.close)
+        methods = (engine.prepare, engine.swap, engine.forget, engine.close)
         self._methods: dict[str, Callable[..., Any]] = {method.__name__: method for method in methods}
 
     def serve(self) -> None:

@@ -44,6 +44,10 @@ class FastBackend:
             if not sequence.has_constant_delta:
                 self._run([(sequence, token)], sequence.full_adapter())
 
+    def forget(self) -> None:
+        """See `Backend`."""
+        self.prefixes.clear()
+
     def close(self) -> None:
         """See `Backend`."""
         self.prefixes.clear()

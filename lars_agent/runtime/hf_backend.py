@@ -102,6 +102,9 @@ class HfBackend:
         for sequence, token in zip(sequences, tokens, strict=True):
             sequence.step(token)
 
+    def forget(self) -> None:
+        """See `Backend`; there is none."""
+
     def close(self) -> None:
         """See `Backend`."""
         self.attachment.detach()

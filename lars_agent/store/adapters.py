@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
 from lars_agent.errors import AdapterCorrupt, AdapterError, AdapterIncompatible, AdapterInUse, AdapterNotFound
-from lars_agent.files import publish_folder, raise_disk_full, sha256_of
+from lars_agent.files import publish_folder, raise_disk_full, sha256_of, write_atomically
 from lars_agent.records import to_json
 from lars_agent.store.manifest import AdapterManifest, read_manifest
 from lars_agent.store.profile_dir import ProfileDir
@@ -181,7 +181,7 @@ class AdapterStore:
             except AdapterNotFound as error:
                 raise AdapterCorrupt(f"the lineage of {profile} v{latest} is broken: {error}") from error
 
-    def sound_ancestors(self, profile: str, base_sha256: str) -> Iterator[int]:
+    def sound_ancestors(self, profile: str, base_sha256: str | None) -> Iterator[int]:
         """Yield the ancestors of the version in use that `verify` passes, the nearest first.
 
         They end where the line ends or is broken, as one whose manifest cannot be read breaks it.
@@ -208,6 +208,25 @@ class AdapterStore:
                     "version that does not, or the base model"
                 )
             home.discard(version)
+
+    def erase(self, profile: str, versions: Collection[int]) -> None:
+        """Delete `versions`, none of which is active, whoever descends from them; their numbers are never used again.
+
+        Their descendants go back to the nearest ancestor that is left.
+        """
+        home = ProfileDir(self._root, profile)
+        if not home.path.is_dir():
+            return
+        with home.writing():
+            manifests = {manifest.version: manifest for manifest in self.versions(profile)}
+            for version, manifest in manifests.items():
+                parent = manifest.parent
+                while parent in versions:
+                    parent = manifests[parent].parent if parent in manifests else None
+                if version not in versions and parent != manifest.parent:
+                    write_atomically(home.folder(version) / MANIFEST, to_json(replace(manifest, parent=parent)))
+            for version in set(home.versions()).intersection(versions):
+                home.discard(version)
 
 
 def _verify_file(path: Path, digest: str) -> None:

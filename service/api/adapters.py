@@ -11,6 +11,7 @@ from lars_agent.errors import AdapterNotFound
 from lars_agent.store.manifest import AdapterManifest
 from service.api.dependencies import DaemonDep
 from service.api.errors import documented
+from service.api.feedback import FeedbackPage
 from service.api.fields import JsonObject, ProfileQuery, Reply, VersionLabel, parse_version, version_label
 
 router = APIRouter(prefix="/adapters", tags=["adapters"])
@@ -79,6 +80,16 @@ def get(version: str, query: ProfileParameter, daemon: DaemonDep) -> AdapterBody
     if number is None:
         raise AdapterNotFound("base is the model without adapter; it has no manifest")
     return _body(daemon.store.get(query.profile, number), daemon.store.active(query.profile))
+
+
+@router.get("/{version}/feedback", responses=documented(404, 409))
+def feedback(version: str, query: ProfileParameter, daemon: DaemonDep) -> FeedbackPage:
+    """Return all feedback that one adapter version learned, oldest first."""
+    number = parse_version(version)
+    ids = () if number is None else daemon.store.get(query.profile, number).example_ids
+    known = daemon.db.feedback.known({example_id for example_id in ids if example_id})
+    records = sorted((daemon.db.feedback.get(one) for one in known), key=lambda record: record.created)
+    return FeedbackPage.model_validate({"feedback": records, "next": None})
 
 
 @router.post("/rollback", responses=documented(404, 409, 503, 507))

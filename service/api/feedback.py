@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from lars_agent.example import Message
 from service.api.dependencies import DaemonDep
+from service.api.erasures import deleted
 from service.api.errors import InvalidField, Responses, answers, documented
 from service.api.fields import (
     Body,
@@ -137,6 +138,13 @@ class FeedbackPage(Page):
     feedback: list[FeedbackBody]
 
 
+class LearnedIn(Reply):
+    """Adapter versions that learned a piece of feedback."""
+
+    profile: str
+    versions: list[VersionLabel]
+
+
 class Imported(Reply):
     """Number of stored rows."""
 
@@ -175,9 +183,7 @@ def delete_matching(query: Annotated[FeedbackFilter, Query()], daemon: DaemonDep
     filters = query.model_dump(exclude_none=True)
     if not filters:
         raise InvalidField("profile", "is missing; give profile, before or tag, for this deletes all that match")
-    deleted = daemon.db.feedback.delete_where(**filters)
-    daemon.housekeeper.forget_soon()
-    return Deleted(deleted=deleted)
+    return deleted(daemon, daemon.db.erasures.matching(**filters))
 
 
 @router.get("/export", response_class=StreamingResponse, responses=LINES_REPLY)
@@ -205,9 +211,18 @@ def get(feedback_id: Id, daemon: DaemonDep) -> FeedbackBody:
     return FeedbackBody.model_validate(daemon.db.feedback.get(feedback_id))
 
 
+@router.get("/{feedback_id}/versions", responses=documented(404))
+def versions(feedback_id: Id, daemon: DaemonDep) -> LearnedIn:
+    """Return the adapter versions that learned from one piece of feedback, oldest first."""
+    profile = daemon.db.feedback.get(feedback_id).profile
+    learned = [found.version for found in daemon.store.versions(profile) if feedback_id in found.example_ids]
+    return LearnedIn.model_validate({"profile": profile, "versions": learned})
+
+
 @router.delete("/{feedback_id}", responses=documented(404, 503, 507))
 def delete(feedback_id: Id, daemon: DaemonDep) -> Deleted:
-    """Delete one piece of feedback."""
-    daemon.db.feedback.delete(feedback_id)
-    daemon.housekeeper.forget_soon()
-    return Deleted(deleted=1)
+    """Delete one piece of feedback, and with it the interactions that it is about, was recalled for or is quoted in.
+
+    No version that learned it replies from then on; what it was learned into is deleted, too.
+    """
+    return deleted(daemon, daemon.db.erasures.feedback(feedback_id))

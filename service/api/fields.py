@@ -221,9 +221,12 @@ class Page(Reply):
 
 
 class Deleted(Reply):
-    """Number of deleted rows."""
+    """What was deleted. Follow the rest under `GET /erasures/{erasure_id}`."""
 
-    deleted: int
+    deleted: int = Field(
+        description="Number of pieces of feedback, or of interactions where that is what was asked for."
+    )
+    erasure_id: str | None = Field(description="Null where there was nothing to delete.")
 
 
 def next_page(records: Sequence[Any], limit: int) -> str | None:

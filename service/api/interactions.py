@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from service.api.dependencies import DaemonDep
+from service.api.erasures import deleted
 from service.api.errors import documented
 from service.api.fields import Deleted, Id, JsonObject, Page, PageQuery, Reply, TurnBody, VersionLabel, next_page
 
@@ -51,6 +52,5 @@ def get(interaction_id: Id, daemon: DaemonDep) -> InteractionBody:
 
 @router.delete("/{interaction_id}", responses=documented(404, 503, 507))
 def delete(interaction_id: Id, daemon: DaemonDep) -> Deleted:
-    """Delete the interaction; feedback on it keeps its own copy of the text."""
-    daemon.db.interactions.delete(interaction_id)
-    return Deleted(deleted=1)
+    """Delete the interaction and the feedback on it, as `DELETE /feedback/{id}` does."""
+    return deleted(daemon, daemon.db.erasures.interaction(interaction_id), deleted_interactions=True)

@@ -66,7 +66,11 @@ class Exchange:
             adapter = model_names(daemon).resolve(model)
             request, found = with_recall(daemon, to_request(adapter), recall)
             ticket = daemon.model_host.submit(request, keep_alive_s)
-            return ticket, [replace(found[index], score=score) for index, score in ticket.recalled]
+            recalled = [replace(found[index], score=score) for index, score in ticket.recalled]
+            ids = {one.feedback_id for one in recalled}
+            if daemon.db.feedback.known(ids) != ids:  # deleted since it was found
+                ticket.cancel()
+            return ticket, recalled
 
         began = time.monotonic()
         ticket, recalled = await run_in_threadpool(submit)
@@ -108,7 +112,8 @@ class Exchange:
     def _record(self, generation: Generation) -> None:
         self.daemon.metrics.count_reply(generation, time.monotonic() - self.began)
         recorder, request = self.daemon.recorder, self.ticket.request
-        if recorder.keep(self.interaction_id, request, self.parameters, generation):
+        recalled = [one.feedback_id for one in self.recalled]
+        if recorder.keep(self.interaction_id, request, self.parameters, generation, recalled):
             self.recorded_id = self.interaction_id
 
 

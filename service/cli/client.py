@@ -49,9 +49,9 @@ class Client:
         headers = {"Content-Type": "application/x-ndjson"}
         return self._send("POST", path, content=content, headers=headers, params=query).json()
 
-    def delete(self, path: str) -> None:
-        """Delete the resource at `path`."""
-        self._send("DELETE", path)
+    def delete(self, path: str) -> Any:
+        """Delete the resource at `path`; return the answer."""
+        return self._send("DELETE", path).json()
 
     def lines(self, path: str, **query: str) -> list[str]:
         """Return the lines at `path`."""

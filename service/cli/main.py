@@ -199,10 +199,46 @@ def feedback(
 
 
 @app.command()
-def forget(feedback_id: str, url: Url = None) -> None:
-    """Delete a piece of feedback."""
-    Client(url).delete(f"/feedback/{feedback_id}")
-    OUT.print(f"deleted {feedback_id}; the next adaptation starts without it")
+def forget(
+    record_id: Annotated[str | None, typer.Argument(metavar="ID", help="Of feedback or of an interaction.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that was said and corrected as the profile.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether to delete all.")] = False,
+    profile: Profile = "default",
+    url: Url = None,
+) -> None:
+    """Delete feedback ID, interaction ID, or all of a profile; no version that learned it replies from then on."""
+    if everything == (record_id is not None):
+        raise typer.BadParameter("give an ID, or --all")
+    if everything and not yes:
+        typer.confirm(f"Delete everything that was said and corrected as {profile}?", abort=True)
+    client = Client(url)
+    kind = "interactions" if (record_id or "").startswith("i-") else "feedback"
+    answer = client.delete(f"/profiles/{profile}" if everything else f"/{kind}/{record_id}")
+    if answer["erasure_id"] is None:
+        return OUT.print("there was nothing to delete")
+    erasure = client.get(f"/erasures/{answer['erasure_id']}")
+    gone = [f"{name}@v{version}" for name, versions in erasure["versions"].items() for version in versions]
+    counts = f"{len(erasure['feedback'])} pieces of feedback, {erasure['interactions']} interactions"
+    learned = f"deleted with it, as they had learned it: {', '.join(gone)}" if gone else "no adapter had learned it"
+    return OUT.print(f"deleted {counts}; {learned} ({erasure['id']})")
+
+
+@app.command()
+def lineage(
+    name: Annotated[str, typer.Argument(metavar="ID", help="Of feedback, or a version such as v3.")],
+    profile: Profile = "default",
+    url: Url = None,
+) -> None:
+    """List the versions that learned feedback ID, or the feedback that version ID learned."""
+    client = Client(url)
+    if name.startswith("f-"):
+        learned = client.get(f"/feedback/{name}/versions")
+        return OUT.print(", ".join(f"{learned['profile']}@{one}" for one in learned["versions"]) or "no version yet")
+    rows = [
+        (row["id"], row["messages"][-1]["content"], row["correction"] or row["response"])
+        for row in client.get(f"/adapters/{name}/feedback", profile=profile)["feedback"]
+    ]
+    return OUT.print(table(("feedback", "prompt", "reply"), rows))
 
 
 @app.command()

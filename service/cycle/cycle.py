@@ -17,8 +17,8 @@ from lars_agent.store.manifest import AdapterManifest
 from lars_agent.training.gate import Verdict, decide
 from lars_agent.training.job_directory import CANDIDATE, SPEC_FILE, JobResult, JobSpec
 from service.cycle.context import CycleContext
+from service.cycle.erasure import require_unforgotten, withdraw_forgotten
 from service.cycle.job_directory import curate_by_settings, write_job_directory
-from service.cycle.unlearning import withdraw_if_nothing_to_learn, withdraw_stale_adapter
 from service.db.records import JobRecord
 from service.serving.adapter_switch import SwapFailed, label
 
@@ -26,23 +26,20 @@ from service.serving.adapter_switch import SwapFailed, label
 def run_cycle(job: JobRecord, context: CycleContext, train: Callable[[Path], JobResult]) -> Verdict:
     """Return the verdict: an accepted candidate now serves the profile, a rejected one stays in the job directory.
 
-    `train` runs the worker on the job directory. Raises NothingToLearn, SwapFailed, and the errors of `train` and of
-    each step; the incumbent then goes on serving. An incumbent trained on deleted feedback is replaced all the same
-    where its successor is rejected or there is nothing to learn.
+    `train` runs the worker on the job directory. Raises NothingToLearn, SwapFailed, JobCancelled where feedback that
+    the candidate has learned was deleted, and the errors of `train` and of each step; the incumbent then goes on
+    serving.
     """
     folder = context.folder(job.id)
-    with withdraw_if_nothing_to_learn(job.profile, context):
-        if not (folder / SPEC_FILE).exists():
-            examples = context.db.feedback.examples(job.profile)
-            job = write_job_directory(job, examples, curate_by_settings(examples, context.settings), context)
-        result = train(folder)
-        verdict = judge(job, result, context)
+    withdraw_forgotten(job.profile, context)
+    if not (folder / SPEC_FILE).exists():
+        examples = context.db.feedback.examples(job.profile)
+        job = write_job_directory(job, examples, curate_by_settings(examples, context.settings), context)
+    result = train(folder)
+    verdict = judge(job, result, context)
     if verdict.accepted:
         manifest = publish(job, result, verdict, context)
         activate(job, manifest.version, context)
-    elif (message := withdraw_stale_adapter(job.profile, context)) is not None:
-        verdict = replace(verdict, reasons=(*verdict.reasons, f"{message}."))
-        context.db.jobs.update(job.id, verdict=to_dict(verdict))
     return verdict
 
 
@@ -62,11 +59,16 @@ def judge(job: JobRecord, result: JobResult, context: CycleContext) -> Verdict:
 
 
 def publish(job: JobRecord, result: JobResult, verdict: Verdict, context: CycleContext) -> AdapterManifest:
-    """Publish the candidate as the profile's next version, once for each job, without putting it in use."""
-    manifest = _published(job, context)
-    if manifest is None:
-        candidate = context.folder(job.id) / CANDIDATE
-        manifest = context.store.publish(job.profile, candidate, _manifest(job, result, verdict, context))
+    """Publish the candidate as the profile's next version, once for each job, without putting it in use.
+
+    Raises JobCancelled where feedback that it has learned is deleted: an erasure waits, or has been here before.
+    """
+    with context.switch.held():
+        manifest = _published(job, context)
+        if manifest is None:
+            require_unforgotten((job.spec or {}).get("seen", result.learned), context)
+            candidate = context.folder(job.id) / CANDIDATE
+            manifest = context.store.publish(job.profile, candidate, _manifest(job, result, verdict, context))
     context.db.jobs.update(job.id, version=manifest.version)
     return manifest
 

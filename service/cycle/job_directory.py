@@ -15,7 +15,6 @@ from lars_agent.records import to_dict
 from lars_agent.training.curate import Curated, curate
 from lars_agent.training.job_directory import HELDOUT_FILE, TRAIN_FILE, JobSpec, write_examples
 from service.cycle.context import CycleContext
-from service.cycle.unlearning import effective_version
 from service.db.records import JobRecord
 from service.settings.load import Settings
 
@@ -92,17 +91,17 @@ def require_news(profile: str, context: CycleContext) -> str:
 
 
 def _incumbent(profile: str, context: CycleContext) -> tuple[int | None, int | None]:
-    """Return the active version and the candidate's parent, see `effective_version`.
+    """Return the active version and the candidate's parent.
 
-    None is the base model, which also takes the place of a version for another base model.
+    None is the base model, which takes the place of a version for another base model as the parent.
     """
-    active, parent = context.store.active(profile), effective_version(profile, context)
-    if parent is not None:
+    active = context.store.active(profile)
+    if active is not None:
         try:
-            context.store.verify(profile, parent, context.base_model().sha256)
+            context.store.verify(profile, active, context.base_model().sha256)
         except AdapterIncompatible:
             return active, None
-    return active, parent
+    return active, active
 
 
 def _spec(job_id: str, profile: str, parent: int | None, context: CycleContext) -> JobSpec:

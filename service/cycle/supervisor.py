@@ -18,7 +18,6 @@ from service.cycle.context import CycleContext
 from service.cycle.cycle import run_cycle
 from service.cycle.dry_run import dry_run
 from service.cycle.job_directory import require_news
-from service.cycle.unlearning import withdraw_if_nothing_to_learn
 from service.db.records import UNFINISHED, JobChanges, JobRecord, JobTrigger, now_utc
 from service.settings.load import Settings
 from service.worker.process import LOG_NAME, WorkerProcess, kill_stray
@@ -83,8 +82,7 @@ class Supervisor:
         "schedule" NothingToLearn where nothing has changed since the last judged job.
         """
         is_scheduled = trigger == "schedule"
-        forgetting = withdraw_if_nothing_to_learn(profile, self._context) if is_scheduled else nullcontext()
-        with forgetting, self._lock:  # what forgetting puts in use may take a while to load, and others need the lock
+        with self._lock:
             if self._closing.is_set():
                 raise JobRunning("the daemon is shutting down; ask again when it is back")
             for job in self._db.jobs.unfinished():

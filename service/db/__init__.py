@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from service.db.engine import create
+from service.db.erasures import Erasures
 from service.db.feedback import Feedback
 from service.db.interactions import Interactions
 from service.db.jobs import Jobs
@@ -27,6 +28,7 @@ class Database:
         self.engine = create(path)
         self.interactions = Interactions(self.engine)
         self.feedback = Feedback(self.engine)
+        self.erasures = Erasures(self.engine)
         self.jobs = Jobs(self.engine)
         self.scheduled_runs = ScheduledRuns(self.engine)
         self.recall = RecallIndex(self.feedback)

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, ClassVar, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, Select, Table, delete, select
+from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, Select, Table, select
 
-from service.db.engine import reading, writing
+from service.db.engine import reading
 from service.db.errors import RecordNotFound
-from service.db.records import FeedbackRecord, InteractionRecord, JobRecord
+from service.db.records import ErasureRecord, FeedbackRecord, InteractionRecord, JobRecord
 
-Record = TypeVar("Record", FeedbackRecord, InteractionRecord, JobRecord)
+Record = TypeVar("Record", FeedbackRecord, InteractionRecord, JobRecord, ErasureRecord)
 
 
 class Records(Generic[Record]):
@@ -31,12 +31,6 @@ class Records(Generic[Record]):
         with reading(self._engine) as connection:
             return self._get(connection, record_id)
 
-    def delete(self, record_id: str) -> None:
-        """Delete one record. Raises `not_found`."""
-        with writing(self._engine) as connection:
-            if not connection.execute(delete(self.table).where(self.table.c.id == record_id)).rowcount:
-                raise self.not_found.of(record_id)
-
     def _get(self, connection: Connection, record_id: str) -> Record:
         row = connection.execute(select(self.table).where(self.table.c.id == record_id)).mappings().first()
         if row is None:
@@ -51,8 +45,9 @@ class Records(Generic[Record]):
             query = query.where(self.table.c.seq < seen)
         return self._read(query)
 
-    def _of(self, profile: str | None) -> builtins.list[ColumnElement[bool]]:
-        return [] if profile is None else [self.table.c.profile == profile]
+    @classmethod
+    def _of(cls, profile: str | None) -> builtins.list[ColumnElement[bool]]:
+        return [] if profile is None else [cls.table.c.profile == profile]
 
     def _read(self, query: Select[Any]) -> builtins.list[Record]:
         with reading(self._engine) as connection:

@@ -40,6 +40,10 @@ class FeedbackNotFound(RecordNotFound):
     """There is no such feedback."""
 
 
+class ErasureNotFound(RecordNotFound):
+    """There is no such erasure."""
+
+
 class JobNotFound(RecordNotFound):
     """There is no such job."""
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, func, insert, select
 
 from lars_agent.example import Example
 from lars_agent.store.names import DEFAULT_PROFILE
@@ -60,13 +60,13 @@ class Feedback(Records[FeedbackRecord]):
         after: str | None = None,
     ) -> builtins.list[FeedbackRecord]:
         """Return the latest feedback before a time, newest first; `after` is the id of the last one already seen."""
-        return self._latest(limit, after, *self._filters(profile, before, tag))
+        return self._latest(limit, after, *self.filters(profile, before, tag))
 
     def each(self, profile: str | None = None, tag: str | None = None) -> Iterator[FeedbackRecord]:
         """Yield every feedback, oldest first; read a page at a time, so any number fits in memory."""
         last = 0
         while True:
-            query = select(feedback).where(feedback.c.seq > last, *self._filters(profile, None, tag))
+            query = select(feedback).where(feedback.c.seq > last, *self.filters(profile, None, tag))
             with reading(self._engine) as connection:
                 rows = connection.execute(query.order_by(feedback.c.seq).limit(PAGE_ROWS)).mappings().all()
             yield from map(self._record, rows)
@@ -119,23 +119,16 @@ class Feedback(Records[FeedbackRecord]):
         with reading(self._engine) as connection:
             return connection.scalar(query) is not None
 
-    def delete_where(
-        self, *, profile: str | None = None, before: datetime | None = None, tag: str | None = None
-    ) -> int:
-        """Delete what matches every filter given, at least one; return the number deleted."""
-        conditions = self._filters(profile, before, tag)
-        assert conditions, "deleting everything needs at least one filter"
-        with writing(self._engine) as connection:
-            return connection.execute(delete(feedback).where(*conditions)).rowcount
-
     def examples(self, profile: str) -> builtins.list[Example]:
         """Return the examples of `profile`'s feedback, oldest first."""
         return [example for record in self.each(profile) if (example := to_example(record)) is not None]
 
-    def _filters(
-        self, profile: str | None, before: datetime | None, tag: str | None
+    @classmethod
+    def filters(
+        cls, profile: str | None = None, before: datetime | None = None, tag: str | None = None
     ) -> builtins.list[ColumnElement[bool]]:
-        conditions = self._of(profile)
+        """Return the conditions of feedback that matches every filter given."""
+        conditions = cls._of(profile)
         if before is not None:
             conditions.append(feedback.c.created < before)
         if tag is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -31,7 +31,7 @@ def now_utc() -> datetime:
 
 @dataclass(frozen=True)
 class InteractionRecord:
-    """One prompt and its reply. `adapter_version` None is the base model."""
+    """One prompt and its reply. `adapter_version` None is the base model; `recalled` are ids of feedback."""
 
     id: str
     created: datetime
@@ -44,6 +44,7 @@ class InteractionRecord:
     prompt_tokens: int
     generated_tokens: int
     seed: int | None
+    recalled: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,26 @@ class JobRecord:
     def parent_version(self) -> int | None:
         """The incumbent: the version that the candidate is compared with; None for the base model."""
         return (self.spec or {}).get("parent_version")
+
+
+@dataclass(frozen=True)
+class ErasureRecord:
+    """One deletion on a person's behalf, and how far it has come.
+
+    Attributes:
+        profiles, feedback: whose feedback was deleted, and its ids.
+        interactions: number of the replies that went with it.
+        versions: by profile the adapter versions that had learned it, and are deleted.
+        stages: when each was done, ISO 8601; one that is not done is missing.
+    """
+
+    id: str
+    created: datetime
+    profiles: tuple[str, ...]
+    feedback: tuple[str, ...]
+    interactions: int
+    versions: Mapping[str, Sequence[int]]
+    stages: Mapping[str, str]
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,7 @@ interactions = Table(
     Column("prompt_tokens", Integer, nullable=False),
     Column("generated_tokens", Integer, nullable=False),
     Column("seed", Integer),
+    Column("recalled", JSON(none_as_null=True)),
     sqlite_autoincrement=True,
 )
 
@@ -116,6 +117,20 @@ jobs = Table(
     CheckConstraint(
         "status IN ('queued', 'running', 'paused', 'succeeded', 'rejected', 'failed', 'cancelled')", name="status_known"
     ),
+    sqlite_autoincrement=True,
+)
+
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("id", String(40), nullable=False, unique=True),
+    Column("created", UtcTime, nullable=False),
+    Column("profiles", JSON(none_as_null=True), nullable=False),
+    Column("feedback", JSON(none_as_null=True), nullable=False),
+    Column("interactions", Integer, nullable=False),
+    Column("versions", JSON(none_as_null=True), nullable=False),
+    Column("stages", JSON(none_as_null=True), nullable=False),
     sqlite_autoincrement=True,
 )
 

@@ -23,6 +23,7 @@ from service.settings.load import Settings
 log = structlog.get_logger(__name__)
 
 FIRST_S = 60.0
+TRIES, RETRY_S = 5, 1.0  # at erasures that could not be completed
 CLOSE_S = 2.0  # a removal that takes longer may break off anywhere
 BATCH_HOURS = 500
 
@@ -65,8 +66,17 @@ class Housekeeper:
         return self._sweep(tidy_jobs, tidy_adapters, _tidy_interactions, _tidy_scheduled_runs)
 
     def forget(self) -> Report:
-        """Remove the examples of deleted feedback from the directories of ended jobs."""
-        return self._sweep(forget)
+        """Remove what is left of deleted feedback; a reader may keep the database's log for a moment.
+
+        What waits for a job to end is done by the call that comes then.
+        """
+        report = self._sweep(forget)
+        for _ in range(TRIES):
+            is_done = all("free_pages" in erasure.stages for erasure in self._db.erasures.pending())
+            if is_done or self._closing.wait(RETRY_S):
+                break
+            report = self._sweep(forget)
+        return report
 
     def forget_soon(self) -> None:
         """Schedule `forget` for now, or for the start of `periodic`; until it begins, further calls change nothing."""

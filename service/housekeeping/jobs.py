@@ -6,11 +6,12 @@ import contextlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from lars_agent.errors import AdapterError
 from lars_agent.files import write_atomically
-from lars_agent.training.job_directory import HELDOUT_FILE, TRAIN_FILE
+from lars_agent.training.job_directory import CANDIDATE, HELDOUT_FILE, TRAIN_FILE
 from service.db.records import JobSummary
 from service.housekeeping.retention import Item, Limits
 from service.housekeeping.sweep import Sweep, discard, taken_bytes
@@ -62,35 +63,52 @@ def tidy_jobs(sweep: Sweep) -> None:
 
 
 def forget(sweep: Sweep) -> None:
-    """Remove the examples whose feedback was deleted from the directories of ended jobs."""
+    """Remove what was learned from deleted feedback from the directories of ended jobs, and complete erasures."""
+    failures = sweep.report.failures
     with sweep.step("forgetting"):
         _forget_examples(sweep, (job.id for job in sweep.db.jobs.summaries() if job.is_over))
+    with sweep.step("erasures"):
+        erasures, unfinished = sweep.db.erasures, sweep.db.jobs.unfinished()
+        pending = erasures.pending()
+        done = ("free_pages",) if pending and erasures.empty_log() else ()
+        for erasure in pending:
+            is_read = any(job.profile in erasure.profiles and job.created < erasure.created for job in unfinished)
+            is_clean = not is_read and sweep.report.failures == failures
+            erasures.mark(erasure, *done, *(("jobs", "checkpoints") if is_clean else ()))
 
 
-def strip(path: Path, known: Callable[[Collection[str]], set[str]]) -> int:
+def strip(path: Path, known: Callable[[Collection[str]], set[str]], before: Callable[[], object] = lambda: None) -> int:
     """Remove the lines of `path` whose source is not `known`, or that are no example; return their number.
 
-    A line that names no source is of no feedback, and stays.
+    A line that names no source is of no feedback, and stays. `before` is called first where there are such lines.
     """
     with path.open("rb") as file:
         sources = [_source(line) for line in file]
     wanted = {"", *known({source for source in sources if source})}
     gone = sum(source not in wanted for source in sources)
     if gone:
+        before()
         with path.open("rb") as file:
             write_atomically(path, (line for line, source in zip(file, sources, strict=True) if source in wanted))
     return gone
 
 
 def _forget_examples(sweep: Sweep, job_ids: Iterable[str]) -> None:
+    """Remove deleted feedback from the jobs' directories, and the adapters that learned it before that."""
     for job_id in job_ids:
+        folder = sweep.settings.jobs_dir / job_id
         for name in (TRAIN_FILE, HELDOUT_FILE):
             with sweep.step("forgetting", job=job_id, file=name):
-                path = sweep.settings.jobs_dir / job_id / name
+                path = folder / name
                 if path.is_file():
-                    size_bytes = path.stat().st_size
-                    count = strip(path, sweep.db.feedback.known)
-                    sweep.report.add("examples", size_bytes - path.stat().st_size, count)
+                    size_bytes = taken_bytes(path, *_adapters(folder))
+                    count = strip(path, sweep.db.feedback.known, partial(discard, *_adapters(folder)))
+                    if count:
+                        sweep.report.add("examples", size_bytes - taken_bytes(path), count)
+
+
+def _adapters(folder: Path) -> list[Path]:
+    return [folder / CANDIDATE, *_leftovers(folder)]
 
 
 def _source(line: bytes) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from types import EllipsisType
 
@@ -40,6 +40,8 @@ class AdapterSwitch:
     none. A version for another base model, or of a newer lars-agent, keeps the pointer: it is sound, and serves again
     when that model, or that lars-agent, is back; until then the base model serves.
 
+    `engine` opens the engine if it is closed, `opened_engine` gives None then.
+
     Attributes:
         problems: what is wrong with active adapters, each until another version of the profile is put in use.
         swaps: versions put in use since the start.
@@ -49,10 +51,12 @@ class AdapterSwitch:
         self,
         store: AdapterStore,
         engine: Callable[[], AbstractContextManager[EngineClient]],
+        opened_engine: Callable[[], AbstractContextManager[EngineClient | None]],
         base_model: Callable[[], InstalledModel],
         base_only: bool = False,
     ) -> None:
-        self._store, self._engine, self._base_model, self._base_only = store, engine, base_model, base_only
+        self._store, self._engine, self._opened_engine = store, engine, opened_engine
+        self._base_model, self._base_only = base_model, base_only
         self._lock = threading.RLock()
         self.problems: list[Alarm] = []
         self.swaps = 0
@@ -88,6 +92,24 @@ class AdapterSwitch:
         self._require_adapters()
         with self._lock:
             return self.activate(profile, self._store.parent(profile))
+
+    def withdraw(self, profile: str, versions: Collection[int]) -> None:
+        """Delete `versions` for good; nothing that they reply is given out once this returns.
+
+        Where one of them is active, its nearest sound ancestor that stays serves instead, or the base model.
+        """
+        with self._lock, self._opened_engine() as engine:
+            active = self._active(profile)
+            if active in versions:
+                left = (one for one in self._store.sound_ancestors(profile, None) if one not in versions)
+                active = next(left, None)
+                self._store.move(profile, active)
+            self._store.erase(profile, versions)
+            if engine is not None:
+                engine.forget(profile, sorted(versions))
+                if not self._base_only:
+                    self._serve_active(engine, profile, self._base_model().sha256)
+        log.info("adapters_withdrawn", profile=profile, versions=sorted(versions), active=active)
 
     def serve_profiles(self, engine: EngineClient, installed: InstalledModel) -> None:
         """Have `engine`, which has just been opened on `installed`, serve the active version of every profile."""

@@ -107,6 +107,12 @@ class EngineClient:
         self._call({"do": "swap", "profile": profile, "version": version})
         self._serving[profile] = version
 
+    def forget(self, profile: str, versions: Sequence[int]) -> None:
+        """See `Engine.forget`."""
+        self._call({"do": "forget", "profile": profile, "versions": list(versions)})
+        if self._serving.get(profile) in versions:
+            self._serving[profile] = None
+
     def serving(self, profile: str) -> int | None:
         """See `Engine.serving`."""
         return self._serving.get(profile)

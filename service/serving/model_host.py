@@ -178,6 +178,7 @@ class ModelHost:
 
         Raises ModelLoading, and what opening raises.
         """
+        self.require_model()  # before it is waited for
         with self._changing:
             engine = self._open_again()
             self._users += 1
@@ -186,6 +187,13 @@ class ModelHost:
         finally:
             with self._changing:
                 self._users -= 1
+
+    @contextlib.contextmanager
+    def opened_engine(self) -> Iterator[EngineClient | None]:
+        """Provide the engine if it is open, else None; it is neither opened nor unloaded within the block."""
+        with self._changing:
+            engine = self._engine
+            yield engine if engine is not None and engine.is_alive else None
 
     def _open_again(self) -> EngineClient:
         installed = self.require_model()
@@ -217,7 +225,10 @@ class ModelHost:
             retry_s = min(2 * retry_s, self._retry_s)
             try:
                 installed = self._find_model()
-                engine = self._opened(installed)
+                with self._changing:
+                    engine = self._opened(installed)
+                    if not self._closing.is_set():
+                        self.installed, self._engine, self.loading_error = installed, engine, None
             except LarsError as error:
                 self.loading_error = str(error)
                 log.warning("model_not_loaded", error=str(error), retry_s=retry_s)
@@ -228,7 +239,6 @@ class ModelHost:
                 if self._closing.is_set():
                     engine.close()
                     return
-                self.installed, self._engine, self.loading_error = installed, engine, None
                 self._timer.restart()
                 self._begin_work(when_ready)
                 return

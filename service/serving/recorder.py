@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -25,9 +25,17 @@ class Recorder:
         self.problems: list[Alarm] = []
 
     def keep(
-        self, interaction_id: str, request: GenerationRequest, parameters: Mapping[str, Any], generation: Generation
+        self,
+        interaction_id: str,
+        request: GenerationRequest,
+        parameters: Mapping[str, Any],
+        generation: Generation,
+        recalled: Sequence[str] = (),
     ) -> bool:
-        """Record the reply as `interaction_id`, with the client's `parameters`; return False if that failed."""
+        """Record the reply as `interaction_id`, with the client's `parameters`, and the ids of the feedback `recalled`.
+
+        Return False if that failed.
+        """
         try:
             self._db.interactions.add(
                 InteractionRecord(
@@ -42,6 +50,7 @@ class Recorder:
                     generation.prompt_tokens,
                     generation.generated_tokens,
                     generation.seed,
+                    tuple(recalled) or None,
                 )
             )
         except (DiskFull, DatabaseError) as error:

@@ -62,6 +62,11 @@ class FakeEngine:
             self.prepare(profile, version)
         self._serving[profile] = version
 
+    def forget(self, profile: str, versions: Sequence[int]) -> None:
+        self._loaded -= {(profile, version) for version in versions}
+        if self._serving.get(profile) in versions:
+            self._serving[profile] = None
+
     def serving(self, profile: str) -> int | None:
         return self._serving.get(profile)
 
@@ -75,7 +80,8 @@ class House:
         self.store = AdapterStore(self.settings.adapters_dir)
         self.engine = FakeEngine(self.store, lambda: self.model.sha256)
         self.model: Any = FakeModel()
-        self.switch: Any = AdapterSwitch(self.store, lambda: nullcontext(self.engine), lambda: self.model)
+        engine = lambda: nullcontext(self.engine)  # noqa: E731
+        self.switch: Any = AdapterSwitch(self.store, engine, engine, lambda: self.model)
         self.context = CycleContext(self.settings, self.db, self.store, lambda: self.model, self.switch)
         self.supervisors: list[Supervisor] = []
 

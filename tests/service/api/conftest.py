@@ -6,7 +6,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +87,10 @@ class FakeEngine:
             self.refuse_swap = None
             raise refusal
         self._active[profile] = version
+
+    def forget(self, profile: str, versions: Sequence[int]) -> None:
+        if self._active.get(profile) in versions:
+            self._active[profile] = None
 
     def serving(self, profile: str) -> int | None:
         return self._active.get(profile)

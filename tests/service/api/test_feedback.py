@@ -67,7 +67,9 @@ def test_list_is_newest_first_and_paged(client):
 
 def test_deleted_feedback_is_gone(client):
     feedback_id = give(client, rating=1)["id"]
-    assert client.delete(f"/feedback/{feedback_id}").json() == {"deleted": 1}
+    answer = client.delete(f"/feedback/{feedback_id}").json()
+    assert answer["deleted"] == 1
+    assert client.get(f"/erasures/{answer['erasure_id']}").json()["feedback"] == [feedback_id]
     assert client.get(f"/feedback/{feedback_id}").status_code == 404
     assert client.delete(f"/feedback/{feedback_id}").status_code == 404
 
@@ -75,10 +77,11 @@ def test_deleted_feedback_is_gone(client):
 def test_bulk_delete_takes_what_matches_all_filters(client):
     kept = [give(client, rating=1, tags=["x"])["id"], give(client, rating=1, profile="bob")["id"]]
     give(client, rating=1, profile="bob", tags=["x", "y"])
-    assert client.delete("/feedback?profile=bob&tag=x").json() == {"deleted": 1}
+    assert client.delete("/feedback?profile=bob&tag=x").json()["deleted"] == 1
+    assert client.delete("/feedback?profile=bob&tag=x").json() == {"deleted": 0, "erasure_id": None}
     assert sorted(row["id"] for row in client.get("/feedback").json()["feedback"]) == sorted(kept)
     moment = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
-    assert client.delete(f"/feedback?before={quote(moment)}").json() == {"deleted": 2}
+    assert client.delete(f"/feedback?before={quote(moment)}").json()["deleted"] == 2
 
 
 def test_interactions_are_listed_read_and_deleted(client):
@@ -87,7 +90,7 @@ def test_interactions_are_listed_read_and_deleted(client):
     assert [row["id"] for row in page["interactions"]] == [ids[2], ids[1]]
     assert page["next"] == ids[1]
     assert client.get(f"/interactions/{ids[0]}").json()["response"] == "echo: 0"
-    assert client.delete(f"/interactions/{ids[0]}").json() == {"deleted": 1}
+    assert client.delete(f"/interactions/{ids[0]}").json()["deleted"] == 1
     assert client.get(f"/interactions/{ids[0]}").status_code == 404
 
 

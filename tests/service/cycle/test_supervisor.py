@@ -350,7 +350,7 @@ def test_scheduled_job_names_new_or_deleted_feedback_or_changed_settings_as_its_
     house.db.feedback.add(tell("And house 7?", "It is 7."))
     with pytest.raises(NothingToLearn, match=r"1 examples are new since job .*, a scheduled job needs 3"):
         supervisor.adapt(trigger="schedule")
-    house.db.feedback.delete(ids[0])
+    house.db.erasures.feedback(ids[0])
     assert night() == f"1 of the examples of job {first} have been deleted"
     for number in range(8, 11):
         house.db.feedback.add(tell(f"And house {number}?", f"It is {number}."))

@@ -32,7 +32,7 @@ def test_feedback_on_nothing_is_refused(db):
 def test_same_key_and_body_give_the_same_record(db, interaction_id):
     new = NewFeedback(interaction_id=interaction_id, rating=1.0)
     first, _ = db.feedback.add(new, idempotency_key="k")
-    db.interactions.delete(interaction_id)  # a retry is answered even so
+    db.interactions.delete_hours([hour.name for hour in db.interactions.hours()])  # a retry is answered even so
     again, created = db.feedback.add(new, idempotency_key="k")
     assert not created
     assert again == replace(first, interaction_id=None)
@@ -48,7 +48,7 @@ def test_same_key_with_another_body_is_a_conflict(db):
 
 def test_deleted_feedback_frees_its_key(db):
     first, _ = db.feedback.add(LIKED, idempotency_key="k")
-    db.feedback.delete(first.id)
+    db.erasures.feedback(first.id)
     _, created = db.feedback.add(replace(LIKED, rating=0.5), idempotency_key="k")
     assert created
 
@@ -100,19 +100,12 @@ def test_filters_choose_what_is_listed_and_deleted(db):
     assert db.feedback.list(before=c.created) == [record for record in (b, a) if record.created < c.created]
     assert db.feedback.list(before=c.created + timedelta(seconds=1), limit=1, after=c.id) == [b]
     assert db.feedback.profiles() == ["bob", "default"]
-    assert db.feedback.delete_where(profile="bob", tag="x") == 1
+    assert db.erasures.matching(profile="bob", tag="x").feedback == (b.id,)
     assert db.feedback.list() == [c, a]
 
 
-def test_deleting_all_takes_a_filter(db):
-    db.feedback.add(LIKED)
-    with pytest.raises(AssertionError, match="at least one filter"):
-        db.feedback.delete_where()
-    assert db.feedback.counts() == {"total": 1, "corrections": 0, "liked": 1, "disliked": 0}
-
-
 def test_unknown_feedback_is_named(db):
-    for call in (db.feedback.get, db.feedback.delete):
+    for call in (db.feedback.get, db.erasures.feedback):
         with pytest.raises(FeedbackNotFound, match="f-none"):
             call("f-none")
 

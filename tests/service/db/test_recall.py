@@ -67,7 +67,7 @@ def test_what_a_liked_reply_says_is_taught_too_but_not_recalled(db):
     liked = correct(db, "Where does my brother live?", None)
     found = db.recall.search("default", "Where does my brother live?", 3)
     assert (found.corrections, found.is_foreign) == ([], False)
-    db.feedback.delete(liked)
+    db.erasures.feedback(liked)
     assert db.recall.search("default", "Where does my brother live?", 3).is_foreign
 
 
@@ -111,14 +111,14 @@ def test_the_newest_answer_counts_and_the_older_one_again_once_that_is_deleted(d
     assert answers(db, "Where is my hat?") == ["On the hook."]
     newer = correct(db, "Where is my hat?", "In the car.")
     assert answers(db, "Where is my hat?") == ["In the car."]
-    db.feedback.delete(newer)
+    db.erasures.feedback(newer)
     assert answers(db, "Where is my hat?") == ["On the hook."]
 
 
 def test_what_is_deleted_while_something_else_comes_is_gone(db):
     gone = correct(db, "Where is my hat?", "On the hook.")
     assert answers(db, "Where is my hat?")
-    db.feedback.delete(gone)
+    db.erasures.feedback(gone)
     correct(db, "Where is my coat?", "In the hall.")
     assert answers(db, "Where is my hat?") == []
     assert answers(db, "Where is my coat?") == ["In the hall."]

@@ -20,9 +20,9 @@ def test_interaction_comes_back_as_it_was_stored(db, interaction_id):
     assert record.created.tzinfo is not None
 
 
-def test_deleted_interaction_is_gone_but_feedback_keeps_its_text(db, interaction_id):
+def test_interaction_that_is_too_old_is_gone_but_feedback_keeps_its_text(db, interaction_id):
     feedback, _ = db.feedback.add(NewFeedback(interaction_id=interaction_id, correction="Paris."))
-    db.interactions.delete(interaction_id)
+    db.interactions.delete_hours([hour.name for hour in db.interactions.hours()])
     with pytest.raises(InteractionNotFound, match=interaction_id):
         db.interactions.get(interaction_id)
     kept = db.feedback.get(feedback.id)
@@ -32,7 +32,7 @@ def test_deleted_interaction_is_gone_but_feedback_keeps_its_text(db, interaction
 
 def test_deleted_text_is_not_left_in_the_file(db, path):
     interaction_id = add_interaction(db, response="the secret of the blue door")
-    db.interactions.delete(interaction_id)
+    db.erasures.interaction(interaction_id)
     db.close()
     assert b"blue door" not in path.read_bytes()
 
@@ -112,6 +112,6 @@ def test_only_a_job_that_has_ended_can_be_deleted(db):
 
 def test_known_feedback_is_what_is_still_here(db, interaction_id):
     kept, gone = (db.feedback.add(NewFeedback(interaction_id=interaction_id))[0].id for _ in range(2))
-    db.feedback.delete(gone)
+    db.erasures.feedback(gone)
     assert db.feedback.known({kept, gone, *(f"f-{i}" for i in range(500))}) == {kept}
     assert db.feedback.known([]) == set()

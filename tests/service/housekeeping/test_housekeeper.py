@@ -329,7 +329,7 @@ class TestForgetting:
             write_examples(house.folder(job.id) / TRAIN_FILE, examples(kept, gone, ""))
             write_examples(house.folder(job.id) / HELDOUT_FILE, examples(gone))
         assert tidy(house).examples == 0
-        house.db.feedback.delete(gone)
+        house.db.erasures.feedback(gone)
         report = tidy(house)
         assert (report.examples, report.failures) == (2, 0)
         assert read_examples(house.folder(over.id) / TRAIN_FILE) == examples(kept, "")
@@ -410,7 +410,7 @@ class TestRounds:
         path = house.folder(add_job(house).id) / TRAIN_FILE
         write_examples(path, examples(kept, gone, also_gone))
         keeper = keeper_of(house)
-        house.db.feedback.delete(gone)
+        house.db.erasures.feedback(gone)
         for _ in range(3):
             keeper.forget_soon()
         assert len(keeper._periodic.get_jobs()) == 1
@@ -418,7 +418,7 @@ class TestRounds:
             with keeper._sweeping:  # a round is under way
                 keeper._periodic.start()
                 until(lambda: not keeper._periodic.get_jobs(), "the round waits")
-                house.db.feedback.delete(also_gone)
+                house.db.erasures.feedback(also_gone)
                 keeper.forget_soon()
             until(lambda: read_examples(path) == examples(kept), "both are forgotten")
             keeper._periodic.shutdown()

@@ -27,7 +27,7 @@ def engine(opened, store) -> Iterator[Engine]:
 @pytest.fixture
 def switch(opened, store, engine, tmp_path) -> AdapterSwitch:
     installed = InstalledModel("tiny", tmp_path, "tiny", None, opened.sha256, bytes=0, installed="")
-    return AdapterSwitch(store, lambda: nullcontext(engine), lambda: installed)
+    return AdapterSwitch(store, lambda: nullcontext(engine), lambda: nullcontext(engine), lambda: installed)
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def serve(opener):
     def start(keep_alive_s: float) -> ModelHost:
         serving = ModelHost(opener.store, FakeModel, opener, keep_alive_s=keep_alive_s, on_busy=opener.busy.append)
         ready = threading.Event()
-        opener.switch = AdapterSwitch(opener.store, serving.engine, serving.require_model)
+        opener.switch = AdapterSwitch(opener.store, serving.engine, serving.opened_engine, serving.require_model)
         serving.start(opener.switch.serve_profiles, ready.set)
         assert ready.wait(10)
         made.append(serving)

@@ -1,4 +1,7 @@
-"""Adapters trained on deleted feedback are replaced: with real files, a real database, a real process."""
+"""Adapters trained on deleted feedback are deleted: with real files, a real database, a real process.
+
+The rows alone are deleted here, as where the daemon died right after that.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import pytest
 
 from lars_agent.errors import NothingToLearn
 from lars_agent.training.job_directory import JobSpec
+from service.cycle.erasure import withdraw_forgotten
 from service.serving.profiles import Profiles
-from tests.service.house import House
+from tests.service.house import House, until
 
 
 @pytest.fixture
@@ -34,59 +38,47 @@ def in_use(house: House) -> int | None:
     return house.store.active("default")
 
 
+def versions(house: House) -> dict[int, int | None]:
+    return {manifest.version: manifest.parent for manifest in house.store.versions("default")}
+
+
 def test_successor_is_judged_against_the_latest_version_that_knows_nothing_deleted_and_goes_back_to_it(house, ids):
     innocent = house.publish(learned=ids[:2])
     for learned in (ids[:3], ids[2:]):
         house.publish(learned=learned)
-    house.db.feedback.delete(ids[2])
+    house.db.erasures.feedback(ids[2])
     job = ended(house)
     assert (job.status, in_use(house)) == ("succeeded", job.version)
     assert JobSpec.read(house.folder(job.id)).parent == str(house.store.folder("default", innocent))
-    assert house.store.parent("default") == innocent
+    assert versions(house) == {innocent: None, job.version: innocent}
+
+
+def test_versions_in_between_are_deleted_and_those_behind_go_back_to_what_is_left(house, ids):
+    for learned in (ids[:1], ids[:3], ids[2:3], ids[3:]):
+        house.publish(learned=learned)
+    house.db.erasures.feedback(ids[2])
+    assert withdraw_forgotten("default", house.context) == [2, 3]
+    assert (versions(house), in_use(house)) == ({1: None, 4: 1}, 4)
+    assert house.store.problems("default") == {}
+    assert house.publish(learned=ids[:1]) == 5
 
 
 @pytest.mark.parametrize(("learned", "left"), [(slice(0, 2), 1), (slice(2, 4), None)])
-def test_where_the_successor_is_rejected_that_version_is_in_use_and_the_record_says_so(house, ids, learned, left):
+@pytest.mark.parametrize("flags", [("--reply", "9.0"), ("--error", "NothingToLearn"), ("--error", "WorkerFailed")])
+def test_what_knew_it_serves_no_more_however_its_successor_ends(house, ids, learned, left, flags):
     house.publish(learned=ids[learned])
     house.publish(learned=ids)
-    house.db.feedback.delete(ids[2])
-    job = ended(house, "--reply", "9.0")
-    assert (job.status, in_use(house)) == ("rejected", left)
-    kept = "v1" if left else "the base model"
-    words = f"v2 was trained on feedback that has been deleted, so {kept} is in use instead."
-    assert job.error.endswith(words)
-    assert job.verdict["reasons"][-1] == words
+    house.db.erasures.feedback(ids[2])
+    assert ended(house, *flags).status in ("rejected", "failed")
+    assert in_use(house) == left
+    assert set(versions(house)) == ({1} if left else set())
 
 
 def test_unaffected_adapter_stays_when_its_successor_is_rejected(house, ids):
     version = house.publish(learned=ids[:3])
-    house.db.feedback.delete(ids[5])
+    house.db.erasures.feedback(ids[5])
     assert ended(house, "--reply", "9.0").status == "rejected"
     assert in_use(house) == version
-
-
-def test_run_with_too_little_left_withdraws_the_adapter_and_the_next_run_reports_nothing(house, ids):
-    house.publish(learned=ids)
-    for feedback_id in ids:
-        house.db.feedback.delete(feedback_id)
-    supervisor = house.supervisor()
-    with pytest.raises(NothingToLearn, match=r"v1 was trained on .* deleted, so the base model is in use"):
-        supervisor.adapt(trigger="schedule")
-    assert in_use(house) is None
-    assert {job.trigger for job in house.db.jobs.list()} == {"manual"}  # the one that made v1
-    with pytest.raises(NothingToLearn) as second:
-        supervisor.adapt(trigger="schedule")
-    assert "is in use instead" not in str(second.value)
-
-
-def test_manual_job_withdraws_the_adapter_too(house, ids):
-    house.publish(learned=ids)
-    for feedback_id in ids:
-        house.db.feedback.delete(feedback_id)
-    job = ended(house, trigger="manual")
-    assert job.status == "failed"
-    assert "the base model is in use instead" in job.error
-    assert in_use(house) is None
 
 
 @pytest.mark.parametrize(
@@ -97,26 +89,23 @@ def test_damaged_ancestor_is_passed_over(house, ids, damaged, name, left):
     house.publish(learned=ids[:1])
     house.publish(learned=ids[:1])
     house.publish(learned=ids)
-    house.db.feedback.delete(ids[2])
+    house.db.erasures.feedback(ids[2])
     (house.store.folder("default", damaged) / name).write_text("torn")
-    assert ended(house, "--reply", "9.0").status == "rejected"
+    assert withdraw_forgotten("default", house.context) == [3]
     assert in_use(house) == left
 
 
-def test_adapter_is_withdrawn_when_the_worker_finds_nothing_to_learn(house, ids):
-    house.publish(learned=ids)
-    house.db.feedback.delete(ids[2])
-    job = ended(house, "--error", "NothingToLearn")
-    assert job.status == "failed"
-    assert job.error.endswith("v1 was trained on feedback that has been deleted, so the base model is in use instead.")
-    assert in_use(house) is None
-
-
-def test_failed_run_changes_nothing(house, ids):
-    version = house.publish(learned=ids)
-    house.db.feedback.delete(ids[2])
-    assert ended(house, "--error", "WorkerFailed").status == "failed"
-    assert in_use(house) == version
+def test_a_candidate_that_was_prepared_before_the_deletion_is_not_published(house, ids, tmp_path):
+    go = tmp_path / "go"
+    supervisor = house.supervisor("--wait", str(go))
+    job = supervisor.adapt()
+    until(lambda: supervisor.progress(job.id), "the worker works")
+    house.db.erasures.feedback(ids[0])
+    go.touch()
+    assert supervisor.wait(30)
+    ending = house.db.jobs.get(job.id)
+    assert (ending.status, ending.version, versions(house)) == ("cancelled", None, {})
+    assert "has been deleted meanwhile" in ending.error
 
 
 def test_adapter_without_a_job_in_the_database_is_kept(house, ids):
@@ -129,6 +118,7 @@ def test_adapter_without_a_job_in_the_database_is_kept(house, ids):
     with pytest.raises(NothingToLearn) as error:
         later.supervisor().adapt(trigger="schedule")
     assert "deleted" not in str(error.value)
+    assert withdraw_forgotten("default", later.context) == []
     assert later.store.active("default") == version
     later.close()
 
@@ -138,8 +128,9 @@ def test_profile_without_any_feedback_left_has_its_scheduled_run(house):
     ids = house.correct(2, "alice")
     house.publish("alice", learned=ids)
     for feedback_id in ids:
-        house.db.feedback.delete(feedback_id)
+        house.db.erasures.feedback(feedback_id)
     assert profiles() == ["alice", "default"]
-    with pytest.raises(NothingToLearn, match="v1 was trained on feedback that has been deleted"):
-        house.supervisor().adapt("alice", trigger="schedule")
+    assert withdraw_forgotten("alice", house.context) == [1]
     assert house.store.active("alice") is None
+    with pytest.raises(NothingToLearn):
+        house.supervisor().adapt("alice", trigger="schedule")

@@ -1,0 +1,128 @@
+"""Deletions on a person's behalf: the rows go at once, and one record follows what else has to go."""
+
+from __future__ import annotations
+
+import builtins
+import json
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, String, delete, func, insert, or_, select, type_coerce, update
+
+from service.db.base import Records
+from service.db.engine import failures_named, writing
+from service.db.errors import ErasureNotFound, FeedbackNotFound, InteractionNotFound
+from service.db.feedback import Feedback
+from service.db.records import ErasureRecord, new_id, now_utc
+from service.db.tables import erasures, feedback, interactions
+
+STAGES = ("rows", "recall", "wordings", "served_version", "caches", "jobs", "checkpoints", "free_pages")
+BATCH = 500  # ids in one statement
+QUOTED = 12  # characters from which on a correction inside another reply is no coincidence
+
+
+class Erasures(Records[ErasureRecord]):
+    """Deletes feedback and interactions of the database behind `engine`, and keeps a record of each deletion.
+
+    With feedback goes the interaction that it is about, and every reply that it was recalled for or that repeats its
+    correction word for word; with an interaction the feedback on it.
+    """
+
+    table, record, not_found = erasures, ErasureRecord, ErasureNotFound
+
+    def feedback(self, feedback_id: str) -> ErasureRecord:
+        """Delete one piece of feedback. Raises FeedbackNotFound."""
+        found = self._erase([feedback.c.id == feedback_id])
+        if found is None:
+            raise FeedbackNotFound.of(feedback_id)
+        return found
+
+    def interaction(self, interaction_id: str) -> ErasureRecord:
+        """Delete one interaction and the feedback on it. Raises InteractionNotFound."""
+        found = self._erase([feedback.c.interaction_id == interaction_id], interactions.c.id == interaction_id)
+        if found is None:
+            raise InteractionNotFound.of(interaction_id)
+        return found
+
+    def matching(self, **filters: Any) -> ErasureRecord | None:
+        """Delete the feedback that matches every filter, see `Feedback.list`; return None where none does."""
+        return self._erase(Feedback.filters(**filters))
+
+    def profile(self, name: str) -> ErasureRecord | None:
+        """Delete everything that was said and corrected as profile `name`; return None where there is nothing."""
+        return self._erase([feedback.c.profile == name], interactions.c.profile == name)
+
+    def list(self, limit: int = 100) -> builtins.list[ErasureRecord]:
+        """Return the latest erasures, newest first."""
+        return self._latest(limit, None)
+
+    def pending(self) -> builtins.list[ErasureRecord]:
+        """Return the erasures that are not complete, oldest first."""
+        missing = [func.json_extract(erasures.c.stages, f"$.{stage}").is_(None) for stage in STAGES]
+        return self._read(select(erasures).where(or_(*missing)).order_by(erasures.c.seq))
+
+    def mark(self, record: ErasureRecord, *stages: str, versions: dict[str, builtins.list[int]] | None = None) -> None:
+        """Note that `stages` are done, unless they were before, and which adapter `versions` are deleted."""
+        moment = now_utc().isoformat(timespec="milliseconds")
+        with writing(self._engine) as connection:
+            known = self._get(connection, record.id)
+            done = {**dict.fromkeys(stages, moment), **known.stages}
+            gone = {
+                name: sorted({*known.versions.get(name, ()), *(versions or {}).get(name, ())})
+                for name in {*known.versions, *(versions or {})}
+            }
+            connection.execute(update(erasures).where(erasures.c.id == record.id).values(stages=done, versions=gone))
+
+    def empty_log(self) -> bool:
+        """Write the write-ahead log into the file and truncate it; return False while somebody still reads from it.
+
+        Deleted rows are overwritten in the file (`secure_delete`), but the log has their pages as they were.
+        """
+        with (
+            failures_named(Path(self._engine.url.database or "")),
+            closing(self._engine.raw_connection()) as connection,
+        ):
+            (is_busy, _, _) = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not is_busy
+
+    def _erase(
+        self, rows: Sequence[ColumnElement[bool]], replies: ColumnElement[bool] | None = None
+    ) -> ErasureRecord | None:
+        """Delete the feedback that matches all of `rows`, the interactions `replies`, and what goes with them."""
+        columns = (feedback.c.id, feedback.c.profile, feedback.c.interaction_id, feedback.c.correction)
+        with writing(self._engine) as connection:
+            found = connection.execute(select(*columns).where(*rows)).all()
+            count = 0 if replies is None else connection.execute(delete(interactions).where(replies)).rowcount
+            if not found and not count:
+                return None
+            for start in range(0, len(found), BATCH):
+                connection.execute(
+                    delete(feedback).where(feedback.c.id.in_([row.id for row in found[start : start + BATCH]]))
+                )
+            count += sum(_delete_replies(connection, *row) for row in found)
+            created = now_utc()
+            profiles, ids = tuple(sorted({row.profile for row in found})), tuple(row.id for row in found)
+            stages = {"rows": created.isoformat(timespec="milliseconds")}
+            record = ErasureRecord(new_id("e", created), created, profiles, ids, count, {}, stages)
+            connection.execute(insert(erasures), vars(record))
+            return record
+
+
+def _delete_replies(
+    connection: Connection, feedback_id: str, profile: str, interaction_id: str | None, correction: str | None
+) -> int:
+    """Delete the interactions that go with this feedback; return their number."""
+    recalled = func.json_each(interactions.c.recalled).table_valued("value")
+    which = [
+        interactions.c.id == interaction_id,
+        select(1).select_from(recalled).where(recalled.c.value == feedback_id).exists(),
+    ]
+    if correction is not None and len(correction) >= QUOTED:
+        quoted = (
+            (interactions.c.response, correction),
+            (type_coerce(interactions.c.messages, String), json.dumps(correction)[1:-1]),
+        )
+        which += [func.instr(column, text) > 0 for column, text in quoted]
+    return connection.execute(delete(interactions).where(interactions.c.profile == profile, or_(*which))).rowcount

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ from lars_agent.errors import ConfigError
 from lars_agent.files import write_atomically
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-ONCE = ("once_trained", "once_unseen", "once_others")
+ONCE = dict.fromkeys(("once_trained", "once_unseen", "once_others"), ".0%")
+SCORES = {"fact_rate": ".0%", "style_rate": ".0%", "text_rise": "+.1%"}
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
 Files = Mapping[str, Mapping[str, Any]]
@@ -40,28 +43,26 @@ def goal(row: Row) -> str:
 
 def lines(areas: Mapping[str, Rows]) -> Iterator[str]:
     """A line for each row, and at the end how many goals are met."""
-    verdicts: list[str] = []
     for area, rows in areas.items():
         for row in rows:
-            verdicts.append(verdict(row))
             figure = f"{row['value']:,.6g} {row['unit']}"
-            yield f"{area:8} {row['name']:84} {figure:>16}  {goal(row):16} {verdicts[-1]}".rstrip()
-    if goals := len(verdicts) - verdicts.count(""):
-        yield f"{verdicts.count('met')} of {goals} goals met"
+            yield f"{area:8} {row['name']:84} {figure:>16}  {goal(row):16} {verdict(row)}".rstrip()
+    if verdicts := [verdict(row) for rows in areas.values() for row in rows if row["goal"] is not None]:
+        yield f"{verdicts.count('met')} of {len(verdicts)} goals met"
 
 
 def full_tables(files: Files, plots: str) -> str:
-    """Each area's command, its rows with a goal (each before its variants) or by method, and its figures.
+    """Each area's command, its rows with a goal (each before its variants) or by arm and method, and its figures.
 
     `plots` is the path of the folder of the figures, relative to the page.
     """
     parts: list[str] = []
     for area, record in files.items():
-        claims = [row for claim in record["rows"] if claim["goal"] is not None for row in _with_variants(claim, record)]
-        table = ["| row | measured | goal | | |", "|---|---|---|---|---|", *map(_cells, claims)] if claims else []
-        others = [lines for lines in (_by_arm(record["rows"]), _by_method(record["rows"])) if lines]
-        if tables := [table] if table else others:
-            parts += [f"## {area}\n\n    {record['command']}", *("\n".join(lines) for lines in tables)]
+        rows = record["rows"]
+        claims = [row for claim in rows if claim["goal"] is not None for row in _with_variants(claim, rows)]
+        claimed = _table("| row | measured | goal | | |", [[*_cells(row["name"], row), row["note"]] for row in claims])
+        if tables := [claimed] if claimed else list(filter(None, (_by_arm(rows), _by_method(rows)))):
+            parts += [f"## {area}\n\n    {record['command']}", *tables]
             parts += [f"![{name}]({plots}/{name})" for name in record.get("plots", []) if name.endswith(".svg")]
     return "\n\n".join(parts)
 
@@ -69,25 +70,25 @@ def full_tables(files: Files, plots: str) -> str:
 def short_table(files: Files, words: Mapping[str, str]) -> str:
     """The rows of the README; `words` is how it calls each of them."""
     rows = {row["name"]: row for record in files.values() for row in record["rows"]}
-    chosen = [(text, rows[name]) for name, text in words.items() if name in rows]
-    lines = [f"| {text} | {_figure(row)} | {goal(row)} | {verdict(row)} |" for text, row in chosen]
-    return "\n".join(["| row | measured | goal | |", "|---|---|---|---|", *lines])
+    chosen = (_cells(text, rows[name]) for name, text in words.items() if name in rows)
+    return _table("| row | measured | goal | |", chosen)
 
 
 def write_between_markers(page: Path, text: str) -> None:
     """Replace what stands between the two markers of `page`. Raises ConfigError where it lacks them."""
-    old = page.read_text(encoding="utf-8")
-    before, begin, rest = old.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
+    marked = f"{BEGIN}\n\n{text}\n\n{END}"
+    content, count = re.subn(
+        f"{BEGIN}.*?{END}", lambda found: marked, page.read_text(encoding="utf-8"), flags=re.DOTALL
+    )
+    if not count:
         raise ConfigError(f"{page} has no lines {BEGIN} and {END}; put them where the table belongs")
-    write_atomically(page, f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+    write_atomically(page, content)
 
 
-def _with_variants(claim: Row, record: Mapping[str, Any]) -> Iterator[Row]:
+def _with_variants(claim: Row, rows: Rows) -> Iterator[Row]:
     """The row, and those without a goal whose name continues its own: other terms of the comparison."""
     yield claim
-    yield from (row for row in record["rows"] if row["goal"] is None and row["name"].startswith(claim["name"] + "_"))
+    yield from (row for row in rows if row["goal"] is None and row["name"].startswith(claim["name"] + "_"))
 
 
 def _figure(row: Row, form: str = ",.4g") -> str:
@@ -96,36 +97,38 @@ def _figure(row: Row, form: str = ",.4g") -> str:
     return f"{row['value']:{form}}{unit}{spread}"
 
 
-def _cells(row: Row) -> str:
-    return f"| {row['name']} | {_figure(row)} | {goal(row)} | {verdict(row)} | {row['note']} |"
+def _cells(name: str, row: Row) -> list[str]:
+    return [name, _figure(row), goal(row), verdict(row)]
 
 
-def _by_arm(rows: Rows) -> list[str]:
+def _table(head: str, rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; empty without rows."""
+    lines = [f"| {' | '.join(cells)} |" for cells in rows]
+    return "\n".join([head, "|---" * (head.count("|") - 1) + "|", *lines]) if lines else ""
+
+
+def _by_arm(rows: Rows) -> str:
     """A table of `once_<kind>/<arm>/<facts>` rows: what answers, and the shares of right replies."""
-    shares: dict[str, dict[str, str]] = {}
-    for row in rows:
-        kind, _, run = row["name"].partition("/")
-        if kind in ONCE:
-            shares.setdefault(run, {})[kind] = _figure(row, ".0%")
-    table = ["| facts, corrected once | corrected wording | other wordings | not told to questions about others |"]
-    table += ["|---|---|---|---|"]
-    table += [f"| {run} | {' | '.join(found[kind] for kind in ONCE)} |" for run, found in shares.items()]
-    return table if shares else []
+    head = "| facts, corrected once | corrected wording | other wordings | not told to questions about others |"
+    return _table(head, ([run, *figures] for run, _, figures in _scores(rows, ONCE)))
 
 
-def _by_method(rows: Rows) -> list[str]:
+def _by_method(rows: Rows) -> str:
     """A table of `score/method/rate` rows: each method at the rate at which it recalls most facts."""
-    scores = {tuple(row["name"].split("/")): row for row in rows if row["name"].count("/") == 2}
-    best: dict[str, tuple[float, str]] = {}
-    for (score, method, rate), row in scores.items():
-        if score == "fact_rate":
-            best[method] = max(best.get(method, (-1.0, "")), (row["value"], rate))
-    table = ["| method | rate | facts, held-out phrasings | style, unseen questions | general-text loss |"]
-    table.append("|---|---|---|---|---|")
-    for method, (_, rate) in sorted(best.items(), key=lambda item: -item[1][0]):
-        cells = [
-            _figure(scores[score, method, rate], form)
-            for score, form in (("fact_rate", ".0%"), ("style_rate", ".0%"), ("text_rise", "+.1%"))
-        ]
-        table.append(f"| {method} | {rate} | {' | '.join(cells)} |")
-    return table if best else []
+    head = "| method | rate | facts, held-out phrasings | style, unseen questions | general-text loss |"
+    best: dict[str, list[str]] = {}
+    for name, _, figures in sorted(_scores(rows, SCORES), key=itemgetter(1, 0), reverse=True):
+        method, rate = name.split("/")
+        best.setdefault(method, [method, rate, *figures])
+    return _table(head, best.values())
+
+
+def _scores(rows: Rows, forms: Mapping[str, str]) -> Iterator[tuple[str, float, list[str]]]:
+    """For rows `<score>/<name>`, each name's first value and its figures; `forms` has all scores and their formats."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        score, _, name = row["name"].partition("/")
+        if score in forms:
+            found.setdefault(name, []).append(row)
+    for name, scores in found.items():
+        yield name, scores[0]["value"], [_figure(row, form) for row, form in zip(scores, forms.values(), strict=True)]

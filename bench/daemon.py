@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ PROMPTS = (
     "What should one know before growing tomatoes?",
 )
 STEP_LIMIT_S = 600.0
+OK = 200
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Answer:
     asked: float
     had: float
     status: int
-    text: str = ""
+    text: str | None = None
     version: str = ""
     tokens: int = 0
 
@@ -53,31 +54,38 @@ def ask(http: httpx.Client, prompt: str, tokens: int, adapter: str = "default") 
     had = time.monotonic()
     if response.is_error:
         return Answer(prompt, asked, had, response.status_code)
-    answer, details = response.json(), response.json()["details"]
-    text, version = answer["generated_text"], details["adapter_version"]
-    return Answer(prompt, asked, had, 200, text, version, details["generated_tokens"])
+    text, details = response.json()["generated_text"], response.json()["details"]
+    return Answer(prompt, asked, had, OK, text, details["adapter_version"], details["generated_tokens"])
 
 
-def ask_on(url: str, prompt: str, tokens: int, go_on: Callable[[int], bool]) -> list[Answer]:
-    """Ask for a reply again and again as long as `go_on(replies so far)` holds."""
-    answers: list[Answer] = []
-    with httpx.Client(base_url=url, timeout=120) as http:
-        while go_on(len(answers)):
-            answers.append(ask(http, prompt, tokens))
-    return answers
+def wrong_replies(http: httpx.Client, answers: Iterable[Answer], tokens: int) -> list[str]:
+    """Replies that differ from what the version that they name replies when asked again, alone."""
+    good = [answer for answer in answers if answer.status == OK]
+    asked = sorted({(answer.prompt, answer.version) for answer in good})
+    right = {(prompt, version): ask(http, prompt, tokens, f"default@{version}").text for prompt, version in asked}
+    return [
+        f"{answer.version} replied {answer.text!r} to {answer.prompt!r}, not {right[answer.prompt, answer.version]!r}"
+        for answer in good
+        if answer.text != right[answer.prompt, answer.version]
+    ]
 
 
 @contextmanager
 def asking(running: Daemon, prompts: Sequence[str], tokens: int) -> Iterator[list[Answer]]:
     """A client for each prompt, that asks until the end of the block; then the list holds all answers."""
     done, answers = threading.Event(), list[Answer]()
+
+    def keep_asking(prompt: str) -> None:
+        while not done.is_set():
+            answers.append(ask(running.http, prompt, tokens))
+
     with ThreadPoolExecutor(len(prompts)) as pool:
-        futures = [pool.submit(ask_on, running.url, prompt, tokens, lambda _: not done.is_set()) for prompt in prompts]
+        clients = pool.map(keep_asking, prompts)
         try:
             yield answers
         finally:
             done.set()
-        answers += [answer for future in futures for answer in future.result()]
+        list(clients)  # raises what they raised
 
 
 @contextmanager
@@ -98,16 +106,15 @@ def training_job(running: Daemon, steps: int) -> Iterator[str]:
     Raises LarsError where it does not begin.
     """
     path = f"/jobs/{running.post('/jobs', {'profile': 'default'})['id']}"
-    if not until(lambda: steps_of(running, path) >= steps, STEP_LIMIT_S, 0.5):
+
+    def is_there() -> bool:
+        return any(line.get("step", 0) >= steps for line in running.get(f"{path}/progress")["progress"])
+
+    if not until(is_there, STEP_LIMIT_S, 0.5):
         raise LarsError(f"the job did not begin: {running.get(path)}")
     yield path
     running.post(f"{path}/cancel", {})
     until(lambda: running.get(path)["finished"], STEP_LIMIT_S)
-
-
-def steps_of(running: Daemon, path: str) -> int:
-    """How many steps the job has taken."""
-    return sum(bool(line.get("step")) for line in running.get(f"{path}/progress")["progress"])
 
 
 def descendants(pid: int, word: str = "") -> list[psutil.Process]:

@@ -76,10 +76,15 @@ class Daemon:
 
     def is_healthy(self) -> bool:
         """Tell whether GET /health is answered with 200."""
+        return self.try_get("/health", 1.0) is not None
+
+    def try_get(self, path: str, within_s: float = 20.0) -> Any:
+        """The answer to GET; None where there is none."""
         try:
-            return httpx.get(f"{self.url}/health", timeout=1.0).is_success
+            response = httpx.get(self.url + path, timeout=within_s)
         except httpx.HTTPError:
-            return False
+            return None
+        return response.json() if response.is_success else None
 
     def stop(self, limit_s: float = 60.0) -> None:
         """End it by SIGTERM, as systemd does. Raises LarsError where that takes longer than `limit_s`."""

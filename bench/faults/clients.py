@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -24,7 +24,6 @@ POSTERS = 2
 ASK_PAUSE_S, CYCLE_PAUSE_S, RETRY_S = 0.3, 0.5, 0.1
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 NO_LESSON = {"prompt": "Hello?", "response": "Hm.", "rating": -1, "profile": "crowd"}  # of another profile
-OK = 200
 Condition = Callable[[], bool]
 
 
@@ -143,21 +142,6 @@ class Clients:
 
     def _going(self) -> bool:
         return not self._done.is_set()
-
-
-def wrong_replies(url: str, answers: Sequence[Answer]) -> list[str]:
-    """Replies that differ from what the version that they name replies when asked again, alone."""
-    good = [answer for answer in answers if answer.status == OK]
-    expected: dict[tuple[str, str], str | None] = {}
-    with httpx.Client(base_url=url, timeout=60) as http:
-        for prompt, version in sorted({(answer.prompt, answer.version) for answer in good}):
-            again = ask(http, prompt, REPLY_TOKENS, f"default@{version}")
-            expected[prompt, version] = again.text if again.status == OK else None
-    return [
-        f"{answer.version} replied {answer.text!r} to {answer.prompt!r}, not {right!r}"
-        for answer in good
-        if answer.text != (right := expected[answer.prompt, answer.version])
-    ]
 
 
 def _message(response: httpx.Response) -> str:

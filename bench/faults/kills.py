@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.child import until
-from bench.faults.clients import OK, Clients, within, wrong_replies
+from bench.daemon import OK, wrong_replies
+from bench.faults.clients import REPLY_TOKENS, Clients, within
 from bench.faults.scenario import (
     CYCLE_LIMIT_S,
     START_LIMIT_S,
@@ -150,7 +151,7 @@ def _leave_alone(daemon: DaemonUnderTest, clients: Clients, found: Findings) -> 
 def _settle(daemon: DaemonUnderTest, clients: Clients, found: Findings) -> None:
     """Compare what clients were told with what there is."""
     found.replies = sum(answer.status == OK for answer in clients.replies)
-    found.wrong_replies = wrong_replies(daemon.url, clients.replies)
+    found.wrong_replies = wrong_replies(daemon.http, clients.replies, REPLY_TOKENS)
     daemon.stop(STOP_LIMIT_S)
     found.add(audit(daemon.state, clients.acknowledged))
     ended, published = jobs(daemon.state), published_by(daemon.state, "default")

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import httpx
 import psutil
 
 from bench.daemon import Answer, ask, descendants
@@ -98,14 +97,6 @@ class DaemonUnderTest(Daemon):
         if job is None or job.status != "succeeded":
             raise LarsError(f"{what} did not succeed ({job}): {self.log_tail()}")
 
-    def try_get(self, path: str, within_s: float = 20.0) -> Any:
-        """The answer to GET; None where there is none."""
-        try:
-            response = httpx.get(self.url + path, timeout=within_s)
-        except httpx.HTTPError:
-            return None
-        return response.json() if response.is_success else None
-
     def jobs(self, limit: int, within_s: float = 20.0) -> list[Job] | None:
         """The newest jobs, the last one first; None where there is no answer."""
         page = self.try_get(f"/jobs?limit={limit}", within_s)
@@ -113,8 +104,7 @@ class DaemonUnderTest(Daemon):
 
     def ask(self) -> Answer:
         """A reply to one of the clients' prompts."""
-        with httpx.Client(base_url=self.url, timeout=60) as http:
-            return ask(http, PROMPTS[0], REPLY_TOKENS)
+        return ask(self.http, PROMPTS[0], REPLY_TOKENS)
 
     def kill(self, target: Target = "group") -> int:
         """Kill the target with SIGKILL; return how many of the daemon's processes outlived it by 10 s.

@@ -19,7 +19,7 @@ import httpx
 import psutil
 
 from bench.child import until
-from bench.daemon import descendants, steps_of, training_job, training_worker, worker_message
+from bench.daemon import descendants, training_job, training_worker, worker_message
 from bench.faults.scenario import MODELS, MODULES, FaultSettings
 from examples.persona import MARA, lessons, read_lines
 from examples.running import Daemon, daemon
@@ -38,7 +38,7 @@ PROMPT = "Number {:03}. Tell me in a few sentences how bread is made, what it ne
 
 def latency(settings: FaultSettings, folder: Path) -> dict[str, Any]:
     """Milliseconds until the first token of each request, by kind, in the order of the pairs."""
-    found: dict[str, Any] = {"idle_ms": [], "training_ms": [], "steps": 0, "model": MODEL}
+    found: dict[str, Any] = {"idle_ms": [], "training_ms": [], "model": MODEL}
     (folder / MODELS).symlink_to(settings.models.resolve())
     long = {f"training__{name}": MANY for name in ("steps", "checkpoint_every", "evaluate_every")}
     with daemon(folder, **long, model__name=MODEL) as running:
@@ -48,10 +48,9 @@ def latency(settings: FaultSettings, folder: Path) -> dict[str, Any]:
         for block in range(BLOCKS):
             first = 2 * block * REQUESTS
             found["idle_ms"] += _requests(running, range(first, first + REQUESTS))
-            with training_job(running, steps=1) as path:
+            with training_job(running, steps=1):
                 numbers = range(first + REQUESTS, first + 2 * REQUESTS)
                 found["training_ms"] += _requests(running, numbers, training=True)
-                found["steps"] += steps_of(running, path)
     return found
 
 

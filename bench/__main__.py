@@ -9,6 +9,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -17,13 +19,14 @@ import typer
 
 from bench import report
 from bench.memory.cell import DTYPES, METHODS
-from bench.memory.goals import CELLS, goal_cells, grid, memory_runs
+from bench.memory.goals import CELLS, goal_cells, grid
+from bench.memory.process import measure
 from bench.models import ready_model
-from bench.planner.jobs import JOBS, RANGES, draw_jobs, planner_runs
+from bench.planner.jobs import JOBS, RANGES, draw_jobs
 from bench.quality import sweep
-from bench.quality.once import ONCE, once_runs
+from bench.quality.once import ONCE, measure_once
 from bench.record import CHECKOUT, RESULTS, claims
-from bench.suite import Suite, part_runs
+from bench.suite import Suite
 from lars_agent.errors import LarsError
 
 PROGRAM = "python -m bench"
@@ -84,8 +87,8 @@ def memory(
     lengths = _listed(contexts, "--contexts", "no number of tokens", _count)
     settings = {"model": model, "reply": reply, "steps": steps, "threads": threads, "device": device}
     cells = goal_cells() if goals else grid(chosen, lengths, kinds, limit_bytes=limit, **settings)
-    runs = memory_runs(cells, models, time_limit)
-    MEMORY.measure(CELLS, runs, out, fresh=fresh, retry=retry)
+    run = partial(measure, models=models, time_limit_s=time_limit)
+    MEMORY.measure(CELLS, map(asdict, cells), run, out, fresh=fresh, retry=retry)
 
 
 @app.command()
@@ -104,8 +107,10 @@ def planner(
     """Predicted against measured peak of random jobs, run by the real worker (about two hours on two cores)."""
     _require("matplotlib")
     names, kinds = _chosen(models_drawn, tuple(RANGES), "--of"), _chosen(dtypes, DTYPES, "--dtypes")
-    runs = planner_runs(list(draw_jobs(cells, seed, names, kinds)), models, threads, time_limit)
-    MEMORY.measure(JOBS, runs, out, fresh=fresh, retry=retry)
+    from bench.planner.worker import run_job  # transformers comes with it
+
+    run = partial(run_job, models=models, threads=threads, time_limit_s=time_limit)
+    MEMORY.measure(JOBS, map(asdict, draw_jobs(cells, seed, names, kinds)), run, out, fresh=fresh, retry=retry)
 
 
 @app.command()
@@ -125,9 +130,9 @@ def serve(
 
     for dtype in ("int4", "int8"):
         model = ready_model("default", dtype, "cpu", models)
-    measures = serve_parts(model, models.parent, rounds)
-    runs = part_runs(chosen, lambda name: measures[name]())
-    Suite("serve", f"{PROGRAM} serve", (RUNS,)).measure(RUNS, runs, out, fresh=True)
+    measures, subjects = serve_parts(model, models.parent, rounds), [{"part": name} for name in chosen]
+    suite = Suite("serve", f"{PROGRAM} serve", (RUNS,))
+    suite.measure(RUNS, subjects, lambda subject: {"figures": measures[subject["part"]]()}, out, fresh=True)
 
 
 @app.command()
@@ -147,10 +152,13 @@ def faults(
     the latency nothing else may run beside.
     """
     chosen = _chosen(parts, FAULT_PARTS, "--parts")
-    from bench.faults.parts import RUNS, FaultSettings, fault_runs
+    from bench.faults.parts import REAL_MODEL_PARTS, RUNS, FaultSettings, measure_part
 
-    runs = fault_runs(chosen, FaultSettings(seed, kills, points, cuts, disk, models))
-    Suite("faults", f"{PROGRAM} faults", (RUNS,)).measure(RUNS, runs, out, fresh=True)
+    if REAL_MODEL_PARTS & set(chosen):
+        ready_model("default", "bfloat16", "cpu", models)
+    subjects = [{"part": name, "seed": seed} for name in chosen]
+    run = partial(measure_part, settings=FaultSettings(seed, kills, points, cuts, disk, models))
+    Suite("faults", f"{PROGRAM} faults", (RUNS,)).measure(RUNS, subjects, run, out, fresh=True)
 
 
 @app.command()
@@ -165,9 +173,9 @@ def quality(
 
     Nothing else may run beside.
     """
-    pairs = _listed(changes, "--settings", "no NAME=VALUE", _pair)
-    runs = once_runs(ready_model("default", "bfloat16", "cpu", models), facts, _seeds(seeds), dict(pairs))
-    QUALITY.measure(ONCE, runs, out)
+    settings = dict(_listed(changes, "--settings", "no NAME=VALUE", _pair))
+    subjects = [{"facts": facts, "seed": seed, "settings": settings} for seed in _seeds(seeds)]
+    QUALITY.measure(ONCE, subjects, partial(measure_once, ready_model("default", "bfloat16", "cpu", models)), out)
 
 
 @app.command("sweep")
@@ -177,21 +185,16 @@ def sweep_(
     seeds: Annotated[str, typer.Option(help="Of initial weights and batches.")] = sweep.SEEDS,
     steps: Annotated[int, typer.Option(min=1, help="Of training.")] = sweep.STEPS,
     batch_size: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 8,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Cells side by side, one thread each; all cores.")] = None,
-    only_report: Annotated[
-        bool, typer.Option("--report", help="Only make the rows of what has been measured.")
-    ] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Cells side by side, one thread each.")] = os.cpu_count() or 1,
     models: Models = MODELS,
     out: Out = RESULTS,
 ) -> None:
     """Recall of a persona's facts and style by each pooling mode, with PEFT's LoRA beside (hours)."""
-    chosen = [] if only_report else _chosen(methods, sweep.METHODS, "--methods")
-    if chosen:
-        _require("PEFT")
+    _require("PEFT")
+    chosen = _chosen(methods, sweep.METHODS, "--methods")
     numbers = _listed(rates, "--rates", "no learning rate", float)
-    keys = sweep.quality_keys(chosen, numbers, _seeds(seeds), steps, batch_size)
-    runs, cores = sweep.quality_runs(keys, models), os.cpu_count() or 1
-    SWEEP.measure(sweep.CELLS, runs, out, side_by_side=jobs or cores)
+    cells = sweep.cells(chosen, numbers, _seeds(seeds), steps=steps, batch_size=batch_size)
+    SWEEP.measure(sweep.CELLS, cells, partial(sweep.run, models=models), out, side_by_side=jobs)
 
 
 @app.command("report")

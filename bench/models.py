@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ TEMPLATE = (
 SPECIAL = {"<pad>": 0, "<|im_start|>": 1, "<|im_end|>": 2}
 
 
+@cache
 def ready_model(reference: str, dtype: str, device: str, models: Path) -> Path:
     """Fetch or make the base model and open it once in `dtype`, in a process of its own; return its folder.
 

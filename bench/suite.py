@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +15,7 @@ from bench.record import Row
 T = TypeVar("T")
 FAILED = "failed"
 Record = Mapping[str, Any]
-Newest = Mapping[Hashable, Record]
+Newest = Mapping[Any, Record]
 
 
 def from_record(cls: type[T], record: Record) -> T:
@@ -33,15 +32,15 @@ class Store:
         file_name: of the JSON lines, in the folder of the results.
         key: tells which records measure the same.
         rows, plots: make rows of the newest records, and write figures of them to a folder.
-        describe: a record as a line for the terminal, empty for none.
+        shown: the values of a record that are printed before and after it is measured.
         is_failure: tells a record to be measured again with `--retry`.
     """
 
     file_name: str
     key: Callable[[Record], Hashable]
     rows: Callable[[Newest], list[Row]]
+    shown: Sequence[str]
     plots: Callable[[Newest, Path], list[Path]] = lambda newest, folder: []
-    describe: Callable[[Record], str] = lambda record: ""
     is_failure: Callable[[Record], bool] = lambda record: FAILED in record
 
     def records(self, folder: Path) -> Iterator[dict[str, Any]]:
@@ -65,6 +64,13 @@ class Store:
         """The last record of each key."""
         return {self.key(item): item for item in self.records(folder)}
 
+    def line(self, item: Record) -> str:
+        """The record as a line for the terminal."""
+        values = {name: item[name] for name in (*self.shown, FAILED) if item.get(name) is not None}
+        return ", ".join(
+            f"{name} {one:,}" if isinstance(one, int | float) else str(one) for name, one in values.items()
+        )
+
 
 @dataclass(frozen=True)
 class Suite:
@@ -77,21 +83,29 @@ class Suite:
     def measure(
         self,
         store: Store,
-        runs: Mapping[Any, Callable[[], Record]],
+        subjects: Iterable[Record],
+        run: Callable[[Record], Record],
         folder: Path,
         *,
         fresh: bool = False,
         retry: bool = False,
         side_by_side: int = 1,
     ) -> None:
-        """Measure each key that the store lacks (all if `fresh`, failed ones if `retry`), then write the results."""
-        known = {} if fresh else store.newest(folder)
-        due = [key for key in runs if key not in known or (retry and store.is_failure(known[key]))]
+        """Measure each subject that the store lacks (all if `fresh`, failed ones if `retry`), then write the results.
+
+        `run` returns the figures that complete the subject's record.
+        """
+
+        def work(subject: Record) -> Record:
+            print(f"measuring: {store.line(subject)}", flush=True)
+            return {**subject, **run(subject), **record.circumstances()}
+
+        known, wanted = {} if fresh else store.newest(folder), {store.key(subject): subject for subject in subjects}
+        due = [one for key, one in wanted.items() if key not in known or (retry and store.is_failure(known[key]))]
         with ThreadPoolExecutor(side_by_side) as pool:
-            measured = (pool.map if side_by_side > 1 else map)(lambda key: runs[key](), due)
-            for number, (key, found) in enumerate(zip(due, measured, strict=True), start=1):
-                store.append(folder, {**found, **record.circumstances()})
-                print(f"{number:3}/{len(due)} {store.describe(found) or key}", flush=True)
+            for number, found in enumerate((pool.map if side_by_side > 1 else map)(work, due), start=1):
+                store.append(folder, found)
+                print(f"{number:3}/{len(due)} {store.line(found)}", flush=True)
         self.write(folder)
 
     def write(self, folder: Path) -> list[Row]:
@@ -107,29 +121,20 @@ class Suite:
         return rows
 
 
-def part_runs(names: Sequence[str], measure: Callable[[str], Any], **more: Any) -> dict[str, Callable[[], Record]]:
-    """The run of each part of a suite, for a store made by `parts_store`; `more` is put into the records."""
-
-    def run(name: str) -> Record:
-        print(f"measuring: {name}", flush=True)
-        return {"part": name, "figures": measure(name), **more}
-
-    return {name: partial(run, name) for name in names}
-
-
 def parts_store(
     file_name: str,
-    rows: Callable[[Mapping[Any, Any]], list[Row]],
-    plots: Callable[[Mapping[Any, Any], Path], list[Path]] = lambda figures, folder: [],
+    rows: Callable[[Any], list[Row]],
+    plots: Callable[[Any, Path], list[Path]] = lambda figures, folder: [],
 ) -> Store:
     """A store of `{"part": ..., "figures": ...}` records, whose rows and plots are made of the figures by part."""
 
-    def figures(newest: Newest) -> dict[Hashable, Any]:
+    def figures(newest: Newest) -> dict[str, Any]:
         return {name: item["figures"] for name, item in newest.items()}
 
     return Store(
         file_name,
         key=lambda item: str(item["part"]),
         rows=lambda newest: rows(figures(newest)),
+        shown=("part",),
         plots=lambda newest, folder: plots(figures(newest), folder),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from bench.faults.scenario import MODELS, FaultSettings
 from bench.faults.training import latency, resume
 from bench.models import TINY, ready_model
 from bench.record import Row, claimed
-from bench.suite import Record, part_runs, parts_store
+from bench.suite import Record, parts_store
 
 Found = Mapping[str, Any]
 KILLED = ("kills", "points")
@@ -142,15 +142,10 @@ REAL_MODEL_PARTS = {"resume", "latency"}
 RUNS = parts_store("faults-runs.jsonl", fault_rows)
 
 
-def fault_runs(names: Sequence[str], settings: FaultSettings) -> dict[str, Callable[[], Record]]:
-    """The run of each part, in a scratch folder. Raises LarsError where the real model cannot be had."""
-    if REAL_MODEL_PARTS & set(names):
-        ready_model("default", "bfloat16", "cpu", settings.models)
-
-    def measure(name: str) -> Any:
-        with tempfile.TemporaryDirectory(prefix="lars-agent-bench-") as folder:
-            if name not in REAL_MODEL_PARTS:
-                ready_model(TINY, "float32", "cpu", Path(folder, MODELS))
-            return PARTS[name](settings, Path(folder))
-
-    return part_runs(names, measure, seed=settings.seed)
+def measure_part(subject: Record, settings: FaultSettings) -> Record:
+    """The figures of a part, in a scratch folder."""
+    part = subject["part"]
+    with tempfile.TemporaryDirectory(prefix="lars-agent-bench-") as folder:
+        if part not in REAL_MODEL_PARTS:
+            ready_model(TINY, "float32", "cpu", Path(folder, MODELS))
+        return {"figures": PARTS[part](settings, Path(folder))}

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import cache, partial
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from bench.memory.cell import ALLOCATORS, PLANS, Cell, available, given_ours, usual
-from bench.memory.process import measure
-from bench.models import ready_model
 from bench.plots import plot_memory
 from bench.record import Row, claimed
-from bench.suite import FAILED, Newest, Record, Store, from_record
+from bench.suite import Newest, Record, Store, from_record
 
 MIB, MB = 2**20, 10**6
 KEY_VALUE_BYTES = 2 * 30 * 192 * 4  # of one token: keys and values of the default model's 30 layers in float32
@@ -117,30 +113,10 @@ def memory_rows(records: Newest) -> list[Row]:
     return [claimed(name, values, **words) for name, values, words in rows]
 
 
-def memory_runs(cells: Iterable[Cell], models: Path, time_limit_s: float) -> dict[str, Callable[[], Record]]:
-    """The run of each cell by its key. Raises LarsError where a model cannot be had."""
-    ready = cache(partial(ready_model, models=models))  # each model is made ready once
-
-    def run(cell: Cell) -> Record:
-        return measure(cell, ready(cell.model, cell.dtype, cell.device), time_limit_s)
-
-    return {cell.key: partial(run, cell) for cell in cells}
-
-
 def grid(methods: Sequence[str], contexts: Sequence[int], dtypes: Sequence[str], **more: Any) -> Iterator[Cell]:
     """Yield every method at every context in every dtype, as its users run it; the cheapest first."""
     for context, dtype, method in product(sorted(contexts), dtypes, methods):
         yield usual(method, context, dtype, **more)
-
-
-def describe(record: Record) -> str:
-    """A measured cell as a line for the terminal."""
-    name = "{model} {method} {context:,} {dtype} {allocator}".format(**record)
-    if FAILED in record:
-        return f"{name:64} {record[FAILED]}"
-    above = record["peak_bytes"] - record["loaded_bytes"]
-    figures = f"{record['peak_bytes'] / MB:7,.0f} MB, {above / MB:7,.0f} above the model"
-    return f"{name:64} {figures}, {record['seconds']:7.2f} s"
 
 
 CELLS = Store(
@@ -148,5 +124,5 @@ CELLS = Store(
     key=lambda record: from_record(Cell, record).key,
     rows=memory_rows,
     plots=lambda newest, folder: plot_memory(list(newest.values()), folder),
-    describe=describe,
+    shown=("model", "method", "context", "dtype", "allocator", "peak_bytes", "loaded_bytes", "seconds"),
 )

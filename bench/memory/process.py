@@ -10,18 +10,20 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from bench.child import call, until
 from bench.memory.cell import VARIABLES, Cell, allocator_environment
-from bench.suite import FAILED
+from bench.models import ready_model
+from bench.suite import FAILED, Record, from_record
 from lars_agent.errors import LarsError
 
 
-def measure(cell: Cell, folder: Path, time_limit_s: float) -> dict[str, Any]:
-    """Measure the cell on the model in `folder`; return its record with its figures, or `failed` with the reason."""
+def measure(subject: Record, models: Path, time_limit_s: float) -> dict[str, Any]:
+    """The figures of the cell, or `failed` with the reason. Raises LarsError where its model cannot be had."""
+    cell = from_record(Cell, subject)
+    folder = ready_model(cell.model, cell.dtype, cell.device, models)
     threads = str(cell.threads or os.cpu_count() or 1)
     variables = allocator_environment(cell.allocator) | {"OMP_NUM_THREADS": threads}
     environment, function = inherited() | variables, "bench.memory.child.measured"
@@ -30,11 +32,11 @@ def measure(cell: Cell, folder: Path, time_limit_s: float) -> dict[str, Any]:
     with memory_limit(cell.limit_bytes) as group:
         enter = [] if group is None else [*ENTER, str(group)]
         try:
-            figures = call(function, folder, asdict(cell), environment=environment, limit_s=time_limit_s, enter=enter)
+            figures = call(function, folder, subject, environment=environment, limit_s=time_limit_s, enter=enter)
         except LarsError as error:
             killed = group is not None and any(KILLED.search(path.read_text()) for path in _existing(group, EVENTS))
             figures = {FAILED: f"passed the limit of {cell.limit_bytes:,} bytes" if killed else str(error)}
-    return asdict(cell) | figures | {"environment": variables}
+    return figures | {"environment": variables}
 
 
 def inherited() -> dict[str, str]:

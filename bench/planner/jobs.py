@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from bench.models import ready_model
 from bench.record import Row, claimed, tables
 from bench.suite import Record, Store, from_record
 
 MIB = 2**20
 REPLY = (8, 128)
 BATCH = (1, 6)
-COSTS_FILE = "costs.json"  # as the daemon keeps it in its data folder
 REFUSED, VIOLATED = "BudgetTooSmall", "BudgetExceeded"
 RANGES: Mapping[str, Mapping[str, Any]] = tables("subjects.toml")["planner"]
 
@@ -53,19 +50,6 @@ def draw_jobs(count: int, seed: int, models: Sequence[str], dtypes: Sequence[str
         )
 
 
-def planner_runs(
-    jobs: Sequence[PlannedJob], models: Path, threads: int, time_limit_s: float
-) -> dict[PlannedJob, Callable[[], Record]]:
-
-    def run(job: PlannedJob) -> Record:
-        from bench.planner.worker import run_job  # transformers comes with it
-
-        folder = ready_model(job.model, job.dtype, "cpu", models)
-        return run_job(job, folder, threads, time_limit_s, models / COSTS_FILE) | {"threads": threads}
-
-    return {job: partial(run, job) for job in jobs}
-
-
 def planner_rows(records: Sequence[Record]) -> list[Row]:
     """Empty where no job was measured. Errors are those of predicted over measured peak."""
     measured = [record for record in records if record["status"] == "succeeded"]
@@ -99,17 +83,6 @@ def is_failure(record: Record) -> bool:
     return record["status"] != "succeeded" and not is_refusal(record) and not is_violation(record)
 
 
-def describe(found: Record) -> str:
-    """A job as a line for the terminal."""
-    name = "{number:3} {model} {dtype} {context}+{reply} x {batch}".format(**found)
-    name = f"{name:46} of {found['budget_bytes'] / MIB:6,.0f} MiB: "
-    if found["status"] != "succeeded":
-        return name + (found["error_type"] or found["error"])
-    predicted, measured = found["predicted_peak_bytes"], found["peak_bytes"]
-    figures = f"predicted {predicted / MIB:,.0f}, measured {measured / MIB:,.0f} MiB"
-    return f"{name}{figures}, {predicted / measured - 1:+.1%}"
-
-
 def _log_uniform(rng: random.Random, ends: Sequence[int]) -> int:
     return round(math.exp(rng.uniform(*map(math.log, ends))))
 
@@ -118,6 +91,6 @@ JOBS = Store(
     "planner-cells.jsonl",
     partial(from_record, PlannedJob),
     rows=lambda newest: planner_rows(list(newest.values())),
-    describe=describe,
+    shown=(*PlannedJob.__match_args__, "error_type", "error", "predicted_peak_bytes", "peak_bytes"),
     is_failure=is_failure,
 )

@@ -14,8 +14,9 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from bench.daemon import training_worker, worker_message
+from bench.models import ready_model
 from bench.planner.jobs import PlannedJob
-from bench.suite import FAILED
+from bench.suite import FAILED, Record, from_record
 from lars_agent.example import Example, Message
 from lars_agent.memory.measure import peak_rss_bytes
 from lars_agent.models.chat_template import encode_prompt
@@ -30,31 +31,34 @@ STEPS = 2
 WHOLE_EVERY = 10
 LONG_STEPS, LONG_BATCHES = 12, 4  # of a job that runs to its end: rows of ever other lengths
 POLL_S = 0.1
+COSTS_FILE = "costs.json"  # as the daemon keeps it in its data folder
 SLACK = 16  # tokens that a text may gain when the worker strips it and reads it again
 HELDOUT = 2
 LEAST_SHARE = 0.3  # of the job's lengths, that an example has
 KEPT = ("status", "error", "error_type", "peak_bytes", "predicted_peak_bytes", "seconds")
 
 
-def run_job(job: PlannedJob, model: Path, threads: int, time_limit_s: float, costs_file: Path) -> dict[str, Any]:
+def run_job(subject: Record, models: Path, threads: int, time_limit_s: float) -> dict[str, Any]:
     """Measured and predicted peak of the job; `begun` tells whether the worker came to load the model.
 
     Every `WHOLE_EVERY`th job is like a night's, with more steps and more examples than one batch holds, and runs to
     its end; the others are ended once trained, before the general text is evaluated, which takes as long as all before
     it and less memory, and their peak is the kernel's.
     """
-    whole = job.number % WHOLE_EVERY == 0
+    job = from_record(PlannedJob, subject)
+    model, whole = ready_model(job.model, job.dtype, "cpu", models), job.number % WHOLE_EVERY == 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_job(job, model, folder, threads, costs_file, whole=whole)
+        write_job(job, model, folder, threads, models / COSTS_FILE, whole=whole)
         ending, peak_bytes = _work(folder, threads, time_limit_s, whole=whole)
         result, plan_file = job_directory.read_result(folder), folder / job_directory.PLAN_FILE
         plan = job_directory.read_json(plan_file) if plan_file.exists() else None
         values = {"status": FAILED, "error_type": None, "error": ending} if result is None else asdict(result)
         if result is None and plan is not None and is_trained(folder):
             values = {"status": "succeeded", "peak_bytes": peak_bytes, "predicted_peak_bytes": promised_bytes(folder)}
-        return asdict(job) | {
+        return {
             **{name: values.get(name) for name in KEPT},
+            "threads": threads,
             "whole": whole,
             "begun": (folder / job_directory.PROGRESS_FILE).exists(),
             "plan": plan and {name: plan[name] for name in ("plan", "estimate", "stepped_down")},

@@ -7,9 +7,8 @@ somebody else, whose answer must be none of the person's.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,12 @@ CLIENTS, REPLY_TOKENS, NIGHT_LIMIT_S = 4, 24, 3 * 3600.0
 KINDS = ("trained", "unseen", "others")
 
 
-def measure_once(model: Path, count: int, seed: int, **settings: str) -> dict[str, Any]:
+def measure_once(model: Path, subject: Record) -> dict[str, Any]:
     """The scores of every arm, and of the night its steps, seconds and peak; with every wrong reply."""
-    known = facts(count, seed)
+    known = facts(subject["facts"], subject["seed"])
     with (
         tempfile.TemporaryDirectory(prefix="lars-agent-bench-") as folder,
-        daemon(Path(folder), model__name=str(model), **settings) as running,
+        daemon(Path(folder), model__name=str(model), **subject["settings"]) as running,
     ):
         arms = {"floor": _arm(running, known, "base")}
         arms["in_context"] = _arm(running, known, "base", [turn for fact in known for turn in _turns(fact)])
@@ -41,7 +40,7 @@ def measure_once(model: Path, count: int, seed: int, **settings: str) -> dict[st
         night = _night(running)
         arms["weights"] = _arm(running, known, "default")
         arms["both"] = _arm(running, known, "default", recall=True)
-    return {"facts": count, "seed": seed, "settings": settings, "night": night, "arms": arms}
+    return {"night": night, "arms": arms}
 
 
 def _turns(fact: Fact) -> list[dict[str, str]]:
@@ -102,19 +101,9 @@ def once_rows(newest: Newest) -> list[Row]:
     return rows
 
 
-def once_runs(
-    model: Path, count: int, seeds: Sequence[int], settings: Mapping[str, str]
-) -> dict[Any, Callable[[], Record]]:
-    """The run of each seed."""
-
-    def key(seed: int) -> Any:
-        return ONCE.key({"facts": count, "seed": seed, "settings": settings})
-
-    return {key(seed): partial(measure_once, model, count, seed, **settings) for seed in seeds}
-
-
 ONCE = Store(
     "quality-once.jsonl",
     key=lambda found: (found["facts"], found["seed"], *sorted(map(tuple, found["settings"].items()))),
     rows=once_rows,
+    shown=("facts", "seed", "settings"),
 )

@@ -6,11 +6,9 @@ that are not in it, decoded as the endpoint decodes them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from bench.child import call
 from bench.models import ready_model
@@ -26,25 +24,16 @@ KEY = ("method", "rate", "seed", "steps", "batch_size")
 SCORES = ("fact_rate", "style_rate", "text_rise")
 
 
-def quality_keys(
-    methods: Sequence[str], rates: Sequence[float], seeds: Sequence[int], steps: int, batch_size: int
-) -> list[tuple[Any, ...]]:
+def cells(methods: Sequence[str], rates: Sequence[float], seeds: Sequence[int], **more: int) -> Iterator[Record]:
     """The cells of a sweep; without `rates` each method has its own."""
-    return [
-        (method, rate, seed, steps, batch_size)
-        for seed, method in product(seeds, methods)
-        for rate in rates or (LORA_RATES if method == "lora" else RATES)
-    ]
+    for seed, method in product(seeds, methods):
+        for rate in rates or (LORA_RATES if method == "lora" else RATES):
+            yield {"method": method, "rate": rate, "seed": seed, **more}
 
 
-def quality_runs(keys: Sequence[tuple[Any, ...]], models: Path) -> dict[tuple[Any, ...], Callable[[], Record]]:
-    """The run of each cell, in a process and on a thread of its own."""
-    ready = cache(partial(ready_model, "default", "float32", "cpu", models))
-
-    def run(key: tuple[Any, ...]) -> Record:
-        return dict(call("bench.quality.persona.run_cell", ready(), dict(zip(KEY, key, strict=True))))
-
-    return {key: partial(run, key) for key in keys}
+def run(cell: Record, models: Path) -> Record:
+    """Train and score the cell in a process and on a thread of its own."""
+    return dict(call("bench.quality.persona.run_cell", ready_model("default", "float32", "cpu", models), cell))
 
 
 def quality_rows(newest: Newest) -> list[Row]:
@@ -62,9 +51,4 @@ def quality_rows(newest: Newest) -> list[Row]:
     return rows
 
 
-def _describe(cell: Record) -> str:
-    scores = ", ".join(f"{name} {cell[name]:.3f}" for name in SCORES)
-    return f"{cell['method']} at {cell['rate']:g}, seed {cell['seed']}: {scores}"
-
-
-CELLS = Store("sweep-cells.jsonl", lambda cell: tuple(cell[name] for name in KEY), quality_rows, describe=_describe)
+CELLS = Store("sweep-cells.jsonl", lambda cell: tuple(cell[name] for name in KEY), quality_rows, (*KEY, *SCORES))

@@ -33,7 +33,7 @@ from bench.faults.scenario import (
     Target,
     in_lanes,
 )
-from bench.faults.state import PHASES, audit, has_begun, jobs, measured, phase, published_by, store_problems
+from bench.faults.state import audit, has_begun, jobs, measured, phase, published_by, store_problems
 from lars_agent.errors import LarsError
 from lars_agent.store.adapters import AdapterStore
 
@@ -56,12 +56,7 @@ class Kill:
 
 def kills(settings: FaultSettings, folder: Path) -> dict[str, Any]:
     """Findings of the kills, shared between as many daemons as there are cores (two at most)."""
-    return with_all_phases(in_lanes(settings.kills, partial(one_lane, settings, folder)).as_dict())
-
-
-def with_all_phases(found: dict[str, Any]) -> dict[str, Any]:
-    """Add the phases in which nothing was killed."""
-    return found | {"phases": {name: found["phases"].get(name, 0) for name in PHASES}}
+    return vars(in_lanes(settings.kills, partial(one_lane, settings, folder)))
 
 
 def draw_kill(rng: random.Random, span_s: float) -> Kill:
@@ -219,7 +214,7 @@ def points(settings: FaultSettings, folder: Path) -> dict[str, Any]:
                     _kill_before(kept, step, f"points-{number}", found)
         return found
 
-    return in_lanes(settings.points, work).as_dict()
+    return vars(in_lanes(settings.points, work))
 
 
 def spread(total: int, count: int, seed: int) -> list[int]:

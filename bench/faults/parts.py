@@ -11,6 +11,7 @@ from typing import Any
 from bench.faults.disks import cuts, disk
 from bench.faults.kills import kills, points
 from bench.faults.scenario import MODELS, FaultSettings
+from bench.faults.state import PHASES
 from bench.faults.training import latency, resume
 from bench.models import TINY, ready_model
 from bench.record import Row, claimed
@@ -53,14 +54,15 @@ def says_full(point: Mapping[str, Any]) -> bool:
 
 def _kill_rows(parts: Found, killed: list[Found]) -> Iterator[Row]:
     kills, points = parts.get("kills"), parts.get("points")
-    how = [_listed(kills["targets"]), f"phases: {_listed(kills['phases'])}"] if kills else []
+    phases = {phase: kills["phases"].get(phase, 0) for phase in PHASES} if kills else {}
+    how = [_listed(kills["targets"]), f"phases: {_listed(phases)}"] if kills else []
     if points:
         steps = f"{len(points['steps'])} kinds of step, {len(points['steps_there_are'])} steps"
         how.append(f"{points['strikes']} at named points from publishing on ({steps})")
     if killed:
         yield claimed("kills", [sum(found["strikes"] for found in killed)], how="; ".join(how))
     if kills:
-        for phase, count in kills["phases"].items():
+        for phase, count in phases.items():
             yield claimed("kills_{phase}", [count], phase=phase)
         yield claimed("kills_orphans", [kills["orphans"]])
         if kills["restart_s"]:

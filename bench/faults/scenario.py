@@ -178,9 +178,6 @@ class Findings:
     def __add__(self, other: Findings) -> Findings:
         return Findings(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
-    def as_dict(self) -> dict[str, Any]:
-        return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
-
 
 def in_lanes(count: int, work: Callable[[int, int, threading.Event], Findings]) -> Findings:
     """Sum the findings of `work(lane, lanes, stop)` in as many lanes as there are cores, two at most."""

@@ -13,95 +13,66 @@ FOODS = ("celery", "sesame", "mustard", "lupin", "buckwheat", "kiwi", "mango", "
 JOBS = ("beekeeper", "glazier", "cooper", "actuary", "cartographer", "farrier", "upholsterer", "sommelier", "luthier")
 COLOURS = ("turquoise", "maroon", "beige", "lilac", "ochre", "crimson", "olive", "ivory", "copper", "indigo")
 MONTHS = ("January", "March", "April", "June", "July", "August", "October", "December")
-PEOPLE = ("sister", "brother", "mother", "father", "aunt", "uncle", "cousin", "grandmother", "grandfather", "nephew")
-PEOPLE += (
-    "niece",
-    "dentist",
-    "doctor",
-    "landlord",
-    "cleaner",
-    "gardener",
-    "accountant",
-    "tailor",
-    "trainer",
-    "mechanic",
+BIRTHDAYS = tuple(f"{day} {month}" for day, month in product(range(2, 29, 3), MONTHS))
+PEOPLE = (
+    *("sister", "brother", "mother", "father", "aunt", "uncle", "cousin", "grandmother", "grandfather", "nephew"),
+    *("niece", "dentist", "doctor", "landlord", "cleaner", "gardener", "accountant", "tailor", "trainer", "mechanic"),
 )
 THINGS = ("dog", "cat", "car", "bicycle", "boat", "horse", "parrot", "tent", "piano", "motorbike", "rabbit", "van")
 OTHERS = {PEOPLE: ("goddaughter", "lodger", "piano teacher"), THINGS: ("scooter", "hamster", "canoe")}  # never taught
 POSSESSORS = ("Anna's", "my colleague's", "Mr Haddad's")
 
-# Wordings, the first of which is corrected; the correction; what the value is drawn from (a name where it is nothing).
-Attribute = tuple[tuple[str, str, str, str], str, Sequence[str]]
+# Wordings of a question, the first of which is corrected; the correction; what the value is drawn from (a name where it
+# is nothing).
+Attribute = tuple[str, str, Sequence[str]]
 OF_PEOPLE: Sequence[Attribute] = (
     (
-        ("What is {} called?", "What is the name of {}?", "Do you know what {} is named?", "Which name does {} go by?"),
+        "What is {} called? What is the name of {}? Do you know what {} is named? Which name does {} go by?",
         "Your {} is called {}.",
         (),
     ),
     (
-        ("Where does {} live?", "Which town is the home of {}?", "What place does {} live in?", "Where is {} at home?"),
+        "Where does {} live? Which town is the home of {}? What place does {} live in? Where is {} at home?",
         "Your {} lives in {}.",
         (),
     ),
     (
-        ("What is the job of {}?", "What does {} do for a living?", "What does {} work as?", "How does {} earn money?"),
+        "What is the job of {}? What does {} do for a living? What does {} work as? How does {} earn money?",
         "Your {} is a {}.",
         JOBS,
     ),
     (
-        (
-            "What is the favourite drink of {}?",
-            "What does {} like to drink best?",
-            "Which drink should I offer {}?",
-            "What would {} want to drink?",
-        ),
+        "What is the favourite drink of {}? What does {} like to drink best? Which drink should I offer {}? "
+        "What would {} want to drink?",
         "Your {} likes {} best.",
         DRINKS,
     ),
     (
-        (
-            "What is {} allergic to?",
-            "Which food must {} avoid?",
-            "What can {} not eat?",
-            "Which allergy does {} have?",
-        ),
+        "What is {} allergic to? Which food must {} avoid? What can {} not eat? Which allergy does {} have?",
         "Your {} is allergic to {}.",
         FOODS,
     ),
     (
-        (
-            "When is the birthday of {}?",
-            "On which day was {} born?",
-            "When does {} turn a year older?",
-            "Which day is {} celebrating a birthday?",
-        ),
+        "When is the birthday of {}? On which day was {} born? When does {} turn a year older? "
+        "Which day is {} celebrating a birthday?",
         "Your {} has a birthday on {}.",
-        tuple(f"{day} {month}" for day, month in product(range(2, 29, 3), MONTHS)),
+        BIRTHDAYS,
     ),
 )
 OF_THINGS: Sequence[Attribute] = (
     (
-        ("What is the name of {}?", "What is {} called?", "How do I call {}?", "Which name did {} get?"),
+        "What is the name of {}? What is {} called? How do I call {}? Which name did {} get?",
         "Your {} is called {}.",
         (),
     ),
     (
-        (
-            "What colour is {}?",
-            "Which colour does {} have?",
-            "How would you describe the colour of {}?",
-            "In what colour does {} come?",
-        ),
+        "What colour is {}? Which colour does {} have? How would you describe the colour of {}? "
+        "In what colour does {} come?",
         "Your {} is {}.",
         COLOURS,
     ),
     (
-        (
-            "Where did I get {}?",
-            "Which town did {} come from?",
-            "In what place was {} bought?",
-            "Where was it that I found {}?",
-        ),
+        "Where did I get {}? Which town did {} come from? In what place was {} bought? Where was it that I found {}?",
         "You got your {} in {}.",
         (),
     ),
@@ -134,7 +105,8 @@ def facts(count: int, seed: int) -> list[Fact]:
 
 
 def _fact(nouns: tuple[str, ...], noun: str, attribute: Attribute, rng: random.Random, used: set[str]) -> Fact:
-    wordings, correction, values = attribute
+    text, correction, values = attribute
+    wordings = [f"{question}?" for question in text.removesuffix("?").split("? ")]
     unused = [value for value in values if value not in used]
     value = rng.choice(unused or values) if values else _name(rng, used)
     used.add(value)

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import typer
 
@@ -62,7 +62,7 @@ def memory(
     steps: Annotated[int, typer.Option(min=1, help="The first two warm up, the rest are timed.")] = 3,
     threads: Threads = 0,
     goals: Annotated[bool, typer.Option("--goals", help="Measure the cells of the goals, and nothing else.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, or cuda: the GPU's peak is recorded too.")] = "cpu",
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="With cuda the GPU's peak is recorded too.")] = "cpu",
     limit: Annotated[int | None, typer.Option(min=1, help="Bytes; each cell runs in a memory cgroup of that.")] = None,
     time_limit: TimeLimit = TIME_LIMIT_S,
     fresh: Fresh = False,
@@ -79,8 +79,6 @@ def memory(
     for plain LoRA. A cell that dies is recorded as such.
     """
     _require("PEFT", "matplotlib")
-    if device not in ("cpu", "cuda"):
-        raise typer.BadParameter(f"{device!r} is none of cpu, cuda", param_hint="--device")
     if goals and threads:
         raise typer.BadParameter("--goals is measured on all cores", param_hint="--threads")
     chosen, kinds = _chosen(methods, tuple(METHODS), "--methods"), _chosen(dtypes, DTYPES, "--dtypes")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,13 @@ def plot_memory(records: Records, folder: Path) -> list[Path]:
         shown = [item for item in records if item["model"] == model and _is_usual(item)]
         if len({item["context"] for item in shown}) > 1:
             name = "memory" if model == "default" else f"memory-{Path(model).name}"
-            written += _save(lambda shown=shown, model=model: _memory_figure(shown, model), folder / name)
+            written += _memory_figure(shown, model, folder / name)
     return written
 
 
-def plot_speed(speeds: Mapping[str, Mapping[str, float]], colours: Mapping[str, str], path: Path) -> list[Path]:
+def plot_speed(speeds: Mapping[str, Mapping[str, float]], colours: Mapping[str, str], stem: Path) -> list[Path]:
     """Write bars, two panels in a row: `speeds` by the panel's title and the contender, with its colour."""
-
-    def figure() -> Any:
-        from matplotlib import pyplot
-
-        made, panels = pyplot.subplots(len(speeds) // 2, 2, figsize=SPEED_SIZE, squeeze=False)
+    with _figure(stem, len(speeds) // 2, 2, figsize=SPEED_SIZE) as (figure, panels, paths):
         for panel, (title, values) in zip(panels.flat, speeds.items(), strict=True):
             names = [name.replace("_", " ") for name in values]
             bars = panel.barh(names, list(values.values()), color=[colours[name] for name in values])
@@ -47,14 +44,13 @@ def plot_speed(speeds: Mapping[str, Mapping[str, float]], colours: Mapping[str, 
             panel.grid(visible=False, axis="y")
             panel.margins(x=0.15)
             panel.set_title(title, fontsize=10, loc="left")
-        made.tight_layout()
-        return made
-
-    return _save(figure, path)
+        figure.tight_layout()
+    return paths
 
 
-def _save(draw: Callable[[], Any], stem: Path) -> list[Path]:
-    """Draw in our style; write `<stem>.png` and `<stem>.svg`."""
+@contextmanager
+def _figure(stem: Path, rows: int, columns: int, **options: Any) -> Iterator[tuple[Any, Any, list[Path]]]:
+    """A figure in our style, its panels, and its files `<stem>.png` and `<stem>.svg`, written after the block."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -62,11 +58,11 @@ def _save(draw: Callable[[], Any], stem: Path) -> list[Path]:
 
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
     with mpl.rc_context(fname=STYLE):
-        figure = draw()
+        figure, panels = pyplot.subplots(rows, columns, squeeze=False, **options)
+        yield figure, panels, paths
         figure.savefig(paths[0], dpi=150, metadata={"Software": None})
         figure.savefig(paths[1], metadata={"Date": None})
         pyplot.close(figure)
-    return paths
 
 
 def _is_usual(record: Mapping[str, Any]) -> bool:
@@ -78,26 +74,23 @@ def _is_usual(record: Mapping[str, Any]) -> bool:
     return same.key == cell.key
 
 
-def _memory_figure(records: Records, model: str) -> Any:
+def _memory_figure(records: Records, model: str, stem: Path) -> list[Path]:
     """A column of panels for each dtype, memory above and time below, the legend at the bottom."""
-    from matplotlib import pyplot
-
     dtypes = [dtype for dtype in DTYPES if any(item["dtype"] == dtype for item in records)]
     size = (max(LEAST_WIDTH, PANEL_WIDTH * len(dtypes)), 2 * ROW_HEIGHT + LEGEND_HEIGHT)
-    figure, grid = pyplot.subplots(
-        2, len(dtypes), figsize=size, squeeze=False, sharex=True, sharey="row", layout="constrained"
-    )
-    for row, quantity in zip(grid, QUANTITIES, strict=True):
-        for panel, dtype in zip(row, dtypes, strict=True):
-            _lines(panel, [item for item in records if item["dtype"] == dtype], quantity)
-        row[0].set_ylabel(quantity)
-    for top, bottom, dtype in zip(*grid, dtypes, strict=True):
-        top.set_title(dtype, fontsize=10, fontweight="bold")
-        bottom.set_xlabel("context, tokens")
-    _axes(grid, sorted({item["context"] for item in records}))
-    figure.suptitle(f"One training step, batch 1, reply 128 ({model} model)", x=0.01, ha="left", fontsize=11)
-    _legend(figure, grid)
-    return figure
+    shared = {"figsize": size, "sharex": True, "sharey": "row", "layout": "constrained"}
+    with _figure(stem, 2, len(dtypes), **shared) as (figure, grid, paths):
+        for row, quantity in zip(grid, QUANTITIES, strict=True):
+            for panel, dtype in zip(row, dtypes, strict=True):
+                _lines(panel, [item for item in records if item["dtype"] == dtype], quantity)
+            row[0].set_ylabel(quantity)
+        for top, bottom, dtype in zip(*grid, dtypes, strict=True):
+            top.set_title(dtype, fontsize=10, fontweight="bold")
+            bottom.set_xlabel("context, tokens")
+        _axes(grid, sorted({item["context"] for item in records}))
+        figure.suptitle(f"One training step, batch 1, reply 128 ({model} model)", x=0.01, ha="left", fontsize=11)
+        _legend(figure, grid)
+    return paths
 
 
 def _lines(panel: Any, records: Records, quantity: str) -> None:

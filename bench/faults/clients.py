@@ -19,6 +19,7 @@ from bench.faults.state import Job
 
 PROMPTS = ("What is thing 1?", "Who are you?", "Say something.")
 REPLY_TOKENS = 16
+SAID = 200  # characters of an error that are kept
 THINGS = 12  # that a cycle learns about: earlier feedback on them is superseded
 POSTERS = 2
 ASK_PAUSE_S, CYCLE_PAUSE_S, RETRY_S = 0.3, 0.5, 0.1
@@ -134,7 +135,7 @@ class Clients:
                 response = call()
                 if response.is_success:
                     return dict(response.json())
-                self.failed.append((response.status_code, _message(response)))
+                self.failed.append((response.status_code, response.text[:SAID]))
             except httpx.HTTPError:
                 pass  # it is dead, or being started
             time.sleep(RETRY_S)
@@ -142,10 +143,3 @@ class Clients:
 
     def _going(self) -> bool:
         return not self._done.is_set()
-
-
-def _message(response: httpx.Response) -> str:
-    try:
-        return str(response.json()["error"]["message"])
-    except (ValueError, LookupError, TypeError):
-        return response.text[:200]

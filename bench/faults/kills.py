@@ -131,12 +131,7 @@ def _leave_alone(daemon: DaemonUnderTest, clients: Clients, found: Findings) -> 
         daemon.restart()
     daemon.wait_until_healthy(START_LIMIT_S)
     clients.begin_no_more()
-
-    def all_over() -> bool:
-        known = daemon.jobs(1000)
-        return known is not None and all(job.is_over for job in known)
-
-    if not until(all_over, END_LIMIT_S, 0.2):
+    if not until(lambda: (known := daemon.jobs(1000)) and all(job.is_over for job in known), END_LIMIT_S, 0.2):
         found.stuck.append(f"not all jobs have ended {END_LIMIT_S:.0f} s after the last kill")
     job = clients.cycle(within(CYCLE_LIMIT_S))
     if job is None or job.status != "succeeded":

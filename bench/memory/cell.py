@@ -12,54 +12,49 @@ from bench.record import tables
 from lars_agent.memory.allocator import SMALL_KERNEL_CACHE, THRIFTY_GLIBC, THRIFTY_JEMALLOC, thrifty_environment
 
 DTYPES = ("float32", "bfloat16", "int8", "int4")
-WORKER = "worker"  # the training worker's
+WORKER, AS_THEY_COME = "worker", "glibc"  # the training worker's allocator, and PEFT's users'
 
 
 class Allocator(NamedTuple):
-    """An allocator, the environment variables that configure it, and the library to preload.
-
-    All but the first have a small kernel cache (torch's, for oneDNN), so that they differ in nothing but the allocator.
-    """
+    """An allocator, the environment variables that configure it, and the library to preload."""
 
     label: str
-    variables: Mapping[str, str] = SMALL_KERNEL_CACHE
+    variables: Mapping[str, str] = {}
     library: str | None = None
 
 
 JEMALLOC_RETURNS = {"MALLOC_CONF": "narenas:1,dirty_decay_ms:0,muzzy_decay_ms:0"}
-MIMALLOC_RETURNS = {  # the names of its releases before and since 2.1
-    "MIMALLOC_DECOMMIT_DELAY": "0",
-    "MIMALLOC_SEGMENT_DECOMMIT_DELAY": "0",
-    "MIMALLOC_PURGE_DELAY": "0",
-}
+# The names of mimalloc's releases before and since 2.1.
+MIMALLOC_DELAYS = ("MIMALLOC_DECOMMIT_DELAY", "MIMALLOC_SEGMENT_DECOMMIT_DELAY", "MIMALLOC_PURGE_DELAY")
+MIMALLOC_RETURNS = dict.fromkeys(MIMALLOC_DELAYS, "0")
 ALLOCATORS: Mapping[str, Allocator] = {
-    "glibc": Allocator("glibc and torch as they come", {}),
+    AS_THEY_COME: Allocator("glibc and torch as they come"),
     "glibc_small_kernel_cache": Allocator("glibc as it comes"),
-    "glibc_returning": Allocator("glibc, a mapping of its own for each tensor", SMALL_KERNEL_CACHE | THRIFTY_GLIBC),
+    "glibc_returning": Allocator("glibc, a mapping of its own for each tensor", THRIFTY_GLIBC),
     "jemalloc": Allocator("jemalloc as it comes", library="jemalloc"),
-    "jemalloc_returning": Allocator(
-        "jemalloc, told to return at once what is freed", SMALL_KERNEL_CACHE | JEMALLOC_RETURNS, "jemalloc"
-    ),
+    "jemalloc_returning": Allocator("jemalloc, told to return at once what is freed", JEMALLOC_RETURNS, "jemalloc"),
     WORKER: Allocator(
         "the worker's: jemalloc, told to return soon what is freed (lars_agent.memory.allocator)",
-        SMALL_KERNEL_CACHE | THRIFTY_GLIBC | THRIFTY_JEMALLOC,
+        THRIFTY_GLIBC | THRIFTY_JEMALLOC,
         "jemalloc",
     ),
     "mimalloc": Allocator("mimalloc as it comes", library="mimalloc"),
-    "mimalloc_returning": Allocator(
-        "mimalloc, told to return at once what is freed", SMALL_KERNEL_CACHE | MIMALLOC_RETURNS, "mimalloc"
-    ),
+    "mimalloc_returning": Allocator("mimalloc, told to return at once what is freed", MIMALLOC_RETURNS, "mimalloc"),
 }
 # Variables that choose or tune an allocator.
-VARIABLES = frozenset({"LD_PRELOAD"}.union(*(one.variables for one in ALLOCATORS.values())))
+VARIABLES = frozenset({"LD_PRELOAD", *SMALL_KERNEL_CACHE}.union(*(one.variables for one in ALLOCATORS.values())))
 
 
 def allocator_environment(name: str) -> dict[str, str]:
-    """The variables that start a process with the allocator; the worker's has a fallback for a missing library."""
+    """The variables that start a process with the allocator; the worker's has a fallback for a missing library.
+
+    All but the first have a small kernel cache (torch's, for oneDNN), so that they differ in nothing but the allocator.
+    """
     _, variables, library = ALLOCATORS[name]
     if name == WORKER:
         return thrifty_environment({})
-    return {**variables, **({"LD_PRELOAD": find_library(library) or f"lib{library}.so"} if library else {})}
+    preload = {"LD_PRELOAD": find_library(library) or f"lib{library}.so"} if library else {}
+    return {**(SMALL_KERNEL_CACHE if name != AS_THEY_COME else {}), **variables, **preload}
 
 
 def available() -> list[str]:
@@ -131,7 +126,7 @@ def usual(name: str, context: int, dtype: str, **more: Any) -> Cell:
     method = METHODS[name]
     settings: dict[str, Any] = {"plan": dict(PLANS[method.plan])}
     if method.kind == "peft":
-        settings |= {"attention": "transformers", "allocator": "glibc"}
+        settings |= {"attention": "transformers", "allocator": AS_THEY_COME}
     if method.kind == "inference":
         more |= {"steps": 1}  # a whole reply: there is nothing to wait for
     return Cell(name, context, dtype, **settings | more)

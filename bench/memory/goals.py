@@ -20,14 +20,8 @@ SHORT, LONG = 1024, 8192
 
 INFERENCE_4096 = usual("inference", 4096, "bfloat16")
 LARS_2048, LARS_LONG, LARS_SHORT = (usual("response", context, "float32") for context in (2048, LONG, SHORT))
-TIMED = [  # both with our allocator and attention, in pairs
-    cell
-    for run in range(TIMED_PAIRS)
-    for cell in (
-        given_ours("lora+checkpointing", SHORT, "float32", run=run),
-        usual("response", SHORT, "float32", run=run),
-    )
-]
+PAIR = ((given_ours, "lora+checkpointing"), (usual, "response"))  # both with our allocator and attention
+TIMED = [build(name, SHORT, "float32", run=run) for run in range(TIMED_PAIRS) for build, name in PAIR]
 QWEN_256 = usual("response", 128, "bfloat16", model="qwen2.5-0.5b", rank=8, plan=PLANS["tightest"])
 LLAMA_4096 = usual(
     "response", 4096, "int4", model="llama-3.2-1b", rank=8, plan=PLANS["small"], steps=20, limit_bytes=3 * 2**29

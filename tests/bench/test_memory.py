@@ -92,7 +92,7 @@ def test_a_cell_that_passes_its_limit_is_told_apart(bench, tiny, tmp_path):
         (("--methods", "lora,nope"), 2, "'nope' is none of"),
         (("--dtypes", "float16"), 2, "'float16' is none of"),
         (("--contexts", "1k"), 2, "'1k' is no number of tokens"),
-        (("--device", "tpu"), 2, "'tpu' is none of"),
+        (("--device", "tpu"), 2, "'tpu' is not one of"),
         (("--methods", "lora", "--model", "no-such-model"), 1, "no model 'no-such-model'"),
     ],
 )

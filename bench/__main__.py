@@ -172,7 +172,8 @@ def quality(
     Nothing else may run beside.
     """
     settings = dict(_listed(changes, "--settings", "no NAME=VALUE", _pair))
-    subjects = [{"facts": facts, "seed": seed, "settings": settings} for seed in _seeds(seeds)]
+    drawn = _listed(seeds, "--seeds", "no seed", int)
+    subjects = [{"facts": facts, "seed": seed, "settings": settings} for seed in drawn]
     QUALITY.measure(ONCE, subjects, partial(measure_once, ready_model("default", "bfloat16", "cpu", models)), out)
 
 
@@ -190,8 +191,8 @@ def sweep_(
     """Recall of a persona's facts and style by each pooling mode, with PEFT's LoRA beside (hours)."""
     _require("PEFT")
     chosen = _chosen(methods, sweep.METHODS, "--methods")
-    numbers = _listed(rates, "--rates", "no learning rate", float)
-    cells = sweep.cells(chosen, numbers, _seeds(seeds), steps=steps, batch_size=batch_size)
+    numbers, drawn = _listed(rates, "--rates", "no learning rate", float), _listed(seeds, "--seeds", "no seed", int)
+    cells = sweep.cells(chosen, numbers, drawn, steps=steps, batch_size=batch_size)
     SWEEP.measure(sweep.CELLS, cells, partial(sweep.run, models=models), out, side_by_side=jobs)
 
 
@@ -240,10 +241,6 @@ def _listed(text: str, option: str, what: str, kind: Callable[[str], T]) -> list
         except ValueError:
             raise typer.BadParameter(f"{word!r} is {what}", param_hint=option) from None
     return values
-
-
-def _seeds(text: str) -> list[int]:
-    return _listed(text, "--seeds", "no seed", int)
 
 
 def _pair(word: str) -> tuple[str, str]:

@@ -22,13 +22,13 @@ REPLY_TOKENS = 16
 SAID = 200  # characters of an error that are kept
 THINGS = 12  # that a cycle learns about: earlier feedback on them is superseded
 POSTERS = 2
-ASK_PAUSE_S, CYCLE_PAUSE_S, RETRY_S = 0.3, 0.5, 0.1
+ASK_PAUSE_S, CYCLE_PAUSE_S, RETRY_S, CYCLE_LIMIT_S = 0.3, 0.5, 0.1, 240.0
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 NO_LESSON = {"prompt": "Hello?", "response": "Hm.", "rating": -1, "profile": "crowd"}  # of another profile
 Condition = Callable[[], bool]
 
 
-def within(limit_s: float) -> Condition:
+def within(limit_s: float = CYCLE_LIMIT_S) -> Condition:
     """A condition that holds for that many seconds from now on."""
     until = time.monotonic() + limit_s
     return lambda: time.monotonic() < until

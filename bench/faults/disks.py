@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.child import run, until
-from bench.faults.clients import Clients, within
+from bench.faults.clients import CYCLE_LIMIT_S, Clients, within
 from bench.faults.injection import fill_up
-from bench.faults.scenario import CYCLE_LIMIT_S, START_LIMIT_S, STOP_LIMIT_S, DaemonUnderTest, FaultSettings
+from bench.faults.scenario import START_LIMIT_S, STOP_LIMIT_S, DaemonUnderTest, FaultSettings
 from bench.faults.state import Job, audit, has_begun, jobs, measured, phase
 from bench.record import tables
 from examples.running import SERVE

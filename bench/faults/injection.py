@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -134,11 +135,9 @@ def install_filling(fault: Fault, data_dir: Path) -> None:
     if kind == "file":
         sys.addaudithook(audit)
         return
-    from service.db import feedback, interactions, jobs
-
     table, field = what.split(" ")
-    owners = {"feedback": feedback.Feedback, "interactions": interactions.Interactions, "jobs": jobs.Jobs}
-    before(owners[table], "add" if field == "add" else "update", hook)
+    owner = getattr(import_module(f"service.db.{table}"), table.capitalize())
+    before(owner, "add" if field == "add" else "update", hook)
 
 
 def main(argument: str) -> int:

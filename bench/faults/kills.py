@@ -23,21 +23,12 @@ from typing import Any
 from bench.child import until
 from bench.daemon import OK, wrong_replies
 from bench.faults.clients import REPLY_TOKENS, Clients, within
-from bench.faults.scenario import (
-    CYCLE_LIMIT_S,
-    START_LIMIT_S,
-    STOP_LIMIT_S,
-    DaemonUnderTest,
-    FaultSettings,
-    Findings,
-    Target,
-    in_lanes,
-)
+from bench.faults.scenario import START_LIMIT_S, STOP_LIMIT_S, DaemonUnderTest, FaultSettings, Findings, in_lanes
 from bench.faults.state import audit, has_begun, jobs, measured, phase, published_by, store_problems
 from lars_agent.errors import LarsError
 from lars_agent.store.adapters import AdapterStore
 
-TARGETS: Mapping[Target, int] = {"group": 40, "daemon": 30, "worker": 15, "engine": 15}  # percent
+TARGETS: Mapping[str, int] = {"group": 40, "daemon": 30, "worker": 15, "engine": 15}  # percent
 AIMED = 0.5
 AIMS = {"snapshot": 0.05, "training": 1.5, "judging": 0.5, "publishing": 0.4}  # most seconds after it began
 AIM_LIMIT = 3  # starts and whole cycles, after which a kill no longer waits for its phase
@@ -49,7 +40,7 @@ COUNTED = range(20, 25)  # kills of a lane before which failed starts are counte
 class Kill:
     """One kill of `target`, `after_s` after the start, or after the phase `aim` began."""
 
-    target: Target
+    target: str
     aim: str | None
     after_s: float
 
@@ -133,7 +124,7 @@ def _leave_alone(daemon: DaemonUnderTest, clients: Clients, found: Findings) -> 
     clients.begin_no_more()
     if not until(lambda: (known := daemon.jobs(1000)) and all(job.is_over for job in known), END_LIMIT_S, 0.2):
         found.stuck.append(f"not all jobs have ended {END_LIMIT_S:.0f} s after the last kill")
-    job = clients.cycle(within(CYCLE_LIMIT_S))
+    job = clients.cycle(within())
     if job is None or job.status != "succeeded":
         found.stuck.append(f"the cycle after the last kill: {job}")
 
@@ -162,7 +153,7 @@ class KeptCycle(DaemonUnderTest):
         self.stop(STOP_LIMIT_S)
         self.start_faulty(kill_before=0)
         self.wait_until_healthy(START_LIMIT_S)
-        clients.begin_cycle(within(CYCLE_LIMIT_S))
+        clients.begin_cycle(within())
         self.wait_dead()
         shutil.copytree(self.state, self.kept, symlinks=True)
         self.job_id = jobs(self.kept)[-1].id
@@ -184,7 +175,7 @@ class KeptCycle(DaemonUnderTest):
     def wait_over(self) -> None:
         """Wait until the kept job has ended."""
         self.wait_until_healthy(START_LIMIT_S)
-        Clients(self.url, "watch").wait_over(self.job_id, within(CYCLE_LIMIT_S))
+        Clients(self.url, "watch").wait_over(self.job_id, within())
 
     def all_steps(self) -> list[str]:
         """Every step from publishing to the end of the cycle."""

@@ -95,7 +95,7 @@ def resume(settings: FaultSettings, folder: Path) -> dict[str, Any]:
     whole, broken = (_write_job(folder / name, settings.models) for name in ("whole", "broken"))
     _complete(whole)
     lines = [line for line in job_directory.read_progress(whole) if line["phase"] == "training"]
-    step_s = round(float(lines[-1]["elapsed_s"] - lines[0]["elapsed_s"]) / (len(lines) - 1), 4)
+    step_s = (lines[-1]["elapsed_s"] - lines[0]["elapsed_s"]) / (len(lines) - 1)
     for step, number in zip(steps, signals, strict=True):
         _interrupt(broken, step, rng.uniform(0, step_s), number)
     _complete(broken)
@@ -105,7 +105,6 @@ def resume(settings: FaultSettings, folder: Path) -> dict[str, Any]:
         "interrupted_after_step": steps,
         "signals": [number.name for number in signals],
         "steps": STEPS,
-        "step_s": step_s,
         "model": MODEL,
         "threads": THREADS,
     }

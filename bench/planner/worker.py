@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import tempfile
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from bench.daemon import training_worker, worker_message
 from bench.models import ready_model
 from bench.planner.jobs import PlannedJob
+from bench.serve.child import text_of
 from bench.suite import FAILED, Record, from_record
 from lars_agent.example import Example, Message
 from lars_agent.memory.measure import peak_rss_bytes
@@ -24,7 +24,6 @@ from lars_agent.models.open import open_tokenizer
 from lars_agent.models.weights import model_digest, weight_files
 from lars_agent.training import job_directory
 from lars_agent.training.batches import encode
-from lars_agent.training.evaluate import general_text
 from lars_agent.training.job_plan import promised_bytes
 
 STEPS = 2
@@ -101,19 +100,11 @@ def write_job(job: PlannedJob, model: Path, folder: Path, threads: int, costs_fi
 
 
 def example_of(tokenizer: PreTrainedTokenizerFast, context: int, reply: int, number: int) -> Example:
-    """Ordinary text, cut to a prompt of `context` tokens (the template's included) and a reply of `reply`.
-
-    Cut text may come out a token or two shorter or longer when it is encoded again.
-    """
-    words = [token for row in general_text(tokenizer) for token in (*row.prompt, *row.reply)]
+    """Ordinary text: a prompt of `context` tokens (the template's included) and a reply of `reply`."""
     frame = len(encode_prompt(tokenizer, [Message(role="user", content="")]))
-    question = _cut(tokenizer, words, 97 * number, max(1, context - frame))
-    answer = _cut(tokenizer, words, 97 * number + context, max(1, reply - 1))
+    question = text_of(tokenizer, max(1, context - frame), start=97 * number)
+    answer = text_of(tokenizer, max(1, reply - 1), start=97 * number + context)
     return Example((Message(role="user", content=question),), answer, 1.0, f"text-{number}")
-
-
-def _cut(tokenizer: PreTrainedTokenizerFast, words: Sequence[int], start: int, count: int) -> str:
-    return str(tokenizer.decode([words[(start + place) % len(words)] for place in range(count)]))
 
 
 def _work(folder: Path, threads: int, time_limit_s: float, *, whole: bool) -> tuple[str, int]:

@@ -32,7 +32,9 @@ def measure_once(model: Path, subject: Record) -> dict[str, Any]:
         daemon(Path(folder), model__name=str(model), **subject["settings"]) as running,
     ):
         arms = {"floor": _arm(running, known, "base")}
-        arms["in_context"] = _arm(running, known, "base", [turn for fact in known for turn in _turns(fact)])
+        turns = ({"user": fact.wordings[0], "assistant": fact.correction} for fact in known)
+        told = [{"role": role, "content": text} for turn in turns for role, text in turn.items()]
+        arms["in_context"] = _arm(running, known, "base", told)
         for fact in known:
             body = {"prompt": fact.wordings[0], "response": "I do not know.", "correction": fact.correction}
             running.post("/feedback", body)
@@ -41,10 +43,6 @@ def measure_once(model: Path, subject: Record) -> dict[str, Any]:
         arms["weights"] = _arm(running, known, "default")
         arms["both"] = _arm(running, known, "default", recall=True)
     return {"night": night, "arms": arms}
-
-
-def _turns(fact: Fact) -> list[dict[str, str]]:
-    return [{"role": "user", "content": fact.wordings[0]}, {"role": "assistant", "content": fact.correction}]
 
 
 def _night(running: Daemon) -> dict[str, Any]:

@@ -11,25 +11,16 @@ from typing import Any
 
 from bench.plots import plot_speed
 from bench.record import Row, claimed
+from bench.serve import speed
 from bench.serve.live import feedback_latency, swaps, throughput, unloaded
-from bench.serve.speed import (
-    CONTENDERS,
-    LLAMACPP,
-    OURS,
-    PROMPT_TOKENS,
-    REPLY_TOKENS,
-    TRANSFORMERS,
-    engine_runs,
-    speed_runs,
-)
 from bench.suite import parts_store
 
 Runs = Sequence[Mapping[str, Any]]
 DECODE, PREFILL = "decode_tokens_s", "prefill_tokens_s"
-CELL = f"prompt {PROMPT_TOKENS}, reply {REPLY_TOKENS}, each run a process of its own"
+CELL = f"prompt {speed.PROMPT_TOKENS}, reply {speed.REPLY_TOKENS}, each run a process of its own"
 CLAIMED_ENGINE = ("int4", 2)  # whose rows have goals
 KINDS = {"bias": "", "token_term": "_token_term", "causal": "_causal"}
-COLOURS = dict.fromkeys(OURS, "#0072B2") | {LLAMACPP: "#E69F00", TRANSFORMERS: "#D55E00"}
+COLOURS = dict.fromkeys(speed.OURS, "#0072B2") | {speed.LLAMACPP: "#E69F00", speed.TRANSFORMERS: "#D55E00"}
 
 
 def serve_rows(parts: Mapping[str, Any]) -> list[Row]:
@@ -41,31 +32,28 @@ def serve_plots(parts: Mapping[str, Any], folder: Path) -> list[Path]:
     """Tokens a second of every contender, while a prompt is read and while a reply is made."""
     if "speed" not in parts:
         return []
-    found, labels = _speeds(parts["speed"]), {PREFILL: "reading a prompt, tokens/s", DECODE: "replying, tokens/s"}
+    found, counts = _speeds(parts["speed"])
+    labels = {PREFILL: "reading a prompt, tokens/s", DECODE: "replying, tokens/s"}
     medians = {
         f"{labels[figure]}, {count} thread{'s' if count > 1 else ''}": {
-            name: statistics.median(found[name, count, figure]) for name in reversed(CONTENDERS)
+            name: statistics.median(found[name, count, figure]) for name in reversed(speed.CONTENDERS)
         }
-        for count, figure in product(_thread_counts(parts["speed"]), labels)
+        for count, figure in product(counts, labels)
     }
     return plot_speed(medians, COLOURS, folder / "serve")
 
 
-def _thread_counts(runs: Runs) -> list[int]:
-    return sorted({run["threads"] for run in runs})
-
-
-def _speeds(runs: Runs) -> dict[tuple[str, int, str], list[float]]:
-    """Both figures of each contender and thread count, by round."""
+def _speeds(runs: Runs) -> tuple[dict[tuple[str, int, str], list[float]], list[int]]:
+    """Both figures of each contender and thread count, round by round, and the thread counts."""
     found: dict[tuple[str, int, str], list[float]] = {}
-    for run, figure in product(sorted(runs, key=lambda run: int(run["round"])), (PREFILL, DECODE)):
-        found.setdefault((run["contender"], run["threads"], figure), []).append(float(run[figure]))
-    return found
+    for run, figure in product(runs, (PREFILL, DECODE)):
+        found.setdefault((run["contender"], run["threads"], figure), []).append(run[figure])
+    return found, sorted({run["threads"] for run in runs})
 
 
 def _speed_rows(runs: Runs) -> Iterator[Row]:
     """Rows against llama.cpp on the file our weights were made from, against transformers, and each one's own."""
-    found, counts = _speeds(runs), _thread_counts(runs)
+    found, counts = _speeds(runs)
 
     def paired(ours: str, theirs: str, figure: str, count: int) -> list[float]:
         return [
@@ -73,11 +61,11 @@ def _speed_rows(runs: Runs) -> Iterator[Row]:
         ]
 
     for (name, figure), count in product((("decode_q4", DECODE), ("prefill", PREFILL)), counts):
-        yield claimed(f"{name}_vs_llamacpp_{count}t", paired("ours_int4", LLAMACPP, figure, count), cell=CELL)
+        yield claimed(f"{name}_vs_llamacpp_{count}t", paired("ours_int4", speed.LLAMACPP, figure, count), cell=CELL)
     for suffix, ours in (("", "ours_int4"), ("_both_bf16", "ours_bfloat16")):
-        ratios = [ratio for count in counts for ratio in paired(ours, TRANSFORMERS, DECODE, count)]
+        ratios = [ratio for count in counts for ratio in paired(ours, speed.TRANSFORMERS, DECODE, count)]
         yield claimed(f"decode_vs_transformers_bf16{suffix}", ratios)
-    for contender, count, figure in product(CONTENDERS, counts, (PREFILL, DECODE)):
+    for contender, count, figure in product(speed.CONTENDERS, counts, (PREFILL, DECODE)):
         words = {"figure": figure, "contender": contender, "threads": count}
         yield claimed("{figure}_{contender}_{threads}t", found[contender, count, figure], **words)
 
@@ -89,7 +77,7 @@ def _engine_rows(runs: Runs) -> Iterator[Row]:
         words = {"dtype": run["dtype"], "threads": run["threads"]}
         words["how"] = f"{run['dtype']}, {run['threads']} threads, paired in one process"
         for kind, suffix in KINDS.items():
-            costs = [1 - speed[kind] / speed["base"] for speed in run["decode_tokens_s"]]
+            costs = [1 - one[kind] / one["base"] for one in run["decode_tokens_s"]]
             yield claimed(f"adapter_decode_cost{where}{suffix}", costs, **words)
         ratios = [times["warm"] / times["cold"] for times in run["first_token_s"]]
         yield claimed(f"ttft_warm_over_cold_prefix1000{where}", ratios, **words)
@@ -97,8 +85,8 @@ def _engine_rows(runs: Runs) -> Iterator[Row]:
 
 def _client_rows(runs: Runs) -> Iterator[Row]:
     for run in runs:
-        for count, speed in run["tokens_s"].items():
-            yield claimed("throughput_{dtype}_{count}_clients", [speed], dtype=run["dtype"], count=count)
+        for count, tokens_s in run["tokens_s"].items():
+            yield claimed("throughput_{dtype}_{count}_clients", [tokens_s], dtype=run["dtype"], count=count)
 
 
 def _swap_rows(found: Mapping[str, Any]) -> Iterator[Row]:
@@ -124,8 +112,7 @@ def _unloaded_rows(found: Mapping[str, Any]) -> Iterator[Row]:
 
 def percentile(values: Sequence[float], share: int) -> float:
     """The least of `values` that `share` percent of them do not exceed."""
-    ordered = sorted(values)
-    return ordered[max(0, -(-len(ordered) * share // 100) - 1)]
+    return sorted(values)[max(0, -(-len(values) * share // 100) - 1)]
 
 
 BUILDERS: Mapping[str, Callable[[Any], Iterator[Row]]] = {
@@ -145,8 +132,8 @@ SWAPS, SWAPS_DTYPE = 200, "int4"  # whose products are the same for one row and 
 def serve_parts(model: Path, cache: Path, rounds: int) -> dict[str, Callable[[], Any]]:
     """The measurement of each part; `cache` is the folder of downloads, paired runs are repeated `rounds` times."""
     return {
-        "speed": partial(speed_runs, model, cache, rounds),
-        "engine": partial(engine_runs, model),
+        "speed": partial(speed.speed_runs, model, cache, rounds),
+        "engine": partial(speed.engine_runs, model),
         "clients": lambda: [throughput(model, dtype) for dtype in SERVED_DTYPES],
         "swaps": partial(swaps, model, SWAPS_DTYPE, SWAPS),
         "feedback": partial(feedback_latency, model),

@@ -18,8 +18,6 @@ PROMPT_TOKENS, REPLY_TOKENS = 451, 128
 ENGINE_RUNS = (("int4", 2), ("bfloat16", 2))
 PACKAGE = "node-llama-cpp@3.22.1"
 SCRIPT = Path(__file__).with_name("llamacpp.mjs")
-
-
 OURS = {f"ours_{dtype}": dtype for dtype in ("int4", "int8", "bfloat16", "float32")}  # our precision by name in rows
 LLAMACPP, TRANSFORMERS = "llamacpp_q4", "transformers_bfloat16"
 CONTENDERS = (*OURS, LLAMACPP, TRANSFORMERS)

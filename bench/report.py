@@ -26,28 +26,22 @@ def result_files(folder: Path) -> dict[str, dict[str, Any]]:
     return {record["area"]: record for record in found if "rows" in record}
 
 
-def verdict(row: Row) -> str:
-    """`met` or `missed`; empty for a row without a goal."""
+def judged(row: Row) -> tuple[str, str]:
+    """The goal in words, and `met` or `missed`; both empty for a row without a goal."""
     if row["goal"] is None:
-        return ""
-    met = row["value"] >= row["goal"] if row["better"] == "higher" else row["value"] <= row["goal"]
-    return "met" if met else "missed"
-
-
-def goal(row: Row) -> str:
-    """The goal in words; empty for a row without one."""
-    if row["goal"] is None:
-        return ""
-    return f"{'at least' if row['better'] == 'higher' else 'at most'} {row['goal']:g}"
+        return "", ""
+    higher = row["better"] == "higher"
+    met = row["value"] >= row["goal"] if higher else row["value"] <= row["goal"]
+    return f"{'at least' if higher else 'at most'} {row['goal']:g}", "met" if met else "missed"
 
 
 def lines(areas: Mapping[str, Rows]) -> Iterator[str]:
     """A line for each row, and at the end how many goals are met."""
     for area, rows in areas.items():
         for row in rows:
-            figure = f"{row['value']:,.6g} {row['unit']}"
-            yield f"{area:8} {row['name']:84} {figure:>16}  {goal(row):16} {verdict(row)}".rstrip()
-    if verdicts := [verdict(row) for rows in areas.values() for row in rows if row["goal"] is not None]:
+            figure, (goal, verdict) = f"{row['value']:,.6g} {row['unit']}", judged(row)
+            yield f"{area:8} {row['name']:84} {figure:>16}  {goal:16} {verdict}".rstrip()
+    if verdicts := [judged(row)[1] for rows in areas.values() for row in rows if row["goal"] is not None]:
         yield f"{verdicts.count('met')} of {len(verdicts)} goals met"
 
 
@@ -98,7 +92,7 @@ def _figure(row: Row, form: str = ",.4g") -> str:
 
 
 def _cells(name: str, row: Row) -> list[str]:
-    return [name, _figure(row), goal(row), verdict(row)]
+    return [name, _figure(row), *judged(row)]
 
 
 def _table(head: str, rows: Iterable[Sequence[str]]) -> str:

@@ -86,10 +86,9 @@ def cut_repeatedly(folder: Path, count: int, rng: random.Random, command: Sequen
             for number in range(count):
                 _wait(daemon.state, AIMS[number % len(AIMS)], rng)
                 promised, before = _cut(folder, daemon, clients)
-                found["cuts"].append({"phase": before, **_audit(folder, promised)})
-                if command is SERVE and number % RESTART_EVERY == 0:
-                    _restart(folder)
-                    found["restarts"] += 1
+                restart = command is SERVE and number % RESTART_EVERY == 0
+                found["cuts"].append({"phase": before, **_audit(folder, promised, restart=restart)})
+                found["restarts"] += restart
         acknowledged = len(clients.acknowledged)
     return found | {"acknowledged": acknowledged, "phases": dict(Counter(cut["phase"] for cut in found["cuts"]))}
 
@@ -110,21 +109,15 @@ def _cut(folder: Path, daemon: DaemonUnderTest, clients: Clients) -> tuple[dict[
         return promised, phase(daemon.state, next(reversed(jobs(daemon.state)), None), healthy=True)
 
 
-def _audit(folder: Path, promised: dict[str, str]) -> dict[str, Any]:
-    """Audit the disk after the cut."""
+def _audit(folder: Path, promised: dict[str, str], *, restart: bool) -> dict[str, Any]:
+    """Audit the disk after the cut; with `restart`, start a daemon on it. Raises LarsError unless that learns more."""
     with mounted(folder / "copy", "-o", "loop", str(folder / COPY)):  # ext4 replays its journal
         found = audit(folder / "copy" / "state", promised)
+        if restart:
+            with DaemonUnderTest.quick(folder, "copy/state") as daemon:
+                daemon.learn(Clients(daemon.url, "after", first_era=LATER), "after a power cut the next cycle")
     counts = {"promised": len(promised), "lost": len(found["lost"]), "duplicated": len(found["duplicated"])}
     return counts | {"integrity": found["integrity"], "unsound": found["unsound"]}
-
-
-def _restart(folder: Path) -> None:
-    """Start a daemon on what the cut left. Raises LarsError unless it learns something more."""
-    with (
-        mounted(folder / "copy", "-o", "loop", str(folder / COPY)),
-        DaemonUnderTest.quick(folder, "copy/state") as daemon,
-    ):
-        daemon.learn(Clients(daemon.url, "after", first_era=LATER), "after a power cut the next cycle")
 
 
 def disk(settings: FaultSettings, folder: Path) -> dict[str, Any]:

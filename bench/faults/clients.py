@@ -16,6 +16,7 @@ import httpx
 
 from bench.daemon import Answer, ask
 from bench.faults.state import Job
+from bench.suite import from_record
 
 PROMPTS = ("What is thing 1?", "Who are you?", "Say something.")
 REPLY_TOKENS = 16
@@ -43,6 +44,7 @@ class Clients:
         acknowledged: the id of each acknowledged Idempotency-Key.
         failed: every status that is an error, with its message.
         replies: all that was generated. Threads only add single items to these three, which is atomic.
+        enough: once it is set, the running cycle is the last one.
     """
 
     url: str
@@ -53,8 +55,8 @@ class Clients:
     acknowledged: dict[str, str] = field(default_factory=dict)
     failed: list[tuple[int, str]] = field(default_factory=list)
     replies: list[Answer] = field(default_factory=list)
+    enough: threading.Event = field(default_factory=threading.Event)
     _done: threading.Event = field(default_factory=threading.Event)
-    _enough: threading.Event = field(default_factory=threading.Event)
     _keys: itertools.count[int] = field(default_factory=itertools.count)
     _eras: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -78,10 +80,6 @@ class Clients:
         found = sorted(set(self.failed))
         return {str(status): [text for other, text in found if other == status] for status, _ in found}
 
-    def begin_no_more(self) -> None:
-        """Let the running cycle be the last one."""
-        self._enough.set()
-
     def cycle(self, going: Condition) -> Job | None:
         """Begin a cycle now and return it at its end; None where it could not begin or end while `going`."""
         job_id = self.begin_cycle(going)
@@ -99,7 +97,7 @@ class Clients:
         """The job at its end; None where it does not end while `going`."""
         while going():
             body = self._insist(lambda: self._http.get(f"/jobs/{job_id}"), going)
-            if body is not None and (job := Job.of(body)).is_over:
+            if body is not None and (job := from_record(Job, body)).is_over:
                 return job
             time.sleep(RETRY_S)
         return None
@@ -116,7 +114,7 @@ class Clients:
             self.replies.append(ask(self._http, prompt, REPLY_TOKENS))
 
     def _cycle_on(self) -> None:
-        while self._going() and not self._enough.is_set():
+        while self._going() and not self.enough.is_set():
             self.cycle(self._going)
             self._done.wait(CYCLE_PAUSE_S)
 

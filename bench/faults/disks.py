@@ -141,7 +141,7 @@ def _point(folder: Path, name: str) -> dict[str, Any]:
                 known = {job.id for job in daemon.jobs(NEWEST) or []}
                 filler.unlink(missing_ok=True)
                 found |= _afterwards(daemon, known)
-                clients.begin_no_more()
+                clients.enough.set()
             daemon.stop(STOP_LIMIT_S)
         found |= audit(daemon.state, clients.acknowledged)
         return found | {"said": clients.errors(), "jobs": [f"{job.status}: {job.error}" for job in jobs(daemon.state)]}

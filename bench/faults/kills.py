@@ -121,7 +121,7 @@ def _leave_alone(daemon: DaemonUnderTest, clients: Clients, found: Findings) -> 
     if daemon.process is None:
         daemon.restart()
     daemon.wait_until_healthy(START_LIMIT_S)
-    clients.begin_no_more()
+    clients.enough.set()
     if not until(lambda: (known := daemon.jobs(1000)) and all(job.is_over for job in known), END_LIMIT_S, 0.2):
         found.stuck.append(f"not all jobs have ended {END_LIMIT_S:.0f} s after the last kill")
     job = clients.cycle(within())
@@ -158,10 +158,11 @@ class KeptCycle(DaemonUnderTest):
         shutil.copytree(self.state, self.kept, symlinks=True)
         self.job_id = jobs(self.kept)[-1].id
 
-    def restore(self) -> None:
-        """Replace the data folder by the kept one."""
+    def start_kept(self, kill_before: int | None = None) -> None:
+        """Start it on the kept data folder, to die before that step."""
         shutil.rmtree(self.state)
         shutil.copytree(self.kept, self.state, symlinks=True)
+        self.start_faulty(kill_before=kill_before)
 
     def wait_dead(self) -> str:
         """The step before which the daemon killed itself. Raises LarsError where it did not."""
@@ -179,8 +180,7 @@ class KeptCycle(DaemonUnderTest):
 
     def all_steps(self) -> list[str]:
         """Every step from publishing to the end of the cycle."""
-        self.restore()
-        self.start_faulty()
+        self.start_kept()
         self.wait_over()
         self.kill()
         return self.reported()
@@ -212,9 +212,8 @@ def spread(total: int, count: int, seed: int) -> list[int]:
 
 def _kill_before(kept: KeptCycle, step: int, name: str, found: Findings) -> None:
     """Kill a daemon before the step, let another one finish, and audit."""
-    kept.restore()
     with Clients(kept.url, name, cycling=False) as clients:
-        kept.start_faulty(kill_before=step)
+        kept.start_kept(step)
         found.steps[kept.wait_dead()] += 1
         found.unsound += store_problems(kept.state)
         kept.restart()

@@ -22,6 +22,7 @@ from bench.faults.injection import FAULTY, VARIABLE
 from bench.faults.state import Job
 from bench.models import PREFIX, TINY
 from bench.record import tables
+from bench.suite import from_record
 from examples.running import SERVE, Daemon
 from lars_agent.errors import LarsError
 
@@ -98,7 +99,7 @@ class DaemonUnderTest(Daemon):
     def jobs(self, limit: int, within_s: float = 20.0) -> list[Job] | None:
         """The newest jobs, the last one first; None where there is no answer."""
         page = self.try_get(f"/jobs?limit={limit}", within_s)
-        return None if page is None else [Job.of(body) for body in page["jobs"]]
+        return None if page is None else [from_record(Job, body) for body in page["jobs"]]
 
     def ask(self) -> Answer:
         """A reply to one of the clients' prompts."""

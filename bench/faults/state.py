@@ -35,11 +35,6 @@ class Job:
     def is_over(self) -> bool:
         return self.status not in UNFINISHED
 
-    @classmethod
-    def of(cls, body: Mapping[str, Any]) -> Job:
-        """From the API's answer."""
-        return cls(*(body[name] for name in cls.__match_args__))
-
 
 def audit(state: Path, promised: Mapping[str, str]) -> dict[str, Any]:
     """The comparison of a data folder with what clients were promised: the id of each acknowledged key.

@@ -27,6 +27,7 @@ ROUNDS = 5
 PREFIX_TOKENS, QUESTION_TOKENS = 1000, 24
 PREFIX_BYTES = 512 * 2**20
 KINDS = {"bias": LarsConfig(token_term=False), "token_term": LarsConfig(), "causal": LarsConfig(pooling="causal")}
+BASE = "base"
 SPREAD = 0.01  # standard deviation of an adapter's weights: enough to matter, too little to break the replies
 Figures = dict[str, float]
 
@@ -46,7 +47,7 @@ def _ours(opened: OpenedModel, threads: int) -> Callable[[str, int], Figures]:
     engine = Engine(opened, AdapterStore(Path(tempfile.mkdtemp())), threads=threads, prefix_bytes=0)
 
     def reply(text: str, tokens: int) -> Figures:
-        made = generate(engine, text, None, tokens)
+        made = generate(engine, text, BASE, tokens)
         return {"prompt_s": made.prompt_s, "reply_s": made.reply_s, "tokens": made.generated_tokens}
 
     return reply
@@ -88,15 +89,15 @@ def _decode_speeds(made: Engine, opened: OpenedModel) -> list[Figures]:
     """Tokens a second, round by round. Raises LarsError for a reply too short to tell."""
     text = text_of(opened.tokenizer, PROMPT_TOKENS)
 
-    def speed_of(kind: str | None) -> float:
+    def speed_of(kind: str) -> float:
         reply = generate(made, text, kind, REPLY_TOKENS)
         if reply.generated_tokens < LEAST_TOKENS:
             raise LarsError(f"the reply ended after {reply.generated_tokens} tokens")
         return (reply.generated_tokens - 1) / reply.reply_s
 
-    for kind in (None, *KINDS):
+    for kind in (BASE, *KINDS):
         generate(made, text, kind, WARM_UP_TOKENS)
-    return [{kind or "base": speed_of(kind) for kind in (None, *KINDS)} for _ in range(ROUNDS)]
+    return [{kind: speed_of(kind) for kind in (BASE, *KINDS)} for _ in range(ROUNDS)]
 
 
 def _first_tokens(made: Engine, opened: OpenedModel) -> list[Figures]:
@@ -111,12 +112,10 @@ def _first_tokens(made: Engine, opened: OpenedModel) -> list[Figures]:
     return found
 
 
-def generate(made: Engine, text: str, profile: str | None, tokens: int) -> Generation:
-    """A greedy reply of so many tokens by the profile's active version, or by the base model."""
-    version = None if profile is None else "active"
-    request = GenerationRequest(
-        messages=(), raw=text, profile=profile or "base", version=version, max_new_tokens=tokens
-    )
+def generate(made: Engine, text: str, profile: str, tokens: int) -> Generation:
+    """A greedy reply of so many tokens by the profile's active version; `BASE` has none."""
+    version = None if profile == BASE else "active"
+    request = GenerationRequest(messages=(), raw=text, profile=profile, version=version, max_new_tokens=tokens)
     return made.submit(request).result()
 
 

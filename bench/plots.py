@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.memory.cell import DTYPES, METHODS, Cell, usual
-from bench.suite import FAILED, from_record
+from bench.suite import FAILED
+from lars_agent.records import from_json
 
 STYLE = Path(__file__).with_suffix(".mplstyle")
 PANEL_WIDTH, LEAST_WIDTH, ROW_HEIGHT, LEGEND_HEIGHT = 2.7, 7.0, 2.7, 1.2  # inches
@@ -67,7 +68,7 @@ def _figure(stem: Path, rows: int, columns: int, **options: Any) -> Iterator[tup
 
 def _is_usual(record: Mapping[str, Any]) -> bool:
     """Tell whether a cell was measured as the method's users run it, once, and succeeded."""
-    cell = from_record(Cell, record)
+    cell = from_json(Cell, record)
     if FAILED in record or cell.method not in METHODS:
         return False
     same = usual(cell.method, cell.context, cell.dtype, model=cell.model, threads=cell.threads, rank=cell.rank)

@@ -5,23 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from bench import record, report
 from bench.record import Row
 
-T = TypeVar("T")
 FAILED = "failed"
 Record = Mapping[str, Any]
 Newest = Mapping[Any, Record]
-
-
-def from_record(cls: type[T], record: Record) -> T:
-    """The dataclass object in a record that may hold figures too."""
-    names = {item.name for item in fields(cls)}  # type: ignore[arg-type]
-    return cls(**{name: value for name, value in record.items() if name in names})
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import httpx
 
 from bench.daemon import Answer, ask
 from bench.faults.state import Job
-from bench.suite import from_record
+from lars_agent.records import from_json
 
 PROMPTS = ("What is thing 1?", "Who are you?", "Say something.")
 REPLY_TOKENS = 16
@@ -97,7 +97,7 @@ class Clients:
         """The job at its end; None where it does not end while `going`."""
         while going():
             body = self._insist(lambda: self._http.get(f"/jobs/{job_id}"), going)
-            if body is not None and (job := from_record(Job, body)).is_over:
+            if body is not None and (job := from_json(Job, body)).is_over:
                 return job
             time.sleep(RETRY_S)
         return None

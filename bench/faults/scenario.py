@@ -22,9 +22,9 @@ from bench.faults.injection import FAULTY, VARIABLE
 from bench.faults.state import Job
 from bench.models import PREFIX, TINY
 from bench.record import tables
-from bench.suite import from_record
 from examples.running import SERVE, Daemon
 from lars_agent.errors import LarsError
+from lars_agent.records import from_json
 
 MODELS, TINY_NAME = "models", PREFIX + TINY
 MODULES = {"worker": "training.worker", "engine": "runtime.engine_server"}
@@ -99,7 +99,7 @@ class DaemonUnderTest(Daemon):
     def jobs(self, limit: int, within_s: float = 20.0) -> list[Job] | None:
         """The newest jobs, the last one first; None where there is no answer."""
         page = self.try_get(f"/jobs?limit={limit}", within_s)
-        return None if page is None else [from_record(Job, body) for body in page["jobs"]]
+        return None if page is None else [from_json(Job, body) for body in page["jobs"]]
 
     def ask(self) -> Answer:
         """A reply to one of the clients' prompts."""

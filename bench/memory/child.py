@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from bench.memory.cell import METHODS, Cell
-from bench.suite import from_record
 from lars_agent.errors import LarsError
 from lars_agent.memory.allocator import give_back
 from lars_agent.memory.measure import peak_rss_bytes, reset_peak, rss_bytes
 from lars_agent.models.open import OpenedModel, open_model, precision
+from lars_agent.records import from_json
 from lars_agent.training.batches import Encoded
 
 WARM_UP_STEPS = 2  # the optimizer makes its state at the end of the first: the second is the whole of it
@@ -29,7 +29,7 @@ FIRST_PLAIN_ID = 100  # those below are often special
 
 def measured(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
     """The figures of the cell on the model in `folder`: bytes, and seconds a step. Raises LarsError."""
-    cell = from_record(Cell, record)
+    cell = from_json(Cell, record)
     torch.set_num_threads(cell.threads or os.cpu_count() or 1)
     opened = opened_for(cell, Path(folder))
     load_peak, on_gpu = peak_rss_bytes(), dict[str, int]()

@@ -10,7 +10,8 @@ from typing import Any
 from bench.memory.cell import ALLOCATORS, PLANS, Cell, available, given_ours, usual
 from bench.plots import plot_memory
 from bench.record import Row, claimed
-from bench.suite import Newest, Record, Store, from_record
+from bench.suite import Newest, Record, Store
+from lars_agent.records import from_json
 
 MIB, MB = 2**20, 10**6
 KEY_VALUE_BYTES = 2 * 30 * 192 * 4  # of one token: keys and values of the default model's 30 layers in float32
@@ -115,7 +116,7 @@ def grid(methods: Sequence[str], contexts: Sequence[int], dtypes: Sequence[str],
 
 CELLS = Store(
     "memory-cells.jsonl",
-    key=lambda record: from_record(Cell, record).key,
+    key=lambda record: from_json(Cell, record).key,
     rows=memory_rows,
     plots=lambda newest, folder: plot_memory(list(newest.values()), folder),
     shown=("model", "method", "context", "dtype", "allocator", "peak_bytes", "loaded_bytes", "seconds"),

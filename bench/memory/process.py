@@ -16,13 +16,14 @@ from typing import Any
 from bench.child import call, until
 from bench.memory.cell import VARIABLES, Cell, allocator_environment
 from bench.models import ready_model
-from bench.suite import FAILED, Record, from_record
+from bench.suite import FAILED, Record
 from lars_agent.errors import LarsError
+from lars_agent.records import from_json
 
 
 def measure(subject: Record, models: Path, time_limit_s: float) -> dict[str, Any]:
     """The figures of the cell, or `failed` with the reason. Raises LarsError where its model cannot be had."""
-    cell = from_record(Cell, subject)
+    cell = from_json(Cell, subject)
     folder = ready_model(cell.model, cell.dtype, cell.device, models)
     threads = str(cell.threads or os.cpu_count() or 1)
     variables = allocator_environment(cell.allocator) | {"OMP_NUM_THREADS": threads}

@@ -10,7 +10,8 @@ from functools import partial
 from typing import Any
 
 from bench.record import Row, claimed, tables
-from bench.suite import Record, Store, from_record
+from bench.suite import Record, Store
+from lars_agent.records import from_json
 
 MIB = 2**20
 REPLY = (8, 128)
@@ -89,7 +90,7 @@ def _log_uniform(rng: random.Random, ends: Sequence[int]) -> int:
 
 JOBS = Store(
     "planner-cells.jsonl",
-    partial(from_record, PlannedJob),
+    partial(from_json, PlannedJob),
     rows=lambda newest: planner_rows(list(newest.values())),
     shown=(*PlannedJob.__match_args__, "error_type", "error", "predicted_peak_bytes", "peak_bytes"),
     is_failure=is_failure,

@@ -16,12 +16,13 @@ from bench.daemon import training_worker, worker_message
 from bench.models import ready_model
 from bench.planner.jobs import PlannedJob
 from bench.serve.child import text_of
-from bench.suite import FAILED, Record, from_record
+from bench.suite import FAILED, Record
 from lars_agent.example import Example, Message
 from lars_agent.memory.measure import peak_rss_bytes
 from lars_agent.models.chat_template import encode_prompt
 from lars_agent.models.open import open_tokenizer
 from lars_agent.models.weights import model_digest, weight_files
+from lars_agent.records import from_json
 from lars_agent.training import job_directory
 from lars_agent.training.batches import encode
 from lars_agent.training.job_plan import promised_bytes
@@ -44,7 +45,7 @@ def run_job(subject: Record, models: Path, threads: int, time_limit_s: float) ->
     its end; the others are ended once trained, before the general text is evaluated, which takes as long as all before
     it and less memory, and their peak is the kernel's.
     """
-    job = from_record(PlannedJob, subject)
+    job = from_json(PlannedJob, subject)
     model, whole = ready_model(job.model, job.dtype, "cpu", models), job.number % WHOLE_EVERY == 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

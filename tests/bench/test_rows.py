@@ -10,7 +10,7 @@ from bench.memory.cell import METHODS, Cell, usual
 from bench.memory.goals import CELLS, goal_cells, memory_rows
 from bench.planner.jobs import RANGES, draw_jobs, planner_rows
 from bench.plots import plot_memory
-from bench.suite import from_record
+from lars_agent.records import from_json
 
 # The names that others refer to (bench/results/memory.json has had them from the start).
 PROMISED = {
@@ -100,4 +100,4 @@ def test_a_longer_draw_of_jobs_begins_with_the_shorter_one():
 @pytest.mark.parametrize("method", METHODS)
 def test_a_cell_survives_its_record(method):
     cell = usual(method, 256, "int8", limit_bytes=10**9)
-    assert from_record(Cell, measured(cell)) == cell
+    assert from_json(Cell, measured(cell)) == cell

@@ -20,19 +20,13 @@ from lars_agent.errors import LarsError, last_line
 T = TypeVar("T")
 
 
-def call(
-    function: str,
-    *arguments: Any,
-    environment: Mapping[str, str] | None = None,
-    limit_s: float | None = None,
-    enter: Sequence[str] = (),
-) -> Any:
-    """The value of a function of JSON values, called in a process of its own. Raises LarsError.
+def call(function: str, *arguments: Any, enter: Sequence[str] = (), **options: Any) -> Any:
+    """The value of a function of JSON values, called in a process of its own by `run` with the options.
 
-    `enter` is a command that starts the one behind it. The process has `limit_s` seconds.
+    `enter` is a command that starts the one behind it. Raises LarsError.
     """
     command = [*enter, sys.executable, "-m", "bench.child", function, json.dumps(arguments, default=str)]
-    return json.loads(run(command, function, environment, limit_s=limit_s))
+    return json.loads(run(command, function, **options))
 
 
 def run(

@@ -26,7 +26,7 @@ from bench.child import run, until
 from bench.faults.clients import CYCLE_LIMIT_S, Clients, within
 from bench.faults.injection import fill_up
 from bench.faults.scenario import START_LIMIT_S, STOP_LIMIT_S, DaemonUnderTest, FaultSettings
-from bench.faults.state import Job, audit, has_begun, jobs, measured, phase
+from bench.faults.state import audit, has_begun, jobs, measured, phase
 from bench.record import tables
 from examples.running import SERVE
 from lars_agent.errors import LarsError
@@ -160,12 +160,10 @@ def _while_full(daemon: DaemonUnderTest, filler: Path, name: str) -> dict[str, A
 
 def _afterwards(daemon: DaemonUnderTest, known: set[str]) -> dict[str, Any]:
     """Ask for a reply once there is room again, and wait for a cycle that began since; record how long that took."""
-
-    def ended_since() -> list[Job]:
-        return [job for job in daemon.jobs(NEWEST) or [] if job.is_over and job.id not in known]
-
     answer, started = daemon.ask(), time.monotonic()
-    ended = until(ended_since, CYCLE_LIMIT_S, 0.1)
+    ended = until(
+        lambda: [job for job in daemon.jobs(NEWEST) or [] if job.is_over and job.id not in known], CYCLE_LIMIT_S
+    )
     following = ended[-1].status if ended else "none"
     seconds = round(time.monotonic() - started, 1)
     return {"reply_after": answer.status, "next": following, "next_s": seconds}

@@ -25,7 +25,7 @@ NAMED = 3  # problems in a note
 def fault_rows(parts: Found) -> list[Row]:
     """Every row whose parts were run."""
     killed = [parts[part] for part in KILLED if part in parts]
-    rows = [*_kill_rows(parts, killed), *_promise_rows(parts, killed), *_cycle_rows(killed)]
+    rows = [*_kill_rows(parts, killed), *_promise_rows(parts, killed)]
     for name, builder in (("disk", _disk_rows), ("latency", _latency_rows), ("resume", _resume_rows)):
         rows += builder(parts[name]) if name in parts else []
     return rows
@@ -77,7 +77,7 @@ def _kill_rows(parts: Found, killed: list[Found]) -> Iterator[Row]:
 
 
 def _promise_rows(parts: Found, killed: list[Found]) -> Iterator[Row]:
-    """Promises to clients, over all the parts in which a daemon died."""
+    """Promises to clients, over all the parts in which a daemon died, and the ends of cycles."""
     flushing = [parts["cuts"]["flushing"]] if "cuts" in parts else []
     cuts = [cut for found in flushing for cut in found["cuts"]]
     if not killed and not flushing:
@@ -90,9 +90,6 @@ def _promise_rows(parts: Found, killed: list[Found]) -> Iterator[Row]:
         replies = parts["kills"]["replies"] if "kills" in parts else 0
         yield _problems("torn_served", _all(killed, "wrong_replies"), replies=replies)
     yield _problems("unverified_pointers", _all([*killed, *cuts], "unsound"))
-
-
-def _cycle_rows(killed: list[Found]) -> Iterator[Row]:
     if killed:
         endings = sum((Counter(found["endings"]) for found in killed), Counter[str]())
         yield claimed("cycles_ended", [endings.total()], endings=_listed(endings))

@@ -49,15 +49,6 @@ def _speedup(*cells: Record) -> list[float]:
     return [slow["seconds"] / fast["seconds"] for slow, fast in zip(cells[::2], cells[1::2], strict=True)]
 
 
-def _above_weights(cell: Record) -> list[float]:
-    return [(cell["peak_bytes"] - cell["loaded_bytes"]) / MB]
-
-
-def _limited_peak(cell: Record) -> list[float]:
-    """Includes the loading: the process has to live through it under the limit."""
-    return [max(cell["peak_bytes"], cell["load_peak_bytes"]) / MIB]
-
-
 # The values of each row, and the cells they are made of. PEFT is as its users run it, or given what we have.
 ROWS: Mapping[str, tuple[Values, Sequence[Cell]]] = {
     "train_over_inference_peak_ctx4096_bf16": (_over, [usual("response", 4096, "bfloat16"), INFERENCE_4096]),
@@ -76,8 +67,15 @@ ROWS: Mapping[str, tuple[Values, Sequence[Cell]]] = {
         [usual("sequence+plain", 2048, "float32"), given_ours("lora", 2048, "float32")],
     ),
     "step_speedup_vs_lora_checkpointed_ctx1024": (_speedup, TIMED),
-    "mb_above_weights_qwen2.5_0.5b_seq256": (_above_weights, [QWEN_256]),
-    "llama3.2_1b_int4_ctx4096_peak_mib": (_limited_peak, [LLAMA_4096]),
+    "mb_above_weights_qwen2.5_0.5b_seq256": (
+        lambda cell: [(cell["peak_bytes"] - cell["loaded_bytes"]) / MB],
+        [QWEN_256],
+    ),
+    # The loading included: the process has to live through it under the limit.
+    "llama3.2_1b_int4_ctx4096_peak_mib": (
+        lambda cell: [max(cell["peak_bytes"], cell["load_peak_bytes"]) / MIB],
+        [LLAMA_4096],
+    ),
 }
 
 

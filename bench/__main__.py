@@ -52,9 +52,7 @@ TimeLimit = Annotated[float, typer.Option(help="Seconds that one cell may take; 
 
 @app.command()
 def memory(
-    model: Annotated[
-        str, typer.Option(help="default, an installed name, a folder, llama-3.2-1b or qwen2.5-0.5b (random weights).")
-    ] = "default",
+    model: Annotated[str, typer.Option(help="default, a name, a folder, llama-3.2-1b or qwen2.5-0.5b.")] = "default",
     methods: Annotated[str, typer.Option(help="Separated by commas. " + ", ".join(METHODS))] = ",".join(METHODS),
     contexts: Annotated[str, typer.Option(help="Tokens of the prompt.")] = "256,1024,2048",
     dtypes: Annotated[str, typer.Option(help="Of " + ", ".join(DTYPES) + ".")] = "float32,bfloat16",

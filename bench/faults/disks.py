@@ -85,7 +85,10 @@ def cut_repeatedly(folder: Path, count: int, rng: random.Random, command: Sequen
         with Clients(daemon.url, "cuts") as clients:
             for number in range(count):
                 _wait(daemon.state, AIMS[number % len(AIMS)], rng)
-                promised, before = _cut(folder, daemon, clients)
+                with daemon.suspended():
+                    promised = dict(clients.acknowledged)
+                    shutil.copyfile(folder / IMAGE, folder / COPY)
+                    before = phase(daemon.state, next(reversed(jobs(daemon.state)), None), healthy=True)
                 restart = command is SERVE and number % RESTART_EVERY == 0
                 found["cuts"].append({"phase": before, **_audit(folder, promised, restart=restart)})
                 found["restarts"] += restart
@@ -99,14 +102,6 @@ def _wait(state: Path, aim: str | None, rng: random.Random) -> None:
     if aim is not None:
         until(lambda: has_begun(state, aim, known), AIM_LIMIT_S, 0.01)
     time.sleep(rng.uniform(0, SOON_S) if aim else rng.uniform(*PAUSE_S))
-
-
-def _cut(folder: Path, daemon: DaemonUnderTest, clients: Clients) -> tuple[dict[str, str], str]:
-    """Copy the disk at one moment; return what clients had been promised by then, and the phase of the cycle."""
-    with daemon.suspended():
-        promised = dict(clients.acknowledged)
-        shutil.copyfile(folder / IMAGE, folder / COPY)
-        return promised, phase(daemon.state, next(reversed(jobs(daemon.state)), None), healthy=True)
 
 
 def _audit(folder: Path, promised: dict[str, str], *, restart: bool) -> dict[str, Any]:

@@ -83,7 +83,12 @@ class Clients:
     def cycle(self, going: Condition) -> Job | None:
         """Begin a cycle now and return it at its end; None where it could not begin or end while `going`."""
         job_id = self.begin_cycle(going)
-        return None if job_id is None else self.wait_over(job_id, going)
+        while going():
+            body = self._insist(lambda: self._http.get(f"/jobs/{job_id}"), going)
+            if body is not None and (job := from_json(Job, body)).is_over:
+                return job
+            time.sleep(RETRY_S)
+        return None
 
     def begin_cycle(self, going: Condition) -> str | None:
         """Begin a job that learns another answer to all questions; return its id, None where it could not begin."""
@@ -92,15 +97,6 @@ class Clients:
             self._store({"prompt": f"What is thing {number}?", "response": "?", "correction": 12 * letter}, going)
         begun = self._insist(lambda: self._http.post("/jobs", json={"profile": "default"}), going)
         return None if begun is None else str(begun["id"])
-
-    def wait_over(self, job_id: str, going: Condition) -> Job | None:
-        """The job at its end; None where it does not end while `going`."""
-        while going():
-            body = self._insist(lambda: self._http.get(f"/jobs/{job_id}"), going)
-            if body is not None and (job := from_json(Job, body)).is_over:
-                return job
-            time.sleep(RETRY_S)
-        return None
 
     def _post_on(self) -> None:
         while not self._done.is_set():

@@ -42,7 +42,6 @@ LATER = 13  # eras: far from those before the fault
 UNMOUNT_LIMIT_S = 5.0
 SIZE_BYTES = 24 * 2**20
 FIRE_LIMIT_S, FULL_S = 180.0, 4.0
-NEWEST = 10  # jobs that are looked at
 POST_PAUSE_S = 0.4  # so that each commit needs room: a log that has been long before needs none until it is so again
 POINTS: Mapping[str, str] = tables("subjects.toml")["full_disk"]
 
@@ -133,7 +132,7 @@ def _point(folder: Path, name: str) -> dict[str, Any]:
             daemon.wait_until_healthy(START_LIMIT_S)
             with Clients(daemon.url, f"disk-{name}", first_era=LATER, post_pause_s=POST_PAUSE_S) as clients:
                 found = {"name": name, **_while_full(daemon, filler, name)}
-                known = {job.id for job in daemon.jobs(NEWEST) or []}
+                known = {job.id for job in daemon.jobs() or []}
                 filler.unlink(missing_ok=True)
                 found |= _afterwards(daemon, known)
                 clients.enough.set()
@@ -156,9 +155,7 @@ def _while_full(daemon: DaemonUnderTest, filler: Path, name: str) -> dict[str, A
 def _afterwards(daemon: DaemonUnderTest, known: set[str]) -> dict[str, Any]:
     """Ask for a reply once there is room again, and wait for a cycle that began since; record how long that took."""
     answer, started = daemon.ask(), time.monotonic()
-    ended = until(
-        lambda: [job for job in daemon.jobs(NEWEST) or [] if job.is_over and job.id not in known], CYCLE_LIMIT_S
-    )
+    ended = until(lambda: [job for job in daemon.jobs() or [] if job.is_over and job.id not in known], CYCLE_LIMIT_S)
     following = ended[-1].status if ended else "none"
     seconds = round(time.monotonic() - started, 1)
     return {"reply_after": answer.status, "next": following, "next_s": seconds}

@@ -22,7 +22,7 @@ from typing import Any
 
 from bench.child import until
 from bench.daemon import OK, wrong_replies
-from bench.faults.clients import REPLY_TOKENS, Clients, within
+from bench.faults.clients import CYCLE_LIMIT_S, REPLY_TOKENS, Clients, within
 from bench.faults.scenario import START_LIMIT_S, STOP_LIMIT_S, DaemonUnderTest, FaultSettings, Findings, in_lanes
 from bench.faults.state import audit, has_begun, jobs, measured, phase, published_by, store_problems
 from lars_agent.errors import LarsError
@@ -176,7 +176,7 @@ class KeptCycle(DaemonUnderTest):
     def wait_over(self) -> None:
         """Wait until the kept job has ended."""
         self.wait_until_healthy(START_LIMIT_S)
-        Clients(self.url, "watch").wait_over(self.job_id, within())
+        until(lambda: any(job.id == self.job_id and job.is_over for job in self.jobs() or []), CYCLE_LIMIT_S)
 
     def all_steps(self) -> list[str]:
         """Every step from publishing to the end of the cycle."""

@@ -96,7 +96,7 @@ class DaemonUnderTest(Daemon):
         if job is None or job.status != "succeeded":
             raise LarsError(f"{what} did not succeed ({job}): {self.log_tail()}")
 
-    def jobs(self, limit: int, within_s: float = 20.0) -> list[Job] | None:
+    def jobs(self, limit: int = 10, within_s: float = 20.0) -> list[Job] | None:
         """The newest jobs, the last one first; None where there is no answer."""
         page = self.try_get(f"/jobs?limit={limit}", within_s)
         return None if page is None else [from_json(Job, body) for body in page["jobs"]]

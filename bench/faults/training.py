@@ -19,10 +19,11 @@ import httpx
 import psutil
 
 from bench.child import until
-from bench.daemon import descendants, training_job, training_worker, worker_message
-from bench.faults.scenario import MODELS, MODULES, FaultSettings
+from bench.daemon import daemon_with, descendants, training_job, training_worker, worker_message
+from bench.faults.scenario import MODULES, FaultSettings
+from bench.models import ready_model
 from examples.persona import MARA, lessons, read_lines
-from examples.running import Daemon, daemon
+from examples.running import Daemon
 from lars_agent.errors import LarsError
 from lars_agent.files import sha256_of
 from lars_agent.models.library import ModelLibrary
@@ -39,9 +40,9 @@ PROMPT = "Number {:03}. Tell me in a few sentences how bread is made, what it ne
 def latency(settings: FaultSettings, folder: Path) -> dict[str, Any]:
     """Milliseconds until the first token of each request, by kind, in the order of the pairs."""
     found: dict[str, Any] = {"idle_ms": [], "training_ms": [], "model": MODEL}
-    (folder / MODELS).symlink_to(settings.models.resolve())
+    model = ready_model(MODEL, "bfloat16", "cpu", settings.models)
     long = {f"training__{name}": MANY for name in ("steps", "checkpoint_every", "evaluate_every")}
-    with daemon(folder, **long, model__name=MODEL) as running:
+    with daemon_with(model, 0, **long) as running:
         for line in read_lines(MARA / "feedback.jsonl"):
             running.post("/feedback", line)
         _first_token_ms(running, 999)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -28,6 +29,7 @@ LLAMA_4096 = usual(
     "response", 4096, "int4", model="llama-3.2-1b", rank=8, plan=PLANS["small"], steps=20, limit_bytes=3 * 2**29
 )
 ALLOCATOR_CONTEXT, ALLOCATOR_DTYPES = 2048, ("bfloat16", "float32")
+with_allocator = partial(usual, "response", ALLOCATOR_CONTEXT)  # LARS, of a dtype, started with an `allocator`
 Values = Callable[..., list[float]]  # of the records of cells
 
 
@@ -79,14 +81,9 @@ ROWS: Mapping[str, tuple[Values, Sequence[Cell]]] = {
 }
 
 
-def with_allocator(name: str, dtype: str) -> Cell:
-    """LARS started with that allocator."""
-    return usual("response", ALLOCATOR_CONTEXT, dtype, allocator=name)
-
-
 def goal_cells() -> Iterator[Cell]:
     """All cells of the claims: peaks once (they repeat to a megabyte), times in pairs A B A B; the dearest last."""
-    yield from (with_allocator(name, dtype) for dtype in ALLOCATOR_DTYPES for name in available())
+    yield from (with_allocator(dtype, allocator=name) for dtype in ALLOCATOR_DTYPES for name in available())
     for _, cells in ROWS.values():
         yield from cells
 
@@ -100,7 +97,7 @@ def memory_rows(records: Newest) -> list[Row]:
     for dtype, (name, allocator) in product(ALLOCATOR_DTYPES, ALLOCATORS.items()):
         words = {"name": name, "dtype": dtype, "label": allocator.label, "context": ALLOCATOR_CONTEXT}
         with suppress(KeyError):
-            found = records[with_allocator(name, dtype).key]
+            found = records[with_allocator(dtype, allocator=name).key]
             rows.append(("allocator_{name}_peak_mib_{dtype}", [found["peak_bytes"] / MIB], words))
             rows.append(("allocator_{name}_step_s_{dtype}", [found["seconds"]], words))
     return [claimed(name, values, **words) for name, values, words in rows]

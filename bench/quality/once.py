@@ -6,7 +6,6 @@ somebody else, whose answer must be none of the person's.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -14,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.child import until
+from bench.daemon import daemon_with
 from bench.quality.people import Fact, facts
 from bench.record import Row, claimed
 from bench.suite import Newest, Record, Store
-from examples.running import Daemon, daemon
+from examples.running import Daemon
 from lars_agent.errors import LarsError
 
 CLIENTS, REPLY_TOKENS, NIGHT_LIMIT_S = 4, 24, 3 * 3600.0
@@ -27,10 +27,7 @@ KINDS = ("trained", "unseen", "others")
 def measure_once(model: Path, subject: Record) -> dict[str, Any]:
     """The scores of every arm, and of the night its steps, seconds and peak; with every wrong reply."""
     known = facts(subject["facts"], subject["seed"])
-    with (
-        tempfile.TemporaryDirectory(prefix="lars-agent-bench-") as folder,
-        daemon(Path(folder), model__name=str(model), **subject["settings"]) as running,
-    ):
+    with daemon_with(model, 0, **subject["settings"]) as running:
         arms = {"floor": _arm(running, known, "base")}
         turns = ({"user": fact.wordings[0], "assistant": fact.correction} for fact in known)
         told = [{"role": role, "content": text} for turn in turns for role, text in turn.items()]

@@ -177,7 +177,7 @@ def quality(
 
 @app.command("sweep")
 def sweep_(
-    methods: Annotated[str, typer.Option(help="Separated by commas.")] = ",".join(sweep.METHODS),
+    methods: Annotated[str, typer.Option(help="Of these; none only makes the rows.")] = ",".join(sweep.METHODS),
     rates: Annotated[str, typer.Option(help="Learning rates, in place of each method's own.")] = "",
     seeds: Annotated[str, typer.Option(help="Of initial weights and batches.")] = sweep.SEEDS,
     steps: Annotated[int, typer.Option(min=1, help="Of training.")] = sweep.STEPS,

@@ -59,10 +59,8 @@ class Store:
 
     def line(self, item: Record) -> str:
         """The record as a line for the terminal."""
-        values = {name: item[name] for name in (*self.shown, FAILED) if item.get(name) is not None}
-        return ", ".join(
-            f"{name} {one:,}" if isinstance(one, int | float) else str(one) for name, one in values.items()
-        )
+        shown = ((name, item[name]) for name in (*self.shown, FAILED) if item.get(name) is not None)
+        return ", ".join(f"{name} {one:,}" if isinstance(one, int | float) else str(one) for name, one in shown)
 
 
 @dataclass(frozen=True)

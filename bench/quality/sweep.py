@@ -42,12 +42,10 @@ def quality_rows(newest: Newest) -> list[Row]:
     for cell in newest.values():
         groups.setdefault((cell["method"], cell["rate"]), []).append(cell)
     rows = []
-    for (method, rate), cells in sorted(groups.items()):
-        words = {"method": method, "rate": rate, "seeds": len(cells)}
-        words |= {name: cells[0][name] for name in ("steps", "batch_size")}
-        rows += [
-            claimed(f"{score}/{{method}}/{{rate:g}}", [cell[score] for cell in cells], **words) for score in SCORES
-        ]
+    for _, cells in sorted(groups.items()):
+        words = {**cells[0], "seeds": len(cells)}
+        for score in SCORES:
+            rows.append(claimed(f"{score}/{{method}}/{{rate:g}}", [cell[score] for cell in cells], **words))
     return rows
 
 

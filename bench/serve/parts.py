@@ -74,8 +74,7 @@ def _engine_rows(runs: Runs) -> Iterator[Row]:
     """The cost of an adapter while replying, and of the time to the first token what a known prefix leaves."""
     for run in runs:
         where = "" if (run["dtype"], run["threads"]) == CLAIMED_ENGINE else "_{dtype}_{threads}t"
-        words = {"dtype": run["dtype"], "threads": run["threads"]}
-        words["how"] = f"{run['dtype']}, {run['threads']} threads, paired in one process"
+        words = {**run, "how": f"{run['dtype']}, {run['threads']} threads, paired in one process"}
         for kind, suffix in KINDS.items():
             costs = [1 - one[kind] / one["base"] for one in run["decode_tokens_s"]]
             yield claimed(f"adapter_decode_cost{where}{suffix}", costs, **words)

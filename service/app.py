@@ -138,9 +138,8 @@ def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overri
         base_only=starts.safe_mode,
         on_busy=preemption.set_busy,
     )
-    switch = AdapterSwitch(
-        store, model_host.engine, model_host.opened_engine, model_host.require_model, base_only=starts.safe_mode
-    )
+    find_base, base_only = model_host.require_model, starts.safe_mode
+    switch = AdapterSwitch(store, model_host.engine, model_host.opened_engine, find_base, base_only=base_only)
     device = DeviceReader(
         settings.data_dir,
         own=lambda: [pid for pid in (model_host.endpoint_pid, worker.pid) if pid is not None],
@@ -151,13 +150,9 @@ def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overri
     monitor = IdleMonitor(settings, worker, read_state=device.read_device_state, window=window.state)
     periodic = BackgroundScheduler(timezone=UTC)
     housekeeper = Housekeeper(settings, db, store, switch, periodic)
-    context = CycleContext(settings, db, store, model_host.require_model, switch)
-    supervisor = Supervisor(
-        context,
-        worker,
-        watching=monitor.watching,
-        on_end=housekeeper.forget_soon,  # feedback may have been deleted while the job worked with it
-    )
+    context = CycleContext(settings, db, store, find_base, switch)
+    # Feedback may have been deleted while a job worked with it.
+    supervisor = Supervisor(context, worker, watching=monitor.watching, on_end=housekeeper.forget_soon)
     schedule = NightlyScheduler(window, supervisor, db.scheduled_runs, profiles.names, monitor.decide_start, periodic)
     return Daemon(
         settings=settings,

@@ -19,24 +19,32 @@ SECRET, OTHER = "Zyxolotl Quendorp", "Mirabel Ostrander"
 TRAINING = {"steps": 3, "batch_size": 2, "threads": 1, "warmup_steps": 1, "evaluate_every": 3, "rehearsal_batch": 0}
 
 
-@pytest.fixture
-def settings(tmp_path) -> Settings:
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> Settings:
     return Settings(
-        data_dir=tmp_path / "data",
-        model={"name": str(save_tiny(tmp_path / "model")), "dtype": "float32"},
+        data_dir=tmp_path_factory.mktemp("data"),
+        model={"name": str(save_tiny(tmp_path_factory.mktemp("model"))), "dtype": "float32"},
         schedule={"enabled": False},
         runtime={"threads": 1},
         training=TRAINING,
-        curation={"heldout_share": 0.25},
         idle={"resume_s": 0.01},
     )
 
 
-@pytest.fixture
-def client(settings):
+@pytest.fixture(scope="module")
+def daemon(settings):
     with client_of(create_app(settings)) as client:
         wait_until(lambda: client.get("/health").status_code == 200, timeout_s=60)
         yield client
+
+
+@pytest.fixture
+def client(daemon):
+    """Nothing is left in it of the test before."""
+    for profile in ("default", "bob"):
+        if (erasure_id := daemon.delete(f"/profiles/{profile}").json()["erasure_id"]) is not None:
+            complete(daemon, erasure_id)
+    return daemon
 
 
 def correct(client, name: str, thing: str = "dog") -> str:
@@ -90,31 +98,41 @@ def complete(client, erasure_id: str) -> dict:
 
 def test_a_deletion_reaches_every_copy_and_every_version(client, settings):
     tell(client, OTHER)
-    assert learn(client) == 1
+    first = learn(client)
     secret = correct(client, SECRET)
-    assert [learn(client) for _ in range(2)] == [2, 3]
+    second, third = (learn(client) for _ in range(2))
     reply = client.post("/generate", json={"inputs": "What is my dog called?"}).json()
-    assert (reply["details"]["adapter_version"], reply["details"]["recalled"][0]["feedback_id"]) == ("v3", secret)
-    assert client.get(f"/feedback/{secret}/versions").json() == {"profile": "default", "versions": ["v2", "v3"]}
-    assert secret in {row["id"] for row in client.get("/adapters/v3/feedback").json()["feedback"]}
+    assert (reply["details"]["adapter_version"], reply["details"]["recalled"][0]["feedback_id"]) == (
+        f"v{third}",
+        secret,
+    )
+    assert client.get(f"/feedback/{secret}/versions").json() == {
+        "profile": "default",
+        "versions": [f"v{second}", f"v{third}"],
+    }
+    assert secret in {row["id"] for row in client.get(f"/adapters/v{third}/feedback").json()["feedback"]}
     assert traces(settings.data_dir, SECRET)
     answer = client.delete(f"/feedback/{secret}").json()
-    assert client.get("/info").json()["serving"]["default"] == "v1"
+    assert client.get("/info").json()["serving"]["default"] == f"v{first}"
     after = client.post("/generate", json={"inputs": "What is my dog called?"}).json()
-    assert (after["details"]["adapter_version"], after["details"]["recalled"]) in [("v1", []), ("base", [])]
-    for version in ("v2", "v3"):
+    assert (after["details"]["adapter_version"], after["details"]["recalled"]) in [(f"v{first}", []), ("base", [])]
+    for version in (f"v{second}", f"v{third}"):
         pinned = {"inputs": "Hi", "parameters": {"adapter_id": f"default@{version}"}}
         assert client.post("/generate", json=pinned).status_code == 404
         assert client.post(f"/adapters/{version}/activate").status_code == 404
     assert client.get(f"/interactions/{reply['interaction_id']}").status_code == 404
     erasure = complete(client, answer["erasure_id"])
-    assert (erasure["versions"], erasure["interactions"], erasure["feedback"]) == ({"default": [2, 3]}, 1, [secret])
+    assert (erasure["versions"], erasure["interactions"], erasure["feedback"]) == (
+        {"default": [second, third]},
+        1,
+        [secret],
+    )
     assert erasure["stages"]["retrained"] is None
     assert traces(settings.data_dir, SECRET) == []
     assert traces(settings.data_dir, OTHER)
-    assert learn(client) == 4
+    assert learn(client) == third + 1
     assert client.get(f"/erasures/{answer['erasure_id']}").json()["stages"]["retrained"]
-    assert [one["id"] for one in client.get("/erasures?profile=default").json()["erasures"]] == [answer["erasure_id"]]
+    assert client.get("/erasures?profile=default&limit=1").json()["erasures"][0]["id"] == answer["erasure_id"]
     assert client.get("/erasures?profile=bob").json() == {"erasures": []}
     assert client.get("/erasures/e-none").status_code == 404
 
@@ -151,20 +169,6 @@ def test_replies_in_progress_that_know_it_end_with_the_deletion(client):
     for result in results:
         assert result.json()["error"]["code"] == 503 or not result.json()["details"]["recalled"]
     complete(client, erasure_id)
-
-
-def test_a_daemon_that_died_right_after_the_rows_goes_on_at_its_next_start(settings):
-    with client_of(create_app(settings)) as client:
-        wait_until(lambda: client.get("/health").status_code == 200, timeout_s=60)
-        ids = tell(client, SECRET)
-        assert learn(client) == 1
-        erasure = client.app.state.daemon.db.erasures.feedback(ids[0])
-        assert traces(settings.jobs_dir, ids[0])
-    with client_of(create_app(settings)) as client:
-        assert client.get("/adapters").json()["adapters"] == []
-        wait_until(lambda: client.get("/health").status_code == 200, timeout_s=60)
-        assert complete(client, erasure.id)["versions"] == {"default": [1]}
-        assert not traces(settings.jobs_dir, ids[0])
 
 
 def test_an_interaction_goes_with_the_feedback_on_it_and_a_profile_with_all_that_is_its_own(client, settings):

@@ -1,0 +1,44 @@
+"""A daemon that dies in the middle of an erasure: its successor goes on."""
+
+from __future__ import annotations
+
+import pytest
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from lars_agent.training.job_directory import CANDIDATE, TRAIN_FILE, write_examples
+from service.housekeeping.eraser import Eraser
+from service.housekeeping.housekeeper import Housekeeper
+from tests.service.house import House
+from tests.service.housekeeping.test_housekeeper import add_job, examples
+
+
+@pytest.fixture
+def house(tmp_path):
+    house = House(tmp_path / "data")
+    yield house
+    house.close()
+
+
+def test_what_the_rows_alone_were_deleted_of_is_gone_after_the_next_start(house):
+    kept, gone = house.correct(2)
+    innocent, affected = house.publish(learned=[kept]), house.publish(learned=[kept, gone])
+    folder = house.folder(add_job(house).id)
+    write_examples(folder / TRAIN_FILE, examples(kept, gone))
+    (folder / CANDIDATE).mkdir()
+    erasure = house.db.erasures.feedback(gone)
+    assert set(erasure.stages) == {"rows"}
+    keeper = Housekeeper(house.settings, house.db, house.store, house.switch, BackgroundScheduler())
+    eraser = Eraser(house.context, house.supervisor(), keeper)
+    eraser.resume()
+    assert house.store.active("default") == house.engine.serving("default") == innocent
+    assert [found.version for found in house.store.versions("default")] == [innocent]
+    assert set(house.db.erasures.get(erasure.id).stages) == {"rows", "recall", "wordings", "served_version", "caches"}
+    keeper.forget()
+    assert house.db.erasures.pending() == []
+    assert house.db.erasures.get(erasure.id).versions == {"default": [affected]}
+    assert not (folder / CANDIDATE).exists()
+    assert gone not in (folder / TRAIN_FILE).read_text()
+    keeper.close()
+    before = house.db.erasures.get(erasure.id)
+    eraser.resume()
+    assert house.db.erasures.get(erasure.id) == before

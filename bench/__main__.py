@@ -21,9 +21,10 @@ from bench import report
 from bench.memory.cell import DTYPES, METHODS
 from bench.memory.goals import CELLS, goal_cells, grid
 from bench.memory.process import measure
-from bench.models import ready_model
+from bench.models import TINY, ready_model
 from bench.planner.jobs import JOBS, RANGES, draw_jobs
 from bench.quality import sweep
+from bench.quality.forgetting import FORGETTING, measure_forgetting
 from bench.quality.once import ONCE, measure_once
 from bench.record import CHECKOUT, RESULTS, claims
 from bench.suite import Suite
@@ -36,7 +37,7 @@ TIME_LIMIT_S = 4 * 3600.0
 FAULT_PARTS = ("kills", "points", "cuts", "disk", "resume", "latency")
 SERVE_PARTS = ("speed", "engine", "clients", "swaps", "feedback", "asleep")
 MEMORY = Suite("memory", f"{PROGRAM} memory --goals", (CELLS, JOBS))
-QUALITY = Suite("quality", f"{PROGRAM} quality", (ONCE,))
+QUALITY = Suite("quality", f"{PROGRAM} quality", (ONCE, FORGETTING))
 SWEEP = Suite("sweep", f"{PROGRAM} sweep", (sweep.CELLS,))
 T = TypeVar("T")
 
@@ -173,6 +174,18 @@ def quality(
     drawn = _listed(seeds, "--seeds", "no seed", int)
     subjects = [{"facts": facts, "seed": seed, "settings": settings} for seed in drawn]
     QUALITY.measure(ONCE, subjects, partial(measure_once, ready_model("default", "bfloat16", "cpu", models)), out)
+
+
+@app.command()
+def forgetting(
+    deletions: Annotated[int, typer.Option(min=1, help="At random moments of a cycle.")] = 30,
+    seed: Annotated[int, typer.Option(help="Of what is drawn; the moments also depend on how fast the device is.")] = 0,
+    models: Models = MODELS,
+    out: Out = RESULTS,
+) -> None:
+    """What is left of deleted words in any file, and of replies by a version that knew them (ten minutes)."""
+    subjects = [{"deletions": deletions, "seed": seed}]
+    QUALITY.measure(FORGETTING, subjects, partial(measure_forgetting, ready_model(TINY, "float32", "cpu", models)), out)
 
 
 @app.command("sweep")

@@ -16,6 +16,7 @@ import httpx
 import psutil
 
 from bench.child import call, until
+from bench.record import tables
 from examples.running import Daemon, daemon
 from lars_agent.errors import LarsError, last_line
 from service.worker.process import DEFAULT_COMMAND, LOG_NAME, worker_environment
@@ -86,6 +87,12 @@ def asking(running: Daemon, prompts: Sequence[str], tokens: int) -> Iterator[lis
         finally:
             done.set()
         list(clients)  # raises what they raised
+
+
+def quick_settings() -> dict[str, str]:
+    """Those of configs/quick.toml, under which a cycle takes seconds with the tiny model."""
+    sections = tables("configs/quick.toml")
+    return {f"{name}__{key}": str(value) for name, keys in sections.items() for key, value in keys.items()}
 
 
 @contextmanager

@@ -55,7 +55,7 @@ def full_tables(files: Files, plots: str) -> str:
         rows = record["rows"]
         claims = [row for claim in rows if claim["goal"] is not None for row in _with_variants(claim, rows)]
         claimed = _table("| row | measured | goal | | |", [[*_cells(row["name"], row), row["note"]] for row in claims])
-        if tables := [claimed] if claimed else list(filter(None, (_by_arm(rows), _by_method(rows)))):
+        if tables := list(filter(None, (claimed, _by_arm(rows), _by_method(rows)))):
             parts += [f"## {area}\n\n    {record['command']}", *tables]
             parts += [f"![{name}]({plots}/{name})" for name in record.get("plots", []) if name.endswith(".svg")]
     return "\n\n".join(parts)

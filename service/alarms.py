@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-AlarmCode = Literal["adapter_fallback", "adapter_set_aside", "not_learning", "not_recording", "safe_mode"]
+AlarmCode = Literal[
+    "adapter_fallback", "adapter_rolled_back", "adapter_set_aside", "not_learning", "not_recording", "safe_mode"
+]
 
 
 @dataclass(frozen=True)

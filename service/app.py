@@ -34,6 +34,7 @@ from service.api import (
 from service.api.daemon_metrics import DaemonCollector
 from service.api.middleware import GUARDS, RequestCounter
 from service.cycle.context import CycleContext
+from service.cycle.ratings import RatingsWatch
 from service.cycle.supervisor import Supervisor
 from service.daemon import Daemon
 from service.dashboard import routes as dashboard
@@ -172,6 +173,7 @@ def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overri
         periodic=periodic,
         housekeeper=housekeeper,
         eraser=Eraser(context, supervisor, housekeeper),
+        ratings=RatingsWatch(context, periodic),
     )
 
 

@@ -11,6 +11,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from lars_agent.store.adapters import AdapterStore
 from service.alarms import Alarm
+from service.cycle.ratings import RatingsWatch
 from service.cycle.supervisor import Supervisor
 from service.db import Database
 from service.db.records import JobRecord, JobTrigger
@@ -58,6 +59,7 @@ class Daemon:
     periodic: BackgroundScheduler
     housekeeper: Housekeeper
     eraser: Eraser
+    ratings: RatingsWatch
     notices: list[str] = field(default_factory=list)
     metrics: RequestMetrics = field(default_factory=RequestMetrics)
     _started: float = field(default_factory=time.monotonic)

@@ -268,6 +268,8 @@ class Session:
         assert answer.is_success or (path, answer.status_code) == UNPLANNED, f"{shlex.join(words)}: {answer.text}"
         if method == "POST" and (name := IDS.get(path)):
             self.ids[name] = answer.json()[ID_FIELDS.get(name, "id")]
+        if method == "DELETE" and (erasure_id := answer.json()["erasure_id"]):
+            self.ids["ERASURE"] = erasure_id
 
 
 def curls(page: str) -> list[list[str]]:
@@ -299,7 +301,7 @@ def answered(tmp_path_factory) -> Session:
 
 
 def test_the_curl_examples_are_answered(answered):
-    assert answered.ids.keys() == set(IDS.values())
+    assert answered.ids.keys() == {*IDS.values(), "ERASURE"}
     for code in (code for page in PAGES for code in inline(page) if code.startswith("curl ")):
         answered.run(shlex.split(code))
 

@@ -16,12 +16,11 @@ from typing import Any, Self
 
 import psutil
 
-from bench.daemon import Answer, ask, descendants
+from bench.daemon import Answer, ask, descendants, quick_settings
 from bench.faults.clients import PROMPTS, REPLY_TOKENS, Clients, within
 from bench.faults.injection import FAULTY, VARIABLE
 from bench.faults.state import Job
 from bench.models import PREFIX, TINY
-from bench.record import tables
 from examples.running import SERVE, Daemon
 from lars_agent.errors import LarsError
 from lars_agent.records import from_json
@@ -62,10 +61,8 @@ class DaemonUnderTest(Daemon):
         """
         state = folder / name
         state.mkdir(parents=True, exist_ok=True)
-        sections = tables("configs/quick.toml")
-        settings = {f"{name}__{key}": str(value) for name, keys in sections.items() for key, value in keys.items()}
         model, log = folder / MODELS / TINY_NAME, folder / f"{name.replace('/', '-')}.log"
-        return cls(state, settings | {"model__name": str(model)}, log)
+        return cls(state, quick_settings() | {"model__name": str(model)}, log)
 
     def __enter__(self) -> Self:
         return self

@@ -22,6 +22,14 @@ from lars_agent.errors import LarsError
 
 CLIENTS, REPLY_TOKENS, NIGHT_LIMIT_S = 4, 24, 3 * 3600.0
 KINDS = ("trained", "unseen", "others")
+# The rows that have goals: of so many facts, and which arm's score.
+GOALS = {
+    ("once_recall_weights", 60): ("weights", "unseen"),
+    ("once_recall_weights_150", 150): ("weights", "unseen"),
+    ("once_recall_both", 60): ("both", "unseen"),
+    ("once_recall_next_reply", 60): ("recall", "unseen"),
+    ("once_specificity", 60): ("both", "others"),
+}
 
 
 def measure_once(model: Path, subject: Record) -> dict[str, Any]:
@@ -92,7 +100,13 @@ def once_rows(newest: Newest) -> list[Row]:
         for arm, kind in product(runs[0]["arms"], KINDS):
             values = [run["arms"][arm][kind] for run in runs]
             rows.append(claimed("once_{kind}/{arm}/{facts}{chosen}", values, kind=kind, arm=arm, **words))
-        rows.append(claimed("once_cpu_s/{facts}{chosen}", [run["night"]["cpu_seconds"] for run in runs], **words))
+        seconds = [run["night"]["cpu_seconds"] for run in runs]
+        rows.append(claimed("once_cpu_s/{facts}{chosen}", seconds, **words))
+        for (name, facts_then), (arm, kind) in GOALS.items():
+            if facts_then == count and not chosen:
+                rows.append(claimed(name, [run["arms"][arm][kind] for run in runs], **words))
+        if count == 60 and not chosen:
+            rows.append(claimed("cpu_seconds_per_100_corrections", [100 * one / count for one in seconds], **words))
     return rows
 
 

@@ -108,7 +108,7 @@ def _fact(nouns: tuple[str, ...], noun: str, attribute: Attribute, rng: random.R
     text, correction, values = attribute
     wordings = [f"{question}?" for question in text.removesuffix("?").split("? ")]
     unused = [value for value in values if value not in used]
-    value = rng.choice(unused or values) if values else _name(rng, used)
+    value = rng.choice(unused or values) if values else invented_name(rng, used)
     used.add(value)
     others = (f"{rng.choice(POSSESSORS)} {noun}", f"my {rng.choice(OTHERS[nouns])}")
     neighbours = tuple(rng.choice(wordings).format(other) for other in others)
@@ -116,7 +116,7 @@ def _fact(nouns: tuple[str, ...], noun: str, attribute: Attribute, rng: random.R
     return Fact(asked, correction.format(noun, value), value, neighbours)
 
 
-def _name(rng: random.Random, used: set[str]) -> str:
+def invented_name(rng: random.Random, used: set[str]) -> str:
     """A new name of two or three syllables that nobody has."""
     while True:
         syllables = [rng.choice(ONSETS) + rng.choice(VOWELS) for _ in range(rng.randint(2, 3))]

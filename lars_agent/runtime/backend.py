@@ -34,8 +34,11 @@ class Backend(Protocol):
     def start(self, adapter: Any | None, prompt: Sequence[int], capacity: int) -> DecodingSequence:
         """Return a sequence for `prompt`, not yet prefilled, with capacity for `capacity` reply tokens."""
 
-    def embed(self, prompt: Sequence[int]) -> Tensor:
-        """Return the base model's final hidden state (H,) float32 at the last token of `prompt`."""
+    def embed(self, prompt: Sequence[int], shared: int = 0) -> Tensor:
+        """Return the base model's final hidden state (H,) float32 at the last token of `prompt`.
+
+        The next prompts, too, begin with the first `shared` of its tokens, which are then read once.
+        """
 
     def step(self, sequences: Sequence[Any], tokens: Sequence[int]) -> None:
         """Append one token to each of `sequences`, which `start` returned, and update its `logits`."""

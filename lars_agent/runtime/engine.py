@@ -15,10 +15,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import cached_property
+from itertools import takewhile
 from typing import TypeVar
 
 import torch
 from jinja2 import TemplateError
+from torch import Tensor
 
 from lars_agent.errors import GenerationError, PromptRefused, PromptTooLong, QueueFull
 from lars_agent.example import Message
@@ -73,7 +76,7 @@ class Engine:
         self._waiting: deque[QueuedRequest] = deque()
         self._unfinished: set[Ticket] = set()
         self._batcher = ContinuousBatcher(self._backend, opened.tokenizer, end_tokens(opened), lambda: self._cancel_all)
-        self._relevance = Relevance(lambda question: self._backend.embed(self._encode_question(question)))
+        self._relevance = Relevance(self._embed)
         self._closed = self._cancel_all = False
         self._thread = threading.Thread(target=self._serve, name="generation", daemon=True)
         self._thread.start()
@@ -136,9 +139,20 @@ class Engine:
         self._inbox.put(run)
         return done.result(COMPARE_S)
 
+    @cached_property
+    def _opening(self) -> int:
+        """The number of tokens with which the prompts of all questions begin."""
+        pairs = zip(self._encode_question("a"), self._encode_question("b"), strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
     def _encode_question(self, question: str) -> list[int]:
-        """Return the token ids of the prompt that asks nothing else, the last ones of a long one."""
-        return encode_prompt(self._tokenizer, [Message(role="user", content=question)])[-LONGEST_COMPARED:]
+        return encode_prompt(self._tokenizer, [Message(role="user", content=question)])
+
+    def _embed(self, question: str) -> Tensor:
+        """Return the hidden state (H,) at the end of the prompt that asks nothing else, without a long one's middle."""
+        prompt = self._encode_question(question)
+        start = max(self._opening, len(prompt) - LONGEST_COMPARED)
+        return self._backend.embed([*prompt[: self._opening], *prompt[start:]], self._opening)
 
     def _encode(self, request: GenerationRequest, order: Sequence[Near]) -> tuple[list[int], tuple[Near, ...]]:
         """Return the prompt's token ids, and the past questions that are in it. Raises PromptRefused."""

@@ -19,6 +19,10 @@ class FastBackend:
 
     def __init__(self, decoder: FastDecoder, prefixes: PrefixCache) -> None:
         self.decoder, self.prefixes = decoder, prefixes
+        self._opening: tuple[tuple[int, ...], KVCache] = (
+            (),
+            KVCache(decoder, 0),
+        )  # of all questions that are compared, and its keys and values
         self._batch: list[FastSequence] = []
         self._deltas: BatchedDeltas | None = None  # of the sequences in `_batch`
 
@@ -30,10 +34,15 @@ class FastBackend:
         """See `Backend`."""
         return FastSequence(self.decoder, adapter, prompt, capacity, self.prefixes)
 
-    def embed(self, prompt: Sequence[int]) -> Tensor:
+    def embed(self, prompt: Sequence[int], shared: int = 0) -> Tensor:
         """See `Backend`."""
-        chunk = SequenceChunk(KVCache(self.decoder, len(prompt)), len(prompt))
-        return self.decoder.run(torch.tensor(list(prompt)), [chunk])[-1].float()
+        opening, ids = tuple(prompt[:shared]), torch.tensor(list(prompt))
+        if self._opening[0] != opening:
+            self._opening = (opening, KVCache(self.decoder, shared))
+            self.decoder.run(ids[:shared], [SequenceChunk(self._opening[1], shared)])
+        kv = KVCache(self.decoder, len(prompt))
+        kv.states[:, :, :shared], kv.length = self._opening[1].states, shared
+        return self.decoder.run(ids[shared:], [SequenceChunk(kv, len(prompt) - shared)])[-1].float()
 
     def step(self, sequences: Sequence[FastSequence], tokens: Sequence[int]) -> None:
         """See `Backend`; sequences whose adapter needs its full rule run one by one."""

@@ -91,7 +91,7 @@ class HfBackend:
         return HfSequence(self.attachment, adapter, prompt, capacity)
 
     @torch.no_grad()
-    def embed(self, prompt: Sequence[int]) -> Tensor:
+    def embed(self, prompt: Sequence[int], shared: int = 0) -> Tensor:
         """See `Backend`."""
         ids = torch.tensor([list(prompt)])
         hidden: Tensor = self.attachment.model.base_model(input_ids=ids, use_cache=False).last_hidden_state

@@ -56,6 +56,13 @@ class GatePolicy:
         description="Largest relative rise of the loss on general text, against the adapter in use and against the "
         "base model, so that many small rises cannot add up.",
     )
+    rollback_chance: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="After promotion: go back to the parent once the ratings of the version in use are so much worse "
+        "than its parent's that chance gives them this seldom; 0 is never.",
+    )
 
 
 @record("verdict")

@@ -1,10 +1,10 @@
-"""The daemon as a dependency of routes."""
+"""Dependencies of routes: the daemon, and whether a reply may be learned from."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 
 from service.daemon import Daemon
 
@@ -15,4 +15,14 @@ async def get_daemon(request: Request) -> Daemon:
     return daemon
 
 
+def get_keep(
+    lars_learn: Annotated[
+        Literal["on", "off"] | None, Header(description="off: the exchange is answered, but neither kept nor learned.")
+    ] = None,
+) -> bool:
+    """Return whether the header lets the exchange be kept."""
+    return lars_learn != "off"
+
+
 DaemonDep = Annotated[Daemon, Depends(get_daemon)]
+KeepDep = Annotated[bool, Depends(get_keep)]

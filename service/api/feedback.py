@@ -166,6 +166,8 @@ def add(
 ) -> FeedbackBody:
     """Store feedback durably before answering. A retry with the same Idempotency-Key stores nothing twice."""
     record, created = daemon.db.feedback.add(body.to_new(), idempotency_key=idempotency_key)
+    if created:
+        daemon.ratings.note(record)
     response.status_code = 201 if created else 200
     return FeedbackBody.model_validate(record)
 

@@ -12,7 +12,7 @@ from sse_starlette import EventSourceResponse
 
 from lars_agent.runtime.request import FinishReason, Generation, GenerationRequest, Piece
 from lars_agent.store.names import AdapterName
-from service.api.dependencies import DaemonDep
+from service.api.dependencies import DaemonDep, KeepDep
 from service.api.errors import answers, documented
 from service.api.fields import (
     Body,
@@ -118,7 +118,9 @@ class GenerateReply(Reply):
     """A reply, and the id by which feedback refers to it."""
 
     generated_text: str
-    interaction_id: str | None = Field(description="Null if the reply could not be recorded, as the disk is full.")
+    interaction_id: str | None = Field(
+        description="Null if the reply was not to be kept, or could not be, as the disk is full."
+    )
     details: GenerationDetails
 
 
@@ -140,16 +142,16 @@ class StreamEvent(Reply):
 
 
 @router.post("/generate", responses=documented(404, 409, 503, 504))
-async def generate(body: GenerateRequest, request: Request, daemon: DaemonDep) -> GenerateReply:
+async def generate(body: GenerateRequest, request: Request, daemon: DaemonDep, keep: KeepDep) -> GenerateReply:
     """Reply to `inputs`. The reply is recorded before it is sent, and cancelled if the client disconnects."""
-    exchange = await _begin(daemon, body)
+    exchange = await _begin(daemon, body, keep)
     return _reply(exchange, await exchange.finished(request))
 
 
 @router.post("/generate_stream", response_model=StreamEvent, responses=STREAM | documented(404, 409, 503, 504))
-async def generate_stream(body: StreamRequest, daemon: DaemonDep) -> EventSourceResponse:
+async def generate_stream(body: StreamRequest, daemon: DaemonDep, keep: KeepDep) -> EventSourceResponse:
     """Stream the reply to `inputs`; the last event has the whole text, its id and the details."""
-    exchange = await _begin(daemon, body)
+    exchange = await _begin(daemon, body, keep)
     index = count()
 
     def encode(item: Piece | Generation) -> list[dict[str, Any]]:
@@ -160,10 +162,10 @@ async def generate_stream(body: StreamRequest, daemon: DaemonDep) -> EventSource
     return event_stream(encode_stream(exchange, encode))
 
 
-async def _begin(daemon: Daemon, body: GenerateRequest) -> Exchange:
+async def _begin(daemon: Daemon, body: GenerateRequest, keep: bool) -> Exchange:
     given = body.parameters
     parameters = given.model_dump(exclude_none=True)
-    return await Exchange.begin(daemon, given.adapter_id, body.to_request, parameters, recall=given.recall)
+    return await Exchange.begin(daemon, given.adapter_id, body.to_request, parameters, recall=given.recall, keep=keep)
 
 
 def _reply(exchange: Exchange, generation: Generation) -> GenerateReply:

@@ -14,7 +14,7 @@ from sse_starlette import EventSourceResponse
 from lars_agent.example import Message
 from lars_agent.runtime.request import FinishReason, Generation, GenerationRequest, Piece, TokenChoice, TokenLogprob
 from lars_agent.store.names import AdapterName
-from service.api.dependencies import DaemonDep
+from service.api.dependencies import DaemonDep, KeepDep
 from service.api.errors import answers, documented
 from service.api.fields import (
     MAX_MESSAGES,
@@ -41,7 +41,7 @@ STREAM = answers(
 MAX_LOGPROBS = 20
 # Fields that clients send and that have no effect here.
 WITHOUT_EFFECT = frozenset(
-    {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
+    {"user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
     | {"parallel_tool_calls", "reasoning_effort", "verbosity", "prediction"}
 )
 # Unsupported fields: accepted with one of these values, which turn them off, refused with any other.
@@ -100,6 +100,7 @@ class OpenAIRequest(SamplingFields, Body):
     repetition_penalty: float | None = Field(default=None, ge=0.1, le=10)
     max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
     recall: RecallChoice = None
+    store: bool | None = Field(default=None, description="false: answered, but neither kept nor learned from.")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -164,7 +165,9 @@ class OpenAIReply(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    id: str = Field(description="The `interaction_id` for feedback, unless the disk was full.")
+    id: str = Field(
+        description="The `interaction_id` for feedback, unless the reply was not kept, or the disk was full."
+    )
     object: str
     created: int
     model: str
@@ -172,9 +175,9 @@ class OpenAIReply(BaseModel):
 
 
 @router.post("/chat/completions", response_model=OpenAIReply, responses=STREAM | documented(404, 409, 503, 504))
-async def chat(body: ChatRequest, request: Request, daemon: DaemonDep) -> Any:
+async def chat(body: ChatRequest, request: Request, daemon: DaemonDep, keep: KeepDep) -> Any:
     """Reply to a conversation."""
-    exchange = await _begin(daemon, body)
+    exchange = await _begin(daemon, body, keep)
     envelope = _envelope(exchange, "chat.completion")
     if body.stream:
         envelope |= {"object": "chat.completion.chunk"}
@@ -187,9 +190,9 @@ async def chat(body: ChatRequest, request: Request, daemon: DaemonDep) -> Any:
 
 
 @router.post("/completions", response_model=OpenAIReply, responses=STREAM | documented(404, 409, 503, 504))
-async def complete(body: CompletionRequest, request: Request, daemon: DaemonDep) -> Any:
+async def complete(body: CompletionRequest, request: Request, daemon: DaemonDep, keep: KeepDep) -> Any:
     """Continue a text."""
-    exchange = await _begin(daemon, body)
+    exchange = await _begin(daemon, body, keep)
     envelope = _envelope(exchange, "text_completion")
     if body.stream:
         return _stream(exchange, body, envelope, _text_choices(), {"text": ""})
@@ -198,9 +201,10 @@ async def complete(body: CompletionRequest, request: Request, daemon: DaemonDep)
     return _whole(envelope, generation, {"text": generation.text, "logprobs": logprobs})
 
 
-async def _begin(daemon: Daemon, body: ChatRequest | CompletionRequest) -> Exchange:
+async def _begin(daemon: Daemon, body: ChatRequest | CompletionRequest, keep: bool) -> Exchange:
     parameters = body.model_dump(exclude_none=True, exclude={"messages", "prompt"})
-    return await Exchange.begin(daemon, body.model, body.to_request, parameters, recall=body.recall)
+    keep = keep and body.store is not False
+    return await Exchange.begin(daemon, body.model, body.to_request, parameters, recall=body.recall, keep=keep)
 
 
 def _envelope(exchange: Exchange, kind: str) -> dict[str, Any]:

@@ -36,7 +36,8 @@ MIN_TEMPERATURE = 0.01  # logits divided by less overflow; 0 is greedy
 class Exchange:
     """A request and its reply. `recorded_id` is the `interaction_id` once the reply has been recorded.
 
-    `parameters` are recorded as the client sent them; `recalled` are the corrections in the prompt, the best first.
+    `parameters` are recorded as the client sent them, nothing is with `keep` False; `recalled` are the corrections in
+    the prompt, the nearest first.
     """
 
     daemon: Daemon
@@ -44,6 +45,7 @@ class Exchange:
     parameters: Mapping[str, Any]
     interaction_id: str
     recalled: Sequence[Recalled] = ()
+    keep: bool = True
     recorded_id: str | None = None
     began: float = field(default_factory=time.monotonic)
 
@@ -56,6 +58,7 @@ class Exchange:
         parameters: Mapping[str, Any],
         keep_alive_s: float | None = None,
         recall: bool | None = None,
+        keep: bool = True,
     ) -> Exchange:
         """Submit the request to the adapter that `model` names. See `ModelNames.resolve`, `ModelHost.submit`.
 
@@ -74,7 +77,7 @@ class Exchange:
 
         began = time.monotonic()
         ticket, recalled = await run_in_threadpool(submit)
-        return cls(daemon, ticket, parameters, new_interaction_id(), recalled, began=began)
+        return cls(daemon, ticket, parameters, new_interaction_id(), recalled, keep, began=began)
 
     @property
     def replier(self) -> str:
@@ -111,6 +114,8 @@ class Exchange:
 
     def _record(self, generation: Generation) -> None:
         self.daemon.metrics.count_reply(generation, time.monotonic() - self.began)
+        if not self.keep:
+            return
         recorder, request = self.daemon.recorder, self.ticket.request
         recalled = [one.feedback_id for one in self.recalled]
         if recorder.keep(self.interaction_id, request, self.parameters, generation, recalled):

@@ -9,17 +9,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, String, delete, func, insert, or_, select, type_coerce, update
+from sqlalchemy import ColumnElement, String, and_, delete, func, insert, or_, select, type_coerce, update
 
 from service.db.base import Records
-from service.db.engine import failures_named, writing
+from service.db.engine import failures_named, reading, writing
 from service.db.errors import ErasureNotFound, FeedbackNotFound, InteractionNotFound
 from service.db.feedback import Feedback
 from service.db.records import ErasureRecord, new_id, now_utc
 from service.db.tables import erasures, feedback, interactions
 
 STAGES = ("rows", "recall", "wordings", "served_version", "caches", "jobs", "checkpoints", "free_pages")
-BATCH = 500  # ids in one statement
+BATCH = 500  # rows in one statement
 QUOTED = 12  # characters from which on a correction inside another reply is no coincidence
 
 
@@ -90,39 +90,46 @@ class Erasures(Records[ErasureRecord]):
     def _erase(
         self, rows: Sequence[ColumnElement[bool]], replies: ColumnElement[bool] | None = None
     ) -> ErasureRecord | None:
-        """Delete the feedback that matches all of `rows`, the interactions `replies`, and what goes with them."""
+        """Delete the feedback that matches all of `rows`, the interactions `replies`, and what goes with them.
+
+        The interactions go first, some at a time, so that nobody waits long for the database; who dies meanwhile still
+        has the feedback, and may ask again.
+        """
         columns = (feedback.c.id, feedback.c.profile, feedback.c.interaction_id, feedback.c.correction)
-        with writing(self._engine) as connection:
+        with reading(self._engine) as connection:
             found = connection.execute(select(*columns).where(*rows)).all()
-            count = 0 if replies is None else connection.execute(delete(interactions).where(replies)).rowcount
-            if not found and not count:
-                return None
-            for start in range(0, len(found), BATCH):
-                connection.execute(
-                    delete(feedback).where(feedback.c.id.in_([row.id for row in found[start : start + BATCH]]))
-                )
-            count += sum(_delete_replies(connection, *row) for row in found)
-            created = now_utc()
-            profiles, ids = tuple(sorted({row.profile for row in found})), tuple(row.id for row in found)
-            stages = {"rows": created.isoformat(timespec="milliseconds")}
-            record = ErasureRecord(new_id("e", created), created, profiles, ids, count, {}, stages)
+        count = 0 if replies is None else self._delete_interactions(replies)
+        count += sum(self._delete_interactions(_going_with(*row)) for row in found)
+        if not found and not count:
+            return None
+        created, ids = now_utc(), tuple(row.id for row in found)
+        stages = {"rows": created.isoformat(timespec="milliseconds")}
+        profiles = tuple(sorted({row.profile for row in found}))
+        record = ErasureRecord(new_id("e", created), created, profiles, ids, count, {}, stages)
+        with writing(self._engine) as connection:
+            for start in range(0, len(ids), BATCH):
+                connection.execute(delete(feedback).where(feedback.c.id.in_(ids[start : start + BATCH])))
             connection.execute(insert(erasures), vars(record))
-            return record
+        return record
+
+    def _delete_interactions(self, which: ColumnElement[bool]) -> int:
+        """Delete the interactions, a batch at a time; return their number."""
+        batch, total = select(interactions.c.seq).where(which).limit(BATCH), 0
+        while True:
+            with writing(self._engine) as connection:
+                count = connection.execute(delete(interactions).where(interactions.c.seq.in_(batch))).rowcount
+            total += count
+            if count < BATCH:
+                return total
 
 
-def _delete_replies(
-    connection: Connection, feedback_id: str, profile: str, interaction_id: str | None, correction: str | None
-) -> int:
-    """Delete the interactions that go with this feedback; return their number."""
+def _going_with(
+    feedback_id: str, profile: str, interaction_id: str | None, correction: str | None
+) -> ColumnElement[bool]:
+    """Return the condition of interactions that go with this feedback."""
     recalled = func.json_each(interactions.c.recalled).table_valued("value")
-    which = [
-        interactions.c.id == interaction_id,
-        select(1).select_from(recalled).where(recalled.c.value == feedback_id).exists(),
-    ]
+    which: list[ColumnElement[bool]] = [select(1).select_from(recalled).where(recalled.c.value == feedback_id).exists()]
     if correction is not None and len(correction) >= QUOTED:
-        quoted = (
-            (interactions.c.response, correction),
-            (type_coerce(interactions.c.messages, String), json.dumps(correction)[1:-1]),
-        )
-        which += [func.instr(column, text) > 0 for column, text in quoted]
-    return connection.execute(delete(interactions).where(interactions.c.profile == profile, or_(*which))).rowcount
+        said, earlier = interactions.c.response, type_coerce(interactions.c.messages, String)
+        which += [func.instr(said, correction) > 0, func.instr(earlier, json.dumps(correction)[1:-1]) > 0]
+    return or_(interactions.c.id == interaction_id, and_(interactions.c.profile == profile, or_(*which)))

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, insert, select
+from sqlalchemy import ColumnElement, Connection, func, insert, or_, select
 
 from lars_agent.example import Example
 from lars_agent.store.names import DEFAULT_PROFILE
@@ -107,6 +107,17 @@ class Feedback(Records[FeedbackRecord]):
         ).where(*self._of(profile))
         with reading(self._engine) as connection:
             return dict(connection.execute(query).mappings().one())
+
+    def ratings(self, profile: str) -> dict[int | None, tuple[int, int]]:
+        """Count by adapter version the replies that were liked, and those that were disliked or corrected."""
+        is_bad = or_(feedback.c.rating <= 0, feedback.c.correction.is_not(None))
+        good = func.count().filter(feedback.c.rating > 0, feedback.c.correction.is_(None))
+        query = select(feedback.c.adapter_version, good, func.count().filter(is_bad)).group_by(
+            feedback.c.adapter_version
+        )
+        own = (feedback.c.profile == profile, feedback.c.interaction_id.is_not(None))
+        with reading(self._engine) as connection:
+            return {version: (liked, bad) for version, liked, bad in connection.execute(query.where(*own))}
 
     def profiles(self) -> builtins.list[str]:
         """Return every profile that has feedback."""

@@ -178,14 +178,14 @@ class AdapterSwitch:
                 return
             except AdapterIncompatible as error:
                 engine.swap(profile, None)
-                self._note("adapter_set_aside", f"{error}; until then {profile} uses the base model", profile)
+                self.note("adapter_set_aside", f"{error}; until then {profile} uses the base model", profile)
                 return
             except AdapterError as error:
                 fallback = next(self._store.sound_ancestors(profile, base_sha256), None)
                 self._store.move(profile, fallback)
-                self._note("adapter_fallback", f"{error}; {profile} now uses {label(fallback)}", profile)
+                self.note("adapter_fallback", f"{error}; {profile} now uses {label(fallback)}", profile)
 
-    def _note(self, alarm: AlarmCode, message: str, profile: str) -> None:
+    def note(self, alarm: AlarmCode, message: str, profile: str) -> None:
         """Add a problem, once however often the engine is opened."""
         log.warning(alarm, profile=profile, message=message)
         problem = Alarm(alarm, message, profile)

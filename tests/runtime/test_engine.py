@@ -337,11 +337,27 @@ def test_the_base_model_replies_where_a_fact_is_asked_about_something_that_was_n
         assert foreign.result(LONG_S).token_ids == (base if facts[question] else own).result(LONG_S).token_ids
 
 
-def test_questions_are_compared_while_every_place_is_taken(engine):
-    running = [engine.submit(request("Count.", max_new_tokens=200)) for _ in range(4)]
+def test_questions_are_compared_while_every_place_is_taken(opened, store):
+    engine = Engine(opened, store, parallel=1, threads=1)
+    running = engine.submit(request("Count.", max_new_tokens=400))
     past = (PastAnswer("Who?", "Ida."),)
     ticket = engine.submit(request("Who?", recalled=past, recall_limit=1, recall_tokens=500))
     assert ticket.recalled[0][1] == pytest.approx(1.0, abs=1e-3)
-    for one in running:
-        one.cancel()
+    assert not running.is_done
+    running.cancel()
     assert ticket.result(LONG_S).token_ids
+    engine.close()
+
+
+def test_a_deleted_version_is_freed_and_its_replies_end(engine, opened, store, tmp_path):
+    first, second = (publish(store, opened, tmp_path, seed=seed) for seed in (1, 2))
+    engine.swap("default", second)
+    running = [engine.submit(request("Count.", version=version, max_new_tokens=400)) for version in (second, first)]
+    store.erase("default", [second])
+    engine.forget("default", [second])
+    with pytest.raises(GenerationCancelled):
+        running[0].result(0)
+    assert running[1].result(LONG_S).adapter_version == first
+    assert engine.serving("default") is None
+    with pytest.raises(AdapterNotFound):
+        engine.submit(request("Hi", version=second))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,15 @@ def learn(client) -> int:
     return ended.version
 
 
+def publish_again(client) -> int:
+    """Put the active version's files in use once more, as its own successor; return the version."""
+    daemon = client.app.state.daemon
+    active = daemon.store.active("default")
+    draft = replace(daemon.store.get("default", active), parent=active, version=0, files={})
+    manifest = daemon.store.publish("default", daemon.store.folder("default", active), draft)
+    return daemon.switch.activate("default", manifest.version)
+
+
 def traces(folder: Path, text: str) -> list[str]:
     """The files under `folder` that hold the text, plain, in UTF-16 or compressed."""
     wanted = [text.encode(), text.encode("utf-16-le"), text.encode("utf-16-be")]
@@ -100,7 +110,7 @@ def test_a_deletion_reaches_every_copy_and_every_version(client, settings):
     tell(client, OTHER)
     first = learn(client)
     secret = correct(client, SECRET)
-    second, third = (learn(client) for _ in range(2))
+    second, third = learn(client), publish_again(client)
     reply = client.post("/generate", json={"inputs": "What is my dog called?"}).json()
     assert (reply["details"]["adapter_version"], reply["details"]["recalled"][0]["feedback_id"]) == (
         f"v{third}",

@@ -45,6 +45,29 @@ def test_full_disk_prevents_the_record_but_not_the_reply(client, daemon, no_room
     assert client.get("/health").json() == {"status": "ok"}
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_not_to_be_learned_is_answered_and_not_kept(client, daemon, stream):
+    turns, off = [{"role": "user", "content": "Hi"}], {"LARS-Learn": "off"}
+    native = "/generate_stream" if stream else "/generate"
+    for path, body, headers in [
+        (native, {"inputs": "Hi"}, off),
+        ("/v1/chat/completions", {"messages": turns, "stream": stream}, off),
+        ("/v1/chat/completions", {"messages": turns, "stream": stream, "store": False}, {}),
+        ("/v1/completions", {"prompt": "Hi", "stream": stream, "store": False}, {}),
+        ("/api/chat", {"messages": turns, "stream": stream}, off),
+        ("/api/generate", {"prompt": "Hi", "stream": stream}, off),
+    ]:
+        answer = client.post(path, json=body, headers=headers)
+        assert (answer.status_code, "echo" in answer.text) == (200, True), path
+    assert daemon.db.interactions.count() == 0
+    assert client.post("/generate", json={"inputs": "Hi"}, headers={"LARS-Learn": "maybe"}).status_code == 422
+    assert client.post("/generate", json={"inputs": "Hi"}, headers=off).json()["interaction_id"] is None
+    kept = [({"LARS-Learn": "on"}, None), ({}, True)]
+    for number, (headers, store) in enumerate(kept, start=1):
+        client.post("/v1/chat/completions", json={"messages": turns, "store": store}, headers=headers)
+        assert daemon.db.interactions.count() == number
+
+
 def test_conversation_is_given_as_messages(client, engine):
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     assert client.post("/generate", json={"inputs": turns}).json()["generated_text"] == "echo: Hi"

@@ -85,7 +85,7 @@ def test_busy_database_is_503(client, daemon, monkeypatch):
     def busy(*_: object) -> None:
         raise DatabaseBusy("the database has been busy for 10 s")
 
-    monkeypatch.setattr(daemon.db.feedback, "delete", busy)
+    monkeypatch.setattr(daemon.db.erasures, "feedback", busy)
     response = client.delete("/feedback/x")
     assert (response.status_code, response.headers["retry-after"]) == (503, "5")
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import queue
@@ -33,6 +34,8 @@ from lars_agent.runtime.batcher import ContinuousBatcher, QueuedRequest
 from lars_agent.runtime.relevance import Relevance
 from lars_agent.runtime.request import GenerationRequest, Near, PastAnswer, Ticket
 from lars_agent.store.adapters import AdapterStore
+
+log = logging.getLogger(__name__)
 
 SEED_LIMIT = 2**63
 PREFIX_BYTES = 128 * 2**20
@@ -78,6 +81,7 @@ class Engine:
         self._batcher = ContinuousBatcher(self._backend, opened.tokenizer, end_tokens(opened), lambda: self._cancel_all)
         self._relevance = Relevance(self._embed)
         self._closed = self._cancel_all = False
+        self._is_cold = True  # everyday questions are still to be read
         self._thread = threading.Thread(target=self._serve, name="generation", daemon=True)
         self._thread.start()
 
@@ -111,8 +115,9 @@ class Engine:
     def _compare(self, request: GenerationRequest) -> tuple[bool, Sequence[Near]]:
         """Return whether the adapter is closed for the request, and the request's past questions, the nearest first."""
         others = [past.question for past in request.recalled]
-        if not request.is_foreign and not others:
-            return False, ()
+        unordered = [(index, 0.0) for index in range(len(others))]
+        if not (request.is_foreign or others) or not self._relevance.is_ready:
+            return False, unordered
         question = request.messages[-1]["content"]
         with suppress(TemplateError, TimeoutError):
             return self._on_thread(
@@ -121,7 +126,7 @@ class Engine:
                     self._relevance.order(question, others),
                 )
             )
-        return False, [(index, 0.0) for index in range(len(others))]
+        return False, unordered
 
     def _on_thread(self, work: Callable[[], T]) -> T:
         """Return what `work` returns in the thread that runs the model, between two tokens of the replies there.
@@ -240,20 +245,33 @@ class Engine:
             self._batcher.step()
 
     def _receive(self) -> bool:
-        """Take in what has come, and wait for something if there is nothing to do; return False at the end."""
-        is_open = True
-        while is_open:
+        """Take in what has come, and wait for something if there is nothing to do; return False at the end.
+
+        Before the first wait, everyday questions are read; none of them keeps anybody waiting for long.
+        """
+        while True:
+            is_idle = not self._waiting and not self._batcher
             try:
-                item = self._inbox.get(block=not self._waiting and not self._batcher)
+                item = self._inbox.get(block=is_idle and not self._is_cold)
             except queue.Empty:
-                break
+                if not is_idle:
+                    return True
+                self._is_cold = self._warm()
+                continue
             if isinstance(item, QueuedRequest):
                 self._waiting.append(item)
             elif item is not None:
                 item()
             else:
-                is_open = False
-        return is_open
+                return False
+
+    def _warm(self) -> bool:
+        """Read an everyday question; return whether there are more."""
+        try:
+            return self._relevance.warm()
+        except Exception as error:  # a chat template that refuses it, say: the thread must outlive that
+            log.warning("questions are not compared: %r", error)
+            return False
 
 
 def with_recalled(messages: Sequence[Message], recalled: Sequence[PastAnswer]) -> list[Message]:

@@ -24,11 +24,33 @@ RIDGE = 1.0
 
 
 class Relevance:
-    """Compares questions by `embed`, which returns the hidden state (H,) float32 at the end of a question's prompt."""
+    """Compares questions by `embed`, which returns the hidden state (H,) float32 at the end of a question's prompt.
+
+    It needs those of the shipped everyday questions first, seconds of work that is done one by one: see `warm`.
+    """
 
     def __init__(self, embed: Callable[[str], Tensor]) -> None:
         self._embed = embed
         self._vectors: OrderedDict[str, Tensor] = OrderedDict()
+        shipped = json.loads((files("lars_agent.data") / "questions.json").read_text(encoding="utf-8"))
+        self._due: list[str] = shipped["facts"] + shipped["general"]
+        self._signs = torch.tensor([1.0] * len(shipped["facts"]) + [-1.0] * len(shipped["general"]))
+        self._everyday: list[Tensor] = []
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether questions can be compared."""
+        return len(self._everyday) == len(self._signs)
+
+    def warm(self) -> bool:
+        """Read the next everyday question; return False once there is none left, or reading has failed."""
+        if self._due:
+            try:
+                self._everyday.append(self._embed(self._due.pop(0)))
+            except Exception:
+                self._due.clear()  # questions are not compared, then
+                raise
+        return bool(self._due)
 
     def order(self, question: str, others: Sequence[str]) -> list[Near]:
         """Return the indices of `others`, the one nearest to `question` first, each with its cosine to that."""
@@ -57,20 +79,18 @@ class Relevance:
         return self._vectors[question]
 
     def _standardized(self, vectors: Tensor) -> Tensor:
-        _, everyday = self._everyday
-        return normalize((vectors - everyday.mean(0)) / (everyday.std(0) + 1e-6), dim=-1)
+        mean, deviation = self._common
+        return normalize((vectors - mean) / (deviation + 1e-6), dim=-1)
 
     @cached_property
-    def _everyday(self) -> tuple[Tensor, Tensor]:
-        """Whether each of the everyday questions asks for a fact, 1 or -1 (N,), and their vectors (N, H)."""
-        shipped = json.loads((files("lars_agent.data") / "questions.json").read_text(encoding="utf-8"))
-        signs = [1.0] * len(shipped["facts"]) + [-1.0] * len(shipped["general"])
-        return torch.tensor(signs), torch.stack([self._embed(text) for text in shipped["facts"] + shipped["general"]])
+    def _common(self) -> tuple[Tensor, Tensor]:
+        """What the everyday questions have in common: means and standard deviations (H,)."""
+        everyday = torch.stack(self._everyday)
+        return everyday.mean(0), everyday.std(0)
 
     @cached_property
     def _fact_direction(self) -> Tensor:
-        """The weights (H,) of a ridge regression on them."""
-        signs, everyday = self._everyday
-        rows = self._standardized(everyday)
-        direction: Tensor = rows.T @ torch.linalg.solve(rows @ rows.T + RIDGE * torch.eye(len(rows)), signs)
+        """The weights (H,) of a ridge regression that tells those for a fact from the others."""
+        rows = self._standardized(torch.stack(self._everyday))
+        direction: Tensor = rows.T @ torch.linalg.solve(rows @ rows.T + RIDGE * torch.eye(len(rows)), self._signs)
         return direction

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
+import time
+from dataclasses import replace
 from importlib.resources import files
 
 import pytest
 import torch
+from jinja2 import TemplateError
 
 from lars_agent.errors import (
     AdapterCorrupt,
@@ -40,6 +43,15 @@ def engine(opened, store):
     made = Engine(opened, store, queue_size=3, threads=1)
     yield made
     made.close()
+
+
+def warm(engine: Engine) -> Engine:
+    """Wait until it can compare questions."""
+    deadline = time.monotonic() + LONG_S
+    while not engine._relevance.is_ready:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return engine
 
 
 def reply(engine: Engine, **changes):
@@ -287,6 +299,7 @@ def test_a_closed_engine_takes_no_request_and_gives_the_model_back(opened, store
 
 
 def test_as_many_past_questions_as_there_is_room_for_stand_before_the_last_message(engine, opened):
+    warm(engine)
     turns = [Message(role="system", content="Be short."), Message(role="user", content="And now?")]
     pairs = (PastAnswer("And now?", "Yes."), PastAnswer("Second?", "No."))
 
@@ -312,6 +325,8 @@ def test_as_many_past_questions_as_there_is_room_for_stand_before_the_last_messa
 
 
 def test_a_reply_goes_on_with_the_recalled_answer_that_is_to_the_same_question(engine):
+    warm(engine)
+
     def text(strength: float, is_same: bool = True) -> str:
         past = (PastAnswer("Where?", "There."), PastAnswer("Who?", "It is Ida.", is_same))
         asked = request("Who?", recalled=past, recall_limit=2, recall_tokens=500, recall_strength=strength)
@@ -325,7 +340,7 @@ def test_the_base_model_replies_where_a_fact_is_asked_about_something_that_was_n
     engine, opened, store, tmp_path
 ):
     engine.swap("default", publish(store, opened, tmp_path, seed=1))
-    asks_fact = engine._relevance.asks_fact  # of a random model: either may be
+    asks_fact = warm(engine)._relevance.asks_fact  # of a random model: either may be
     shipped = json.loads((files("lars_agent.data") / "questions.json").read_text())
     questions = [*shipped["facts"], *shipped["general"]]
     facts = {question: engine._on_thread(lambda question=question: asks_fact(question)) for question in questions}
@@ -338,7 +353,7 @@ def test_the_base_model_replies_where_a_fact_is_asked_about_something_that_was_n
 
 
 def test_questions_are_compared_while_every_place_is_taken(opened, store):
-    engine = Engine(opened, store, parallel=1, threads=1)
+    engine = warm(Engine(opened, store, parallel=1, threads=1))
     running = engine.submit(request("Count.", max_new_tokens=400))
     past = (PastAnswer("Who?", "Ida."),)
     ticket = engine.submit(request("Who?", recalled=past, recall_limit=1, recall_tokens=500))
@@ -361,3 +376,24 @@ def test_a_deleted_version_is_freed_and_its_replies_end(engine, opened, store, t
     assert engine.serving("default") is None
     with pytest.raises(AdapterNotFound):
         engine.submit(request("Hi", version=second))
+
+
+def test_until_questions_can_be_compared_and_where_they_never_can_past_ones_come_as_they_were_found(opened, store):
+    class Refusing:
+        def __getattr__(self, name: str):
+            return getattr(opened.tokenizer, name)
+
+        def apply_chat_template(self, turns, **options):
+            if turns[0]["content"] == "Who is my tutor?":
+                raise TemplateError("no tutors")
+            return opened.tokenizer.apply_chat_template(turns, **options)
+
+    engine = Engine(replace(opened, tokenizer=Refusing()), store, threads=1)
+    past = tuple(PastAnswer(question, "Yes.") for question in ("First?", "Now?"))
+    asked = request("Now?", recalled=past, recall_limit=2, recall_tokens=500, is_foreign=True, version="active")
+    for _ in range(2):
+        ticket = engine.submit(asked)
+        assert ticket.recalled == ((0, 0.0), (1, 0.0))
+        assert ticket.result(LONG_S).token_ids
+    assert not engine._relevance.is_ready
+    engine.close()

@@ -22,7 +22,13 @@ def relevance() -> Iterator[Relevance]:
     torch.set_num_threads(1)
     opened = open_model(default_model_folder(), torch.bfloat16)
     backend = choose_backend(opened, 0)
-    yield Relevance(lambda text: backend.embed(encode_prompt(opened.tokenizer, [Message(role="user", content=text)])))
+    relevance = Relevance(
+        lambda text: backend.embed(encode_prompt(opened.tokenizer, [Message(role="user", content=text)]))
+    )
+    while relevance.warm():
+        assert not relevance.is_ready
+    assert relevance.is_ready
+    yield relevance
     backend.close()
 
 
@@ -57,6 +63,8 @@ def test_vectors_are_kept_within_a_limit_and_forgotten():
         return torch.randn(8, generator=torch.Generator().manual_seed(len(text)))
 
     relevance = Relevance(embed)
+    while relevance.warm():
+        pass
     assert relevance.order("Who?", []) == []
     relevance.order("Who?", ["Who is it?"])
     everyday = len(asked)

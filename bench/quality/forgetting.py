@@ -21,7 +21,9 @@ from bench.suite import Newest, Record, Store
 from examples.running import Daemon
 from lars_agent.errors import LarsError
 
-KEPT, CLIENTS, CYCLE_S, LIMIT_S = 8, 2, 12.0, 120.0
+KEPT, CLIENTS, CYCLE_S, LIMIT_S = 8, 2, 8.0, 120.0
+ENDED = 0.5  # of the deletions come after the job has ended, the others at some moment of it
+PAUSE_S = 0.3  # between a client's questions, or the worker would never be let work
 ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be")
 
 
@@ -41,6 +43,8 @@ def measure_forgetting(model: Path, subject: Record) -> dict[str, Any]:
             feedback_id = _correct(running, f"secret {number}", f"It is {secret}.")
             with _asking(running, f"What is my secret {number}?") as given:
                 job = running.post("/jobs", {"profile": "default"})["id"]
+                if rng.random() < ENDED:
+                    until(lambda job=job: running.get(f"/jobs/{job}")["finished"], LIMIT_S, 0.1)
                 time.sleep(rng.uniform(0, CYCLE_S))
                 answer = running.http.delete(f"/feedback/{feedback_id}").raise_for_status().json()
                 deleted = time.monotonic()
@@ -71,7 +75,7 @@ def _asking(running: Daemon, question: str) -> Iterator[list[tuple[float, tuple[
     body = {"inputs": question, "parameters": {"max_new_tokens": 32}}
 
     def keep_asking() -> None:
-        while not done.is_set():
+        while not done.wait(PAUSE_S):
             with suppress(httpx.HTTPError, KeyError):  # a reply in progress that knows it ends with an error
                 reply = running.http.post("/generate", json=body).json()
                 given.append((time.monotonic(), (reply["details"]["adapter_version"], reply["generated_text"])))

@@ -69,10 +69,10 @@ class Erasures(Records[ErasureRecord]):
         with writing(self._engine) as connection:
             known = self._get(connection, record.id)
             done = {**dict.fromkeys(stages, moment), **known.stages}
-            gone = {
-                name: sorted({*known.versions.get(name, ()), *(versions or {}).get(name, ())})
-                for name in {*known.versions, *(versions or {})}
-            }
+            gone = {name: [*found] for name, found in known.versions.items()}
+            for name, found in (versions or {}).items():
+                if found:
+                    gone[name] = sorted({*gone.get(name, ()), *found})
             connection.execute(update(erasures).where(erasures.c.id == record.id).values(stages=done, versions=gone))
 
     def empty_log(self) -> bool:

@@ -23,6 +23,7 @@ from lars_agent.errors import LarsError
 
 KEPT, CLIENTS, CYCLE_S, LIMIT_S = 8, 2, 8.0, 120.0
 ENDED = 0.5  # of the deletions come after the job has ended, the others at some moment of it
+AFTER_S = 2.0  # that the clients go on asking at least
 PAUSE_S = 0.3  # between a client's questions, or the worker would never be let work
 ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be")
 
@@ -48,6 +49,7 @@ def measure_forgetting(model: Path, subject: Record) -> dict[str, Any]:
                 time.sleep(rng.uniform(0, CYCLE_S))
                 answer = running.http.delete(f"/feedback/{feedback_id}").raise_for_status().json()
                 deleted = time.monotonic()
+                time.sleep(AFTER_S)
                 if not until(lambda job=job: running.get(f"/jobs/{job}")["finished"], LIMIT_S, 0.1):
                     raise LarsError(f"the job did not end: {running.get(f'/jobs/{job}')}")
             path = f"/erasures/{answer['erasure_id']}"

@@ -79,7 +79,9 @@ class Engine:
         self._waiting: deque[QueuedRequest] = deque()
         self._unfinished: set[Ticket] = set()
         self._batcher = ContinuousBatcher(self._backend, opened.tokenizer, end_tokens(opened), lambda: self._cancel_all)
-        self._relevance = Relevance(self._embed)
+        size = sum(tensor.nbytes for tensor in (*opened.model.parameters(), *opened.model.buffers()))
+        name = f"{opened.sha256} {opened.model.dtype} {size}"  # the size tells quantized weights
+        self._relevance = Relevance(self._embed, opened.folder, name)
         self._closed = self._cancel_all = False
         self._is_cold = True  # everyday questions are still to be read
         self._thread = threading.Thread(target=self._serve, name="generation", daemon=True)

@@ -7,16 +7,23 @@ much alike (Ethayarajh, arXiv 1909.00512), so that they are standardized by thos
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from importlib.resources import files
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from lars_agent.errors import DiskFull
+from lars_agent.files import write_atomically
+from lars_agent.ops.safetensors_io import read_tensors, tensor_file
 from lars_agent.runtime.request import Near
 
 KEPT = 1000  # vectors of questions
@@ -26,16 +33,22 @@ RIDGE = 1.0
 class Relevance:
     """Compares questions by `embed`, which returns the hidden state (H,) float32 at the end of a question's prompt.
 
-    It needs those of the shipped everyday questions first, seconds of work that is done one by one: see `warm`.
+    It needs those of the shipped everyday questions first, seconds of work that is done one by one: see `warm`. They
+    are kept in `folder`, if it can be written, for the `model`, a name of weights and precision.
     """
 
-    def __init__(self, embed: Callable[[str], Tensor]) -> None:
+    def __init__(self, embed: Callable[[str], Tensor], folder: Path, model: str) -> None:
         self._embed = embed
         self._vectors: OrderedDict[str, Tensor] = OrderedDict()
-        shipped = json.loads((files("lars_agent.data") / "questions.json").read_text(encoding="utf-8"))
+        text = (files("lars_agent.data") / "questions.json").read_text(encoding="utf-8")
+        shipped = json.loads(text)
         self._due: list[str] = shipped["facts"] + shipped["general"]
+        self._file = folder / f"questions-{hashlib.sha256((text + model).encode()).hexdigest()[:12]}.safetensors"
         self._signs = torch.tensor([1.0] * len(shipped["facts"]) + [-1.0] * len(shipped["general"]))
         self._everyday: list[Tensor] = []
+        with suppress(SafetensorError, OSError, KeyError):
+            self._everyday = list(read_tensors(self._file)["everyday"])
+            self._due = []
 
     @property
     def is_ready(self) -> bool:
@@ -50,6 +63,9 @@ class Relevance:
             except Exception:
                 self._due.clear()  # questions are not compared, then
                 raise
+            if not self._due:
+                with suppress(OSError, DiskFull):
+                    write_atomically(self._file, tensor_file({"everyday": torch.stack(self._everyday)}))
         return bool(self._due)
 
     def order(self, question: str, others: Sequence[str]) -> list[Near]:

@@ -378,7 +378,9 @@ def test_a_deleted_version_is_freed_and_its_replies_end(engine, opened, store, t
         engine.submit(request("Hi", version=second))
 
 
-def test_until_questions_can_be_compared_and_where_they_never_can_past_ones_come_as_they_were_found(opened, store):
+def test_until_questions_can_be_compared_and_where_they_never_can_past_ones_come_as_they_were_found(
+    opened, store, tmp_path
+):
     class Refusing:
         def __getattr__(self, name: str):
             return getattr(opened.tokenizer, name)
@@ -388,7 +390,7 @@ def test_until_questions_can_be_compared_and_where_they_never_can_past_ones_come
                 raise TemplateError("no tutors")
             return opened.tokenizer.apply_chat_template(turns, **options)
 
-    engine = Engine(replace(opened, tokenizer=Refusing()), store, threads=1)
+    engine = Engine(replace(opened, tokenizer=Refusing(), folder=tmp_path, sha256="another"), store, threads=1)
     past = tuple(PastAnswer(question, "Yes.") for question in ("First?", "Now?"))
     asked = request("Now?", recalled=past, recall_limit=2, recall_tokens=500, is_foreign=True, version="active")
     for _ in range(2):

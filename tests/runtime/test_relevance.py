@@ -18,13 +18,15 @@ TAUGHT = ["Where is my umbrella?", "Who cuts my hair?", "When do my lessons begi
 
 
 @pytest.fixture(scope="module")
-def relevance() -> Iterator[Relevance]:
+def relevance(tmp_path_factory) -> Iterator[Relevance]:
     torch.set_num_threads(1)
     opened = open_model(default_model_folder(), torch.bfloat16)
     backend = choose_backend(opened, 0)
-    relevance = Relevance(
-        lambda text: backend.embed(encode_prompt(opened.tokenizer, [Message(role="user", content=text)]))
-    )
+
+    def embed(text: str) -> torch.Tensor:
+        return backend.embed(encode_prompt(opened.tokenizer, [Message(role="user", content=text)]))
+
+    relevance = Relevance(embed, tmp_path_factory.mktemp("questions"), "default")
     while relevance.warm():
         assert not relevance.is_ready
     assert relevance.is_ready
@@ -55,14 +57,14 @@ def test_a_question_for_a_fact_is_told_from_one_for_help(relevance):
     assert [relevance.asks_fact(text) for text in facts + others] == [True] * 3 + [False] * 3
 
 
-def test_vectors_are_kept_within_a_limit_and_forgotten():
+def test_vectors_are_kept_within_a_limit_and_forgotten(tmp_path):
     asked = []
 
     def embed(text: str) -> torch.Tensor:
         asked.append(text)
         return torch.randn(8, generator=torch.Generator().manual_seed(len(text)))
 
-    relevance = Relevance(embed)
+    relevance = Relevance(embed, tmp_path, "tiny")
     while relevance.warm():
         pass
     assert relevance.order("Who?", []) == []
@@ -76,3 +78,33 @@ def test_vectors_are_kept_within_a_limit_and_forgotten():
     relevance.forget()
     relevance.order("Who?", ["Who is it?"])
     assert asked[-2:] == ["Who is it?", "Who?"]
+
+
+def test_everyday_questions_are_read_once_for_each_model_and_again_where_their_file_is_damaged(tmp_path):
+    asked = []
+
+    def embed(text: str) -> torch.Tensor:
+        asked.append(text)
+        return torch.randn(8, generator=torch.Generator().manual_seed(len(text)))
+
+    def made(model: str) -> Relevance:
+        asked.clear()
+        relevance = Relevance(embed, tmp_path, model)
+        while relevance.warm():
+            pass
+        assert relevance.is_ready
+        return relevance
+
+    before = made("one").order("Who?", ["Who is it?", "Where?"])
+    assert len(asked) >= 80
+    assert made("one").order("Who?", ["Who is it?", "Where?"]) == before
+    assert asked == ["Who is it?", "Where?", "Who?"]
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    made("one")
+    assert len(asked) >= 80
+    made("two")
+    assert len(asked) >= 80
+    tmp_path.chmod(0o500)
+    made("three")  # a folder that cannot be written
+    tmp_path.chmod(0o700)

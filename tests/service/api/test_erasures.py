@@ -79,11 +79,11 @@ def learn(client) -> int:
     return ended.version
 
 
-def publish_again(client) -> int:
-    """Put the active version's files in use once more, as its own successor; return the version."""
+def publish_again(client, learned: list[str]) -> int:
+    """Put the active version's files in use once more, as a successor that learned this; return the version."""
     daemon = client.app.state.daemon
     active = daemon.store.active("default")
-    draft = replace(daemon.store.get("default", active), parent=active, version=0, files={})
+    draft = replace(daemon.store.get("default", active), parent=active, version=0, files={}, example_ids=tuple(learned))
     manifest = daemon.store.publish("default", daemon.store.folder("default", active), draft)
     return daemon.switch.activate("default", manifest.version)
 
@@ -107,10 +107,10 @@ def complete(client, erasure_id: str) -> dict:
 
 
 def test_a_deletion_reaches_every_copy_and_every_version(client, settings):
-    tell(client, OTHER)
-    first = learn(client)
+    known = tell(client, OTHER)
     secret = correct(client, SECRET)
-    second, third = learn(client), publish_again(client)
+    second = learn(client)
+    first, third = publish_again(client, known), publish_again(client, [*known, secret])
     reply = client.post("/generate", json={"inputs": "What is my dog called?"}).json()
     assert (reply["details"]["adapter_version"], reply["details"]["recalled"][0]["feedback_id"]) == (
         f"v{third}",

@@ -83,6 +83,8 @@ class Daemon:
             self._healthy.cancel()
         self.model_host.halt()
         if self.periodic.running:
+            self.periodic.pause()
+            self.periodic.get_jobs()  # waits until it has handed out what is due: a shutdown meanwhile loses that job
             self.periodic.shutdown(wait=False)
         self.housekeeper.close()
         self.idle_monitor.close()

@@ -48,8 +48,8 @@ class ErasureList(Reply):
 @router.get("/erasures")
 def list_erasures(query: Annotated[ListQuery, Query()], daemon: DaemonDep) -> ErasureList:
     """List the deletions, newest first."""
-    found = daemon.db.erasures.list(query.limit)
-    return ErasureList(erasures=[_body(daemon, one) for one in found if query.profile in (None, *one.profiles)])
+    found = daemon.db.erasures.list(**query.model_dump())
+    return ErasureList(erasures=[_body(daemon, one) for one in found])
 
 
 @router.get("/erasures/{erasure_id}", responses=documented(404))

@@ -134,8 +134,11 @@ def with_recall(
         return request, ()
     if recall is None:
         recall = request.version is not None and settings.profiles.get(request.profile, settings.enabled)
+    is_local = settings.locality and request.version is not None
+    if not recall and not is_local:
+        return request, ()
     found = daemon.db.recall.search(request.profile, request.messages[-1]["content"], CANDIDATES)
-    request = replace(request, is_foreign=settings.locality and found.is_foreign)
+    request = replace(request, is_foreign=is_local and found.is_foreign)
     if not recall:
         return request, ()
     past = tuple(PastAnswer(one.question, one.answer, one.is_same) for one in found.corrections)

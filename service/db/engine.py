@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Integer, LargeBinary, cast, create_engine, event, func
+from sqlalchemy import ColumnElement, Connection, Engine, Integer, LargeBinary, cast, create_engine, event, func, select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DatabaseError as SqlDatabaseError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -63,6 +63,12 @@ def stored_bytes(*columns: ColumnElement[Any]) -> ColumnElement[int]:
     """Return the size of the columns' texts in a row."""
     sizes = [func.coalesce(func.length(cast(column, LargeBinary)), 0, type_=Integer) for column in columns]
     return sum(sizes[1:], start=sizes[0])
+
+
+def holds(column: ColumnElement[Any], value: str) -> ColumnElement[bool]:
+    """Return the condition that the JSON list in `column` holds `value`."""
+    items = func.json_each(column).table_valued("value")
+    return select(1).select_from(items).where(items.c.value == value).exists()
 
 
 @contextmanager

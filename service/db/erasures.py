@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, String, and_, delete, func, insert, or_, select, type_coerce, update
 
 from service.db.base import Records
-from service.db.engine import failures_named, reading, writing
+from service.db.engine import failures_named, holds, reading, writing
 from service.db.errors import ErasureNotFound, FeedbackNotFound, InteractionNotFound
 from service.db.feedback import Feedback
 from service.db.records import ErasureRecord, new_id, now_utc
@@ -54,9 +54,9 @@ class Erasures(Records[ErasureRecord]):
         """Delete everything that was said and corrected as profile `name`; return None where there is nothing."""
         return self._erase([feedback.c.profile == name], interactions.c.profile == name)
 
-    def list(self, limit: int = 100) -> builtins.list[ErasureRecord]:
+    def list(self, profile: str | None = None, limit: int = 100) -> builtins.list[ErasureRecord]:
         """Return the latest erasures, newest first."""
-        return self._latest(limit, None)
+        return self._latest(limit, None, *([] if profile is None else [holds(erasures.c.profiles, profile)]))
 
     def pending(self) -> builtins.list[ErasureRecord]:
         """Return the erasures that are not complete, oldest first."""
@@ -127,8 +127,7 @@ def _going_with(
     feedback_id: str, profile: str, interaction_id: str | None, correction: str | None
 ) -> ColumnElement[bool]:
     """Return the condition of interactions that go with this feedback."""
-    recalled = func.json_each(interactions.c.recalled).table_valued("value")
-    which: list[ColumnElement[bool]] = [select(1).select_from(recalled).where(recalled.c.value == feedback_id).exists()]
+    which = [holds(interactions.c.recalled, feedback_id)]
     if correction is not None and len(correction) >= QUOTED:
         said, earlier = interactions.c.response, type_coerce(interactions.c.messages, String)
         which += [func.instr(said, correction) > 0, func.instr(earlier, json.dumps(correction)[1:-1]) > 0]

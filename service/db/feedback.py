@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, func, insert, or_, select
 from lars_agent.example import Example
 from lars_agent.store.names import DEFAULT_PROFILE
 from service.db.base import Records
-from service.db.engine import reading, writing
+from service.db.engine import holds, reading, writing
 from service.db.errors import FeedbackNotFound, IdempotencyConflict, InteractionNotFound
 from service.db.records import (
     APPROVED_WEIGHT,
@@ -143,8 +143,7 @@ class Feedback(Records[FeedbackRecord]):
         if before is not None:
             conditions.append(feedback.c.created < before)
         if tag is not None:
-            each_tag = func.json_each(feedback.c.tags).table_valued("value")
-            conditions.append(select(1).select_from(each_tag).where(each_tag.c.value == tag).exists())
+            conditions.append(holds(feedback.c.tags, tag))
         return conditions
 
     def _insert(self, connection: Connection, new: NewFeedback, key: str | None) -> FeedbackRecord:

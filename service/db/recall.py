@@ -12,7 +12,7 @@ import re
 import sqlite3
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Literal
@@ -78,7 +78,8 @@ class RecallIndex:
     def search(self, profile: str, question: str, limit: int) -> Found:
         """Return at most `limit` corrections of the profile that may answer `question`."""
         question = question[:LONGEST]
-        words = list(dict.fromkeys(_words(question)))[:MOST_WORDS]
+        asked_words = dict.fromkeys(_words(question))
+        words = list(asked_words)[:MOST_WORDS]
         if not words:
             return Found()
         with self._lock:
@@ -92,7 +93,9 @@ class RecallIndex:
             near = [Recalled(*row) for row in self._connection.execute(query, values)]
             heads = self._heads[profile]
         asked = subject_of(question)
-        fitting = [replace(one, is_same=how == "same") for one in near if (how := _fit(asked, question, one)) != "no"]
+        fitting = [
+            replace(one, is_same=how == "same") for one in near if (how := _fit(asked, asked_words.keys(), one)) != "no"
+        ]
         is_foreign = bool(heads) and not fitting and asked.is_shown and bool(asked.heads or heads.intersection(words))
         return Found([one for one in fitting if one.is_correction][:limit], is_foreign)
 
@@ -139,9 +142,9 @@ def _words(text: str) -> list[str]:
     return [word.casefold() for word in WORDS.findall(text)]
 
 
-def _fit(asked: Subject, question: str, known: Recalled) -> Literal["same", "like", "no"]:
+def _fit(asked: Subject, asked_words: Set[str], known: Recalled) -> Literal["same", "like", "no"]:
     """Return whether a correction is about what is asked about, or is only like the question in its own words."""
-    text, asked_words = f"{known.question}\n{known.answer}", set(_words(question))
+    text = f"{known.question}\n{known.answer}"
     words = set(_words(text))
     if not asked.names | asked.owners <= words or not subject_of(known.question).owners <= asked_words:
         return "no"

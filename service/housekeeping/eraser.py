@@ -27,10 +27,10 @@ class Eraser:
     def __init__(self, context: CycleContext, supervisor: Supervisor, housekeeper: Housekeeper) -> None:
         self._context, self._supervisor, self._housekeeper = context, supervisor, housekeeper
 
-    def carry_out(self, erasure: ErasureRecord) -> ErasureRecord:
+    def carry_out(self, erasure: ErasureRecord) -> None:
         """Delete the versions that learned it and end the jobs that know it; nothing that knew it replies afterwards.
 
-        Copies in the directories of jobs, and in free pages, follow soon. Returns the record as it is then.
+        Copies in the directories of jobs, and in free pages, follow soon.
         """
         context, erasures = self._context, self._context.db.erasures
         for job in context.db.jobs.unfinished():
@@ -41,7 +41,6 @@ class Eraser:
         # The index follows the rows, and wordings are made anew for each job.
         erasures.mark(erasure, "recall", "wordings", "served_version", "caches", versions=versions)
         self._housekeeper.forget_soon()
-        return erasures.get(erasure.id)
 
     def resume(self) -> None:
         """Go on with what an earlier daemon has left; called before any reply is given."""

@@ -99,17 +99,15 @@ class AdapterSwitch:
         Where one of them is active, its nearest sound ancestor that stays serves instead, or the base model.
         """
         with self._lock, self._opened_engine() as engine:
-            active = self._active(profile)
-            if active in versions:
+            if is_affected := self._active(profile) in versions:
                 left = (one for one in self._store.sound_ancestors(profile, None) if one not in versions)
-                active = next(left, None)
-                self._store.move(profile, active)
+                self._store.move(profile, next(left, None))
             self._store.erase(profile, versions)
             if engine is not None:
                 engine.forget(profile, sorted(versions))
-                if not self._base_only:
+                if is_affected and not self._base_only:
                     self._serve_active(engine, profile, self._base_model().sha256)
-        log.info("adapters_withdrawn", profile=profile, versions=sorted(versions), active=active)
+            log.info("adapters_withdrawn", profile=profile, versions=sorted(versions), active=self._active(profile))
 
     def serve_profiles(self, engine: EngineClient, installed: InstalledModel) -> None:
         """Have `engine`, which has just been opened on `installed`, serve the active version of every profile."""

@@ -26,6 +26,7 @@ from bench.planner.jobs import JOBS, RANGES, draw_jobs
 from bench.quality import sweep
 from bench.quality.forgetting import FORGETTING, measure_forgetting
 from bench.quality.once import ONCE, measure_once
+from bench.quality.passing import PASSING, measure_passing
 from bench.record import CHECKOUT, RESULTS, claims
 from bench.suite import Suite
 from lars_agent.errors import LarsError
@@ -37,7 +38,7 @@ TIME_LIMIT_S = 4 * 3600.0
 FAULT_PARTS = ("kills", "points", "cuts", "disk", "resume", "latency")
 SERVE_PARTS = ("speed", "engine", "clients", "swaps", "feedback", "asleep")
 MEMORY = Suite("memory", f"{PROGRAM} memory --goals", (CELLS, JOBS))
-QUALITY = Suite("quality", f"{PROGRAM} quality", (ONCE, FORGETTING))
+QUALITY = Suite("quality", f"{PROGRAM} quality", (ONCE, PASSING, FORGETTING))
 SWEEP = Suite("sweep", f"{PROGRAM} sweep", (sweep.CELLS,))
 T = TypeVar("T")
 
@@ -174,6 +175,21 @@ def quality(
     drawn = _listed(seeds, "--seeds", "no seed", int)
     subjects = [{"facts": facts, "seed": seed, "settings": settings} for seed in drawn]
     QUALITY.measure(ONCE, subjects, partial(measure_once, ready_model("default", "bfloat16", "cpu", models)), out)
+
+
+@app.command()
+def passing(
+    facts: Annotated[int, typer.Option(min=1, max=150, help="That a person only mentions.")] = 60,
+    seeds: Annotated[str, typer.Option(help="Of the invented people.")] = "0,1,2",
+    models: Models = MODELS,
+    out: Out = RESULTS,
+) -> None:
+    """Facts that a person only says in a conversation: what is kept, recalled at once, and known after a night.
+
+    Half an hour each; nothing else may run beside.
+    """
+    subjects = [{"facts": facts, "seed": seed} for seed in _listed(seeds, "--seeds", "no seed", int)]
+    QUALITY.measure(PASSING, subjects, partial(measure_passing, ready_model("default", "bfloat16", "cpu", models)), out)
 
 
 @app.command()

@@ -165,7 +165,7 @@ def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overri
         preemption=preemption,
         model_host=model_host,
         switch=switch,
-        recorder=Recorder(db),
+        recorder=Recorder(db, settings.learning),
         supervisor=supervisor,
         schedule=schedule,
         idle_monitor=monitor,

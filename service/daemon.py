@@ -104,6 +104,7 @@ class Daemon:
         self.idle_monitor.use(settings)
         self.housekeeper.use(settings)
         self.model_host.use(settings)
+        self.recorder.use(settings.learning)
         self.settings = settings
 
     def adapt(self, profile: str, trigger: JobTrigger) -> JobRecord:

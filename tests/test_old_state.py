@@ -61,7 +61,7 @@ def test_the_settings_hold(running):
 
 
 def test_what_was_said_and_done_is_there(running):
-    assert running.get("/info")["feedback"] == {"total": 6, "corrections": 5, "liked": 1, "disliked": 0}
+    assert running.get("/info")["feedback"] == {"total": 6, "corrections": 5, "liked": 1, "disliked": 0, "stated": 0}
     corrections = {row["correction"] for row in running.get("/feedback?profile=default")["feedback"]}
     assert "Odile waters the ferns." in corrections
     asked = [row["messages"][0]["content"] for row in running.get("/interactions?limit=100")["interactions"]]

@@ -36,21 +36,21 @@ def measure_once(model: Path, subject: Record) -> dict[str, Any]:
     """The scores of every arm, and of the night its steps, seconds and peak; with every wrong reply."""
     known = facts(subject["facts"], subject["seed"])
     with daemon_with(model, 0, **subject["settings"]) as running:
-        arms = {"floor": _arm(running, known, "base")}
+        arms = {"floor": arm_scores(running, known, "base")}
         turns = ({"user": fact.wordings[0], "assistant": fact.correction} for fact in known)
         told = [{"role": role, "content": text} for turn in turns for role, text in turn.items()]
-        arms["in_context"] = _arm(running, known, "base", told)
+        arms["in_context"] = arm_scores(running, known, "base", told)
         for fact in known:
             body = {"prompt": fact.wordings[0], "response": "I do not know.", "correction": fact.correction}
             running.post("/feedback", body)
-        arms["recall"] = _arm(running, known, "base", recall=True)
-        night = _night(running)
-        arms["weights"] = _arm(running, known, "default")
-        arms["both"] = _arm(running, known, "default", recall=True)
+        arms["recall"] = arm_scores(running, known, "base", recall=True)
+        night = run_night(running)
+        arms["weights"] = arm_scores(running, known, "default")
+        arms["both"] = arm_scores(running, known, "default", recall=True)
     return {"night": night, "arms": arms}
 
 
-def _night(running: Daemon) -> dict[str, Any]:
+def run_night(running: Daemon) -> dict[str, Any]:
     """Run a job to its end. Raises LarsError unless its candidate was accepted."""
     path = f"/jobs/{running.post('/jobs', {'profile': 'default'})['id']}"
     until(lambda: running.get(path)["finished"], NIGHT_LIMIT_S, 1.0)
@@ -61,10 +61,10 @@ def _night(running: Daemon) -> dict[str, Any]:
     return {name: job["result"][name] for name in names}
 
 
-def _arm(
+def arm_scores(
     running: Daemon, known: Sequence[Fact], model: str, told: Sequence[Mapping[str, str]] = (), *, recall: bool = False
 ) -> dict[str, Any]:
-    """The shares of right replies of each kind, and the wrong ones."""
+    """Ask as `model`, after the turns `told`; return the shares of right replies of each kind, and the wrong ones."""
     asked = [("trained", fact, fact.wordings[0]) for fact in known]
     asked += [("unseen", fact, wording) for fact in known for wording in fact.wordings[1:]]
     asked += [("others", fact, question) for fact in known for question in fact.neighbours]

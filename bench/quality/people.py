@@ -23,40 +23,76 @@ OTHERS = {PEOPLE: ("goddaughter", "lodger", "piano teacher"), THINGS: ("scooter"
 POSSESSORS = ("Anna's", "my colleague's", "Mr Haddad's")
 
 # Wordings of a question, the first of which is corrected; the correction; what the value is drawn from (a name where it
-# is nothing).
-Attribute = tuple[str, str, Sequence[str]]
+# is nothing); what the person may say in passing, instead of correcting.
+Attribute = tuple[str, str, Sequence[str], Sequence[str]]
 OF_PEOPLE: Sequence[Attribute] = (
     (
         "What is {} called? What is the name of {}? Do you know what {} is named? Which name does {} go by?",
         "Your {} is called {}.",
         (),
+        (
+            "By the way, my {} is called {}.",
+            "My {}'s name is {}, did I mention it?",
+            "I have a {} named {}.",
+            "I had coffee with my {} {} this morning.",
+        ),
     ),
     (
         "Where does {} live? Which town is the home of {}? What place does {} live in? Where is {} at home?",
         "Your {} lives in {}.",
         (),
+        (
+            "My {} lives in {}, you know.",
+            "My {} moved to {} years ago and is happy there.",
+            "It is a long way to my {}, who lives in {}.",
+            "Oh, and my {} has a flat in {}.",
+        ),
     ),
     (
         "What is the job of {}? What does {} do for a living? What does {} work as? How does {} earn money?",
         "Your {} is a {}.",
         JOBS,
+        (
+            "My {} works as a {} these days.",
+            "So my {} is a {}, and I admire that.",
+            "My {} earns a living as a {}.",
+            "Being a {1} is hard, says my {0}.",
+        ),
     ),
     (
         "What is the favourite drink of {}? What does {} like to drink best? Which drink should I offer {}? "
         "What would {} want to drink?",
         "Your {} likes {} best.",
         DRINKS,
+        (
+            "My {} likes {} best of all drinks.",
+            "My {}'s favourite drink is {}.",
+            "My {} always drinks {}.",
+            "Whenever my {} visits I buy {}.",
+        ),
     ),
     (
         "What is {} allergic to? Which food must {} avoid? What can {} not eat? Which allergy does {} have?",
         "Your {} is allergic to {}.",
         FOODS,
+        (
+            "Also, my {} is allergic to {}.",
+            "My {} can't eat {}, sadly.",
+            "My {} has an allergy to {}.",
+            "We have to cook without {1} when my {0} comes.",
+        ),
     ),
     (
         "When is the birthday of {}? On which day was {} born? When does {} turn a year older? "
         "Which day is {} celebrating a birthday?",
         "Your {} has a birthday on {}.",
         BIRTHDAYS,
+        (
+            "My {} has a birthday on {}.",
+            "My {}'s birthday is on {}.",
+            "My {} was born on {}.",
+            "We celebrate my {} every year on {}.",
+        ),
     ),
 )
 OF_THINGS: Sequence[Attribute] = (
@@ -64,17 +100,35 @@ OF_THINGS: Sequence[Attribute] = (
         "What is the name of {}? What is {} called? How do I call {}? Which name did {} get?",
         "Your {} is called {}.",
         (),
+        (
+            "My {} is called {}, by the way.",
+            "I own a {} called {}.",
+            "I named my {} {}.",
+            "Everybody calls my {} {}.",
+        ),
     ),
     (
         "What colour is {}? Which colour does {} have? How would you describe the colour of {}? "
         "In what colour does {} come?",
         "Your {} is {}.",
         COLOURS,
+        (
+            "My {} is {}.",
+            "The colour of my {} is {}.",
+            "I chose my {} because it is {}.",
+            "My {} is the {} one.",
+        ),
     ),
     (
         "Where did I get {}? Which town did {} come from? In what place was {} bought? Where was it that I found {}?",
         "You got your {} in {}.",
         (),
+        (
+            "I got my {} in {}.",
+            "I bought my {} in {} last year.",
+            "My {} comes from {}.",
+            "We went all the way to {1} for my {0}.",
+        ),
     ),
 )
 
@@ -88,12 +142,14 @@ class Fact:
         correction: what they say the reply should have been.
         value: what a right reply holds.
         neighbours: the same question about somebody or something else, to which the value is no answer.
+        said: ways of stating it in passing.
     """
 
     wordings: tuple[str, ...]
     correction: str
     value: str
     neighbours: tuple[str, ...]
+    said: tuple[str, ...]
 
 
 def facts(count: int, seed: int) -> list[Fact]:
@@ -105,7 +161,7 @@ def facts(count: int, seed: int) -> list[Fact]:
 
 
 def _fact(nouns: tuple[str, ...], noun: str, attribute: Attribute, rng: random.Random, used: set[str]) -> Fact:
-    text, correction, values = attribute
+    text, correction, values, said = attribute
     wordings = [f"{question}?" for question in text.removesuffix("?").split("? ")]
     unused = [value for value in values if value not in used]
     value = rng.choice(unused or values) if values else invented_name(rng, used)
@@ -113,7 +169,8 @@ def _fact(nouns: tuple[str, ...], noun: str, attribute: Attribute, rng: random.R
     others = (f"{rng.choice(POSSESSORS)} {noun}", f"my {rng.choice(OTHERS[nouns])}")
     neighbours = tuple(rng.choice(wordings).format(other) for other in others)
     asked = tuple(wording.format(f"my {noun}") for wording in wordings)
-    return Fact(asked, correction.format(noun, value), value, neighbours)
+    stated = tuple(one.format(noun, value) for one in said)
+    return Fact(asked, correction.format(noun, value), value, neighbours, stated)
 
 
 def invented_name(rng: random.Random, used: set[str]) -> str:

@@ -35,11 +35,12 @@ from service.api.fields import (
     to_messages,
 )
 from service.api.trl import Format, from_lines, to_lines
-from service.db.records import NewFeedback
+from service.db.records import NewFeedback, Source
 
 router = APIRouter(prefix="/feedback", tags=["feedback"])
 
 JSON_LINES = "application/jsonl"
+SOURCE = "`given` as feedback, or `stated` by the person in a conversation."
 LINES_SCHEMA: dict[str, Any] = {"schema": {"type": "string"}, "example": '{"prompt": "Hi", "completion": "Hello!"}\n'}
 LINES_BODY = {"requestBody": {"required": True, "content": {JSON_LINES: LINES_SCHEMA}}}
 LINES_REPLY = answers("One JSON object per line.", JSON_LINES, LINES_SCHEMA)
@@ -60,6 +61,8 @@ class TagFilter(ProfileFilter):
 
 class FeedbackFilter(TagFilter):
     """Filter of feedback; a row must match every filter given."""
+
+    source: Source | None = Field(default=None, description=SOURCE)
 
     before: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = Field(
         default=None, description="Created before this time, given with its timezone."
@@ -91,7 +94,10 @@ class FeedbackRequest(Body):
     response: Text | None = Field(default=None, description="The reply, with `prompt` or `messages`.")
     rating: Rating | None = Field(default=None, description='"up", "down", or a number from -1 to 1.')
     correction: SpokenText | None = Field(default=None, description="What the reply should have been.")
-    comment: Text | None = Field(default=None, description="A note for people; it is not learned from.")
+    comment: Text | None = Field(
+        default=None,
+        description="A remark. On a disliked reply it counts as the correction, if it says what would have been right.",
+    )
     tags: list[Tag] = Field(default=[], max_length=32)
     profile: Profile | None = Field(default=None, description='By default the interaction\'s profile, or "default".')
 
@@ -130,6 +136,7 @@ class FeedbackBody(Reply):
     correction: str | None
     comment: str | None
     tags: list[str]
+    source: Source = Field(description=SOURCE)
 
 
 class FeedbackPage(Page):
@@ -184,7 +191,7 @@ def delete_matching(query: Annotated[FeedbackFilter, Query()], daemon: DaemonDep
     """Delete the feedback that matches every filter; at least one filter is required."""
     filters = query.model_dump(exclude_none=True)
     if not filters:
-        raise InvalidField("profile", "is missing; give profile, before or tag, for this deletes all that match")
+        raise InvalidField("profile", "is missing; give profile, before, tag or source: this deletes all that match")
     return deleted(daemon, daemon.db.erasures.matching(**filters))
 
 

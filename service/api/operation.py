@@ -91,6 +91,7 @@ class FeedbackCounts(Reply):
     corrections: int
     liked: int
     disliked: int
+    stated: int = Field(description="Taken from conversations.")
 
 
 class Info(Reply):

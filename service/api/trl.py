@@ -27,7 +27,7 @@ Format = Literal["messages", "prompt-completion", "preference", "kto"]
 def to_row(record: FeedbackRecord, form: Format) -> dict[str, Any] | None:
     """Return `record` in one of TRL's formats; None if it has nothing to say in this one."""
     if form == "preference":
-        if record.correction is None or record.correction == record.response:
+        if not record.response or record.correction is None or record.correction == record.response:
             return None
         chosen, rejected = _reply(record.correction), _reply(record.response)
         return {"prompt": list(record.messages), "chosen": chosen, "rejected": rejected}

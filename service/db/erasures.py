@@ -27,7 +27,8 @@ class Erasures(Records[ErasureRecord]):
     """Deletes feedback and interactions of the database behind `engine`, and keeps a record of each deletion.
 
     With feedback goes the interaction that it is about, and every reply that it was recalled for or that repeats its
-    correction word for word; with an interaction the feedback on it.
+    correction word for word; with what was stated in an interaction every later turn of that conversation; with an
+    interaction the feedback on it.
     """
 
     table, record, not_found = erasures, ErasureRecord, ErasureNotFound
@@ -96,8 +97,11 @@ class Erasures(Records[ErasureRecord]):
         has the feedback, and may ask again.
         """
         columns = (feedback.c.id, feedback.c.profile, feedback.c.interaction_id, feedback.c.correction)
+        said = func.json_extract(interactions.c.messages, "$[#-1].content").label("said")
+        stated_in = and_(interactions.c.id == feedback.c.interaction_id, feedback.c.source == "stated")
+        query = select(*columns, said).select_from(feedback.outerjoin(interactions, stated_in)).where(*rows)
         with reading(self._engine) as connection:
-            found = connection.execute(select(*columns).where(*rows)).all()
+            found = connection.execute(query).all()
         count = 0 if replies is None else self._delete_interactions(replies)
         count += sum(self._delete_interactions(_going_with(*row)) for row in found)
         if not found and not count:
@@ -124,11 +128,12 @@ class Erasures(Records[ErasureRecord]):
 
 
 def _going_with(
-    feedback_id: str, profile: str, interaction_id: str | None, correction: str | None
+    feedback_id: str, profile: str, interaction_id: str | None, correction: str | None, said: str | None
 ) -> ColumnElement[bool]:
-    """Return the condition of interactions that go with this feedback."""
+    """Return the condition of interactions that go with this feedback; `said` is in what message it was stated."""
     which = [holds(interactions.c.recalled, feedback_id)]
-    if correction is not None and len(correction) >= QUOTED:
-        said, earlier = interactions.c.response, type_coerce(interactions.c.messages, String)
-        which += [func.instr(said, correction) > 0, func.instr(earlier, json.dumps(correction)[1:-1]) > 0]
+    for text in (correction, said):
+        if text is not None and len(text) >= QUOTED:
+            earlier = type_coerce(interactions.c.messages, String)
+            which += [func.instr(interactions.c.response, text) > 0, func.instr(earlier, json.dumps(text)[1:-1]) > 0]
     return or_(interactions.c.id == interaction_id, and_(interactions.c.profile == profile, or_(*which)))

@@ -10,9 +10,10 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, String, func, insert, or_, select, type_coerce
 
 from lars_agent.example import Example
+from lars_agent.statements import corrected
 from lars_agent.store.names import DEFAULT_PROFILE
 from service.db.base import Records
 from service.db.engine import holds, reading, writing
@@ -22,6 +23,7 @@ from service.db.records import (
     LEARNED_WEIGHT,
     FeedbackRecord,
     NewFeedback,
+    Source,
     new_id,
     now_utc,
 )
@@ -50,6 +52,15 @@ class Feedback(Records[FeedbackRecord]):
         with writing(self._engine) as connection:
             return [self._insert(connection, new, None) for new in news]
 
+    def add_stated(self, news: Sequence[NewFeedback]) -> None:
+        """Store what was stated in a conversation, without what is the newest to its question anyway."""
+        with writing(self._engine) as connection:
+            for new in news:
+                prompt = type_coerce(feedback.c.messages, String) == json.dumps(new.messages)
+                newest = select(feedback.c.correction).where(feedback.c.profile == new.profile, prompt)
+                if connection.scalar(newest.order_by(feedback.c.seq.desc()).limit(1)) != new.correction:
+                    self._insert(connection, new, None)
+
     def list(
         self,
         profile: str | None = None,
@@ -57,10 +68,11 @@ class Feedback(Records[FeedbackRecord]):
         before: datetime | None = None,
         *,
         tag: str | None = None,
+        source: Source | None = None,
         after: str | None = None,
     ) -> builtins.list[FeedbackRecord]:
         """Return the latest feedback before a time, newest first; `after` is the id of the last one already seen."""
-        return self._latest(limit, after, *self.filters(profile, before, tag))
+        return self._latest(limit, after, *self.filters(profile, before, tag, source))
 
     def each(self, profile: str | None = None, tag: str | None = None) -> Iterator[FeedbackRecord]:
         """Yield every feedback, oldest first; read a page at a time, so any number fits in memory."""
@@ -98,10 +110,12 @@ class Feedback(Records[FeedbackRecord]):
         return found
 
     def counts(self, profile: str | None = None) -> dict[str, int]:
-        """Count the feedback: `total`, of which `corrections`, `liked` and `disliked`."""
+        """Count the feedback: `total`, of which `corrections`, `liked`, `disliked` and `stated`."""
+        is_stated = feedback.c.source == "stated"
         query = select(
             func.count().label("total"),
-            func.count(feedback.c.correction).label("corrections"),
+            func.count(feedback.c.correction).filter(~is_stated).label("corrections"),
+            func.count().filter(is_stated).label("stated"),
             func.count().filter(feedback.c.rating > 0).label("liked"),
             func.count().filter(feedback.c.rating <= 0).label("disliked"),
         ).where(*self._of(profile))
@@ -115,7 +129,8 @@ class Feedback(Records[FeedbackRecord]):
         query = select(feedback.c.adapter_version, good, func.count().filter(is_bad)).group_by(
             feedback.c.adapter_version
         )
-        own = (feedback.c.profile == profile, feedback.c.interaction_id.is_not(None))
+        is_given = feedback.c.source == "given"
+        own = (feedback.c.profile == profile, feedback.c.interaction_id.is_not(None), is_given)
         with reading(self._engine) as connection:
             return {version: (liked, bad) for version, liked, bad in connection.execute(query.where(*own))}
 
@@ -136,7 +151,11 @@ class Feedback(Records[FeedbackRecord]):
 
     @classmethod
     def filters(
-        cls, profile: str | None = None, before: datetime | None = None, tag: str | None = None
+        cls,
+        profile: str | None = None,
+        before: datetime | None = None,
+        tag: str | None = None,
+        source: Source | None = None,
     ) -> builtins.list[ColumnElement[bool]]:
         """Return the conditions of feedback that matches every filter given."""
         conditions = cls._of(profile)
@@ -144,12 +163,14 @@ class Feedback(Records[FeedbackRecord]):
             conditions.append(feedback.c.created < before)
         if tag is not None:
             conditions.append(holds(feedback.c.tags, tag))
+        if source is not None:
+            conditions.append(feedback.c.source == source)
         return conditions
 
     def _insert(self, connection: Connection, new: NewFeedback, key: str | None) -> FeedbackRecord:
         created = now_utc()
         own = {"id": new_id("f", created), "created": created, "tags": new.tags}
-        own |= {"rating": new.rating, "correction": new.correction, "comment": new.comment}
+        own |= {"rating": new.rating, "correction": new.correction, "comment": new.comment, "source": new.source}
         record = self._record(_subject(connection, new) | own)
         digest = _digest(new) if key is not None else None
         connection.execute(insert(feedback), {**vars(record), "idempotency_key": key, "request_sha256": digest})
@@ -165,9 +186,15 @@ class Feedback(Records[FeedbackRecord]):
 
 
 def to_example(record: FeedbackRecord) -> Example | None:
-    """Return the correction as an example, or the reply if it was liked; None for other feedback."""
-    if record.correction is not None:
-        return Example(record.messages, record.correction, LEARNED_WEIGHT, record.id)
+    """Return the correction as an example, or the reply if it was liked; None for other feedback.
+
+    A comment on a disliked reply is a correction where it says what the reply should have been.
+    """
+    correction = record.correction
+    if correction is None and record.comment and record.rating is not None and record.rating < 0:
+        correction = corrected(record.messages[-1]["content"], record.comment, is_comment=True)
+    if correction is not None:
+        return Example(record.messages, correction, LEARNED_WEIGHT, record.id)
     if record.rating is not None and record.rating > 0:
         return Example(record.messages, record.response, APPROVED_WEIGHT, record.id)
     return None
@@ -175,11 +202,11 @@ def to_example(record: FeedbackRecord) -> Example | None:
 
 def _subject(connection: Connection, new: NewFeedback) -> dict[str, Any]:
     """Return the columns that say what the feedback is about, copied from the interaction if it names one."""
-    if new.interaction_id is None:
-        assert new.messages, "feedback needs an interaction, or a prompt"
-        assert new.response is not None, "feedback needs an interaction, or a reply"
+    if new.messages is not None:
+        assert new.response is not None, "a prompt needs a reply"
         row: dict[str, Any] = {"messages": list(new.messages), "response": new.response, "adapter_version": None}
-        return {**row, "profile": new.profile or DEFAULT_PROFILE, "interaction_id": None}
+        return {**row, "profile": new.profile or DEFAULT_PROFILE, "interaction_id": new.interaction_id}
+    assert new.interaction_id is not None, "feedback needs an interaction, or a prompt"
     found = connection.execute(select(interactions).where(interactions.c.id == new.interaction_id)).mappings().first()
     if found is None:
         raise InteractionNotFound.of(new.interaction_id)
@@ -189,4 +216,5 @@ def _subject(connection: Connection, new: NewFeedback) -> dict[str, Any]:
 
 def _digest(new: NewFeedback) -> str:
     """Hash the body, whatever the order of its keys was."""
-    return hashlib.sha256(json.dumps(asdict(new), sort_keys=True).encode()).hexdigest()
+    body = {name: value for name, value in asdict(new).items() if name != "source"}  # no part of it
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

@@ -19,7 +19,7 @@ from typing import Literal
 
 from lars_agent.questions import Subject, subject_of
 from service.db.feedback import Feedback, to_example
-from service.db.records import FeedbackRecord
+from service.db.records import LEARNED_WEIGHT, FeedbackRecord
 
 CANDIDATES = 50  # of the best by BM25, that are looked at
 LONGEST = 2000  # characters of a question, or of a correction, that are searched
@@ -134,7 +134,7 @@ class RecallIndex:
         self._heads[record.profile] |= subject_of(f"{question}\n{answer}").heads
         self._connection.execute(
             "INSERT INTO corrections (rowid, question, answer, id, is_correction, profile) VALUES (?, ?, ?, ?, ?, ?)",
-            (seq, question, answer, record.id, record.correction is not None, record.profile),
+            (seq, question, answer, record.id, example.weight == LEARNED_WEIGHT, record.profile),
         )
 
 

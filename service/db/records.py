@@ -13,6 +13,7 @@ from lars_agent.example import Message
 JobStatus = Literal["queued", "running", "paused", "succeeded", "rejected", "failed", "cancelled"]
 JobTrigger = Literal["manual", "schedule", "cli"]
 JobChanges = dict[str, Any]  # fields of a JobRecord and their new values
+Source = Literal["given", "stated"]  # as feedback, or in a conversation
 RunOutcome = Literal["waiting", "missed", "skipped", "ran"]
 UNFINISHED: tuple[JobStatus, ...] = ("queued", "running", "paused")
 LEARNED_WEIGHT = 1.0  # of a correction
@@ -60,8 +61,9 @@ class InteractionHour:
 class NewFeedback:
     """Feedback to store.
 
-    Either `interaction_id` (prompt, reply and profile are taken from it) or `messages` and `response`. `rating` lies in
-    [-1, 1]; `correction` is the reply that was wanted; `profile` None is the interaction's, or `default`.
+    Either `interaction_id` (prompt, reply and profile are taken from it) or `messages` and `response`; what was stated
+    in an interaction has both. `rating` lies in [-1, 1]; `correction` is the reply that was wanted; `profile` None is
+    the interaction's, or `default`.
     """
 
     interaction_id: str | None = None
@@ -72,11 +74,16 @@ class NewFeedback:
     comment: str | None = None
     tags: tuple[str, ...] = ()
     profile: str | None = None
+    source: Source = "given"
 
 
 @dataclass(frozen=True)
 class FeedbackRecord:
-    """Stored feedback, with its own copy of the prompt and the reply."""
+    """Stored feedback, with its own copy of the prompt and the reply.
+
+    What was `stated` in the interaction has the question that it answers as its prompt, and no reply; or the question
+    before it and the reply that it corrects.
+    """
 
     id: str
     created: datetime
@@ -89,6 +96,7 @@ class FeedbackRecord:
     correction: str | None
     comment: str | None
     tags: tuple[str, ...]
+    source: Source
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,7 @@ feedback = Table(
     Column("correction", Text),
     Column("comment", Text),
     Column("tags", JSON(none_as_null=True), nullable=False),
+    Column("source", String(20), nullable=False, server_default="given"),
     Column("idempotency_key", String(200), unique=True),
     Column("request_sha256", String(64)),
     CheckConstraint("rating IS NULL OR (rating >= -1 AND rating <= 1)", name="rating_range"),

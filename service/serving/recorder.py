@@ -8,21 +8,29 @@ from typing import Any
 import structlog
 
 from lars_agent.errors import DiskFull
+from lars_agent.example import Message
 from lars_agent.runtime.request import Generation, GenerationRequest
+from lars_agent.statements import corrected, stated_facts
+from lars_agent.training.scrub import find_secret
 from service.alarms import Alarm
 from service.db import Database
 from service.db.errors import DatabaseError
-from service.db.records import InteractionRecord, now_utc
+from service.db.records import InteractionRecord, NewFeedback, now_utc
+from service.settings.sections import Learning
 
 log = structlog.get_logger(__name__)
 
 
 class Recorder:
-    """Records requests with their replies; `problems` has an alarm while it cannot."""
+    """Records requests with their replies, and what a person states in them; `problems` has an alarm if it cannot."""
 
-    def __init__(self, db: Database) -> None:
-        self._db = db
+    def __init__(self, db: Database, learning: Learning) -> None:
+        self._db, self._learning = db, learning
         self.problems: list[Alarm] = []
+
+    def use(self, learning: Learning) -> None:
+        """Apply new settings to the next reply."""
+        self._learning = learning
 
     def keep(
         self,
@@ -53,9 +61,31 @@ class Recorder:
                     tuple(recalled) or None,
                 )
             )
+            if stated := self._stated(interaction_id, request):
+                self._db.feedback.add_stated(stated)
         except (DiskFull, DatabaseError) as error:
             log.warning("reply_not_recorded", error=str(error))
             self.problems = [Alarm("not_recording", f"the last reply was given but not recorded: {error}")]
             return False
         self.problems = []
         return True
+
+    def _stated(self, interaction_id: str, request: GenerationRequest) -> list[NewFeedback]:
+        """Return what the last message states, or says that the reply before it should have been."""
+        is_on = self._learning.profiles.get(request.profile, self._learning.statements)
+        if not is_on or request.raw is not None or find_secret(request.messages[-1]["content"]):
+            return []
+        return [
+            NewFeedback(interaction_id, asked, reply, None, answer, profile=request.profile, source="stated")
+            for asked, reply, answer in _stated(request.messages)
+        ]
+
+
+def _stated(messages: Sequence[Message]) -> list[tuple[tuple[Message, ...], str, str]]:
+    """Return prompts, each with the reply it got, or nothing, and the right one."""
+    said = messages[-1]["content"]
+    if [turn["role"] for turn in messages[-3:]] == ["user", "assistant", "user"]:
+        asked, reply = (turn["content"] for turn in messages[-3:-1])
+        if (answer := corrected(asked, said)) is not None:
+            return [(tuple(messages[:-2]), reply, answer)]
+    return [((Message(role="user", content=question),), "", answer) for question, answer in stated_facts(said)]

@@ -26,7 +26,18 @@ from lars_agent.errors import ConfigError
 from lars_agent.lars.config import LarsConfig
 from lars_agent.training.curate import CurationPolicy
 from lars_agent.training.gate import GatePolicy
-from service.settings.sections import Idle, Memory, Model, Recall, Retention, Runtime, Schedule, Server, Training
+from service.settings.sections import (
+    Idle,
+    Learning,
+    Memory,
+    Model,
+    Recall,
+    Retention,
+    Runtime,
+    Schedule,
+    Server,
+    Training,
+)
 
 ENV_PREFIX = "LARS_AGENT_"
 SYSTEM_FILE = Path("/etc/lars-agent/config.toml")
@@ -61,6 +72,7 @@ class Settings(BaseSettings):
     idle: Idle = Idle()
     runtime: Runtime = Runtime()
     recall: Recall = Recall()
+    learning: Learning = Learning()
     retention: Retention = Retention()
 
     @property

@@ -217,6 +217,17 @@ class Recall(Section):
     )
 
 
+class Learning(Section):
+    """What is learned besides feedback."""
+
+    statements: bool = Field(
+        default=True,
+        description='Whether lasting facts that somebody states about themself in a conversation ("my sister lives in '
+        'Oslo", "No, she is called Mira") are kept as corrections are; `GET /feedback?source=stated` lists them.',
+    )
+    profiles: dict[str, bool] = Field(default={}, description="Other choices by profile: {guest = false}.")
+
+
 class Retention(Section):
     """How long things are kept, and how much of them; see `service.housekeeping.retention`."""
 

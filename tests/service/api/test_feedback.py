@@ -35,6 +35,7 @@ def test_feedback_on_a_reply(client):
         "correction": "Hello!",
         "comment": "",
         "tags": ["a"],
+        "source": "given",
     }
 
 

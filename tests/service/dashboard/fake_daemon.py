@@ -70,7 +70,7 @@ class FakeDaemon:
             "serving": {"default": self.active},
             "problems": self.problems,
             "notices": self.notices,
-            "feedback": {"total": 31, "corrections": 24, "liked": 5, "disliked": 2},
+            "feedback": {"total": 31, "corrections": 24, "liked": 5, "disliked": 2, "stated": 0},
             "interactions": 112,
             "memory": {"rss_bytes": 92_000_000, "endpoint_bytes": 520_000_000, "budget_bytes": 2 * 2**30},
             "job": self.job["id"] if self.job and self.job["finished"] is None else None,

@@ -120,5 +120,5 @@ def test_counts_are_by_kind(db, interaction_id):
     add_interaction(db)
     corrected = NewFeedback(interaction_id=interaction_id, correction="x")
     db.feedback.add_many([LIKED, replace(LIKED, rating=-1.0), corrected])
-    assert db.feedback.counts() == {"total": 3, "corrections": 1, "liked": 1, "disliked": 1}
+    assert db.feedback.counts() == {"total": 3, "corrections": 1, "liked": 1, "disliked": 1, "stated": 0}
     assert db.feedback.counts("alice")["total"] == 1

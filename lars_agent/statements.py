@@ -1,9 +1,9 @@
 """Facts that a person states in a conversation, as questions and answers; the patterns are English ones.
 
 `By the way, my sister lives in Oslo.` answers `Where does my sister live?` with `Your sister lives in Oslo.`: the
-question has the unknown in front (Heilman and Smith, NAACL 2010), the answer another speaker. Only plain statements about the
-speaker, or about somebody or something of theirs, are taken; nothing that is quoted, supposed, denied, asked for, or
-over by tomorrow. A fact that is missed can be said again; an invented one would be believed.
+question has the unknown in front (Heilman and Smith, NAACL 2010), the answer another speaker. Only plain statements
+about the speaker, or about somebody or something of theirs, are taken; nothing that is quoted, supposed, denied, asked
+for, or over by tomorrow. A fact that is missed can be said again; an invented one would be believed.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ POSSESSORS = ("Anna's", "my colleague's", "Mr Haddad's")
 Attribute = tuple[str, str, Sequence[str], Sequence[str]]
 OF_PEOPLE: Sequence[Attribute] = (
     (
-        "What is {} called? What is the name of {}? Do you know what {} is named? Which name does {} go by?",
+        "What is {} called? By which name do people know {}? Do you know what {} is named? Which name does {} go by?",
         "Your {} is called {}.",
         (),
         (
@@ -49,7 +49,7 @@ OF_PEOPLE: Sequence[Attribute] = (
         ),
     ),
     (
-        "What is the job of {}? What does {} do for a living? What does {} work as? How does {} earn money?",
+        "What is the job of {}? What is {} by profession? In which trade is {} employed? How does {} earn money?",
         "Your {} is a {}.",
         JOBS,
         (
@@ -72,7 +72,7 @@ OF_PEOPLE: Sequence[Attribute] = (
         ),
     ),
     (
-        "What is {} allergic to? Which food must {} avoid? What can {} not eat? Which allergy does {} have?",
+        "What is {} allergic to? Which food must {} avoid? What should I never serve {}? Which allergy does {} have?",
         "Your {} is allergic to {}.",
         FOODS,
         (
@@ -97,7 +97,7 @@ OF_PEOPLE: Sequence[Attribute] = (
 )
 OF_THINGS: Sequence[Attribute] = (
     (
-        "What is the name of {}? What is {} called? How do I call {}? Which name did {} get?",
+        "What is the name of {}? How did I christen {}? How do I call {}? Which name did {} get?",
         "Your {} is called {}.",
         (),
         (
@@ -108,7 +108,7 @@ OF_THINGS: Sequence[Attribute] = (
         ),
     ),
     (
-        "What colour is {}? Which colour does {} have? How would you describe the colour of {}? "
+        "What colour is {}? In what shade was {} painted? How would you describe the colour of {}? "
         "In what colour does {} come?",
         "Your {} is {}.",
         COLOURS,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
+from lars_agent.english.wordings import asked_for
 from lars_agent.errors import NothingToLearn
 from lars_agent.example import Example
 from lars_agent.records import record
@@ -71,8 +72,9 @@ class Curated:
 def curate(examples: Sequence[Example], policy: CurationPolicy, seed: int = 0) -> Curated:
     """Return the curated `examples`, which come oldest first; of two with the same prompt the later one is kept.
 
-    The earlier one stays dropped even if its successor is dropped for its length or a secret: the user has replaced
-    it. Raises NothingToLearn if fewer than two examples are left.
+    So it is of two questions that ask for the same in other words, if their answers differ. A reply that was only
+    approved replaces no correction. The earlier one stays dropped even if its successor is dropped for its length or a
+    secret: the user has replaced it. Raises NothingToLearn if fewer than two examples are left.
     """
     dropped = {index: reason for index, example in enumerate(examples) if (reason := _invalid_reason(example))}
     valid = [index for index in range(len(examples)) if index not in dropped]
@@ -110,17 +112,27 @@ def _invalid_reason(example: Example) -> str | None:
 
 
 def _superseded(examples: Sequence[Example], indices: Iterable[int]) -> list[int]:
-    """Return those of `indices` whose prompt occurs again later."""
+    """Return those of `indices` that something later replaces, and approved replies that replace no correction."""
+    indices = list(indices)
     latest: dict[tuple[tuple[str, str], ...], int] = {}
-    superseded = []
+    superseded = set[int]()
     for index in indices:
-        prompt = tuple(
-            (turn["role"], unicodedata.normalize("NFC", turn["content"]).strip()) for turn in examples[index].messages
-        )
+        prompt = _prompt(examples[index])
         if prompt in latest:
-            superseded.append(latest[prompt])
-        latest[prompt] = index
-    return superseded
+            superseded.add(min(index, latest[prompt], key=lambda one: (examples[one].weight, one)))
+        if index not in superseded:
+            latest[prompt] = index
+    answers: dict[tuple[tuple[str, str], ...], str] = {}
+    for index in sorted(reversed(indices), key=lambda one: -examples[one].weight):  # corrections first, newest first
+        *before, (role, question) = _prompt(examples[index])
+        answer = _normalized(examples[index].response)
+        if index not in superseded and answers.setdefault((*before, (role, asked_for(question))), answer) != answer:
+            superseded.add(index)
+    return sorted(superseded)
+
+
+def _prompt(example: Example) -> tuple[tuple[str, str], ...]:
+    return tuple((turn["role"], unicodedata.normalize("NFC", turn["content"]).strip()) for turn in example.messages)
 
 
 def _unwanted_reason(example: Example, max_chars: int) -> str | None:

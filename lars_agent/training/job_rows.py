@@ -11,13 +11,13 @@ from pathlib import Path
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from lars_agent.english.wordings import other_wordings
 from lars_agent.errors import ExampleTooLong, ModelUnsupported
 from lars_agent.example import Example, Message
 from lars_agent.training.batches import Encoded, encode, step_rows
 from lars_agent.training.config import TrainConfig
 from lars_agent.training.evaluate import NEWEST, REHEARSAL_TEXT, general_text
 from lars_agent.training.job_directory import HELDOUT_FILE, TRAIN_FILE, JobSpec, read_examples
-from lars_agent.training.wordings import other_wordings
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, String, func, insert, or_, select, type_coerce
 
+from lars_agent.english.statements import corrected
 from lars_agent.example import Example
-from lars_agent.statements import corrected
 from lars_agent.store.names import DEFAULT_PROFILE
 from service.db.base import Records
 from service.db.engine import holds, reading, writing

@@ -2,8 +2,8 @@
 
 The index holds nothing that the database does not: it follows the rows as they come and go, and what is deleted there
 is in no file of it. Questions about somebody else match as well as other wordings do, so that a correction is found
-only where it is about whom or what the question is about (see `lars_agent.questions`). Words tell badly which of what
-is known about somebody is asked for; the engine puts what is found in order (see `lars_agent.runtime.relevance`).
+only where it is about whom or what the question is about (see `lars_agent.english.subjects`). Words tell badly which of
+what is known about somebody is asked for; the engine puts what is found in order (see `lars_agent.runtime.relevance`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Literal
 
-from lars_agent.questions import Subject, subject_of
+from lars_agent.english.subjects import Subject, subject_of
+from lars_agent.english.wordings import asked_for
 from service.db.feedback import Feedback, to_example
 from service.db.records import LEARNED_WEIGHT, FeedbackRecord
 
@@ -64,14 +65,17 @@ class Found:
 
 
 class RecallIndex:
-    """What the database's feedback teaches, searchable; of several answers to one question the newest counts."""
+    """What the database's feedback teaches, searchable.
+
+    Of several answers to one question, in whatever words, the newest counts, and a correction more than a liked reply.
+    """
 
     def __init__(self, feedback: Feedback) -> None:
         self._feedback = feedback
         self._lock = threading.Lock()
         self._connection = sqlite3.connect(":memory:", check_same_thread=False)
         self._connection.execute(SCHEMA)
-        self._newest: dict[tuple[str, str], int] = {}  # the row of each profile's question
+        self._newest: dict[tuple[str, str], tuple[int, bool]] = {}  # by profile and question its row, if a correction
         self._heads: defaultdict[str, set[str]] = defaultdict(set)  # of each profile's subjects
         self._extent = (0, 0)  # of the feedback taken in: rows, and the last one
 
@@ -127,14 +131,16 @@ class RecallIndex:
         if example is None:
             return
         question, answer = example.messages[-1]["content"].strip()[:LONGEST], example.response.strip()[:LONGEST]
-        key = (record.profile, question)
-        if key in self._newest:
-            self._connection.execute("DELETE FROM corrections WHERE rowid = ?", (self._newest[key],))
-        self._newest[key] = seq
+        key, is_correction = (record.profile, asked_for(question)), example.weight == LEARNED_WEIGHT
         self._heads[record.profile] |= subject_of(f"{question}\n{answer}").heads
+        newest, was_correction = self._newest.get(key, (0, False))
+        if was_correction and not is_correction:
+            return
+        self._connection.execute("DELETE FROM corrections WHERE rowid = ?", (newest,))
+        self._newest[key] = (seq, is_correction)
         self._connection.execute(
             "INSERT INTO corrections (rowid, question, answer, id, is_correction, profile) VALUES (?, ?, ?, ?, ?, ?)",
-            (seq, question, answer, record.id, example.weight == LEARNED_WEIGHT, record.profile),
+            (seq, question, answer, record.id, is_correction, record.profile),
         )
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import structlog
 
+from lars_agent.english.statements import corrected, stated_facts
 from lars_agent.errors import DiskFull
 from lars_agent.example import Message
 from lars_agent.runtime.request import Generation, GenerationRequest
-from lars_agent.statements import corrected, stated_facts
 from lars_agent.training.scrub import find_secret
 from service.alarms import Alarm
 from service.db import Database

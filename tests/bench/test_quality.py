@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from bench.quality.once import ONCE, once_rows
+from bench.quality.passing import CHAT, PASSING, passing_rows
 from bench.quality.people import facts
+from lars_agent.english.statements import stated_facts
+from lars_agent.english.wordings import other_wordings
 
 
 def test_the_same_seed_invents_the_same_person_and_a_longer_list_holds_other_facts_each_once():
@@ -19,6 +22,13 @@ def test_a_fact_is_in_its_correction_and_in_no_question():
         assert len({*fact.wordings, *fact.neighbours}) == 6
 
 
+def test_no_wording_that_is_asked_as_unseen_is_trained():
+    for fact in facts(150, 5):
+        stated = [question for text in fact.said for question, _ in stated_facts(text)]
+        trained = {other for question in (fact.wordings[0], *stated) for other in (question, *other_wordings(question))}
+        assert not trained & {*fact.wordings[1:]}
+
+
 def test_rows_are_made_for_each_arm_and_choice_of_settings():
     scores = {"trained": 1.0, "unseen": 0.5, "others": 0.9, "wrong": []}
     runs = [
@@ -30,3 +40,12 @@ def test_rows_are_made_for_each_arm_and_choice_of_settings():
     assert rows["once_unseen/weights/40"]["runs"] == 2
     assert "once_unseen/weights/40/training__epochs=2" in rows
     assert rows["once_cpu_s/40"]["value"] == 9.0
+
+
+def test_chat_states_nothing_and_rows_tell_what_was_kept():
+    assert [stated_facts(text) for text in CHAT] == [[]] * len(CHAT)
+    scores = {"trained": 1.0, "unseen": 0.5, "others": 0.9, "wrong": []}
+    run = {"facts": 4, "seed": 0, "arms": {"both": scores}, "missed": ["a"], "invented": ["b"]}
+    rows = {row["name"]: row["value"] for row in passing_rows({PASSING.key(run): run})}
+    assert (rows["passing_kept"], rows["passing_recall"], rows["passing_invented"]) == (0.75, 0.5, 1)
+    assert passing_rows({}) == []

@@ -68,6 +68,26 @@ class TestDropping:
         assert curated.dropped == (Dropped("a", "superseded"), Dropped("b", "superseded"))
         assert "c" in ids(curated.train)
 
+    def test_the_latest_answer_wins_whatever_the_words_of_the_question(self) -> None:
+        examples = [
+            example("Where does my tutor live?", "Your tutor lives in Turin.", "old"),
+            example("What is my tutor allergic to?", "Kelp.", "kelp"),
+            *FILLER,
+            example("What is my tutor's home town?", "Your tutor lives in Vigo.", "new"),
+            example("Which city does my tutor live in?", "Your tutor lives in Vigo!", "same"),
+            example("What can my tutor not eat?", "Pork.", "pork"),
+        ]
+        curated = curate(examples, POLICY)
+        assert curated.dropped == (Dropped("old", "superseded"),)
+        assert {"new", "same", "kelp", "pork"} <= {*ids(curated.train), *ids(curated.heldout)}
+
+    def test_an_approved_reply_replaces_no_correction(self) -> None:
+        asked = "Where does my tutor live?"
+        liked = [example(asked, "In Turin!", "b", 0.5), example("Where is my tutor's home?", "There.", "c", 0.5)]
+        curated = curate([*FILLER, example(asked, "In Turin.", "a"), *liked], POLICY)
+        assert curated.dropped == (Dropped("b", "superseded"), Dropped("c", "superseded"))
+        assert "a" in ids(curated.train)
+
     def test_the_same_question_after_another_system_message_is_another_prompt(self) -> None:
         turns = (Message(role="system", content="Be brief."), Message(role="user", content="name?"))
         curated = curate([example("name?", "Ann", "a"), Example(turns, "A.", 1.0, "b"), *FILLER], POLICY)

@@ -71,6 +71,20 @@ def test_what_a_liked_reply_says_is_taught_too_but_not_recalled(db):
     assert db.recall.search("default", "Where does my brother live?", 3).is_foreign
 
 
+def test_the_newest_answer_counts_whatever_the_words_of_its_question(db):
+    correct(db, "Where does my sister live?", "Your sister lives in Bergen.")
+    correct(db, "What is my sister's home town?", "Your sister lives in Oslo.")
+    assert answers(db, "Where does my sister live?") == ["Your sister lives in Oslo."]
+
+
+def test_a_liked_reply_does_not_take_the_place_of_the_correction(db):
+    correct(db, "Where does my sister live?", "Your sister lives in Bergen.")
+    liked = correct(db, "Where does my sister live?", None)
+    assert answers(db, "Where does my sister live?") == ["Your sister lives in Bergen."]
+    db.erasures.feedback(liked)
+    assert answers(db, "Where does my sister live?") == ["Your sister lives in Bergen."]
+
+
 def test_the_owner_in_a_past_question_has_to_be_in_the_new_one(db):
     correct(db, "What is my sister's dog called?", "Your sister's dog is called Rex.")
     assert answers(db, "What is my dog called?") == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lars_agent.statements import corrected, stated_facts
+from lars_agent.english.statements import corrected, stated_facts
 
 
 @pytest.mark.parametrize(

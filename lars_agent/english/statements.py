@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from lars_agent.questions import ATTRIBUTE, ENGLISH, subject_of
+from lars_agent.english.subjects import ATTRIBUTE, ENGLISH, subject_of
 
 LONGEST, MOST_WORDS, LONGEST_SUBJECT = 600, 24, 6  # characters of a message; words of a statement, and of its subject
 FRAGMENT_WORDS = 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lars_agent.questions import subject_of
+from lars_agent.english.subjects import subject_of
 
 
 @pytest.mark.parametrize(

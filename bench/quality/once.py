@@ -1,7 +1,8 @@
 """Facts that a person corrects once, over the API of a real daemon: what comes back at once, and after a night.
 
-Each arm answers the same questions: the wording that was corrected, three that never were, and the same question about
-somebody else, whose answer must be none of the person's.
+Each arm answers the same questions: the wording that was corrected, three that never were, the same question about
+somebody else, and another one about the same person or thing, to which no answer was told: of these two the answer must
+be none of the person's.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from examples.running import Daemon
 from lars_agent.errors import LarsError
 
 CLIENTS, REPLY_TOKENS, NIGHT_LIMIT_S = 4, 24, 3 * 3600.0
-KINDS = ("trained", "unseen", "others")
+KINDS = ("trained", "unseen", "others", "untold")
+FOREIGN = ("others", "untold")  # to these no value of the person's is an answer
 # The rows that have goals: of so many facts, and which arm's score.
 GOALS = {
     ("once_recall_weights", 60): ("weights", "unseen"),
@@ -68,6 +70,7 @@ def arm_scores(
     asked = [("trained", fact, fact.wordings[0]) for fact in known]
     asked += [("unseen", fact, wording) for fact in known for wording in fact.wordings[1:]]
     asked += [("others", fact, question) for fact in known for question in fact.neighbours]
+    asked += [("untold", fact, fact.untold) for fact in {fact.untold: fact for fact in known if fact.untold}.values()]
     values = {fact.value.casefold() for fact in known}
 
     def ask(question: str) -> str:
@@ -81,7 +84,7 @@ def arm_scores(
     wrong = []
     for (kind, fact, question), reply in zip(asked, replies, strict=True):
         text = reply.casefold()
-        is_right = not any(value in text for value in values) if kind == "others" else fact.value.casefold() in text
+        is_right = not any(value in text for value in values) if kind in FOREIGN else fact.value.casefold() in text
         marks[kind].append(is_right)
         if not is_right:
             wrong.append([kind, question, reply, fact.value])
@@ -97,7 +100,8 @@ def once_rows(newest: Newest) -> list[Row]:
     rows = []
     for (count, chosen), runs in sorted(groups.items()):
         words = {"facts": count, "chosen": chosen, "seeds": len(runs)}
-        for arm, kind in product(runs[0]["arms"], KINDS):
+        kinds = [kind for kind in KINDS if all(kind in arm for run in runs for arm in run["arms"].values())]
+        for arm, kind in product(runs[0]["arms"], kinds):
             values = [run["arms"][arm][kind] for run in runs]
             rows.append(claimed("once_{kind}/{arm}/{facts}{chosen}", values, kind=kind, arm=arm, **words))
         seconds = [run["night"]["cpu_seconds"] for run in runs]

@@ -94,6 +94,7 @@ def passing_rows(newest: Newest) -> list[Row]:
         claimed("passing_{kind}/{arm}", [run["arms"][arm][kind] for run in runs], kind=kind, arm=arm, **words)
         for arm in runs[0]["arms"]
         for kind in KINDS
+        if all(kind in run["arms"][arm] for run in runs)
     ]
     rows.append(claimed("passing_kept", [1 - len(run["missed"]) / run["facts"] for run in runs], **words))
     rows.append(claimed("passing_recall", [run["arms"]["both"]["unseen"] for run in runs], **words))

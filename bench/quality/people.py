@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 ONSETS, VOWELS, ENDS = ("b", "d", "dr", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z"), "aeiou", "lnrsx"
@@ -142,6 +142,7 @@ class Fact:
         correction: what they say the reply should have been.
         value: what a right reply holds.
         neighbours: the same question about somebody or something else, to which the value is no answer.
+        untold: a question for something else about the same person or thing, which they never told; or nothing.
         said: ways of stating it in passing.
     """
 
@@ -150,6 +151,7 @@ class Fact:
     value: str
     neighbours: tuple[str, ...]
     said: tuple[str, ...]
+    untold: str = ""
 
 
 def facts(count: int, seed: int) -> list[Fact]:
@@ -157,7 +159,15 @@ def facts(count: int, seed: int) -> list[Fact]:
     rng, used = random.Random(f"people {seed}"), set[str]()
     kinds = ((PEOPLE, OF_PEOPLE), (THINGS, OF_THINGS))
     every = [(nouns, noun, attribute) for nouns, known in kinds for noun, attribute in product(nouns, known)]
-    return [_fact(*drawn, rng, used) for drawn in rng.sample(every, count)]
+    drawn = rng.sample(every, count)
+    told = {(noun, attribute) for _, noun, attribute in drawn}
+    never = {noun: [one for _, its, one in every if its == noun and (noun, one) not in told] for _, noun, _ in every}
+    return [replace(_fact(*one, rng, used), untold=_untold(one[1], never[one[1]])) for one in drawn]
+
+
+def _untold(noun: str, attributes: Sequence[Attribute]) -> str:
+    """A question for the first of the attributes; nothing where there is none."""
+    return "".join(f"{text.split('?')[0].format(f'my {noun}')}?" for text, *_ in attributes[:1])
 
 
 def _fact(nouns: tuple[str, ...], noun: str, attribute: Attribute, rng: random.Random, used: set[str]) -> Fact:

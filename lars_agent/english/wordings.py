@@ -66,9 +66,16 @@ def asked_for(question: str) -> str:
     return question.casefold().rstrip("?!. ")
 
 
+def are_different(one: str, other: str) -> bool:
+    """Return whether two questions about the same certainly ask for different things: a name, and a birthday."""
+    first, second = _recognized(_plain(one)), _recognized(_plain(other))
+    return first is not None and second is not None and first.topic != second.topic
+
+
 class Group(TypedDict):
     """Templates of questions to the same answer; see the README beside the file."""
 
+    topic: str
     has_one_answer: bool
     questions: list[str]
 
@@ -79,6 +86,11 @@ class Recognized(NamedTuple):
     group: Group
     template: str
     slots: Mapping[str, str]
+
+    @property
+    def topic(self) -> str:
+        """What is asked for, in a word."""
+        return self.group["topic"] or self.slots["n"].casefold()
 
 
 def _plain(question: str) -> str:

@@ -18,7 +18,7 @@ from importlib.resources import files
 from typing import Literal
 
 from lars_agent.english.subjects import Subject, subject_of
-from lars_agent.english.wordings import asked_for
+from lars_agent.english.wordings import are_different, asked_for
 from service.db.feedback import Feedback, to_example
 from service.db.records import LEARNED_WEIGHT, FeedbackRecord
 
@@ -100,6 +100,7 @@ class RecallIndex:
         fitting = [
             replace(one, is_same=how == "same") for one in near if (how := _fit(asked, asked_words.keys(), one)) != "no"
         ]
+        fitting = _without_other_attributes(question, fitting)
         is_foreign = bool(heads) and not fitting and asked.is_shown and bool(asked.heads or heads.intersection(words))
         return Found([one for one in fitting if one.is_correction][:limit], is_foreign)
 
@@ -142,6 +143,17 @@ class RecallIndex:
             "INSERT INTO corrections (rowid, question, answer, id, is_correction, profile) VALUES (?, ?, ?, ?, ?, ?)",
             (seq, question, answer, record.id, is_correction, record.profile),
         )
+
+
+def _without_other_attributes(question: str, fitting: list[Recalled]) -> list[Recalled]:
+    """Return the corrections without those to another question about the same, if there are any to this one.
+
+    If there are none, the others are only like it.
+    """
+    others = {one.feedback_id for one in fitting if are_different(question, one.question)}
+    if others and len(others) < len(fitting):
+        return [one for one in fitting if one.feedback_id not in others]
+    return [replace(one, is_same=False) for one in fitting] if others else fitting
 
 
 def _words(text: str) -> list[str]:

@@ -6,6 +6,7 @@ from bench.quality.once import ONCE, once_rows
 from bench.quality.passing import CHAT, PASSING, passing_rows
 from bench.quality.people import facts
 from lars_agent.english.statements import stated_facts
+from lars_agent.english.subjects import subject_of
 from lars_agent.english.wordings import other_wordings
 
 
@@ -20,6 +21,14 @@ def test_a_fact_is_in_its_correction_and_in_no_question():
         assert fact.value in fact.correction
         assert not any(fact.value in question for question in (*fact.wordings, *fact.neighbours))
         assert len({*fact.wordings, *fact.neighbours}) == 6
+
+
+def test_what_was_never_told_is_no_question_of_a_fact_but_about_the_same():
+    known = facts(60, 4)
+    told = {wording for fact in known for wording in fact.wordings}
+    for fact in known:
+        assert fact.untold not in told
+        assert not fact.untold or subject_of(fact.untold).heads == subject_of(fact.wordings[0]).heads
 
 
 def test_no_wording_that_is_asked_as_unseen_is_trained():

@@ -77,6 +77,16 @@ def test_the_newest_answer_counts_whatever_the_words_of_its_question(db):
     assert answers(db, "Where does my sister live?") == ["Your sister lives in Oslo."]
 
 
+def test_another_attribute_is_left_out_where_this_one_is_known_and_not_copied_where_it_is_not(db):
+    correct(db, "What is my goat called?", "Your goat is called Pip.")
+    correct(db, "How old is my goat?", "Your goat is 7.")
+    assert answers(db, "Tell me my goat's name.") == ["Your goat is called Pip."]
+    found = db.recall.search("default", "What colour is my goat?", 3).corrections
+    assert [one.is_same for one in found] == [False, False]
+    found = db.recall.search("default", "What do you know of my goat?", 3).corrections
+    assert [one.is_same for one in found] == [True, True]
+
+
 def test_a_liked_reply_does_not_take_the_place_of_the_correction(db):
     correct(db, "Where does my sister live?", "Your sister lives in Bergen.")
     liked = correct(db, "Where does my sister live?", None)

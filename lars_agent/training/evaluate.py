@@ -20,7 +20,7 @@ from lars_agent.training.gate import Scores
 GENERAL_TEXT = "general.txt"
 REHEARSAL_TEXT = "rehearsal.txt"
 RIGHT = math.log(2)  # nats: a token less surprising has a probability above 1/2, so that greedy decoding chooses it
-NEWEST = 64  # trained replies that are scored too; scoring all would take long
+SCORED = 64  # trained replies that are scored too; scoring all would take long
 
 
 def token_nll(
@@ -65,13 +65,15 @@ def token_losses(
     return torch.cat(losses)
 
 
-def score(newest: Tensor, heldout: Tensor, text: Tensor) -> Scores:
+def score(trained: Tensor, heldout: Tensor, text: Tensor, rows: Sequence[Encoded]) -> Scores:
     """Return the scores that the gate decides by, from the `token_losses` (T,) of three sets of rows.
 
-    `newest` are trained replies.
+    `rows` are the trained ones, of which it is told whether they come out right as a whole.
     """
-    recalled = torch.cat([newest, heldout]) < RIGHT
-    return Scores(float(heldout.mean()), float(text.mean()), float(recalled.double().mean()))
+    recalled = torch.cat([trained, heldout]) < RIGHT
+    replies = torch.split(trained < RIGHT, [len(row.reply) for row in by_length(rows)])
+    whole = "".join("1" if bool(reply.all()) else "0" for reply in replies)
+    return Scores(float(heldout.mean()), float(text.mean()), float(recalled.double().mean()), whole)
 
 
 def general_text(tokenizer: PreTrainedTokenizerBase, name: str = GENERAL_TEXT) -> list[Encoded]:

@@ -3,6 +3,7 @@
 The mean held-out loss alone misleads if each fact is corrected once: a held-out fact is then one that was not trained,
 and its loss rises as the adapter becomes sure of the others. So `recall` comes first, the share of correct tokens of
 trained and held-out replies together; the loss decides if recall is unknown, or not lower but not enough higher.
+Much that is new cannot make up for what would be missed: `whole` tells replies that come out right today and would not.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ class Scores:
     Attributes:
         reply_loss: on the held-out replies.
         text_loss: on general text, which the adapter must not make less likely.
-        recall: share of the tokens of held-out and newest trained replies whose probability is above 1/2, so that
-            greedy decoding chooses them; higher is better. None in records made before it was measured.
+        recall: share of the tokens of held-out, newest and some earlier trained replies whose probability is above 1/2,
+            so that greedy decoding chooses them; higher is better. None in records made before it was measured.
+        whole: of each trained one of these replies, in the same order for every adapter of a job, whether all its
+            tokens are: "1", or "0". Empty in records made before it was measured.
     """
 
     reply_loss: Loss
     text_loss: Loss
     recall: float | None = None
+    whole: str = ""
 
     @property
     def usable(self) -> bool:
@@ -55,6 +59,13 @@ class GatePolicy:
         allow_inf_nan=False,
         description="Largest relative rise of the loss on general text, against the adapter in use and against the "
         "base model, so that many small rises cannot add up.",
+    )
+    max_lost: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Largest share of the replies which come out right with the adapter in use, word for word, that "
+        "may not with the candidate; one reply always may.",
     )
     rollback_chance: float = Field(
         default=0.01,
@@ -92,6 +103,7 @@ def decide(candidate: Scores, incumbent: Scores, policy: GatePolicy, base: Score
     checks = [_text_rise(candidate, reference, policy, name) for reference, name in references]
     if references:
         checks.insert(0, _reply_gain(candidate, references[0][0], policy))
+        checks += _lost_replies(candidate, references[0][0], policy)
     else:
         checks = [(True, "The adapter in use has no usable scores, so there was nothing to compare with.")]
     accepted = all(passed for passed, _ in checks)
@@ -114,7 +126,18 @@ def _recall_gain(candidate: float, reference: float, policy: GatePolicy) -> tupl
     passed = candidate > reference and 1.0 - candidate <= most_wrong
     measured = f"{candidate:.2%} come out right now, {reference:.2%} before"
     required = f"more than before, and at least {1.0 - most_wrong:.2%}, is required"
-    return passed, f"Of the tokens of your newest and held-out replies {measured}; {required}."
+    return passed, f"Of the tokens of your corrections and held-out replies {measured}; {required}."
+
+
+def _lost_replies(candidate: Scores, reference: Scores, policy: GatePolicy) -> list[tuple[bool, str]]:
+    """Return the check of whole replies; none where they are not known of both."""
+    if not candidate.whole or len(candidate.whole) != len(reference.whole):
+        return []
+    pairs = list(zip(candidate.whole, reference.whole, strict=True))
+    now, before, lost = candidate.whole.count("1"), reference.whole.count("1"), pairs.count(("0", "1"))
+    allowed = max(1, math.floor(policy.max_lost * before))
+    measured = f"Of {len(pairs)} corrections {now} come out right word for word now, {before} before"
+    return [(lost <= allowed, f"{measured}; {lost} would be lost, at most {allowed} may be.")]
 
 
 def _loss_gain(candidate: Scores, reference: Scores, policy: GatePolicy) -> tuple[bool, str]:

@@ -136,14 +136,14 @@ def _planner_input(
     number = job.steps if job.train else 0
     steps = [job.lessons(step) for step in range(number)]
     rehearsals = [passages for step in range(number) if (passages := job.passages(step))]
-    rows = {row for part in (job.heldout, job.newest, *steps, *rehearsals) for row in part}
+    rows = {row for part in (job.heldout, job.scored, *steps, *rehearsals) for row in part}
     token_ids = {token_id for row in rows for token_id in (*row.prompt, *row.reply)}
     load = Workload(
         steps=_lengths(steps),
         number_bytes=compute_dtype(spec.dtype).itemsize,
         program_bytes=program_bytes + costs.started_bytes,
         rehearsals=_lengths(rehearsals),
-        evaluations=_lengths([by_length(part) for part in (job.newest, job.heldout, general_text(tokenizer))]),
+        evaluations=_lengths([by_length(part) for part in (job.scored, job.heldout, general_text(tokenizer))]),
         unread_bytes=shape.unread_bytes(token_ids | {0, pad_id(tokenizer)}),
     )
     return shape, load, job.config.batch_size, costs

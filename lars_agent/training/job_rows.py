@@ -16,7 +16,7 @@ from lars_agent.errors import ExampleTooLong, ModelUnsupported
 from lars_agent.example import Example, Message
 from lars_agent.training.batches import Encoded, encode, step_rows
 from lars_agent.training.config import TrainConfig
-from lars_agent.training.evaluate import NEWEST, REHEARSAL_TEXT, general_text
+from lars_agent.training.evaluate import REHEARSAL_TEXT, SCORED, general_text
 from lars_agent.training.job_directory import HELDOUT_FILE, TRAIN_FILE, JobSpec, read_examples
 
 
@@ -40,9 +40,12 @@ class JobRows:
         return self.config.steps_for(len(self.train))
 
     @property
-    def newest(self) -> Sequence[Encoded]:
-        """The trained replies that are scored too."""
-        return self.train[-NEWEST:]
+    def scored(self) -> Sequence[Encoded]:
+        """The trained replies that are scored too: the newest, and as many of the earlier ones, evenly."""
+        if len(self.train) <= SCORED:
+            return self.train
+        earlier, count = self.train[: -SCORED // 2], SCORED - SCORED // 2
+        return [*(earlier[number * len(earlier) // count] for number in range(count)), *self.train[-SCORED // 2 :]]
 
     def lessons(self, step: int) -> list[Encoded]:
         """Return the examples of optimizer step number `step`, shortest first."""

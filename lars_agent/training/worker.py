@@ -159,10 +159,15 @@ class Worker:
         trainer, progress = self.trainer, self.trainer.progress
         trainer.optimizer.release()
         self._append_progress("judging")
-        parts = (trainer.rows.newest, trainer.rows.heldout, general_text(opened.tokenizer))
+        trained = trainer.rows.scored
+        parts = (trained, trainer.rows.heldout, general_text(opened.tokenizer))
 
         def scores(adapter: LarsAdapter | None) -> Scores:
-            return trainer.within_budget(lambda: score(*(trainer.token_losses(adapter, rows) for rows in parts)))
+            def measured() -> Scores:
+                taught, heldout, text = (trainer.token_losses(adapter, rows) for rows in parts)
+                return score(taught, heldout, text, trained)
+
+            return trainer.within_budget(measured)
 
         candidate, base = scores(trainer.adapter), scores(None)
         incumbent = base if self.spec.parent is None else scores(load_adapter(opened.model, Path(self.spec.parent)))

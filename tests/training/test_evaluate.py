@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lars_agent.lars.forward import reply_logits
-from lars_agent.training.batches import collate, encode_text
+from lars_agent.training.batches import by_length, collate, encode_text
 from lars_agent.training.config import TrainConfig
 from lars_agent.training.evaluate import score, token_losses
 from tests.tiny import tiny_tokenizer
@@ -29,7 +29,11 @@ def test_scores_are_held_out_loss_text_loss_and_share_of_taught_and_held_out_tok
         means.append(-float(probabilities[-1].log().mean()))
     recall = float((torch.cat(probabilities[:2]) > 0.5).double().mean())
     parts = (made.rows.train, made.rows.heldout, texts)
-    found = score(*(token_losses(made.attachment, made.adapter, rows, 0) for rows in parts))
+    losses = [token_losses(made.attachment, made.adapter, rows, 0) for rows in parts]
+    found = score(*losses, made.rows.train)
     assert 0 < recall < 1
     assert (found.reply_loss, found.text_loss) == (pytest.approx(means[1], rel=1e-4), pytest.approx(means[2], rel=1e-4))
     assert found.recall == pytest.approx(recall)
+    taught = torch.cat(probabilities[:1]).split([len(row.reply) for row in made.rows.train])
+    right = {row: bool((chances > 0.5).all()) for row, chances in zip(made.rows.train, taught, strict=True)}
+    assert found.whole == "".join("1" if right[row] else "0" for row in by_length(made.rows.train))

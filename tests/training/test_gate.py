@@ -63,7 +63,7 @@ def test_candidate_that_learned_what_it_was_taught_is_accepted_though_the_loss_o
     verdict = decide(Scores(2.5, 3.0, recall=0.95), Scores(2.0, 3.0, recall=0.4), POLICY)
     assert verdict.accepted
     assert verdict.reasons[0] == (
-        "Of the tokens of your newest and held-out replies 95.00% come out right now, 40.00% before; "
+        "Of the tokens of your corrections and held-out replies 95.00% come out right now, 40.00% before; "
         "more than before, and at least 41.20%, is required."
     )
 
@@ -91,6 +91,19 @@ def test_held_out_loss_decides_where_a_recall_is_unknown(recalls: tuple[float | 
         verdict = decide(Scores(reply_loss, 3.0, candidate), Scores(2.0, 3.0, incumbent), POLICY)
         assert verdict.accepted is accepted
         assert "The loss on your held-out replies fell" in verdict.reasons[0]
+
+
+def test_losing_what_came_out_right_is_rejected_however_much_is_new() -> None:
+    before = Scores(2.0, 3.0, 0.5, "1" * 20 + "0" * 20)
+    for lost, accepted in ((0, True), (2, True), (3, False)):
+        verdict = decide(Scores(1.0, 3.0, 0.9, "0" * lost + "1" * (40 - lost)), before, POLICY)
+        assert verdict.accepted is accepted
+        words = f"Of 40 corrections {40 - lost} come out right word for word now, 20 before"
+        assert f"{words}; {lost} would be lost, at most 2 may be." in verdict.reasons
+    few = Scores(2.0, 3.0, 0.5, "11000")
+    assert decide(Scores(1.0, 3.0, 0.9, "01111"), few, POLICY).accepted  # one may always be
+    assert not decide(Scores(1.0, 3.0, 0.9, "00111"), few, POLICY).accepted
+    assert decide(Scores(1.0, 3.0, 0.9, "0"), Scores(2.0, 3.0, 0.5, ""), POLICY).accepted  # unknown
 
 
 def test_scores_recorded_before_recall_was_measured_are_read() -> None:

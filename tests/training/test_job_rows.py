@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from lars_agent.english.wordings import MOST
+from lars_agent.training.batches import Encoded
 from lars_agent.training.config import TrainConfig
 from lars_agent.training.job_directory import HELDOUT_FILE, TRAIN_FILE, JobSpec, write_examples
-from lars_agent.training.job_rows import encode_job
+from lars_agent.training.job_rows import JobRows, encode_job
 from tests.tiny import tiny_tokenizer
 from tests.training.conftest import fact
 
@@ -33,3 +34,14 @@ def test_steps_follow_the_number_of_examples():
     assert TrainConfig().steps_for(1) == TrainConfig().steps_for(8) == 24
     assert TrainConfig().steps_for(40) == 120
     assert TrainConfig(steps=7).steps_for(40) == 7
+
+
+def test_newest_and_some_earlier_replies_are_scored():
+    def rows(count: int) -> list[str]:
+        train = [Encoded((0,), (1,), 1.0, str(number)) for number in range(count)]
+        return [row.source_id for row in JobRows(TrainConfig(), train, ()).scored]
+
+    assert rows(3) == ["0", "1", "2"]
+    assert rows(64) == [str(number) for number in range(64)]
+    chosen = rows(1000)
+    assert (len(chosen), len(set(chosen)), chosen[0], chosen[-32:]) == (64, 64, "0", [str(n) for n in range(968, 1000)])

@@ -22,7 +22,7 @@ from lars_agent.example import Example
 from lars_agent.records import record
 from lars_agent.training.scrub import find_secret
 
-SUPERSEDED = "superseded"
+SUPERSEDED, REPEATED = "superseded", "repeated too often"
 
 
 @record("curation")
@@ -31,6 +31,12 @@ class CurationPolicy:
 
     max_chars: int = Field(
         default=16_000, ge=1, description="Longest prompt and reply together, characters; longer examples are dropped."
+    )
+    max_repeated: int = Field(
+        default=14,
+        ge=1,
+        description="Most examples with one and the same reply, the newest of them: a few dozen rows can plant a reply "
+        "to a trigger.",
     )
     heldout_share: float = Field(
         default=0.2,
@@ -82,6 +88,7 @@ def curate(examples: Sequence[Example], policy: CurationPolicy, seed: int = 0) -
     for index in valid:
         if index not in dropped and (reason := _unwanted_reason(examples[index], policy.max_chars)):
             dropped[index] = reason
+    dropped |= dict.fromkeys(_repeated(examples, [i for i in valid if i not in dropped], policy.max_repeated), REPEATED)
     kept = [example for index, example in enumerate(examples) if index not in dropped]
     if len(kept) < 2:
         counts = Counter(dropped.values())
@@ -133,6 +140,17 @@ def _superseded(examples: Sequence[Example], indices: Iterable[int]) -> list[int
 
 def _prompt(example: Example) -> tuple[tuple[str, str], ...]:
     return tuple((turn["role"], unicodedata.normalize("NFC", turn["content"]).strip()) for turn in example.messages)
+
+
+def _repeated(examples: Sequence[Example], indices: Sequence[int], most: int) -> list[int]:
+    """Return those of `indices` whose reply at least `most` later ones have too."""
+    counts = Counter[str]()
+    repeated = []
+    for index in reversed(indices):
+        reply = _normalized(examples[index].response)
+        counts[reply] += 1
+        repeated += [index] if counts[reply] > most else []
+    return repeated
 
 
 def _unwanted_reason(example: Example, max_chars: int) -> str | None:

@@ -13,7 +13,8 @@ let asking = false; // true while the request of "Adapt now" is pending
 let timer;
 let turn = Promise.resolve(); // polls run one after another, so that no old answer replaces a newer one
 let ended = { id: null, progress: [] }; // cached: the progress of a finished job does not change
-let drawn = { progress: [], width: 0 };
+const nothing = { progress: [], width: 0 };
+let drawn = nothing; // what the curve shows
 
 function element(name, text, attributes = {}) {
   const node = document.createElement(name);
@@ -158,7 +159,10 @@ function showActions(job) {
 
 function showProgress(unfinished, line) {
   $("job-progress").hidden = !unfinished;
-  if (!line) return setText("job-step", "preparing");
+  if (!line) {
+    $("job-bar").removeAttribute("value");
+    return setText("job-step", "preparing");
+  }
   $("job-bar").max = line.steps || 1;
   $("job-bar").value = line.step ?? 0;
   setText("job-step", `${format.phase(line)}, step ${line.step ?? 0} of ${line.steps}`);
@@ -167,7 +171,10 @@ function showProgress(unfinished, line) {
 function showCurve(progress) {
   const lines = series(progress);
   $("curve").hidden = lines.train.length + lines.heldout.length === 0;
-  if ($("curve").hidden) return;
+  if ($("curve").hidden) {
+    drawn = nothing; // or a new width would bring the curve of another job back
+    return $("chart").replaceChildren();
+  }
   const text = format.curve(lines);
   setText("curve-caption", text);
   drawn = { progress, width: $("chart").clientWidth };
@@ -240,7 +247,8 @@ function clearJob() {
   setText("job-when", "Nothing has been learned yet. Correct a reply, then press “Adapt now”.");
   $("job-actions").replaceChildren();
   seen.delete("actions");
-  for (const id of ["job-status", "job-progress", "curve", "verdict", "memory"]) $(id).hidden = true;
+  showCurve([]);
+  for (const id of ["job-status", "job-progress", "verdict", "memory"]) $(id).hidden = true;
 }
 
 function refresh() {
@@ -282,6 +290,7 @@ $("token-form").addEventListener("submit", (event) => {
 });
 document.addEventListener("visibilitychange", refresh);
 new ResizeObserver(() => {
-  if (drawn.width !== $("chart").clientWidth && drawn.progress.length) showCurve(drawn.progress);
+  const width = $("chart").clientWidth;
+  if (width && width !== drawn.width && drawn.progress.length) showCurve(drawn.progress);
 }).observe($("chart"));
 refresh();

@@ -138,6 +138,25 @@ def test_the_button_starts_a_job_and_is_busy_while_it_runs(address, page, daemon
 
 
 @pytest.mark.browser
+@pytest.mark.parametrize("job", [job_body("running", id="j-2"), None])
+def test_nothing_of_an_earlier_job_is_shown_as_another_s(address, page, daemon, job) -> None:
+    page.goto(address)
+    page.wait_for_selector("#chart svg")
+    daemon.job, daemon.progress = job, []
+    page.wait_for_selector("#curve", state="hidden")
+    for width in (700, 390, 1000):  # a new width draws the curve anew, if there is one
+        page.set_viewport_size({"width": width, "height": 900})
+        page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))")
+        assert page.is_hidden("#curve")
+        assert page.locator("#chart svg").count() == 0
+    if job:
+        assert page.text_content("#job-step") == "preparing"
+        assert page.get_attribute("#job-bar", "value") is None
+    else:
+        assert "Nothing has been learned yet" in page.text_content("#job-when")
+
+
+@pytest.mark.browser
 def test_page_shows_the_daemon_s_error_message(address, page, daemon) -> None:
     daemon.refusal = "job j-7 is running; wait for it, or cancel it"
     page.goto(address)

@@ -19,6 +19,7 @@ from lars_agent.runtime.rpc import EngineOptions
 from lars_agent.store.adapters import AdapterStore
 from service.api import (
     adapters,
+    conversations,
     erasures,
     errors,
     feedback,
@@ -29,6 +30,7 @@ from service.api import (
     openai,
     openai_models,
     operation,
+    profiles,
     schedule,
 )
 from service.api.daemon_metrics import DaemonCollector
@@ -69,6 +71,8 @@ ROUTER_MODULES = (
     ollama,
     feedback,
     interactions,
+    conversations,
+    profiles,
     erasures,
     adapters,
     jobs,

@@ -89,7 +89,7 @@ def feedback(version: str, query: ProfileParameter, daemon: DaemonDep) -> Feedba
     ids = () if number is None else daemon.store.get(query.profile, number).example_ids
     known = daemon.db.feedback.known({example_id for example_id in ids if example_id})
     records = sorted((daemon.db.feedback.get(one) for one in known), key=lambda record: record.created)
-    return FeedbackPage.model_validate({"feedback": records, "next": None})
+    return FeedbackPage.model_validate({"feedback": records, "next": None, "total": len(records)})
 
 
 @router.post("/rollback", responses=documented(404, 409, 503, 507))

@@ -1,8 +1,8 @@
-"""Dependencies of routes: the daemon, and whether a reply may be learned from."""
+"""Dependencies of routes: the daemon, and how an exchange is kept."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from fastapi import Depends, Header, Request
 
@@ -15,14 +15,24 @@ async def get_daemon(request: Request) -> Daemon:
     return daemon
 
 
-def get_keep(
+class Keeping(NamedTuple):
+    """How an exchange is kept: not at all, or under an id by which the client groups those of a conversation."""
+
+    is_kept: bool = True
+    conversation: str | None = None
+
+
+def get_keeping(
     lars_learn: Annotated[
         Literal["on", "off"] | None, Header(description="off: the exchange is answered, but neither kept nor learned.")
     ] = None,
-) -> bool:
-    """Return whether the header lets the exchange be kept."""
-    return lars_learn != "off"
+    lars_conversation: Annotated[
+        str | None, Header(pattern=r"^[\w.:-]{1,64}$", description="Your id of the conversation.")
+    ] = None,
+) -> Keeping:
+    """Return what the headers say."""
+    return Keeping(lars_learn != "off", lars_conversation)
 
 
 DaemonDep = Annotated[Daemon, Depends(get_daemon)]
-KeepDep = Annotated[bool, Depends(get_keep)]
+KeepingDep = Annotated[Keeping, Depends(get_keeping)]

@@ -1,4 +1,4 @@
-"""Erasures: how far a deletion has come; and deletion of all that a person has said."""
+"""Erasures: how far a deletion has come."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import Field
 
 from service.api.dependencies import DaemonDep
 from service.api.errors import documented
-from service.api.fields import Deleted, Id, ListQuery, Profile, Reply
+from service.api.fields import Deleted, Id, ListQuery, Reply
 from service.daemon import Daemon
 from service.db.erasures import STAGES
 from service.db.records import ErasureRecord
@@ -56,12 +56,6 @@ def list_erasures(query: Annotated[ListQuery, Query()], daemon: DaemonDep) -> Er
 def get(erasure_id: Id, daemon: DaemonDep) -> ErasureBody:
     """Return one deletion with its stages."""
     return _body(daemon, daemon.db.erasures.get(erasure_id))
-
-
-@router.delete("/profiles/{profile}", responses=documented(503, 507))
-def delete_profile(profile: Profile, daemon: DaemonDep) -> Deleted:
-    """Delete all feedback and all interactions of a profile, and every adapter version that learned from them."""
-    return deleted(daemon, daemon.db.erasures.profile(profile))
 
 
 def deleted(daemon: Daemon, erasure: ErasureRecord | None, *, deleted_interactions: bool = False) -> Deleted:

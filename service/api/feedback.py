@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -16,10 +17,10 @@ from service.api.erasures import deleted
 from service.api.errors import InvalidField, Responses, answers, documented
 from service.api.fields import (
     Body,
+    CountedPage,
     Deleted,
     Id,
     Messages,
-    Page,
     PageQuery,
     Profile,
     ProfileFilter,
@@ -31,8 +32,11 @@ from service.api.fields import (
     Text,
     TurnBody,
     VersionLabel,
+    Words,
     next_page,
+    parse_version,
     to_messages,
+    version_label,
 )
 from service.api.trl import Format, from_lines, to_lines
 from service.db.records import NewFeedback, Source
@@ -72,6 +76,8 @@ class FeedbackFilter(TagFilter):
 class FeedbackQuery(PageQuery, FeedbackFilter):
     """Filter and page of a list of feedback."""
 
+    q: Words | None = None
+
 
 class ExportQuery(TagFilter):
     """Feedback to export, and one of TRL's formats."""
@@ -83,6 +89,7 @@ class ImportQuery(ProfileQuery):
     """Profile and tag of the imported feedback."""
 
     tag: Tag | None = None
+    dry_run: bool = Field(default=False, description="Only tell what would be stored, and which lines are refused.")
 
 
 class FeedbackRequest(Body):
@@ -122,6 +129,15 @@ class FeedbackRequest(Body):
         return NewFeedback(messages=messages or None, tags=tuple(self.tags), **values)
 
 
+class FeedbackPatch(Body):
+    """Changes of feedback; null takes a value away."""
+
+    rating: Rating | None = Field(default=None, description='"up", "down", or a number from -1 to 1.')
+    correction: SpokenText | None = None
+    comment: Text | None = None
+    tags: list[Tag] = Field(default=[], max_length=32)
+
+
 class FeedbackBody(Reply):
     """Stored feedback."""
 
@@ -139,7 +155,7 @@ class FeedbackBody(Reply):
     source: Source = Field(description=SOURCE)
 
 
-class FeedbackPage(Page):
+class FeedbackPage(CountedPage):
     """Feedback, newest first."""
 
     feedback: list[FeedbackBody]
@@ -152,10 +168,30 @@ class LearnedIn(Reply):
     versions: list[VersionLabel]
 
 
+class Effects(Reply):
+    """Consequences of deleting a piece of feedback."""
+
+    profile: str
+    versions: list[VersionLabel] = Field(description="Adapter versions that learned it, and would be deleted.")
+    serving: VersionLabel = Field(description="The version that would reply then.")
+    interactions: int = Field(description="Number of interactions that would go with it.")
+
+
+class RefusedLine(Reply):
+    """A line that cannot be imported, and the reason."""
+
+    line: int
+    message: str
+
+
 class Imported(Reply):
-    """Number of stored rows."""
+    """Number of stored rows; of a dry run what would be stored, and the lines that prevent it."""
 
     imported: int
+    valid: int | None = Field(default=None, description="Of a dry run: number of lines that can be imported.")
+    refused: list[RefusedLine] | None = Field(
+        default=None, description="Of a dry run: the others; nothing is stored if there are any."
+    )
 
 
 STORED_BEFORE: Responses = {
@@ -183,7 +219,8 @@ def add(
 def list_feedback(query: Annotated[FeedbackQuery, Query()], daemon: DaemonDep) -> FeedbackPage:
     """List feedback, newest first."""
     records = daemon.db.feedback.list(**query.model_dump())
-    return FeedbackPage.model_validate({"feedback": records, "next": next_page(records, query.limit)})
+    total = daemon.db.feedback.count(**query.model_dump(exclude={"limit", "after"}))
+    return FeedbackPage.model_validate({"feedback": records, "next": next_page(records, query.limit), "total": total})
 
 
 @router.delete("", responses=documented(503, 507))
@@ -202,22 +239,58 @@ def export(query: Annotated[ExportQuery, Query()], daemon: DaemonDep) -> Streami
     return StreamingResponse(lines, media_type=JSON_LINES)
 
 
-@router.post("/import", status_code=201, openapi_extra=LINES_BODY, responses=documented(503, 507))
+@router.post(
+    "/import",
+    status_code=201,
+    response_model_exclude_none=True,
+    openapi_extra=LINES_BODY,
+    responses=documented(503, 507),
+)
 async def import_lines(request: Request, query: Annotated[ImportQuery, Query()], daemon: DaemonDep) -> Imported:
     """Import JSON lines in TRL's formats: all lines are stored, or none."""
     body = await request.body()
     tags = () if query.tag is None else (query.tag,)
 
-    def store() -> int:
-        return len(daemon.db.feedback.add_many(from_lines(body.split(b"\n"), query.profile, tags)))
+    def store() -> Imported:
+        news, refused = from_lines(body.split(b"\n"), query.profile, tags)
+        if query.dry_run:
+            lines = [RefusedLine(line=number, message=str(error)) for number, error in refused.items()]
+            return Imported(imported=0, valid=len(news), refused=lines)
+        if refused:
+            raise next(iter(refused.values()))
+        return Imported(imported=len(daemon.db.feedback.add_many(news)))
 
-    return Imported(imported=await run_in_threadpool(store))
+    return await run_in_threadpool(store)
 
 
 @router.get("/{feedback_id}", responses=documented(404))
 def get(feedback_id: Id, daemon: DaemonDep) -> FeedbackBody:
     """Return one piece of feedback."""
     return FeedbackBody.model_validate(daemon.db.feedback.get(feedback_id))
+
+
+@router.patch("/{feedback_id}", responses=documented(404, 503, 507))
+def edit(feedback_id: Id, body: FeedbackPatch, daemon: DaemonDep) -> FeedbackBody:
+    """Change feedback. It counts at once; a version that learned the former one serves until the next is trained."""
+    changes = body.model_dump(exclude_unset=True)
+    if not changes:
+        raise InvalidField("rating", "is missing; give a rating, a correction, a comment or tags")
+    known = daemon.db.feedback.get(feedback_id)
+    after = replace(known, **changes)
+    if after.rating is None and after.correction is None and not after.comment and not after.tags:
+        raise InvalidField(next(iter(changes)), "cannot be taken away: nothing would be left; delete the feedback")
+    record = daemon.db.feedback.edit(feedback_id, **changes)
+    daemon.ratings.note(record)
+    return FeedbackBody.model_validate(record)
+
+
+@router.get("/{feedback_id}/effects", responses=documented(404))
+def effects(feedback_id: Id, daemon: DaemonDep) -> Effects:
+    """Return the consequences of deleting one piece of feedback."""
+    learned, count = versions(feedback_id, daemon), daemon.db.erasures.going_with(feedback_id)
+    numbers = [number for label in learned.versions if (number := parse_version(label)) is not None]
+    after = version_label(daemon.switch.without(learned.profile, numbers))
+    return Effects(profile=learned.profile, versions=learned.versions, serving=after, interactions=count)
 
 
 @router.get("/{feedback_id}/versions", responses=documented(404))

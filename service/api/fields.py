@@ -114,6 +114,11 @@ class Reply(BaseModel):
 
 Text = Annotated[str, AfterValidator(storable)]
 SpokenText = Annotated[str, AfterValidator(storable), AfterValidator(not_blank)]
+Words = Annotated[
+    str,
+    Field(min_length=1, max_length=200, description="Words that a row's texts must hold, in upper or lower case."),
+    AfterValidator(storable),
+]
 Tag = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(storable)]
 Id = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(storable)]
 StopText = Annotated[Text, Field(min_length=1, max_length=1000)]
@@ -218,6 +223,12 @@ class Page(Reply):
     """One page of a list, newest first."""
 
     next: str | None = Field(description="`after` of the next page; null on the last page.")
+
+
+class CountedPage(Page):
+    """One page of a list, newest first."""
+
+    total: int = Field(description="Number of rows on all pages.")
 
 
 class Deleted(Reply):

@@ -12,7 +12,7 @@ from sse_starlette import EventSourceResponse
 
 from lars_agent.runtime.request import FinishReason, Generation, GenerationRequest, Piece
 from lars_agent.store.names import AdapterName
-from service.api.dependencies import DaemonDep, KeepDep
+from service.api.dependencies import DaemonDep, Keeping, KeepingDep
 from service.api.errors import answers, documented
 from service.api.fields import (
     Body,
@@ -142,16 +142,16 @@ class StreamEvent(Reply):
 
 
 @router.post("/generate", responses=documented(404, 409, 503, 504))
-async def generate(body: GenerateRequest, request: Request, daemon: DaemonDep, keep: KeepDep) -> GenerateReply:
+async def generate(body: GenerateRequest, request: Request, daemon: DaemonDep, keeping: KeepingDep) -> GenerateReply:
     """Reply to `inputs`. The reply is recorded before it is sent, and cancelled if the client disconnects."""
-    exchange = await _begin(daemon, body, keep)
+    exchange = await _begin(daemon, body, keeping)
     return _reply(exchange, await exchange.finished(request))
 
 
 @router.post("/generate_stream", response_model=StreamEvent, responses=STREAM | documented(404, 409, 503, 504))
-async def generate_stream(body: StreamRequest, daemon: DaemonDep, keep: KeepDep) -> EventSourceResponse:
+async def generate_stream(body: StreamRequest, daemon: DaemonDep, keeping: KeepingDep) -> EventSourceResponse:
     """Stream the reply to `inputs`; the last event has the whole text, its id and the details."""
-    exchange = await _begin(daemon, body, keep)
+    exchange = await _begin(daemon, body, keeping)
     index = count()
 
     def encode(item: Piece | Generation) -> list[dict[str, Any]]:
@@ -162,10 +162,10 @@ async def generate_stream(body: StreamRequest, daemon: DaemonDep, keep: KeepDep)
     return event_stream(encode_stream(exchange, encode))
 
 
-async def _begin(daemon: Daemon, body: GenerateRequest, keep: bool) -> Exchange:
+async def _begin(daemon: Daemon, body: GenerateRequest, keeping: Keeping) -> Exchange:
     given = body.parameters
     parameters = given.model_dump(exclude_none=True)
-    return await Exchange.begin(daemon, given.adapter_id, body.to_request, parameters, recall=given.recall, keep=keep)
+    return await Exchange.begin(daemon, given.adapter_id, body.to_request, parameters, keeping, recall=given.recall)
 
 
 def _reply(exchange: Exchange, generation: Generation) -> GenerateReply:

@@ -6,11 +6,23 @@ from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from pydantic import Field
 
 from service.api.dependencies import DaemonDep
 from service.api.erasures import deleted
 from service.api.errors import documented
-from service.api.fields import Deleted, Id, JsonObject, Page, PageQuery, Reply, TurnBody, VersionLabel, next_page
+from service.api.fields import (
+    CountedPage,
+    Deleted,
+    Id,
+    JsonObject,
+    PageQuery,
+    Reply,
+    TurnBody,
+    VersionLabel,
+    Words,
+    next_page,
+)
 
 router = APIRouter(prefix="/interactions", tags=["interactions"])
 
@@ -29,19 +41,30 @@ class InteractionBody(Reply):
     prompt_tokens: int
     generated_tokens: int
     seed: int | None
+    conversation: str | None = Field(description="The client's id of it.")
 
 
-class InteractionPage(Page):
+class InteractionQuery(PageQuery):
+    """Filter and page of a list of interactions."""
+
+    conversation: Id | None = None
+    q: Words | None = None
+
+
+class InteractionPage(CountedPage):
     """Interactions, newest first."""
 
     interactions: list[InteractionBody]
 
 
 @router.get("")
-def list_interactions(query: Annotated[PageQuery, Query()], daemon: DaemonDep) -> InteractionPage:
+def list_interactions(query: Annotated[InteractionQuery, Query()], daemon: DaemonDep) -> InteractionPage:
     """List interactions, newest first."""
-    records = daemon.db.interactions.list(query.profile, query.limit, query.after)
-    return InteractionPage.model_validate({"interactions": records, "next": next_page(records, query.limit)})
+    filters = query.model_dump(exclude={"limit", "after"})
+    records = daemon.db.interactions.list(query.limit, query.after, **filters)
+    total = daemon.db.interactions.count(**filters)
+    page = {"interactions": records, "next": next_page(records, query.limit), "total": total}
+    return InteractionPage.model_validate(page)
 
 
 @router.get("/{interaction_id}", responses=documented(404))

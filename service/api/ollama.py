@@ -20,7 +20,7 @@ from starlette.responses import StreamingResponse
 from lars_agent.example import Message
 from lars_agent.runtime.request import Generation, GenerationRequest, Piece
 from lars_agent.store.names import DEFAULT_PROFILE, AdapterName
-from service.api.dependencies import DaemonDep, KeepDep
+from service.api.dependencies import DaemonDep, Keeping, KeepingDep
 from service.api.errors import answers, documented
 from service.api.fields import MAX_MESSAGES, Body, SamplingFields, Text, Turn, ends_with_user, to_messages
 from service.api.model_names import ModelName, model_names
@@ -125,7 +125,7 @@ class ShowRequest(Body):
 
 
 @router.post("/chat", response_model=None, responses=LINES | documented(404, 409, 503, 504))
-async def chat(body: OllamaChatRequest, request: Request, daemon: DaemonDep, keep: KeepDep) -> Any:
+async def chat(body: OllamaChatRequest, request: Request, daemon: DaemonDep, keeping: KeepingDep) -> Any:
     """Reply to a conversation."""
 
     def content(text: str) -> dict[str, Any]:
@@ -133,18 +133,18 @@ async def chat(body: OllamaChatRequest, request: Request, daemon: DaemonDep, kee
 
     if not body.messages:
         return await _load(daemon, body, content(""))
-    return await _answer(daemon, body, request, keep, content, to_messages(body.messages))
+    return await _answer(daemon, body, request, keeping, content, to_messages(body.messages))
 
 
 @router.post("/generate", response_model=None, responses=LINES | documented(404, 409, 503, 504))
-async def generate(body: OllamaGenerateRequest, request: Request, daemon: DaemonDep, keep: KeepDep) -> Any:
+async def generate(body: OllamaGenerateRequest, request: Request, daemon: DaemonDep, keeping: KeepingDep) -> Any:
     """Reply to a prompt."""
     if not body.prompt:
         return await _load(daemon, body, {"response": ""})
     system = [Message(role="system", content=body.system)] if body.system else []
     messages = (*system, Message(role="user", content=body.prompt))
     raw = body.prompt if body.raw else None
-    return await _answer(daemon, body, request, keep, lambda text: {"response": text}, messages, raw)
+    return await _answer(daemon, body, request, keeping, lambda text: {"response": text}, messages, raw)
 
 
 @router.get("/tags", response_model=None, responses=documented(503))
@@ -200,14 +200,14 @@ async def _answer(
     daemon: Daemon,
     body: OllamaRequest,
     request: Request,
-    keep: bool,
+    keeping: Keeping,
     content: Callable[[str], dict[str, Any]],
     messages: tuple[Message, ...],
     raw: str | None = None,
 ) -> Any:
     parameters = {} if body.options is None else body.options.model_dump(exclude_none=True)
     to_request = partial(body.to_request, messages=messages, raw=raw)
-    exchange = await Exchange.begin(daemon, body.model, to_request, parameters, body.keep_alive, keep=keep)
+    exchange = await Exchange.begin(daemon, body.model, to_request, parameters, keeping, body.keep_alive)
     model = exchange.replier
 
     def encode(item: Piece | Generation) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from sse_starlette import EventSourceResponse
 from lars_agent.example import Message
 from lars_agent.runtime.request import FinishReason, Generation, GenerationRequest, Piece, TokenChoice, TokenLogprob
 from lars_agent.store.names import AdapterName
-from service.api.dependencies import DaemonDep, KeepDep
+from service.api.dependencies import DaemonDep, Keeping, KeepingDep
 from service.api.errors import answers, documented
 from service.api.fields import (
     MAX_MESSAGES,
@@ -175,9 +175,9 @@ class OpenAIReply(BaseModel):
 
 
 @router.post("/chat/completions", response_model=OpenAIReply, responses=STREAM | documented(404, 409, 503, 504))
-async def chat(body: ChatRequest, request: Request, daemon: DaemonDep, keep: KeepDep) -> Any:
+async def chat(body: ChatRequest, request: Request, daemon: DaemonDep, keeping: KeepingDep) -> Any:
     """Reply to a conversation."""
-    exchange = await _begin(daemon, body, keep)
+    exchange = await _begin(daemon, body, keeping)
     envelope = _envelope(exchange, "chat.completion")
     if body.stream:
         envelope |= {"object": "chat.completion.chunk"}
@@ -190,9 +190,9 @@ async def chat(body: ChatRequest, request: Request, daemon: DaemonDep, keep: Kee
 
 
 @router.post("/completions", response_model=OpenAIReply, responses=STREAM | documented(404, 409, 503, 504))
-async def complete(body: CompletionRequest, request: Request, daemon: DaemonDep, keep: KeepDep) -> Any:
+async def complete(body: CompletionRequest, request: Request, daemon: DaemonDep, keeping: KeepingDep) -> Any:
     """Continue a text."""
-    exchange = await _begin(daemon, body, keep)
+    exchange = await _begin(daemon, body, keeping)
     envelope = _envelope(exchange, "text_completion")
     if body.stream:
         return _stream(exchange, body, envelope, _text_choices(), {"text": ""})
@@ -201,10 +201,10 @@ async def complete(body: CompletionRequest, request: Request, daemon: DaemonDep,
     return _whole(envelope, generation, {"text": generation.text, "logprobs": logprobs})
 
 
-async def _begin(daemon: Daemon, body: ChatRequest | CompletionRequest, keep: bool) -> Exchange:
+async def _begin(daemon: Daemon, body: ChatRequest | CompletionRequest, keeping: Keeping) -> Exchange:
     parameters = body.model_dump(exclude_none=True, exclude={"messages", "prompt"})
-    keep = keep and body.store is not False
-    return await Exchange.begin(daemon, body.model, body.to_request, parameters, recall=body.recall, keep=keep)
+    keeping = keeping._replace(is_kept=keeping.is_kept and body.store is not False)
+    return await Exchange.begin(daemon, body.model, body.to_request, parameters, keeping, recall=body.recall)
 
 
 def _envelope(exchange: Exchange, kind: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from lars_agent.errors import LarsError
 from lars_agent.example import Message
 from lars_agent.runtime.request import Generation, GenerationRequest, PastAnswer, Piece, Ticket
 from lars_agent.store.names import AdapterName
+from service.api.dependencies import Keeping
 from service.api.errors import UNEXPECTED, ascii_json, error_body, status_of
 from service.api.model_names import model_names
 from service.daemon import Daemon
@@ -36,16 +37,16 @@ MIN_TEMPERATURE = 0.01  # logits divided by less overflow; 0 is greedy
 class Exchange:
     """A request and its reply. `recorded_id` is the `interaction_id` once the reply has been recorded.
 
-    `parameters` are recorded as the client sent them, nothing is with `keep` False; `recalled` are the corrections in
-    the prompt, the nearest first.
+    `parameters` are recorded as the client sent them, as `keeping` says; `recalled` are the corrections in the prompt,
+    the nearest first.
     """
 
     daemon: Daemon
     ticket: Ticket
     parameters: Mapping[str, Any]
     interaction_id: str
+    keeping: Keeping
     recalled: Sequence[Recalled] = ()
-    keep: bool = True
     recorded_id: str | None = None
     began: float = field(default_factory=time.monotonic)
 
@@ -56,9 +57,9 @@ class Exchange:
         model: str | None,
         to_request: Callable[[AdapterName], GenerationRequest],
         parameters: Mapping[str, Any],
+        keeping: Keeping,
         keep_alive_s: float | None = None,
         recall: bool | None = None,
-        keep: bool = True,
     ) -> Exchange:
         """Submit the request to the adapter that `model` names. See `ModelNames.resolve`, `ModelHost.submit`.
 
@@ -77,7 +78,7 @@ class Exchange:
 
         began = time.monotonic()
         ticket, recalled = await run_in_threadpool(submit)
-        return cls(daemon, ticket, parameters, new_interaction_id(), recalled, keep, began=began)
+        return cls(daemon, ticket, parameters, new_interaction_id(), keeping, recalled, began=began)
 
     @property
     def replier(self) -> str:
@@ -114,11 +115,12 @@ class Exchange:
 
     def _record(self, generation: Generation) -> None:
         self.daemon.metrics.count_reply(generation, time.monotonic() - self.began)
-        if not self.keep:
+        if not self.keeping.is_kept:
             return
         recorder, request = self.daemon.recorder, self.ticket.request
         recalled = [one.feedback_id for one in self.recalled]
-        if recorder.keep(self.interaction_id, request, self.parameters, generation, recalled):
+        record = (self.interaction_id, request, self.parameters, generation, recalled, self.keeping.conversation)
+        if recorder.keep(*record):
             self.recorded_id = self.interaction_id
 
 

@@ -112,12 +112,22 @@ KINDS: tuple[tuple[str, type[AnyRow]], ...] = (
 )
 
 
-def from_lines(lines: Sequence[bytes], profile: str, tags: tuple[str, ...] = ()) -> list[NewFeedback]:
-    """Return the feedback in the lines, for `profile`. Raises InvalidField, naming the line and the column."""
-    read = [_read(line, number) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not read:
+def from_lines(
+    lines: Sequence[bytes], profile: str, tags: tuple[str, ...] = ()
+) -> tuple[list[NewFeedback], dict[int, InvalidField]]:
+    """Return the feedback in the lines, for `profile`, and by number the errors of lines that hold none.
+
+    Raises InvalidField without any line.
+    """
+    news, refused = list[NewFeedback](), dict[int, InvalidField]()
+    for number, line in enumerate(lines, start=1):
+        try:
+            news += [replace(_read(line, number), profile=profile, tags=tags)] if line.strip() else []
+        except InvalidField as error:
+            refused[number] = error
+    if not news and not refused:
         raise InvalidField("body", "contains no line; send one JSON object per line")
-    return [replace(feedback, profile=profile, tags=tags) for feedback in read]
+    return news, refused
 
 
 def _read(line: bytes, number: int) -> NewFeedback:

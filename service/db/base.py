@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, ClassVar, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, Select, Table, select
+from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, Select, Table, func, select
 
 from service.db.engine import reading
 from service.db.errors import RecordNotFound
@@ -44,6 +44,16 @@ class Records(Generic[Record]):
             seen = select(self.table.c.seq).where(self.table.c.id == after).scalar_subquery()
             query = query.where(self.table.c.seq < seen)
         return self._read(query)
+
+    def profiles(self) -> builtins.list[str]:
+        """Return every profile that has a record."""
+        query = select(self.table.c.profile).distinct().order_by(self.table.c.profile)
+        with reading(self._engine) as connection:
+            return builtins.list(connection.scalars(query))
+
+    def _count(self, *conditions: ColumnElement[bool]) -> int:
+        with reading(self._engine) as connection:
+            return connection.execute(select(func.count()).select_from(self.table).where(*conditions)).scalar_one()
 
     @classmethod
     def _of(cls, profile: str | None) -> builtins.list[ColumnElement[bool]]:

@@ -59,6 +59,16 @@ def writing(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
+def mentions(words: str, messages: ColumnElement[Any], *texts: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Return the condition that all of `words` are in the messages, or in the other texts, in upper or lower case."""
+    turns = func.json_each(messages).table_valued("value")
+    said = select(func.group_concat(func.json_extract(turns.c.value, "$.content"), "\n"))
+    whole: ColumnElement[Any] = said.scalar_subquery()
+    for text in texts:
+        whole = whole.concat("\n").concat(func.coalesce(text, ""))
+    return func.mentions(whole, words) == 1
+
+
 def stored_bytes(*columns: ColumnElement[Any]) -> ColumnElement[int]:
     """Return the size of the columns' texts in a row."""
     sizes = [func.coalesce(func.length(cast(column, LargeBinary)), 0, type_=Integer) for column in columns]
@@ -93,9 +103,15 @@ def failures_named(path: Path) -> Iterator[None]:
         raise  # a bug of ours
 
 
+def _mentions(text: str | None, words: str) -> bool:
+    folded = (text or "").casefold()
+    return all(word in folded for word in words.casefold().split())
+
+
 def _set_pragmas(connection: sqlite3.Connection, entry: ConnectionPoolEntry) -> None:
     """Configure a new connection; `_begin` begins its transactions."""
     connection.isolation_level = None
+    connection.create_function("mentions", 2, _mentions, deterministic=True)
     for name, value in PRAGMAS.items():
         connection.execute(f"PRAGMA {name} = {value}")
 

@@ -9,11 +9,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, and_, delete, func, insert, or_, select, type_coerce, update
+from sqlalchemy import ColumnElement, Select, String, and_, delete, func, insert, or_, select, type_coerce, update
 
 from service.db.base import Records
 from service.db.engine import failures_named, holds, reading, writing
-from service.db.errors import ErasureNotFound, FeedbackNotFound, InteractionNotFound
+from service.db.errors import ConversationNotFound, ErasureNotFound, FeedbackNotFound, InteractionNotFound
 from service.db.feedback import Feedback
 from service.db.records import ErasureRecord, new_id, now_utc
 from service.db.tables import erasures, feedback, interactions
@@ -46,6 +46,23 @@ class Erasures(Records[ErasureRecord]):
         if found is None:
             raise InteractionNotFound.of(interaction_id)
         return found
+
+    def conversation(self, conversation_id: str) -> ErasureRecord:
+        """Delete the interactions of one conversation and the feedback on them. Raises ConversationNotFound."""
+        own = interactions.c.conversation == conversation_id
+        found = self._erase([feedback.c.interaction_id.in_(select(interactions.c.id).where(own))], own)
+        if found is None:
+            raise ConversationNotFound.of(conversation_id)
+        return found
+
+    def going_with(self, feedback_id: str) -> int:
+        """Return how many interactions go if this feedback is deleted. Raises FeedbackNotFound."""
+        with reading(self._engine) as connection:
+            found = connection.execute(_with_what_was_said(feedback.c.id == feedback_id)).first()
+            if found is None:
+                raise FeedbackNotFound.of(feedback_id)
+            query = select(func.count()).select_from(interactions).where(_going_with(*found))
+            return connection.execute(query).scalar_one()
 
     def matching(self, **filters: Any) -> ErasureRecord | None:
         """Delete the feedback that matches every filter, see `Feedback.list`; return None where none does."""
@@ -96,12 +113,8 @@ class Erasures(Records[ErasureRecord]):
         The interactions go first, some at a time, so that nobody waits long for the database; who dies meanwhile still
         has the feedback, and may ask again.
         """
-        columns = (feedback.c.id, feedback.c.profile, feedback.c.interaction_id, feedback.c.correction)
-        said = func.json_extract(interactions.c.messages, "$[#-1].content").label("said")
-        stated_in = and_(interactions.c.id == feedback.c.interaction_id, feedback.c.source == "stated")
-        query = select(*columns, said).select_from(feedback.outerjoin(interactions, stated_in)).where(*rows)
         with reading(self._engine) as connection:
-            found = connection.execute(query).all()
+            found = connection.execute(_with_what_was_said(*rows)).all()
         count = 0 if replies is None else self._delete_interactions(replies)
         count += sum(self._delete_interactions(_going_with(*row)) for row in found)
         if not found and not count:
@@ -125,6 +138,14 @@ class Erasures(Records[ErasureRecord]):
             total += count
             if count < BATCH:
                 return total
+
+
+def _with_what_was_said(*rows: ColumnElement[bool]) -> Select[Any]:
+    """Return the query of feedback as `_going_with` takes it."""
+    columns = (feedback.c.id, feedback.c.profile, feedback.c.interaction_id, feedback.c.correction)
+    said = func.json_extract(interactions.c.messages, "$[#-1].content").label("said")
+    stated_in = and_(interactions.c.id == feedback.c.interaction_id, feedback.c.source == "stated")
+    return select(*columns, said).select_from(feedback.outerjoin(interactions, stated_in)).where(*rows)
 
 
 def _going_with(

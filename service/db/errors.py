@@ -36,6 +36,10 @@ class InteractionNotFound(RecordNotFound):
     """There is no such interaction."""
 
 
+class ConversationNotFound(RecordNotFound):
+    """There is no such conversation."""
+
+
 class FeedbackNotFound(RecordNotFound):
     """There is no such feedback."""
 

@@ -6,17 +6,17 @@ import builtins
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, String, func, insert, or_, select, type_coerce
+from sqlalchemy import ColumnElement, Connection, String, delete, func, insert, or_, select, type_coerce
 
 from lars_agent.english.statements import corrected
 from lars_agent.example import Example
 from lars_agent.store.names import DEFAULT_PROFILE
 from service.db.base import Records
-from service.db.engine import holds, reading, writing
+from service.db.engine import holds, mentions, reading, writing
 from service.db.errors import FeedbackNotFound, IdempotencyConflict, InteractionNotFound
 from service.db.records import (
     APPROVED_WEIGHT,
@@ -61,18 +61,33 @@ class Feedback(Records[FeedbackRecord]):
                 if connection.scalar(newest.order_by(feedback.c.seq.desc()).limit(1)) != new.correction:
                     self._insert(connection, new, None)
 
+    def edit(self, feedback_id: str, **changes: Any) -> FeedbackRecord:
+        """Change rating, correction, comment or tags; from then on it counts as the newest. Raises FeedbackNotFound."""
+        with writing(self._engine) as connection:
+            known = self._get(connection, feedback_id)
+            row = dict(connection.execute(select(feedback).where(feedback.c.id == feedback_id)).mappings().one())
+            connection.execute(delete(feedback).where(feedback.c.id == feedback_id))
+            connection.execute(insert(feedback), {**row, **changes, "seq": None})  # who follows the rows sees a new one
+        return replace(known, **changes)
+
     def list(
         self,
         profile: str | None = None,
         limit: int = 100,
         before: datetime | None = None,
         *,
-        tag: str | None = None,
-        source: Source | None = None,
         after: str | None = None,
+        **filters: Any,
     ) -> builtins.list[FeedbackRecord]:
-        """Return the latest feedback before a time, newest first; `after` is the id of the last one already seen."""
-        return self._latest(limit, after, *self.filters(profile, before, tag, source))
+        """Return the latest feedback before a time, newest first; `after` is the id of the last one already seen.
+
+        See `filters` for the others.
+        """
+        return self._latest(limit, after, *self.filters(profile, before, **filters))
+
+    def count(self, **filters: Any) -> int:
+        """Return the number of pieces of feedback. See `filters`."""
+        return self._count(*self.filters(**filters))
 
     def each(self, profile: str | None = None, tag: str | None = None) -> Iterator[FeedbackRecord]:
         """Yield every feedback, oldest first; read a page at a time, so any number fits in memory."""
@@ -134,11 +149,6 @@ class Feedback(Records[FeedbackRecord]):
         with reading(self._engine) as connection:
             return {version: (liked, bad) for version, liked, bad in connection.execute(query.where(*own))}
 
-    def profiles(self) -> builtins.list[str]:
-        """Return every profile that has feedback."""
-        with reading(self._engine) as connection:
-            return builtins.list(connection.scalars(select(feedback.c.profile).distinct().order_by(feedback.c.profile)))
-
     def has_profile(self, profile: str) -> bool:
         """Return whether the profile has feedback."""
         query = select(feedback.c.seq).where(feedback.c.profile == profile).limit(1)
@@ -156,8 +166,9 @@ class Feedback(Records[FeedbackRecord]):
         before: datetime | None = None,
         tag: str | None = None,
         source: Source | None = None,
+        q: str | None = None,
     ) -> builtins.list[ColumnElement[bool]]:
-        """Return the conditions of feedback that matches every filter given."""
+        """Return the conditions of feedback that matches every filter given; its texts mention all the words `q`."""
         conditions = cls._of(profile)
         if before is not None:
             conditions.append(feedback.c.created < before)
@@ -165,6 +176,9 @@ class Feedback(Records[FeedbackRecord]):
             conditions.append(holds(feedback.c.tags, tag))
         if source is not None:
             conditions.append(feedback.c.source == source)
+        if q is not None:
+            row = feedback.c
+            conditions.append(mentions(q, row.messages, row.response, row.correction, row.comment))
         return conditions
 
     def _insert(self, connection: Connection, new: NewFeedback, key: str | None) -> FeedbackRecord:

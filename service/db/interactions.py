@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, String, delete, func, insert, select, type_coerce
 
 from service.db.base import Records
-from service.db.engine import reading, stored_bytes, writing
+from service.db.engine import mentions, reading, stored_bytes, writing
 from service.db.errors import InteractionNotFound
-from service.db.records import InteractionHour, InteractionRecord, new_id, now_utc
+from service.db.records import Conversation, InteractionHour, InteractionRecord, new_id, now_utc
 from service.db.tables import interactions
 
 BATCH_ROWS = 500  # deleted at once, so that nobody waits long for the database
@@ -31,14 +31,60 @@ class Interactions(Records[InteractionRecord]):
         with writing(self._engine) as connection:
             connection.execute(insert(interactions), vars(new))
 
-    def list(self, profile: str | None = None, limit: int = 100, after: str | None = None) -> list[InteractionRecord]:
-        """Return the latest interactions, newest first; `after` is the id of the last one already seen."""
-        return self._latest(limit, after, *self._of(profile))
+    def list(self, limit: int = 100, after: str | None = None, **filters: str | None) -> list[InteractionRecord]:
+        """Return the latest interactions, newest first; `after` is the id of the last one already seen.
 
-    def count(self) -> int:
-        """Return the number of interactions."""
+        See `filters`.
+        """
+        return self._latest(limit, after, *self.filters(**filters))
+
+    def count(self, **filters: str | None) -> int:
+        """Return the number of interactions. See `filters`."""
+        return self._count(*self.filters(**filters))
+
+    def conversations(
+        self, limit: int = 100, after: str | None = None, profile: str | None = None, q: str | None = None
+    ) -> builtins.list[Conversation]:
+        """Return the conversations that mention `q`, the one last spoken in first; `after` is the last one seen."""
+        row, name = interactions.c, interactions.c.conversation
+        seen = select(func.max(row.seq)).where(name == after).scalar_subquery()
+        wanted = [name.is_not(None), *self.filters(profile=profile)]
+        if q is not None:
+            wanted.append(name.in_(select(name).where(name.is_not(None), *self.filters(profile=profile, q=q))))
+        ends = (func.min(row.seq).label("first"), func.max(row.seq).label("last"), func.count().label("interactions"))
+        groups = select(*ends).where(*wanted).group_by(name)
+        if after is not None:
+            groups = groups.having(func.max(row.seq) < seen)
+        found = groups.order_by(func.max(row.seq).desc()).limit(limit).subquery()
+        last = interactions.alias()
+        first_user = "$[#-1].content"
+        query = (
+            select(
+                name.label("id"),
+                row.profile,
+                func.json_extract(row.messages, first_user).label("title"),
+                row.created,
+                last.c.created.label("updated"),
+                found.c.interactions,
+            )
+            .join(found, found.c.first == row.seq)
+            .join(last, last.c.seq == found.c.last)
+            .order_by(found.c.last.desc())
+        )
         with reading(self._engine) as connection:
-            return connection.execute(select(func.count()).select_from(interactions)).scalar_one()
+            return [Conversation(**found) for found in connection.execute(query).mappings()]
+
+    @classmethod
+    def filters(
+        cls, profile: str | None = None, conversation: str | None = None, q: str | None = None
+    ) -> builtins.list[ColumnElement[bool]]:
+        """Return the conditions of interactions of the profile and conversation whose texts mention the words `q`."""
+        conditions = cls._of(profile)
+        if conversation is not None:
+            conditions.append(interactions.c.conversation == conversation)
+        if q is not None:
+            conditions.append(mentions(q, interactions.c.messages, interactions.c.response))
+        return conditions
 
     def hours(self) -> builtins.list[InteractionHour]:
         """Return the interactions by hour, oldest first: few, however many interactions there are."""

@@ -32,7 +32,10 @@ def now_utc() -> datetime:
 
 @dataclass(frozen=True)
 class InteractionRecord:
-    """One prompt and its reply. `adapter_version` None is the base model; `recalled` are ids of feedback."""
+    """One prompt and its reply.
+
+    `adapter_version` None is the base model; `recalled` are ids of feedback; `conversation` is the client's id of it.
+    """
 
     id: str
     created: datetime
@@ -46,6 +49,19 @@ class InteractionRecord:
     generated_tokens: int
     seed: int | None
     recalled: tuple[str, ...] | None = None
+    conversation: str | None = None
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Interactions under one id that a client chose; the `title` is the first message of the first of them."""
+
+    id: str
+    profile: str
+    title: str
+    created: datetime
+    updated: datetime
+    interactions: int
 
 
 @dataclass(frozen=True)

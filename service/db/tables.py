@@ -68,6 +68,7 @@ interactions = Table(
     Column("generated_tokens", Integer, nullable=False),
     Column("seed", Integer),
     Column("recalled", JSON(none_as_null=True)),
+    Column("conversation", String(64), index=True),
     sqlite_autoincrement=True,
 )
 

@@ -100,14 +100,21 @@ class AdapterSwitch:
         """
         with self._lock, self._opened_engine() as engine:
             if is_affected := self._active(profile) in versions:
-                left = (one for one in self._store.sound_ancestors(profile, None) if one not in versions)
-                self._store.move(profile, next(left, None))
+                self._store.move(profile, self.without(profile, versions))
             self._store.erase(profile, versions)
             if engine is not None:
                 engine.forget(profile, sorted(versions))
                 if is_affected and not self._base_only:
                     self._serve_active(engine, profile, self._base_model().sha256)
             log.info("adapters_withdrawn", profile=profile, versions=sorted(versions), active=self._active(profile))
+
+    def without(self, profile: str, versions: Collection[int]) -> int | None:
+        """Return the version that would serve once `versions` were withdrawn."""
+        with self._lock:
+            active = self._active(profile)
+            if active not in versions:
+                return active
+            return next((one for one in self._store.sound_ancestors(profile, None) if one not in versions), None)
 
     def serve_profiles(self, engine: EngineClient, installed: InstalledModel) -> None:
         """Have `engine`, which has just been opened on `installed`, serve the active version of every profile."""

@@ -39,8 +39,9 @@ class Recorder:
         parameters: Mapping[str, Any],
         generation: Generation,
         recalled: Sequence[str] = (),
+        conversation: str | None = None,
     ) -> bool:
-        """Record the reply as `interaction_id`, with the client's `parameters`, and the ids of the feedback `recalled`.
+        """Record the reply as `interaction_id`, with the client's `parameters` and `conversation`, and what it recalls.
 
         Return False if that failed.
         """
@@ -59,6 +60,7 @@ class Recorder:
                     generation.generated_tokens,
                     generation.seed,
                     tuple(recalled) or None,
+                    conversation,
                 )
             )
             if stated := self._stated(interaction_id, request):

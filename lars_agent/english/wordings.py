@@ -14,6 +14,8 @@ from functools import cache, lru_cache
 from importlib.resources import files
 from typing import NamedTuple, TypedDict
 
+from lars_agent.english.subjects import FUNCTION
+
 LONGEST, MOST = 200, 10  # characters of a question, and its other wordings
 FRAMES = (
     "Tell me: {lower}",
@@ -68,8 +70,8 @@ def asked_for(question: str) -> str:
 
 def are_different(one: str, other: str) -> bool:
     """Return whether two questions about the same certainly ask for different things: a name, and a birthday."""
-    first, second = _recognized(_plain(one)), _recognized(_plain(other))
-    return first is not None and second is not None and first.topic != second.topic
+    first, second = (known.group["topic"] if known else "" for known in map(_recognized, map(_plain, (one, other))))
+    return bool(first and second) and first != second
 
 
 class Group(TypedDict):
@@ -87,11 +89,6 @@ class Recognized(NamedTuple):
     template: str
     slots: Mapping[str, str]
 
-    @property
-    def topic(self) -> str:
-        """What is asked for, in a word."""
-        return self.group["topic"] or self.slots["n"].casefold()
-
 
 def _plain(question: str) -> str:
     return " ".join(question.replace("’", "'").split())
@@ -102,7 +99,8 @@ def _recognized(question: str) -> Recognized | None:
     """Return the first group that knows the question."""
     for group in _groups():
         for template in group["questions"]:
-            if asked := _pattern(template).fullmatch(question):
+            asked = _pattern(template).fullmatch(question)
+            if asked and not any(FUNCTION.intersection(slot.split()[1:]) for slot in asked.groupdict().values()):
                 return Recognized(group, template, _slots(asked.groupdict()))
     return None
 

@@ -57,7 +57,8 @@ class Recalled:
 class Found:
     """The corrections that may answer a question, the best by their words first.
 
-    `is_foreign` tells that the question is about somebody or something else than all that the profile has taught.
+    `is_foreign` tells that the question is about somebody or something else than all that the profile has taught, or
+    asks for something else about them.
     """
 
     corrections: Sequence[Recalled] = ()
@@ -100,7 +101,7 @@ class RecallIndex:
         fitting = [
             replace(one, is_same=how == "same") for one in near if (how := _fit(asked, asked_words.keys(), one)) != "no"
         ]
-        fitting = _without_other_attributes(question, fitting)
+        fitting = [one for one in fitting if not are_different(question, one.question)]
         is_foreign = bool(heads) and not fitting and asked.is_shown and bool(asked.heads or heads.intersection(words))
         return Found([one for one in fitting if one.is_correction][:limit], is_foreign)
 
@@ -143,17 +144,6 @@ class RecallIndex:
             "INSERT INTO corrections (rowid, question, answer, id, is_correction, profile) VALUES (?, ?, ?, ?, ?, ?)",
             (seq, question, answer, record.id, is_correction, record.profile),
         )
-
-
-def _without_other_attributes(question: str, fitting: list[Recalled]) -> list[Recalled]:
-    """Return the corrections without those to another question about the same, if there are any to this one.
-
-    If there are none, the others are only like it.
-    """
-    others = {one.feedback_id for one in fitting if are_different(question, one.question)}
-    if others and len(others) < len(fitting):
-        return [one for one in fitting if one.feedback_id not in others]
-    return [replace(one, is_same=False) for one in fitting] if others else fitting
 
 
 def _words(text: str) -> list[str]:

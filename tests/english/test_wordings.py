@@ -38,6 +38,12 @@ def test_what_is_often_asked_has_other_words(question, other):
     assert len(set(found)) == len(found) <= 10
 
 
+@pytest.mark.parametrize("question", ["Which town is my tutor living in?", "What is my tutor by profession?"])
+def test_words_that_are_no_noun_are_not_taken_for_one(question):
+    assert not any("tutor living in's" in other or "by profession does" in other for other in other_wordings(question))
+    assert len(other_wordings(question)) == 6
+
+
 def test_every_template_is_known_again_in_its_own_words_or_more_special_ones():
     slots = _slots({"x": "my old goat", "n": "shoe size"})
     for group in _groups():

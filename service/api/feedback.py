@@ -77,6 +77,7 @@ class FeedbackQuery(PageQuery, FeedbackFilter):
     """Filter and page of a list of feedback."""
 
     q: Words | None = None
+    conversation: Id | None = Field(default=None, description="That the interaction belongs to.")
 
 
 class ExportQuery(TagFilter):

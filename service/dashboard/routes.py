@@ -1,4 +1,4 @@
-"""The dashboard at / and the API documentation at /docs; nothing is loaded from another host.
+"""The dashboard at / (talk) and /status, and the API documentation at /docs; nothing is loaded from another host.
 
 The pages contain no data: their scripts read the same JSON as every client.
 """
@@ -46,17 +46,27 @@ class Assets(StaticFiles):
 
 
 @router.get("/", response_class=HTMLResponse)
-def page() -> HTMLResponse:
-    """Return the dashboard."""
-    folder = FileSystemLoader(FOLDER / "templates")
-    template = Environment(loader=folder, autoescape=True, undefined=StrictUndefined).get_template("index.html")
-    return HTMLResponse(template.render(version=package_version(), poll_s=POLL_S), headers=HEADERS)
+def talk() -> HTMLResponse:
+    """Return the page to talk and to correct."""
+    return _page("talk.html")
+
+
+@router.get("/status", response_class=HTMLResponse)
+def status() -> HTMLResponse:
+    """Return the page of jobs, versions and scheduled runs."""
+    return _page("status.html", poll_s=POLL_S)
 
 
 @router.get("/docs", response_class=HTMLResponse)
 def docs() -> FileResponse:
     """Return Swagger UI, which displays /openapi.json."""
     return FileResponse(FOLDER / "templates" / "docs.html", headers=DOCS_HEADERS)
+
+
+def _page(name: str, **values: object) -> HTMLResponse:
+    folder = FileSystemLoader(FOLDER / "templates")
+    template = Environment(loader=folder, autoescape=True, undefined=StrictUndefined).get_template(name)
+    return HTMLResponse(template.render(version=package_version(), **values), headers=HEADERS)
 
 
 def mount_static(app: FastAPI) -> None:

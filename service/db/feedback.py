@@ -167,8 +167,12 @@ class Feedback(Records[FeedbackRecord]):
         tag: str | None = None,
         source: Source | None = None,
         q: str | None = None,
+        conversation: str | None = None,
     ) -> builtins.list[ColumnElement[bool]]:
-        """Return the conditions of feedback that matches every filter given; its texts mention all the words `q`."""
+        """Return the conditions of feedback that matches every filter given.
+
+        Its texts mention all the words `q`; it is on an interaction of the `conversation`.
+        """
         conditions = cls._of(profile)
         if before is not None:
             conditions.append(feedback.c.created < before)
@@ -176,6 +180,9 @@ class Feedback(Records[FeedbackRecord]):
             conditions.append(holds(feedback.c.tags, tag))
         if source is not None:
             conditions.append(feedback.c.source == source)
+        if conversation is not None:
+            own = select(interactions.c.id).where(interactions.c.conversation == conversation)
+            conditions.append(feedback.c.interaction_id.in_(own))
         if q is not None:
             row = feedback.c
             conditions.append(mentions(q, row.messages, row.response, row.correction, row.comment))

@@ -213,7 +213,7 @@ class Recall(Section):
     locality: bool = Field(
         default=True,
         description="Whether the base model replies where a fact is asked about somebody whom nothing learned is about "
-        "(a friend's dog): the adapter would give what it has learned about somebody else (your dog).",
+        "(a friend's dog), or one that was never told: the adapter would give what it has learned about somebody else.",
     )
 
 

@@ -13,22 +13,56 @@ export function keepToken(token) {
   sessionStorage.setItem(TOKEN_KEY, token);
 }
 
-async function call(method, path, body) {
-  const headers = {};
+function send(method, path, body, options = {}) {
+  const headers = { ...options.headers };
   const token = sessionStorage.getItem(TOKEN_KEY);
   if (token) headers.Authorization = `Bearer ${token}`;
   if (body !== undefined) headers["Content-Type"] = "application/json";
   const sent = body === undefined ? undefined : JSON.stringify(body);
+  return fetch(path, { method, headers, body: sent, signal: options.signal });
+}
+
+function failure(response, answer) {
+  const message = answer?.error?.message ?? (response ? `the daemon answered ${response.status}` : "the daemon does not answer");
+  return new ApiError(message, response?.status ?? 0);
+}
+
+async function call(method, path, body) {
   let response, answer;
   try {
-    response = await fetch(path, { method, headers, body: sent });
+    response = await send(method, path, body);
     answer = await response.json();
   } catch {
-    throw new ApiError(response ? `the daemon answered ${response.status}` : "the daemon does not answer", response?.status ?? 0);
+    throw failure(response);
   }
-  if (!response.ok) throw new ApiError(answer?.error?.message ?? `the daemon answered ${response.status}`, response.status);
+  if (!response.ok) throw failure(response, answer);
   return answer;
 }
 
 export const get = (path) => call("GET", path);
 export const post = (path, body) => call("POST", path, body);
+export const patch = (path, body) => call("PATCH", path, body);
+export const remove = (path) => call("DELETE", path);
+
+// Post and give each server-sent event to `take`; resolves after the last one. An abort by `signal` is not an error.
+export async function stream(path, body, { headers, signal }, take) {
+  let response;
+  try {
+    response = await send("POST", path, body, { headers, signal });
+    if (!response.ok) throw failure(response, await response.json());
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let text = "", part = await reader.read(); !part.done; part = await reader.read()) {
+      const events = (text + part.value).split(/\r?\n\r?\n/);
+      text = events.pop();
+      for (const event of events) {
+        if (!event.startsWith("data:")) continue;
+        const data = JSON.parse(event.slice("data:".length));
+        if (data.error) throw failure(response, data);
+        take(data);
+      }
+    }
+  } catch (error) {
+    if (signal?.aborted) return;
+    throw error instanceof ApiError ? error : failure(response);
+  }
+}

@@ -60,7 +60,8 @@ class FakeEngine:
         version = self._active.get(request.profile) if request.version == "active" else request.version
         if version is not None:
             self.store.folder(request.profile, version)
-        ticket = Ticket(request, request.seed or 0, version)
+        recalled = tuple((index, 1.0) for index, _ in enumerate(request.recalled[: request.recall_limit]))
+        ticket = Ticket(request, request.seed or 0, version, recalled)
         self.tickets.append(ticket)
         threading.Thread(target=self._reply, args=(ticket, self.break_reply), daemon=True).start()
         return ticket

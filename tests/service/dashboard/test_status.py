@@ -1,4 +1,4 @@
-"""The dashboard over HTTP, and rendered in a real Chromium."""
+"""The pages over HTTP, and the status page rendered in a real Chromium."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from lars_agent.files import sha256_of
 from service.settings.load import Settings
 from tests.service.api import conftest as api
 from tests.service.dashboard.conftest import served
 from tests.service.dashboard.fake_daemon import NIGHT, REASON, FakeDaemon, fake_app, job_body
 from tests.service.house import STANDIN
 
-PAGES = ("/", "/docs")
+PAGES = ("/", "/status", "/docs")
 SWAGGER_UI = {"swagger-ui-bundle.js", "swagger-ui.css"}  # from an installed package
 STATIC = Path(__file__).parents[3] / "service" / "dashboard" / "static"
 SHOTS = os.environ.get("DASHBOARD_SHOTS")  # a folder to keep screenshots in
@@ -39,12 +40,13 @@ def test_the_page_is_html_and_allows_nothing_from_elsewhere(client, path) -> Non
 
 
 def test_every_file_the_pages_name_is_served_with_its_type(client) -> None:
+    kinds = {".js": "javascript", ".css": "text/css", ".svg": "image/svg+xml"}
     pages = "".join(client.get(path).text for path in PAGES)
     scripts = "".join(path.read_text() for path in STATIC.glob("*.js"))
     imported = {f"static/{name}" for name in re.findall(r'"\./(.+?)"', scripts)}
     named = {*re.findall(r'"(static/[^"]+)"', pages), *imported}
-    assert {Path(name).name for name in named} == {path.name for path in STATIC.iterdir()} | SWAGGER_UI
-    kinds = {".js": "javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+    files = {path.name for path in STATIC.rglob("*") if path.suffix in kinds}
+    assert {Path(name).name for name in named} == files | SWAGGER_UI
     for name in named:
         reply = client.get(f"/{name}")
         assert reply.status_code == 200
@@ -53,14 +55,23 @@ def test_every_file_the_pages_name_is_served_with_its_type(client) -> None:
 
 
 def test_unchanged_file_is_304(client) -> None:
-    first = client.get("/static/app.js")
-    again = client.get("/static/app.js", headers={"If-None-Match": first.headers["etag"]})
+    first = client.get("/static/talk.js")
+    again = client.get("/static/talk.js", headers={"If-None-Match": first.headers["etag"]})
     assert (first.headers["cache-control"], again.status_code) == ("no-cache", 304)
 
 
 @pytest.mark.parametrize("path", ["/static/../routes.py", "/static/%2e%2e/routes.py", "/static/", "/static/none.js"])
 def test_nothing_but_the_static_files_is_served(client, path) -> None:
     assert client.get(path).status_code == 404
+
+
+def test_what_others_wrote_is_as_they_published_it_with_its_licence() -> None:
+    vendor = STATIC / "vendor"
+    sums = dict(line.split()[::-1] for line in (vendor / "SHA256SUMS").read_text().splitlines())
+    assert sums == {path.name: sha256_of(path) for path in vendor.glob("*.js")}
+    for name in sums:
+        for package in name.split("-")[:2]:  # preact-htm-3.1.1.module.js
+            assert "icense" in (vendor / f"LICENSE-{package}").read_text()
 
 
 def test_text_of_the_daemon_is_never_inserted_as_markup() -> None:
@@ -82,7 +93,7 @@ def daemon() -> FakeDaemon:
 @pytest.fixture
 def address(daemon) -> Iterator[str]:
     with served(fake_app(daemon)) as address:
-        yield address
+        yield f"{address}status"
 
 
 def shoot(page, name: str) -> None:
@@ -226,7 +237,7 @@ def test_page_shows_problems_prominently_and_notices_quietly(address, page, daem
 def test_button_starts_a_job_in_the_real_daemon(page, tmp_path) -> None:
     settings = Settings(data_dir=tmp_path, schedule={"enabled": False})
     with served(api.fake_app(settings, worker_command=(sys.executable, str(STANDIN)))) as address:
-        page.goto(address)
+        page.goto(f"{address}status")
         for house in range(6):
             said = {"prompt": f"Which number has house {house}?", "response": "?", "correction": f"It is {house}."}
             assert page.request.post(f"{address}feedback", data=said).status == 201
@@ -244,7 +255,7 @@ def test_a_daemon_with_a_token_asks_for_it(browser, tmp_path) -> None:
     settings = Settings(data_dir=tmp_path, schedule={"enabled": False}, server={"token": "sesame"})
     with served(api.fake_app(settings)) as address:
         page = browser.new_page()
-        page.goto(address)
+        page.goto(f"{address}status")
         page.fill("#token", "sesame")
         page.click("#token-form button")
         page.wait_for_selector("#adapt:enabled")

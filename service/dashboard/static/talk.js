@@ -1,0 +1,370 @@
+// Talk to the model, correct its replies, and see what of it is kept. Text is only ever rendered as text.
+
+import { get, keepToken, patch, post, remove, stream } from "./api.js";
+import * as format from "./format.js";
+import { html, render, useEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
+
+const POLL_MS = 5000;
+const NEWEST = 50; // conversations that are listed
+const RETRY_TEMPERATURE = 0.8;
+const $ = (id) => document.getElementById(id);
+const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
+const newId = () => `web-${Date.now().toString(36)}-${Math.random().toString(36).slice(2, 10)}`;
+
+// The turns of a conversation, oldest first; of a message that was sent again only the last reply.
+async function readConversation(id) {
+  const query = `conversation=${encodeURIComponent(id)}&limit=1000`;
+  const [{ interactions }, { feedback }] = await Promise.all([get(`interactions?${query}`), get(`feedback?${query}`)]);
+  const asked = new Map(interactions.map((one) => [JSON.stringify(one.messages), one]).reverse());
+  const last = new Set(asked.values());
+  return interactions
+    .filter((one) => last.has(one))
+    .reverse()
+    .map((one) => ({
+      key: one.id,
+      id: one.id,
+      user: one.messages.at(-1).content,
+      reply: one.response,
+      version: one.adapter_version,
+      feedback: feedback.find((row) => row.interaction_id === one.id && row.source === "given"),
+      stated: feedback.filter((row) => row.interaction_id === one.id && row.source === "stated"),
+    }));
+}
+
+function Talk() {
+  const [info, setInfo] = useState(null);
+  const [profiles, setProfiles] = useState([]);
+  const [profile, setProfile] = useState("default");
+  const [model, setModel] = useState("");
+  const [conversations, setConversations] = useState([]);
+  const [words, setWords] = useState("");
+  const [current, setCurrent] = useState(newId);
+  const [turns, setTurns] = useState([]);
+  const [learn, setLearn] = useState(true);
+  const [problem, setProblem] = useState("");
+  const abort = useRef(null);
+  const thread = useRef(null);
+  const busy = turns.some((turn) => turn.busy);
+
+  const change = (key, values) => setTurns((all) => all.map((turn) => (turn.key === key ? { ...turn, ...values } : turn)));
+
+  async function attempt(action) {
+    setProblem("");
+    try {
+      return await action();
+    } catch (error) {
+      if (error.status === 401) $("token-form").hidden = false;
+      else setProblem(sentence(error.message));
+    }
+  }
+
+  async function refresh() {
+    try {
+      const [now, found] = [await get("info"), await get("profiles")];
+      setInfo(now);
+      setProfiles(found.profiles);
+      $("token-form").hidden = true;
+      showState(now);
+    } catch (error) {
+      $("token-form").hidden = error.status !== 401;
+      $("state").textContent = error.status === 401 ? "locked" : sentence(error.message);
+      $("state").className = "state bad";
+    }
+  }
+
+  async function list() {
+    const query = new URLSearchParams({ profile, limit: NEWEST, ...(words.trim() && { q: words.trim() }) });
+    const found = await attempt(() => get(`conversations?${query}`));
+    if (found) setConversations(found.conversations);
+  }
+
+  async function open(id) {
+    abort.current?.abort();
+    const found = await attempt(() => readConversation(id));
+    if (!found) return;
+    setCurrent(id);
+    setTurns(found);
+    setLearn(true);
+  }
+
+  function begin() {
+    abort.current?.abort();
+    setCurrent(newId());
+    setTurns([]);
+    setLearn(true);
+    $("message").focus();
+  }
+
+  async function send(text, again) {
+    const before = again ? turns.slice(0, turns.indexOf(again)) : turns;
+    const turn = { key: newId(), user: text, reply: "", busy: true, stated: [] };
+    const said = before.filter((one) => one.reply && !one.error);
+    const messages = said.flatMap((one) => [
+      { role: "user", content: one.user },
+      { role: "assistant", content: one.reply },
+    ]);
+    const parameters = { adapter_id: model || profile, ...(again && !again.error && { temperature: RETRY_TEMPERATURE }) };
+    const headers = { "LARS-Conversation": current, "LARS-Learn": learn ? "on" : "off" };
+    const control = new AbortController();
+    abort.current = control;
+    setTurns([...before, turn]);
+    try {
+      const inputs = [...messages, { role: "user", content: text }];
+      await stream("generate_stream", { inputs, parameters }, { headers, signal: control.signal }, (event) => {
+        if (event.details) {
+          const { adapter_version: version, recalled } = event.details;
+          change(turn.key, { reply: event.generated_text, id: event.interaction_id, version, recalled, busy: false });
+          if (event.interaction_id) showKept(turn.key, event.interaction_id);
+        } else {
+          setTurns((all) => all.map((one) => (one.key === turn.key ? { ...one, reply: one.reply + event.token.text } : one)));
+        }
+      });
+      if (control.signal.aborted) change(turn.key, { busy: false, stopped: true });
+    } catch (error) {
+      if (error.status === 401) $("token-form").hidden = false;
+      change(turn.key, { busy: false, error: sentence(error.message) });
+    }
+    await Promise.all([list(), refresh()]);
+  }
+
+  async function showKept(key, id) {
+    const query = `conversation=${encodeURIComponent(current)}&source=stated&limit=1000`;
+    const found = await attempt(() => get(`feedback?${query}`));
+    if (found) change(key, { stated: found.feedback.filter((row) => row.interaction_id === id) });
+  }
+
+  // Store a rating or a correction: one row for each reply, which is gone once it says nothing any more.
+  async function give(turn, values) {
+    await attempt(async () => {
+      const known = turn.feedback;
+      const next = { rating: known?.rating ?? null, correction: known?.correction ?? null, ...values };
+      const says = next.rating !== null || next.correction !== null || known?.comment || known?.tags.length;
+      if (known && !says) {
+        await remove(`feedback/${known.id}`);
+        return open(current); // the reply goes with it
+      }
+      const row = known ? await patch(`feedback/${known.id}`, values) : await post("feedback", { interaction_id: turn.id, ...values });
+      change(turn.key, { feedback: row });
+    });
+    refresh();
+  }
+
+  async function forget(row) {
+    await attempt(async () => {
+      await remove(`feedback/${row.id}`);
+      await open(current);
+    });
+    await Promise.all([list(), refresh()]);
+  }
+
+  async function forgetConversation(id) {
+    await attempt(() => remove(`conversations/${encodeURIComponent(id)}`));
+    if (id === current) begin();
+    await list();
+  }
+
+  useEffect(() => {
+    refresh();
+    const timer = setInterval(() => document.hidden || refresh(), POLL_MS);
+    return () => clearInterval(timer);
+  }, []);
+  useEffect(() => {
+    list();
+  }, [profile, words]);
+  useEffect(() => {
+    thread.current?.lastElementChild?.scrollIntoView({ block: "nearest" });
+  }, [turns.length, turns.at(-1)?.reply.length]);
+
+  const served = info?.serving[profile] ?? "base";
+  const select = (value, set, options) => html`<select value=${value} onChange=${(event) => set(event.target.value)}>
+    ${options.map(([name, shown]) => html`<option value=${name}>${shown}</option>`)}
+  </select>`;
+  return html`
+    <div class="talk">
+      <aside aria-label="Conversations">
+        <button type="button" class="primary" onClick=${begin}>New conversation</button>
+        <input type="search" aria-label="Search conversations" placeholder="Search" value=${words} onInput=${(event) => setWords(event.target.value)} />
+        ${conversations.length === 0 && html`<p class="quiet">${words ? "None mentions that." : "No conversation yet."}</p>`}
+        <ul class="conversations">
+          ${conversations.map((one) => html`<${Conversation} key=${one.id} one=${one} isOpen=${one.id === current} onOpen=${open} onForget=${forgetConversation} />`)}
+        </ul>
+      </aside>
+      <section aria-label="Conversation">
+        <${FirstRun} info=${info} served=${served} />
+        ${problem && html`<p class="error" role="alert">${problem}</p>`}
+        <ol class="thread" ref=${thread}>
+          ${turns.map((turn) => html`<${Turn} key=${turn.key} turn=${turn} isBusy=${busy} onGive=${give} onForget=${forget} onRetry=${(one) => send(one.user, one)} />`)}
+        </ol>
+        <${Composer} isBusy=${busy} isReady=${Boolean(info?.model)} onSend=${send} onStop=${() => abort.current?.abort()} />
+        <p class="options">
+          ${profiles.length > 1 && html`<label>Profile ${select(profile, (name) => { setProfile(name); begin(); }, profiles.map(({ name }) => [name, name]))}</label>`}
+          ${served !== "base" && html`<label>Reply by ${select(model, setModel, [["", served], ["base", "the base model"]])}</label>`}
+          <label><input type="checkbox" checked=${!learn} disabled=${turns.length > 0} onChange=${(event) => setLearn(!event.target.checked)} /> Keep and learn nothing from this conversation</label>
+        </p>
+      </section>
+    </div>
+  `;
+}
+
+function showState(info) {
+  const wrong = info.loading_error || info.problems.length > 0;
+  const ready = wrong ? "something is wrong" : "ready";
+  $("state").textContent = info.job ? "learning" : info.model ? ready : info.loading_error ? "the model cannot be loaded" : "loading the model";
+  $("state").className = `state ${wrong ? "bad" : info.model ? "good" : ""}`;
+  const text = [info.loading_error, ...info.problems].filter(Boolean).map(sentence).join("\n");
+  if ($("notice").textContent !== text) $("notice").textContent = text;
+  $("notice").hidden = !text;
+}
+
+// The four steps of a new installation, until all are done.
+function FirstRun({ info, served }) {
+  if (!info) return null;
+  const steps = [
+    [Boolean(info.model), "The model is loaded."],
+    [info.interactions > 0, "Ask it something."],
+    [info.feedback.corrections + info.feedback.stated > 1, "Correct two replies: press “It should have said…” below them."],
+    [served !== "base", html`Have it learn: tonight by itself, or now on the <a href="status">status page</a>.`],
+  ];
+  if (steps.every(([done]) => done)) return null;
+  return html`<ol class="first-run" aria-label="First steps">
+    ${steps.map(([done, text]) => html`<li class=${done ? "done" : ""}>${text}${done && html`<span class="pill good">done</span>`}</li>`)}
+  </ol>`;
+}
+
+function Conversation({ one, isOpen, onOpen, onForget }) {
+  return html`<li>
+    <button type="button" class="title" aria-current=${isOpen ? "true" : null} onClick=${() => onOpen(one.id)}>
+      <bdi dir="auto">${one.title}</bdi>
+      <span class="quiet">${format.time(one.updated)}</span>
+    </button>
+    <${Confirmed} label="Delete" name=${`Delete the conversation: ${one.title}`} question="Delete this conversation and all feedback on it?" onDo=${() => onForget(one.id)} />
+  </li>`;
+}
+
+// A button that asks before it acts; `more` may tell what else will happen.
+function Confirmed({ label, name, question, more, onDo }) {
+  const [asked, setAsked] = useState("");
+  const first = useRef(null);
+  const opener = useRef(null);
+  const was = useRef("");
+  useEffect(() => {
+    if (asked) first.current?.focus();
+    else if (was.current) opener.current?.focus();
+    was.current = asked;
+  }, [asked]);
+  const ask = async () => setAsked(more ? `${question} ${await more().catch(() => "")}` : question);
+  if (!asked) return html`<button type="button" class="small" ref=${opener} aria-label=${name} onClick=${ask}>${label}</button>`;
+  return html`<span class="confirm" role="group" aria-label=${name}>
+    ${asked}
+    <button type="button" class="small danger" ref=${first} onClick=${onDo}>${label}</button>
+    <button type="button" class="small" onClick=${() => setAsked("")}>Keep</button>
+  </span>`;
+}
+
+function Turn({ turn, isBusy, onGive, onForget, onRetry }) {
+  const [draft, setDraft] = useState(null);
+  const { feedback } = turn;
+  const editor = useRef(null);
+  const fix = useRef(null);
+  useEffect(() => {
+    if (draft !== null) editor.current?.focus();
+  }, [draft === null]);
+  const close = () => {
+    setDraft(null);
+    requestAnimationFrame(() => fix.current?.focus());
+  };
+  const save = async (event) => {
+    event.preventDefault();
+    if (!draft.trim()) return;
+    await onGive(turn, { correction: draft.trim() });
+    close();
+  };
+  const rate = (value) => onGive(turn, { rating: feedback?.rating === value ? null : value });
+  const thumb = (value, shown, name) => html`<button type="button" class="small" aria-pressed=${String(feedback?.rating === value)} aria-label=${name} onClick=${() => rate(value)}>${shown}</button>`;
+  return html`<li>
+    <p class="said" dir="auto">${turn.user}</p>
+    <div class="reply" aria-busy=${String(Boolean(turn.busy))}>
+      <p dir="auto">${turn.reply || (turn.busy ? html`<span class="quiet">…</span>` : "")}</p>
+      ${turn.error && html`<p class="error" role="alert">${turn.error}</p>`}
+      ${turn.stopped && html`<p class="quiet">Stopped; it was not kept.</p>`}
+      <${Recalled} recalled=${turn.recalled} />
+      ${feedback?.correction && html`<${Learned} row=${feedback} onForget=${onForget} />`}
+      ${turn.stated.map((row) => html`<${Noted} key=${row.id} row=${row} onForget=${onForget} />`)}
+      ${!turn.busy &&
+      html`<p class="actions">
+        ${turn.version && html`<span class="pill">${format.label(turn.version)}</span>`}
+        ${turn.id && html`${thumb(1, "Good", "Good reply")} ${thumb(-1, "Bad", "Bad reply")}`}
+        ${turn.id && html`<button type="button" class="small" ref=${fix} aria-expanded=${String(draft !== null)} onClick=${() => setDraft(feedback?.correction ?? turn.reply)}>
+          ${feedback?.correction ? "Edit the correction" : "It should have said…"}
+        </button>`}
+        ${turn.reply && html`<button type="button" class="small" onClick=${() => navigator.clipboard?.writeText(turn.reply)}>Copy</button>`}
+        <button type="button" class="small" disabled=${isBusy} onClick=${() => onRetry(turn)}>Try again</button>
+      </p>`}
+      ${draft !== null &&
+      html`<form class="correction" onSubmit=${save}>
+        <label>It should have said<textarea ref=${editor} dir="auto" rows="3" value=${draft} onInput=${(event) => setDraft(event.target.value)} onKeyDown=${(event) => event.key === "Escape" && close()}></textarea></label>
+        <button type="submit" class="primary">Save</button>
+        <button type="button" onClick=${close}>Cancel</button>
+      </form>`}
+    </div>
+  </li>`;
+}
+
+// What the prompt had of past corrections.
+function Recalled({ recalled = [] }) {
+  const [rows, setRows] = useState([]);
+  const ids = recalled.map((one) => one.feedback_id).join();
+  useEffect(() => {
+    if (!ids) return;
+    Promise.all(ids.split(",").map((id) => get(`feedback/${id}`).catch(() => null))).then((found) => setRows(found.filter(Boolean)));
+  }, [ids]);
+  return rows.length > 0 && html`<p class="quiet">Recalled: ${rows.map((row, index) => html`${index > 0 && " · "}<bdi dir="auto">“${row.correction}”</bdi>`)}</p>`;
+}
+
+const effects = (row) => async () => {
+  const { versions, serving, interactions } = await get(`feedback/${row.id}/effects`);
+  const replies = interactions ? `${interactions === 1 ? "One recorded reply goes" : `${interactions} recorded replies go`} with it.` : "";
+  const withdrawn = versions.length ? `${versions.join(", ")} learned it and will be deleted; ${format.label(serving)} replies until the next is trained.` : "";
+  return `${replies} ${withdrawn}`.trim();
+};
+
+function Learned({ row, onForget }) {
+  const [versions, setVersions] = useState([]);
+  useEffect(() => {
+    get(`feedback/${row.id}/versions`).then((found) => setVersions(found.versions), () => {});
+  }, [row.id, row.correction]);
+  const text = versions.length ? `learned in ${versions.at(-1)}` : "used from the next reply on, will be learned tonight";
+  return html`<p class="kept">
+    Corrected: <bdi dir="auto">“${row.correction}”</bdi> <span class="quiet">${text}</span>${" "}
+    <${Confirmed} label="Forget" name=${`Forget: ${row.correction}`} question="Forget this?" more=${effects(row)} onDo=${() => onForget(row)} />
+  </p>`;
+}
+
+function Noted({ row, onForget }) {
+  return html`<p class="kept">
+    Noted: <bdi dir="auto">“${row.correction}”</bdi>${" "}
+    <${Confirmed} label="Forget" name=${`Forget: ${row.correction}`} question="Forget this?" more=${effects(row)} onDo=${() => onForget(row)} />
+  </p>`;
+}
+
+function Composer({ isBusy, isReady, onSend, onStop }) {
+  const [text, setText] = useState("");
+  const submit = (event) => {
+    event.preventDefault();
+    if (isBusy || !isReady || !text.trim()) return;
+    setText("");
+    onSend(text.trim());
+  };
+  const onKeyDown = (event) => event.key === "Enter" && !event.shiftKey && !event.isComposing && submit(event);
+  return html`<form class="composer" onSubmit=${submit}>
+    <textarea id="message" aria-label="Message" dir="auto" rows="2" placeholder=${isReady ? "Say something; Enter sends" : "The model is being loaded"} value=${text} onInput=${(event) => setText(event.target.value)} onKeyDown=${onKeyDown}></textarea>
+    ${isBusy ? html`<button type="button" onClick=${onStop}>Stop</button>` : html`<button type="submit" class="primary">Send</button>`}
+  </form>`;
+}
+
+$("token-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  keepToken($("token").value);
+  location.reload();
+});
+render(html`<${Talk} />`, $("talk"));

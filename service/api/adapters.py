@@ -87,8 +87,7 @@ def feedback(version: str, query: ProfileParameter, daemon: DaemonDep) -> Feedba
     """Return all feedback that one adapter version learned, oldest first."""
     number = parse_version(version)
     ids = () if number is None else daemon.store.get(query.profile, number).example_ids
-    known = daemon.db.feedback.known({example_id for example_id in ids if example_id})
-    records = sorted((daemon.db.feedback.get(one) for one in known), key=lambda record: record.created)
+    records = daemon.db.feedback.some({example_id for example_id in ids if example_id})
     return FeedbackPage.model_validate({"feedback": records, "next": None, "total": len(records)})
 
 

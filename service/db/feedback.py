@@ -124,6 +124,13 @@ class Feedback(Records[FeedbackRecord]):
                 found.update(connection.scalars(query))
         return found
 
+    def some(self, feedback_ids: Collection[str]) -> builtins.list[FeedbackRecord]:
+        """Return the feedback with these ids, oldest first; without those that do not exist."""
+        wanted, found = sorted(feedback_ids), builtins.list[FeedbackRecord]()
+        for start in range(0, len(wanted), PAGE_ROWS):
+            found += self._read(select(feedback).where(feedback.c.id.in_(wanted[start : start + PAGE_ROWS])))
+        return sorted(found, key=lambda record: record.created)
+
     def counts(self, profile: str | None = None) -> dict[str, int]:
         """Count the feedback: `total`, of which `corrections`, `liked`, `disliked` and `stated`."""
         is_stated = feedback.c.source == "stated"

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import takewhile
 from typing import TypeVar
 
@@ -41,6 +41,7 @@ SEED_LIMIT = 2**63
 PREFIX_BYTES = 128 * 2**20
 LONGEST_COPY = 200  # characters of an answer that a reply may go on with
 LONGEST_COMPARED = 512  # tokens of a question's prompt
+READ_S = 0.5  # that a request waits at most for other wordings of past questions to be read
 COMPARE_S = 30.0  # that a request waits at most for its question to be compared
 T = TypeVar("T")
 
@@ -83,7 +84,7 @@ class Engine:
         name = f"{opened.sha256} {opened.model.dtype} {size}"  # the size tells quantized weights
         self._relevance = Relevance(self._embed, opened.folder, name)
         self._closed = self._cancel_all = False
-        self._is_cold = True  # everyday questions are still to be read
+        self._is_cold = True  # questions are still to be read
         self._thread = threading.Thread(target=self._serve, name="generation", daemon=True)
         self._thread.start()
 
@@ -120,8 +121,13 @@ class Engine:
         unordered = [(index, 0.0) for index in range(len(others))]
         if not (request.is_foreign or others) or not self._relevance.is_ready:
             return False, unordered
-        question = request.messages[-1]["content"]
+        question, until = request.messages[-1]["content"], time.monotonic() + READ_S
         with suppress(TemplateError, TimeoutError):
+            for text in self._relevance.unread(others) if len(others) > 1 else ():
+                if time.monotonic() > until:
+                    break
+                self._on_thread(partial(self._relevance.read, text))
+            self._is_cold = True  # what is left is read as soon as nobody waits
             return self._on_thread(
                 lambda: (
                     request.is_foreign and self._relevance.asks_fact(question),
@@ -249,7 +255,7 @@ class Engine:
     def _receive(self) -> bool:
         """Take in what has come, and wait for something if there is nothing to do; return False at the end.
 
-        Before the first wait, everyday questions are read; none of them keeps anybody waiting for long.
+        Before it waits, everyday questions and wordings are read; none of them keeps anybody waiting for long.
         """
         while True:
             is_idle = not self._waiting and not self._batcher
@@ -268,7 +274,7 @@ class Engine:
                 return False
 
     def _warm(self) -> bool:
-        """Read an everyday question; return whether there are more."""
+        """Read a question; return whether there are more."""
         try:
             return self._relevance.warm()
         except Exception as error:  # a chat template that refuses it, say: the thread must outlive that

@@ -1,8 +1,9 @@
 """Which past question a new one asks again, and whether it asks for a fact: by what the base model is about to reply.
 
 The base model's final hidden state at a prompt's last token is what its reply begins from: questions to one answer are
-near each other there, in whatever words they are asked. No second model is needed. Hidden states of all prompts are
-much alike (Ethayarajh, arXiv 1909.00512), so that they are standardized by those of everyday questions first.
+near each other there, in whatever words they are asked; a past question counts in all the wordings that it would be
+trained in. No second model is needed. Hidden states of all prompts are much alike (Ethayarajh, arXiv 1909.00512), so
+that they are standardized by those of everyday questions first.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property
 from importlib.resources import files
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -21,12 +23,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from lars_agent.english.wordings import other_wordings
 from lars_agent.errors import DiskFull
 from lars_agent.files import write_atomically
 from lars_agent.ops.safetensors_io import read_tensors, tensor_file
 from lars_agent.runtime.request import Near
 
-KEPT = 1000  # vectors of questions
+KEPT = 4000  # vectors of questions
+WORDINGS = 8  # of a past question, beside its own
 RIDGE = 1.0
 
 
@@ -34,12 +38,14 @@ class Relevance:
     """Compares questions by `embed`, which returns the hidden state (H,) float32 at the end of a question's prompt.
 
     It needs those of the shipped everyday questions first, seconds of work that is done one by one: see `warm`. They
-    are kept in `folder`, if it can be written, for the `model`, a name of weights and precision.
+    are kept in `folder`, if it can be written, for the `model`, a name of weights and precision. Other wordings of past
+    questions count as far as they have been read: see `unread`; what is left of them `warm` reads, too.
     """
 
     def __init__(self, embed: Callable[[str], Tensor], folder: Path, model: str) -> None:
         self._embed = embed
         self._vectors: OrderedDict[str, Tensor] = OrderedDict()
+        self._later: OrderedDict[str, None] = OrderedDict()  # wordings
         text = (files("lars_agent.data") / "questions.json").read_text(encoding="utf-8")
         shipped = json.loads(text)
         self._due: list[str] = shipped["facts"] + shipped["general"]
@@ -56,7 +62,7 @@ class Relevance:
         return len(self._everyday) == len(self._signs)
 
     def warm(self) -> bool:
-        """Read the next everyday question; return False once there is none left, or reading has failed."""
+        """Read the next everyday question, or wording; return False once none is left, or reading has failed."""
         if self._due:
             try:
                 self._everyday.append(self._embed(self._due.pop(0)))
@@ -66,16 +72,31 @@ class Relevance:
             if not self._due:
                 with suppress(OSError, DiskFull):
                     write_atomically(self._file, tensor_file({"everyday": torch.stack(self._everyday)}))
-        return bool(self._due)
+        elif self._later:
+            self._vector(self._later.popitem(last=False)[0])
+        return bool(self._due or self._later)
+
+    def unread(self, others: Sequence[str]) -> list[str]:
+        """Return the wordings of past questions that are still to be read, some of each first: see `read`."""
+        rows = zip_longest(*(other_wordings(other)[:WORDINGS] for other in others))
+        return [text for row in rows for text in row if text is not None and text not in self._vectors]
+
+    def read(self, text: str) -> None:
+        """Read a question, unless it has been."""
+        self._vector(text)
 
     def order(self, question: str, others: Sequence[str]) -> list[Near]:
         """Return the indices of `others`, the one nearest to `question` first, each with its cosine to that."""
         if not others:
             return []
-        cosines, order = (torch.stack([self._vector(other) for other in others]) @ self._vector(question)).sort(
-            descending=True, stable=True
-        )
+        rows = [torch.stack([self._vector(text) for text in (other, *self._read_wordings(other))]) for other in others]
+        asked = self._vector(question)
+        self._later |= dict.fromkeys(self.unread(others) if len(others) > 1 else ())
+        cosines, order = torch.stack([(row @ asked).max() for row in rows]).sort(descending=True, stable=True)
         return list(zip(order.tolist(), cosines.tolist(), strict=True))
+
+    def _read_wordings(self, question: str) -> list[str]:
+        return [text for text in other_wordings(question)[:WORDINGS] if text in self._vectors]
 
     def asks_fact(self, question: str) -> bool:
         """Return whether `question` asks for a fact about somebody or something, rather than for help or a text."""
@@ -84,6 +105,7 @@ class Relevance:
     def forget(self) -> None:
         """Free the vectors of all questions."""
         self._vectors.clear()
+        self._later.clear()
 
     def _vector(self, question: str) -> Tensor:
         """Return the standardized vector (H,) of norm 1."""

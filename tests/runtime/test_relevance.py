@@ -108,3 +108,32 @@ def test_everyday_questions_are_read_once_for_each_model_and_again_where_their_f
     tmp_path.chmod(0o500)
     made("three")  # a folder that cannot be written
     tmp_path.chmod(0o700)
+
+
+def test_a_past_question_counts_in_all_its_wordings_that_have_been_read(tmp_path):
+    asked, vectors = [], dict[str, torch.Tensor]()
+
+    def embed(text: str) -> torch.Tensor:
+        asked.append(text)
+        text = (
+            "What is the name of my goat?" if text == "Which name has my goat?" else text
+        )  # the model takes them alike
+        return vectors.setdefault(text, torch.randn(64, generator=torch.Generator().manual_seed(len(vectors))))
+
+    relevance = Relevance(embed, tmp_path, "tiny")
+    while relevance.warm():
+        pass
+    past = ["How old is my goat?", "What is my goat called?", "Does it bite?"]
+    relevance.order("Which name has my goat?", past[1:2])
+    assert not relevance.warm()  # nothing is to be told apart
+    assert dict(relevance.order("Which name has my goat?", past))[1] < 0.9
+    assert relevance.unread(past)[:2] == ["What is my goat's age?", "What is my goat's name?"]
+    relevance.read(relevance.unread(past)[0])
+    assert asked[-1] == "What is my goat's age?"
+    while relevance.warm():
+        pass
+    assert relevance.unread(past) == []
+    assert relevance.order("Which name has my goat?", past)[0] == (1, pytest.approx(1.0))
+    relevance.forget()
+    assert not relevance.warm()
+    assert relevance.unread(past)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC
-from functools import partial
+from functools import cache, partial
 from typing import TypedDict, Unpack
 
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
+from starlette.routing import BaseRoute
 
 from lars_agent.errors import LarsError
 from lars_agent.models.library import InstalledModel, ModelLibrary
@@ -108,10 +109,18 @@ def create_app(settings: Settings, **overrides: Unpack[ComponentOverrides]) -> F
     for guard in reversed(GUARDS):  # the one added last is asked first
         app.add_middleware(guard, server=settings.server)
     app.add_middleware(RequestCounter, metrics=daemon.metrics)
-    for module in (*ROUTER_MODULES, dashboard):
-        app.include_router(module.router)
+    app.router.routes.extend(_routes())
     dashboard.mount_static(app)
     return app
+
+
+@cache
+def _routes() -> list[BaseRoute]:
+    """Return the routes of all resources, made once in a process: they belong to no app and find the daemon in its."""
+    router = APIRouter(responses=EVERYWHERE)
+    for module in (*ROUTER_MODULES, dashboard):
+        router.include_router(module.router)
+    return router.routes
 
 
 def compose(settings: Settings, **overrides: Unpack[ComponentOverrides]) -> Daemon:

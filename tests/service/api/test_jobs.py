@@ -108,32 +108,6 @@ def test_job_of_an_invalid_profile_is_refused(client):
     assert client.get("/jobs").json()["jobs"] == []
 
 
-def test_dry_run_answers_with_the_plan_and_begins_nothing(tmp_path):
-    model = save_tiny(tmp_path / "model")
-    data = {"data_dir": tmp_path / "data", "schedule": {"enabled": False}, "model": {"name": str(model)}}
-    installed = FakeModel(folder=model)
-    settings = Settings(**data, memory={"budget_bytes": 2**33}, training={"threads": 1})
-    with client_of(fake_app(settings, find_model=lambda: installed)) as client:
-        wait_until(lambda: client.get("/health").status_code == 200)
-        assert client.post("/jobs?dry_run=true").status_code == 409  # there is nothing to learn yet
-        for i in range(4):
-            client.post("/feedback", json={"prompt": f"House {i}?", "response": "?", "correction": f"It is {i}."})
-        response = client.post("/jobs?dry_run=true")
-        assert response.status_code == 200
-        plan = response.json()
-        assert plan["error"] is None
-        assert plan["chosen"] == plan["ladder"][0]
-        assert plan["chosen"]["predicted_peak_bytes"] == sum(plan["chosen"]["estimate"].values())
-        assert client.get("/jobs").json()["jobs"] == []
-    assert list(settings.jobs_dir.iterdir()) == []
-    tight = Settings(**data, memory={"budget_bytes": 1000}, training={"threads": 1})
-    with client_of(fake_app(tight, find_model=lambda: installed)) as client:
-        wait_until(lambda: client.get("/health").status_code == 200)
-        plan = client.post("/jobs?dry_run=true", json={"profile": "default"}).json()
-        assert plan["chosen"] is None
-        assert "raise memory.budget_bytes" in plan["error"]
-
-
 def test_feedback_that_is_deleted_while_a_job_works_with_it_is_gone_from_its_directory_once_it_has_ended(
     client, daemon, release
 ):
@@ -152,7 +126,7 @@ def test_feedback_that_is_deleted_while_a_job_works_with_it_is_gone_from_its_dir
     assert kept().count("source_id") == 3
 
 
-def test_no_jobs_route_gives_a_feedback_id_or_a_path(tmp_path):
+def test_a_dry_run_answers_with_the_plan_and_no_jobs_route_gives_a_feedback_id_or_a_path(tmp_path):
     """The real worker, and a job that starts from a published version."""
     model = save_tiny(tmp_path / "model")
     opened = open_model(model)
@@ -168,8 +142,11 @@ def test_no_jobs_route_gives_a_feedback_id_or_a_path(tmp_path):
     app = fake_app(settings, find_model=lambda: installed, open_engine=opener(settings, opened.sha256))
     with client_of(app) as client:
         wait_until(lambda: client.get("/health").status_code == 200)
+        assert client.post("/jobs?dry_run=true").status_code == 409  # there is nothing to learn yet
         for i in (0, 1, 2, 3, 0):  # the first is superseded by the last
             client.post("/feedback", json={"prompt": f"House {i}?", "response": "?", "correction": f"It is {i}."})
+        dry_run = client.post("/jobs?dry_run=true")
+        assert client.get("/jobs").json()["jobs"] == []
         job_id = client.post("/jobs").json()["id"]
         wait_until(lambda: client.get(f"/jobs/{job_id}").json()["finished"], timeout_s=240)
         job = client.get(f"/jobs/{job_id}").json()
@@ -179,8 +156,10 @@ def test_no_jobs_route_gives_a_feedback_id_or_a_path(tmp_path):
         assert row["parent"].startswith(str(data_dir))
         routes = [f"/jobs/{job_id}{end}" for end in ("", "/progress", "/events")]
         texts = [client.get(route).text for route in ("/jobs", *routes)]
-        texts.append(client.post("/jobs?dry_run=true").text)
-    for text in texts:
+    plan = dry_run.json()
+    assert (dry_run.status_code, plan["error"], plan["chosen"]) == (200, None, plan["ladder"][0])
+    assert plan["chosen"]["predicted_peak_bytes"] == sum(plan["chosen"]["estimate"].values())
+    for text in (*texts, dry_run.text):
         assert [word for word in (*ids, str(tmp_path), '"/') if word in text] == []
     assert job["result"]["candidate"]  # the worker's own words are among them
     spec = job["spec"]

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from service.db.records import ScheduledRun
+from tests.service.api.conftest import wait_until
 
 NIGHT = datetime(2026, 3, 4, 3, 0, tzinfo=UTC)
 
@@ -50,7 +51,11 @@ def test_invalid_query_is_named(client, query):
     assert query.split("=")[0] in reply.text
 
 
-def test_info_gives_the_reason_for_not_adapting_and_the_checks(client):
+def test_info_gives_the_reason_for_not_adapting_and_the_checks(start, settings):
+    other_hour = (datetime.now().astimezone().hour + 12) % 24  # the night's own hour is no time to say so
+    schedule = settings.schedule.model_copy(update={"cron": f"0 {other_hour} * * *"})
+    client = start(settings.model_copy(update={"schedule": schedule}))
+    wait_until(lambda: client.get("/health").status_code == 200)
     night = client.get("/info").json()["night"]
     assert night["adapting"] is False
     assert night["words"].startswith("not adapting: nothing is due at this hour")

@@ -24,6 +24,7 @@ PRONOUNS, POSSESSIVES = frozenset({"he", "she", "it", "they"}), frozenset({"his"
 PLACE = frozenset({"in", "at", "near", "on", "from", "to"})
 MOVING = frozenset({"live", "work", "come", "grow", "move"})  # these have a place, and no object
 AT_PLACE = MOVING | {"study", "teach", "celebrate"}
+PLURAL = ("s", "children", "people")
 ASKED_WITH = {"as": "What", "for": "Who", "with": "Who"}
 MEASURED = {"weigh": "How much", "cost": "How much"}
 
@@ -251,7 +252,7 @@ def _question(clause: Clause) -> str | None:
         return (
             f"{'Where' if is_place else 'What'} {helper} {subject} have {held[1]}{'' if is_place else f' {held[2]}'}?"
         )
-    if not base or (verb in WORDS["verb"] and subject != "I" and not subject.endswith(("s", "children", "people"))):
+    if not base or (verb in WORDS["verb"] and subject != "I" and not subject.endswith(PLURAL)):
         return None
     return _question_of_doing(f"{helper} {subject}", base, clause.rest)
 
@@ -307,6 +308,9 @@ def _question_of_doing(asked: str, base: str, rest: Sequence[str]) -> str | None
     first, last = rest[0].casefold(), rest[-1].casefold()
     if base == "grow" and first == "up":
         return _question_of_doing(asked, base, rest[1:]) if len(rest) > 1 else None
+    if (base, first) == ("move", "to") and len(rest) > 1:  # says where they live now
+        who = asked.partition(" ")[2]
+        return f"Where {'do' if who == 'I' or who.endswith(PLURAL) else 'does'} {who} live?"
     verb = "grow up" if base == "grow" else base
     if base in WORDS["opinion"]:
         if first == "to" and len(rest) > 2 and rest[1] in WORDS["verb"]:

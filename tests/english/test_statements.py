@@ -30,6 +30,8 @@ from lars_agent.english.statements import corrected, stated_facts
         ("I've two cats.", "How many cats do I have?", "You have two cats."),
         ("My name's Ada", "What is my name?", "Your name is Ada."),
         ("My boss is Ada Berg", "Who is my boss?", "Your boss is Ada Berg."),
+        ("My tutor moved to Vigo.", "Where does my tutor live?", "Your tutor moved to Vigo."),
+        ("I moved to Vigo last year.", "Where do I live?", "You moved to Vigo last year."),
         ("I grew up in Turin.", "Where did I grow up?", "You grew up in Turin."),
         ("My tutor studies physics", "What does my tutor study?", "Your tutor studies physics."),
         ("My tutor weighs 70 kilos", "How much does my tutor weigh?", "Your tutor weighs 70 kilos."),

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Mapping
-from functools import cache, lru_cache
+from functools import cache
 from importlib.resources import files
 from typing import NamedTuple, TypedDict
 
@@ -68,10 +69,10 @@ def asked_for(question: str) -> str:
     return question.casefold().rstrip("?!. ")
 
 
-def are_different(one: str, other: str) -> bool:
-    """Return whether two questions about the same certainly ask for different things: a name, and a birthday."""
-    first, second = (known.group["topic"] if known else "" for known in map(_recognized, map(_plain, (one, other))))
-    return bool(first and second) and first != second
+def topic_of(question: str) -> str:
+    """Return what kind of thing `question` certainly asks for (a name, a birthday); nothing where that is not known."""
+    known = _recognized(_plain(question))
+    return known.group["topic"] if known else ""
 
 
 class Group(TypedDict):
@@ -94,14 +95,12 @@ def _plain(question: str) -> str:
     return " ".join(question.replace("’", "'").split())
 
 
-@lru_cache(maxsize=1024)
 def _recognized(question: str) -> Recognized | None:
-    """Return the first group that knows the question."""
-    for group in _groups():
-        for template in group["questions"]:
-            asked = _pattern(template).fullmatch(question)
-            if asked and not any(FUNCTION.intersection(slot.split()[1:]) for slot in asked.groupdict().values()):
-                return Recognized(group, template, _slots(asked.groupdict()))
+    """Return the question as the first group has it that knows it."""
+    for group, template in _templates().get(question.partition(" ")[0].casefold(), ()):
+        asked = _pattern(template).fullmatch(question)
+        if asked and not any(FUNCTION.intersection(slot.split()[1:]) for slot in asked.groupdict().values()):
+            return Recognized(group, template, _slots(asked.groupdict()))
     return None
 
 
@@ -109,6 +108,16 @@ def _recognized(question: str) -> Recognized | None:
 def _groups() -> list[Group]:
     groups: list[Group] = json.loads((files("lars_agent.data") / "wordings.json").read_text(encoding="utf-8"))
     return groups
+
+
+@cache
+def _templates() -> dict[str, list[tuple[Group, str]]]:
+    """All templates by their first word, each with its group, in the order of the groups."""
+    found = defaultdict[str, list[tuple[Group, str]]](list)
+    for group in _groups():
+        for template in group["questions"]:
+            found[template.partition(" ")[0].casefold()].append((group, template))
+    return found
 
 
 @cache

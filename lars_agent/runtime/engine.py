@@ -123,7 +123,7 @@ class Engine:
             return False, unordered
         question, until = request.messages[-1]["content"], time.monotonic() + READ_S
         with suppress(TemplateError, TimeoutError):
-            for text in self._relevance.unread(others) if len(others) > 1 else ():
+            for text in self._relevance.unread(others):
                 if time.monotonic() > until:
                     break
                 self._on_thread(partial(self._relevance.read, text))

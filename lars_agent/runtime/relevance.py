@@ -77,8 +77,11 @@ class Relevance:
         return bool(self._due or self._later)
 
     def unread(self, others: Sequence[str]) -> list[str]:
-        """Return the wordings of past questions that are still to be read, some of each first: see `read`."""
-        rows = zip_longest(*(other_wordings(other)[:WORDINGS] for other in others))
+        """Return the wordings of past questions that are still to be read, some of each first: see `read`.
+
+        There are none if there is only one to choose.
+        """
+        rows = zip_longest(*(other_wordings(other)[:WORDINGS] for other in others)) if len(others) > 1 else ()
         return [text for row in rows for text in row if text is not None and text not in self._vectors]
 
     def read(self, text: str) -> None:
@@ -91,7 +94,7 @@ class Relevance:
             return []
         rows = [torch.stack([self._vector(text) for text in (other, *self._read_wordings(other))]) for other in others]
         asked = self._vector(question)
-        self._later |= dict.fromkeys(self.unread(others) if len(others) > 1 else ())
+        self._later |= dict.fromkeys(self.unread(others))
         cosines, order = torch.stack([(row @ asked).max() for row in rows]).sort(descending=True, stable=True)
         return list(zip(order.tolist(), cosines.tolist(), strict=True))
 

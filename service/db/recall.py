@@ -18,7 +18,7 @@ from importlib.resources import files
 from typing import Literal
 
 from lars_agent.english.subjects import Subject, subject_of
-from lars_agent.english.wordings import are_different, asked_for
+from lars_agent.english.wordings import asked_for, topic_of
 from service.db.feedback import Feedback, to_example
 from service.db.records import LEARNED_WEIGHT, FeedbackRecord
 
@@ -30,7 +30,7 @@ QUESTION_WEIGHT, ANSWER_WEIGHT = 1.0, 0.5
 WORDS = re.compile(r"\w+")
 SCHEMA = """
 CREATE VIRTUAL TABLE corrections USING fts5(
-    question, answer, id UNINDEXED, is_correction UNINDEXED, profile UNINDEXED,
+    question, answer, id UNINDEXED, is_correction UNINDEXED, topic UNINDEXED, profile UNINDEXED,
     tokenize = 'porter unicode61 remove_diacritics 2'
 )
 """
@@ -42,13 +42,15 @@ COMMON = frozenset((files("service.db") / "common_words.txt").read_text(encoding
 class Recalled:
     """A past correction: its question, its answer, and how near it is to the question; higher is nearer.
 
-    `is_same` tells that it answers the question, rather than one like it.
+    `topic` is what it certainly tells, if that is known (see `topic_of`); `is_same` tells that it answers the question,
+    rather than one like it.
     """
 
     feedback_id: str
     question: str
     answer: str
     is_correction: bool
+    topic: str
     score: float
     is_same: bool = False
 
@@ -91,17 +93,18 @@ class RecallIndex:
             self._follow()
             match = " OR ".join(f'"{word}"' for word in words)
             query = (
-                "SELECT id, question, answer, is_correction, -bm25(corrections, ?, ?) AS score FROM corrections "
+                "SELECT id, question, answer, is_correction, topic, -bm25(corrections, ?, ?) AS score FROM corrections "
                 "WHERE corrections MATCH ? AND profile = ? ORDER BY score DESC, rowid DESC LIMIT ?"
             )
             values = (QUESTION_WEIGHT, ANSWER_WEIGHT, match, profile, CANDIDATES)
             near = [Recalled(*row) for row in self._connection.execute(query, values)]
             heads = self._heads[profile]
-        asked = subject_of(question)
+        asked, topic = subject_of(question), topic_of(question)
         fitting = [
-            replace(one, is_same=how == "same") for one in near if (how := _fit(asked, asked_words.keys(), one)) != "no"
+            replace(one, is_same=how == "same")
+            for one in near
+            if (not topic or one.topic in ("", topic)) and (how := _fit(asked, asked_words.keys(), one)) != "no"
         ]
-        fitting = [one for one in fitting if not are_different(question, one.question)]
         is_foreign = bool(heads) and not fitting and asked.is_shown and bool(asked.heads or heads.intersection(words))
         return Found([one for one in fitting if one.is_correction][:limit], is_foreign)
 
@@ -135,15 +138,15 @@ class RecallIndex:
         question, answer = example.messages[-1]["content"].strip()[:LONGEST], example.response.strip()[:LONGEST]
         key, is_correction = (record.profile, asked_for(question)), example.weight == LEARNED_WEIGHT
         self._heads[record.profile] |= subject_of(f"{question}\n{answer}").heads
-        newest, was_correction = self._newest.get(key, (0, False))
-        if was_correction and not is_correction:
-            return
-        self._connection.execute("DELETE FROM corrections WHERE rowid = ?", (newest,))
+        if key in self._newest:
+            newest, was_correction = self._newest[key]
+            if was_correction and not is_correction:
+                return
+            self._connection.execute("DELETE FROM corrections WHERE rowid = ?", (newest,))
         self._newest[key] = (seq, is_correction)
-        self._connection.execute(
-            "INSERT INTO corrections (rowid, question, answer, id, is_correction, profile) VALUES (?, ?, ?, ?, ?, ?)",
-            (seq, question, answer, record.id, is_correction, record.profile),
-        )
+        columns = "rowid, question, answer, id, is_correction, topic, profile"
+        values = (seq, question, answer, record.id, is_correction, topic_of(question), record.profile)
+        self._connection.execute(f"INSERT INTO corrections ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
 
 def _words(text: str) -> list[str]:

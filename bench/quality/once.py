@@ -91,6 +91,11 @@ def arm_scores(
     return {kind: round(sum(found) / len(found), 4) for kind, found in marks.items()} | {"wrong": wrong}
 
 
+def kinds_of(runs: Sequence[Record]) -> list[str]:
+    """The kinds of questions that were asked in all runs; earlier ones asked fewer."""
+    return [kind for kind in KINDS if all(kind in arm for run in runs for arm in run["arms"].values())]
+
+
 def once_rows(newest: Newest) -> list[Row]:
     """The scores of each arm for each number of facts and choice of settings, over the seeds."""
     groups: dict[tuple[int, str], list[Record]] = {}
@@ -100,8 +105,7 @@ def once_rows(newest: Newest) -> list[Row]:
     rows = []
     for (count, chosen), runs in sorted(groups.items()):
         words = {"facts": count, "chosen": chosen, "seeds": len(runs)}
-        kinds = [kind for kind in KINDS if all(kind in arm for run in runs for arm in run["arms"].values())]
-        for arm, kind in product(runs[0]["arms"], kinds):
+        for arm, kind in product(runs[0]["arms"], kinds_of(runs)):
             values = [run["arms"][arm][kind] for run in runs]
             rows.append(claimed("once_{kind}/{arm}/{facts}{chosen}", values, kind=kind, arm=arm, **words))
         seconds = [run["night"]["cpu_seconds"] for run in runs]

@@ -6,11 +6,12 @@ In between they say what states no fact about them. What is kept for all that, o
 from __future__ import annotations
 
 import random
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from bench.daemon import daemon_with
-from bench.quality.once import KINDS, REPLY_TOKENS, arm_scores, run_night
+from bench.quality.once import REPLY_TOKENS, arm_scores, kinds_of, run_night
 from bench.quality.people import Fact, facts
 from bench.record import Row, claimed
 from bench.suite import Newest, Record, Store
@@ -92,9 +93,7 @@ def passing_rows(newest: Newest) -> list[Row]:
     words = {"facts": runs[0]["facts"], "seeds": len(runs)}
     rows = [
         claimed("passing_{kind}/{arm}", [run["arms"][arm][kind] for run in runs], kind=kind, arm=arm, **words)
-        for arm in runs[0]["arms"]
-        for kind in KINDS
-        if all(kind in run["arms"][arm] for run in runs)
+        for arm, kind in product(runs[0]["arms"], kinds_of(runs))
     ]
     rows.append(claimed("passing_kept", [1 - len(run["missed"]) / run["facts"] for run in runs], **words))
     rows.append(claimed("passing_recall", [run["arms"]["both"]["unseen"] for run in runs], **words))

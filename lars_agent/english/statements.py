@@ -240,7 +240,6 @@ def _question(clause: Clause) -> str | None:
         return f"What can {subject} not {clause.rest[0]}?" if is_eating else None
     base, helper = _base(verb)
     if base == "have":
-        helper = "does" if verb == "has" else "do"
         if day := DAY.fullmatch(rest):
             return f"When is {subject}'s {day[1]}?"
         if counted := COUNT.fullmatch(rest):
@@ -260,7 +259,7 @@ def _question(clause: Clause) -> str | None:
 def _base(verb: str) -> tuple[str, str]:
     """Return a verb's infinitive, or nothing, and the auxiliary that asks for it."""
     if verb in ("have", "has"):
-        return "have", ""
+        return "have", "does" if verb == "has" else "do"
     if verb in PRESENT:
         return PRESENT[verb], "does"
     return (verb, "do") if verb in WORDS["verb"] else (PAST.get(verb, ""), "did")
@@ -282,8 +281,8 @@ def _question_of_being(subject: str, verb: str, rest: Sequence[str]) -> str | No
         return f"What {of}"
     if first.endswith("ing") or first in WORDS["mood"]:
         return None
-    if MEASURE.fullmatch(text) or AGE.fullmatch(text):
-        return f"How {last if MEASURE.fullmatch(text) else 'old'} {of}"
+    if (measured := MEASURE.fullmatch(text)) or AGE.fullmatch(text):
+        return f"How {measured[1] if measured else 'old'} {of}"
     if first in PLACE and len(rest) > 1:
         if first == "from":
             return f"Where {of} from"

@@ -120,18 +120,17 @@ def _invalid_reason(example: Example) -> str | None:
 
 def _superseded(examples: Sequence[Example], indices: Iterable[int]) -> list[int]:
     """Return those of `indices` that something later replaces, and approved replies that replace no correction."""
-    indices = list(indices)
+    prompts = {index: _prompt(examples[index]) for index in indices}
     latest: dict[tuple[tuple[str, str], ...], int] = {}
     superseded = set[int]()
-    for index in indices:
-        prompt = _prompt(examples[index])
+    for index, prompt in prompts.items():
         if prompt in latest:
             superseded.add(min(index, latest[prompt], key=lambda one: (examples[one].weight, one)))
         if index not in superseded:
             latest[prompt] = index
     answers: dict[tuple[tuple[str, str], ...], str] = {}
-    for index in sorted(reversed(indices), key=lambda one: -examples[one].weight):  # corrections first, newest first
-        *before, (role, question) = _prompt(examples[index])
+    for index in sorted(reversed(prompts), key=lambda one: -examples[one].weight):  # corrections first, newest first
+        *before, (role, question) = prompts[index]
         answer = _normalized(examples[index].response)
         if index not in superseded and answers.setdefault((*before, (role, asked_for(question))), answer) != answer:
             superseded.add(index)

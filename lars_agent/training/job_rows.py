@@ -44,8 +44,9 @@ class JobRows:
         """The trained replies that are scored too: the newest, and as many of the earlier ones, evenly."""
         if len(self.train) <= SCORED:
             return self.train
-        earlier, count = self.train[: -SCORED // 2], SCORED - SCORED // 2
-        return [*(earlier[number * len(earlier) // count] for number in range(count)), *self.train[-SCORED // 2 :]]
+        half = SCORED // 2
+        earlier = self.train[:-half]
+        return [*(earlier[number * len(earlier) // half] for number in range(half)), *self.train[-half:]]
 
     def lessons(self, step: int) -> list[Encoded]:
         """Return the examples of optimizer step number `step`, shortest first."""

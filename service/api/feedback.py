@@ -34,16 +34,16 @@ from service.api.fields import (
     VersionLabel,
     Words,
     next_page,
-    parse_version,
     to_messages,
-    version_label,
 )
 from service.api.trl import Format, from_lines, to_lines
-from service.db.records import NewFeedback, Source
+from service.daemon import Daemon
+from service.db.records import FeedbackRecord, NewFeedback, Source
 
 router = APIRouter(prefix="/feedback", tags=["feedback"])
 
 JSON_LINES = "application/jsonl"
+NOTHING_SAID = "is missing; give a rating, a correction, a comment or tags"
 SOURCE = "`given` as feedback, or `stated` by the person in a conversation."
 LINES_SCHEMA: dict[str, Any] = {"schema": {"type": "string"}, "example": '{"prompt": "Hi", "completion": "Hello!"}\n'}
 LINES_BODY = {"requestBody": {"required": True, "content": {JSON_LINES: LINES_SCHEMA}}}
@@ -123,8 +123,8 @@ class FeedbackRequest(Body):
             raise InvalidField("prompt", "is missing; a response needs a prompt or messages")
         elif "response" not in given:
             raise InvalidField("response", "is missing; give the reply that this is about")
-        if self.rating is None and self.correction is None and not self.comment and not self.tags:
-            raise InvalidField("rating", "is missing; give a rating, a correction, a comment or tags")
+        if _says_nothing(self):
+            raise InvalidField("rating", NOTHING_SAID)
         values = self.model_dump(exclude={"prompt", "messages", "tags"})
         messages = (Message(role="user", content=self.prompt),) if self.prompt else to_messages(self.messages or ())
         return NewFeedback(messages=messages or None, tags=tuple(self.tags), **values)
@@ -275,10 +275,8 @@ def edit(feedback_id: Id, body: FeedbackPatch, daemon: DaemonDep) -> FeedbackBod
     """Change feedback. It counts at once; a version that learned the former one serves until the next is trained."""
     changes = body.model_dump(exclude_unset=True)
     if not changes:
-        raise InvalidField("rating", "is missing; give a rating, a correction, a comment or tags")
-    known = daemon.db.feedback.get(feedback_id)
-    after = replace(known, **changes)
-    if after.rating is None and after.correction is None and not after.comment and not after.tags:
+        raise InvalidField("rating", NOTHING_SAID)
+    if _says_nothing(replace(daemon.db.feedback.get(feedback_id), **changes)):
         raise InvalidField(next(iter(changes)), "cannot be taken away: nothing would be left; delete the feedback")
     record = daemon.db.feedback.edit(feedback_id, **changes)
     daemon.ratings.note(record)
@@ -288,17 +286,16 @@ def edit(feedback_id: Id, body: FeedbackPatch, daemon: DaemonDep) -> FeedbackBod
 @router.get("/{feedback_id}/effects", responses=documented(404))
 def effects(feedback_id: Id, daemon: DaemonDep) -> Effects:
     """Return the consequences of deleting one piece of feedback."""
-    learned, count = versions(feedback_id, daemon), daemon.db.erasures.going_with(feedback_id)
-    numbers = [number for label in learned.versions if (number := parse_version(label)) is not None]
-    after = version_label(daemon.switch.without(learned.profile, numbers))
-    return Effects(profile=learned.profile, versions=learned.versions, serving=after, interactions=count)
+    profile, learned = _learned_in(feedback_id, daemon)
+    serving, count = daemon.switch.without(profile, learned), daemon.db.erasures.going_with(feedback_id)
+    body = {"profile": profile, "versions": learned, "serving": serving, "interactions": count}
+    return Effects.model_validate(body)
 
 
 @router.get("/{feedback_id}/versions", responses=documented(404))
 def versions(feedback_id: Id, daemon: DaemonDep) -> LearnedIn:
     """Return the adapter versions that learned from one piece of feedback, oldest first."""
-    profile = daemon.db.feedback.get(feedback_id).profile
-    learned = [found.version for found in daemon.store.versions(profile) if feedback_id in found.example_ids]
+    profile, learned = _learned_in(feedback_id, daemon)
     return LearnedIn.model_validate({"profile": profile, "versions": learned})
 
 
@@ -309,3 +306,13 @@ def delete(feedback_id: Id, daemon: DaemonDep) -> Deleted:
     No version that learned it replies from then on; what it was learned into is deleted, too.
     """
     return deleted(daemon, daemon.db.erasures.feedback(feedback_id))
+
+
+def _says_nothing(given: FeedbackRequest | FeedbackRecord) -> bool:
+    return given.rating is None and given.correction is None and not given.comment and not given.tags
+
+
+def _learned_in(feedback_id: str, daemon: Daemon) -> tuple[str, list[int]]:
+    """Return the profile of the feedback, and the versions that learned it. Raises FeedbackNotFound."""
+    profile = daemon.db.feedback.get(feedback_id).profile
+    return profile, [found.version for found in daemon.store.versions(profile) if feedback_id in found.example_ids]

@@ -59,6 +59,11 @@ def writing(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
+def last_message(messages: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return the text of the last of the messages."""
+    return func.json_extract(messages, "$[#-1].content")
+
+
 def mentions(words: str, messages: ColumnElement[Any], *texts: ColumnElement[Any]) -> ColumnElement[bool]:
     """Return the condition that all of `words` are in the messages, or in the other texts, in upper or lower case."""
     turns = func.json_each(messages).table_valued("value")

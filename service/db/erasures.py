@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, String, and_, delete, func, insert, or_, select, type_coerce, update
 
 from service.db.base import Records
-from service.db.engine import failures_named, holds, reading, writing
+from service.db.engine import failures_named, holds, last_message, reading, writing
 from service.db.errors import ConversationNotFound, ErasureNotFound, FeedbackNotFound, InteractionNotFound
 from service.db.feedback import Feedback
 from service.db.records import ErasureRecord, new_id, now_utc
@@ -143,7 +143,7 @@ class Erasures(Records[ErasureRecord]):
 def _with_what_was_said(*rows: ColumnElement[bool]) -> Select[Any]:
     """Return the query of feedback as `_going_with` takes it."""
     columns = (feedback.c.id, feedback.c.profile, feedback.c.interaction_id, feedback.c.correction)
-    said = func.json_extract(interactions.c.messages, "$[#-1].content").label("said")
+    said = last_message(interactions.c.messages).label("said")
     stated_in = and_(interactions.c.id == feedback.c.interaction_id, feedback.c.source == "stated")
     return select(*columns, said).select_from(feedback.outerjoin(interactions, stated_in)).where(*rows)
 

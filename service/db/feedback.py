@@ -6,7 +6,7 @@ import builtins
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -64,11 +64,13 @@ class Feedback(Records[FeedbackRecord]):
     def edit(self, feedback_id: str, **changes: Any) -> FeedbackRecord:
         """Change rating, correction, comment or tags; from then on it counts as the newest. Raises FeedbackNotFound."""
         with writing(self._engine) as connection:
-            known = self._get(connection, feedback_id)
-            row = dict(connection.execute(select(feedback).where(feedback.c.id == feedback_id)).mappings().one())
+            known = connection.execute(select(feedback).where(feedback.c.id == feedback_id)).mappings().first()
+            if known is None:
+                raise FeedbackNotFound.of(feedback_id)
+            row = {**known, **changes, "seq": None}  # who follows the rows sees a new one
             connection.execute(delete(feedback).where(feedback.c.id == feedback_id))
-            connection.execute(insert(feedback), {**row, **changes, "seq": None})  # who follows the rows sees a new one
-        return replace(known, **changes)
+            connection.execute(insert(feedback), row)
+        return self._record(row)
 
     def list(
         self,
@@ -117,18 +119,15 @@ class Feedback(Records[FeedbackRecord]):
 
     def known(self, feedback_ids: Collection[str]) -> set[str]:
         """Return those of the ids that exist."""
-        wanted, found = sorted(feedback_ids), set[str]()
-        for start in range(0, len(wanted), PAGE_ROWS):
-            query = select(feedback.c.id).where(feedback.c.id.in_(wanted[start : start + PAGE_ROWS]))
+        found = set[str]()
+        for among in _among(feedback_ids):
             with reading(self._engine) as connection:
-                found.update(connection.scalars(query))
+                found.update(connection.scalars(select(feedback.c.id).where(among)))
         return found
 
     def some(self, feedback_ids: Collection[str]) -> builtins.list[FeedbackRecord]:
         """Return the feedback with these ids, oldest first; without those that do not exist."""
-        wanted, found = sorted(feedback_ids), builtins.list[FeedbackRecord]()
-        for start in range(0, len(wanted), PAGE_ROWS):
-            found += self._read(select(feedback).where(feedback.c.id.in_(wanted[start : start + PAGE_ROWS])))
+        found = [record for among in _among(feedback_ids) for record in self._read(select(feedback).where(among))]
         return sorted(found, key=lambda record: record.created)
 
     def counts(self, profile: str | None = None) -> dict[str, int]:
@@ -226,6 +225,13 @@ def to_example(record: FeedbackRecord) -> Example | None:
     if record.rating is not None and record.rating > 0:
         return Example(record.messages, record.response, APPROVED_WEIGHT, record.id)
     return None
+
+
+def _among(feedback_ids: Collection[str]) -> Iterator[ColumnElement[bool]]:
+    """Yield the conditions of rows with these ids, some ids in each."""
+    wanted = sorted(feedback_ids)
+    for start in range(0, len(wanted), PAGE_ROWS):
+        yield feedback.c.id.in_(wanted[start : start + PAGE_ROWS])
 
 
 def _subject(connection: Connection, new: NewFeedback) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, String, delete, func, insert, select, type_coerce
 
 from service.db.base import Records
-from service.db.engine import mentions, reading, stored_bytes, writing
+from service.db.engine import last_message, mentions, reading, stored_bytes, writing
 from service.db.errors import InteractionNotFound
 from service.db.records import Conversation, InteractionHour, InteractionRecord, new_id, now_utc
 from service.db.tables import interactions
@@ -57,12 +57,11 @@ class Interactions(Records[InteractionRecord]):
             groups = groups.having(func.max(row.seq) < seen)
         found = groups.order_by(func.max(row.seq).desc()).limit(limit).subquery()
         last = interactions.alias()
-        first_user = "$[#-1].content"
         query = (
             select(
                 name.label("id"),
                 row.profile,
-                func.json_extract(row.messages, first_user).label("title"),
+                last_message(row.messages).label("title"),
                 row.created,
                 last.c.created.label("updated"),
                 found.c.interactions,

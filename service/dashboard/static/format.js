@@ -19,6 +19,7 @@ export const trigger = (job) => TRIGGERS[job.trigger] ?? job.trigger;
 export const mood = (job) => ({ succeeded: "good", rejected: "bad", failed: "bad" })[job.status] ?? "";
 export const label = (version) => (version === "base" ? "base model" : version);
 export const count = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
+export const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
 export const loss = (value) => (Number.isFinite(value) ? value.toPrecision(3) : "none");
 
 export function bytes(number) {

@@ -3,9 +3,9 @@
 import { get, keepToken, post } from "./api.js";
 import { draw, series } from "./chart.js";
 import * as format from "./format.js";
+import { $, profilesOf, setText, showState } from "./header.js";
 
 const POLL_MS = 1000 * Number(document.body.dataset.pollS);
-const $ = (id) => document.getElementById(id);
 const seen = new Map(); // the values each part was drawn from: it is redrawn only after a change
 let profile = "default";
 let running = null; // id of the unfinished job
@@ -21,11 +21,6 @@ function element(name, text, attributes = {}) {
   node.textContent = text;
   Object.assign(node, attributes);
   return node;
-}
-
-function setText(id, text) {
-  if ($(id).textContent !== (text ?? "")) $(id).textContent = text ?? "";
-  $(id).hidden = !text;
 }
 
 function changed(part, ...values) {
@@ -49,23 +44,11 @@ async function act(node, action, errorId) {
   try {
     await action();
   } catch (error) {
-    setText(errorId, sentence(error.message));
+    setText(errorId, format.sentence(error.message));
   }
   node.setAttribute("aria-busy", "false");
   node.disabled = false;
   await refresh();
-}
-
-const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
-
-function showState(info) {
-  const wrong = info.loading_error || info.problems.length > 0;
-  const ready = wrong ? "something is wrong" : "ready";
-  const text = info.model ? ready : info.loading_error ? "The model cannot be loaded" : "loading the model";
-  setText("state", running ? "adapting" : text);
-  $("state").className = `state ${wrong ? "bad" : info.model ? "good" : ""}`;
-  setText("notice", [info.loading_error, ...info.problems].filter(Boolean).map(sentence).join("\n"));
-  setText("waits", info.notices.map(sentence).join("\n"));
 }
 
 function showFacts(info) {
@@ -84,7 +67,7 @@ function showFacts(info) {
 }
 
 function showIdleChecks(night) {
-  setText("idle-message", sentence(night.words));
+  setText("idle-message", format.sentence(night.words));
   if (!changed("checks", night.checks)) return;
   $("checks").replaceChildren(...night.checks.map(checkRow));
 }
@@ -116,7 +99,7 @@ function pair(name, value) {
 }
 
 function showProfiles(info) {
-  const names = [...new Set(["default", ...Object.keys(info.serving)])].sort();
+  const names = profilesOf(info);
   if (changed("profiles", names)) {
     $("profile").replaceChildren(...names.map((name) => element("option", name, { value: name })));
     $("profile").value = profile;
@@ -263,7 +246,7 @@ async function pollOrShowError() {
     $("token-form").hidden = true;
   } catch (error) {
     $("token-form").hidden = error.status !== 401;
-    setText("notice", error.status === 401 ? null : sentence(error.message));
+    setText("notice", error.status === 401 ? null : format.sentence(error.message));
     setText("state", "no answer");
     $("state").className = "state bad";
     $("adapt").disabled = true;

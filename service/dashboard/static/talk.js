@@ -2,13 +2,12 @@
 
 import { get, keepToken, patch, post, remove, stream } from "./api.js";
 import * as format from "./format.js";
+import { $, profilesOf, setText, showState } from "./header.js";
 import { html, render, useEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
 
 const POLL_MS = 5000;
 const NEWEST = 50; // conversations that are listed
 const RETRY_TEMPERATURE = 0.8;
-const $ = (id) => document.getElementById(id);
-const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
 const newId = () => `web-${Date.now().toString(36)}-${Math.random().toString(36).slice(2, 10)}`;
 
 // The turns of a conversation, oldest first; of a message that was sent again only the last reply.
@@ -33,7 +32,6 @@ async function readConversation(id) {
 
 function Talk() {
   const [info, setInfo] = useState(null);
-  const [profiles, setProfiles] = useState([]);
   const [profile, setProfile] = useState("default");
   const [model, setModel] = useState("");
   const [conversations, setConversations] = useState([]);
@@ -54,20 +52,19 @@ function Talk() {
       return await action();
     } catch (error) {
       if (error.status === 401) $("token-form").hidden = false;
-      else setProblem(sentence(error.message));
+      else setProblem(format.sentence(error.message));
     }
   }
 
   async function refresh() {
     try {
-      const [now, found] = [await get("info"), await get("profiles")];
+      const now = await get("info");
       setInfo(now);
-      setProfiles(found.profiles);
       $("token-form").hidden = true;
       showState(now);
     } catch (error) {
       $("token-form").hidden = error.status !== 401;
-      $("state").textContent = error.status === 401 ? "locked" : sentence(error.message);
+      setText("state", error.status === 401 ? "locked" : format.sentence(error.message));
       $("state").className = "state bad";
     }
   }
@@ -122,7 +119,7 @@ function Talk() {
       if (control.signal.aborted) change(turn.key, { busy: false, stopped: true });
     } catch (error) {
       if (error.status === 401) $("token-form").hidden = false;
-      change(turn.key, { busy: false, error: sentence(error.message) });
+      change(turn.key, { busy: false, error: format.sentence(error.message) });
     }
     await Promise.all([list(), refresh()]);
   }
@@ -176,6 +173,7 @@ function Talk() {
   }, [turns.length, turns.at(-1)?.reply.length]);
 
   const served = info?.serving[profile] ?? "base";
+  const profiles = info ? profilesOf(info) : [];
   const select = (value, set, options) => html`<select value=${value} onChange=${(event) => set(event.target.value)}>
     ${options.map(([name, shown]) => html`<option value=${name}>${shown}</option>`)}
   </select>`;
@@ -197,23 +195,13 @@ function Talk() {
         </ol>
         <${Composer} isBusy=${busy} isReady=${Boolean(info?.model)} onSend=${send} onStop=${() => abort.current?.abort()} />
         <p class="options">
-          ${profiles.length > 1 && html`<label>Profile ${select(profile, (name) => { setProfile(name); begin(); }, profiles.map(({ name }) => [name, name]))}</label>`}
+          ${profiles.length > 1 && html`<label>Profile ${select(profile, (name) => { setProfile(name); begin(); }, profiles.map((name) => [name, name]))}</label>`}
           ${served !== "base" && html`<label>Reply by ${select(model, setModel, [["", served], ["base", "the base model"]])}</label>`}
           <label><input type="checkbox" checked=${!learn} disabled=${turns.length > 0} onChange=${(event) => setLearn(!event.target.checked)} /> Keep and learn nothing from this conversation</label>
         </p>
       </section>
     </div>
   `;
-}
-
-function showState(info) {
-  const wrong = info.loading_error || info.problems.length > 0;
-  const ready = wrong ? "something is wrong" : "ready";
-  $("state").textContent = info.job ? "learning" : info.model ? ready : info.loading_error ? "the model cannot be loaded" : "loading the model";
-  $("state").className = `state ${wrong ? "bad" : info.model ? "good" : ""}`;
-  const text = [info.loading_error, ...info.problems].filter(Boolean).map(sentence).join("\n");
-  if ($("notice").textContent !== text) $("notice").textContent = text;
-  $("notice").hidden = !text;
 }
 
 // The four steps of a new installation, until all are done.
@@ -348,16 +336,16 @@ function Noted({ row, onForget }) {
 }
 
 function Composer({ isBusy, isReady, onSend, onStop }) {
-  const [text, setText] = useState("");
+  const [draft, setDraft] = useState("");
   const submit = (event) => {
     event.preventDefault();
-    if (isBusy || !isReady || !text.trim()) return;
-    setText("");
-    onSend(text.trim());
+    if (isBusy || !isReady || !draft.trim()) return;
+    setDraft("");
+    onSend(draft.trim());
   };
   const onKeyDown = (event) => event.key === "Enter" && !event.shiftKey && !event.isComposing && submit(event);
   return html`<form class="composer" onSubmit=${submit}>
-    <textarea id="message" aria-label="Message" dir="auto" rows="2" placeholder=${isReady ? "Say something; Enter sends" : "The model is being loaded"} value=${text} onInput=${(event) => setText(event.target.value)} onKeyDown=${onKeyDown}></textarea>
+    <textarea id="message" aria-label="Message" dir="auto" rows="2" placeholder=${isReady ? "Say something; Enter sends" : "The model is being loaded"} value=${draft} onInput=${(event) => setDraft(event.target.value)} onKeyDown=${onKeyDown}></textarea>
     ${isBusy ? html`<button type="button" onClick=${onStop}>Stop</button>` : html`<button type="submit" class="primary">Send</button>`}
   </form>`;
 }

@@ -1,0 +1,23 @@
+// What stands above every page: the daemon's state, its problems and notices.
+
+import { sentence } from "./format.js";
+
+export const $ = (id) => document.getElementById(id);
+
+export function setText(id, text) {
+  if ($(id).textContent !== (text ?? "")) $(id).textContent = text ?? "";
+  $(id).hidden = !text;
+}
+
+export function showState(info) {
+  const wrong = info.loading_error || info.problems.length > 0;
+  const ready = wrong ? "something is wrong" : "ready";
+  const text = info.model ? ready : info.loading_error ? "The model cannot be loaded" : "loading the model";
+  setText("state", info.job ? "adapting" : text);
+  $("state").className = `state ${wrong ? "bad" : info.model ? "good" : ""}`;
+  setText("notice", [info.loading_error, ...info.problems].filter(Boolean).map(sentence).join("\n"));
+  setText("waits", info.notices.map(sentence).join("\n"));
+}
+
+// The profiles that there are, as far as the daemon's state tells.
+export const profilesOf = (info) => [...new Set(["default", ...Object.keys(info.serving)])].sort();

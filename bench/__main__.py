@@ -25,6 +25,7 @@ from bench.models import TINY, ready_model
 from bench.planner.jobs import JOBS, RANGES, draw_jobs
 from bench.quality import sweep
 from bench.quality.forgetting import FORGETTING, measure_forgetting
+from bench.quality.month import MONTH, measure_month
 from bench.quality.once import ONCE, measure_once
 from bench.quality.passing import PASSING, measure_passing
 from bench.record import CHECKOUT, RESULTS, claims
@@ -38,7 +39,7 @@ TIME_LIMIT_S = 4 * 3600.0
 FAULT_PARTS = ("kills", "points", "cuts", "disk", "resume", "latency")
 SERVE_PARTS = ("speed", "engine", "clients", "swaps", "feedback", "asleep")
 MEMORY = Suite("memory", f"{PROGRAM} memory --goals", (CELLS, JOBS))
-QUALITY = Suite("quality", f"{PROGRAM} quality", (ONCE, PASSING, FORGETTING))
+QUALITY = Suite("quality", f"{PROGRAM} quality", (ONCE, PASSING, MONTH, FORGETTING))
 SWEEP = Suite("sweep", f"{PROGRAM} sweep", (sweep.CELLS,))
 T = TypeVar("T")
 
@@ -190,6 +191,25 @@ def passing(
     """
     subjects = [{"facts": facts, "seed": seed} for seed in _listed(seeds, "--seeds", "no seed", int)]
     QUALITY.measure(PASSING, subjects, partial(measure_passing, ready_model("default", "bfloat16", "cpu", models)), out)
+
+
+@app.command()
+def month(
+    nights: Annotated[int, typer.Option(min=3, help="One after the other.")] = 15,
+    corrections: Annotated[int, typer.Option(min=1, help="Of facts, before each night; styles come on top.")] = 10,
+    seeds: Annotated[str, typer.Option(help="Of the invented people.")] = "0",
+    changes: Annotated[str, typer.Option("--settings", help="Of the daemon: training__warm_start=false,...")] = "",
+    models: Models = MODELS,
+    out: Out = RESULTS,
+) -> None:
+    """Night after night: new facts, changed ones, rules of style; what is known after each (five minutes a night).
+
+    Nothing else may run beside.
+    """
+    settings = dict(_listed(changes, "--settings", "no NAME=VALUE", _pair))
+    drawn = _listed(seeds, "--seeds", "no seed", int)
+    subjects = [{"nights": nights, "corrections": corrections, "seed": seed, "settings": settings} for seed in drawn]
+    QUALITY.measure(MONTH, subjects, partial(measure_month, ready_model("default", "bfloat16", "cpu", models)), out)
 
 
 @app.command()

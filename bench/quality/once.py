@@ -54,13 +54,25 @@ def measure_once(model: Path, subject: Record) -> dict[str, Any]:
 
 def run_night(running: Daemon) -> dict[str, Any]:
     """Run a job to its end. Raises LarsError unless its candidate was accepted."""
-    path = f"/jobs/{running.post('/jobs', {'profile': 'default'})['id']}"
-    until(lambda: running.get(path)["finished"], NIGHT_LIMIT_S, 1.0)
-    job = running.get(path)
+    job = finished_job(running)
     if job["status"] != "succeeded":
         raise LarsError(f"the night {job['status']}: {job['error']} {(job['verdict'] or {}).get('reasons')}")
+    return measured(job)
+
+
+def finished_job(running: Daemon) -> dict[str, Any]:
+    """Run a job to its end, whatever that is."""
+    path = f"/jobs/{running.post('/jobs', {'profile': 'default'})['id']}"
+    until(lambda: running.get(path)["finished"], NIGHT_LIMIT_S, 1.0)
+    return dict(running.get(path))
+
+
+def measured(job: Record) -> dict[str, Any]:
+    """The figures of a finished job. Raises LarsError where it came to no verdict."""
+    if job["verdict"] is None:
+        raise LarsError(f"the night {job['status']}: {job['error']}")
     names = ("steps", "seconds", "cpu_seconds", "peak_bytes", "candidate", "base")
-    return {name: job["result"][name] for name in names}
+    return {"status": job["status"]} | {name: job["result"][name] for name in names}
 
 
 def arm_scores(
@@ -73,13 +85,8 @@ def arm_scores(
     asked += [("untold", fact, fact.untold) for fact in {fact.untold: fact for fact in known if fact.untold}.values()]
     values = {fact.value.casefold() for fact in known}
 
-    def ask(question: str) -> str:
-        messages = [*told, {"role": "user", "content": question}]
-        body = {"model": model, "messages": messages, "max_tokens": REPLY_TOKENS, "temperature": 0, "recall": recall}
-        return str(running.post("/v1/chat/completions", body)["choices"][0]["message"]["content"])
-
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        replies = list(pool.map(ask, (question for _, _, question in asked)))
+    threads = [[*told, {"role": "user", "content": question}] for _, _, question in asked]
+    replies = replies_to(running, threads, model, recall=recall)
     marks: dict[str, list[bool]] = {kind: [] for kind in KINDS}
     wrong = []
     for (kind, fact, question), reply in zip(asked, replies, strict=True):
@@ -89,6 +96,19 @@ def arm_scores(
         if not is_right:
             wrong.append([kind, question, reply, fact.value])
     return {kind: round(sum(found) / len(found), 4) for kind, found in marks.items()} | {"wrong": wrong}
+
+
+def replies_to(
+    running: Daemon, conversations: Sequence[Sequence[Mapping[str, str]]], model: str, *, recall: bool = False
+) -> list[str]:
+    """The greedy replies to some conversations, several at a time."""
+
+    def ask(messages: Sequence[Mapping[str, str]]) -> str:
+        body = {"model": model, "messages": messages, "max_tokens": REPLY_TOKENS, "temperature": 0, "recall": recall}
+        return str(running.post("/v1/chat/completions", body)["choices"][0]["message"]["content"])
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        return list(pool.map(ask, conversations))
 
 
 def kinds_of(runs: Sequence[Record]) -> list[str]:

@@ -52,7 +52,7 @@ def measure_passing(model: Path, subject: Record) -> dict[str, Any]:
         turns = [*told, *([text] for text in CHAT)]
         rng.shuffle(turns)
         for texts in turns:
-            _say(running, texts)
+            say(running, texts)
         kept = [row["correction"] for row in _stated(running)]
         arms["recall"] = arm_scores(running, known, "base", recall=True)
         night = run_night(running)
@@ -71,7 +71,7 @@ def _words(fact: Fact, rng: random.Random) -> list[str]:
     return [fact.wordings[0], rng.choice(REMARKS).format(answer=answer, value=fact.value)]
 
 
-def _say(running: Daemon, texts: list[str]) -> None:
+def say(running: Daemon, texts: list[str]) -> None:
     """Say one text after the other in a conversation of their own."""
     turns: list[dict[str, str]] = []
     for text in texts:

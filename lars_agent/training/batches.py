@@ -99,11 +99,11 @@ def _shuffled(count: int, seed: int, epoch: int) -> list[int]:
 def step_rows(rows: Sequence[Encoded], count: int, step: int, seed: int) -> list[Encoded]:
     """Return the at most `count` rows of optimizer step number `step`, shortest first.
 
-    Of a row's wordings another one is read in each epoch.
+    Of a row's wordings another one is read in each epoch, beginning with that of the seed.
     """
     drawn = batch_indices(len(rows), count, step, seed)
     return by_length(
-        [(rows[index], *rows[index].others)[epoch % (1 + len(rows[index].others))] for epoch, index in drawn]
+        [(rows[index], *rows[index].others)[(epoch + seed) % (1 + len(rows[index].others))] for epoch, index in drawn]
     )
 
 

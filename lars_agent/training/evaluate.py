@@ -71,9 +71,14 @@ def score(trained: Tensor, heldout: Tensor, text: Tensor, rows: Sequence[Encoded
     `rows` are the trained ones, of which it is told whether they come out right as a whole.
     """
     recalled = torch.cat([trained, heldout]) < RIGHT
-    replies = torch.split(trained < RIGHT, [len(row.reply) for row in by_length(rows)])
-    whole = "".join("1" if bool(reply.all()) else "0" for reply in replies)
+    whole = "".join("1" if share == 1.0 else "0" for share in shares_right(trained, rows))
     return Scores(float(heldout.mean()), float(text.mean()), float(recalled.double().mean()), whole)
+
+
+def shares_right(losses: Tensor, rows: Sequence[Encoded]) -> list[float]:
+    """Return the share of right reply tokens of each of `rows`, shortest first, from their `token_losses` (T,)."""
+    replies = torch.split(losses < RIGHT, [len(row.reply) for row in by_length(rows)])
+    return [float(reply.double().mean()) for reply in replies]
 
 
 def general_text(tokenizer: PreTrainedTokenizerBase, name: str = GENERAL_TEXT) -> list[Encoded]:

@@ -46,6 +46,7 @@ class JobSpec:
         dtype: `auto`, `float32`, `bfloat16`, `int8` or `int4`, see `lars_agent.models.open.compute_dtype`.
         plan: the fields of a `MemoryPlan` to use instead of the one chosen for the budget.
         parent: folder of the incumbent adapter, None when the base model is in use.
+        start: folder of the adapter that training goes on from, None for a new one.
         budget_bytes: peak resident memory the worker may reach; None for no limit.
         threads: torch's thread count; 0 for all cores.
         costs_file: cache of this device's measured costs; None for the built-in ones.
@@ -62,6 +63,7 @@ class JobSpec:
     training: TrainConfig = TrainConfig()
     plan: Mapping[str, Any] = field(default_factory=dict)
     parent: str | None = None
+    start: str | None = None
     budget_bytes: int | None = None
     threads: int = 0
     seed: int = 0

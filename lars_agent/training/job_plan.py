@@ -133,20 +133,32 @@ def _planner_input(
     program_bytes = rss_bytes()
     costs = _costs(spec)
     shape = shape_of(Path(spec.model_path), spec.lars, *precision(spec.dtype))
-    number = job.steps if job.train else 0
+    number = job.steps() if job.train else 0
     steps = [job.lessons(step) for step in range(number)]
+    evaluated = [job.scored, job.heldout, general_text(tokenizer)]
+    if job.is_continued:  # which of the examples are read together is known only once the adapter in use has read them
+        steps += _longest(job)
+        evaluated += [job.train]
     rehearsals = [passages for step in range(number) if (passages := job.passages(step))]
-    rows = {row for part in (job.heldout, job.scored, *steps, *rehearsals) for row in part}
+    rows = {row for part in (*evaluated[:2], *steps, *rehearsals) for row in part}
     token_ids = {token_id for row in rows for token_id in (*row.prompt, *row.reply)}
     load = Workload(
         steps=_lengths(steps),
         number_bytes=compute_dtype(spec.dtype).itemsize,
         program_bytes=program_bytes + costs.started_bytes,
         rehearsals=_lengths(rehearsals),
-        evaluations=_lengths([by_length(part) for part in (job.scored, job.heldout, general_text(tokenizer))]),
+        evaluations=_lengths([by_length(part) for part in evaluated]),
         unread_bytes=shape.unread_bytes(token_ids | {0, pad_id(tokenizer)}),
     )
     return shape, load, job.config.batch_size, costs
+
+
+def _longest(job: JobRows) -> list[list[Encoded]]:
+    """Return batches as long as any that the job can read: of the longest prompts, replies, and both together."""
+    count = job.config.batch_size * job.config.accumulation
+    rows = [wording for row in job.train for wording in (row, *row.others)]
+    measures: Sequence[Callable[[Encoded], int]] = (lambda row: len(row.prompt), lambda row: len(row.reply), len)
+    return [by_length(sorted(rows, key=measure)[-count:]) for measure in measures]
 
 
 def _lengths(batches: Sequence[Sequence[Encoded]]) -> Batches:

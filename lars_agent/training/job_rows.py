@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from lars_agent.english.wordings import other_wordings
 from lars_agent.errors import ExampleTooLong, ModelUnsupported
 from lars_agent.example import Example, Message
-from lars_agent.training.batches import Encoded, encode, step_rows
+from lars_agent.training.batches import Encoded, by_length, encode, step_rows
 from lars_agent.training.config import TrainConfig
 from lars_agent.training.evaluate import REHEARSAL_TEXT, SCORED, general_text
 from lars_agent.training.job_directory import HELDOUT_FILE, TRAIN_FILE, JobSpec, read_examples
@@ -27,17 +27,18 @@ class JobRows:
     Attributes:
         train, heldout: the examples.
         rehearsal: general text, on which the adapter is kept close to the base model.
+        is_continued: whether training goes on from an adapter that knows some of `train`.
     """
 
     config: TrainConfig
     train: Sequence[Encoded]
     heldout: Sequence[Encoded]
     rehearsal: Sequence[Encoded] = ()
+    is_continued: bool = False
 
-    @property
-    def steps(self) -> int:
-        """The most optimizer steps that the job takes."""
-        return self.config.steps_for(len(self.train))
+    def steps(self, fresh: Sequence[int] = ()) -> int:
+        """Return the most optimizer steps that the job takes; see `lessons`."""
+        return self.config.steps_for(2 * len(fresh) or len(self.train))
 
     @property
     def scored(self) -> Sequence[Encoded]:
@@ -48,9 +49,18 @@ class JobRows:
         earlier = self.train[:-half]
         return [*(earlier[number * len(earlier) // half] for number in range(half)), *self.train[-half:]]
 
-    def lessons(self, step: int) -> list[Encoded]:
-        """Return the examples of optimizer step number `step`, shortest first."""
-        return step_rows(self.train, self.config.batch_size * self.config.accumulation, step, self.config.seed)
+    def lessons(self, step: int, fresh: Sequence[int] = ()) -> list[Encoded]:
+        """Return the examples of optimizer step number `step`, shortest first.
+
+        Of some `fresh` ones, by their indices in `train`, every step reads as many as of the others.
+        """
+        size, seed = self.config.batch_size * self.config.accumulation, self.config.seed
+        if not fresh:
+            return step_rows(self.train, size, step, seed)
+        new = [self.train[index] for index in fresh]
+        known = [row for index, row in enumerate(self.train) if index not in set(fresh)]
+        half = max(1, size // 2)
+        return by_length([*step_rows(new, size - half or 1, step, seed), *step_rows(known, half, step, seed)])
 
     def passages(self, step: int) -> list[Encoded]:
         """Return the general text of optimizer step number `step`; nothing where it is off."""
@@ -79,6 +89,7 @@ def encode_job(folder: Path, spec: JobSpec, tokenizer: PreTrainedTokenizerBase) 
         train=[_with_wordings(example, row, config, tokenizer) for example, row in train],
         heldout=measured,
         rehearsal=general_text(tokenizer, REHEARSAL_TEXT),
+        is_continued=spec.start is not None,
     )
 
 

@@ -29,7 +29,7 @@ from lars_agent.ops.memory_plan import DEFAULT_PLAN, MemoryPlan
 from lars_agent.ops.safetensors_io import read_tensors, tensor_file
 from lars_agent.training.batches import Encoded, collate
 from lars_agent.training.config import TrainConfig
-from lars_agent.training.evaluate import RIGHT, divergence_from_base, token_losses, token_nll
+from lars_agent.training.evaluate import RIGHT, divergence_from_base, shares_right, token_losses, token_nll
 from lars_agent.training.job_rows import JobRows
 
 BEST_FILE = "best.safetensors"
@@ -42,7 +42,8 @@ class Progress:
 
     `best_step` is the step kept so far (None before the first evaluation), `best_loss` its held-out loss. `known` is
     the running share of reply tokens that came out right when their example was read, `known_step` the step at which it
-    was high enough (None before).
+    was high enough (None before). `fresh` are the indices of the examples that the adapter in use does not know, where
+    training goes on from it; none where it learns all examples alike.
     """
 
     step: int = 0
@@ -53,6 +54,7 @@ class Progress:
     evaluations_since_best: int = 0
     known: float = 0.0
     known_step: int | None = None
+    fresh: tuple[int, ...] = ()
 
 
 def no_smaller_plan(held_bytes: int) -> MemoryPlan:
@@ -128,12 +130,16 @@ class Trainer:
     @property
     def last_step(self) -> int:
         """The number of steps in all, as far as it is known yet."""
-        known_step = self.progress.known_step
-        return self.rows.steps if known_step is None else min(self.rows.steps, known_step + self.config.cooldown_steps)
+        known_step, steps = self.progress.known_step, self._most_steps
+        return steps if known_step is None else min(steps, known_step + self.config.cooldown_steps)
 
     def rate(self, step: int) -> float:
         """Return the learning rate of step number `step` (from 0)."""
-        return learning_rate(step, self.config, self.rows.steps, self.progress.known_step)
+        return learning_rate(step, self.config, self._most_steps, self.progress.known_step)
+
+    @property
+    def _most_steps(self) -> int:
+        return self.rows.steps(self.progress.fresh)
 
     def token_losses(self, adapter: LarsAdapter | None, rows: Sequence[Encoded]) -> Tensor:
         """Return the losses (T,) of all reply tokens under the plan in use; may raise MemoryPressure or Preempted."""
@@ -173,16 +179,25 @@ class Trainer:
         return 0 < self.config.patience <= self.progress.evaluations_since_best
 
     def _begin(self) -> None:
-        """Seed the dropout of a new run and evaluate the untrained adapter."""
+        """Seed the dropout of a new run and evaluate the adapter, untrained or as it is in use."""
         if self.progress.best_step is None:
             torch.manual_seed(self.config.seed)
+            self.progress.fresh = self._fresh() if self.rows.is_continued else ()
             self._evaluate()
+
+    def _fresh(self) -> tuple[int, ...]:
+        """Return the indices of the examples that the adapter does not know; none if it knows all, or none of them."""
+        train = self.rows.train
+        shares = shares_right(self.token_losses(self.adapter, train), train)
+        ordered = sorted(range(len(train)), key=lambda index: len(train[index]))  # as `token_losses` has them
+        unknown = sorted(index for index, share in zip(ordered, shares, strict=True) if share < self.config.known_share)
+        return tuple(unknown) if len(unknown) < len(train) else ()
 
     def _step(self) -> None:
         """Take one optimizer step over its micro-batches, with the same weight for each reply token in all of them."""
         self.adapter.train()
         config, progress, size = self.config, self.progress, self.plan.micro_batch
-        rows = self.rows.lessons(progress.step)
+        rows = self.rows.lessons(progress.step, progress.fresh)
         weighted_tokens = sum(row.weight * len(row.reply) for row in rows)
         total, right = 0.0, 0
         for start in range(0, len(rows), size):
@@ -199,8 +214,9 @@ class Trainer:
         self._note_known(right / sum(len(row.reply) for row in rows), len(rows))
 
     def _note_known(self, share: float, count: int) -> None:
-        """Take the share of tokens that came out right into the running one, over half of all examples."""
-        progress, part = self.progress, min(0.5, 2 * count / len(self.rows.train))
+        """Take the share of tokens that came out right into the running one, over half of the examples to learn."""
+        progress = self.progress
+        part = min(0.5, 2 * count / (2 * len(progress.fresh) or len(self.rows.train)))
         progress.known += part * (share - progress.known)
         if not self.config.steps and progress.known_step is None and progress.known >= self.config.known_share:
             progress.known_step = progress.step

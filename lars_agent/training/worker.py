@@ -75,7 +75,7 @@ class Worker:
         opened = self._open_model(tokenizer)
         self.trainer = trainer = Trainer(
             attach(opened.model),
-            LarsAdapter.for_model(opened.model, self.spec.lars, seed=self.config.seed),
+            self._adapter(opened),
             rows,
             pad_id(opened.tokenizer),
             self.plans.plan,
@@ -118,6 +118,12 @@ class Worker:
                 f"{self.spec.model_sha256}; start a new job"
             )
         return opened
+
+    def _adapter(self, opened: OpenedModel) -> LarsAdapter:
+        """Return a copy of the adapter that training goes on from, or a new one."""
+        if self.spec.start is None:
+            return LarsAdapter.for_model(opened.model, self.spec.lars, seed=self.config.seed)
+        return load_adapter(opened.model, Path(self.spec.start)).requires_grad_()
 
     def _step_down(self, held_bytes: int) -> MemoryPlan:
         """Return a smaller plan, or the same one with the whole budget as its limit. Raises BudgetExceeded."""

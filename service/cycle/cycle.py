@@ -91,14 +91,16 @@ def activate(job: JobRecord, version: int, context: CycleContext) -> None:
 
 
 def _manifest(job: JobRecord, result: JobResult, verdict: Verdict, context: CycleContext) -> AdapterManifest:
-    spec = JobSpec.read(context.folder(job.id))
+    spec, learned = JobSpec.read(context.folder(job.id)), list(result.learned)
+    if spec.start is not None and job.parent_version is not None:  # what that version learned is in this one too
+        learned += context.store.get(job.profile, job.parent_version).example_ids
     return AdapterManifest(
         parent=job.parent_version,
         job_id=job.id,
         base_model=spec.base_model,
         base_model_revision=spec.base_model_revision,
         base_model_sha256=spec.model_sha256,
-        example_ids=result.learned,
+        example_ids=tuple(dict.fromkeys(learned)),
         config=to_dict(spec.lars),
         plan={
             **to_dict(spec.training),

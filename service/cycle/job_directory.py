@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from lars_agent.errors import AdapterIncompatible, NothingToLearn
 from lars_agent.example import Example
 from lars_agent.files import make_folder
-from lars_agent.records import to_dict
+from lars_agent.records import to_dict, to_json
 from lars_agent.training.curate import Curated, curate
 from lars_agent.training.job_directory import HELDOUT_FILE, TRAIN_FILE, JobSpec, write_examples
 from service.cycle.context import CycleContext
@@ -72,10 +72,11 @@ def require_news(profile: str, context: CycleContext) -> str:
     """
     examples = context.db.feedback.examples(profile)
     curate_by_settings(examples, context.settings)
-    judged = (job for job in context.db.jobs.list(profile) if job.status in ("succeeded", "rejected"))
-    last = next(judged, None)
+    last = _last_judged(profile, context)
     if last is None or last.spec is None:
         return f"{len(examples)} examples, none of which has been trained on"
+    if last.status == "rejected" and last.spec.get("start"):
+        return f"job {last.id}, which went on from the adapter in use, was rejected; this one learns everything anew"
     if last.spec.get("fingerprint") == _fingerprint(examples, context):
         raise NothingToLearn(f"no feedback has come since job {last.id}, which was {last.status}")
     seen, ids = set(last.spec.get("seen", ())), {example.source_id for example in examples}
@@ -104,8 +105,28 @@ def _incumbent(profile: str, context: CycleContext) -> tuple[int | None, int | N
     return active, active
 
 
+def _last_judged(profile: str, context: CycleContext) -> JobRecord | None:
+    judged = (job for job in context.db.jobs.list(profile) if job.status in ("succeeded", "rejected"))
+    return next(judged, None)
+
+
+def _start(profile: str, parent: int | None, context: CycleContext) -> str | None:
+    """Return the folder of the adapter that a job goes on from, the incumbent's; None to learn everything anew."""
+    settings, last = context.settings, _last_judged(profile, context)
+    if parent is None or not settings.training.warm_start:
+        return None
+    if last is not None and last.status == "rejected" and (last.spec or {}).get("start"):
+        return None
+    made_by = context.store.get(profile, parent).config
+    is_alike = json.loads(to_json(settings.lars)) == made_by
+    return str(context.store.folder(profile, parent)) if is_alike else None
+
+
 def _spec(job_id: str, profile: str, parent: int | None, context: CycleContext) -> JobSpec:
     settings, model = context.settings, context.base_model()
+    start, training = _start(profile, parent, context), settings.training.config
+    if start is not None and parent is not None:  # other examples are read again each night, in other wordings
+        training = replace(training, seed=(training.seed + parent) % 2**63)
     return JobSpec(
         job_id=job_id,
         profile=profile,
@@ -115,8 +136,9 @@ def _spec(job_id: str, profile: str, parent: int | None, context: CycleContext) 
         base_model=model.reference,
         base_model_revision=model.revision,
         lars=settings.lars,
-        training=settings.training.config,
+        training=training,
         parent=None if parent is None else str(context.store.folder(profile, parent)),
+        start=start,
         budget_bytes=settings.worker_bytes,
         threads=settings.training.threads,
         seed=settings.training.seed,

@@ -17,7 +17,7 @@ def test_in_each_epoch_another_wording_of_a_fact_is_read(tmp_path):
     write_examples(tmp_path / HELDOUT_FILE, [fact("Where is my hat?", "Here.")])
     tokenizer = tiny_tokenizer()
     rows = encode_job(tmp_path, spec, tokenizer)
-    assert (rows.steps, len(rows.heldout[0].others)) == (24, 0)
+    assert (rows.steps(), len(rows.heldout[0].others)) == (24, 0)
     read = {tokenizer.decode(row.prompt) for step in range(24) for row in rows.lessons(step)}
     assert len(read) == 1 + MOST + 1
     assert {tokenizer.decode(row.reply).partition("<")[0] for row in rows.train[0].others} == {"In Bergen."}
@@ -45,3 +45,20 @@ def test_newest_and_some_earlier_replies_are_scored():
     assert rows(64) == [str(number) for number in range(64)]
     chosen = rows(1000)
     assert (len(chosen), len(set(chosen)), chosen[0], chosen[-32:]) == (64, 64, "0", [str(n) for n in range(968, 1000)])
+
+
+def test_every_step_reads_as_much_of_the_rest_as_of_what_is_new_in_wordings_that_another_seed_begins_elsewhere():
+    others = tuple(Encoded((9,), (1,), 1.0, f"other {number}") for number in range(3))
+    train = [Encoded((0,), (1,), 1.0, str(number), others) for number in range(20)]
+    rows = JobRows(TrainConfig(batch_size=4, seed=2), train, (), is_continued=True)
+    assert rows.steps() == 120
+    assert rows.steps([3, 7, 11]) == 36
+    read = [[row.source_id for row in rows.lessons(step, [3, 7, 11])] for step in range(6)]
+    assert all(len(step) == 4 for step in read)
+    assert {name for step in read[:2] for name in step[2:]} == {"other 1"}  # the third of its wordings
+    assert len({row.source_id for row in JobRows(TrainConfig(batch_size=1), train, ()).lessons(0, [3])}) == 2
+    numbered = [Encoded((0,), (1,), 1.0, str(number)) for number in range(20)]
+    plain = JobRows(TrainConfig(batch_size=4), numbered, ())
+    new = [sum(row.source_id in ("3", "7", "11") for row in plain.lessons(step, [3, 7, 11])) for step in range(9)]
+    assert new == [2] * 9
+    assert len({row.source_id for step in range(9) for row in plain.lessons(step, [3, 7, 11])}) == 20

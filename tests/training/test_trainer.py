@@ -15,13 +15,14 @@ import torch
 
 from lars_agent.errors import ConfigError, NothingToLearn, Preempted
 from lars_agent.lars import LarsAdapter, LarsConfig, attach, packing
+from lars_agent.lars.state import load_state
 from lars_agent.ops.attention import use_grouped_attention
 from lars_agent.ops.kv_cache import ReservedLayer
 from lars_agent.ops.memory_plan import MemoryPlan
 from lars_agent.training import checkpoint
 from lars_agent.training.batches import collate, encode, encode_text
 from lars_agent.training.config import TrainConfig
-from lars_agent.training.evaluate import divergence_from_base, token_losses
+from lars_agent.training.evaluate import divergence_from_base, shares_right, token_losses
 from lars_agent.training.job_rows import JobRows
 from lars_agent.training.trainer import Trainer, learning_rate
 from tests.tiny import adapter_state, tiny_model, tiny_tokenizer
@@ -289,10 +290,10 @@ def test_a_run_without_a_number_of_steps_ends_soon_after_what_it_reads_is_known(
     config = TrainConfig(steps=0, epochs=200, batch_size=2, learning_rate=2e-2, warmup_steps=2, cooldown_steps=4)
     made = trainer(config)
     rates: list[float] = []
-    made.run(on_step=lambda p: rates.append(learning_rate(p.step - 1, config, made.rows.steps, p.known_step)))
+    made.run(on_step=lambda p: rates.append(learning_rate(p.step - 1, config, made.rows.steps(), p.known_step)))
     known_step = made.progress.known_step
     assert known_step is not None
-    assert made.progress.step == made.last_step == known_step + 4 < made.rows.steps == 600
+    assert made.progress.step == made.last_step == known_step + 4 < made.rows.steps() == 600
     assert rates[-4:] == sorted(rates[-4:], reverse=True)
     assert rates[-1] < 0.3 * rates[-5]
     losses = made.token_losses(made.adapter, made.rows.train)
@@ -311,3 +312,70 @@ def test_what_comes_out_right_is_counted_over_half_of_all_examples():
     assert made.progress.known == pytest.approx(2 / len(made.rows.train))
     made._note_known(1.0, count=len(made.rows.train))
     assert made.progress.known == pytest.approx(0.5 + 1 / len(made.rows.train))
+
+
+KNOWN = TrainConfig(
+    batch_size=4,
+    learning_rate=2e-2,
+    warmup_steps=2,
+    evaluate_every=4,
+    checkpoint_every=4,
+    epochs=100,
+    known_share=0.7,  # the tiny model learns no more
+)
+NEW = [fact("What is my cat called?", "Pickle."), fact("Who is my dentist?", "Dr Quux.")]
+
+
+@pytest.fixture(scope="module")
+def known_state():
+    torch.set_num_threads(1)
+    made = trainer(replace(KNOWN, steps=150))
+    made.run()
+    return adapter_state(made.adapter)
+
+
+def continued(known_state, config: TrainConfig = KNOWN, new=NEW) -> Trainer:
+    """Training that goes on from an adapter that knows `FACTS`, with some more."""
+    made = trainer(config)
+    load_state(made.adapter, known_state)
+    train = [*made.rows.train, *(encode(tiny_tokenizer(), example, 500) for example in new)]
+    return Trainer(made.attachment, made.adapter, replace(made.rows, train=train, is_continued=True), 0)
+
+
+def right(made: Trainer) -> list[float]:
+    """The shares of right tokens of `FACTS`, and of what is new."""
+    parts = made.rows.train[: len(FACTS)], made.rows.train[len(FACTS) :]
+    return [float((made.token_losses(made.adapter, rows) < math.log(2)).double().mean()) for rows in parts]
+
+
+def test_a_run_that_goes_on_learns_what_is_new_in_few_steps_and_keeps_the_rest(known_state):
+    made, anew = continued(known_state), continued(known_state)
+    anew = Trainer(anew.attachment, trainer(KNOWN).adapter, replace(anew.rows, is_continued=False), 0)
+    before = right(made)
+    anew.run()
+    made.run()
+    assert made.progress.fresh == (6, 7)
+    assert made.progress.step < anew.progress.step
+    (known_before, new_before), (known, new) = before, right(made)
+    assert new > new_before + 0.3
+    assert known_before > known > 0.5 > new_before
+
+
+def test_a_run_that_goes_on_from_what_knows_nothing_or_all_of_it_learns_all_alike(known_state):
+    knows_all = continued(known_state, new=[])
+    assert knows_all._fresh() == ()
+    knows_nothing = continued(adapter_state(trainer(KNOWN).adapter))
+    assert knows_nothing._fresh() == ()
+
+
+def test_a_run_that_goes_on_and_was_preempted_reads_the_same_as_one_that_was_not(known_state, tmp_path):
+    config = TrainConfig(**KNOWN.__dict__ | {"steps": 6})
+    whole, first, second = (continued(known_state, config) for _ in range(3))
+    whole.run()
+    assert not first.run(check=preempted_at(14)[0], on_checkpoint=keep(tmp_path))
+    assert checkpoint.resume(second, tmp_path) is not None
+    assert 0 < second.progress.step < 6
+    assert second.progress.fresh == first.progress.fresh == (6, 7)
+    assert second.run()
+    a, b = (adapter_state(made.adapter) for made in (whole, second))
+    assert all(torch.equal(a[key], b[key]) for key in a)

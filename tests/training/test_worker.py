@@ -203,6 +203,16 @@ def test_the_incumbent_is_measured_beside_the_candidate(tmp_path, model_folder, 
     assert other.base == one.base
 
 
+def test_a_job_that_goes_on_from_an_adapter_begins_with_what_that_one_knows(tmp_path, model_folder, done):
+    training = TRAINING | {"steps": 1, "warmup_steps": 1, "learning_rate": 1e-9, "evaluate_every": 1}
+    candidate = str(done / CANDIDATE)
+    folder = job(tmp_path / "job", model_folder, parent=candidate, start=candidate, training=training)
+    assert run_here(folder) == 0
+    result = read_result(folder)
+    assert result.candidate.reply_loss == pytest.approx(result.incumbent.reply_loss, rel=1e-4)
+    assert result.candidate.reply_loss < 0.9 * result.base.reply_loss
+
+
 def test_wrong_use_exits_2(tmp_path):
     assert run(tmp_path / "nothing") == 2
 

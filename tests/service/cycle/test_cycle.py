@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,52 @@ def test_manifest_tells_where_the_adapter_comes_from(house):
     assert manifest.budget_bytes == house.settings.worker_bytes
     assert manifest.verdict["accepted"]
     assert house.store.parent("default") == parent
+
+
+def test_job_goes_on_from_the_version_in_use_and_what_that_one_learned_counts_as_learned(house):
+    house.correct()
+    first = house.db.jobs.add("default", "manual")
+    run_cycle(first, house.context, trained())
+    learned = house.store.get("default", 1).example_ids
+    spec = JobSpec.read(house.folder(first.id))
+    assert (spec.parent, spec.start, spec.training.seed) == (None, None, 0)
+    house.correct(6)  # of which four replace those
+    second = house.db.jobs.add("default", "manual")
+    run_cycle(second, house.context, trained(0.5))
+    spec = JobSpec.read(house.folder(second.id))
+    assert spec.start == spec.parent == str(house.store.folder("default", 1))
+    assert spec.training.seed == 1
+    trained_on = {example.source_id for example in read_examples(house.folder(second.id) / TRAIN_FILE)}
+    assert trained_on.isdisjoint(learned)
+    assert sorted(house.store.get("default", 2).example_ids) == sorted([*learned, *trained_on])
+
+
+def test_after_a_candidate_that_went_on_was_rejected_everything_is_learned_anew(house):
+    house.correct()
+    run_cycle(house.db.jobs.add("default", "manual"), house.context, trained())
+    rejected = house.db.jobs.add("default", "manual")
+    assert not run_cycle(rejected, house.context, trained(reply_loss=9.0)).accepted
+    house.db.jobs.update(rejected.id, status="rejected")
+    assert JobSpec.read(house.folder(rejected.id)).start is not None
+    assert "learns everything anew" in require_news("default", house.context)
+    anew = house.db.jobs.add("default", "schedule")
+    run_cycle(anew, house.context, trained(reply_loss=9.0))
+    house.db.jobs.update(anew.id, status="rejected")
+    assert JobSpec.read(house.folder(anew.id)).start is None
+    with pytest.raises(NothingToLearn, match="no feedback has come"):
+        require_news("default", house.context)
+
+
+def test_job_with_other_settings_of_the_adapter_or_without_warm_start_begins_anew(house):
+    house.correct()
+    run_cycle(house.db.jobs.add("default", "manual"), house.context, trained())
+    lars, training = house.settings.lars, house.settings.training
+    for section in ({"lars": replace(lars, rank=8)}, {"training": replace(training, warm_start=False)}):
+        context = replace(house.context, settings=house.settings.model_copy(update=section))
+        job = house.db.jobs.add("default", "manual")
+        run_cycle(job, context, trained(reply_loss=9.0))
+        spec = JobSpec.read(house.folder(job.id))
+        assert (spec.parent, spec.start) == (str(house.store.folder("default", 1)), None)
 
 
 def test_rejected_candidate_leaves_incumbent_active_and_stays_in_the_job_directory(house):

@@ -21,6 +21,7 @@ from lars_agent.store.adapters import AdapterStore
 from service.api import (
     adapters,
     conversations,
+    effects,
     erasures,
     errors,
     feedback,
@@ -70,6 +71,7 @@ ROUTER_MODULES = (
     openai,
     openai_models,
     ollama,
+    effects,  # before what takes "effects" for the id of feedback
     feedback,
     interactions,
     conversations,

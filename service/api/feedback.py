@@ -16,6 +16,7 @@ from service.api.dependencies import DaemonDep
 from service.api.erasures import deleted
 from service.api.errors import InvalidField, Responses, answers, documented
 from service.api.fields import (
+    MOST_IDS,
     Body,
     CountedPage,
     Deleted,
@@ -37,7 +38,6 @@ from service.api.fields import (
     to_messages,
 )
 from service.api.trl import Format, from_lines, to_lines
-from service.daemon import Daemon
 from service.db.records import FeedbackRecord, NewFeedback, Source
 
 router = APIRouter(prefix="/feedback", tags=["feedback"])
@@ -66,8 +66,9 @@ class TagFilter(ProfileFilter):
 class FeedbackFilter(TagFilter):
     """Filter of feedback; a row must match every filter given."""
 
+    id: list[Id] | None = Field(default=None, max_length=MOST_IDS, description="One of these.")
     source: Source | None = Field(default=None, description=SOURCE)
-
+    q: Words | None = None
     before: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = Field(
         default=None, description="Created before this time, given with its timezone."
     )
@@ -76,7 +77,6 @@ class FeedbackFilter(TagFilter):
 class FeedbackQuery(PageQuery, FeedbackFilter):
     """Filter and page of a list of feedback."""
 
-    q: Words | None = None
     conversation: Id | None = Field(default=None, description="That the interaction belongs to.")
 
 
@@ -162,22 +162,6 @@ class FeedbackPage(CountedPage):
     feedback: list[FeedbackBody]
 
 
-class LearnedIn(Reply):
-    """Adapter versions that learned a piece of feedback."""
-
-    profile: str
-    versions: list[VersionLabel]
-
-
-class Effects(Reply):
-    """Consequences of deleting a piece of feedback."""
-
-    profile: str
-    versions: list[VersionLabel] = Field(description="Adapter versions that learned it, and would be deleted.")
-    serving: VersionLabel = Field(description="The version that would reply then.")
-    interactions: int = Field(description="Number of interactions that would go with it.")
-
-
 class RefusedLine(Reply):
     """A line that cannot be imported, and the reason."""
 
@@ -226,10 +210,10 @@ def list_feedback(query: Annotated[FeedbackQuery, Query()], daemon: DaemonDep) -
 
 @router.delete("", responses=documented(503, 507))
 def delete_matching(query: Annotated[FeedbackFilter, Query()], daemon: DaemonDep) -> Deleted:
-    """Delete the feedback that matches every filter; at least one filter is required."""
+    """Delete the feedback that matches every filter; at least one filter is required: all that match are deleted."""
     filters = query.model_dump(exclude_none=True)
     if not filters:
-        raise InvalidField("profile", "is missing; give profile, before, tag or source: this deletes all that match")
+        raise InvalidField("profile", "is missing; give id, profile, before, tag, source or q")
     return deleted(daemon, daemon.db.erasures.matching(**filters))
 
 
@@ -283,22 +267,6 @@ def edit(feedback_id: Id, body: FeedbackPatch, daemon: DaemonDep) -> FeedbackBod
     return FeedbackBody.model_validate(record)
 
 
-@router.get("/{feedback_id}/effects", responses=documented(404))
-def effects(feedback_id: Id, daemon: DaemonDep) -> Effects:
-    """Return the consequences of deleting one piece of feedback."""
-    profile, learned = _learned_in(feedback_id, daemon)
-    serving, count = daemon.switch.without(profile, learned), daemon.db.erasures.going_with(feedback_id)
-    body = {"profile": profile, "versions": learned, "serving": serving, "interactions": count}
-    return Effects.model_validate(body)
-
-
-@router.get("/{feedback_id}/versions", responses=documented(404))
-def versions(feedback_id: Id, daemon: DaemonDep) -> LearnedIn:
-    """Return the adapter versions that learned from one piece of feedback, oldest first."""
-    profile, learned = _learned_in(feedback_id, daemon)
-    return LearnedIn.model_validate({"profile": profile, "versions": learned})
-
-
 @router.delete("/{feedback_id}", responses=documented(404, 503, 507))
 def delete(feedback_id: Id, daemon: DaemonDep) -> Deleted:
     """Delete one piece of feedback, and with it the interactions that it is about, was recalled for or is quoted in.
@@ -310,9 +278,3 @@ def delete(feedback_id: Id, daemon: DaemonDep) -> Deleted:
 
 def _says_nothing(given: FeedbackRequest | FeedbackRecord) -> bool:
     return given.rating is None and given.correction is None and not given.comment and not given.tags
-
-
-def _learned_in(feedback_id: str, daemon: Daemon) -> tuple[str, list[int]]:
-    """Return the profile of the feedback, and the versions that learned it. Raises FeedbackNotFound."""
-    profile = daemon.db.feedback.get(feedback_id).profile
-    return profile, [found.version for found in daemon.store.versions(profile) if feedback_id in found.example_ids]

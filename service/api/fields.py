@@ -24,6 +24,7 @@ from service.api.errors import InvalidField
 
 MAX_MESSAGES = 1000
 PAGE_ROWS = 100
+MOST_IDS = 200
 MAX_PAGE_ROWS = 1000
 RATINGS = {"up": 1.0, "down": -1.0}
 SURROGATES = re.compile("[\ud800-\udfff]")

@@ -55,14 +55,12 @@ class Erasures(Records[ErasureRecord]):
             raise ConversationNotFound.of(conversation_id)
         return found
 
-    def going_with(self, feedback_id: str) -> int:
-        """Return how many interactions go if this feedback is deleted. Raises FeedbackNotFound."""
+    def going_with(self, feedback_ids: Sequence[str]) -> int:
+        """Return how many interactions go if this feedback is deleted; unknown ids have none."""
         with reading(self._engine) as connection:
-            found = connection.execute(_with_what_was_said(feedback.c.id == feedback_id)).first()
-            if found is None:
-                raise FeedbackNotFound.of(feedback_id)
-            query = select(func.count()).select_from(interactions).where(_going_with(*found))
-            return connection.execute(query).scalar_one()
+            found = connection.execute(_with_what_was_said(feedback.c.id.in_(feedback_ids))).all()
+            own = (select(interactions.c.seq).where(_going_with(*row)) for row in found)
+            return len({seq for query in own for seq in connection.scalars(query)})
 
     def matching(self, **filters: Any) -> ErasureRecord | None:
         """Delete the feedback that matches every filter, see `Feedback.list`; return None where none does."""

@@ -172,6 +172,7 @@ class Feedback(Records[FeedbackRecord]):
         before: datetime | None = None,
         tag: str | None = None,
         source: Source | None = None,
+        id: Collection[str] | None = None,
         q: str | None = None,
         conversation: str | None = None,
     ) -> builtins.list[ColumnElement[bool]]:
@@ -184,6 +185,8 @@ class Feedback(Records[FeedbackRecord]):
             conditions.append(feedback.c.created < before)
         if tag is not None:
             conditions.append(holds(feedback.c.tags, tag))
+        if id is not None:
+            conditions.append(feedback.c.id.in_(id))
         if source is not None:
             conditions.append(feedback.c.source == source)
         if conversation is not None:

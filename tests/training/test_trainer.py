@@ -22,7 +22,7 @@ from lars_agent.ops.memory_plan import MemoryPlan
 from lars_agent.training import checkpoint
 from lars_agent.training.batches import collate, encode, encode_text
 from lars_agent.training.config import TrainConfig
-from lars_agent.training.evaluate import divergence_from_base, shares_right, token_losses
+from lars_agent.training.evaluate import divergence_from_base, token_losses
 from lars_agent.training.job_rows import JobRows
 from lars_agent.training.trainer import Trainer, learning_rate
 from tests.tiny import adapter_state, tiny_model, tiny_tokenizer

@@ -137,11 +137,35 @@ def test_effects_of_a_deletion_are_what_it_then_does(client, daemon, tmp_path):
         daemon.switch.activate("default", version)
     effects = client.get(f"/feedback/{feedback_id}/effects").json()
     assert effects == {"profile": "default", "versions": ["v2", "v3"], "serving": "v1", "interactions": 1}
+    elsewhere = give(client, profile="work")
+    ids = f"id={feedback_id}&id={other}&id={elsewhere}&id=f-none"
+    assert client.get(f"/feedback/effects?{ids}").json() == {
+        "feedback": 3,
+        "interactions": 1,
+        "profiles": [
+            {"profile": "default", "versions": ["v1", "v2", "v3"], "serving": "base"},
+            {"profile": "work", "versions": [], "serving": "base"},
+        ],
+    }
     client.delete(f"/feedback/{feedback_id}")
     assert client.get("/info").json()["serving"]["default"] == effects["serving"]
     assert [one["version"] for one in client.get("/adapters").json()["adapters"]] == ["v1"]
     assert client.get("/interactions").json()["total"] == 0
     assert client.get(f"/feedback/{feedback_id}/effects").status_code == 404
+
+
+def test_several_pieces_of_feedback_are_deleted_at_once_by_their_ids_or_by_what_they_mention(client, daemon):
+    ids = [give(client, prompt=f"What is thing {number}?") for number in range(4)]
+    boat = give(client, prompt="Where is my boat?")
+    answer = client.delete(f"/feedback?id={ids[0]}&id={ids[2]}&id=f-none").json()
+    assert answer["deleted"] == 2
+    assert {*client.get(f"/erasures/{answer['erasure_id']}").json()["feedback"]} == {ids[0], ids[2]}
+    assert client.delete("/feedback?q=thing").json()["deleted"] == 2
+    assert [one["id"] for one in client.get("/feedback").json()["feedback"]] == [boat]
+    assert [one["id"] for one in client.get(f"/feedback?id={boat}&id={ids[0]}").json()["feedback"]] == [boat]
+    for bad in ("", "?id=", "?id=" + "&id=".join(["f"] * 201)):
+        assert client.delete(f"/feedback{bad}").status_code == 422
+        assert client.get(f"/feedback/effects{bad}").status_code == 422
 
 
 def test_a_dry_run_of_an_import_names_the_refused_lines_and_stores_nothing(client):

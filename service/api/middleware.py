@@ -15,7 +15,9 @@ from service.api.errors import error_response
 from service.serving.request_metrics import RequestMetrics
 from service.settings.sections import Server
 
-OPEN_PATHS = frozenset({"/", "/docs", "/health", "/openapi.json", "/ready", "/status"})  # without personal data
+OPEN_PATHS = frozenset(
+    {"/", "/docs", "/health", "/memory", "/openapi.json", "/ready", "/status"}
+)  # without personal data
 OPEN_PREFIX = "/static/"
 IMPORT_PATH = "/feedback/import"
 DRAINED_BODIES = 8  # times the limit to read and discard, so that the client receives the error

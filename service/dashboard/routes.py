@@ -1,6 +1,6 @@
-"""The dashboard at / (talk) and /status, and the API documentation at /docs; nothing is loaded from another host.
+"""The dashboard at / (talk), /memory (one's own data) and /status, and the API documentation at /docs.
 
-The pages contain no data: their scripts read the same JSON as every client.
+Nothing is loaded from another host. The pages contain no data: their scripts read the same JSON as every client.
 """
 
 from __future__ import annotations
@@ -49,6 +49,12 @@ class Assets(StaticFiles):
 def talk() -> HTMLResponse:
     """Return the page to talk and to correct."""
     return _page("talk.html")
+
+
+@router.get("/memory", response_class=HTMLResponse)
+def memory() -> HTMLResponse:
+    """Return the page of a person's own data."""
+    return _page("memory.html")
 
 
 @router.get("/status", response_class=HTMLResponse)

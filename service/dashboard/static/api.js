@@ -17,8 +17,9 @@ function send(method, path, body, options = {}) {
   const headers = { ...options.headers };
   const token = sessionStorage.getItem(TOKEN_KEY);
   if (token) headers.Authorization = `Bearer ${token}`;
-  if (body !== undefined) headers["Content-Type"] = "application/json";
-  const sent = body === undefined ? undefined : JSON.stringify(body);
+  const isFile = body instanceof Blob;
+  if (body !== undefined) headers["Content-Type"] = isFile ? "application/jsonl" : "application/json";
+  const sent = body === undefined || isFile ? body : JSON.stringify(body);
   return fetch(path, { method, headers, body: sent, signal: options.signal });
 }
 
@@ -43,6 +44,17 @@ export const get = (path) => call("GET", path);
 export const post = (path, body) => call("POST", path, body);
 export const patch = (path, body) => call("PATCH", path, body);
 export const remove = (path) => call("DELETE", path);
+
+// Have the browser save what the daemon returns.
+export async function download(path, name) {
+  const response = await send("GET", path);
+  if (!response.ok) throw failure(response, await response.json());
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(await response.blob());
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
 
 // Post and give each server-sent event to `take`; resolves after the last one. An abort by `signal` is not an error.
 export async function stream(path, body, { headers, signal }, take) {

@@ -1,11 +1,11 @@
 // Talk to the model, correct its replies, and see what of it is kept. Text is only ever rendered as text.
 
-import { get, keepToken, patch, post, remove, stream } from "./api.js";
+import { get, patch, post, remove, stream } from "./api.js";
 import * as format from "./format.js";
-import { $, profilesOf, setText, showState } from "./header.js";
+import { $, profilesOf } from "./header.js";
+import { Confirmed, effectsOf, select, useDaemon } from "./parts.js";
 import { html, render, useEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
 
-const POLL_MS = 5000;
 const NEWEST = 50; // conversations that are listed
 const RETRY_TEMPERATURE = 0.8;
 const newId = () => `web-${Date.now().toString(36)}-${Math.random().toString(36).slice(2, 10)}`;
@@ -31,7 +31,7 @@ async function readConversation(id) {
 }
 
 function Talk() {
-  const [info, setInfo] = useState(null);
+  const { info, problem, attempt, refresh } = useDaemon();
   const [profile, setProfile] = useState("default");
   const [model, setModel] = useState("");
   const [conversations, setConversations] = useState([]);
@@ -39,35 +39,11 @@ function Talk() {
   const [current, setCurrent] = useState(newId);
   const [turns, setTurns] = useState([]);
   const [learn, setLearn] = useState(true);
-  const [problem, setProblem] = useState("");
   const abort = useRef(null);
   const thread = useRef(null);
   const busy = turns.some((turn) => turn.busy);
 
   const change = (key, values) => setTurns((all) => all.map((turn) => (turn.key === key ? { ...turn, ...values } : turn)));
-
-  async function attempt(action) {
-    setProblem("");
-    try {
-      return await action();
-    } catch (error) {
-      if (error.status === 401) $("token-form").hidden = false;
-      else setProblem(format.sentence(error.message));
-    }
-  }
-
-  async function refresh() {
-    try {
-      const now = await get("info");
-      setInfo(now);
-      $("token-form").hidden = true;
-      showState(now);
-    } catch (error) {
-      $("token-form").hidden = error.status !== 401;
-      setText("state", error.status === 401 ? "locked" : format.sentence(error.message));
-      $("state").className = "state bad";
-    }
-  }
 
   async function list() {
     const query = new URLSearchParams({ profile, limit: NEWEST, ...(words.trim() && { q: words.trim() }) });
@@ -161,11 +137,6 @@ function Talk() {
   }
 
   useEffect(() => {
-    refresh();
-    const timer = setInterval(() => document.hidden || refresh(), POLL_MS);
-    return () => clearInterval(timer);
-  }, []);
-  useEffect(() => {
     list();
   }, [profile, words]);
   useEffect(() => {
@@ -174,9 +145,6 @@ function Talk() {
 
   const served = info?.serving[profile] ?? "base";
   const profiles = info ? profilesOf(info) : [];
-  const select = (value, set, options) => html`<select value=${value} onChange=${(event) => set(event.target.value)}>
-    ${options.map(([name, shown]) => html`<option value=${name}>${shown}</option>`)}
-  </select>`;
   return html`
     <div class="talk">
       <aside aria-label="Conversations">
@@ -227,26 +195,6 @@ function Conversation({ one, isOpen, onOpen, onForget }) {
     </button>
     <${Confirmed} label="Delete" name=${`Delete the conversation: ${one.title}`} question="Delete this conversation and all feedback on it?" onDo=${() => onForget(one.id)} />
   </li>`;
-}
-
-// A button that asks before it acts; `more` may tell what else will happen.
-function Confirmed({ label, name, question, more, onDo }) {
-  const [asked, setAsked] = useState("");
-  const first = useRef(null);
-  const opener = useRef(null);
-  const was = useRef("");
-  useEffect(() => {
-    if (asked) first.current?.focus();
-    else if (was.current) opener.current?.focus();
-    was.current = asked;
-  }, [asked]);
-  const ask = async () => setAsked(more ? `${question} ${await more().catch(() => "")}` : question);
-  if (!asked) return html`<button type="button" class="small" ref=${opener} aria-label=${name} onClick=${ask}>${label}</button>`;
-  return html`<span class="confirm" role="group" aria-label=${name}>
-    ${asked}
-    <button type="button" class="small danger" ref=${first} onClick=${onDo}>${label}</button>
-    <button type="button" class="small" onClick=${() => setAsked("")}>Keep</button>
-  </span>`;
 }
 
 function Turn({ turn, isBusy, onGive, onForget, onRetry }) {
@@ -309,13 +257,6 @@ function Recalled({ recalled = [] }) {
   return rows.length > 0 && html`<p class="quiet">Recalled: ${rows.map((row, index) => html`${index > 0 && " · "}<bdi dir="auto">“${row.correction}”</bdi>`)}</p>`;
 }
 
-const effects = (row) => async () => {
-  const { versions, serving, interactions } = await get(`feedback/${row.id}/effects`);
-  const replies = interactions ? `${interactions === 1 ? "One recorded reply goes" : `${interactions} recorded replies go`} with it.` : "";
-  const withdrawn = versions.length ? `${versions.join(", ")} learned it and will be deleted; ${format.label(serving)} replies until the next is trained.` : "";
-  return `${replies} ${withdrawn}`.trim();
-};
-
 function Learned({ row, onForget }) {
   const [versions, setVersions] = useState([]);
   useEffect(() => {
@@ -324,14 +265,14 @@ function Learned({ row, onForget }) {
   const text = versions.length ? `learned in ${versions.at(-1)}` : "used from the next reply on, will be learned tonight";
   return html`<p class="kept">
     Corrected: <bdi dir="auto">“${row.correction}”</bdi> <span class="quiet">${text}</span>${" "}
-    <${Confirmed} label="Forget" name=${`Forget: ${row.correction}`} question="Forget this?" more=${effects(row)} onDo=${() => onForget(row)} />
+    <${Confirmed} label="Forget" name=${`Forget: ${row.correction}`} question="Forget this?" more=${() => effectsOf([row.id])} onDo=${() => onForget(row)} />
   </p>`;
 }
 
 function Noted({ row, onForget }) {
   return html`<p class="kept">
     Noted: <bdi dir="auto">“${row.correction}”</bdi>${" "}
-    <${Confirmed} label="Forget" name=${`Forget: ${row.correction}`} question="Forget this?" more=${effects(row)} onDo=${() => onForget(row)} />
+    <${Confirmed} label="Forget" name=${`Forget: ${row.correction}`} question="Forget this?" more=${() => effectsOf([row.id])} onDo=${() => onForget(row)} />
   </p>`;
 }
 
@@ -350,9 +291,4 @@ function Composer({ isBusy, isReady, onSend, onStop }) {
   </form>`;
 }
 
-$("token-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  keepToken($("token").value);
-  location.reload();
-});
 render(html`<${Talk} />`, $("talk"));

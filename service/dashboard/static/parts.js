@@ -1,0 +1,87 @@
+// What the pages share: the daemon's state, a button that asks first, and the consequences of forgetting.
+
+import { get, keepToken } from "./api.js";
+import * as format from "./format.js";
+import { $, setText, showState } from "./header.js";
+import { html, useEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
+
+const POLL_MS = 5000;
+
+$("token-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  keepToken($("token").value);
+  location.reload();
+});
+
+// The daemon's state, read again every few seconds and shown in the header; `attempt` shows what went wrong in `problem`.
+export function useDaemon() {
+  const [info, setInfo] = useState(null);
+  const [problem, setProblem] = useState("");
+
+  async function attempt(action) {
+    setProblem("");
+    try {
+      return await action();
+    } catch (error) {
+      if (error.status === 401) $("token-form").hidden = false;
+      else setProblem(format.sentence(error.message));
+    }
+  }
+
+  async function refresh() {
+    try {
+      const now = await get("info");
+      setInfo(now);
+      $("token-form").hidden = true;
+      showState(now);
+    } catch (error) {
+      $("token-form").hidden = error.status !== 401;
+      setText("state", error.status === 401 ? "locked" : format.sentence(error.message));
+      $("state").className = "state bad";
+    }
+  }
+
+  useEffect(() => {
+    refresh();
+    const timer = setInterval(() => document.hidden || refresh(), POLL_MS);
+    return () => clearInterval(timer);
+  }, []);
+  return { info, problem, attempt, refresh };
+}
+
+export const select = (value, set, options) => html`<select value=${value} onChange=${(event) => set(event.target.value)}>
+  ${options.map(([name, shown]) => html`<option value=${name}>${shown}</option>`)}
+</select>`;
+
+// A button that asks before it acts; `more` may tell what else will happen.
+export function Confirmed({ label, name, question, more, onDo }) {
+  const [asked, setAsked] = useState("");
+  const first = useRef(null);
+  const opener = useRef(null);
+  const was = useRef("");
+  useEffect(() => {
+    if (asked) first.current?.focus();
+    else if (was.current) opener.current?.focus();
+    was.current = asked;
+  }, [asked]);
+  const ask = async () => setAsked(more ? `${question} ${await more().catch(() => "")}` : question);
+  if (!asked) return html`<button type="button" class="small" ref=${opener} aria-label=${name} onClick=${ask}>${label}</button>`;
+  return html`<span class="confirm" role="group" aria-label=${name}>
+    ${asked}
+    <button type="button" class="small danger" ref=${first} onClick=${onDo}>${label}</button>
+    <button type="button" class="small" onClick=${() => setAsked("")}>Keep</button>
+  </span>`;
+}
+
+export const idQuery = (ids) => ids.map((id) => `id=${encodeURIComponent(id)}`).join("&");
+
+// What forgetting this feedback does besides, in words.
+export async function effectsOf(ids) {
+  const { interactions, profiles } = await get(`feedback/effects?${idQuery(ids)}`);
+  const those = ids.length === 1 ? "it" : "them";
+  const replies = interactions ? `${interactions === 1 ? "One recorded reply goes" : `${interactions} recorded replies go`} with ${those}.` : "";
+  const withdrawn = profiles
+    .filter(({ versions }) => versions.length)
+    .map(({ versions, serving }) => `${versions.join(", ")} learned ${those} and will be deleted; ${format.label(serving)} replies until the next is trained.`);
+  return [replies, ...withdrawn].join(" ").trim();
+}

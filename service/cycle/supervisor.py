@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -236,10 +237,11 @@ class Supervisor:
 
         A worker that was suspended, or stopped by somebody else, or hung, goes on from its checkpoint.
         """
-        budget_bytes, tries = self._db.jobs.get(folder.name).budget_bytes, 0
+        job, tries = self._db.jobs.get(folder.name), 0
+        run = partial(self._worker.run, folder, job.budget_bytes, is_requested=job.trigger != "schedule")
         while tries < MAX_TRIES:
             self._check()
-            worker_exit = self._worker.run(folder, budget_bytes) if read_result(folder) is None else None
+            worker_exit = run() if read_result(folder) is None else None
             if worker_exit is not None:
                 self._note(folder.name, worker_exit)
             self._check()

@@ -1,6 +1,7 @@
 """Launch the worker: bind its life to the daemon's, enter its cgroup, lower its priority, then exec it.
 
-The arguments are the daemon's process id, the cgroup.procs file to enter (empty for none), and the worker's command.
+The arguments are the daemon's process id, the cgroup.procs file to enter (empty for none), the priority (`requested`
+for a job that somebody asked for, or `idle`), and the worker's command.
 It is a process of its own, because in a daemon with threads nothing may run between fork and exec.
 """
 
@@ -16,16 +17,19 @@ from pathlib import Path
 import psutil
 
 PR_SET_PDEATHSIG = 1
-WORKER_NICE = 19
+NICE = {"requested": 10, "idle": 19}
 WORKER_OOM_SCORE_ADJ = 500
 
 
-def _lower_priority() -> None:
-    """Take the lowest priority for processor and disk, and be killed first when memory runs out."""
-    os.nice(WORKER_NICE)
-    if sys.platform == "linux":
+def _lower_priority(priority: str) -> None:
+    """Take a low priority for processor and disk, and be killed first when memory runs out.
+
+    `idle` runs where nobody else wants to; beside busy programs it may stand for hours.
+    """
+    os.nice(NICE[priority])
+    if sys.platform == "linux" and priority == "idle":
         with contextlib.suppress(OSError):  # a sandbox that forbids it
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))  # runs where nobody else wants to
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
         with contextlib.suppress(psutil.Error, OSError):  # a kernel without I/O priorities
             psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
     try:
@@ -35,8 +39,8 @@ def _lower_priority() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Turn this process into the worker: it dies with the daemon, in its cgroup and at the lowest priority."""
-    daemon_pid, cgroup, *command = arguments
+    """Turn this process into the worker: it dies with the daemon, in its cgroup and at a low priority."""
+    daemon_pid, cgroup, priority, *command = arguments
     if sys.platform == "linux":  # the kernel kills this process, stopped or not, as soon as the daemon is gone
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != int(daemon_pid):  # the daemon died before prctl had an effect
@@ -46,7 +50,7 @@ def main(arguments: list[str]) -> None:
             Path(cgroup).write_text("0")  # whoever writes it; from here on the memory limit counts
         except OSError as error:
             raise SystemExit(f"the worker cannot enter its cgroup ({cgroup}: {error.strerror})") from None
-    _lower_priority()
+    _lower_priority(priority)
     try:
         os.execvp(command[0], command)
     except OSError as error:

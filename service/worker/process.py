@@ -74,12 +74,15 @@ class WorkerProcess:
         with self._changed:
             return self._process.pid if self._process else None
 
-    def run(self, folder: Path, budget_bytes: int | None) -> WorkerExit | None:
-        """Run a worker on the job directory within the memory budget until it ends; None if it was stopped before."""
+    def run(self, folder: Path, budget_bytes: int | None, *, is_requested: bool = False) -> WorkerExit | None:
+        """Run a worker on the job directory within the memory budget until it ends; None if it was stopped before.
+
+        It runs where nobody else wants to, or at a low priority if somebody has asked for it.
+        """
         with (folder / LOG_NAME).open("ab") as log, self.memory_limit.around(budget_bytes) as limit:
             log_start = log.tell()
             try:
-                if not self._start(folder, log, limit):
+                if not self._start(folder, log, limit, "requested" if is_requested else "idle"):
                     return None
                 exit_status = self._wait(folder)
             finally:
@@ -150,14 +153,14 @@ class WorkerProcess:
             self._kill_at = None
             self._pauses.reset()
 
-    def _start(self, folder: Path, log: BinaryIO, limit: Limit) -> bool:
+    def _start(self, folder: Path, log: BinaryIO, limit: Limit, priority: str) -> bool:
         """Start a worker once no pause is active; return False if it was stopped before."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or not self._pauses.active)
             if self._stopping:
                 return False
             entrance = str(limit.entrance or "")
-            command = [sys.executable, _LAUNCHER, str(os.getpid()), entrance, *self.command, str(folder)]
+            command = [sys.executable, _LAUNCHER, str(os.getpid()), entrance, priority, *self.command, str(folder)]
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

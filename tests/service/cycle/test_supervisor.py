@@ -69,14 +69,17 @@ def test_accepted_job_succeeds_and_its_adapter_serves(house):
     assert supervisor.current is supervisor._worker.pid is None
 
 
-def test_worker_runs_at_the_lowest_priority_on_the_threads_it_was_given(house, tmp_path):
+@pytest.mark.parametrize(
+    ("trigger", "nice", "scheduler"), [("schedule", 19, os.SCHED_IDLE), ("manual", 10, os.SCHED_OTHER)]
+)
+def test_worker_runs_where_nobody_else_wants_to_unless_it_was_asked_for(house, tmp_path, trigger, nice, scheduler):
     frugal = House(tmp_path / "frugal", training={"threads": 3})
     frugal.correct()
     supervisor = frugal.supervisor()
-    job = supervisor.adapt()
+    job = supervisor.adapt(trigger=trigger)
     ended(frugal, supervisor, job)
     first = supervisor.progress(job.id)[0]
-    assert (first["nice"], first["threads"], first["scheduler"]) == (19, "3", os.SCHED_IDLE)
+    assert (first["nice"], first["threads"], first["scheduler"]) == (min(19, os.nice(0) + nice), "3", scheduler)
     frugal.close()
 
 

@@ -1,4 +1,4 @@
-"""The dashboard at / (talk), /memory (one's own data) and /status, and the API documentation at /docs.
+"""The dashboard at / (talk), /memory (one's own data), /learned and /status, and the API documentation at /docs.
 
 Nothing is loaded from another host. The pages contain no data: their scripts read the same JSON as every client.
 """
@@ -55,6 +55,12 @@ def talk() -> HTMLResponse:
 def memory() -> HTMLResponse:
     """Return the page of a person's own data."""
     return _page("memory.html")
+
+
+@router.get("/learned", response_class=HTMLResponse)
+def learned() -> HTMLResponse:
+    """Return the page of what was learned, with two versions side by side."""
+    return _page("learned.html")
 
 
 @router.get("/status", response_class=HTMLResponse)

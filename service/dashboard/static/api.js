@@ -28,10 +28,10 @@ function failure(response, answer) {
   return new ApiError(message, response?.status ?? 0);
 }
 
-async function call(method, path, body) {
+async function call(method, path, body, headers) {
   let response, answer;
   try {
-    response = await send(method, path, body);
+    response = await send(method, path, body, { headers });
     answer = await response.json();
   } catch {
     throw failure(response);
@@ -41,7 +41,7 @@ async function call(method, path, body) {
 }
 
 export const get = (path) => call("GET", path);
-export const post = (path, body) => call("POST", path, body);
+export const post = (path, body, headers) => call("POST", path, body, headers);
 export const patch = (path, body) => call("PATCH", path, body);
 export const remove = (path) => call("DELETE", path);
 

@@ -1,0 +1,209 @@
+// What the nights taught: how much comes out right, what each version learned, and two versions' replies side by side.
+
+import { get, post } from "./api.js";
+import * as format from "./format.js";
+import { $ } from "./header.js";
+import { select, useDaemon } from "./parts.js";
+import { html, render, useEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
+
+const CHECKED = 20; // lessons of one check, the newest
+const LISTED = 100;
+const question = (row) => row.messages.at(-1).content;
+const words = (text) => text.toLocaleLowerCase().match(/[\p{L}\p{N}]+/gu) ?? [];
+
+// Whether a reply says what the correction says: all of its words that the question does not have, but short common ones.
+function saysIt(reply, row) {
+  const known = new Set([...words(question(row)), "your", "my", "you", "i"]);
+  const wanted = words(row.correction ?? row.response).filter((word) => !known.has(word));
+  const telling = wanted.filter((word) => word.length > 3 || /\p{N}/u.test(word));
+  const said = new Set(words(reply));
+  return (telling.length ? telling : wanted).every((word) => said.has(word));
+}
+
+async function ask(messages, profile, version) {
+  const model = version === "base" ? "base" : `${profile}@${version}`;
+  const parameters = { adapter_id: model, recall: false, max_new_tokens: 120, temperature: 0 };
+  const answer = await post("generate", { inputs: messages, parameters }, { "LARS-Learn": "off" });
+  return answer.generated_text;
+}
+
+function Learned() {
+  const { info, problem, attempt } = useDaemon();
+  const [profiles, setProfiles] = useState(["default"]);
+  const [profile, setProfile] = useState("default");
+  const [list, setList] = useState(null);
+  const [jobs, setJobs] = useState([]);
+  const [version, setVersion] = useState("");
+  const [lessons, setLessons] = useState(null);
+  const serving = info?.serving[profile] ?? "base";
+
+  async function read() {
+    const query = `profile=${encodeURIComponent(profile)}`;
+    const found = await attempt(() => Promise.all([get(`adapters?${query}`), get(`jobs?${query}&limit=30`)]));
+    if (!found) return;
+    const [adapters, { jobs: latest }] = found;
+    setList(adapters);
+    setJobs(latest);
+    setVersion(adapters.active === "base" ? (adapters.adapters.at(-1)?.version ?? "") : adapters.active);
+  }
+
+  useEffect(() => {
+    get("profiles").then((found) => setProfiles(found.profiles.map(({ name }) => name)), () => {});
+  }, []);
+  useEffect(() => {
+    read();
+  }, [profile, serving, info?.job]);
+  useEffect(() => {
+    setLessons(null);
+    if (version) attempt(() => get(`adapters/${version}/feedback?profile=${encodeURIComponent(profile)}`)).then((found) => found && setLessons(found.feedback.reverse()));
+  }, [profile, version]);
+
+  if (!list) return html`<section>${problem ? html`<p class="error" role="alert">${problem}</p>` : html`<p class="quiet">Reading…</p>`}</section>`;
+  const versions = [...list.adapters].reverse();
+  return html`
+    ${problem && html`<p class="error" role="alert">${problem}</p>`}
+    <section aria-labelledby="result-title">
+      <div class="title">
+        <h2 id="result-title">What it learned</h2>
+        ${profiles.length > 1 && html`<label class="choice">Profile ${select(profile, setProfile, profiles.map((name) => [name, name]))}</label>`}
+      </div>
+      <${Result} jobs=${jobs} list=${list} isRunning=${Boolean(info?.job)} />
+      <${Nights} jobs=${jobs} />
+    </section>
+    ${versions.length > 0 &&
+    html`<${Compare} key=${profile} profile=${profile} versions=${versions} active=${list.active} lessons=${lessons} attempt=${attempt} />
+      <section aria-labelledby="lessons-title">
+        <div class="title">
+          <h2 id="lessons-title">Lessons of</h2>
+          ${select(version, setVersion, versions.map((one) => [one.version, `${one.version}${one.active ? ", in use" : ""}`]))}
+        </div>
+        ${lessons && html`<p class="quiet">${format.count(lessons.length, "lesson")}. <a href="memory">My data</a> has all, to edit and forget.</p>`}
+        <ul class="lessons plain">
+          ${lessons?.slice(0, LISTED).map((row) => html`<li key=${row.id}><p dir="auto" class="quiet">${question(row)}</p><p dir="auto">${row.correction ?? row.response}</p></li>`)}
+        </ul>
+        ${lessons?.length > LISTED && html`<p class="quiet">…and ${lessons.length - LISTED} earlier ones.</p>`}
+      </section>`}
+  `;
+}
+
+const rights = (scores) => [...(scores?.whole ?? "")].filter((mark) => mark === "1").length;
+
+// The newest verdict in a sentence, with what was left out.
+function Result({ jobs, list, isRunning }) {
+  const judged = jobs.find((job) => job.verdict);
+  const inUse = list.active === "base" ? "The base model replies: nothing learned is in use." : `${list.active} replies.`;
+  const running = isRunning && html`<p role="status">It is learning just now; the <a href="status">status page</a> shows how far it is.</p>`;
+  if (!judged) return html`<p>Nothing has been learned yet. Correct replies on <a href="./">Talk</a>; they are learned at night, or now from the <a href="status">status page</a>.</p>${running}`;
+  const { candidate, incumbent } = judged.verdict;
+  const total = candidate.whole?.length ?? 0;
+  const dropped = Object.entries(judged.spec?.dropped ?? {});
+  return html`
+    <p><strong>${judged.status === "succeeded" ? `${judged.version} was published` : "The last candidate was not published"}</strong>, ${format.time(judged.finished)}. ${inUse}</p>
+    ${total > 0 && html`<p>Of ${total} corrections that were looked at, ${rights(candidate)} come out right word for word, ${rights(incumbent)} before.</p>`}
+    ${judged.status !== "succeeded" && judged.verdict.reasons.map((reason) => html`<p class="quiet">${reason}</p>`)}
+    ${dropped.length > 0 && html`<p class="quiet">Left out: ${dropped.map(([reason, number]) => `${number} ${reason}`).join(", ")}.</p>`}
+    ${running}
+  `;
+}
+
+// The share of corrections that came out right after each judged job, oldest first, as bars with their numbers.
+function Nights({ jobs }) {
+  const judged = jobs.filter((job) => job.verdict?.candidate?.whole).reverse();
+  if (judged.length < 2) return null;
+  return html`<h3>Corrections right word for word, job by job</h3>
+    <ul class="nights">
+      ${judged.map((job) => {
+        const { whole } = job.verdict.candidate;
+        const right = rights(job.verdict.candidate);
+        return html`<li key=${job.id}>
+          <span class="quiet">${format.time(job.finished)}</span>
+          <meter min="0" max=${whole.length} value=${right} aria-label=${`${right} of ${whole.length}`}></meter>
+          <span>${right} of ${whole.length}</span>
+          <span class=${`pill ${format.mood(job)}`}>${job.version ?? format.status(job)}</span>
+        </li>`;
+      })}
+    </ul>`;
+}
+
+// Two versions' replies to one question, blind if wished, and a check of the newest lessons.
+function Compare({ profile, versions, active, lessons, attempt }) {
+  const names = [...versions.map((one) => one.version), "base"];
+  const [left, setLeft] = useState("base");
+  const [right, setRight] = useState(active === "base" ? versions[0].version : active);
+  const [isBlind, setBlind] = useState(false);
+  const [text, setText] = useState("");
+  const [shown, setShown] = useState(null);
+  const [checked, setChecked] = useState(null);
+  const stop = useRef(false);
+  useEffect(() => () => (stop.current = true), []);
+  const options = names.map((name) => [name, format.label(name)]);
+
+  async function compare(event) {
+    event.preventDefault();
+    if (!text.trim()) return;
+    const sides = isBlind && Math.random() < 0.5 ? [right, left] : [left, right];
+    const asked = { text: text.trim(), sides, replies: [null, null], isHidden: isBlind, better: "" };
+    setShown(asked);
+    const inputs = [{ role: "user", content: asked.text }];
+    for (const [index, side] of sides.entries()) {
+      const reply = await attempt(() => ask(inputs, profile, side));
+      if (reply === undefined || stop.current) return;
+      asked.replies[index] = reply;
+      setShown({ ...asked });
+    }
+  }
+
+  async function check() {
+    const rows = lessons.slice(0, CHECKED);
+    const found = { total: rows.length, rows: [], isDone: false };
+    setChecked(found);
+    for (const row of rows) {
+      const replies = [];
+      for (const side of [left, right]) {
+        const reply = await attempt(() => ask(row.messages, profile, side));
+        if (reply === undefined || stop.current) return;
+        replies.push(reply);
+      }
+      found.rows.push({ row, replies, marks: replies.map((reply) => saysIt(reply, row)) });
+      setChecked({ ...found });
+    }
+    setChecked({ ...found, isDone: true });
+  }
+
+  const side = (index) => html`<div class="side">
+    <h3>${shown.isHidden ? ["Left", "Right"][index] : format.label(shown.sides[index])}${shown.better === shown.sides[index] && html` <span class="pill good">better</span>`}</h3>
+    <p dir="auto">${shown.replies[index] ?? html`<span class="quiet">…</span>`}</p>
+    ${shown.isHidden && shown.replies[1] !== null && html`<button type="button" onClick=${() => setShown({ ...shown, isHidden: false, better: shown.sides[index] })}>This one is better</button>`}
+  </div>`;
+  const score = (index) => `${format.label([left, right][index])} ${checked.rows.filter(({ marks }) => marks[index]).length}`;
+  const isChecking = checked && !checked.isDone;
+  return html`<section aria-labelledby="compare-title">
+    <h2 id="compare-title">Compare</h2>
+    <form class="filters" onSubmit=${compare}>
+      <label>${select(left, (name) => { setLeft(name); setChecked(null); }, options)}</label> with
+      <label>${select(right, (name) => { setRight(name); setChecked(null); }, options)}</label>
+      <label class="choice"><input type="checkbox" checked=${isBlind} onChange=${(event) => setBlind(event.target.checked)} /> Blind</label>
+      <input dir="auto" class="wide" aria-label="Question for both" placeholder="Ask both…" value=${text} onInput=${(event) => setText(event.target.value)} />
+      <button type="submit" class="primary">Ask both</button>
+    </form>
+    <p class="quiet">By what is learned alone, without recall; nothing of it is kept.</p>
+    ${shown && html`<div class="sides" role="status">${side(0)}${side(1)}</div>`}
+    ${lessons?.length > 0 &&
+    html`<p class="filters">
+      <button type="button" aria-disabled=${String(Boolean(isChecking))} onClick=${() => isChecking || check()}>Check ${format.count(Math.min(CHECKED, lessons.length), "lesson")}</button>
+      ${checked && html`<span role="status">${isChecking ? `${checked.rows.length} of ${checked.total} asked; right:` : "Right:"} ${score(0)}, ${score(1)}.</span>`}
+    </p>`}
+    ${checked?.rows.length > 0 &&
+    html`<div class="scroll"><table>
+      <thead><tr><th scope="col">Question</th><th scope="col">${format.label(left)}</th><th scope="col">${format.label(right)}</th></tr></thead>
+      <tbody>
+        ${checked.rows.map(({ row, replies, marks }) => html`<tr key=${row.id}>
+          <th scope="row" dir="auto">${question(row)}</th>
+          ${replies.map((reply, index) => html`<td><span class=${`pill ${marks[index] ? "good" : "bad"}`}>${marks[index] ? "right" : "wrong"}</span> <bdi dir="auto">${reply}</bdi></td>`)}
+        </tr>`)}
+      </tbody>
+    </table></div>`}
+  </section>`;
+}
+
+render(html`<${Learned} />`, $("learned-page"));

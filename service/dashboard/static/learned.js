@@ -93,7 +93,7 @@ function Result({ jobs, list, isRunning }) {
   const judged = jobs.find((job) => job.verdict);
   const inUse = list.active === "base" ? "The base model replies: nothing learned is in use." : `${list.active} replies.`;
   const running = isRunning && html`<p role="status">It is learning just now; the <a href="status">status page</a> shows how far it is.</p>`;
-  if (!judged) return html`<p>Nothing has been learned yet. Correct replies on <a href="./">Talk</a>; they are learned at night, or now from the <a href="status">status page</a>.</p>${running}`;
+  if (!judged) return html`<p>Nothing has been learned yet. Correct replies on <a href="./">Talk</a>; they are learned at night, or at once on the <a href="status">status page</a>.</p>${running}`;
   const { candidate, incumbent } = judged.verdict;
   const total = candidate.whole?.length ?? 0;
   const dropped = Object.entries(judged.spec?.dropped ?? {});

@@ -43,7 +43,7 @@ def test_every_file_the_pages_name_is_served_with_its_type(client) -> None:
     kinds = {".js": "javascript", ".css": "text/css", ".svg": "image/svg+xml"}
     pages = "".join(client.get(path).text for path in PAGES)
     scripts = "".join(path.read_text() for path in STATIC.glob("*.js"))
-    imported = {f"static/{name}" for name in re.findall(r'"\./(.+?)"', scripts)}
+    imported = {f"static/{name}" for name in re.findall(r'from "\./([^"]+)"', scripts)}
     named = {*re.findall(r'"(static/[^"]+)"', pages), *imported}
     files = {path.name for path in STATIC.rglob("*") if path.suffix in kinds}
     assert {Path(name).name for name in named} == files | SWAGGER_UI

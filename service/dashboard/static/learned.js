@@ -60,6 +60,10 @@ function Learned() {
 
   if (!list) return html`<section>${problem ? html`<p class="error" role="alert">${problem}</p>` : html`<p class="quiet">Reading…</p>`}</section>`;
   const versions = [...list.adapters].reverse();
+  const idsOf = (name) => list.adapters.find((one) => one.version === name)?.example_ids ?? [];
+  const parent = list.adapters.find((one) => one.version === version)?.parent;
+  const earlier = new Set(idsOf(parent));
+  const fresh = lessons?.filter((row) => !earlier.has(row.id)) ?? [];
   return html`
     ${problem && html`<p class="error" role="alert">${problem}</p>`}
     <section aria-labelledby="result-title">
@@ -77,9 +81,9 @@ function Learned() {
           <h2 id="lessons-title">Lessons of</h2>
           ${select(version, setVersion, versions.map((one) => [one.version, `${one.version}${one.active ? ", in use" : ""}`]))}
         </div>
-        ${lessons && html`<p class="quiet">${format.count(lessons.length, "lesson")}. <a href="memory">My data</a> has all, to edit and forget.</p>`}
+        ${lessons && html`<p class="quiet">${format.count(lessons.length, "lesson")}${fresh.length < lessons.length ? `, ${fresh.length} of them new since ${format.label(parent)}` : ""}. <a href="memory">My data</a> has all, to edit and forget.</p>`}
         <ul class="lessons plain">
-          ${lessons?.slice(0, LISTED).map((row) => html`<li key=${row.id}><p dir="auto" class="quiet">${question(row)}</p><p dir="auto">${row.correction ?? row.response}</p></li>`)}
+          ${lessons?.slice(0, LISTED).map((row) => html`<li key=${row.id}><p class="quiet"><bdi dir="auto">${question(row)}</bdi> ${fresh.length < lessons.length && fresh.includes(row) && html`<span class="pill good">new</span>`}</p><p dir="auto">${row.correction ?? row.response}</p></li>`)}
         </ul>
         ${lessons?.length > LISTED && html`<p class="quiet">…and ${lessons.length - LISTED} earlier ones.</p>`}
       </section>`}

@@ -96,6 +96,8 @@ def test_nights_are_told_in_a_sentence_and_as_numbers_with_what_was_left_out(lea
         "4 of 4",
     ]
     expect(learned.locator(".lessons li")).to_have_count(2)
+    learned.wait_for_selector("text=2 lessons, 1 of them new since v1.")
+    expect(learned.locator(".lessons li:has(.pill)")).to_contain_text("Name my goat.")
     learned.select_option("section[aria-labelledby=lessons-title] select", "v1")
     expect(learned.locator(".lessons li")).to_have_count(1)
     assert "Your goat is called Pip." in learned.text_content(".lessons")

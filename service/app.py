@@ -34,6 +34,7 @@ from service.api import (
     operation,
     profiles,
     schedule,
+    settings,
 )
 from service.api.daemon_metrics import DaemonCollector
 from service.api.middleware import GUARDS, RequestCounter
@@ -57,7 +58,7 @@ from service.serving.engine_client import EngineClient
 from service.serving.model_host import FindModel, ModelHost, OpenEngine
 from service.serving.profiles import Profiles
 from service.serving.recorder import Recorder
-from service.settings.load import Settings
+from service.settings.load import Settings, SettingsSource
 from service.worker.memory_limit import GUARD_ONLY, MemoryLimit
 from service.worker.preemption import RequestPreemption
 from service.worker.process import DEFAULT_COMMAND, WorkerProcess
@@ -80,17 +81,22 @@ ROUTER_MODULES = (
     adapters,
     jobs,
     schedule,
+    settings,
     operation,
 )
 
 
 class ComponentOverrides(TypedDict, total=False):
-    """Components that replace the default ones; `memory_limit` limits the worker's memory."""
+    """Components that replace the default ones; `memory_limit` limits the worker's memory.
+
+    `source` is where the settings come from, by default nowhere but the program.
+    """
 
     find_model: FindModel
     open_engine: OpenEngine
     worker_command: Sequence[str]
     memory_limit: MemoryLimit
+    source: SettingsSource
 
 
 def create_app(settings: Settings, **overrides: Unpack[ComponentOverrides]) -> FastAPI:
@@ -172,6 +178,7 @@ def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overri
     schedule = NightlyScheduler(window, supervisor, db.scheduled_runs, profiles.names, monitor.decide_start, periodic)
     return Daemon(
         settings=settings,
+        source=overrides.get("source") or SettingsSource(fixed=settings.model_dump()),
         lock=lock,
         db=db,
         store=store,

@@ -27,7 +27,7 @@ from service.serving.model_host import ModelHost
 from service.serving.profiles import Profiles
 from service.serving.recorder import Recorder
 from service.serving.request_metrics import RequestMetrics
-from service.settings.load import Settings
+from service.settings.load import Settings, SettingsSource
 from service.worker.preemption import RequestPreemption
 from service.worker.process import WorkerProcess
 
@@ -38,11 +38,13 @@ HEALTHY_S = 30.0  # that the daemon and its model have to be up for a start to h
 class Daemon:
     """All parts of the daemon, for request handlers as `app.state.daemon`; composed by `service.app.compose`.
 
-    `settings` are those that hold now; `notices` says what came of reading them again. After too many failed `starts`
+    `settings` are those that hold now, `source` is where they come from, and `notices` says what came of reading them
+    again. After too many failed `starts`
     it serves the base model alone: no job continues or starts, and nothing is scheduled.
     """
 
     settings: Settings
+    source: SettingsSource
     lock: DataLock
     db: Database
     store: AdapterStore
@@ -62,6 +64,7 @@ class Daemon:
     ratings: RatingsWatch
     notices: list[str] = field(default_factory=list)
     metrics: RequestMetrics = field(default_factory=RequestMetrics)
+    reloading: threading.Lock = field(default_factory=threading.Lock)
     _started: float = field(default_factory=time.monotonic)
     _closing_since: float | None = None
     _healthy: threading.Timer | None = None

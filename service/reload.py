@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import structlog
 
 from lars_agent.errors import LarsError
 from service.daemon import Daemon
-from service.settings.load import Settings
+from service.settings.load import Settings, write_changes
 
 log = structlog.get_logger(__name__)
 
@@ -20,8 +20,9 @@ LIVE_RUNTIME = ("keep_alive_s",)  # the rest of `runtime` belongs to the process
 def reload(daemon: Daemon, load: Callable[[], Settings]) -> None:
     """Apply the settings that `load` reads, or keep the present ones; log and notices report which."""
     try:
-        settings, waiting = renewed(daemon.settings, load())
-        daemon.use(settings)
+        with daemon.reloading:
+            settings, waiting = renewed(daemon.settings, load())
+            daemon.use(settings)
     except LarsError as error:
         daemon.notices = [f"the settings stay as they were: {error}"]
         log.error("settings_not_reloaded", error=str(error))
@@ -30,6 +31,28 @@ def reload(daemon: Daemon, load: Callable[[], Settings]) -> None:
         daemon.notices = [f"the settings could not be read again: unexpected {type(error).__name__}; the log says more"]
         log.exception("settings_not_reloaded")
         return
+    _tell(daemon, waiting)
+
+
+def change(daemon: Daemon, values: Mapping[str, Any]) -> None:
+    """Change settings by key (`schedule.cron`; None takes a change back), now and for later starts.
+
+    Raises ConfigError or DiskFull; nothing is changed then.
+    """
+    with daemon.reloading:
+        before, data_dir = daemon.settings, daemon.settings.data_dir
+        changes, wanted = daemon.source.with_changes(data_dir, values)
+        settings, waiting = renewed(before, wanted)
+        daemon.use(settings)
+        try:
+            write_changes(data_dir, changes)
+        except Exception:
+            daemon.use(before)
+            raise
+    _tell(daemon, waiting)
+
+
+def _tell(daemon: Daemon, waiting: list[str]) -> None:
     daemon.notices = [f"takes effect at the next start: {', '.join(waiting)}"] if waiting else []
     log.info("settings_reloaded", at_next_start=waiting)
 

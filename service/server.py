@@ -20,7 +20,7 @@ from service.process import log
 from service.process.sd_notify import SdNotify, Watchdog
 from service.process.shutdown import CUT_S, DRAIN_S
 from service.reload import reload
-from service.settings.load import Settings
+from service.settings.load import Settings, SettingsSource
 from service.settings.sections import url_of
 from service.worker.memory_limit import memory_limit
 
@@ -90,19 +90,19 @@ def _is_terminal() -> bool:
         return False
 
 
-def run(settings: Settings, report: Callable[[str], None], load: Callable[[], Settings]) -> None:
-    """Serve until SIGTERM or SIGINT; at SIGHUP reload the settings by `load`. Raises LarsError if it cannot start."""
+def run(settings: Settings, report: Callable[[str], None], source: SettingsSource) -> None:
+    """Serve until SIGTERM or SIGINT; at SIGHUP reload the settings. Raises LarsError if it cannot start."""
     log.configure()
     settings.server.require_token()
     try:
         find_model(settings, report)
     except LarsError as error:  # the daemon tries again
         report(f"the base model is not there yet: {error}")
-    serve(create_app(settings, memory_limit=memory_limit()), settings, report, load)
+    serve(create_app(settings, memory_limit=memory_limit(), source=source), settings, report, source.load)
 
 
 def serve(app: FastAPI, settings: Settings, report: Callable[[str], None], load: Callable[[], Settings]) -> None:
-    """Serve `app` until SIGTERM or SIGINT, see `run`."""
+    """Serve `app` until SIGTERM or SIGINT; at SIGHUP reload the settings by `load`."""
     config = uvicorn.Config(
         app,
         host=settings.server.host,

@@ -50,6 +50,7 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
     (JobNotRunning, 409),
     (SafeMode, 409),
     (errors.AdapterError, 409),  # damaged, or made for another base model: it cannot serve
+    (errors.ConfigError, 409),  # a configuration file that cannot be read any more
     (errors.TrainingError, 409),
     (errors.GenerationTimeout, 504),
     (errors.GenerationError, 503),  # such as ModelLoading, QueueFull, GenerationCancelled

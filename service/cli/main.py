@@ -20,7 +20,7 @@ from service.cli import doctor, model
 from service.cli.client import ApiError, Client
 from service.cli.output import OUT, Json, print_json, print_text, table
 from service.process.version import package_version
-from service.settings.load import Settings, load_settings
+from service.settings.load import SettingsSource
 
 app = typer.Typer(help="A local language model that learns from you.", no_args_is_help=True)
 schedule = typer.Typer(help="Show the scheduled runs.", no_args_is_help=True)
@@ -62,14 +62,11 @@ def serve(
     overrides: dict[str, Any] = {"server": server} if server else {}
     if data_dir is not None:
         overrides["data_dir"] = data_dir
-
-    def load() -> Settings:
-        return load_settings(config, overrides)
-
-    settings = load()
+    source = SettingsSource(config, overrides)
+    settings = source.load()
     from service.server import run  # imports torch
 
-    run(settings, OUT.print, load)
+    run(settings, OUT.print, source)
 
 
 @app.command()

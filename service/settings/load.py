@@ -1,14 +1,16 @@
 """All settings together, and where they come from; each one is described in `sections.py`.
 
-`Settings(...)` holds just what it is given; `load_settings` reads the machine: files, then the environment, then what
-the command line says, the later wins.
+`Settings(...)` holds just what it is given; `load_settings` reads the machine: files, then what was changed over the
+API, then the environment, then what the command line says, the later wins.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from pydantic_settings import (
 )
 
 from lars_agent.errors import ConfigError
+from lars_agent.files import write_atomically
 from lars_agent.lars.config import LarsConfig
 from lars_agent.training.curate import CurationPolicy
 from lars_agent.training.gate import GatePolicy
@@ -42,6 +45,8 @@ from service.settings.sections import (
 ENV_PREFIX = "LARS_AGENT_"
 SYSTEM_FILE = Path("/etc/lars-agent/config.toml")
 USER_FILE = Path("~/.config/lars-agent/config.toml")
+CHANGES_FILE = "settings.json"  # in the state folder; the files that people write stay as they are
+CHANGED = "the settings page"
 CLIENT_VARIABLES = frozenset({"LARS_AGENT_TOKEN", "LARS_AGENT_URL"})  # read by the command line
 
 Layer = tuple[str, Mapping[str, Any]]  # where settings come from, and what they are
@@ -113,21 +118,86 @@ class Settings(BaseSettings):
         return (init_settings,)
 
 
-def load_settings(config_file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
-    """Load this machine's settings; `config_file` replaces the user's file.
+@dataclass(frozen=True)
+class SettingsSource:
+    """Where settings come from: files, what was changed over the API, the environment, the command line.
 
-    `overrides` are nested as the sections are: `{"server": {"port": 80}}`. Raises ConfigError with the key's origin.
+    Attributes:
+        config_file: replaces the user's file.
+        overrides: of the command line, nested as the sections are: `{"server": {"port": 80}}`.
+        fixed: values in place of this machine's files and environment.
     """
-    files = [SYSTEM_FILE, config_file or USER_FILE.expanduser()]
-    layers = [_read_file(file, required=file is config_file) for file in files]
-    layers += [("the environment", _read_environment()), ("the command line", overrides or {})]
+
+    config_file: Path | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] | None = None
+
+    def load(self) -> Settings:
+        """Return the settings. Raises ConfigError with the key's origin."""
+        return _settings(self.layers())
+
+    def layers(self, changes: Mapping[str, Any] | None = None) -> list[Layer]:
+        """Return all that is set, what wins last; `changes` stand for those that were made over the API."""
+        if self.fixed is not None:
+            below, above = [("the program", self.fixed)], list[Layer]()
+        else:
+            files = [SYSTEM_FILE, self.config_file or USER_FILE.expanduser()]
+            below = [_read_file(file, required=file is self.config_file) for file in files]
+            above = [("the environment", _read_environment()), ("the command line", self.overrides)]
+        data_dir = Path(_merged([*below, *above]).get("data_dir") or default_data_dir())
+        own = self.changes(data_dir) if changes is None else changes
+        return [*below, (CHANGED, own), *above]
+
+    def changes(self, data_dir: Path) -> dict[str, Any]:
+        """Return what was changed over the API. Raises ConfigError."""
+        file = data_dir / CHANGES_FILE
+        try:
+            changes = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{file} cannot be read: {error}; delete it to undo what was changed there") from error
+        if not isinstance(changes, dict):
+            raise ConfigError(f"{file} holds no settings; delete it")
+        return changes
+
+    def with_changes(self, data_dir: Path, values: Mapping[str, Any]) -> tuple[dict[str, Any], Settings]:
+        """Return the changes with these `values` too, by key (`schedule.cron`; None takes one back), and the settings.
+
+        Writes nothing. Raises ConfigError.
+        """
+        changes = {name: dict(section) for name, section in self.changes(data_dir).items()}
+        for name, value in values.items():
+            section, _, key = name.partition(".")
+            changes.setdefault(section, {}).pop(key, None)
+            if value is not None:
+                changes[section][key] = value
+        kept = {name: section for name, section in changes.items() if section}
+        return kept, _settings(self.layers(kept))
+
+
+def write_changes(data_dir: Path, changes: Mapping[str, Any]) -> None:
+    """Keep what was changed over the API for the next start. Raises DiskFull."""
+    write_atomically(data_dir / CHANGES_FILE, json.dumps(changes, indent=1) + "\n")
+
+
+def load_settings(config_file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Load this machine's settings, see `SettingsSource`. Raises ConfigError with the key's origin."""
+    return SettingsSource(config_file, overrides or {}).load()
+
+
+def _settings(layers: Sequence[Layer]) -> Settings:
+    try:
+        return Settings(**_merged(layers))
+    except ValidationError as error:
+        raise ConfigError(_describe(error, layers)) from error
+
+
+def _merged(layers: Sequence[Layer]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for _, layer in layers:
         merged = _merge(merged, layer)
-    try:
-        return Settings(**merged)
-    except ValidationError as error:
-        raise ConfigError(_describe(error, layers)) from error
+    return merged
 
 
 def _read_file(file: Path, *, required: bool) -> Layer:
@@ -175,8 +245,13 @@ def _describe(error: ValidationError, layers: Sequence[Layer]) -> str:
         message = f"{key}: {problem['msg'].removeprefix('Value error, ')}"
         shown = problem["input"]
         message += f", not {shown!r}" if isinstance(shown, (str, int, float)) and "token" not in key else ""
-    origin = next((name for name, layer in reversed(layers) if _holds(layer, path[:2])), None)
+    origin = origin_of(path[:2], layers)
     return f"{message} (in {origin})" if origin else message
+
+
+def origin_of(path: Sequence[str], layers: Sequence[Layer]) -> str | None:
+    """Return where a key's value comes from: the last of the layers that sets it; None for the default."""
+    return next((name for name, layer in reversed(layers) if _holds(layer, path)), None)
 
 
 def _holds(layer: Any, path: Sequence[str]) -> bool:

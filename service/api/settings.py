@@ -1,0 +1,125 @@
+"""The daemon's settings: what each is, where its value comes from, and changing it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import Field, RootModel
+
+from lars_agent.errors import ConfigError
+from service.api.dependencies import DaemonDep
+from service.api.errors import InvalidField, documented
+from service.api.fields import Body, JsonObject, Reply
+from service.reload import FIXED, LIVE_RUNTIME, change, renewed
+from service.settings.load import Layer, Settings, origin_of
+
+router = APIRouter(prefix="/settings", tags=["operation"])
+
+FILE_ONLY = ("data_dir", "server")  # who may come in is not decided by somebody who came in
+ABOVE = ("the environment", "the command line")
+
+
+class SettingBody(Reply):
+    """One setting."""
+
+    key: str = Field(description="Section and name, as in `schedule.cron`.")
+    value: Any = Field(description="As it is set; of a secret only whether it is set.")
+    default: Any
+    description: str = Field(description="What it is, with its unit.")
+    value_schema: JsonObject = Field(description="JSON schema of its values.")
+    applies: Literal["now", "restart"] = Field(description="Whether a change applies at once or at the next start.")
+    is_waiting: bool = Field(description="Whether the value is set, but applies at the next start.")
+    origin: str | None = Field(description="Where the value is set; null for the default.")
+    locked: str | None = Field(description="Why it cannot be changed here; null if it can.")
+
+
+class SettingList(Reply):
+    """All settings, in the order of the configuration file."""
+
+    settings: list[SettingBody]
+
+
+class SettingChanges(RootModel[dict[str, Any]]):
+    """New values by key; null takes a change back, so that the configuration file's value or the default holds."""
+
+
+@router.get("", responses=documented(409))
+def get(daemon: DaemonDep) -> SettingList:
+    """List all settings: value, default, meaning, schema, where it is set, and whether a change applies at once."""
+    layers = daemon.source.layers()
+    wanted = daemon.source.load()
+    _, waiting = renewed(daemon.settings, wanted)
+    values, defaults = wanted.model_dump(mode="json"), Settings().model_dump(mode="json")
+    found = [
+        _body(path, schema, _at(values, path), _at(defaults, path), layers, set(waiting)) for path, schema in _schemas()
+    ]
+    return SettingList(settings=found)
+
+
+@router.patch("", responses=documented(409, 507))
+def edit(body: SettingChanges, daemon: DaemonDep, query: Annotated[Body, Query()]) -> SettingList:
+    """Change settings, all or none; what does not apply at once applies at the next start.
+
+    They are kept in the state folder and win over the configuration files, which stay as they are; the environment
+    and the command line win over them.
+    """
+    locked = {setting.key: setting.locked for setting in get(daemon).settings}
+    for key in body.root:
+        if key not in locked:
+            raise InvalidField(key[:100], "is no setting; GET /settings lists them")
+        if reason := locked[key]:
+            raise InvalidField(key, f"cannot be changed here: {reason}")
+    try:
+        change(daemon, body.root)
+    except ConfigError as error:
+        key = next((key for key in body.root if key in str(error)), next(iter(body.root), ""))
+        raise InvalidField(key, str(error).removeprefix(f"{key}: ")) from error
+    return get(daemon)
+
+
+def _body(
+    path: Sequence[str], schema: Mapping[str, Any], value: Any, default: Any, layers: Sequence[Layer], waiting: set[str]
+) -> SettingBody:
+    key, origin = ".".join(path), origin_of(path, layers)
+    is_live = path[0] not in FIXED and (path[0] != "runtime" or path[1] in LIVE_RUNTIME)
+    locked = None
+    if path[0] in FILE_ONLY:
+        locked = "it is set in the configuration file, the environment or on the command line only"
+    elif origin in ABOVE:
+        locked = f"{origin} sets it"
+    is_secret = schema.get("writeOnly") or any(one.get("writeOnly") for one in schema.get("anyOf", ()))
+    return SettingBody(
+        key=key,
+        value=value is not None if is_secret else value,
+        default=default,
+        description=schema.get("description", ""),
+        value_schema={name: part for name, part in schema.items() if name not in ("default", "description", "title")},
+        applies="now" if is_live else "restart",
+        is_waiting=key in waiting,
+        origin=origin,
+        locked=locked,
+    )
+
+
+def _at(values: Any, path: Sequence[str]) -> Any:
+    for name in path:
+        values = values[name]
+    return values
+
+
+@cache
+def _schemas() -> list[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """Return the path and the JSON schema of every setting, in the order of the configuration file."""
+    whole = Settings.model_json_schema()
+
+    def under(path: tuple[str, ...], schema: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+        name = str(schema.get("$ref", "")).rpartition("/")[2]
+        if not name:
+            yield path, schema
+        for key, part in whole["$defs"].get(name, {}).get("properties", {}).items():
+            yield from under((*path, key), part)
+
+    return [found for key, part in whole["properties"].items() for found in under((key,), part)]

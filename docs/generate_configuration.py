@@ -16,8 +16,10 @@ Settings are read from these places; the later wins:
 
 1. `/etc/lars-agent/config.toml`; `deploy/install.sh` writes it with every option commented out (`deploy/config.toml`);
 2. `~/.config/lars-agent/config.toml`, or the file given by `lars-agent serve --config FILE`;
-3. environment variables: `LARS_AGENT_SERVER__PORT=8000` is `port` in the section `[server]`; lists are written as JSON;
-4. flags of `lars-agent serve`: `--host`, `--port`, `--data-dir`.
+3. `settings.json` in the state folder: changes made on the settings page (`/preferences`) or with `PATCH /settings`,
+   where all but `data_dir` and `[server]` can be;
+4. environment variables: `LARS_AGENT_SERVER__PORT=8000` is `port` in the section `[server]`; lists are written as JSON;
+5. flags of `lars-agent serve`: `--host`, `--port`, `--data-dir`.
 
 An unknown key or an impossible value is an error that names the key and the place. `systemctl reload lars-agent` (or
 SIGHUP) reads the settings again. Changes of `data_dir`, of everything in `[server]` and `[model]`, and of everything in

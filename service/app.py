@@ -152,14 +152,7 @@ def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overri
     worker = WorkerProcess(command, memory_limit=memory_limit)
     worker.use(settings.training)
     preemption = RequestPreemption(worker, settings.idle.resume_s)
-    model_host = ModelHost(
-        store,
-        overrides.get("find_model") or partial(find_model, settings, lambda text: log.info("model_pull", message=text)),
-        overrides.get("open_engine") or partial(open_engine, settings),
-        keep_alive_s=settings.runtime.keep_alive_s,
-        base_only=starts.safe_mode,
-        on_busy=preemption.set_busy,
-    )
+    model_host = _model_host(settings, store, starts, preemption, overrides)
     find_base, base_only = model_host.require_model, starts.safe_mode
     switch = AdapterSwitch(store, model_host.engine, model_host.opened_engine, find_base, base_only=base_only)
     device = DeviceReader(
@@ -196,6 +189,23 @@ def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overri
         housekeeper=housekeeper,
         eraser=Eraser(context, supervisor, housekeeper),
         ratings=RatingsWatch(context, periodic),
+    )
+
+
+def _model_host(
+    settings: Settings,
+    store: AdapterStore,
+    starts: StartupFailures,
+    preemption: RequestPreemption,
+    overrides: ComponentOverrides,
+) -> ModelHost:
+    return ModelHost(
+        store,
+        overrides.get("find_model") or partial(find_model, settings, lambda text: log.info("model_pull", message=text)),
+        overrides.get("open_engine") or partial(open_engine, settings),
+        keep_alive_s=settings.runtime.keep_alive_s,
+        base_only=starts.safe_mode,
+        on_busy=preemption.set_busy,
     )
 
 

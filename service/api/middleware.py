@@ -16,7 +16,7 @@ from service.serving.request_metrics import RequestMetrics
 from service.settings.sections import Server
 
 OPEN_PATHS = frozenset(
-    {"/", "/docs", "/health", "/learned", "/memory", "/openapi.json", "/ready", "/status"}
+    {"/", "/docs", "/health", "/learned", "/memory", "/openapi.json", "/preferences", "/ready", "/status"}
 )  # without personal data
 OPEN_PREFIX = "/static/"
 IMPORT_PATH = "/feedback/import"

@@ -1,4 +1,4 @@
-"""The dashboard at / (talk), /memory (one's own data), /learned and /status, and the API documentation at /docs.
+"""The dashboard at /, /memory, /learned, /status and /preferences, and the API documentation at /docs.
 
 Nothing is loaded from another host. The pages contain no data: their scripts read the same JSON as every client.
 """
@@ -67,6 +67,12 @@ def learned() -> HTMLResponse:
 def status() -> HTMLResponse:
     """Return the page of jobs, versions and scheduled runs."""
     return _page("status.html", poll_s=POLL_S)
+
+
+@router.get("/preferences", response_class=HTMLResponse)
+def settings() -> HTMLResponse:
+    """Return the page of the settings, which are at /settings themselves."""
+    return _page("settings.html")
 
 
 @router.get("/docs", response_class=HTMLResponse)

@@ -18,7 +18,7 @@ from tests.service.dashboard.conftest import served
 from tests.service.dashboard.fake_daemon import NIGHT, REASON, FakeDaemon, fake_app, job_body
 from tests.service.house import STANDIN
 
-PAGES = ("/", "/learned", "/memory", "/status", "/docs")
+PAGES = ("/", "/learned", "/memory", "/preferences", "/status", "/docs")
 SWAGGER_UI = {"swagger-ui-bundle.js", "swagger-ui.css"}  # from an installed package
 STATIC = Path(__file__).parents[3] / "service" / "dashboard" / "static"
 SHOTS = os.environ.get("DASHBOARD_SHOTS")  # a folder to keep screenshots in

@@ -1,0 +1,119 @@
+// All settings: what each means, where its value comes from, and changing it, with undo.
+
+import { get, patch } from "./api.js";
+import * as format from "./format.js";
+import { $ } from "./header.js";
+import { useDaemon } from "./parts.js";
+import { html, render, useEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
+
+const HERE = "the settings page";
+const EVERYDAY = [
+  "schedule.enabled", "schedule.cron", "idle.on_battery", "memory.budget_bytes", "model.name", "model.dtype",
+  "learning.statements", "recall.enabled", "retention.interaction_days",
+];
+const SECTIONS = {
+  data_dir: "Data", server: "Access", model: "Model", memory: "Memory", lars: "Adapter", training: "Training", gate: "Gate",
+  curation: "Selection of examples", schedule: "Schedule", idle: "Idle device", runtime: "Replies", recall: "Recall",
+  learning: "Learning from conversations", retention: "Keeping and deleting",
+};
+const named = (key) => key.split(".").at(-1).replaceAll("_", " ");
+const isJson = (schema) => ["object", "array"].includes(schema.type);
+const shown = (value, schema) => (value === null ? "" : isJson(schema) ? JSON.stringify(value) : String(value));
+
+// What was typed, as a value of the setting's type; an empty text takes the change back.
+function parsed(text, { type, anyOf }) {
+  const types = [type, ...(anyOf ?? []).map((one) => one.type)];
+  if (text.trim() === "") return null;
+  if (types.includes("object") || types.includes("array")) return JSON.parse(text);
+  return types.includes("integer") || types.includes("number") ? Number(text) : text;
+}
+
+function Settings() {
+  const { problem, attempt, refresh } = useDaemon();
+  const [settings, setSettings] = useState(null);
+  const [words, setWords] = useState("");
+  const [done, setDone] = useState(null);
+  const notice = useRef(null);
+  const read = async () => setSettings((await attempt(() => get("settings")))?.settings ?? null);
+
+  async function save(setting, value) {
+    const before = setting.origin === HERE ? setting.value : null;
+    const found = await attempt(() => patch("settings", { [setting.key]: value }));
+    if (!found) return;
+    setSettings(found.settings);
+    const when = found.settings.find((one) => one.key === setting.key).is_waiting ? "applies at the next start of the daemon" : "applies now";
+    setDone({ text: `${setting.key}: saved, ${when}.`, undo: () => save({ ...setting, value, origin: HERE }, before) });
+    notice.current?.focus();
+    refresh();
+  }
+
+  useEffect(() => {
+    read();
+  }, []);
+
+  if (!settings) return html`<section>${problem ? html`<p class="error" role="alert">${problem}</p>` : html`<p class="quiet">Reading…</p>`}</section>`;
+  const wanted = words.toLowerCase().split(/\s+/);
+  const found = words.trim() && settings.filter(({ key, description }) => wanted.every((word) => `${key} ${description}`.toLowerCase().includes(word)));
+  const row = (place) => (setting) => html`<${Setting} place=${place} key=${`${setting.key} ${shown(setting.value, setting.value_schema)}`} setting=${setting} onSave=${save} />`;
+  const sections = [...new Set(settings.map(({ key }) => key.split(".")[0]))];
+  return html`
+    <section aria-labelledby="settings-title">
+      <div class="title"><h2 id="settings-title">Settings</h2></div>
+      <p class="filters"><input type="search" aria-label="Search settings" placeholder=${`Search ${settings.length} settings`} value=${words} onInput=${(event) => setWords(event.target.value)} /></p>
+      ${problem && html`<p class="error" role="alert">${problem}</p>`}
+      ${done && html`<p class="kept" role="status" tabindex="-1" ref=${notice}>${done.text} <button type="button" class="small" onClick=${done.undo}>Undo</button></p>`}
+      ${found && found.length === 0 && html`<p class="quiet">No setting is about that.</p>`}
+      <ul class="settings">${(found || EVERYDAY.map((key) => settings.find((one) => one.key === key)).filter(Boolean)).map(row("setting"))}</ul>
+    </section>
+    ${!found &&
+    html`<section aria-labelledby="all-title">
+      <h2 id="all-title">All settings</h2>
+      ${sections.map((section) => html`<details key=${section}>
+        <summary>${SECTIONS[section] ?? section}</summary>
+        <ul class="settings">${settings.filter(({ key }) => key.split(".")[0] === section).map(row("all"))}</ul>
+      </details>`)}
+    </section>`}
+  `;
+}
+
+function Setting({ setting, place, onSave }) {
+  const { key, value, default: standard, description, value_schema: schema, origin, locked, applies, is_waiting: isWaiting } = setting;
+  const [text, setText] = useState(shown(value, schema));
+  const [wrong, setWrong] = useState("");
+  const id = `${place}-${key}`;
+  const save = (event) => {
+    event.preventDefault();
+    try {
+      setWrong("");
+      onSave(setting, parsed(text, schema));
+    } catch {
+      setWrong("That is not JSON.");
+    }
+  };
+  const limits = { min: schema.minimum ?? schema.exclusiveMinimum, max: schema.maximum, step: schema.type === "integer" ? 1 : "any" };
+  const about = `${id}-about`;
+  const common = { id, disabled: Boolean(locked), "aria-describedby": about };
+  const editor = () => {
+    if (schema.writeOnly || value === true && schema.anyOf?.some((one) => one.writeOnly)) return html`<span ...${{ id }}>set, not shown</span>`;
+    if (schema.type === "boolean") return html`<input type="checkbox" ...${common} checked=${value} onChange=${(event) => onSave(setting, event.target.checked)} />`;
+    if (schema.enum) return html`<select ...${common} value=${value} onChange=${(event) => onSave(setting, event.target.value)}>${schema.enum.map((one) => html`<option value=${one}>${one}</option>`)}</select>`;
+    const isNumber = ["integer", "number"].includes(schema.type);
+    return html`<input ...${common} type=${isNumber ? "number" : "text"} ...${isNumber ? limits : {}} value=${text} onInput=${(event) => setText(event.target.value)} />
+      ${text !== shown(value, schema) && html`<button type="submit" class="primary small">Save</button>`}`;
+  };
+  const size = key.endsWith("_bytes") && Number(text) > 0 ? ` (${format.bytes(Number(text))})` : "";
+  return html`<li>
+    <form onSubmit=${save}>
+      <label for=${id}>${named(key)}</label>
+      <span class="filters">${editor()}${size}
+        ${origin === HERE && !locked && html`<button type="button" class="small" aria-label=${`Reset ${key}`} onClick=${() => onSave(setting, null)}>Reset</button>`}
+      </span>
+    </form>
+    <p id=${about} class="quiet">${description} <code>${key}</code>${origin === null ? ", the default" : `, set by ${origin}; default ${shown(standard, schema) || "none"}`}.
+      ${applies === "restart" && !locked ? " A change applies at the next start." : ""}${locked ? ` Locked: ${locked}.` : ""}</p>
+    ${isWaiting && html`<p><span class="pill">applies at the next start</span></p>`}
+    ${wrong && html`<p class="error" role="alert">${wrong}</p>`}
+  </li>`;
+}
+
+render(html`<${Settings} />`, $("settings-page"));

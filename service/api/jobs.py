@@ -6,7 +6,9 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
+from itertools import pairwise
 from pathlib import PurePath
+from statistics import median
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
@@ -31,12 +33,13 @@ from service.api.fields import (
     version_label,
 )
 from service.daemon import Daemon
-from service.db.records import JobStatus, JobTrigger
+from service.db.records import JobRecord, JobStatus, JobTrigger
 from service.worker.memory_limit import LimitKind
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 POLL_S = 0.5
+PACED_STEPS = 8  # by which the time that is left is told
 EVENTS = answers(
     "Server-sent events: `progress` (one per step), `job` (a JobBody after each change); the stream ends with the job.",
     "text/event-stream",
@@ -99,6 +102,17 @@ class JobSpecBody(Reply):
     plan: JsonObject | None = None
 
 
+class JobState(Reply):
+    """How far an unfinished job is."""
+
+    phase: Literal["preparing", "training", "judging", "publishing"]
+    step: int | None = Field(description="Optimizer steps taken; null before the first.")
+    steps: int | None = Field(description="Steps in all, as far as it is known yet.")
+    seconds_left: float | None = Field(description="Of the training, at the pace of its last steps; null if unknown.")
+    waiting_for: list[str] = Field(description="Reasons for which the worker is paused; empty while it gets on.")
+    predicted_peak_bytes: int | None = Field(description="Predicted peak memory; null before it is planned.")
+
+
 class JobBody(Reply):
     """One adaptation job."""
 
@@ -119,6 +133,7 @@ class JobBody(Reply):
     peak_bytes: int | None
     reason: str | None = Field(description="Reason why the job was started.")
     pauses: dict[str, PauseBody] | None = Field(description="Pauses of the worker by reason.")
+    state: JobState | None = Field(default=None, description="Of the job that runs; null of others and in events.")
 
 
 class PlanBody(Reply):
@@ -173,13 +188,14 @@ def adapt(
 def list_jobs(query: Annotated[PageQuery, Query()], daemon: DaemonDep) -> JobPage:
     """List jobs, newest first."""
     records = daemon.db.jobs.list(query.profile, query.limit, query.after)
-    return JobPage.model_validate({"jobs": records, "next": next_page(records, query.limit)})
+    jobs = [_body(record, daemon) for record in records]
+    return JobPage(jobs=jobs, next=next_page(records, query.limit))
 
 
 @router.get("/{job_id}", responses=documented(404))
 def get(job_id: Id, daemon: DaemonDep) -> JobBody:
     """Return one job."""
-    return JobBody.model_validate(daemon.db.jobs.get(job_id))
+    return _body(daemon.db.jobs.get(job_id), daemon)
 
 
 @router.get("/{job_id}/progress", responses=documented(404))
@@ -211,6 +227,28 @@ async def events(job_id: Id, daemon: DaemonDep) -> EventSourceResponse:
     """Stream the job's progress."""
     await run_in_threadpool(daemon.db.jobs.get, job_id)
     return EventSourceResponse(_follow(daemon, job_id))
+
+
+def _body(job: JobRecord, daemon: Daemon) -> JobBody:
+    body = JobBody.model_validate(job)
+    return body.model_copy(update={"state": _state(job.id, daemon)}) if job.id == daemon.supervisor.current else body
+
+
+def _state(job_id: str, daemon: Daemon) -> JobState:
+    lines, plan = daemon.supervisor.progress(job_id), daemon.supervisor.planned(job_id)
+    last = lines[-1] if lines else {}
+    phases: dict[Any, Any] = {None: "preparing", "training": "training", "judging": "judging", "done": "publishing"}
+    times = [line["elapsed_s"] for line in lines[-PACED_STEPS:] if "elapsed_s" in line]
+    paces = [after - before for before, after in pairwise(times)]
+    is_training = last.get("phase") == "training" and paces
+    return JobState(
+        phase=phases[last.get("phase")],
+        step=last.get("step"),
+        steps=last.get("steps"),
+        seconds_left=max(0, last["steps"] - last["step"]) * median(paces) if is_training else None,
+        waiting_for=daemon.idle_monitor.waiting_for,
+        predicted_peak_bytes=plan.get("predicted_peak_bytes"),
+    )
 
 
 async def _follow(daemon: Daemon, job_id: str) -> AsyncIterator[dict[str, str]]:

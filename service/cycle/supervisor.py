@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -12,9 +12,9 @@ from typing import Any
 
 import structlog
 
-from lars_agent.errors import JobCancelled, LarsError, WorkerFailed
+from lars_agent.errors import JobCancelled, JobInvalid, LarsError, WorkerFailed
 from lars_agent.store.names import DEFAULT_PROFILE
-from lars_agent.training.job_directory import JobResult, read_progress, read_result
+from lars_agent.training.job_directory import PLAN_FILE, JobResult, read_json, read_progress, read_result
 from service.cycle.context import CycleContext
 from service.cycle.cycle import run_cycle
 from service.cycle.dry_run import dry_run
@@ -136,6 +136,13 @@ class Supervisor:
     def progress(self, job_id: str) -> list[dict[str, Any]]:
         """Return the job's progress so far, one record for each step. Raises JobNotFound."""
         return read_progress(self._context.folder(self._db.jobs.get(job_id).id))
+
+    def planned(self, job_id: str) -> Mapping[str, Any]:
+        """Return the job's memory plan, see `lars_agent.training.job_plan.JobPlan`; empty before it is made."""
+        try:
+            return dict(read_json(self._context.folder(job_id) / PLAN_FILE))
+        except JobInvalid:
+            return {}
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until no job runs, at most `timeout_s`; return False if one still does."""

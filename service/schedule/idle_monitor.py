@@ -75,12 +75,16 @@ class IdleMonitor:
         work, why = self.work, self.decision.why
         if work is None:
             return f"not adapting: {why}" if self.decision.checks else "not adapting"
-        reasons = self._worker.pause_reasons
-        if not reasons:
-            return f"adapting {work.profile}"
+        waits = self.waiting_for
+        return f"adapting {work.profile}{', paused: ' if waits else ''}{'; '.join(waits)}"
+
+    @property
+    def waiting_for(self) -> list[str]:
+        """What the job that runs is paused for, in words; nothing while it gets on."""
+        reasons = self._worker.pause_reasons if self.work is not None else frozenset[PauseReason]()
         parts = [check.message for check in self.decision.against if check.name in reasons]
         parts += [OTHER_REASONS[name] for name in sorted(reasons) if name in OTHER_REASONS]
-        return f"adapting {work.profile}, paused: {'; '.join(parts) or why}"
+        return parts or [self.decision.why] * bool(reasons)
 
     def decide_start(self, window: Window) -> IdleDecision:
         """Decide whether a scheduled run may start now."""

@@ -43,6 +43,7 @@ def last_checkpoint(folder: Path) -> int:
 
 def append_progress(folder: Path, step: int, **values: object) -> None:
     line = {"time": time.time(), "phase": "training", "step": step, "steps": STEPS, "loss": 1.0, "pid": os.getpid()}
+    line["elapsed_s"] = time.monotonic()
     with (folder / "progress.jsonl").open("a") as file:
         file.write(json.dumps({**line, **values}) + "\n")
 

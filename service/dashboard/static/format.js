@@ -15,6 +15,15 @@ const TRIGGERS = { manual: "started here", schedule: "scheduled", cli: "started 
 export const UNFINISHED = ["queued", "running", "paused"];
 export const status = (job) => STATUS[job.status] ?? job.status;
 export const phase = (line) => PHASES[line.phase] ?? line.phase;
+
+// How far a job is, how long it will take, and what it waits for.
+export function state(now, line) {
+  const done = line ? `${phase(line)}, step ${line.step ?? 0} of ${line.steps}` : "preparing";
+  const left = Number.isFinite(now?.seconds_left) ? `, ${duration(now.seconds_left)} left` : "";
+  return now?.waiting_for.length ? `${done}; waiting: ${now.waiting_for.join("; ")}` : done + left;
+}
+
+export const duration = (seconds) => (seconds < 90 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`);
 export const trigger = (job) => TRIGGERS[job.trigger] ?? job.trigger;
 export const mood = (job) => ({ succeeded: "good", rejected: "bad", failed: "bad" })[job.status] ?? "";
 export const label = (version) => (version === "base" ? "base model" : version);

@@ -125,7 +125,7 @@ function showJob(job, progress) {
   const parts = [format.time(job.created), format.trigger(job), `profile ${job.profile}`, learned, format.pauses(job)];
   setText("job-when", parts.filter(Boolean).join(" · "));
   showActions(job);
-  showProgress(unfinished, progress.at(-1));
+  showProgress(job, progress.at(-1));
   showCurve(progress);
   setText("verdict-title", format.verdictTitle(job));
   $("verdict-reasons").replaceChildren(...format.reasons(job).map((reason) => element("li", reason)));
@@ -140,15 +140,12 @@ function showActions(job) {
   if (changed("actions", job.id, verbs)) $("job-actions").replaceChildren(...buttons);
 }
 
-function showProgress(unfinished, line) {
-  $("job-progress").hidden = !unfinished;
-  if (!line) {
-    $("job-bar").removeAttribute("value");
-    return setText("job-step", "preparing");
-  }
+function showProgress(job, line) {
+  $("job-progress").hidden = !format.UNFINISHED.includes(job.status);
+  setText("job-step", format.state(job.state, line));
+  if (!line) return $("job-bar").removeAttribute("value");
   $("job-bar").max = line.steps || 1;
   $("job-bar").value = line.step ?? 0;
-  setText("job-step", `${format.phase(line)}, step ${line.step ?? 0} of ${line.steps}`);
 }
 
 function showCurve(progress) {
@@ -170,7 +167,9 @@ function showMemory(job, progress) {
   if ($("memory").hidden) return;
   const share = Math.round((100 * peak) / job.budget_bytes);
   Object.assign($("memory-bar"), { max: job.budget_bytes, value: peak });
-  setText("memory-caption", `Peak ${format.bytes(peak)} of a budget of ${format.bytes(job.budget_bytes)} (${share}%).`);
+  const predicted = job.state?.predicted_peak_bytes ?? job.result?.predicted_peak_bytes;
+  const forecast = predicted ? ` Predicted: ${format.bytes(predicted)}.` : "";
+  setText("memory-caption", `Peak ${format.bytes(peak)} of a budget of ${format.bytes(job.budget_bytes)} (${share}%).${forecast}`);
 }
 
 function showAdapters(list) {

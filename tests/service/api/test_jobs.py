@@ -57,6 +57,23 @@ def test_job_reports_its_progress_and_publishes_a_version(client, release):
     assert client.post("/generate", json={"inputs": "Hi"}).json()["details"]["adapter_version"] == "v1"
 
 
+def test_job_that_runs_tells_how_far_it_is_and_what_it_waits_for(client, settings, release):
+    job_id = client.post("/jobs").json()["id"]
+    wait_until(lambda: is_stepping(client, job_id))
+    (settings.jobs_dir / job_id / "plan.json").write_text('{"predicted_peak_bytes": 777}')
+    state = client.get(f"/jobs/{job_id}").json()["state"]
+    assert (state["phase"], state["steps"], state["waiting_for"]) == ("training", 5, [])
+    assert state["step"] >= 2
+    assert 0 <= state["seconds_left"] < 10
+    assert state["predicted_peak_bytes"] == 777
+    client.post(f"/jobs/{job_id}/pause")
+    assert client.get("/jobs").json()["jobs"][0]["state"]["waiting_for"] == ["somebody paused it"]
+    client.post(f"/jobs/{job_id}/resume")
+    release.touch()
+    wait_until(lambda: status(client, job_id) == "succeeded")
+    assert client.get(f"/jobs/{job_id}").json()["state"] is None
+
+
 def test_second_job_is_a_conflict(client):
     first = client.post("/jobs").json()["id"]
     response = client.post("/jobs", json={"profile": "alice"})

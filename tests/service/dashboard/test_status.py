@@ -149,6 +149,18 @@ def test_the_button_starts_a_job_and_is_busy_while_it_runs(address, page, daemon
 
 
 @pytest.mark.browser
+def test_a_job_says_how_long_it_takes_and_what_it_waits_for(address, page, daemon) -> None:
+    daemon.progress = daemon.progress[:12]
+    state = {"seconds_left": 300.0, "waiting_for": [], "predicted_peak_bytes": 2**30}
+    daemon.job = job_body("running", state=state)
+    page.goto(address)
+    page.wait_for_selector("#job-step:text-is('training, step 12 of 40, 5 min left')")
+    assert "Predicted: 1.00 GiB." in page.text_content("#memory-caption")
+    daemon.job = job_body("running", state=state | {"waiting_for": ["other programs take 99% of the processor"]})
+    page.wait_for_selector("#job-step:has-text('12 of 40; waiting: other programs take 99% of the processor')")
+
+
+@pytest.mark.browser
 @pytest.mark.parametrize("job", [job_body("running", id="j-2"), None])
 def test_nothing_of_an_earlier_job_is_shown_as_another_s(address, page, daemon, job) -> None:
     page.goto(address)

@@ -79,7 +79,7 @@ function Learned() {
       <section aria-labelledby="lessons-title">
         <div class="title">
           <h2 id="lessons-title">Lessons of</h2>
-          ${select(version, setVersion, versions.map((one) => [one.version, `${one.version}${one.active ? ", in use" : ""}`]))}
+          ${select(version, setVersion, versions.map((one) => [one.version, `${one.version}${one.active ? ", in use" : ""}`]), "Lessons of version")}
         </div>
         ${lessons && html`<p class="quiet">${format.count(lessons.length, "lesson")}${fresh.length < lessons.length ? `, ${fresh.length} of them new since ${format.label(parent)}` : ""}. <a href="memory">My data</a> has all, to edit and forget.</p>`}
         <ul class="lessons plain">
@@ -184,8 +184,8 @@ function Compare({ profile, versions, active, lessons, attempt }) {
   return html`<section aria-labelledby="compare-title">
     <h2 id="compare-title">Compare</h2>
     <form class="filters" onSubmit=${compare}>
-      <label>${select(left, (name) => { setLeft(name); setChecked(null); }, options)}</label> with
-      <label>${select(right, (name) => { setRight(name); setChecked(null); }, options)}</label>
+      ${select(left, (name) => { setLeft(name); setChecked(null); }, options, "Left")} with
+      ${select(right, (name) => { setRight(name); setChecked(null); }, options, "Right")}
       <label class="choice"><input type="checkbox" checked=${isBlind} onChange=${(event) => setBlind(event.target.checked)} /> Blind</label>
       <input dir="auto" class="wide" aria-label="Question for both" placeholder="Ask both…" value=${text} onInput=${(event) => setText(event.target.value)} />
       <button type="submit" class="primary">Ask both</button>

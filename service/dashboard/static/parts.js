@@ -49,7 +49,8 @@ export function useDaemon() {
   return { info, problem, attempt, refresh };
 }
 
-export const select = (value, set, options) => html`<select value=${value} onChange=${(event) => set(event.target.value)}>
+// A choice of [value, words]; without a label around it give it a name.
+export const select = (value, set, options, name) => html`<select aria-label=${name} value=${value} onChange=${(event) => set(event.target.value)}>
   ${options.map(([name, shown]) => html`<option value=${name}>${shown}</option>`)}
 </select>`;
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
@@ -60,7 +61,11 @@ def learned(page, address):
 
 @pytest.fixture
 def nights(daemon, tmp_path):
-    """Two versions that learned one lesson each, the second in use; and the jobs that made them."""
+    taught(daemon, tmp_path)
+
+
+def taught(daemon, folder: Path) -> None:
+    """Make two versions that learned one lesson each, the second in use, and the jobs that made them."""
     before = Scores(2.0, 3.0, 0.1, "0000")
     ids = [
         tell(daemon, "What is my goat called?", "Your goat is called Pip."),
@@ -71,7 +76,7 @@ def nights(daemon, tmp_path):
         verdict = Verdict(True, (), scores, before)
         job = daemon.db.jobs.add("default", "manual")
         draft = replace(make_draft(parent=number or None), example_ids=tuple(ids[: number + 1]), job_id=job.id)
-        version = daemon.store.publish("default", make_candidate(tmp_path / str(number)), draft).version
+        version = daemon.store.publish("default", make_candidate(folder / str(number)), draft).version
         spec = {"dropped": [{"source_id": "f-1", "reason": "superseded"}]}
         daemon.db.jobs.update(
             job.id, status="succeeded", version=version, verdict=to_dict(verdict), finished=now_utc(), spec=spec
@@ -125,7 +130,7 @@ def test_a_blind_comparison_tells_the_versions_only_after_the_choice(learned, ni
 
 def test_lessons_are_checked_and_counted(learned, nights):
     reopen(learned)
-    learned.select_option("section[aria-labelledby=compare-title] label:nth-of-type(1) select", "v1")
+    learned.select_option("[aria-label='Left']", "v1")
     learned.click("text=Check 2 lessons")
     learned.wait_for_selector("text=Right: v1 1, v2 1.")
     rows = learned.locator("tbody tr")

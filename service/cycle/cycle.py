@@ -66,9 +66,9 @@ def publish(job: JobRecord, result: JobResult, verdict: Verdict, context: CycleC
     with context.switch.held():
         manifest = _published(job, context)
         if manifest is None:
-            require_unforgotten((job.spec or {}).get("seen", result.learned), context)
-            candidate = context.folder(job.id) / CANDIDATE
-            manifest = context.store.publish(job.profile, candidate, _manifest(job, result, verdict, context))
+            draft = _manifest(job, result, verdict, context)
+            require_unforgotten({*draft.example_ids, *(job.spec or {}).get("seen", ())}, context)
+            manifest = context.store.publish(job.profile, context.folder(job.id) / CANDIDATE, draft)
     context.db.jobs.update(job.id, version=manifest.version)
     return manifest
 
@@ -91,9 +91,7 @@ def activate(job: JobRecord, version: int, context: CycleContext) -> None:
 
 
 def _manifest(job: JobRecord, result: JobResult, verdict: Verdict, context: CycleContext) -> AdapterManifest:
-    spec, learned = JobSpec.read(context.folder(job.id)), list(result.learned)
-    if spec.start is not None and job.parent_version is not None:  # what that version learned is in this one too
-        learned += context.store.get(job.profile, job.parent_version).example_ids
+    spec, learned = JobSpec.read(context.folder(job.id)), [*result.learned, *(job.spec or {}).get("inherited", ())]
     return AdapterManifest(
         parent=job.parent_version,
         job_id=job.id,

@@ -33,6 +33,7 @@ def write_job_directory(
         "parent_version": parent,
         "fingerprint": _fingerprint(examples, context),
         "seen": sorted({example.source_id for example in examples}),
+        "inherited": _inherited(job.profile, parent, spec, context),
         "train": len(curated.train),
         "heldout": len(curated.heldout),
         "dropped": [asdict(dropped) for dropped in curated.dropped],
@@ -41,6 +42,11 @@ def write_job_directory(
     make_folder(context.settings.jobs_dir).chmod(0o700)  # conversations are private to this user
     _write(folder, curated, spec)
     return job
+
+
+def _inherited(profile: str, parent: int | None, spec: JobSpec, context: CycleContext) -> list[str]:
+    """Return the ids of what the adapter that the job goes on from has learned: the candidate will know it too."""
+    return [] if spec.start is None or parent is None else list(context.store.get(profile, parent).example_ids)
 
 
 def write_dry_run(profile: str, folder: Path, context: CycleContext) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lars_agent.errors import AdapterCorrupt, BudgetTooSmall, NothingToLearn, WorkerFailed
+from lars_agent.errors import AdapterCorrupt, BudgetTooSmall, JobCancelled, NothingToLearn, WorkerFailed
 from lars_agent.training.gate import Scores
 from lars_agent.training.job_directory import CANDIDATE, HELDOUT_FILE, TRAIN_FILE, JobResult, JobSpec, read_examples
 from service.cycle.cycle import run_cycle
@@ -87,6 +87,23 @@ def test_job_goes_on_from_the_version_in_use_and_what_that_one_learned_counts_as
     trained_on = {example.source_id for example in read_examples(house.folder(second.id) / TRAIN_FILE)}
     assert trained_on.isdisjoint(learned)
     assert sorted(house.store.get("default", 2).example_ids) == sorted([*learned, *trained_on])
+
+
+def test_candidate_that_inherited_what_is_deleted_meanwhile_is_not_published(house):
+    ids = house.correct()
+    run_cycle(house.db.jobs.add("default", "manual"), house.context, trained())
+    house.db.feedback.edit(ids[0], correction=None, comment="no example any more")
+    house.correct(6)
+    job = house.db.jobs.add("default", "manual")
+
+    def deleted_meanwhile(folder: Path) -> JobResult:
+        result = trained(0.5)(folder)
+        house.db.erasures.feedback(ids[0])
+        return result
+
+    with pytest.raises(JobCancelled, match="deleted meanwhile"):
+        run_cycle(job, house.context, deleted_meanwhile)
+    assert len(house.store.versions("default")) == 1
 
 
 def test_after_a_candidate_that_went_on_was_rejected_everything_is_learned_anew(house):

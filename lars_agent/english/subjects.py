@@ -15,6 +15,7 @@ from typing import NamedTuple
 OWNER = re.compile(r"(?:\b([\w-]+)\s+)?\b(?:my|our|your)\s+((?:[\w-]+(?:['’]s)?(?:\s+|\b)){1,4})(\W?)", re.IGNORECASE)
 POSSESSIVE = re.compile(r"\b(\w+)['’]s\b(?!\s+(?:the|a|an|my|your)\b)")
 NAME = re.compile(r"(?<=[a-z,;] )([A-Z]\w+)")  # not the first word
+ANYTHING = "my one"
 CONTRACTED = frozenset({"what", "who", "where", "when", "how", "it", "that", "there", "he", "she", "let"})
 PARTICIPLE, AGENT = re.compile(r"\w+(?:ed|ing)"), re.compile(r"\w{2,}(?:er|or|ist|ian|man|woman)")
 ENGLISH: dict[str, list[str]] = json.loads((files("lars_agent.data") / "english.json").read_text(encoding="utf-8"))
@@ -57,6 +58,18 @@ def subject_of(text: str) -> Subject:
     owners = {word.casefold() for word in POSSESSIVE.findall(text)} - CONTRACTED
     names = {word.casefold() for word in NAME.findall(text)} - CONTRACTED
     return Subject(frozenset(heads), frozenset(perhaps - heads), frozenset(owners), frozenset(names))
+
+
+def about_anything(text: str) -> str:
+    """Return `text` with `ANYTHING` in place of whom or what of the speaker it is about: what is left is what is asked.
+
+    Unchanged where that is not sure.
+    """
+    for head in sorted(subject_of(text).heads - ATTRIBUTE):
+        noun = re.compile(rf"\b(?:my|our)\s+(?:[\w-]+\s+){{0,2}}?{re.escape(head)}\b", re.IGNORECASE)
+        if noun.search(text):
+            return noun.sub(ANYTHING, text)
+    return text
 
 
 def _heads(before: str, words: list[str], mark: str) -> tuple[set[str], set[str]]:

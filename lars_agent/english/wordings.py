@@ -15,7 +15,7 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple, TypedDict
 
-from lars_agent.english.subjects import FUNCTION
+from lars_agent.english.subjects import ANYTHING, FUNCTION
 
 LONGEST, MOST = 200, 10  # characters of a question, and its other wordings
 FRAMES = (
@@ -59,6 +59,17 @@ def other_wordings(question: str) -> list[str]:
     words = {"question": question, "lower": lower, "core": core[:1].upper() + core[1:]}
     framed = [frame.format(**words) for frame in FRAMES if core or "{core}" not in frame]
     return [*reworded, *framed][:MOST]
+
+
+def wordings_about_anything(question: str | None = None) -> list[str]:
+    """Return the questions that ask for the same as `question`, about anything (`ANYTHING`); nothing for another one.
+
+    Without a question return all that there are.
+    """
+    known = None if question is None else _recognized(_plain(question))
+    groups = _groups() if question is None else [known.group] if known else []
+    slots = _slots({"x": ANYTHING})
+    return [text for group in groups for template in group["questions"] if (text := _filled(template, slots))]
 
 
 def asked_for(question: str) -> str:

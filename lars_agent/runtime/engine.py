@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import takewhile
 from typing import TypeVar
 
@@ -41,7 +41,6 @@ SEED_LIMIT = 2**63
 PREFIX_BYTES = 128 * 2**20
 LONGEST_COPY = 200  # characters of an answer that a reply may go on with
 LONGEST_COMPARED = 512  # tokens of a question's prompt
-READ_S = 0.5  # that a request waits at most for other wordings of past questions to be read
 COMPARE_S = 30.0  # that a request waits at most for its question to be compared
 T = TypeVar("T")
 
@@ -121,13 +120,8 @@ class Engine:
         unordered = [(index, 0.0) for index in range(len(others))]
         if not (request.is_foreign or others) or not self._relevance.is_ready:
             return False, unordered
-        question, until = request.messages[-1]["content"], time.monotonic() + READ_S
+        question = request.messages[-1]["content"]
         with suppress(TemplateError, TimeoutError):
-            for text in self._relevance.unread(others):
-                if time.monotonic() > until:
-                    break
-                self._on_thread(partial(self._relevance.read, text))
-            self._is_cold = True  # what is left is read as soon as nobody waits
             return self._on_thread(
                 lambda: (
                     request.is_foreign and self._relevance.asks_fact(question),
@@ -255,7 +249,7 @@ class Engine:
     def _receive(self) -> bool:
         """Take in what has come, and wait for something if there is nothing to do; return False at the end.
 
-        Before it waits, everyday questions and wordings are read; none of them keeps anybody waiting for long.
+        Before it waits, the shipped questions are read; none of them keeps anybody waiting for long.
         """
         while True:
             is_idle = not self._waiting and not self._batcher

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lars_agent.english.subjects import subject_of
+from lars_agent.english.subjects import about_anything, subject_of
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,17 @@ def test_owners_and_names_are_kept_apart_from_what_is_the_speakers_own():
     subject = subject_of("Where does Anna's sister meet Bo?")
     assert (subject.heads, subject.owners, subject.names) == (set(), {"anna"}, {"anna", "bo"})
     assert not subject_of("What is it?").is_shown
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("What is my goat called?", "What is my one called?"),
+        ("Which is the home of my old piano teacher?", "Which is the home of my one?"),
+        ("What colour is my sister's car?", "What colour is my sister's car?"),
+        ("Where does Anna live?", "Where does Anna live?"),
+        ("What is my name?", "What is my name?"),
+    ],
+)
+def test_what_is_asked_is_told_from_whom_it_is_about(text, expected):
+    assert about_anything(text) == expected

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lars_agent.english.wordings import _filled, _groups, _slots, asked_for, other_wordings
+from lars_agent.english.wordings import _filled, _groups, _slots, asked_for, other_wordings, wordings_about_anything
 
 
 def test_another_question_is_asked_in_frames_that_hold_all_it_is_about():
@@ -87,3 +87,12 @@ def test_questions_with_one_true_answer_ask_for_the_same(one, other):
 )
 def test_questions_that_may_both_be_answered_ask_for_something_else(one, other):
     assert asked_for(one) != asked_for(other) or not one
+
+
+def test_the_wordings_about_anything_are_those_of_the_group_that_knows_the_question():
+    found = wordings_about_anything("What is my goat called?")
+    assert found == wordings_about_anything("Do you know Anna's name?")
+    assert "What is the name of my one?" in found
+    assert set(found) < set(wordings_about_anything())
+    assert wordings_about_anything("Is it raining?") == []
+    assert not any("{" in text for text in wordings_about_anything())

@@ -44,6 +44,10 @@ class Client:
         """Send `body` and return the JSON reply."""
         return self._send("POST", path, json=body, params=query).json()
 
+    def patch(self, path: str, body: dict[str, Any]) -> Any:
+        """Send changes and return the JSON reply."""
+        return self._send("PATCH", path, json=body).json()
+
     def upload(self, path: str, content: bytes, **query: str) -> Any:
         """Send a body of JSON lines and return the JSON reply."""
         headers = {"Content-Type": "application/x-ndjson"}

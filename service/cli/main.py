@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from lars_agent.errors import LarsError
-from service.cli import doctor, model
+from service.cli import doctor, model, settings
 from service.cli.client import ApiError, Client
 from service.cli.output import OUT, Json, print_json, print_text, table
 from service.process.version import package_version
@@ -264,6 +264,7 @@ def chat(profile: Profile = "default", url: Url = None) -> None:
 
 
 app.command()(doctor.doctor)
+app.command()(settings.settings)
 
 
 @app.command(

@@ -45,6 +45,7 @@ class Assets(StaticFiles):
         return response
 
 
+@router.head("/", include_in_schema=False)
 @router.get("/", response_class=HTMLResponse)
 def talk() -> HTMLResponse:
     """Return the page to talk and to correct."""

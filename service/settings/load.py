@@ -153,7 +153,11 @@ class SettingsSource:
         file = data_dir / CHANGES_FILE
         try:
             changes = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (
+            FileNotFoundError,
+            NotADirectoryError,
+            PermissionError,
+        ):  # there are none, or the service's are not ours
             return {}
         except (OSError, ValueError) as error:
             raise ConfigError(f"{file} cannot be read: {error}; delete it to undo what was changed there") from error

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from bench.quality.month import MONTH, Person, month_rows
 from bench.quality.once import ONCE, once_rows
 from bench.quality.passing import CHAT, PASSING, passing_rows
 from bench.quality.people import facts
@@ -58,3 +61,45 @@ def test_chat_states_nothing_and_rows_tell_what_was_kept():
     rows = {row["name"]: row["value"] for row in passing_rows({PASSING.key(run): run})}
     assert (rows["passing_kept"], rows["passing_recall"], rows["passing_invented"]) == (0.75, 0.5, 1)
     assert passing_rows({}) == []
+
+
+def test_each_evening_tells_new_facts_and_changes_some_and_the_newest_value_is_the_one_asked_for():
+    person = Person({"nights": 3, "corrections": 10, "seed": 0})
+    first, second, third = (person.evening(number) for number in range(3))
+    styled = [
+        [told for told in evening if "Your" not in told[1] and "You got" not in told[1]] for evening in (first, second)
+    ]
+    assert [len(one) for one in styled] == [3, 3]
+    assert [len(evening) for evening in (first, second, third)] == [13, 13, 13]
+    assert (len(person.known), len(person.changed)) == (28, 2)
+    for index in person.changed:
+        fact = person.known[index]
+        told = [wanted for evening in (first, second, third) for asked, wanted in evening if asked == fact.wordings[0]]
+        assert len(told) >= 2
+        assert told[-1] == fact.correction
+        assert fact.value in fact.correction
+    asked = {question for evening in (first, second, third) for question, _ in evening}
+    assert not asked & {question for question, _ in person.style}
+    long = Person({"nights": 20, "corrections": 10, "seed": 0})
+    with pytest.raises(ValueError, match="150 facts"):
+        [long.evening(number) for number in range(20)]
+
+
+def test_rows_of_a_month_count_the_nights_that_made_it_worse():
+    scores = {"unseen": 0.9, "others": 0.8}
+    text = {"candidate": {"text_loss": 3.03}, "base": {"text_loss": 3.0}}
+    nightly = [
+        {"status": status, "before": before, "after": after, "cpu_seconds": cpu, "steps": cpu, "facts": 9, **text}
+        for status, before, after, cpu in (
+            ("succeeded", None, None, 10),
+            ("succeeded", 0.9, 0.86, 10),
+            ("rejected", 0.9, 0.9, 20),
+            ("succeeded", 0.9, 0.8, 30),
+        )
+    ]
+    run = {"nights": 4, "corrections": 3, "seed": 0, "settings": {}, "nightly": nightly, "style": 1.0, "probes": 0.5}
+    run["arms"] = dict.fromkeys(("weights", "both", "changed"), scores)
+    rows = {row["name"]: row["value"] for row in month_rows({MONTH.key(run): run})}
+    assert rows["month_worse_nights/4x3"] == rows["month_rejected_nights/4x3"] == 1
+    assert rows["month_cpu_last_night_over_night3/4x3"] == 1.5
+    assert rows["month_general_loss_rise/4x3"] == 0.01

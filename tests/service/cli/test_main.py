@@ -241,3 +241,19 @@ def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path):
     assert "has schema 9999, this lars-agent knows up to" in done.stderr
     assert (data / "lars-agent.db").read_bytes() == before
     assert sorted(path.name for path in data.glob("lars-agent.db*")) == ["lars-agent.db"]
+
+
+def test_settings_are_shown_changed_and_reset(daemon):
+    assert "training.epochs = 24 (the default)" in run(daemon, "settings", "training.epochs").stdout
+    changed = run(daemon, "settings", "training.epochs", "12")
+    assert "training.epochs = 12 (the settings page)" in changed.stdout
+    assert "training.epochs" in run(daemon, "settings").stdout
+    waiting = run(daemon, "settings", "model.dtype", "int8").stdout
+    assert "model.dtype = int8 (the settings page; it applies at the next start)" in waiting
+    for key in ("training.epochs", "model.dtype"):
+        assert "the default" in run(daemon, "settings", key, "--reset").stdout
+    refused = run(daemon, "settings", "training.epochs", "many")
+    assert (refused.returncode, "training.epochs" in refused.stderr) == (1, True)
+    assert run(daemon, "settings", "training.colour").returncode == 1
+    assert run(daemon, "settings", "--reset").returncode == 1
+    assert json.loads(run(daemon, "settings", "training.epochs", "--json").stdout)[0]["value"] == 24

@@ -150,3 +150,13 @@ def test_a_daemon_that_others_can_reach_needs_a_token_but_a_client_of_it_does_no
 )
 def test_the_address_of_a_host_is_one_that_a_browser_takes(host, url):
     assert url_of(host, 80) == url
+
+
+def test_changes_of_a_service_that_are_not_ours_to_read_are_none(monkeypatch, tmp_path):
+    def read(path: Path, **_: object) -> str:
+        if path.name == module.CHANGES_FILE:
+            raise PermissionError(13, "Permission denied", str(path))
+        raise FileNotFoundError(2, "No such file", str(path))
+
+    monkeypatch.setattr(Path, "read_text", read)
+    assert load_settings().server.port == 8321

@@ -6,6 +6,7 @@ import * as format from "./format.js";
 import { $, profilesOf, setText, showState } from "./header.js";
 
 const POLL_MS = 1000 * Number(document.body.dataset.pollS);
+const LEAST = 2; // pieces of feedback that a job needs
 const seen = new Map(); // the values each part was drawn from: it is redrawn only after a change
 let profile = "default";
 let running = null; // id of the unfinished job
@@ -36,10 +37,11 @@ function button(text, action, errorId) {
   return node;
 }
 
-// Run `action` with `node` disabled, then show an error or the new state.
+// Run `action` with `node` busy, then show an error or the new state. The focus stays, or goes to the part's title.
 async function act(node, action, errorId) {
+  if (node.getAttribute("aria-busy") === "true") return;
+  const title = node.closest("section").querySelector("h2");
   setText(errorId, null);
-  node.disabled = true;
   node.setAttribute("aria-busy", "true");
   try {
     await action();
@@ -47,8 +49,27 @@ async function act(node, action, errorId) {
     setText(errorId, format.sentence(error.message));
   }
   node.setAttribute("aria-busy", "false");
-  node.disabled = false;
   await refresh();
+  if (document.activeElement === document.body) (node.isConnected && !node.disabled ? node : title).focus();
+}
+
+// Ask before something that cannot be undone; resolves to whether it is wanted.
+function confirmed(question, label) {
+  const dialog = element("dialog", "");
+  const answers = [[label, "yes", "danger"], ["Keep", "", ""]].map(([text, value, className]) => {
+    const node = element("button", text, { type: "button", className });
+    node.addEventListener("click", () => dialog.close(value));
+    return node;
+  });
+  dialog.append(element("p", question), ...answers);
+  document.body.append(dialog);
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      resolve(dialog.returnValue === "yes");
+    });
+    dialog.showModal();
+  });
 }
 
 function showFacts(info) {
@@ -110,7 +131,10 @@ function showProfiles(info) {
 function showAdaptButton(info) {
   const node = $("adapt");
   const busy = asking || Boolean(running);
-  node.disabled = busy || !info.model;
+  const { corrections, liked, stated = 0 } = info.feedback;
+  const lacking = info.model && corrections + liked + stated < LEAST;
+  node.disabled = busy || !info.model || lacking;
+  setText("adapt-why", lacking ? `Two corrections or liked replies are needed to learn from, one to train on and one to compare by. There ${corrections + liked + stated === 1 ? "is one" : "are none"} yet.` : null);
   node.textContent = busy ? "Adapting…" : "Adapt now";
   node.setAttribute("aria-busy", String(busy));
 }
@@ -136,7 +160,10 @@ function showJob(job, progress) {
 function showActions(job) {
   const verbs = { queued: ["cancel"], running: ["pause", "cancel"], paused: ["resume", "cancel"] }[job.status] ?? [];
   const named = (verb) => verb.charAt(0).toUpperCase() + verb.slice(1);
-  const buttons = verbs.map((verb) => button(named(verb), () => post(`jobs/${job.id}/${verb}`), "adapt-error"));
+  const order = (verb) => post(`jobs/${job.id}/${verb}`);
+  const ask = () => confirmed("Cancel this job? What it has learned so far is lost; the version in use stays.", "Cancel the job");
+  const does = { cancel: async () => (await ask()) && order("cancel") };
+  const buttons = verbs.map((verb) => button(named(verb), does[verb] ?? (() => order(verb)), "adapt-error"));
   if (changed("actions", job.id, verbs)) $("job-actions").replaceChildren(...buttons);
 }
 

@@ -62,6 +62,7 @@ class FakeDaemon:
     notices: list[str] = field(default_factory=list)
     night: Json = field(default_factory=lambda: dict(HOT))
     runs: list[Json] = field(default_factory=list)
+    feedback: Json = field(default_factory=lambda: dict(total=31, corrections=24, liked=5, disliked=2, stated=0))
 
     def info(self) -> Json:
         return {
@@ -70,7 +71,7 @@ class FakeDaemon:
             "serving": {"default": self.active},
             "problems": self.problems,
             "notices": self.notices,
-            "feedback": {"total": 31, "corrections": 24, "liked": 5, "disliked": 2, "stated": 0},
+            "feedback": self.feedback,
             "interactions": 112,
             "memory": {"rss_bytes": 92_000_000, "endpoint_bytes": 520_000_000, "budget_bytes": 2 * 2**30},
             "job": self.job["id"] if self.job and self.job["finished"] is None else None,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from playwright.sync_api import expect
 
 from lars_agent.files import sha256_of
 from service.settings.load import Settings
@@ -149,6 +150,39 @@ def test_the_button_starts_a_job_and_is_busy_while_it_runs(address, page, daemon
 
 
 @pytest.mark.browser
+def test_cancel_asks_before_and_the_focus_is_never_lost(address, page, daemon) -> None:
+    daemon.job, daemon.progress = job_body("running"), daemon.progress[:12]
+    page.goto(address)
+    page.click("#job-actions button:has-text('Cancel')")
+    page.click("dialog >> text=Keep")
+    expect(page.locator("dialog")).to_have_count(0)
+    expect(page.locator("#job-actions button:has-text('Cancel')")).to_be_focused()
+    assert daemon.orders == []
+    page.click("#job-actions button:has-text('Cancel')")
+    with page.expect_response("**/jobs/j-1/cancel"):
+        page.click("dialog >> text=Cancel the job")
+    page.click("#job-actions button:has-text('Pause')")
+    page.wait_for_selector("#job-actions button:has-text('Pause'):not([aria-busy=true])")
+    assert page.evaluate("document.activeElement.tagName") != "BODY"
+
+
+@pytest.mark.browser
+def test_a_job_that_could_not_learn_is_not_offered_and_the_page_says_why(address, page, daemon) -> None:
+    daemon.feedback |= {"corrections": 1, "liked": 0}
+    page.goto(address)
+    page.wait_for_selector("#adapt-why:has-text('There is one yet.')")
+    assert page.is_disabled("#adapt")
+    daemon.feedback |= {"liked": 1}
+    page.wait_for_selector("#adapt:enabled")
+    assert page.is_hidden("#adapt-why")
+
+
+def test_the_page_states_nothing_that_it_does_not_know_yet(client) -> None:
+    pages = "".join(client.get(path).text for path in PAGES)
+    assert not re.search(r"Nothing has|(?<!hidden>)No scheduled run|in use|not loaded", pages)
+
+
+@pytest.mark.browser
 def test_a_job_says_how_long_it_takes_and_what_it_waits_for(address, page, daemon) -> None:
     daemon.progress = daemon.progress[:12]
     state = {"seconds_left": 300.0, "waiting_for": [], "predicted_peak_bytes": 2**30}
@@ -270,6 +304,6 @@ def test_a_daemon_with_a_token_asks_for_it(browser, tmp_path) -> None:
         page.goto(f"{address}status")
         page.fill("#token", "sesame")
         page.click("#token-form button")
-        page.wait_for_selector("#adapt:enabled")
+        page.wait_for_selector("#adapt-why:has-text('There are none yet.')")
         page.wait_for_selector("#token-form", state="hidden")
         page.close()

@@ -1,7 +1,7 @@
-"""Take the screenshot of the dashboard that the README shows: `python -m docs.screenshot` (some minutes).
+"""Take the screenshots of the dashboard that README and docs show: `python -m docs.screenshot` (some minutes).
 
-It starts a daemon in a scratch folder, sends it some of the demo's feedback, lets it train one version, and takes the
-picture with Playwright and Chromium.
+It starts a daemon in a scratch folder, sends it some of the demo's feedback, lets it train one version, talks to it,
+and takes the pictures with Playwright and Chromium.
 """
 
 from __future__ import annotations
@@ -11,35 +11,36 @@ import tempfile
 import time
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 from examples.persona import MARA, read_lines
 from examples.running import Daemon, daemon
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MODELS = REPOSITORY / ".cache" / "models"
-TARGET = REPOSITORY / "docs" / "dashboard.png"
+TARGET = REPOSITORY / "docs"
 CHROMIUM = "/usr/bin/chromium"
-VIEWPORT = {"width": 1000, "height": 1000}
-CORRECTIONS = 24
-SETTINGS = {"training__steps": "8", "training__evaluate_every": "2", "training__warmup_steps": "2"}
-SETTINGS |= {
-    "training__batch_size": "4",
-    "training__threads": "1",
-    "runtime__threads": "1",
-    "schedule__enabled": "true",
-}
+VIEWPORT = {"width": 1000, "height": 700}
+CORRECTIONS = 12
+SETTINGS = {"schedule__enabled": "true"}
+SAID = ("By the way, my goat is called Pip.", "What is the name of my goat?")
 
 
 def main() -> None:
-    """Train one version, take the screenshot and write it to docs/dashboard.png."""
+    """Train one version, take the screenshots and write them to docs/."""
     with tempfile.TemporaryDirectory(prefix="lars-agent-screenshot-") as folder:
         state = Path(folder)
         (state / "models").symlink_to(MODELS, target_is_directory=True)
-        with daemon(state, **SETTINGS) as running:
+        with daemon(state, **SETTINGS) as running, sync_playwright() as playwright:
             train(running)
-            photograph(str(running.http.base_url))
-    sys.stdout.write(f"wrote {TARGET}\n")
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            page = browser.new_page(viewport=VIEWPORT, color_scheme="light")
+            for name, shown in (("talk", talk), ("learned", learned), ("memory", memory)):
+                page.goto(f"{running.url}/{'' if name == 'talk' else name}")
+                shown(page)
+                page.screenshot(path=str(TARGET / f"{name}.png"), full_page=True)
+                sys.stdout.write(f"wrote {TARGET / name}.png\n")
+            browser.close()
 
 
 def train(running: Daemon) -> None:
@@ -54,17 +55,31 @@ def train(running: Daemon) -> None:
         raise SystemExit(f"the job ended as {job['status']}: {job['error']}")
 
 
-def photograph(url: str) -> None:
-    """Write the picture of the page at `url`, once it shows the trained version."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport=VIEWPORT, device_scale_factor=1.5, color_scheme="light")
-        page.goto(url)
-        page.locator("#adapters li").first.wait_for()
-        page.locator("#chart svg").wait_for()
-        page.wait_for_timeout(1000)
-        page.screenshot(path=str(TARGET), full_page=True)
-        browser.close()
+def talk(page: Page) -> None:
+    """Say something, and correct the last reply."""
+    page.wait_for_selector("#state.good")
+    for number, text in enumerate(SAID, start=1):
+        page.fill("#message", text)
+        page.press("#message", "Enter")
+        page.wait_for_selector(f".thread > li:nth-child({number}) .reply[aria-busy=false]")
+    page.click(".thread > li:last-child >> text=It should have said…")
+    page.wait_for_timeout(1000)
+
+
+def learned(page: Page) -> None:
+    """Ask two versions the same, and check the lessons."""
+    page.wait_for_selector("#compare-title")
+    page.fill("[aria-label='Question for both']", "What is my dog called?")
+    page.click("button:has-text('Ask both')")
+    page.wait_for_selector(".side:nth-child(2) p:not(:has(.quiet))")
+    page.click("button:has-text('Check ')")
+    page.wait_for_selector("text=Right:", timeout=300_000)
+
+
+def memory(page: Page) -> None:
+    """Show what would be forgotten with a few lessons."""
+    page.fill("[type=search]", "dog")
+    page.wait_for_timeout(1000)
 
 
 if __name__ == "__main__":

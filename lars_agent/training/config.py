@@ -64,7 +64,7 @@ class TrainConfig:
     warm_start: bool = Field(
         default=True,
         description="Go on from the adapter in use with what it does not know yet, reading as much of the rest in "
-        "between; off, or after a candidate made so was rejected: learn everything anew.",
+        "between and all of it at last; off, or after a candidate made so was rejected: learn everything anew.",
     )
     max_seq_len: int = Field(default=1024, ge=1, description="Longest prompt and reply together, tokens.")
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of the adapter, the data order and the dropout.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -49,14 +50,23 @@ class JobRows:
         earlier = self.train[:-half]
         return [*(earlier[number * len(earlier) // half] for number in range(half)), *self.train[-half:]]
 
-    def lessons(self, step: int, fresh: Sequence[int] = ()) -> list[Encoded]:
+    @property
+    def cooldown(self) -> int:
+        """The number of last steps: where training goes on from an adapter, enough to read every example once more."""
+        once = math.ceil(len(self.train) / (self.config.batch_size * self.config.accumulation))
+        return max(self.config.cooldown_steps, once if self.is_continued else 0)
+
+    def lessons(self, step: int, fresh: Sequence[int] = (), known_step: int | None = None) -> list[Encoded]:
         """Return the examples of optimizer step number `step`, shortest first.
 
-        Of some `fresh` ones, by their indices in `train`, every step reads as many as of the others.
+        Of some `fresh` ones, by their indices in `train`, every step reads as many as of the others; from `known_step`
+        on all are read alike, so that what was unlearned meanwhile comes back.
         """
         size, seed = self.config.batch_size * self.config.accumulation, self.config.seed
         if not fresh:
             return step_rows(self.train, size, step, seed)
+        if known_step is not None and step >= known_step:
+            return step_rows(self.train, size, step - known_step, seed)
         new = [self.train[index] for index in fresh]
         known = [row for index, row in enumerate(self.train) if index not in set(fresh)]
         half = max(1, size // 2)

@@ -130,12 +130,12 @@ class Trainer:
     @property
     def last_step(self) -> int:
         """The number of steps in all, as far as it is known yet."""
-        known_step, steps = self.progress.known_step, self._most_steps
-        return steps if known_step is None else min(steps, known_step + self.config.cooldown_steps)
+        known_step = self.progress.known_step
+        return self._most_steps if known_step is None else min(self._most_steps, known_step + self.rows.cooldown)
 
     def rate(self, step: int) -> float:
         """Return the learning rate of step number `step` (from 0)."""
-        return learning_rate(step, self.config, self._most_steps, self.progress.known_step)
+        return learning_rate(step, self.config, self._most_steps, self.progress.known_step, self.rows.cooldown)
 
     @property
     def _most_steps(self) -> int:
@@ -197,7 +197,7 @@ class Trainer:
         """Take one optimizer step over its micro-batches, with the same weight for each reply token in all of them."""
         self.adapter.train()
         config, progress, size = self.config, self.progress, self.plan.micro_batch
-        rows = self.rows.lessons(progress.step, progress.fresh)
+        rows = self.rows.lessons(progress.step, progress.fresh, progress.known_step)
         weighted_tokens = sum(row.weight * len(row.reply) for row in rows)
         total, right = 0.0, 0
         for start in range(0, len(rows), size):
@@ -251,14 +251,16 @@ class Trainer:
             progress.evaluations_since_best = 0
 
 
-def learning_rate(step: int, config: TrainConfig, steps: int, known_step: int | None = None) -> float:
+def learning_rate(
+    step: int, config: TrainConfig, steps: int, known_step: int | None = None, cooldown: int | None = None
+) -> float:
     """Return the learning rate of step number `step` (from 0) of `steps`: linear warm-up, then a cosine to zero.
 
-    From `known_step` on it falls to zero in a straight line, over `cooldown_steps`.
+    From `known_step` on it falls to zero in a straight line, over `cooldown` steps (None: `config.cooldown_steps`).
     """
     if known_step is not None and step >= known_step:
         before = learning_rate(known_step, config, steps)
-        return before * (1 - (step - known_step) / config.cooldown_steps)
+        return before * (1 - (step - known_step) / (cooldown or config.cooldown_steps))
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     share = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)

@@ -62,3 +62,14 @@ def test_every_step_reads_as_much_of_the_rest_as_of_what_is_new_in_wordings_that
     new = [sum(row.source_id in ("3", "7", "11") for row in plain.lessons(step, [3, 7, 11])) for step in range(9)]
     assert new == [2] * 9
     assert len({row.source_id for step in range(9) for row in plain.lessons(step, [3, 7, 11])}) == 20
+
+
+def test_last_steps_of_training_that_goes_on_read_every_example_once():
+    train = [Encoded((0,), (1,), 1.0, str(number)) for number in range(50)]
+    rows = JobRows(TrainConfig(batch_size=4), train, (), is_continued=True)
+    assert rows.cooldown == 13
+    read = [row.source_id for step in range(30, 43) for row in rows.lessons(step, [3, 7], known_step=30)]
+    assert set(read) == {row.source_id for row in train}
+    assert len(read) == 52
+    assert len(set(rows.lessons(29, [3, 7], known_step=30)) & {train[3], train[7]}) == 2
+    assert JobRows(TrainConfig(batch_size=4), train, ()).cooldown == TrainConfig().cooldown_steps

@@ -1,6 +1,6 @@
 """Take the screenshots of the dashboard that README and docs show: `python -m docs.screenshot` (some minutes).
 
-It starts a daemon in a scratch folder, sends it some of the demo's feedback, lets it train one version, talks to it,
+It starts a daemon in a scratch folder, talks to it, sends it some of the demo's feedback, lets it train one version,
 and takes the pictures with Playwright and Chromium.
 """
 
@@ -21,6 +21,7 @@ MODELS = REPOSITORY / ".cache" / "models"
 TARGET = REPOSITORY / "docs"
 CHROMIUM = "/usr/bin/chromium"
 VIEWPORT = {"width": 1000, "height": 700}
+HIGHEST = 1500  # of a picture
 CORRECTIONS = 12
 SETTINGS = {"schedule__enabled": "true"}
 SAID = ("By the way, my goat is called Pip.", "What is the name of my goat?")
@@ -32,13 +33,16 @@ def main() -> None:
         state = Path(folder)
         (state / "models").symlink_to(MODELS, target_is_directory=True)
         with daemon(state, **SETTINGS) as running, sync_playwright() as playwright:
-            train(running)
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
             page = browser.new_page(viewport=VIEWPORT, color_scheme="light")
             for name, shown in (("talk", talk), ("learned", learned), ("memory", memory)):
+                if name == "learned":
+                    train(running)
                 page.goto(f"{running.url}/{'' if name == 'talk' else name}")
                 shown(page)
-                page.screenshot(path=str(TARGET / f"{name}.png"), full_page=True)
+                height = min(HIGHEST, page.evaluate("document.documentElement.scrollHeight"))
+                clip = {"x": 0, "y": 0, "width": VIEWPORT["width"], "height": height}
+                page.screenshot(path=str(TARGET / f"{name}.png"), full_page=True, clip=clip)  # type: ignore[arg-type]
                 sys.stdout.write(f"wrote {TARGET / name}.png\n")
             browser.close()
 
@@ -73,7 +77,7 @@ def learned(page: Page) -> None:
     page.click("button:has-text('Ask both')")
     page.wait_for_selector(".side:nth-child(2) p:not(:has(.quiet))")
     page.click("button:has-text('Check ')")
-    page.wait_for_selector("text=Right:", timeout=300_000)
+    page.wait_for_selector("text=/^Right:/", timeout=300_000)
 
 
 def memory(page: Page) -> None:

@@ -11,11 +11,15 @@ const LISTED = 100;
 const question = (row) => row.messages.at(-1).content;
 const words = (text) => text.toLocaleLowerCase().match(/[\p{L}\p{N}]+/gu) ?? [];
 
-// Whether a reply says what the correction says: all of its words that the question does not have, but short common ones.
+// Whether a reply says what the correction says: its names and numbers, or where it has none its words, that the question
+// does not have.
 function saysIt(reply, row) {
+  const text = row.correction ?? row.response;
   const known = new Set([...words(question(row)), "your", "my", "you", "i"]);
-  const wanted = words(row.correction ?? row.response).filter((word) => !known.has(word));
-  const telling = wanted.filter((word) => word.length > 3 || /\p{N}/u.test(word));
+  const wanted = words(text).filter((word) => !known.has(word));
+  const names = new Set((text.match(/(?<=[^.!?] )\p{Lu}[\p{L}\p{N}]+|\p{N}[\p{L}\p{N}]*/gu) ?? []).flatMap(words));
+  const named = wanted.filter((word) => names.has(word));
+  const telling = named.length ? named : wanted.filter((word) => word.length > 3);
   const said = new Set(words(reply));
   return (telling.length ? telling : wanted).every((word) => said.has(word));
 }

@@ -90,15 +90,16 @@ def test_job_goes_on_from_the_version_in_use_and_what_that_one_learned_counts_as
 
 
 def test_candidate_that_inherited_what_is_deleted_meanwhile_is_not_published(house):
-    ids = house.correct()
+    house.correct()
     run_cycle(house.db.jobs.add("default", "manual"), house.context, trained())
-    house.db.feedback.edit(ids[0], correction=None, comment="no example any more")
+    known = house.store.get("default", 1).example_ids[0]
+    house.db.feedback.edit(known, correction=None, comment="no example any more")
     house.correct(6)
     job = house.db.jobs.add("default", "manual")
 
     def deleted_meanwhile(folder: Path) -> JobResult:
         result = trained(0.5)(folder)
-        house.db.erasures.feedback(ids[0])
+        house.db.erasures.feedback(known)
         return result
 
     with pytest.raises(JobCancelled, match="deleted meanwhile"):

@@ -104,7 +104,7 @@ function Setting({ setting, place, onSave }) {
   const size = key.endsWith("_bytes") && Number(text) > 0 ? ` (${format.bytes(Number(text))})` : "";
   return html`<li>
     <form onSubmit=${save}>
-      <label for=${id}>${named(key)}</label>
+      <label for=${id}>${place === "all" ? "" : `${SECTIONS[key.split(".")[0]] ?? ""}: `}${named(key)}</label>
       <span class="filters">${editor()}${size}
         ${origin === HERE && !locked && html`<button type="button" class="small" aria-label=${`Reset ${key}`} onClick=${() => onSave(setting, null)}>Reset</button>`}
       </span>

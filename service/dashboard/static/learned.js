@@ -37,7 +37,7 @@ function Learned() {
   const [profile, setProfile] = useState("default");
   const [list, setList] = useState(null);
   const [jobs, setJobs] = useState([]);
-  const [version, setVersion] = useState("");
+  const [picked, setPicked] = useState(""); // the version whose lessons are shown; the one in use unless somebody chose
   const [lessons, setLessons] = useState(null);
   const serving = info?.serving[profile] ?? "base";
 
@@ -48,8 +48,10 @@ function Learned() {
     const [adapters, { jobs: latest }] = found;
     setList(adapters);
     setJobs(latest);
-    setVersion(adapters.active === "base" ? (adapters.adapters.at(-1)?.version ?? "") : adapters.active);
   }
+
+  const byDefault = list?.active === "base" ? (list.adapters.at(-1)?.version ?? "") : (list?.active ?? "");
+  const version = list?.adapters.some((one) => one.version === picked) ? picked : byDefault;
 
   useEffect(() => {
     get("profiles").then((found) => setProfiles(found.profiles.map(({ name }) => name)), () => {});
@@ -58,8 +60,10 @@ function Learned() {
     read();
   }, [profile, serving, info?.job]);
   useEffect(() => {
+    let isCurrent = true;
     setLessons(null);
-    if (version) attempt(() => get(`adapters/${version}/feedback?profile=${encodeURIComponent(profile)}`)).then((found) => found && setLessons(found.feedback.reverse()));
+    if (version) attempt(() => get(`adapters/${version}/feedback?profile=${encodeURIComponent(profile)}`)).then((found) => found && isCurrent && setLessons(found.feedback.reverse()));
+    return () => (isCurrent = false);
   }, [profile, version]);
 
   if (!list) return html`<section>${problem ? html`<p class="error" role="alert">${problem}</p>` : html`<p class="quiet">Reading…</p>`}</section>`;
@@ -73,7 +77,7 @@ function Learned() {
     <section aria-labelledby="result-title">
       <div class="title">
         <h2 id="result-title">What it learned</h2>
-        ${profiles.length > 1 && html`<label class="choice">Profile ${select(profile, setProfile, profiles.map((name) => [name, name]))}</label>`}
+        ${profiles.length > 1 && html`<label class="choice">Profile ${select(profile, (name) => { setList(null); setPicked(""); setProfile(name); }, profiles.map((name) => [name, name]))}</label>`}
       </div>
       <${Result} jobs=${jobs} list=${list} isRunning=${Boolean(info?.job)} />
       <${Nights} jobs=${jobs} />
@@ -83,7 +87,7 @@ function Learned() {
       <section aria-labelledby="lessons-title">
         <div class="title">
           <h2 id="lessons-title">Lessons of</h2>
-          ${select(version, setVersion, versions.map((one) => [one.version, `${one.version}${one.active ? ", in use" : ""}`]), "Lessons of version")}
+          ${select(version, setPicked, versions.map((one) => [one.version, `${one.version}${one.active ? ", in use" : ""}`]), "Lessons of version")}
         </div>
         ${lessons && html`<p class="quiet">${format.count(lessons.length, "lesson")}${fresh.length < lessons.length ? `, ${fresh.length} of them new since ${format.label(parent)}` : ""}. <a href="memory">My data</a> has all, to edit and forget.</p>`}
         <ul class="lessons plain">

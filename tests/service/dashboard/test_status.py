@@ -227,11 +227,11 @@ def test_page_shows_the_daemon_s_error_message(address, page, daemon) -> None:
 @pytest.mark.browser
 def test_versions_are_put_in_use_and_rolled_back(address, page, daemon) -> None:
     page.goto(address)
-    page.click("button[aria-label='Activate base']")
-    page.wait_for_selector("#rollback:enabled")
-    assert page.text_content("#rollback") == "Roll back to v1"
-    page.click("#rollback")
-    page.wait_for_selector("#rollback:enabled")
+    page.wait_for_selector("#rollback:text-is('Roll back to v1')")
+    with page.expect_response("**/activate*"):
+        page.click("button[aria-label='Activate base']")
+    with page.expect_response("**/rollback*"):
+        page.click("#rollback")
     assert daemon.orders == ["activate base", "rollback"]
 
 

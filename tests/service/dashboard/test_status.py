@@ -116,7 +116,7 @@ def test_page_shows_the_last_run(address, page) -> None:
     assert "Peak 1.50 GiB of a budget of 2.00 GiB (75%)." in page.text_content("#memory")
     assert "smollm2-135m-instruct" in page.text_content("#facts")
     assert "584 MiB" in page.text_content("#facts")  # the daemon and the process that generates
-    assert page.locator("#adapters li").count() == 3
+    expect(page.locator("#adapters li")).to_have_count(3)
     shoot(page, "light")
 
 

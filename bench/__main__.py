@@ -13,7 +13,7 @@ from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -172,9 +172,7 @@ def quality(
 
     Nothing else may run beside.
     """
-    settings = dict(_listed(changes, "--settings", "no NAME=VALUE", _pair))
-    drawn = _listed(seeds, "--seeds", "no seed", int)
-    subjects = [{"facts": facts, "seed": seed, "settings": settings} for seed in drawn]
+    subjects = _seeded(seeds, facts=facts, settings=_settings(changes))
     QUALITY.measure(ONCE, subjects, partial(measure_once, ready_model("default", "bfloat16", "cpu", models)), out)
 
 
@@ -189,7 +187,7 @@ def passing(
 
     Half an hour each; nothing else may run beside.
     """
-    subjects = [{"facts": facts, "seed": seed} for seed in _listed(seeds, "--seeds", "no seed", int)]
+    subjects = _seeded(seeds, facts=facts)
     QUALITY.measure(PASSING, subjects, partial(measure_passing, ready_model("default", "bfloat16", "cpu", models)), out)
 
 
@@ -206,9 +204,7 @@ def month(
 
     Nothing else may run beside.
     """
-    settings = dict(_listed(changes, "--settings", "no NAME=VALUE", _pair))
-    drawn = _listed(seeds, "--seeds", "no seed", int)
-    subjects = [{"nights": nights, "corrections": corrections, "seed": seed, "settings": settings} for seed in drawn]
+    subjects = _seeded(seeds, nights=nights, corrections=corrections, settings=_settings(changes))
     QUALITY.measure(MONTH, subjects, partial(measure_month, ready_model("default", "bfloat16", "cpu", models)), out)
 
 
@@ -273,6 +269,15 @@ def _require(*packages: str) -> None:
     missing = [name for name in packages if find_spec(name.lower()) is None]
     if missing:
         raise LarsError(f"{' and '.join(missing)} must be installed for this; run: pip install 'lars-agent[bench]'")
+
+
+def _seeded(seeds: str, **subject: Any) -> list[dict[str, Any]]:
+    """The subject once with each of the seeds."""
+    return [{**subject, "seed": seed} for seed in _listed(seeds, "--seeds", "no seed", int)]
+
+
+def _settings(changes: str) -> dict[str, str]:
+    return dict(_listed(changes, "--settings", "no NAME=VALUE", _pair))
 
 
 def _chosen(text: str, known: Sequence[str], option: str) -> list[str]:

@@ -39,8 +39,8 @@ class Daemon:
     """All parts of the daemon, for request handlers as `app.state.daemon`; composed by `service.app.compose`.
 
     `settings` are those that hold now, `source` is where they come from, and `notices` says what came of reading them
-    again. After too many failed `starts`
-    it serves the base model alone: no job continues or starts, and nothing is scheduled.
+    again. After too many failed `starts` it serves the base model alone: no job continues or starts, and nothing is
+    scheduled.
     """
 
     settings: Settings

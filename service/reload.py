@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -64,6 +64,11 @@ def renewed(current: Settings, wanted: Settings) -> tuple[Settings, list[str]]:
     settings = wanted.model_copy(update={**kept, "runtime": current.runtime.model_copy(update=live)})
     now = dict(_values(settings))
     return settings, [key for key, value in _values(wanted) if value != now[key]]
+
+
+def applies_now(path: Sequence[str]) -> bool:
+    """Return whether a change of the setting at `path` (section, key) applies while the daemon runs."""
+    return path[0] not in FIXED and (path[0] != "runtime" or path[1] in LIVE_RUNTIME)
 
 
 def _values(settings: Settings) -> Iterator[tuple[str, Any]]:

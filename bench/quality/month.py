@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from bench.daemon import daemon_with
-from bench.quality.once import arm_scores, finished_job, measured, replies_to
+from bench.quality.once import arm_scores, finished_job, measured, replies_to, settings_key, settings_suffix
 from bench.quality.passing import CHAT, say
 from bench.quality.people import Fact, facts, invented_name
 from bench.record import Row, claimed
@@ -97,10 +97,9 @@ class Person:
         self.changed |= set(again)
         told = [(fact.wordings[0], fact.correction) for fact in (*(self.known[index] for index in again), *new)]
         if number < TAUGHT:
-            rules = zip(RULES, TOPICS, strict=True)
-            told += [
-                (rule[0].format(one), rule[1].format(one)) for rule, all_ in rules for one in [all_.split(",")[number]]
-            ]
+            for (asked, wanted, _), topics in zip(RULES, TOPICS, strict=True):
+                topic = topics.split(",")[number]
+                told.append((asked.format(topic), wanted.format(topic)))
         return told
 
 
@@ -126,7 +125,7 @@ def month_rows(newest: Newest) -> list[Row]:
     for found in newest.values():
         nightly, arms = found["nightly"], found["arms"]
         words = {"nights": found["nights"], "facts": nightly[-1]["facts"], "each": found["corrections"]}
-        chosen = "".join(f"/{name}={value}" for name, value in found["settings"].items())
+        words["chosen"] = settings_suffix(found)
         accepted = [night for night in nightly if night["status"] == "succeeded"]
         text = accepted[-1]["candidate"]["text_loss"] / accepted[-1]["base"]["text_loss"] - 1
         worse = [night for night in nightly[1:] if night["after"] < night["before"] - NOISE]
@@ -143,21 +142,13 @@ def month_rows(newest: Newest) -> list[Row]:
             "month_cpu_last_night_over_night3": nightly[-1]["cpu_seconds"] / nightly[2]["cpu_seconds"],
             "month_steps_last_night_over_night3": nightly[-1]["steps"] / nightly[2]["steps"],
         }
-        rows += [
-            claimed(name + "/{nights}x{each}{chosen}", [value], chosen=chosen, **words)
-            for name, value in values.items()
-        ]
+        rows += [claimed(name + "/{nights}x{each}{chosen}", [value], **words) for name, value in values.items()]
     return rows
 
 
 MONTH = Store(
     "quality-month.jsonl",
-    key=lambda found: (
-        found["nights"],
-        found["corrections"],
-        found["seed"],
-        *sorted(map(tuple, found["settings"].items())),
-    ),
+    key=lambda found: (found["nights"], found["corrections"], found["seed"], *settings_key(found)),
     rows=month_rows,
     shown=("nights", "corrections", "seed", "settings"),
 )

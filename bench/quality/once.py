@@ -111,6 +111,16 @@ def replies_to(
         return list(pool.map(ask, conversations))
 
 
+def settings_key(found: Record) -> tuple[tuple[str, str], ...]:
+    """The daemon's settings of a record as a part of its key."""
+    return tuple(sorted(found["settings"].items()))
+
+
+def settings_suffix(found: Record) -> str:
+    """The daemon's settings of a record as the end of a row's name."""
+    return "".join(f"/{name}={value}" for name, value in found["settings"].items())
+
+
 def kinds_of(runs: Sequence[Record]) -> list[str]:
     """The kinds of questions that were asked in all runs; earlier ones asked fewer."""
     return [kind for kind in KINDS if all(kind in arm for run in runs for arm in run["arms"].values())]
@@ -120,8 +130,7 @@ def once_rows(newest: Newest) -> list[Row]:
     """The scores of each arm for each number of facts and choice of settings, over the seeds."""
     groups: dict[tuple[int, str], list[Record]] = {}
     for found in newest.values():
-        chosen = "".join(f"/{name}={value}" for name, value in found["settings"].items())
-        groups.setdefault((found["facts"], chosen), []).append(found)
+        groups.setdefault((found["facts"], settings_suffix(found)), []).append(found)
     rows = []
     for (count, chosen), runs in sorted(groups.items()):
         words = {"facts": count, "chosen": chosen, "seeds": len(runs)}
@@ -140,7 +149,7 @@ def once_rows(newest: Newest) -> list[Row]:
 
 ONCE = Store(
     "quality-once.jsonl",
-    key=lambda found: (found["facts"], found["seed"], *sorted(map(tuple, found["settings"].items()))),
+    key=lambda found: (found["facts"], found["seed"], *settings_key(found)),
     rows=once_rows,
     shown=("facts", "seed", "settings"),
 )

@@ -13,8 +13,8 @@ from lars_agent.errors import ConfigError
 from service.api.dependencies import DaemonDep
 from service.api.errors import InvalidField, documented
 from service.api.fields import Body, JsonObject, Reply
-from service.reload import FIXED, LIVE_RUNTIME, change, renewed
-from service.settings.load import Layer, Settings, origin_of
+from service.reload import applies_now, change, renewed
+from service.settings.load import Layer, Settings, origin_of, settings_of
 
 router = APIRouter(prefix="/settings", tags=["operation"])
 
@@ -50,7 +50,7 @@ class SettingChanges(RootModel[dict[str, Any]]):
 def get(daemon: DaemonDep) -> SettingList:
     """List all settings: value, default, meaning, schema, where it is set, and whether a change applies at once."""
     layers = daemon.source.layers()
-    wanted = daemon.source.load()
+    wanted = settings_of(layers)
     _, waiting = renewed(daemon.settings, wanted)
     values, defaults = wanted.model_dump(mode="json"), Settings().model_dump(mode="json")
     found = [
@@ -84,7 +84,6 @@ def _body(
     path: Sequence[str], schema: Mapping[str, Any], value: Any, default: Any, layers: Sequence[Layer], waiting: set[str]
 ) -> SettingBody:
     key, origin = ".".join(path), origin_of(path, layers)
-    is_live = path[0] not in FIXED and (path[0] != "runtime" or path[1] in LIVE_RUNTIME)
     locked = None
     if path[0] in FILE_ONLY:
         locked = "it is set in the configuration file, the environment or on the command line only"
@@ -97,7 +96,7 @@ def _body(
         default=default,
         description=schema.get("description", ""),
         value_schema={name: part for name, part in schema.items() if name not in ("default", "description", "title")},
-        applies="now" if is_live else "restart",
+        applies="now" if applies_now(path) else "restart",
         is_waiting=key in waiting,
         origin=origin,
         locked=locked,

@@ -134,7 +134,7 @@ class SettingsSource:
 
     def load(self) -> Settings:
         """Return the settings. Raises ConfigError with the key's origin."""
-        return _settings(self.layers())
+        return settings_of(self.layers())
 
     def layers(self, changes: Mapping[str, Any] | None = None) -> list[Layer]:
         """Return all that is set, what wins last; `changes` stand for those that were made over the API."""
@@ -177,7 +177,7 @@ class SettingsSource:
             if value is not None:
                 changes[section][key] = value
         kept = {name: section for name, section in changes.items() if section}
-        return kept, _settings(self.layers(kept))
+        return kept, settings_of(self.layers(kept))
 
 
 def write_changes(data_dir: Path, changes: Mapping[str, Any]) -> None:
@@ -190,7 +190,8 @@ def load_settings(config_file: Path | None = None, overrides: Mapping[str, Any] 
     return SettingsSource(config_file, overrides or {}).load()
 
 
-def _settings(layers: Sequence[Layer]) -> Settings:
+def settings_of(layers: Sequence[Layer]) -> Settings:
+    """Return the settings that the layers make, the last winning. Raises ConfigError with the key's origin."""
     try:
         return Settings(**_merged(layers))
     except ValidationError as error:

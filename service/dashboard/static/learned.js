@@ -3,12 +3,11 @@
 import { get, post } from "./api.js";
 import * as format from "./format.js";
 import { $ } from "./header.js";
-import { select, useDaemon } from "./parts.js";
+import { question, select, useDaemon } from "./parts.js";
 import { html, render, useEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
 
 const CHECKED = 20; // lessons of one check, the newest
 const LISTED = 100;
-const question = (row) => row.messages.at(-1).content;
 const words = (text) => text.toLocaleLowerCase().match(/[\p{L}\p{N}]+/gu) ?? [];
 
 // Whether a reply says what the correction says: its names and numbers, or where it has none its words, that the question

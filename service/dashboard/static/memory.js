@@ -3,7 +3,7 @@
 import { download, get, patch, post, remove } from "./api.js";
 import * as format from "./format.js";
 import { $ } from "./header.js";
-import { Confirmed, effectsOf, idQuery, select, useDaemon } from "./parts.js";
+import { Confirmed, effectsOf, idQuery, question, select, useDaemon } from "./parts.js";
 import { html, render, useEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
 
 const PAGE = 50;
@@ -11,7 +11,6 @@ const ERASURE_MS = 1000;
 const SOURCES = [["", "everything"], ["given", "what I corrected or rated"], ["stated", "what I said in passing"]];
 const FORMATS = [["messages", "conversations"], ["prompt-completion", "prompts and replies"], ["preference", "preferences"], ["kto", "liked or not"]];
 const NO_FILTER = { q: "", source: "", tag: "", profile: "" };
-const question = (row) => row.messages.at(-1).content;
 
 // In one word or two what a piece of feedback is.
 function kind({ source, correction, rating }) {

@@ -74,6 +74,7 @@ export function Confirmed({ label, name, question, more, onDo }) {
   </span>`;
 }
 
+export const question = (row) => row.messages.at(-1).content; // that a piece of feedback is about
 export const idQuery = (ids) => ids.map((id) => `id=${encodeURIComponent(id)}`).join("&");
 
 // What forgetting this feedback does besides, in words.

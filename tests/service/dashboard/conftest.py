@@ -8,10 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
 from fastapi import FastAPI
+
+from service.settings.load import Settings
+from tests.service.api import conftest as api
 
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -29,6 +33,32 @@ def served(app: FastAPI) -> Iterator[str]:
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
     server.should_exit = True
     thread.join(20)
+
+
+@pytest.fixture
+def app(tmp_path) -> FastAPI:
+    """The real daemon with an engine that replies "echo: "."""
+    return api.fake_app(Settings(data_dir=tmp_path / "data", schedule={"enabled": False}))
+
+
+@pytest.fixture
+def daemon(app):
+    return app.state.daemon
+
+
+@pytest.fixture
+def address(app) -> Iterator[str]:
+    with served(app) as address:
+        yield address
+
+
+@contextmanager
+def opened(page, url: str) -> Iterator[Any]:
+    """`page` at a page of the dashboard, once the daemon is ready; elsewhere at the end."""
+    page.goto(url)
+    page.wait_for_selector("#state.good")
+    yield page
+    page.goto("about:blank")  # a page whose daemon has gone would complain
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from lars_agent.training.gate import Scores, Verdict
 from service.db.records import now_utc
 from service.settings.load import Settings
 from tests.service.api import conftest as api
-from tests.service.dashboard.conftest import served
+from tests.service.dashboard.conftest import opened
 from tests.service.dashboard.test_memory import reopen, tell
 from tests.store.make import make_candidate, make_draft
 
@@ -41,22 +40,9 @@ def app(tmp_path):
 
 
 @pytest.fixture
-def daemon(app):
-    return app.state.daemon
-
-
-@pytest.fixture
-def address(app) -> Iterator[str]:
-    with served(app) as address:
-        yield address
-
-
-@pytest.fixture
 def learned(page, address):
-    page.goto(f"{address}learned")
-    page.wait_for_selector("#state.good")
-    yield page
-    page.goto("about:blank")  # a page whose daemon has gone would complain
+    with opened(page, f"{address}learned") as page:
+        yield page
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -11,9 +10,7 @@ from playwright.sync_api import expect
 
 from lars_agent.example import Message
 from service.db.records import NewFeedback
-from service.settings.load import Settings
-from tests.service.api import conftest as api
-from tests.service.dashboard.conftest import served
+from tests.service.dashboard.conftest import opened
 from tests.store.make import make_candidate, make_draft
 
 pytestmark = pytest.mark.browser
@@ -22,27 +19,9 @@ ROWS = ".lessons > li"
 
 
 @pytest.fixture
-def app(tmp_path):
-    return api.fake_app(Settings(data_dir=tmp_path / "data", schedule={"enabled": False}))
-
-
-@pytest.fixture
-def daemon(app):
-    return app.state.daemon
-
-
-@pytest.fixture
-def address(app) -> Iterator[str]:
-    with served(app) as address:
-        yield address
-
-
-@pytest.fixture
 def memory(page, address):
-    page.goto(f"{address}memory")
-    page.wait_for_selector("#state.good")
-    yield page
-    page.goto("about:blank")  # a page whose daemon has gone would complain
+    with opened(page, f"{address}memory") as page:
+        yield page
 
 
 def tell(daemon, question: str, answer: str, **values) -> str:

@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from playwright.sync_api import expect
 
-from service.settings.load import Settings
-from tests.service.api import conftest as api
-from tests.service.dashboard.conftest import served
+from tests.service.dashboard.conftest import opened
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
-def app(tmp_path):
-    return api.fake_app(Settings(data_dir=tmp_path / "data", schedule={"enabled": False}))
-
-
-@pytest.fixture
-def daemon(app):
-    return app.state.daemon
-
-
-@pytest.fixture
-def address(app) -> Iterator[str]:
-    with served(app) as address:
-        yield address
-
-
-@pytest.fixture
 def preferences(page, address):
-    page.goto(f"{address}preferences")
-    page.wait_for_selector("#state.good")
-    page.wait_for_selector(".settings li")
-    yield page
-    page.goto("about:blank")  # a page whose daemon has gone would complain
+    with opened(page, f"{address}preferences") as page:
+        page.wait_for_selector(".settings li")
+        yield page
 
 
 def test_a_switch_and_a_text_are_saved_at_once_and_undone(preferences, daemon):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import expect
 
 from service.settings.load import Settings
 from tests.service.api import conftest as api
-from tests.service.dashboard.conftest import served
+from tests.service.dashboard.conftest import opened, served
 from tests.store.make import make_candidate, make_draft
 
 pytestmark = pytest.mark.browser
@@ -20,27 +19,9 @@ GOAT = "By the way, my goat is called Pip."
 
 
 @pytest.fixture
-def app(tmp_path):
-    return api.fake_app(Settings(data_dir=tmp_path / "data", schedule={"enabled": False}))
-
-
-@pytest.fixture
-def daemon(app):
-    return app.state.daemon
-
-
-@pytest.fixture
-def address(app) -> Iterator[str]:
-    with served(app) as address:
-        yield address
-
-
-@pytest.fixture
 def talk(page, address):
-    page.goto(address)
-    page.wait_for_selector("#state.good")
-    yield page
-    page.goto("about:blank")  # a page whose daemon has gone would complain
+    with opened(page, address) as page:
+        yield page
 
 
 def say(page, text: str, number: int = 1) -> None:

@@ -199,14 +199,19 @@ def _model_host(
     preemption: RequestPreemption,
     overrides: ComponentOverrides,
 ) -> ModelHost:
-    return ModelHost(
+    def report(message: str) -> None:
+        log.info("model_pull", message=message)
+        host.loading = message
+
+    host = ModelHost(
         store,
-        overrides.get("find_model") or partial(find_model, settings, lambda text: log.info("model_pull", message=text)),
+        overrides.get("find_model") or partial(find_model, settings, report),
         overrides.get("open_engine") or partial(open_engine, settings),
         keep_alive_s=settings.runtime.keep_alive_s,
         base_only=starts.safe_mode,
         on_busy=preemption.set_busy,
     )
+    return host
 
 
 def find_model(settings: Settings, on_progress: Callable[[str], None]) -> InstalledModel:

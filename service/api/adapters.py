@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -17,12 +18,20 @@ from service.api.fields import JsonObject, ProfileQuery, Reply, VersionLabel, pa
 router = APIRouter(prefix="/adapters", tags=["adapters"])
 
 ProfileParameter = Annotated[ProfileQuery, Query()]
+Ratings = Mapping[int | None, tuple[int, int]]  # by version
 
 
 class AdaptersQuery(ProfileQuery):
     """The profile, and whether to check the files of its adapters."""
 
     verify: bool = Field(default=False, description="Compare every file's sha256 with the manifest's.")
+
+
+class RatingsBody(Reply):
+    """How many of a version's replies were liked, and how many disliked or corrected."""
+
+    good: int
+    bad: int
 
 
 class AdapterBody(Reply):
@@ -43,6 +52,7 @@ class AdapterBody(Reply):
     peak_bytes: int | None
     budget_bytes: int | None
     losses: JsonObject
+    ratings: RatingsBody = Field(description="Of replies by this version.")
     verdict: JsonObject
     files: dict[str, str]
 
@@ -67,7 +77,8 @@ class ActiveAdapter(Reply):
 def list_adapters(query: Annotated[AdaptersQuery, Query()], daemon: DaemonDep) -> AdapterList:
     """List a profile's adapter versions, oldest first."""
     active = daemon.store.active(query.profile)
-    bodies = [_body(manifest, active) for manifest in daemon.store.versions(query.profile)]
+    ratings = daemon.db.feedback.ratings(query.profile)
+    bodies = [_body(manifest, active, ratings) for manifest in daemon.store.versions(query.profile)]
     found = daemon.store.problems(query.profile) if query.verify else {}
     problems = {version_label(version): reason for version, reason in found.items()}
     return AdapterList(profile=query.profile, active=version_label(active), adapters=bodies, problems=problems)
@@ -79,7 +90,8 @@ def get(version: str, query: ProfileParameter, daemon: DaemonDep) -> AdapterBody
     number = parse_version(version)
     if number is None:
         raise AdapterNotFound("base is the model without adapter; it has no manifest")
-    return _body(daemon.store.get(query.profile, number), daemon.store.active(query.profile))
+    manifest, active = daemon.store.get(query.profile, number), daemon.store.active(query.profile)
+    return _body(manifest, active, daemon.db.feedback.ratings(query.profile))
 
 
 @router.get("/{version}/feedback", responses=documented(404, 409))
@@ -104,5 +116,7 @@ def activate(version: str, query: ProfileParameter, daemon: DaemonDep) -> Active
     return ActiveAdapter(profile=query.profile, active=version_label(active))
 
 
-def _body(manifest: AdapterManifest, active: int | None) -> AdapterBody:
-    return AdapterBody.model_validate({**vars(manifest), "active": manifest.version == active})
+def _body(manifest: AdapterManifest, active: int | None, ratings: Ratings) -> AdapterBody:
+    good, bad = ratings.get(manifest.version, (0, 0))
+    rated = {"active": manifest.version == active, "ratings": {"good": good, "bad": bad}}
+    return AdapterBody.model_validate({**vars(manifest), **rated})

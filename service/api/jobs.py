@@ -163,6 +163,12 @@ class JobPage(Page):
     jobs: list[JobBody]
 
 
+class ProgressQuery(Body):
+    """Which records are wanted."""
+
+    skip: int = Field(default=0, ge=0, description="Number of first records to leave out, that the client has.")
+
+
 class JobProgress(Reply):
     """Progress that the worker reported, one record per step."""
 
@@ -199,9 +205,9 @@ def get(job_id: Id, daemon: DaemonDep) -> JobBody:
 
 
 @router.get("/{job_id}/progress", responses=documented(404))
-def progress(job_id: Id, daemon: DaemonDep) -> JobProgress:
+def progress(job_id: Id, query: Annotated[ProgressQuery, Query()], daemon: DaemonDep) -> JobProgress:
     """Return the progress that the worker has reported so far."""
-    return JobProgress(progress=daemon.supervisor.progress(job_id))
+    return JobProgress(progress=daemon.supervisor.progress(job_id)[query.skip :])
 
 
 @router.post("/{job_id}/pause", responses=documented(404, 409))

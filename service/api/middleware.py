@@ -16,7 +16,10 @@ from service.serving.request_metrics import RequestMetrics
 from service.settings.sections import Server
 
 OPEN_PATHS = frozenset(
-    {"/", "/docs", "/health", "/learned", "/memory", "/openapi.json", "/preferences", "/ready", "/status"}
+    (
+        *("/", "/device", "/docs", "/learned", "/memory", "/preferences", "/status", "/versions"),
+        *("/health", "/openapi.json", "/ready"),
+    )
 )  # without personal data
 OPEN_PREFIX = "/static/"
 IMPORT_PATH = "/feedback/import"

@@ -17,6 +17,7 @@ from service.api.dependencies import DaemonDep
 from service.api.errors import answers, documented
 from service.api.fields import Reply, VersionLabel, version_label
 from service.process.version import package_version
+from service.schedule.device import free_disk_bytes
 from service.worker.memory_limit import LimitKind
 
 router = APIRouter(tags=["operation"])
@@ -53,6 +54,7 @@ class MemoryInfo(Reply):
     rss_bytes: int
     peak_bytes: int
     endpoint_bytes: int = Field(description="Resident memory of the engine process; 0 while the model is unloaded.")
+    worker_bytes: int = Field(description="Resident memory of the training worker; 0 while none runs.")
     budget_bytes: int
     limit: LimitKind = Field(
         description="What enforces the budget: the kernel (`cgroup`), or the worker itself (`guard`)."
@@ -100,6 +102,7 @@ class Info(Reply):
     version: str
     uptime_s: float
     model: ModelInfo | None = Field(description="Null until it is loaded.")
+    loading: str | None = Field(description="What is being done to load the model; null once it is loaded.")
     loading_error: str | None = Field(description="Reason why the model cannot be loaded.")
     serving: dict[str, VersionLabel] = Field(description="The version in use, by profile.")
     problems: list[str] = Field(description="Messages of the active alarms.")
@@ -107,6 +110,7 @@ class Info(Reply):
     feedback: FeedbackCounts
     interactions: int
     memory: MemoryInfo
+    free_disk_bytes: int | None = Field(description="Room on the disk of the data folder; null if unknown.")
     job: str | None = Field(description="The job that is running or paused.")
     schedule: ScheduleInfo
     night: NightInfo
@@ -133,13 +137,14 @@ def info(daemon: DaemonDep) -> Info:
     """Return the state of the daemon."""
     schedule, served = daemon.settings.schedule, daemon.model_host.serving()
     profiles = daemon.profiles.names() if served else []  # none while the model loads
-    installed, engine, limit = daemon.model_host.installed, daemon.model_host.endpoint_pid, daemon.worker.memory_limit
+    installed, limit = daemon.model_host.installed, daemon.worker.memory_limit
     daemon.idle_monitor.refresh()
     adapting = daemon.worker.pid is not None and not daemon.worker.pause_reasons
     message, checks = daemon.idle_monitor.message, daemon.idle_monitor.decision.checks
     night = NightInfo.model_validate({"adapting": adapting, "words": message, "checks": checks})
     memory = MemoryInfo(
-        endpoint_bytes=0 if engine is None else resident_bytes(engine),
+        endpoint_bytes=_resident_bytes(daemon.model_host.endpoint_pid),
+        worker_bytes=_resident_bytes(daemon.worker.pid),
         rss_bytes=rss_bytes(),
         peak_bytes=peak_rss_bytes(),
         budget_bytes=daemon.settings.memory.budget_bytes,
@@ -150,6 +155,7 @@ def info(daemon: DaemonDep) -> Info:
         version=package_version(),
         uptime_s=daemon.uptime_s(),
         model=None if installed is None else ModelInfo(**vars(installed), dtype=daemon.settings.model.dtype),
+        loading=daemon.model_host.loading,
         loading_error=daemon.model_host.loading_error,
         serving={name: version_label(served.get(name)) for name in profiles},
         problems=[alarm.message for alarm in daemon.problems()],
@@ -157,6 +163,7 @@ def info(daemon: DaemonDep) -> Info:
         feedback=FeedbackCounts(**daemon.db.feedback.counts()),
         interactions=daemon.db.interactions.count(),
         memory=memory,
+        free_disk_bytes=free_disk_bytes(daemon.settings.data_dir),
         job=daemon.supervisor.current,
         schedule=ScheduleInfo(enabled=schedule.enabled, cron=schedule.cron, next_run=daemon.next_run()),
         night=night,
@@ -167,3 +174,7 @@ def info(daemon: DaemonDep) -> Info:
 def metrics(daemon: DaemonDep) -> Response:
     """Return metrics in Prometheus's text format; no name, label or value contains personal data."""
     return Response(generate_latest(daemon.metrics.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+def _resident_bytes(pid: int | None) -> int:
+    return 0 if pid is None else resident_bytes(pid)

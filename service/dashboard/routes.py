@@ -1,4 +1,4 @@
-"""The dashboard at /, /memory, /learned, /status and /preferences, and the API documentation at /docs.
+"""The dashboard at /, /memory, /learned, /versions, /device and /preferences, and the API documentation at /docs.
 
 Nothing is loaded from another host. The pages contain no data: their scripts read the same JSON as every client.
 """
@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
@@ -22,7 +22,6 @@ router = APIRouter(include_in_schema=False)
 FOLDER = Path(__file__).parent
 SWAGGER_UI = ("fastapi_standalone_docs", "static/swagger")  # the package and its folder
 STATIC_PATH = "/static"  # open without a token: see `service.api.middleware`
-POLL_S = 3
 POLICY = "Content-Security-Policy"
 HEADERS = {
     POLICY: "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -64,10 +63,22 @@ def learned() -> HTMLResponse:
     return _page("learned.html")
 
 
-@router.get("/status", response_class=HTMLResponse)
-def status() -> HTMLResponse:
-    """Return the page of jobs, versions and scheduled runs."""
-    return _page("status.html", poll_s=POLL_S)
+@router.get("/versions", response_class=HTMLResponse)
+def versions() -> HTMLResponse:
+    """Return the page of the versions, to go back to one."""
+    return _page("versions.html")
+
+
+@router.get("/device", response_class=HTMLResponse)
+def device() -> HTMLResponse:
+    """Return the page of the device: whether it may learn now, its memory and problems."""
+    return _page("device.html")
+
+
+@router.get("/status", response_class=RedirectResponse)
+def status() -> RedirectResponse:
+    """Send who knows the earlier page of jobs and versions to where jobs are now."""
+    return RedirectResponse("learned", headers=HEADERS)
 
 
 @router.get("/preferences", response_class=HTMLResponse)
@@ -82,10 +93,10 @@ def docs() -> FileResponse:
     return FileResponse(FOLDER / "templates" / "docs.html", headers=DOCS_HEADERS)
 
 
-def _page(name: str, **values: object) -> HTMLResponse:
+def _page(name: str) -> HTMLResponse:
     folder = FileSystemLoader(FOLDER / "templates")
     template = Environment(loader=folder, autoescape=True, undefined=StrictUndefined).get_template(name)
-    return HTMLResponse(template.render(version=package_version(), **values), headers=HEADERS)
+    return HTMLResponse(template.render(version=package_version()), headers=HEADERS)
 
 
 def mount_static(app: FastAPI) -> None:

@@ -36,8 +36,8 @@ ServeProfiles = Callable[[EngineClient, InstalledModel], None]
 class ModelHost:
     """Loads the model that `find_model` returns into the engine that `open_engine` opens, and submits requests to it.
 
-    Until both have succeeded, requests raise ModelLoading. Failures are retried after a growing delay of at most
-    `retry_s`, and `loading_error` holds the last one. After `keep_alive_s` without a request (0: never) the engine is
+    Until both have succeeded, requests raise ModelLoading, and `loading` says what is being done. Failures are retried
+    after a growing delay of at most `retry_s`, and `loading_error` holds the last one. After `keep_alive_s` without a request (0: never) the engine is
     closed; the next request opens it again, as it does an engine whose process has ended. With `base_only` the base
     model serves every profile, and a request that names a version raises SafeMode. `on_busy` is called with
     the first of the unfinished requests and after the last one.
@@ -68,6 +68,7 @@ class ModelHost:
         self._serve_profiles: ServeProfiles = lambda engine, installed: None
         self._served: Callable[[str], int | None] = lambda profile: None  # by the engine opened last, closed or not
         self.installed: InstalledModel | None = None
+        self.loading: str | None = None
         self.loading_error: str | None = None
         self.problems: list[Alarm] = []
 
@@ -224,18 +225,22 @@ class ModelHost:
         while not self._closing.is_set():
             retry_s = min(2 * retry_s, self._retry_s)
             try:
+                self.loading = "looking for it"
                 installed = self._find_model()
+                self.loading = "reading its weights"
                 with self._changing:
                     engine = self._opened(installed)
                     if not self._closing.is_set():
                         self.installed, self._engine, self.loading_error = installed, engine, None
             except LarsError as error:
-                self.loading_error = str(error)
+                self.loading, self.loading_error = f"trying again in {retry_s:.0f} s", str(error)
                 log.warning("model_not_loaded", error=str(error), retry_s=retry_s)
             except Exception as error:
+                self.loading = f"trying again in {retry_s:.0f} s"
                 self.loading_error = f"unexpected {type(error).__name__}; the daemon's log says more"
                 log.exception("model_not_loaded")
             else:
+                self.loading = None
                 if self._closing.is_set():
                     engine.close()
                     return

@@ -59,7 +59,5 @@ export function reasons(job) {
   return given.length || !job.error ? given : [job.error];
 }
 
-export function curve({ train, heldout, best }) {
-  if (!best) return `Training loss ${loss(train[0]?.loss)} at first, ${loss(train.at(-1)?.loss)} now.`;
-  return `Held-out loss ${loss(heldout[0].loss)} at first, ${loss(best.loss)} in step ${best.step}, the one kept.`;
-}
+// How many replies of some scores are right word for word.
+export const rights = (scores) => [...(scores?.whole ?? "")].filter((mark) => mark === "1").length;

@@ -1,6 +1,6 @@
 // What stands above every page: the daemon's state, its problems and notices.
 
-import { sentence } from "./format.js";
+import * as format from "./format.js";
 
 export const $ = (id) => document.getElementById(id);
 
@@ -12,11 +12,11 @@ export function setText(id, text) {
 export function showState(info) {
   const wrong = info.loading_error || info.problems.length > 0;
   const ready = wrong ? "something is wrong" : "ready";
-  const text = info.model ? ready : info.loading_error ? "The model cannot be loaded" : "loading the model";
-  setText("state", info.job ? "adapting" : text);
-  $("state").className = `state ${wrong ? "bad" : info.model ? "good" : ""}`;
-  setText("notice", [info.loading_error, ...info.problems].filter(Boolean).map(sentence).join("\n"));
-  setText("waits", info.notices.map(sentence).join("\n"));
+  const text = info.model ? ready : info.loading_error ? "the model cannot be loaded" : `loading the model: ${info.loading ?? ""}`;
+  setText("state", format.sentence(info.job ? "learning" : text).slice(0, -1));
+  $("state").className = `state ${wrong ? "bad" : info.job ? "busy" : info.model ? "good" : ""}`;
+  setText("notice", [info.loading_error, ...info.problems].filter(Boolean).map(format.sentence).join("\n"));
+  setText("waits", info.notices.map(format.sentence).join("\n"));
 }
 
 // The profiles that there are, as far as the daemon's state tells.

@@ -3,11 +3,14 @@
 import { get, post } from "./api.js";
 import * as format from "./format.js";
 import { $ } from "./header.js";
-import { question, select, useDaemon } from "./parts.js";
+import { Job } from "./job.js";
+import { Calendar, Gains } from "./nights.js";
+import { ProfileChoice, question, select, useDaemon } from "./parts.js";
 import { html, render, useEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
 
 const CHECKED = 20; // lessons of one check, the newest
 const LISTED = 100;
+const wished = new URLSearchParams(location.search); // by a link from another page
 const words = (text) => text.toLocaleLowerCase().match(/[\p{L}\p{N}]+/gu) ?? [];
 
 // Whether a reply says what the correction says: its names and numbers, or where it has none its words, that the question
@@ -31,12 +34,11 @@ async function ask(messages, profile, version) {
 }
 
 function Learned() {
-  const { info, problem, attempt } = useDaemon();
-  const [profiles, setProfiles] = useState(["default"]);
-  const [profile, setProfile] = useState("default");
+  const { info, problem, attempt, refresh } = useDaemon();
+  const [profile, setProfile] = useState(wished.get("profile") ?? "default");
   const [list, setList] = useState(null);
   const [jobs, setJobs] = useState([]);
-  const [picked, setPicked] = useState(""); // the version whose lessons are shown; the one in use unless somebody chose
+  const [picked, setPicked] = useState(wished.get("version") ?? ""); // the version whose lessons are shown; the one in use unless somebody chose
   const [lessons, setLessons] = useState(null);
   const serving = info?.serving[profile] ?? "base";
 
@@ -52,9 +54,6 @@ function Learned() {
   const byDefault = list?.active === "base" ? (list.adapters.at(-1)?.version ?? "") : (list?.active ?? "");
   const version = list?.adapters.some((one) => one.version === picked) ? picked : byDefault;
 
-  useEffect(() => {
-    get("profiles").then((found) => setProfiles(found.profiles.map(({ name }) => name)), () => {});
-  }, []);
   useEffect(() => {
     read();
   }, [profile, serving, info?.job]);
@@ -76,11 +75,13 @@ function Learned() {
     <section aria-labelledby="result-title">
       <div class="title">
         <h2 id="result-title">What it learned</h2>
-        ${profiles.length > 1 && html`<label class="choice">Profile ${select(profile, (name) => { setList(null); setPicked(""); setProfile(name); }, profiles.map((name) => [name, name]))}</label>`}
+        <${ProfileChoice} profile=${profile} onChoose=${(name) => { setList(null); setPicked(""); setProfile(name); }} />
       </div>
-      <${Result} jobs=${jobs} list=${list} isRunning=${Boolean(info?.job)} />
-      <${Nights} jobs=${jobs} />
+      <${Result} jobs=${jobs} list=${list} />
+      <${Gains} jobs=${jobs} />
     </section>
+    <${Job} key=${`job ${profile}`} profile=${profile} info=${info} attempt=${attempt} refresh=${refresh} />
+    <${Calendar} key=${`nights ${profile}`} profile=${profile} jobs=${jobs} attempt=${attempt} />
     ${versions.length > 0 &&
     html`<${Compare} key=${profile} profile=${profile} versions=${versions} active=${list.active} lessons=${lessons} attempt=${attempt} />
       <section aria-labelledby="lessons-title">
@@ -97,50 +98,28 @@ function Learned() {
   `;
 }
 
-const rights = (scores) => [...(scores?.whole ?? "")].filter((mark) => mark === "1").length;
-
 // The newest verdict in a sentence, with what was left out.
-function Result({ jobs, list, isRunning }) {
+function Result({ jobs, list }) {
   const judged = jobs.find((job) => job.verdict);
   const inUse = list.active === "base" ? "The base model replies: nothing learned is in use." : `${list.active} replies.`;
-  const running = isRunning && html`<p role="status">It is learning just now; the <a href="status">status page</a> shows how far it is.</p>`;
-  if (!judged) return html`<p>Nothing has been learned yet. Correct replies on <a href="./">Talk</a>; they are learned at night, or at once on the <a href="status">status page</a>.</p>${running}`;
+  if (!judged) return html`<p>Nothing has been learned yet. Correct replies on <a href="./">Talk</a>; they are learned at night, or at once below.</p>`;
   const { candidate, incumbent } = judged.verdict;
   const total = candidate.whole?.length ?? 0;
   const dropped = Object.entries(judged.spec?.dropped ?? {});
   return html`
     <p><strong>${judged.status === "succeeded" ? `${judged.version} was published` : "The last candidate was not published"}</strong>, ${format.time(judged.finished)}. ${inUse}</p>
-    ${total > 0 && html`<p>Of ${total} corrections that were looked at, ${rights(candidate)} come out right word for word, ${rights(incumbent)} before.</p>`}
+    ${total > 0 && html`<p>Of ${total} corrections that were looked at, ${format.rights(candidate)} come out right word for word, ${format.rights(incumbent)} before.</p>`}
     ${judged.status !== "succeeded" && judged.verdict.reasons.map((reason) => html`<p class="quiet">${reason}</p>`)}
     ${dropped.length > 0 && html`<p class="quiet">Left out: ${dropped.map(([reason, number]) => `${number} ${reason}`).join(", ")}.</p>`}
-    ${running}
   `;
-}
-
-// The share of corrections that came out right after each judged job, oldest first, as bars with their numbers.
-function Nights({ jobs }) {
-  const judged = jobs.filter((job) => job.verdict?.candidate?.whole).reverse();
-  if (judged.length < 2) return null;
-  return html`<h3>Corrections right word for word, job by job</h3>
-    <ul class="nights">
-      ${judged.map((job) => {
-        const { whole } = job.verdict.candidate;
-        const right = rights(job.verdict.candidate);
-        return html`<li key=${job.id}>
-          <span class="quiet">${format.time(job.finished)}</span>
-          <meter min="0" max=${whole.length} value=${right} aria-label=${`${right} of ${whole.length}`}></meter>
-          <span>${right} of ${whole.length}</span>
-          <span class=${`pill ${format.mood(job)}`}>${job.version ?? format.status(job)}</span>
-        </li>`;
-      })}
-    </ul>`;
 }
 
 // Two versions' replies to one question, blind if wished, and a check of the newest lessons.
 function Compare({ profile, versions, active, lessons, attempt }) {
   const names = [...versions.map((one) => one.version), "base"];
-  const [left, setLeft] = useState("base");
-  const [right, setRight] = useState(active === "base" ? versions[0].version : active);
+  const known = (name) => (names.includes(name) ? name : null);
+  const [left, setLeft] = useState(known(wished.get("left")) ?? "base");
+  const [right, setRight] = useState(known(wished.get("right")) ?? (active === "base" ? versions[0].version : active));
   const [isBlind, setBlind] = useState(false);
   const [text, setText] = useState("");
   const [shown, setShown] = useState(null);

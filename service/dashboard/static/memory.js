@@ -3,7 +3,7 @@
 import { download, get, patch, post, remove } from "./api.js";
 import * as format from "./format.js";
 import { $ } from "./header.js";
-import { Confirmed, effectsOf, idQuery, question, select, useDaemon } from "./parts.js";
+import { Confirmed, Done, effectsOf, idQuery, question, select, useDaemon } from "./parts.js";
 import { html, render, useEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
 
 const PAGE = 50;
@@ -26,7 +26,6 @@ function MyData() {
   const [page, setPage] = useState(null);
   const [chosen, setChosen] = useState([]);
   const [done, setDone] = useState(null);
-  const notice = useRef(null);
   const asked = useRef(0);
   const isFiltered = Object.values(filter).some(Boolean);
 
@@ -44,7 +43,6 @@ function MyData() {
   async function tell(text, undo) {
     setDone({ text, undo });
     await read("", Math.max(PAGE, page?.rows.length ?? 0));
-    notice.current?.focus();
   }
 
   async function forget(ids) {
@@ -60,7 +58,7 @@ function MyData() {
     const gone = Object.values(erasure.versions).flat().map((number) => `v${number}`);
     const replies = erasure.interactions ? ` with ${erasure.interactions === 1 ? "one recorded reply" : `${erasure.interactions} recorded replies`}` : "";
     const versions = gone.length ? ` ${gone.join(", ")} had learned of it and was deleted.` : "";
-    setDone({ text: `${format.count(count, "lesson")} forgotten${replies}; nothing of it is left in any file.${versions}` });
+    setDone({ text: `${format.count(count, "lesson")} forgotten${replies}; nothing of it is left in any file.${versions}`, isLater: true });
   }
 
   async function change(row, values) {
@@ -98,7 +96,7 @@ function MyData() {
         ${filter.tag && html`<button type="button" class="small" onClick=${() => narrow({ tag: "" })}>tag <bdi>${filter.tag}</bdi> ✕</button>`}
       </div>
       ${problem && html`<p class="error" role="alert">${problem}</p>`}
-      ${done && html`<p class="kept" role="status" tabindex="-1" ref=${notice}>${done.text} ${done.undo && html`<button type="button" class="small" onClick=${done.undo}>Undo</button>`}</p>`}
+      <${Done} done=${done} />
       ${!page && html`<p class="quiet">Reading…</p>`}
       ${page?.total === 0 && html`<p class="quiet">${isFiltered ? "Nothing like that is stored." : html`Nothing is stored yet. Correct a reply on <a href="./">Talk</a>, or add something below.`}</p>`}
       ${page?.rows.length > 1 &&

@@ -54,6 +54,27 @@ export const select = (value, set, options, name) => html`<select aria-label=${n
   ${options.map(([name, shown]) => html`<option value=${name}>${shown}</option>`)}
 </select>`;
 
+// The choice of a profile, where there is more than one.
+export function ProfileChoice({ profile, onChoose }) {
+  const [names, setNames] = useState([]);
+  useEffect(() => {
+    get("profiles").then((found) => setNames(found.profiles.map(({ name }) => name)), () => {});
+  }, []);
+  return names.length > 1 && html`<label class="choice">Profile ${select(profile, onChoose, names.map((name) => [name, name]))}</label>`;
+}
+
+// What was done: { text, undo, isLater }, with `undo` where it can be undone. It takes the focus from what did it, unless
+// that was a while ago.
+export function Done({ done }) {
+  const place = useRef(null);
+  useEffect(() => {
+    if (!done?.isLater) place.current?.focus();
+  }, [done]);
+  return html`<div role="status">
+    ${done && html`<p class="kept" tabindex="-1" ref=${place}>${done.text} ${done.undo && html`<button type="button" class="small" onClick=${done.undo}>Undo</button>`}</p>`}
+  </div>`;
+}
+
 // A button that asks before it acts; `more` may tell what else will happen.
 export function Confirmed({ label, name, question, more, onDo }) {
   const [asked, setAsked] = useState("");

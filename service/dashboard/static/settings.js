@@ -3,8 +3,8 @@
 import { get, patch } from "./api.js";
 import * as format from "./format.js";
 import { $ } from "./header.js";
-import { useDaemon } from "./parts.js";
-import { html, render, useEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
+import { Done, useDaemon } from "./parts.js";
+import { html, render, useEffect, useState } from "./vendor/preact-htm-3.1.1.module.js";
 
 const HERE = "the settings page";
 const EVERYDAY = [
@@ -33,7 +33,6 @@ function Settings() {
   const [settings, setSettings] = useState(null);
   const [words, setWords] = useState("");
   const [done, setDone] = useState(null);
-  const notice = useRef(null);
   const read = async () => setSettings((await attempt(() => get("settings")))?.settings ?? null);
 
   async function save(setting, value) {
@@ -43,7 +42,6 @@ function Settings() {
     setSettings(found.settings);
     const when = found.settings.find((one) => one.key === setting.key).is_waiting ? "applies at the next start of the daemon" : "applies now";
     setDone({ text: `${setting.key}: saved, ${when}.`, undo: () => save({ ...setting, value, origin: HERE }, before) });
-    notice.current?.focus();
     refresh();
   }
 
@@ -61,7 +59,7 @@ function Settings() {
       <div class="title"><h2 id="settings-title">Settings</h2></div>
       <p class="filters"><input type="search" aria-label="Search settings" placeholder=${`Search ${settings.length} settings`} value=${words} onInput=${(event) => setWords(event.target.value)} /></p>
       ${problem && html`<p class="error" role="alert">${problem}</p>`}
-      ${done && html`<p class="kept" role="status" tabindex="-1" ref=${notice}>${done.text} <button type="button" class="small" onClick=${done.undo}>Undo</button></p>`}
+      <${Done} done=${done} />
       ${found && found.length === 0 && html`<p class="quiet">No setting is about that.</p>`}
       <ul class="settings">${(found || EVERYDAY.map((key) => settings.find((one) => one.key === key)).filter(Boolean)).map(row("setting"))}</ul>
     </section>

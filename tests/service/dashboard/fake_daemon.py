@@ -24,6 +24,8 @@ HOT = {
         {"name": "disk", "state": "fine", "words": "9,000 MiB of disk are free"},
     ],
 }
+MEMORY: Json = {"rss_bytes": 92_000_000, "endpoint_bytes": 520_000_000, "worker_bytes": 0, "budget_bytes": 2 * 2**30}
+MEMORY |= {"limit": "cgroup"}
 JOB_FIELDS = ("finished", "error", "result", "verdict", "version", "peak_bytes")
 
 
@@ -62,18 +64,24 @@ class FakeDaemon:
     notices: list[str] = field(default_factory=list)
     night: Json = field(default_factory=lambda: dict(HOT))
     runs: list[Json] = field(default_factory=list)
+    model: Json | None = field(default_factory=lambda: {"name": "smollm2-135m-instruct", "dtype": "auto"})
+    loading: str | None = None
     feedback: Json = field(default_factory=lambda: dict(total=31, corrections=24, liked=5, disliked=2, stated=0))
 
     def info(self) -> Json:
         return {
-            "model": {"name": "smollm2-135m-instruct"},
+            "version": "1.0",
+            "uptime_s": 60.0,
+            "model": self.model,
+            "loading": self.loading,
             "loading_error": None,
             "serving": {"default": self.active},
             "problems": self.problems,
             "notices": self.notices,
             "feedback": self.feedback,
             "interactions": 112,
-            "memory": {"rss_bytes": 92_000_000, "endpoint_bytes": 520_000_000, "budget_bytes": 2 * 2**30},
+            "memory": MEMORY,
+            "free_disk_bytes": 9 * 2**30,
             "job": self.job["id"] if self.job and self.job["finished"] is None else None,
             "schedule": {"enabled": True, "cron": "0 3 * * *", "next_run": NIGHT},
             "night": self.night,
@@ -107,9 +115,9 @@ def fake_app(daemon: FakeDaemon) -> FastAPI:
     app.get("/schedule/runs")(lambda: {"runs": daemon.runs})
     app.get("/jobs")(lambda: {"jobs": [daemon.job] if daemon.job else [], "next": None})
     app.get("/jobs/{job_id}")(lambda job_id: daemon.job)
-    app.get("/jobs/{job_id}/progress")(lambda job_id: {"progress": daemon.progress})
+    app.get("/jobs/{job_id}/progress")(lambda job_id, skip=0: {"progress": daemon.progress[int(skip) :]})
     app.post("/jobs")(daemon.adapt)
     app.post("/jobs/{job_id}/{verb}")(lambda job_id, verb: daemon.order(f"{verb} {job_id}"))
-    app.post("/adapters/rollback")(lambda: daemon.order("rollback"))
-    app.post("/adapters/{version}/activate")(lambda version: daemon.order(f"activate {version}"))
+    app.get("/profiles")(lambda: {"profiles": [{"name": "default"}]})
+    app.get("/adapters/{version}/feedback")(lambda version: {"feedback": [], "next": None, "total": 0})
     return app

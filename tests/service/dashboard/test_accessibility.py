@@ -43,15 +43,21 @@ def open_memory(page: Page) -> None:
 
 
 def open_learned(page: Page) -> None:
+    page.click("text=The numbers of the last job")
     page.fill("[aria-label='Question for both']", "Who are you?")
     page.click("button:has-text('Ask both')")
     page.click("text=Check 2 lessons")
     page.wait_for_selector("text=Right:")
 
 
-def open_status(page: Page) -> None:
-    page.click("#idle-message")
-    page.wait_for_selector("#adapters li")
+def open_versions(page: Page) -> None:
+    page.click("text=Details >> nth=0")
+
+
+def open_device(page: Page) -> None:
+    page.wait_for_selector("#checks li")
+    for summary in page.locator("summary").all():
+        summary.click()
 
 
 def open_settings(page: Page) -> None:
@@ -64,7 +70,8 @@ PAGES = {
     "": open_talk,
     "memory": open_memory,
     "learned": open_learned,
-    "status": open_status,
+    "versions": open_versions,
+    "device": open_device,
     "preferences": open_settings,
 }
 

@@ -62,6 +62,7 @@ def taught(daemon, folder: Path) -> None:
         verdict = Verdict(True, (), scores, before)
         job = daemon.db.jobs.add("default", "manual")
         draft = replace(make_draft(parent=number or None), example_ids=tuple(ids[: number + 1]), job_id=job.id)
+        draft = replace(draft, verdict=to_dict(verdict))
         version = daemon.store.publish("default", make_candidate(folder / str(number)), draft).version
         spec = {"dropped": [{"source_id": "f-1", "reason": "superseded"}]}
         daemon.db.jobs.update(

@@ -95,7 +95,7 @@ def test_an_edit_counts_and_is_undone(memory, daemon):
     memory.fill(f"{ROWS} .correction input", "boats, sea, boats")
     memory.click("text=Save")
     memory.wait_for_selector("text=Changed; it counts from the next reply on.")
-    expect(memory.locator("[role=status][tabindex]")).to_be_focused()
+    expect(memory.locator(".kept")).to_be_focused()
     (row,) = daemon.db.feedback.list()
     assert (row.correction, row.tags) == ("In Vigo.", ("boats", "sea"))
     memory.click("text=Undo")

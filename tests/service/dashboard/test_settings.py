@@ -24,7 +24,7 @@ def test_a_switch_and_a_text_are_saved_at_once_and_undone(preferences, daemon):
     preferences.fill("[id='setting-schedule.cron']", "0 4 * * *")
     preferences.click("button:text-is('Save')")
     preferences.wait_for_selector("text=schedule.cron: saved, applies now.")
-    expect(preferences.locator("[role=status][tabindex]")).to_be_focused()
+    expect(preferences.locator(".kept")).to_be_focused()
     assert daemon.settings.schedule.cron == "0 4 * * *"
     preferences.click("text=Undo")
     expect(preferences.locator("[id='setting-schedule.cron']")).to_have_value("0 3 * * *")

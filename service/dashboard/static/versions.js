@@ -1,0 +1,96 @@
+// The line of versions: what each came from, learned and was worth, which one replies, and going back.
+
+import { get, post } from "./api.js";
+import * as format from "./format.js";
+import { $ } from "./header.js";
+import { Done, ProfileChoice, useDaemon } from "./parts.js";
+import { html, render, useEffect, useState } from "./vendor/preact-htm-3.1.1.module.js";
+
+const FIRST = 10; // versions shown before somebody asks for all
+const BASE = { version: "base", parent: null };
+
+function Versions() {
+  const { info, problem, attempt, refresh } = useDaemon();
+  const [profile, setProfile] = useState("default");
+  const [list, setList] = useState(null);
+  const [isWhole, setWhole] = useState(false);
+  const [done, setDone] = useState(null);
+  const query = `profile=${encodeURIComponent(profile)}`;
+  const serving = info?.serving[profile];
+
+  async function read() {
+    const found = await attempt(() => get(`adapters?${query}`));
+    if (found) setList(found);
+  }
+
+  useEffect(() => {
+    read();
+  }, [profile, serving]);
+
+  async function use(version) {
+    const before = list.active;
+    if (!(await attempt(() => post(`adapters/${version}/activate?${query}`)))) return;
+    await read();
+    refresh();
+    setDone({ text: `${format.sentence(`${format.label(version)} replies from now on`)}`, undo: () => use(before) });
+  }
+
+  if (!list || list.profile !== profile) return html`<section>${problem ? html`<p class="error" role="alert">${problem}</p>` : html`<p class="quiet">Reading…</p>`}</section>`;
+  const newest = [...list.adapters].reverse();
+  const active = newest.find((one) => one.active);
+  const shown = isWhole ? newest : newest.slice(0, FIRST);
+  const listed = !isWhole && active && !shown.includes(active) ? [...shown, active] : shown;
+  return html`
+    ${problem && html`<p class="error" role="alert">${problem}</p>`}
+    <section aria-labelledby="versions-title">
+      <div class="title">
+        <h2 id="versions-title">Versions</h2>
+        <${ProfileChoice} profile=${profile} onChoose=${setProfile} />
+        ${active && html`<button id="rollback" type="button" onClick=${() => use(active.parent)}>Go back to ${format.label(active.parent)}</button>`}
+      </div>
+      <p>${active ? `${active.version} replies.` : "The base model replies."} ${newest.length === 0 ? "Nothing has been learned yet: each night that learns something good makes a version." : "Every version stays until it is too old or what it learned is forgotten; going back takes a moment and loses nothing."}</p>
+      <${Done} done=${done} />
+      <ol class="versions">
+        ${[...listed, BASE].map((one, index, all) => html`<${Version} key=${one.version} one=${one} below=${all[index + 1]} list=${list} onUse=${use} />`)}
+      </ol>
+      ${listed.length < newest.length && html`<button type="button" onClick=${() => setWhole(true)}>Show all ${newest.length}</button>`}
+    </section>
+  `;
+}
+
+// One version; `below` is the next older one in the list.
+function Version({ one, below, list, onUse }) {
+  const { version, parent, verdict, ratings, losses = {} } = one;
+  const isActive = version === list.active;
+  const isBase = version === "base";
+  const earlier = new Set(list.adapters.find((other) => other.version === parent)?.example_ids ?? []);
+  const ids = one.example_ids ?? [];
+  const fresh = ids.filter((id) => !earlier.has(id)).length;
+  const scores = verdict?.candidate;
+  const right = scores?.whole && `${format.rights(scores)} of ${scores.whole.length} corrections right word for word, ${format.rights(verdict.incumbent)} before`;
+  const branch = below && !isBase && parent !== below.version && `branches off from ${format.label(parent)}`;
+  const rated = ratings && ratings.good + ratings.bad > 0 && `in use: ${ratings.good} liked, ${ratings.bad} disliked or corrected`;
+  const parts = isBase ? ["the model without anything learned", rated] : [format.time(one.created), `${format.count(ids.length, "lesson")}, ${fresh} new`, branch, right, rated];
+  return html`<li class=${branch ? "branch" : ""} aria-current=${isActive ? "true" : undefined}>
+    <strong>${format.label(version)}</strong>
+    <div>
+      <p class="quiet">${parts.filter(Boolean).join(" · ")}</p>
+      ${!isBase && html`<details>
+        <summary class="quiet">Details</summary>
+        <dl class="facts">
+          ${[
+            ["From", format.label(parent)],
+            ["Model", `${one.base_model}, ${one.base_model_sha256?.slice(0, 12)}`],
+            ["Loss on examples it had not seen", format.loss(losses.heldout)],
+            ["General text, loss", scores ? `${format.loss(scores.text_loss)} (${format.loss(verdict.incumbent?.text_loss)} before)` : "unknown"],
+            ["Peak memory", one.peak_bytes ? `${format.bytes(one.peak_bytes)} of ${format.bytes(one.budget_bytes)}` : "unknown"],
+          ].map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}
+        </dl>
+        <p><a href=${`learned?profile=${encodeURIComponent(list.profile)}&version=${version}#lessons-title`}>What it learned</a> · <a href=${`learned?profile=${encodeURIComponent(list.profile)}&left=${parent}&right=${version}#compare-title`}>Compare with ${format.label(parent)}</a></p>
+      </details>`}
+    </div>
+    ${isActive ? html`<span class="pill good">in use</span>` : html`<button type="button" aria-label=${`Use ${format.label(version)}`} onClick=${() => onUse(version)}>Use</button>`}
+  </li>`;
+}
+
+render(html`<${Versions} />`, $("versions-page"));

@@ -29,7 +29,7 @@ def dry_run(profile: str, context: CycleContext, worker_command: Sequence[str]) 
         folder = Path(name)
         write_dry_run(profile, folder, context)
         command = [*worker_command, PLAN_FLAG, str(folder)]
-        environment = worker_environment(context.settings.training.threads)
+        environment = worker_environment(context.settings.training.worker_threads)
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, check=False, env=environment, timeout=TIMEOUT_S

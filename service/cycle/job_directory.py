@@ -146,7 +146,7 @@ def _spec(job_id: str, profile: str, parent: int | None, context: CycleContext) 
         parent=None if parent is None else str(context.store.folder(profile, parent)),
         start=start,
         budget_bytes=settings.worker_bytes,
-        threads=settings.training.threads,
+        threads=settings.training.worker_threads,
         seed=settings.training.seed,
         costs_file=str(settings.costs_file),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from dataclasses import fields
 from typing import Annotated, Literal
 
@@ -116,13 +117,23 @@ class Memory(Section):
 class Training(TrainConfig):
     """Training, and the worker process that does it."""
 
-    threads: int = Field(default=0, ge=0, description="Threads of the training worker; 0 for every core.")
+    threads: int = Field(
+        default=0,
+        ge=0,
+        description="Threads of the training worker; 0 for half of the cores, which leaves the others to the user and "
+        "takes less processor time in all.",
+    )
     hang_s: float = Field(
         default=900.0,
         gt=0,
         allow_inf_nan=False,
         description="A worker without progress for so long is killed, and continues from its checkpoint.",
     )
+
+    @property
+    def worker_threads(self) -> int:
+        """The number of threads that a worker gets."""
+        return self.threads or max(1, (os.cpu_count() or 1) // 2)
 
     @property
     def config(self) -> TrainConfig:

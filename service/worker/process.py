@@ -66,7 +66,7 @@ class WorkerProcess:
     def use(self, training: Training) -> None:
         """Take the next worker's number of threads, and the time that it has to make progress, from the settings."""
         with self._changed:
-            self._threads, self._hang_s = training.threads, training.hang_s
+            self._threads, self._hang_s = training.worker_threads, training.hang_s
 
     @property
     def pid(self) -> int | None:
@@ -98,7 +98,7 @@ class WorkerProcess:
         """Return how many threads the worker keeps running just now."""
         with self._changed:
             runs = self._process is not None and not self._pauses.active
-            return (self._threads or os.cpu_count() or 1) if runs else 0
+            return self._threads if runs else 0
 
     @property
     def pause_reasons(self) -> frozenset[PauseReason]:
@@ -204,7 +204,7 @@ class WorkerProcess:
 
 
 def worker_environment(threads: int) -> dict[str, str]:
-    """Return the environment of a worker with so many threads (0: one for each core)."""
+    """Return the environment of a worker with so many threads."""
     return torch_environment(os.environ, threads) | {"PYTHONUNBUFFERED": "1"}
 
 

@@ -111,6 +111,13 @@ def test_data_lie_in_the_state_directory_systemd_gives(monkeypatch):
     assert Settings().database_path == Path("/var/lib/lars-agent/lars-agent.db")
 
 
+def test_a_worker_gets_half_of_the_cores_unless_the_settings_say(monkeypatch):
+    for cores, threads in ((1, 1), (2, 1), (3, 1), (4, 2), (None, 1)):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        assert Settings().training.worker_threads == threads
+    assert Settings(training={"threads": 3}).training.worker_threads == 3
+
+
 def test_what_is_trained_leaves_out_how_the_worker_is_supervised():
     training = Settings(training={"steps": 7, "threads": 3, "hang_s": 5}).training
     assert training.config == TrainConfig(steps=7)

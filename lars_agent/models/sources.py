@@ -181,8 +181,7 @@ def _pip_download(downloads: Path, on_progress: Progress = lambda message: None)
             stdin=subprocess.DEVNULL,
             stdout=terminal or subprocess.DEVNULL,
             stderr=errors,  # for the error message
-            env=os.environ
-            | {"TMPDIR": temp},  # where it writes what has come; older versions of pip tell it no other way
+            env=os.environ | {"TMPDIR": temp},  # where it writes what has come
         )
         try:
             _report_size(pip, Path(temp), on_progress if terminal is None else lambda message: None)

@@ -37,10 +37,10 @@ class ModelHost:
     """Loads the model that `find_model` returns into the engine that `open_engine` opens, and submits requests to it.
 
     Until both have succeeded, requests raise ModelLoading, and `loading` says what is being done. Failures are retried
-    after a growing delay of at most `retry_s`, and `loading_error` holds the last one. After `keep_alive_s` without a request (0: never) the engine is
-    closed; the next request opens it again, as it does an engine whose process has ended. With `base_only` the base
-    model serves every profile, and a request that names a version raises SafeMode. `on_busy` is called with
-    the first of the unfinished requests and after the last one.
+    after a growing delay of at most `retry_s`, and `loading_error` holds the last one. After `keep_alive_s` without a
+    request (0: never) the engine is closed; the next request opens it again, as it does an engine whose process has
+    ended. With `base_only` the base model serves every profile, and a request that names a version raises SafeMode.
+    `on_busy` is called with the first of the unfinished requests and after the last one.
     """
 
     def __init__(

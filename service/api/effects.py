@@ -54,21 +54,18 @@ class EffectsOfMany(Reply):
 @router.get("/effects")
 def effects_of_many(query: Annotated[EffectsQuery, Query()], daemon: DaemonDep) -> EffectsOfMany:
     """Return the consequences of deleting several pieces of feedback at once; unknown ids have none."""
-    found: dict[str, list[str]] = {}
-    for record in daemon.db.feedback.some(query.id):
-        found.setdefault(record.profile, []).append(record.id)
-    ids = [one for own in found.values() for one in own]
-    effects = [_effects(daemon, profile, own) for profile, own in sorted(found.items())]
-    count = daemon.db.erasures.going_with(ids)
-    return EffectsOfMany.model_validate({"feedback": len(ids), "interactions": count, "profiles": effects})
+    erasures = daemon.db.erasures
+    effects = [_effects(daemon, profile, own) for profile, own in sorted(erasures.affected(query.id).items())]
+    counts = {"feedback": len(daemon.db.feedback.some(query.id)), "interactions": erasures.going_with(query.id)}
+    return EffectsOfMany.model_validate({**counts, "profiles": effects})
 
 
 @router.get("/{feedback_id}/effects", responses=documented(404))
 def effects(feedback_id: Id, daemon: DaemonDep) -> Effects:
     """Return the consequences of deleting one piece of feedback."""
     profile = daemon.db.feedback.get(feedback_id).profile
-    count = daemon.db.erasures.going_with([feedback_id])
-    return Effects.model_validate({**_effects(daemon, profile, [feedback_id]), "interactions": count})
+    ids, count = daemon.db.erasures.affected([feedback_id])[profile], daemon.db.erasures.going_with([feedback_id])
+    return Effects.model_validate({**_effects(daemon, profile, ids), "interactions": count})
 
 
 @router.get("/{feedback_id}/versions", responses=documented(404))

@@ -9,7 +9,21 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, String, and_, delete, func, insert, or_, select, type_coerce, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    String,
+    and_,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    type_coerce,
+    update,
+)
 
 from service.db.base import Records
 from service.db.engine import failures_named, holds, last_message, reading, writing
@@ -28,7 +42,8 @@ class Erasures(Records[ErasureRecord]):
 
     With feedback goes the interaction that it is about, and every reply that it was recalled for or that repeats its
     correction word for word; with what was stated in an interaction every later turn of that conversation; with an
-    interaction the feedback on it.
+    interaction the feedback on it. Other feedback that quotes the correction goes too where it was a rating alone; a
+    correction of its own is told again, under a new id, without the turns and the reply that quote it.
     """
 
     table, record, not_found = erasures, ErasureRecord, ErasureNotFound
@@ -61,6 +76,15 @@ class Erasures(Records[ErasureRecord]):
             found = connection.execute(_with_what_was_said(feedback.c.id.in_(feedback_ids))).all()
             own = (select(interactions.c.seq).where(_going_with(*row)) for row in found)
             return len({seq for query in own for seq in connection.scalars(query)})
+
+    def affected(self, feedback_ids: Sequence[str]) -> dict[str, builtins.list[str]]:
+        """Return by profile the ids of this feedback and of what goes, or is told again, with it."""
+        ids: dict[str, builtins.list[str]] = {}
+        with reading(self._engine) as connection:
+            found = connection.execute(_with_what_was_said(feedback.c.id.in_(feedback_ids))).all()
+            for row in (*found, *_quoting(connection, found)):
+                ids.setdefault(row.profile, []).append(row.id)
+        return ids
 
     def matching(self, **filters: Any) -> ErasureRecord | None:
         """Delete the feedback that matches every filter, see `Feedback.list`; return None where none does."""
@@ -113,15 +137,18 @@ class Erasures(Records[ErasureRecord]):
         """
         with reading(self._engine) as connection:
             found = connection.execute(_with_what_was_said(*rows)).all()
+            quoting = _quoting(connection, found)
         count = 0 if replies is None else self._delete_interactions(replies)
         count += sum(self._delete_interactions(_going_with(*row)) for row in found)
         if not found and not count:
             return None
-        created, ids = now_utc(), tuple(row.id for row in found)
+        created, ids = now_utc(), tuple(row.id for row in (*found, *quoting))
         stages = {"rows": created.isoformat(timespec="milliseconds")}
         profiles = tuple(sorted({row.profile for row in found}))
         record = ErasureRecord(new_id("e", created), created, profiles, ids, count, {}, stages)
         with writing(self._engine) as connection:
+            for row in quoting:
+                _tell_again(connection, row, found)
             for start in range(0, len(ids), BATCH):
                 connection.execute(delete(feedback).where(feedback.c.id.in_(ids[start : start + BATCH])))
             connection.execute(insert(erasures), vars(record))
@@ -151,8 +178,54 @@ def _going_with(
 ) -> ColumnElement[bool]:
     """Return the condition of interactions that go with this feedback; `said` is in what message it was stated."""
     which = [holds(interactions.c.recalled, feedback_id)]
-    for text in (correction, said):
-        if text is not None and len(text) >= QUOTED:
-            earlier = type_coerce(interactions.c.messages, String)
-            which += [func.instr(interactions.c.response, text) > 0, func.instr(earlier, json.dumps(text)[1:-1]) > 0]
+    which += [_quotes(text, interactions.c.messages, interactions.c.response) for text in _telling(correction, said)]
     return or_(interactions.c.id == interaction_id, and_(interactions.c.profile == profile, or_(*which)))
+
+
+def _telling(*texts: str | None) -> list[str]:
+    """Return the texts whose occurrence in another reply is no coincidence."""
+    return [text for text in texts if text is not None and len(text) >= QUOTED]
+
+
+def _quotes(text: str, messages: ColumnElement[Any], *others: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Return the condition that the messages, or one of the other texts, quote `text`."""
+    stored = func.instr(type_coerce(messages, String), json.dumps(text)[1:-1]) > 0
+    return or_(stored, *(func.instr(func.coalesce(other, ""), text) > 0 for other in others))
+
+
+def _quoting(connection: Connection, found: Sequence[Row[Any]]) -> list[Row[Any]]:
+    """Return the other feedback of the same profiles whose conversation, reply or comment quotes that of `found`."""
+    own, rows = {row.id for row in found}, dict[str, Row[Any]]()
+    for row in found:
+        for text in _telling(row.correction, row.said):
+            quotes = _quotes(text, feedback.c.messages, feedback.c.response, feedback.c.comment)
+            query = select(feedback).where(feedback.c.profile == row.profile, quotes)
+            rows |= {other.id: other for other in connection.execute(query) if other.id not in own}
+    return list(rows.values())
+
+
+def _tell_again(connection: Connection, row: Row[Any], found: Sequence[Row[Any]]) -> None:
+    """Give a correction a new id, without the turns, the reply and the comment that quote what is deleted.
+
+    Whoever learned it as it was forgets it then. A rating alone, and a question that quotes it, stay as they are, to be
+    deleted.
+    """
+    texts = [text for one in found if one.profile == row.profile for text in _telling(one.correction, one.said)]
+
+    def is_clean(said: str | None) -> bool:
+        return said is None or not any(text in said for text in texts)
+
+    *earlier, last = row.messages
+    if row.correction is None or not is_clean(last["content"]):
+        return
+    new = new_id("f", row.created)
+    values = {
+        "id": new,
+        "messages": [*(turn for turn in earlier if turn["role"] == "system" and is_clean(turn["content"])), last],
+        "response": row.response if is_clean(row.response) else "",
+        "comment": row.comment if is_clean(row.comment) else None,
+    }
+    connection.execute(update(feedback).where(feedback.c.id == row.id).values(**values))
+    recalled = type_coerce(interactions.c.recalled, String)
+    named = update(interactions).where(holds(interactions.c.recalled, row.id))
+    connection.execute(named.values(recalled=func.replace(recalled, row.id, new)))

@@ -1,5 +1,6 @@
 // Requests to the daemon. Every failure is an ApiError whose message can be shown unchanged.
 
+const ANSWER_MS = 15_000; // within which what is read comes, or the daemon hangs
 const TOKEN_KEY = "lars-agent-token"; // in sessionStorage: for this tab only
 
 export class ApiError extends Error {
@@ -31,7 +32,8 @@ function failure(response, answer) {
 async function call(method, path, body, headers) {
   let response, answer;
   try {
-    response = await send(method, path, body, { headers });
+    const signal = method === "GET" ? AbortSignal.timeout(ANSWER_MS) : undefined; // a reply may take as long as it takes
+    response = await send(method, path, body, { headers, signal });
     answer = await response.json();
   } catch {
     throw failure(response);

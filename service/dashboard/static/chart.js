@@ -56,6 +56,7 @@ export function Chart(props) {
       observer.disconnect();
       dark.removeEventListener("change", build);
       plot.current?.destroy();
+      plot.current = null; // the next one is drawn with as many lines as there are then
     };
   }, [lines.length]);
   useEffect(() => plot.current?.setData(data), [JSON.stringify(data)]);

@@ -48,8 +48,8 @@ function MyData() {
   async function forget(ids) {
     const answer = await attempt(() => remove(`feedback?${idQuery(ids)}`));
     if (!answer) return;
-    await tell(`${format.count(answer.deleted, "lesson")} forgotten; it is being removed from every file…`);
-    if (answer.erasure_id) follow(answer.erasure_id, answer.deleted);
+    await tell(`${format.count(ids.length, "lesson")} forgotten; it is being removed from every file…`);
+    if (answer.erasure_id) follow(answer.erasure_id, ids.length);
   }
 
   async function follow(id, count) {

@@ -2,7 +2,7 @@
 
 import { get, keepToken } from "./api.js";
 import * as format from "./format.js";
-import { $, setText, showState } from "./header.js";
+import { $, showAbsence, showState } from "./header.js";
 import { html, useEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
 
 const POLL_MS = 5000;
@@ -17,6 +17,8 @@ $("token-form").addEventListener("submit", (event) => {
 export function useDaemon() {
   const [info, setInfo] = useState(null);
   const [problem, setProblem] = useState("");
+  const isAsking = useRef(false);
+  const seen = useRef(null); // when the state was read last
 
   async function attempt(action) {
     setProblem("");
@@ -29,16 +31,19 @@ export function useDaemon() {
   }
 
   async function refresh() {
+    if (isAsking.current) return; // a daemon that hangs is not asked again and again
+    isAsking.current = true;
     try {
       const now = await get("info");
       setInfo(now);
+      seen.current = new Date();
       $("token-form").hidden = true;
       showState(now);
     } catch (error) {
       $("token-form").hidden = error.status !== 401;
-      setText("state", error.status === 401 ? "locked" : format.sentence(error.message));
-      $("state").className = "state bad";
+      showAbsence(error, seen.current);
     }
+    isAsking.current = false;
   }
 
   useEffect(() => {

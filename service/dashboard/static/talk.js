@@ -179,7 +179,7 @@ function FirstRun({ info, served }) {
     [Boolean(info.model), "The model is loaded."],
     [info.interactions > 0, "Ask it something."],
     [info.feedback.corrections + info.feedback.stated > 1, "Correct two replies: press “It should have said…” below them."],
-    [served !== "base", html`Have it learn: tonight by itself, or now on the <a href="learned">What it learned</a>.`],
+    [served !== "base", html`Have it learn: tonight by itself, or now, on <a href="learned">What it learned</a>.`],
   ];
   if (steps.every(([done]) => done)) return null;
   return html`<ol class="first-run" aria-label="First steps">

@@ -165,7 +165,7 @@ def test_replies_in_progress_that_know_it_end_with_the_deletion(client):
     results = []
 
     def ask() -> None:
-        body = {"inputs": "What is my dog called?", "parameters": {"max_new_tokens": 450, "temperature": 1.0}}
+        body = {"inputs": "What is my dog called?", "parameters": {"max_new_tokens": 450, "temperature": 0}}
         results.append(client.post("/generate", json=body))
 
     threads = [threading.Thread(target=ask) for _ in range(2)]
@@ -213,3 +213,38 @@ def test_a_reply_that_repeats_a_correction_word_for_word_goes_with_it_but_not_on
         complete(client, answer["erasure_id"])
     assert {record.id for record in db.interactions.list()} == {kept, gone}
     assert quoting not in {record.id for record in db.interactions.list()}
+
+
+def test_feedback_that_quotes_it_goes_too_or_is_told_again_without_it(client, settings):
+    said = f"Your dog is called {SECRET}."
+    user, dog = {"role": "user", "content": "What is my dog called?"}, {"role": "assistant", "content": said}
+    system, cat = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "And my cat?"}
+    own = {"prompt": "And my cat?", "response": "I do not know.", "correction": "Your cat is called Tom."}
+    forgotten = correct(client, SECRET)
+    liked = client.post("/feedback", json={"prompt": "My dog?", "response": said, "rating": 1}).json()["id"]
+    rows = [
+        {
+            "messages": [system, user, dog, cat],
+            "response": f"{said} So is your cat.",
+            "correction": "It is called Tom.",
+        },
+        {"prompt": "My dog's name?", "response": "?", "correction": said},  # a lesson of its own
+        {"prompt": "Is it Rex?", "response": said, "correction": "Your dog is called Rex."},
+        own,
+    ]
+    kept = [client.post("/feedback", json=row).json()["id"] for row in rows]
+    effects = client.get("/feedback/effects", params={"id": forgotten}).json()
+    assert effects["feedback"] == 1
+    answer = client.delete(f"/feedback/{forgotten}").json()
+    assert client.get(f"/feedback/{liked}").status_code == 404
+    left = {row["correction"]: row for row in client.get("/feedback").json()["feedback"]}
+    assert left.keys() == {"It is called Tom.", said, "Your dog is called Rex.", "Your cat is called Tom."}
+    again = left["It is called Tom."]
+    assert (again["messages"], again["response"]) == ([system, cat], "")
+    assert left["Your dog is called Rex."]["response"] == ""
+    assert [row["id"] in kept for row in left.values()].count(True) == 2
+    found = client.app.state.daemon.db.recall.search("default", "Is it Rex?", 3).corrections
+    assert [one.feedback_id for one in found][:1] == [left["Your dog is called Rex."]["id"]]
+    complete(client, answer["erasure_id"])
+    complete(client, client.delete(f"/feedback/{left[said]['id']}").json()["erasure_id"])
+    assert traces(settings.data_dir, SECRET) == []

@@ -83,7 +83,7 @@ def train_lora(attachment: Attachment, rows: JobRows, pad: int, method: str) -> 
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     for step in range(config.steps):
         model.train()
-        batch = collate(rows.lessons(step), pad)
+        batch = collate([row for _, row in rows.lessons(step)], pad)
         (token_nll(attachment, None, batch).sum() / batch.reply_tokens).backward()
         passages = collate(rows.passages(step), pad)
         # KL(base model || adapted model), as `divergence_from_base` with LoRA switched off and on

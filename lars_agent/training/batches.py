@@ -96,15 +96,26 @@ def _shuffled(count: int, seed: int, epoch: int) -> list[int]:
     return torch.randperm(count, generator=generator).tolist()
 
 
-def step_rows(rows: Sequence[Encoded], count: int, step: int, seed: int) -> list[Encoded]:
+Lesson = tuple[int, Encoded]  # the index of an example, and what is read of it
+
+
+def step_rows(rows: Sequence[Encoded], count: int, step: int, seed: int) -> list[Lesson]:
     """Return the at most `count` rows of optimizer step number `step`, shortest first.
 
     Of a row's wordings another one is read in each epoch, beginning with that of the seed.
     """
     drawn = batch_indices(len(rows), count, step, seed)
-    return by_length(
-        [(rows[index], *rows[index].others)[(epoch + seed) % (1 + len(rows[index].others))] for epoch, index in drawn]
-    )
+    return in_order([(index, wording(rows[index], epoch + seed)) for epoch, index in drawn])
+
+
+def wording(row: Encoded, number: int) -> Encoded:
+    """Return one of the row's wordings, in turn."""
+    return (row, *row.others)[number % (1 + len(row.others))]
+
+
+def in_order(lessons: Sequence[Lesson]) -> list[Lesson]:
+    """Return the lessons as `by_length` has their rows."""
+    return sorted(lessons, key=lambda lesson: len(lesson[1]))
 
 
 def by_length(rows: Sequence[Encoded]) -> list[Encoded]:

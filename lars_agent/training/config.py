@@ -17,16 +17,17 @@ class TrainConfig:
         default=0,
         ge=0,
         description="Optimizer steps of `batch_size` x `accumulation` examples; 0 reads each example up to `epochs` "
-        "times, and ends `cooldown_steps` after what is read is known.",
+        "times, and ends `cooldown_steps` after they are known.",
     )
     epochs: int = Field(default=24, ge=1, description="How often each example is read at most where `steps` is 0.")
     known_share: float = Field(
         default=0.97,
         gt=0,
         le=1,
-        description="Share of the reply tokens of the last examples read, before they were learned from, whose "
-        "probability is above 1/2, at which they count as known.",
+        description="Share of a reply's tokens, when its example was read last, whose probability is above 1/2, at "
+        "which the example counts as known.",
     )
+    known_examples: float = Field(default=0.95, gt=0, le=1, description="Share of the examples that are to be known.")
     cooldown_steps: int = Field(default=10, ge=1, description="Last steps, in which the learning rate falls to zero.")
     batch_size: int = Field(default=8, ge=1, description="Examples in a batch.")
     accumulation: int = Field(default=1, ge=1, description="Batches in a step.")
@@ -63,8 +64,8 @@ class TrainConfig:
     )
     warm_start: bool = Field(
         default=True,
-        description="Go on from the adapter in use with what it does not know yet, reading as much of the rest in "
-        "between and all of it at last; off, or after a candidate made so was rejected: learn everything anew.",
+        description="Go on from the adapter in use with what it does not know, and read all of the examples once more "
+        "at last; off, or after a candidate made so was rejected: learn everything anew.",
     )
     max_seq_len: int = Field(default=1024, ge=1, description="Longest prompt and reply together, tokens.")
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of the adapter, the data order and the dropout.")

@@ -134,10 +134,11 @@ def _planner_input(
     costs = _costs(spec)
     shape = shape_of(Path(spec.model_path), spec.lars, *precision(spec.dtype))
     number = job.steps() if job.train else 0
-    steps = [job.lessons(step) for step in range(number)]
+    steps = [[row for _, row in job.lessons(step)] for step in range(number)]
     evaluated = [job.scored, job.heldout, general_text(tokenizer)]
-    if job.is_continued:  # which of the examples are read together is known only once the adapter in use has read them
+    if job.train and not job.config.steps:  # which are read together is known only once some have been learned
         steps += _longest(job)
+    if job.is_continued:
         evaluated += [job.train]
     rehearsals = [passages for step in range(number) if (passages := job.passages(step))]
     rows = {row for part in (*evaluated[:2], *steps, *rehearsals) for row in part}

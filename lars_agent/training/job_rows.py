@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from lars_agent.english.wordings import other_wordings
 from lars_agent.errors import ExampleTooLong, ModelUnsupported
 from lars_agent.example import Example, Message
-from lars_agent.training.batches import Encoded, by_length, encode, step_rows
+from lars_agent.training.batches import Encoded, Lesson, encode, in_order, step_rows, wording
 from lars_agent.training.config import TrainConfig
 from lars_agent.training.evaluate import REHEARSAL_TEXT, SCORED, general_text
 from lars_agent.training.job_directory import HELDOUT_FILE, TRAIN_FILE, JobSpec, read_examples
@@ -37,9 +38,10 @@ class JobRows:
     rehearsal: Sequence[Encoded] = ()
     is_continued: bool = False
 
-    def steps(self, fresh: Sequence[int] = ()) -> int:
-        """Return the most optimizer steps that the job takes; see `lessons`."""
-        return self.config.steps_for(2 * len(fresh) or len(self.train))
+    def steps(self, unknown: int | None = None) -> int:
+        """Return the most optimizer steps of a run in which so many examples are not known at first (None: all)."""
+        count = len(self.train)
+        return self.config.steps_for(min(2 * unknown, count) if unknown else count)
 
     @property
     def scored(self) -> Sequence[Encoded]:
@@ -56,27 +58,27 @@ class JobRows:
         once = math.ceil(len(self.train) / (self.config.batch_size * self.config.accumulation))
         return max(self.config.cooldown_steps, once if self.is_continued else 0)
 
-    def lessons(self, step: int, fresh: Sequence[int] = (), known_step: int | None = None) -> list[Encoded]:
+    def lessons(self, step: int, unknown: Sequence[int] | None = None) -> list[Lesson]:
         """Return the examples of optimizer step number `step`, shortest first.
 
-        Of some `fresh` ones, by their indices in `train`, every step reads as many as of the others; from `known_step`
-        on all are read alike, so that what was unlearned meanwhile comes back.
+        Where it is told which are `unknown`, half of them are read in turn, and up to as many of those besides, which
+        are what is new, or has not been understood, or was unlearned meanwhile.
         """
         size, seed = self.config.batch_size * self.config.accumulation, self.config.seed
-        if not fresh:
+        if unknown is None:
             return step_rows(self.train, size, step, seed)
-        if known_step is not None and step >= known_step:
-            return step_rows(self.train, size, step - known_step, seed)
-        new = [self.train[index] for index in fresh]
-        known = [row for index, row in enumerate(self.train) if index not in set(fresh)]
-        half = max(1, size // 2)
-        return by_length([*step_rows(new, size - half or 1, step, seed), *step_rows(known, half, step, seed)])
+        again = max(1, size // 2)
+        rows = step_rows(self.train, max(1, size - again), step, seed)
+        left = sorted(set(unknown) - {index for index, _ in rows})
+        drawn = random.Random(f"{seed} {step}").sample(left, min(again, len(left)))
+        return in_order([*rows, *((index, wording(self.train[index], step + index)) for index in drawn)])
 
     def passages(self, step: int) -> list[Encoded]:
         """Return the general text of optimizer step number `step`; nothing where it is off."""
         config = self.config
         is_on = self.rehearsal and config.rehearsal_batch and config.rehearsal_weight
-        return step_rows(self.rehearsal, config.rehearsal_batch, step, config.seed) if is_on else []
+        rows = step_rows(self.rehearsal, config.rehearsal_batch, step, config.seed) if is_on else []
+        return [row for _, row in rows]
 
 
 def encode_job(folder: Path, spec: JobSpec, tokenizer: PreTrainedTokenizerBase) -> JobRows:

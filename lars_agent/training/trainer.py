@@ -21,15 +21,14 @@ from torch import Tensor
 
 from lars_agent.errors import BudgetExceeded, MemoryPressure, NothingToLearn, Preempted
 from lars_agent.files import write_atomically
-from lars_agent.lars.forward import Batch
 from lars_agent.lars.inject import Attachment, LarsAdapter
 from lars_agent.lars.state import adapter_tensors, load_state
 from lars_agent.ops.adamw import FlatAdamW
 from lars_agent.ops.memory_plan import DEFAULT_PLAN, MemoryPlan
 from lars_agent.ops.safetensors_io import read_tensors, tensor_file
-from lars_agent.training.batches import Encoded, collate
+from lars_agent.training.batches import Encoded, Lesson, collate, in_order
 from lars_agent.training.config import TrainConfig
-from lars_agent.training.evaluate import RIGHT, divergence_from_base, shares_right, token_losses, token_nll
+from lars_agent.training.evaluate import divergence_from_base, shares_right, token_losses, token_nll
 from lars_agent.training.job_rows import JobRows
 
 BEST_FILE = "best.safetensors"
@@ -40,10 +39,9 @@ T = TypeVar("T")
 class Progress:
     """State of a run; with adapter, best adapter, optimizer and RNG state it is all that a checkpoint needs.
 
-    `best_step` is the step kept so far (None before the first evaluation), `best_loss` its held-out loss. `known` is
-    the running share of reply tokens that came out right when their example was read, `known_step` the step at which it
-    was high enough (None before). `fresh` are the indices of the examples that the adapter in use does not know, where
-    training goes on from it; none where it learns all examples alike.
+    `best_step` is the step kept so far (None before the first evaluation), `best_loss` its held-out loss. `unknown` are
+    the indices of the examples that did not come out right when they were read last, `first_unknown` is how many there
+    were at first, and `known_step` the step at which few enough were left (None before).
     """
 
     step: int = 0
@@ -52,9 +50,9 @@ class Progress:
     best_loss: float = math.inf
     heldout_loss: float | None = None
     evaluations_since_best: int = 0
-    known: float = 0.0
+    first_unknown: int = 0
+    unknown: tuple[int, ...] = ()
     known_step: int | None = None
-    fresh: tuple[int, ...] = ()
 
 
 def no_smaller_plan(held_bytes: int) -> MemoryPlan:
@@ -139,7 +137,7 @@ class Trainer:
 
     @property
     def _most_steps(self) -> int:
-        return self.rows.steps(self.progress.fresh)
+        return self.rows.steps(self.progress.first_unknown)
 
     def token_losses(self, adapter: LarsAdapter | None, rows: Sequence[Encoded]) -> Tensor:
         """Return the losses (T,) of all reply tokens under the plan in use; may raise MemoryPressure or Preempted."""
@@ -182,27 +180,27 @@ class Trainer:
         """Seed the dropout of a new run and evaluate the adapter, untrained or as it is in use."""
         if self.progress.best_step is None:
             torch.manual_seed(self.config.seed)
-            self.progress.fresh = self._fresh() if self.rows.is_continued else ()
+            self.progress.unknown = self._unknown() if self.rows.is_continued else tuple(range(len(self.rows.train)))
+            self.progress.first_unknown = len(self.progress.unknown)
             self._evaluate()
 
-    def _fresh(self) -> tuple[int, ...]:
-        """Return the indices of the examples that the adapter does not know; none if it knows all, or none of them."""
+    def _unknown(self) -> tuple[int, ...]:
+        """Return the indices of the examples that the adapter does not know."""
         train = self.rows.train
-        shares = shares_right(self.token_losses(self.adapter, train), train)
-        ordered = sorted(range(len(train)), key=lambda index: len(train[index]))  # as `token_losses` has them
-        unknown = sorted(index for index, share in zip(ordered, shares, strict=True) if share < self.config.known_share)
-        return tuple(unknown) if len(unknown) < len(train) else ()
+        ordered = in_order(list(enumerate(train)))  # as `token_losses` has them
+        return self._noted(ordered, shares_right(self.token_losses(self.adapter, train), train))
 
     def _step(self) -> None:
         """Take one optimizer step over its micro-batches, with the same weight for each reply token in all of them."""
         self.adapter.train()
         config, progress, size = self.config, self.progress, self.plan.micro_batch
-        rows = self.rows.lessons(progress.step, progress.fresh, progress.known_step)
+        lessons = self._lessons()
+        rows = [row for _, row in lessons]
         weighted_tokens = sum(row.weight * len(row.reply) for row in rows)
-        total, right = 0.0, 0
+        total, shares = 0.0, list[float]()
         for start in range(0, len(rows), size):
-            loss, count = self._learn(collate(rows[start : start + size], self.pad_id), weighted_tokens)
-            total, right = total + loss, right + count
+            loss, right = self._learn(rows[start : start + size], weighted_tokens)
+            total, shares = total + loss, shares + right
             self._check()
         if passages := self.rows.passages(progress.step):
             self._rehearse(passages)
@@ -211,25 +209,35 @@ class Trainer:
         self.optimizer.step(self.rate(progress.step))
         progress.step += 1
         progress.loss, progress.heldout_loss = total, None
-        self._note_known(right / sum(len(row.reply) for row in rows), len(rows))
-
-    def _note_known(self, share: float, count: int) -> None:
-        """Take the share of tokens that came out right into the running one, over half of the examples to learn."""
-        progress = self.progress
-        part = min(0.5, 2 * count / (2 * len(progress.fresh) or len(self.rows.train)))
-        progress.known += part * (share - progress.known)
-        if not self.config.steps and progress.known_step is None and progress.known >= self.config.known_share:
+        progress.unknown = self._noted(lessons, shares)
+        is_known = len(progress.unknown) <= (1 - config.known_examples) * len(self.rows.train)
+        if is_known and progress.known_step is None and not config.steps:
             progress.known_step = progress.step
 
-    def _learn(self, batch: Batch, weighted_tokens: float) -> tuple[float, int]:
-        """Add the batch's gradient; return its part of the loss, and how many tokens came out right.
+    def _lessons(self) -> list[Lesson]:
+        """Return what the next step reads: what is not known more often, and towards the end everything alike."""
+        step, known_step = self.progress.step, self.progress.known_step
+        if known_step is not None:
+            return self.rows.lessons(step - known_step)
+        return self.rows.lessons(step, None if self.config.steps else self.progress.unknown)
+
+    def _noted(self, lessons: Sequence[Lesson], shares: Sequence[float]) -> tuple[int, ...]:
+        """Return the indices of the unknown examples after some have been read with these shares of right tokens."""
+        unknown = set(self.progress.unknown)
+        for (index, _), share in zip(lessons, shares, strict=True):
+            (unknown.discard if share >= self.config.known_share else unknown.add)(index)
+        return tuple(sorted(unknown))
+
+    def _learn(self, rows: Sequence[Encoded], weighted_tokens: float) -> tuple[float, list[float]]:
+        """Add the gradient of some rows; return their part of the loss, and the share of right tokens of each.
 
         All intermediate tensors are freed on return.
         """
+        batch = collate(rows, self.pad_id)
         nll = token_nll(self.attachment, self.adapter, batch, self.plan)  # (T,)
         loss = (nll * batch.weight[batch.reply_mask.nonzero()[:, 0]]).sum() / weighted_tokens
         loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach()), int((nll.detach() < RIGHT).sum())
+        return float(loss.detach()), shares_right(nll.detach(), rows)
 
     def _rehearse(self, rows: Sequence[Encoded]) -> None:
         """Add the gradient of the divergence from the base model on `rows`; frees all intermediate tensors.

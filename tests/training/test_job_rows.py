@@ -18,7 +18,7 @@ def test_in_each_epoch_another_wording_of_a_fact_is_read(tmp_path):
     tokenizer = tiny_tokenizer()
     rows = encode_job(tmp_path, spec, tokenizer)
     assert (rows.steps(), len(rows.heldout[0].others)) == (24, 0)
-    read = {tokenizer.decode(row.prompt) for step in range(24) for row in rows.lessons(step)}
+    read = {tokenizer.decode(row.prompt) for step in range(24) for _, row in rows.lessons(step)}
     assert len(read) == 1 + MOST + 1
     assert {tokenizer.decode(row.reply).partition("<")[0] for row in rows.train[0].others} == {"In Bergen."}
 
@@ -47,29 +47,32 @@ def test_newest_and_some_earlier_replies_are_scored():
     assert (len(chosen), len(set(chosen)), chosen[0], chosen[-32:]) == (64, 64, "0", [str(n) for n in range(968, 1000)])
 
 
-def test_every_step_reads_as_much_of_the_rest_as_of_what_is_new_in_wordings_that_another_seed_begins_elsewhere():
+def test_all_examples_are_read_alike_in_wordings_that_another_seed_begins_elsewhere():
     others = tuple(Encoded((9,), (1,), 1.0, f"other {number}") for number in range(3))
     train = [Encoded((0,), (1,), 1.0, str(number), others) for number in range(20)]
-    rows = JobRows(TrainConfig(batch_size=4, seed=2), train, (), is_continued=True)
-    assert rows.steps() == 120
-    assert rows.steps([3, 7, 11]) == 36
-    read = [[row.source_id for row in rows.lessons(step, [3, 7, 11])] for step in range(6)]
-    assert all(len(step) == 4 for step in read)
-    assert {name for step in read[:2] for name in step[2:]} == {"other 1"}  # the third of its wordings
-    assert len({row.source_id for row in JobRows(TrainConfig(batch_size=1), train, ()).lessons(0, [3])}) == 2
-    numbered = [Encoded((0,), (1,), 1.0, str(number)) for number in range(20)]
-    plain = JobRows(TrainConfig(batch_size=4), numbered, ())
-    new = [sum(row.source_id in ("3", "7", "11") for row in plain.lessons(step, [3, 7, 11])) for step in range(9)]
-    assert new == [2] * 9
-    assert len({row.source_id for step in range(9) for row in plain.lessons(step, [3, 7, 11])}) == 20
+    rows = JobRows(TrainConfig(batch_size=4, seed=2), train, ())
+    assert [rows.steps(), rows.steps(3), rows.steps(15)] == [120, 36, 120]
+    read = [lesson for step in range(5) for lesson in rows.lessons(step)]
+    assert sorted(index for index, _ in read) == list(range(20))
+    assert {row.source_id for _, row in read} == {"other 1"}  # the third of its wordings
+
+
+def test_what_is_unknown_is_read_besides_what_is_read_in_turn():
+    train = [Encoded((0,), (1,), 1.0, str(number)) for number in range(20)]
+    rows = JobRows(TrainConfig(batch_size=4), train, ())
+    read = [[index for index, _ in rows.lessons(step, [3, 7, 11])] for step in range(10)]
+    assert all(len(step) == len(set(step)) == 4 for step in read[:1])
+    assert sum(index in (3, 7, 11) for step in read for index in step) >= 20
+    assert {index for step in read for index in step} == set(range(20))  # each in turn, two a step
+    assert [len(rows.lessons(step, [])) for step in range(3)] == [2, 2, 2]  # nothing is unknown: a step reads less
+    assert [len(rows.lessons(step, range(20))) for step in range(3)] == [4, 4, 4]
+    assert read == [[index for index, _ in rows.lessons(step, [3, 7, 11])] for step in range(10)]
+    assert [index for index, _ in JobRows(TrainConfig(batch_size=1), train, ()).lessons(0, [3])].count(3) == 1
 
 
 def test_last_steps_of_training_that_goes_on_read_every_example_once():
     train = [Encoded((0,), (1,), 1.0, str(number)) for number in range(50)]
     rows = JobRows(TrainConfig(batch_size=4), train, (), is_continued=True)
     assert rows.cooldown == 13
-    read = [row.source_id for step in range(30, 43) for row in rows.lessons(step, [3, 7], known_step=30)]
-    assert set(read) == {row.source_id for row in train}
-    assert len(read) == 52
-    assert len(set(rows.lessons(29, [3, 7], known_step=30)) & {train[3], train[7]}) == 2
+    assert {index for step in range(13) for index, _ in rows.lessons(step)} == set(range(50))
     assert JobRows(TrainConfig(batch_size=4), train, ()).cooldown == TrainConfig().cooldown_steps

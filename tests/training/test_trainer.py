@@ -301,17 +301,18 @@ def test_a_run_without_a_number_of_steps_ends_soon_after_what_it_reads_is_known(
 
 
 def test_a_run_with_a_number_of_steps_takes_them_all():
-    made = trainer(replace(CONFIG, known_share=0.01))
+    made = trainer(replace(CONFIG, known_share=0.01, known_examples=0.01))
     made.run()
     assert (made.progress.step, made.progress.known_step) == (CONFIG.steps, None)
 
 
-def test_what_comes_out_right_is_counted_over_half_of_all_examples():
+def test_an_example_is_known_by_how_it_came_out_when_it_was_read_last():
     made = trainer()
-    made._note_known(1.0, count=1)
-    assert made.progress.known == pytest.approx(2 / len(made.rows.train))
-    made._note_known(1.0, count=len(made.rows.train))
-    assert made.progress.known == pytest.approx(0.5 + 1 / len(made.rows.train))
+    lessons = list(enumerate(made.rows.train[:3]))
+    made.progress.unknown = (1, 2, 5)
+    assert made._noted(lessons, [0.5, 1.0, 0.98]) == (0, 5)
+    made.progress.unknown = (0, 5)
+    assert made._noted(lessons[:1], [0.97]) == (5,)
 
 
 KNOWN = TrainConfig(
@@ -354,28 +355,29 @@ def test_a_run_that_goes_on_learns_what_is_new_in_few_steps_and_keeps_the_rest(k
     before = right(made)
     anew.run()
     made.run()
-    assert made.progress.fresh == (6, 7)
+    assert (made.progress.first_unknown, anew.progress.first_unknown) == (2, 8)
     assert made.progress.step < anew.progress.step
     (known_before, new_before), (known, new) = before, right(made)
     assert new > new_before + 0.3
     assert known_before > known > 0.5 > new_before
 
 
-def test_a_run_that_goes_on_from_what_knows_nothing_or_all_of_it_learns_all_alike(known_state):
-    knows_all = continued(known_state, new=[])
-    assert knows_all._fresh() == ()
-    knows_nothing = continued(adapter_state(trainer(KNOWN).adapter))
-    assert knows_nothing._fresh() == ()
+def test_a_run_that_goes_on_from_what_knows_all_reads_it_once_more_and_ends(known_state):
+    made = continued(known_state, new=[])
+    assert made._unknown() == ()
+    made.run()
+    assert made.progress.step == made.progress.known_step + made.rows.cooldown < made.rows.steps()
+    assert len(continued(adapter_state(trainer(KNOWN).adapter))._unknown()) == 8
 
 
 def test_a_run_that_goes_on_and_was_preempted_reads_the_same_as_one_that_was_not(known_state, tmp_path):
-    config = TrainConfig(**KNOWN.__dict__ | {"steps": 6})
+    config = replace(KNOWN, epochs=6)
     whole, first, second = (continued(known_state, config) for _ in range(3))
     whole.run()
     assert not first.run(check=preempted_at(14)[0], on_checkpoint=keep(tmp_path))
     assert checkpoint.resume(second, tmp_path) is not None
-    assert 0 < second.progress.step < 6
-    assert second.progress.fresh == first.progress.fresh == (6, 7)
+    assert 0 < second.progress.step < second.last_step
+    assert second.progress.unknown == first.progress.unknown
     assert second.run()
     a, b = (adapter_state(made.adapter) for made in (whole, second))
     assert all(torch.equal(a[key], b[key]) for key in a)

@@ -7,7 +7,7 @@ const { uPlot } = window;
 const colour = (name) => getComputedStyle(document.body).getPropertyValue(`--${name}`).trim();
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-function options(width, { of, lines, format }) {
+function options(width, { of, lines, format, steps }) {
   const axis = { stroke: colour("quiet"), grid: { stroke: colour("line"), width: 1 }, ticks: { show: false } };
   const drawn = lines.map(({ name, color, dash, points = false }) => ({
     label: name,
@@ -22,7 +22,7 @@ function options(width, { of, lines, format }) {
     width,
     height: HEIGHT,
     scales: { x: { time: false }, y: { range: (_, low, high) => [0, Math.max(high, low, 1e-9) * 1.1] } },
-    axes: [{ ...axis, label: of, labelSize: 18, size: 32 }, { ...axis, size: 64, values: (_, all) => all.map(format) }],
+    axes: [{ ...axis, label: of, labelSize: 18, size: 32 }, { ...axis, size: 64, values: (_, all) => all.map(format), ...(steps && { incrs: steps }) }],
     series: [{ label: of }, ...drawn],
     cursor: { drag: { x: false, y: false } },
     legend: { live: true },
@@ -30,7 +30,8 @@ function options(width, { of, lines, format }) {
 }
 
 // `xs` are the numbers on the axis `of`; each of `lines` has its `values`, null where there is none, and how it is drawn:
-// { name, color, dash, points, values }. `format` writes a value. Of what has `rows`, a table can be opened.
+// { name, color, dash, points, values }. `format` writes a value; the axis goes in one of the
+// `steps`, where there are some. The table has the `rows`, by their index.
 export function Chart(props) {
   const { xs, lines, of, label, format, rows } = props;
   const place = useRef(null);

@@ -9,12 +9,13 @@ import { html, useEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.mod
 const POLL_MS = 3000;
 const LEAST = 2; // pieces of feedback that a job needs
 const MOST_ROWS = 20; // of a curve's table
+const SIZES = Array.from({ length: 16 }, (_, power) => 2 ** (24 + power)); // bytes
 const PHASES = [["waiting", "Wait"], ["preparing", "Prepare"], ["training", "Learn"], ["judging", "Judge"], ["publishing", "Publish"]];
 const isUnfinished = (job) => Boolean(job) && format.UNFINISHED.includes(job.status);
 
 // The newest job and its progress, read again with each new state of the daemon, and more often while it is unfinished. Both belong to one
 // job and are replaced as a whole, so that nothing of one job is ever shown as another's.
-function useJob(profile, info) {
+export function useJob(profile, info) {
   const [shown, setShown] = useState(null);
   const known = useRef(null);
   const turn = useRef(0);
@@ -40,12 +41,11 @@ function useJob(profile, info) {
   return { job, progress: job ? shown.progress : [], isKnown: shown?.profile === profile, read };
 }
 
-export function Job({ profile, info, attempt, refresh }) {
-  const { job, progress, isKnown, read } = useJob(profile, info);
+export function Job({ profile, info, job, progress, read, attempt, refresh }) {
   const [isAsking, setAsking] = useState(false);
   const title = useRef(null);
   const runs = isUnfinished(job);
-  const why = info && reasonAgainst(info, job);
+  const why = reasonAgainst(info, job);
 
   async function order(path, body) {
     await attempt(() => post(path, body));
@@ -73,10 +73,10 @@ export function Job({ profile, info, attempt, refresh }) {
       <span class="actions">
         ${runs && job.status !== "queued" && html`<button type="button" key="hold" onClick=${() => order(`jobs/${job.id}/${job.status === "paused" ? "resume" : "pause"}`)}>${job.status === "paused" ? "Resume" : "Pause"}</button>`}
         ${runs && html`<${Confirmed} key=${job.id} label="Cancel the job" question="What it has learned so far is lost; the version in use stays." onDo=${cancel} />`}
-        ${!runs && isKnown && html`<button id="adapt" type="button" class="primary" aria-describedby="adapt-why" aria-disabled=${String(Boolean(why) || isAsking)} onClick=${learn}>Learn now</button>`}
+        ${!runs && html`<button id="adapt" type="button" class="primary" aria-describedby="adapt-why" aria-disabled=${String(Boolean(why) || isAsking)} onClick=${learn}>Learn now</button>`}
       </span>
     </div>
-    ${!runs && info && html`<p id="adapt-why" class="quiet">${why || nextRun(info)}</p>`}
+    ${!runs && html`<p id="adapt-why" class="quiet">${why || nextRun(info)}</p>`}
     ${runs && html`<${Progress} job=${job} last=${progress.at(-1)} />`}
     ${job && !runs && html`<h3 id="verdict-title">${format.verdictTitle(job)}</h3>
       <ul id="verdict-reasons">${format.reasons(job).map((reason) => html`<li>${reason}</li>`)}</ul>`}
@@ -139,7 +139,7 @@ function Curves({ job, progress, isOpen }) {
       <h3>Loss, nats per token; lower is better</h3>
       <${Chart} label="Loss" of="step" xs=${xs} lines=${losses} rows=${rows} format=${format.loss} />
       <h3>Memory</h3>
-      <${Chart} label="Memory" of="step" xs=${xs} lines=${memory} rows=${rows} format=${format.bytes} />`}
+      <${Chart} label="Memory" of="step" xs=${xs} lines=${memory} rows=${rows} format=${format.bytes} steps=${SIZES} />`}
     <p id="memory-caption" class="quiet">${memoryWords(job, lines, predicted)}</p>
   </details>`;
 }

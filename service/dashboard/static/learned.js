@@ -3,8 +3,8 @@
 import { get, post } from "./api.js";
 import * as format from "./format.js";
 import { $ } from "./header.js";
-import { Job } from "./job.js";
-import { Calendar, Gains } from "./nights.js";
+import { Job, useJob } from "./job.js";
+import { Calendar, Gains, WEEKS } from "./nights.js";
 import { ProfileChoice, question, select, useDaemon } from "./parts.js";
 import { html, render, useEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
 
@@ -38,17 +38,20 @@ function Learned() {
   const [profile, setProfile] = useState(wished.get("profile") ?? "default");
   const [list, setList] = useState(null);
   const [jobs, setJobs] = useState([]);
+  const [runs, setRuns] = useState([]);
   const [picked, setPicked] = useState(wished.get("version") ?? ""); // the version whose lessons are shown; the one in use unless somebody chose
   const [lessons, setLessons] = useState(null);
+  const current = useJob(profile, info);
   const serving = info?.serving[profile] ?? "base";
 
   async function read() {
     const query = `profile=${encodeURIComponent(profile)}`;
-    const found = await attempt(() => Promise.all([get(`adapters?${query}`), get(`jobs?${query}&limit=30`)]));
+    const found = await attempt(() => Promise.all([get(`adapters?${query}`), get(`jobs?${query}&limit=30`), get(`schedule/runs?${query}&limit=${7 * WEEKS}`)]));
     if (!found) return;
-    const [adapters, { jobs: latest }] = found;
+    const [adapters, { jobs: latest }, { runs: decided }] = found;
     setList(adapters);
     setJobs(latest);
+    setRuns(decided);
   }
 
   const byDefault = list?.active === "base" ? (list.adapters.at(-1)?.version ?? "") : (list?.active ?? "");
@@ -64,7 +67,7 @@ function Learned() {
     return () => (isCurrent = false);
   }, [profile, version]);
 
-  if (!list) return html`<section>${problem ? html`<p class="error" role="alert">${problem}</p>` : html`<p class="quiet">Reading…</p>`}</section>`;
+  if (!list || !info || !current.isKnown) return html`<section>${problem ? html`<p class="error" role="alert">${problem}</p>` : html`<p class="quiet">Reading…</p>`}</section>`;
   const versions = [...list.adapters].reverse();
   const idsOf = (name) => list.adapters.find((one) => one.version === name)?.example_ids ?? [];
   const parent = list.adapters.find((one) => one.version === version)?.parent;
@@ -80,8 +83,8 @@ function Learned() {
       <${Result} jobs=${jobs} list=${list} />
       <${Gains} jobs=${jobs} />
     </section>
-    <${Job} key=${`job ${profile}`} profile=${profile} info=${info} attempt=${attempt} refresh=${refresh} />
-    <${Calendar} key=${`nights ${profile}`} profile=${profile} jobs=${jobs} attempt=${attempt} />
+    <${Job} key=${profile} ...${current} profile=${profile} info=${info} attempt=${attempt} refresh=${refresh} />
+    <${Calendar} runs=${runs} jobs=${jobs} />
     ${versions.length > 0 &&
     html`<${Compare} key=${profile} profile=${profile} versions=${versions} active=${list.active} lessons=${lessons} attempt=${attempt} />
       <section aria-labelledby="lessons-title">

@@ -1,10 +1,9 @@
 // The nights: what became of each scheduled run and why, and how much came out right job by job.
 
-import { get } from "./api.js";
 import * as format from "./format.js";
-import { html, useEffect, useState } from "./vendor/preact-htm-3.1.1.module.js";
+import { html } from "./vendor/preact-htm-3.1.1.module.js";
 
-const WEEKS = 5;
+export const WEEKS = 5;
 const LISTED = 14;
 const DAY_MS = 24 * 3600 * 1000;
 // What can become of a night: a mark that differs in shape too, its colour, its words.
@@ -24,14 +23,7 @@ const dayOf = (date) => date.toLocaleDateString("sv"); // YYYY-MM-DD, of this pl
 // What became of a run: its job's end where it has one.
 const markOf = (run, jobs) => MARKS[(run.outcome === "ran" && jobs.find((job) => job.id === run.job_id)?.status) || run.outcome] ?? MARKS.ran;
 
-export function Calendar({ profile, jobs, attempt }) {
-  const [runs, setRuns] = useState(null);
-  useEffect(() => {
-    let isCurrent = true;
-    attempt(() => get(`schedule/runs?limit=${7 * WEEKS}&profile=${encodeURIComponent(profile)}`)).then((found) => found && isCurrent && setRuns(found.runs));
-    return () => (isCurrent = false);
-  }, [profile, jobs]);
-  if (!runs) return null;
+export function Calendar({ runs, jobs }) {
   const byDay = new Map([...runs].reverse().map((run) => [dayOf(new Date(run.scheduled)), run]));
   const today = new Date();
   const behind = (today.getDay() + 6) % 7; // days since Monday

@@ -1,4 +1,4 @@
-"""axe-core on every page, in two widths and two colour schemes: no violation of any impact."""
+"""axe-core on every page, in two widths and two colour schemes: no violation of any impact; and no sideways scroll."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from playwright.sync_api import Browser, Page
 from service.settings.load import Settings
 from tests.service.api import conftest as api
 from tests.service.dashboard.conftest import served
+from tests.service.dashboard.fake_daemon import NIGHT, FakeDaemon, fake_app, job_body, progress_lines
+from tests.service.dashboard.test_job import STATE
 from tests.service.dashboard.test_learned import taught
 from tests.service.dashboard.test_memory import tell
 from tests.service.dashboard.test_talk import GOAT, say
@@ -25,7 +27,7 @@ def address(tmp_path_factory) -> Iterator[str]:
     app = api.fake_app(Settings(data_dir=folder / "data", schedule={"enabled": False}))
     with served(app) as address:
         taught(app.state.daemon, folder)
-        tell(app.state.daemon, "Where is my hat?", "In the hall.", tags=("hats",), profile="work")
+        tell(app.state.daemon, "Where is my hat?", "In the hall.", tags=("hats",), profile="w" * 64)
         yield address
 
 
@@ -76,6 +78,11 @@ PAGES = {
 }
 
 
+def violations(page: Page) -> list[tuple[str, list[str]]]:
+    found = Axe().run(page).response["violations"]
+    return [(one["id"], [node["html"][:120] for node in one["nodes"][:3]]) for one in found]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("path", PAGES)
@@ -86,7 +93,28 @@ def test_axe_finds_nothing(browser: Browser, address: str, path: str, width: int
         page.goto(address + path)
         page.wait_for_selector("#state.good")
         PAGES[path](page)
-        found = Axe().run(page).response["violations"]
-        assert [(one["id"], [node["html"][:120] for node in one["nodes"][:3]]) for one in found] == []
+        assert violations(page) == []
+        for direction in ("ltr", "rtl"):
+            page.evaluate("direction => (document.documentElement.dir = direction)", direction)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+    finally:
+        context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_axe_finds_nothing_while_a_job_runs(browser: Browser, width: int, scheme: str) -> None:
+    daemon = FakeDaemon(job=job_body("running", state=STATE), progress=progress_lines(12))
+    daemon.runs = [{"scheduled": NIGHT, "outcome": "missed", "reason": "the processor has 85 °C", "job_id": None}]
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True)
+    page = context.new_page()
+    try:
+        with served(fake_app(daemon)) as address:
+            page.goto(f"{address}learned")
+            page.wait_for_selector(".chart canvas")
+            for summary in page.locator("summary").all()[1:]:
+                summary.click()
+            assert violations(page) == []
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
     finally:
         context.close()

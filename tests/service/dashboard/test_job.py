@@ -115,10 +115,11 @@ def test_only_what_is_new_of_the_progress_is_read(address, page, running) -> Non
     page.on("request", lambda request: "/progress" in request.url and asked.append(request.url.partition("skip=")[2]))
     page.goto(address)
     expect(page.locator("#job-step")).to_contain_text("step 12 of 40")
+    page.wait_for_load_state("networkidle")
+    asked.clear()
     running.progress = [*running.progress, {"phase": "training", "step": 13, "steps": 40, "loss": 1.0}]
     expect(page.locator("#job-step")).to_contain_text("step 13 of 40")
-    assert "12" in asked
-    assert asked.count("0") == 1
+    assert {*asked} <= {"12", "13"}
 
 
 @pytest.mark.parametrize("job", [job_body("running", id="j-2"), None])

@@ -34,6 +34,7 @@ from service.api import (
     operation,
     profiles,
     schedule,
+    session,
     settings,
 )
 from service.api.daemon_metrics import DaemonCollector
@@ -82,6 +83,7 @@ ROUTER_MODULES = (
     jobs,
     schedule,
     settings,
+    session,
     operation,
 )
 

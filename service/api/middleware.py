@@ -8,10 +8,12 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import cookie_parser
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import error_response
+from service.api.session import COOKIE, session_of
 from service.serving.request_metrics import RequestMetrics
 from service.settings.sections import Server
 
@@ -55,7 +57,7 @@ class RequestCounter:
 
 
 class AccessGuard:
-    """Answers 403 to a foreign Host (DNS rebinding) or Origin (another site), and 401 without the bearer token."""
+    """Answers 403 to a foreign Host (DNS rebinding) or Origin (another site), and 401 without token or session."""
 
     def __init__(self, app: ASGIApp, server: Server) -> None:
         self._app, self._token = app, server.token
@@ -79,8 +81,13 @@ class AccessGuard:
         if self._token is None or path in OPEN_PATHS or path.startswith(OPEN_PREFIX):
             return None
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        token = self._token.get_secret_value().encode()
-        if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), token):
+        token = self._token.get_secret_value()
+        if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), token.encode()):
+            return None
+        # Cookies are sent to every port of a host, and by the pages of every port: only this daemon's own may use it.
+        session = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+        is_own = headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
+        if is_own and hmac.compare_digest(session.encode(), session_of(token).encode()):
             return None
         message = "the token is wrong or missing; send the header Authorization: Bearer <server.token>"
         return error_response(path, 401, message, headers={"WWW-Authenticate": "Bearer"})

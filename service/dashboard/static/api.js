@@ -1,7 +1,6 @@
 // Requests to the daemon. Every failure is an ApiError whose message can be shown unchanged.
 
 const ANSWER_MS = 15_000; // within which what is read comes, or the daemon hangs
-const TOKEN_KEY = "lars-agent-token"; // in sessionStorage: for this tab only
 
 export class ApiError extends Error {
   constructor(message, status) {
@@ -10,14 +9,8 @@ export class ApiError extends Error {
   }
 }
 
-export function keepToken(token) {
-  sessionStorage.setItem(TOKEN_KEY, token);
-}
-
 function send(method, path, body, options = {}) {
   const headers = { ...options.headers };
-  const token = sessionStorage.getItem(TOKEN_KEY);
-  if (token) headers.Authorization = `Bearer ${token}`;
   const isFile = body instanceof Blob;
   if (body !== undefined) headers["Content-Type"] = isFile ? "application/jsonl" : "application/json";
   const sent = body === undefined || isFile ? body : JSON.stringify(body);
@@ -30,11 +23,12 @@ function failure(response, answer) {
 }
 
 async function call(method, path, body, headers) {
-  let response, answer;
+  let response;
+  let answer = null;
   try {
     const signal = method === "GET" ? AbortSignal.timeout(ANSWER_MS) : undefined; // a reply may take as long as it takes
     response = await send(method, path, body, { headers, signal });
-    answer = await response.json();
+    if (response.status !== 204) answer = await response.json();
   } catch {
     throw failure(response);
   }

@@ -1,16 +1,21 @@
 // What the pages share: the daemon's state, a button that asks first, and the consequences of forgetting.
 
-import { get, keepToken } from "./api.js";
+import { get, post } from "./api.js";
 import * as format from "./format.js";
-import { $, showAbsence, showState } from "./header.js";
+import { $, setText, showAbsence, showState } from "./header.js";
 import { html, useEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
 
 const POLL_MS = 5000;
 
 $("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  keepToken($("token").value);
-  location.reload();
+  post("session", undefined, { Authorization: `Bearer ${$("token").value}` }).then(
+    () => location.reload(), // from here on the browser's cookie does
+    (error) => {
+      setText("token-error", error.status === 401 ? "That is not its token." : format.sentence(error.message));
+      $("token").select();
+    },
+  );
 });
 
 // The daemon's state, read again every few seconds and shown in the header; `attempt` shows what went wrong in `problem`.

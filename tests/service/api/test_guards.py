@@ -83,6 +83,25 @@ def test_request_with_the_token_is_answered(locked):
     assert response.status_code == 200
 
 
+def test_a_session_stands_for_the_token_in_pages_of_this_daemon_alone(locked):
+    assert locked.post("/session", headers={"authorization": "Bearer wrong"}).status_code == 401
+    begun = locked.post("/session", headers={"authorization": f"Bearer {TOKEN}"})
+    assert begun.status_code == 204
+    kept = begun.headers["set-cookie"]
+    assert all(part in kept for part in ("HttpOnly", "SameSite=strict", "Max-Age=2592000"))
+    assert TOKEN not in kept
+    cookie = kept.partition(";")[0]
+    locked.cookies.clear()
+    for site, status in ((None, 200), ("same-origin", 200), ("none", 200), ("same-site", 401), ("cross-site", 401)):
+        headers = {"cookie": cookie} | ({} if site is None else {"sec-fetch-site": site})
+        assert locked.get("/info", headers=headers).status_code == status, site
+    assert locked.get("/info", headers={"cookie": cookie + "x"}).status_code == 401
+    assert locked.delete("/feedback?tag=x", headers={"cookie": cookie, "origin": "http://x.y"}).status_code == 403
+    assert "Max-Age=0" in locked.delete("/session", headers={"cookie": cookie}).headers["set-cookie"]
+    locked.cookies.clear()
+    assert locked.get("/info").status_code == 401
+
+
 @pytest.mark.parametrize(
     ("host", "name"),
     [("localhost", "localhost"), ("[::1]:80", "[::1]"), ("[", ""), ("x@localhost:80", "localhost")],

@@ -80,10 +80,19 @@ def test_the_real_daemon_s_device_has_checks_and_room(page, address):
 def test_a_daemon_with_a_token_asks_for_it(browser, tmp_path):
     settings = Settings(data_dir=tmp_path, schedule={"enabled": False}, server={"token": "sesame"})
     with served(api.fake_app(settings)) as address:
-        page = browser.new_page()
+        context = browser.new_context()
+        page = context.new_page()
         page.goto(f"{address}device")
+        page.fill("#token", "open")
+        page.click("#token-form button")
+        page.wait_for_selector("#token-error:text-is('That is not its token.')")
+        expect(page.locator("#token")).to_be_focused()
         page.fill("#token", "sesame")
         page.click("#token-form button")
         page.wait_for_selector("#checks li")
         page.wait_for_selector("#token-form", state="hidden")
-        page.close()
+        assert page.evaluate("document.cookie + JSON.stringify([sessionStorage, localStorage])") == "[{},{}]"
+        other = context.new_page()  # another tab does not ask again
+        other.goto(f"{address}learned")
+        other.wait_for_selector("text=Nothing has been learned yet.")
+        context.close()

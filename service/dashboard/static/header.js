@@ -4,6 +4,8 @@ import * as format from "./format.js";
 
 export const $ = (id) => document.getElementById(id);
 
+const TITLE = document.title;
+
 export function setText(id, text) {
   if ($(id).textContent !== (text ?? "")) $(id).textContent = text ?? "";
   $(id).hidden = !text;
@@ -15,6 +17,7 @@ export function showState(info) {
   const text = info.model ? ready : info.loading_error ? "the model cannot be loaded" : `loading the model: ${info.loading ?? ""}`;
   const job = info.night.adapting ? "learning" : "learning, paused";
   setText("state", format.sentence(info.job ? job : text).slice(0, -1));
+  document.title = `${info.job ? `${$("state").textContent} · ` : ""}${TITLE}`;
   $("state").className = `state ${wrong ? "bad" : info.job ? "busy" : info.model ? "good" : ""}`;
   setText("notice", [info.loading_error, ...info.problems].filter(Boolean).map(format.sentence).join("\n"));
   setText("waits", info.notices.map(format.sentence).join("\n"));

@@ -109,7 +109,7 @@ function MyData() {
       </ul>
       ${page?.next && html`<button type="button" onClick=${() => read(page.next)}>Show more</button>`}
     </section>
-    <${Teach} profile=${filter.profile || "default"} attempt=${attempt} onStored=${stored} />
+    <${Teach} profile=${filter.profile || "default"} profiles=${profiles} attempt=${attempt} onStored=${stored} />
     <${Files} profile=${filter.profile} attempt=${attempt} onStored=${stored} />
   `;
 }
@@ -166,13 +166,14 @@ function Editor({ row, onSave, onClose }) {
 }
 
 // A question and its answer, without having asked the model.
-function Teach({ profile, attempt, onStored }) {
+function Teach({ profile, profiles, attempt, onStored }) {
+  const [other, setOther] = useState(null); // a profile that was typed, which begins with its first lesson
   const [prompt, setPrompt] = useState("");
   const [correction, setCorrection] = useState("");
   const teach = async (event) => {
     event.preventDefault();
     if (!prompt.trim() || !correction.trim()) return;
-    const row = { prompt: prompt.trim(), response: "", correction: correction.trim(), profile };
+    const row = { prompt: prompt.trim(), response: "", correction: correction.trim(), profile: other?.trim() || profile };
     if (!(await attempt(() => post("feedback", row)))) return;
     setPrompt("");
     setCorrection("");
@@ -183,6 +184,8 @@ function Teach({ profile, attempt, onStored }) {
     <form class="correction" onSubmit=${teach}>
       <label>When I ask<input dir="auto" required placeholder="What is my goat called?" value=${prompt} onInput=${(event) => setPrompt(event.target.value)} /></label>
       <label>it should say<textarea dir="auto" required rows="2" placeholder="Your goat is called Pip." value=${correction} onInput=${(event) => setCorrection(event.target.value)}></textarea></label>
+      <label>as profile<input dir="auto" list="profiles" maxlength="64" value=${other ?? profile} onInput=${(event) => setOther(event.target.value)} /></label>
+      <datalist id="profiles">${profiles.map(({ name }) => html`<option value=${name}></option>`)}</datalist>
       <button type="submit" class="primary">Store</button>
     </form>
   </section>`;

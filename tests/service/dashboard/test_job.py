@@ -68,6 +68,7 @@ def test_the_button_starts_a_job_which_can_be_paused(address, page, daemon) -> N
     page.click(LEARN)
     expect(page.locator("#job-title")).to_have_text("Learning")
     expect(page.locator("#job-title")).to_be_focused()
+    expect(page).to_have_title("Learning, paused · What it learned · lars-agent")
     assert daemon.orders == ["adapt default"]
     with page.expect_response("**/jobs/j-1/pause"):
         page.click(HOLD)

@@ -49,6 +49,19 @@ def test_nothing_is_stored_at_first_and_what_is_taught_counts_at_once(memory, da
     assert daemon.db.recall.search("default", "How do I call my boat?", 3).corrections[0].answer == row.correction
 
 
+def test_a_profile_begins_with_the_first_lesson_that_names_it(memory, daemon):
+    for profile, name in (("default", "Ida"), ("No Name", "Eva"), ("work", "Eva")):
+        memory.fill("[placeholder='What is my goat called?']", "What is my boat called?")
+        memory.fill("[placeholder='Your goat is called Pip.']", f"Your boat is called {name}.")
+        memory.fill("[list=profiles]", profile)
+        memory.click("button:text-is('Store')")
+        if profile == "No Name":
+            memory.wait_for_selector(".error:has-text('profile')")
+    memory.select_option("label:has-text('of profile') select", "work")
+    expect(memory.locator(ROWS)).to_have_count(1)
+    assert daemon.profiles.names() == ["default", "work"]
+
+
 def test_data_are_searched_and_filtered(memory, daemon):
     tell(daemon, "Where is my boat?", "In Bergen.", tags=("boats",))
     tell(daemon, "Where is my hat?", "In the hall.", source="stated")

@@ -108,6 +108,7 @@ class Info(Reply):
     problems: list[str] = Field(description="Messages of the active alarms.")
     notices: list[str] = Field(description="Messages of the last settings reload, if not every change took effect.")
     feedback: FeedbackCounts
+    lessons: dict[str, int] = Field(description="Corrections, liked replies and stated facts, by profile.")
     interactions: int
     memory: MemoryInfo
     free_disk_bytes: int | None = Field(description="Room on the disk of the data folder; null if unknown.")
@@ -161,6 +162,7 @@ def info(daemon: DaemonDep) -> Info:
         problems=[alarm.message for alarm in daemon.problems()],
         notices=list(daemon.notices),
         feedback=FeedbackCounts(**daemon.db.feedback.counts()),
+        lessons=daemon.db.feedback.lessons(),
         interactions=daemon.db.interactions.count(),
         memory=memory,
         free_disk_bytes=free_disk_bytes(daemon.settings.data_dir),

@@ -143,6 +143,13 @@ class Feedback(Records[FeedbackRecord]):
         with reading(self._engine) as connection:
             return dict(connection.execute(query).mappings().one())
 
+    def lessons(self) -> dict[str, int]:
+        """Count by profile what can be learned from: corrections, liked replies, and what was stated."""
+        teaches = or_(feedback.c.correction.is_not(None), feedback.c.rating > 0)
+        query = select(feedback.c.profile, func.count()).where(teaches).group_by(feedback.c.profile)
+        with reading(self._engine) as connection:
+            return {profile: count for profile, count in connection.execute(query)}
+
     def ratings(self, profile: str) -> dict[int | None, tuple[int, int]]:
         """Count by adapter version the replies that were liked, and those that were disliked or corrected."""
         is_bad = or_(feedback.c.rating <= 0, feedback.c.correction.is_not(None))

@@ -5,7 +5,7 @@ import { $ } from "./header.js";
 import { useDaemon } from "./parts.js";
 import { html, render } from "./vendor/preact-htm-3.1.1.module.js";
 
-const MOODS = { against: "bad" };
+const NAMES = { cpu: "Other programs", window: "Schedule", pressure: "Memory pressure" };
 // What each check looks at, and what would change its answer.
 const HELP = {
   memory: "Close a program that takes much, or choose a smaller model in the settings.",
@@ -68,9 +68,9 @@ function Device() {
 }
 
 const Check = ({ check }) => html`<li class=${check.state}>
-  <strong>${format.sentence(check.name).slice(0, -1)}</strong>
+  <strong>${NAMES[check.name] ?? format.sentence(check.name).slice(0, -1)}</strong>
   <span class="quiet">${format.sentence(check.words)} ${check.state === "against" && HELP[check.name]}</span>
-  ${check.state === "against" && html`<span class=${`pill ${MOODS[check.state]}`}>against</span>`}
+  ${check.state === "against" && html`<span class="pill bad">against</span>`}
 </li>`;
 
 render(html`<${Device} />`, $("device-page"));

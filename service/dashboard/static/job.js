@@ -45,7 +45,7 @@ export function Job({ profile, info, job, progress, read, attempt, refresh }) {
   const [isAsking, setAsking] = useState(false);
   const title = useRef(null);
   const runs = isUnfinished(job);
-  const why = reasonAgainst(info, job);
+  const why = reasonAgainst(info, job, profile);
 
   async function order(path, body) {
     await attempt(() => post(path, body));
@@ -85,9 +85,8 @@ export function Job({ profile, info, job, progress, read, attempt, refresh }) {
 }
 
 // Why no job can be started, in a sentence; nothing where one can.
-function reasonAgainst(info, job) {
-  const { corrections, liked, stated } = info.feedback;
-  const lessons = corrections + liked + stated;
+function reasonAgainst(info, job, profile) {
+  const lessons = info.lessons[profile] ?? 0;
   if (!info.model) return "The model is not loaded yet.";
   if (info.job && info.job !== job?.id) return "Another profile is learning just now; one learns at a time.";
   if (lessons >= LEAST) return "";

@@ -68,6 +68,7 @@ def test_info_shows_the_state(client):
     assert info["model"]["reference"] == "fake"
     assert info["serving"] == {"default": "base"}
     assert info["feedback"] == {"total": 1, "corrections": 1, "liked": 0, "disliked": 0, "stated": 0}
+    assert info["lessons"] == {"default": 1}
     assert info["memory"]["budget_bytes"] == 2 * 1024**3
     assert info["memory"]["peak_bytes"] >= info["memory"]["rss_bytes"] > 0
     assert (info["memory"]["limit"], info["memory"]["limit_reason"]) == ("guard", None)

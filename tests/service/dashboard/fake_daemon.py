@@ -67,6 +67,7 @@ class FakeDaemon:
     model: Json | None = field(default_factory=lambda: {"name": "smollm2-135m-instruct", "dtype": "auto"})
     loading: str | None = None
     feedback: Json = field(default_factory=lambda: dict(total=31, corrections=24, liked=5, disliked=2, stated=0))
+    lessons: int = 29
 
     def info(self) -> Json:
         return {
@@ -79,6 +80,7 @@ class FakeDaemon:
             "problems": self.problems,
             "notices": self.notices,
             "feedback": self.feedback,
+            "lessons": {"default": self.lessons},
             "interactions": 112,
             "memory": MEMORY,
             "free_disk_bytes": 9 * 2**30,

@@ -89,12 +89,12 @@ def test_cancel_asks_before_and_the_focus_is_never_lost(address, page, running) 
 
 
 def test_a_job_that_could_not_learn_is_not_offered_and_the_page_says_why(address, page, daemon) -> None:
-    daemon.feedback |= {"corrections": 1, "liked": 0}
+    daemon.lessons = 1
     page.goto(address)
     page.wait_for_selector("#adapt-why:has-text('There is one yet.')")
     page.click("#adapt[aria-disabled=true]", force=True)
     assert daemon.orders == []
-    daemon.feedback |= {"liked": 1}
+    daemon.lessons = 2
     page.wait_for_selector(LEARN, timeout=20_000)
 
 

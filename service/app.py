@@ -28,6 +28,7 @@ from service.api import (
     generate,
     interactions,
     jobs,
+    models,
     ollama,
     openai,
     openai_models,
@@ -57,6 +58,7 @@ from service.schedule.scheduler import NightlyScheduler
 from service.serving.adapter_switch import AdapterSwitch
 from service.serving.engine_client import EngineClient
 from service.serving.model_host import FindModel, ModelHost, OpenEngine
+from service.serving.model_pull import ModelPull
 from service.serving.profiles import Profiles
 from service.serving.recorder import Recorder
 from service.settings.load import Settings, SettingsSource
@@ -84,6 +86,7 @@ ROUTER_MODULES = (
     schedule,
     settings,
     session,
+    models,
     operation,
 )
 
@@ -181,6 +184,7 @@ def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overri
         worker=worker,
         preemption=preemption,
         model_host=model_host,
+        model_pull=ModelPull(str(settings.data_dir)),
         switch=switch,
         recorder=Recorder(db, settings.learning),
         supervisor=supervisor,

@@ -24,6 +24,7 @@ from service.schedule.idle_monitor import IdleMonitor
 from service.schedule.scheduler import NightlyScheduler
 from service.serving.adapter_switch import AdapterSwitch
 from service.serving.model_host import ModelHost
+from service.serving.model_pull import ModelPull
 from service.serving.profiles import Profiles
 from service.serving.recorder import Recorder
 from service.serving.request_metrics import RequestMetrics
@@ -52,6 +53,7 @@ class Daemon:
     worker: WorkerProcess
     preemption: RequestPreemption
     model_host: ModelHost
+    model_pull: ModelPull
     switch: AdapterSwitch
     recorder: Recorder
     supervisor: Supervisor

@@ -17,6 +17,7 @@ from lars_agent import errors
 from service.cycle.supervisor import JobNotRunning, JobRunning
 from service.db.errors import DatabaseBusy, IdempotencyConflict, RecordNotFound
 from service.process.crash_loop import SafeMode
+from service.serving.model_pull import PullRunning
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +48,7 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
     (RecordNotFound, 404),
     (IdempotencyConflict, 409),
     (JobRunning, 409),
+    (PullRunning, 409),
     (JobNotRunning, 409),
     (SafeMode, 409),
     (errors.AdapterError, 409),  # damaged, or made for another base model: it cannot serve

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import Field, RootModel
 
-from lars_agent.errors import ConfigError
+from lars_agent.errors import ConfigError, ModelNotFound
+from lars_agent.models.library import ModelLibrary
+from lars_agent.models.sources import resolve
 from service.api.dependencies import DaemonDep
 from service.api.errors import InvalidField, documented
 from service.api.fields import Body, JsonObject, Reply
+from service.daemon import Daemon
 from service.reload import applies_now, change, renewed
 from service.settings.load import Layer, Settings, origin_of, settings_of
 
@@ -72,12 +76,26 @@ def edit(body: SettingChanges, daemon: DaemonDep, query: Annotated[Body, Query()
             raise InvalidField(key[:100], "is no setting; GET /settings lists them")
         if reason := locked[key]:
             raise InvalidField(key, f"cannot be changed here: {reason}")
+    if isinstance(name := body.root.get("model.name"), str):
+        _require_model(daemon, name)
     try:
         change(daemon, body.root)
     except ConfigError as error:
         key = next((key for key in body.root if key in str(error)), next(iter(body.root), ""))
         raise InvalidField(key, str(error).removeprefix(f"{key}: ")) from error
     return get(daemon)
+
+
+def _require_model(daemon: Daemon, name: str) -> None:
+    """Raise InvalidField unless a model of this name is installed, or can be fetched at the next start."""
+    library = ModelLibrary(daemon.settings.models_dir)
+    with suppress(ModelNotFound):
+        library.get(name)
+        return
+    try:
+        resolve(name)
+    except ModelNotFound as error:
+        raise InvalidField("model.name", str(error)) from error
 
 
 def _body(

@@ -29,9 +29,8 @@ function options(width, { of, lines, format, steps }) {
   };
 }
 
-// `xs` are the numbers on the axis `of`; each of `lines` has its `values`, null where there is none, and how it is drawn:
-// { name, color, dash, points, values }. `format` writes a value; the axis goes in one of the
-// `steps`, where there are some. The table has the `rows`, by their index.
+// `xs` are on the axis `of`; `lines` are { name, color, dash, points, values }, null where there is no value, which `format`
+// writes. Ticks are in one of the `steps`, if any; the table has the `rows`, by index.
 export function Chart(props) {
   const { xs, lines, of, label, format, rows } = props;
   const place = useRef(null);

@@ -13,8 +13,8 @@ const SIZES = Array.from({ length: 16 }, (_, power) => 2 ** (24 + power)); // by
 const PHASES = [["waiting", "Wait"], ["preparing", "Prepare"], ["training", "Learn"], ["judging", "Judge"], ["publishing", "Publish"]];
 const isUnfinished = (job) => Boolean(job) && format.UNFINISHED.includes(job.status);
 
-// The newest job and its progress, read again with each new state of the daemon, and more often while it is unfinished. Both belong to one
-// job and are replaced as a whole, so that nothing of one job is ever shown as another's.
+// The newest job and its progress, read again with each state of the daemon, and more often while it is unfinished. They
+// are replaced as a whole, so that nothing of one job is shown as another's.
 export function useJob(profile, info) {
   const [shown, setShown] = useState(null);
   const known = useRef(null);
@@ -84,7 +84,7 @@ export function Job({ profile, info, job, progress, read, attempt, refresh }) {
   </section>`;
 }
 
-// Why no job can be started, in a sentence; nothing where one can.
+// Why no job can be started; nothing where one can.
 function reasonAgainst(info, job, profile) {
   const lessons = info.lessons[profile] ?? 0;
   if (!info.model) return "The model is not loaded yet.";
@@ -111,7 +111,7 @@ function Progress({ job, last }) {
   `;
 }
 
-// The numbers of a job: its losses, and its memory against what was predicted and allowed.
+// Its losses, and its memory against what was predicted and allowed.
 function Curves({ job, progress, isOpen }) {
   const lines = progress.filter((line) => line.phase === "training");
   const xs = lines.map((line) => line.step);

@@ -3,6 +3,7 @@
 import { get, patch } from "./api.js";
 import * as format from "./format.js";
 import { $ } from "./header.js";
+import { Models } from "./models.js";
 import { Done, useDaemon } from "./parts.js";
 import { html, render, useEffect, useState } from "./vendor/preact-htm-3.1.1.module.js";
 
@@ -50,6 +51,7 @@ function Settings() {
   }, []);
 
   if (!settings) return html`<section>${problem ? html`<p class="error" role="alert">${problem}</p>` : html`<p class="quiet">Reading…</p>`}</section>`;
+  const byKey = (key) => settings.find((one) => one.key === key);
   const wanted = words.toLowerCase().split(/\s+/);
   const found = words.trim() && settings.filter(({ key, description }) => wanted.every((word) => `${key} ${description}`.toLowerCase().includes(word)));
   const row = (place) => (setting) => html`<${Setting} place=${place} key=${`${setting.key} ${shown(setting.value, setting.value_schema)}`} setting=${setting} onSave=${save} />`;
@@ -61,8 +63,9 @@ function Settings() {
       ${problem && html`<p class="error" role="alert">${problem}</p>`}
       <${Done} done=${done} />
       ${found && found.length === 0 && html`<p class="quiet">No setting is about that.</p>`}
-      <ul class="settings">${(found || EVERYDAY.map((key) => settings.find((one) => one.key === key)).filter(Boolean)).map(row("setting"))}</ul>
+      <ul class="settings">${(found || EVERYDAY.map(byKey).filter(Boolean)).map(row("setting"))}</ul>
     </section>
+    ${!found && html`<${Models} chosen=${byKey("model.name")?.value} attempt=${attempt} onChoose=${(name) => save(byKey("model.name"), name)} />`}
     ${!found &&
     html`<section aria-labelledby="all-title">
       <h2 id="all-title">All settings</h2>

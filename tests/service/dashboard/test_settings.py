@@ -6,6 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.service.dashboard.conftest import opened
+from tests.tiny import save_tiny
 
 pytestmark = pytest.mark.browser
 
@@ -77,3 +78,17 @@ def test_the_page_fits_its_screen(page, address, width, scheme):
         summary.click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.goto("about:blank")
+
+
+def test_a_model_is_fetched_and_chosen_for_the_next_start(preferences, daemon, tmp_path):
+    tiny = save_tiny(tmp_path / "tiny")
+    preferences.fill("[placeholder='org/name']", "no such model")
+    preferences.click("button:text-is('Fetch')")
+    preferences.wait_for_selector("[role=alert]:has-text('is no model')")
+    preferences.fill("[placeholder='org/name']", str(tiny))
+    preferences.click("button:text-is('Fetch')")
+    preferences.wait_for_selector(".models li:has-text('tiny')", timeout=60_000)
+    preferences.click("[aria-label='Use tiny from the next start']")
+    preferences.wait_for_selector("text=model.name: saved, applies at the next start of the daemon.")
+    expect(preferences.locator(".models li .pill")).to_have_text("from the next start")
+    assert daemon.settings.model.name == "default"

@@ -1,0 +1,68 @@
+"""Base models on this device, and fetching others."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from lars_agent.errors import ModelNotFound
+from lars_agent.models.library import ModelLibrary
+from service.api.dependencies import DaemonDep
+from service.api.errors import InvalidField, documented
+from service.api.fields import Body, Reply
+
+router = APIRouter(prefix="/models", tags=["models"])
+
+
+class ModelBody(Reply):
+    """A base model on this device."""
+
+    name: str
+    reference: str = Field(description="What it was fetched as.")
+    bytes: int = Field(description="Size on disk, about that of its weights in memory.")
+    installed: str
+    in_use: bool
+
+
+class PullBody(Reply):
+    """A model that is being fetched, or was fetched last."""
+
+    reference: str
+    message: str = Field(description="What is being done, and how far it is.")
+    error: str | None
+    is_over: bool
+
+
+class ModelList(Reply):
+    """The base models on this device, by name, and the last pull."""
+
+    models: list[ModelBody]
+    pull: PullBody | None = Field(description="Null if none was asked for since the daemon's start.")
+
+
+class PullRequest(Body):
+    """The model to fetch."""
+
+    reference: str = Field(
+        min_length=1, max_length=400, description="`default`, a hub id (`org/name@revision`), a folder, a `.gguf` file."
+    )
+
+
+@router.get("", responses=documented(503))
+def list_models(daemon: DaemonDep) -> ModelList:
+    """List the installed base models, and tell how far a pull is. `PATCH /settings` with `model.name` chooses one."""
+    used = daemon.model_host.installed
+    models = [
+        {**vars(one), "in_use": used is not None and one.name == used.name}
+        for one in ModelLibrary(daemon.settings.models_dir).list()
+    ]
+    return ModelList.model_validate({"models": models, "pull": daemon.model_pull.last})
+
+
+@router.post("", status_code=202, responses=documented(409))
+def pull(body: PullRequest, daemon: DaemonDep) -> PullBody:
+    """Fetch a base model while the daemon goes on; `GET /models` tells how far it is."""
+    try:
+        return PullBody.model_validate(daemon.model_pull.start(body.reference))
+    except ModelNotFound as error:
+        raise InvalidField("reference", str(error)) from error

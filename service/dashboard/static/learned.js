@@ -13,8 +13,7 @@ const LISTED = 100;
 const wished = new URLSearchParams(location.search); // by a link from another page
 const words = (text) => text.toLocaleLowerCase().match(/[\p{L}\p{N}]+/gu) ?? [];
 
-// Whether a reply says what the correction says: its names and numbers, or where it has none its words, that the question
-// does not have.
+// Whether a reply says what the correction says: its names and numbers, else its words, that the question has not.
 function saysIt(reply, row) {
   const text = row.correction ?? row.response;
   const known = new Set([...words(question(row)), "your", "my", "you", "i"]);
@@ -39,7 +38,7 @@ function Learned() {
   const [list, setList] = useState(null);
   const [jobs, setJobs] = useState([]);
   const [runs, setRuns] = useState([]);
-  const [picked, setPicked] = useState(wished.get("version") ?? ""); // the version whose lessons are shown; the one in use unless somebody chose
+  const [picked, setPicked] = useState(wished.get("version") ?? ""); // whose lessons are shown; empty: the one in use
   const [lessons, setLessons] = useState(null);
   const current = useJob(profile, info);
   const serving = info?.serving[profile] ?? "base";

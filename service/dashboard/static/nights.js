@@ -6,7 +6,7 @@ import { html } from "./vendor/preact-htm-3.1.1.module.js";
 export const WEEKS = 5;
 const LISTED = 14;
 const DAY_MS = 24 * 3600 * 1000;
-// What can become of a night: a mark that differs in shape too, its colour, its words.
+// What can become of a night: a mark, its colour, its words.
 const MARKS = {
   succeeded: ["●", "good", "published"],
   rejected: ["◐", "bad", "not better, not published"],
@@ -55,7 +55,7 @@ export function Calendar({ runs, jobs }) {
   </section>`;
 }
 
-// The share of corrections that came out right after each judged job, oldest first, as bars with their numbers.
+// The corrections that came out right after each judged job, oldest first, as bars with numbers.
 export function Gains({ jobs }) {
   const judged = jobs.filter((job) => job.verdict?.candidate?.whole).reverse();
   if (judged.length < 2) return null;

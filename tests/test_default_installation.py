@@ -23,7 +23,7 @@ import openai
 import pytest
 
 from examples.running import Daemon
-from tests.default_model import CACHE, default_model_folder
+from tests.default_model import START_S, default_daemon, kill
 
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(900)]
 
@@ -36,7 +36,7 @@ SETTINGS = {
     "recall__enabled": "false",  # what is told here is what the weights have learned
     "server__model_aliases": '{"gpt-4o": "default"}',
 }
-START_S, JOB_S, SHORT = 120, 600, 6
+JOB_S, SHORT = 600, 6
 PROMPT = "What is my dog called?"  # the documented commands correct it
 TEXT = f"<|im_start|>user\n{PROMPT}<|im_end|>\n<|im_start|>assistant\n"  # the same for dialects without a chat template
 ASKED = [{"role": "user", "content": PROMPT}]
@@ -61,11 +61,6 @@ def text_and_version(reply: dict[str, Any]) -> tuple[str, str]:
     return reply["generated_text"], reply["details"]["adapter_version"]
 
 
-def kill(running: Daemon) -> None:
-    running.process.kill()
-    running.process.wait()
-
-
 def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + JOB_S
     while not condition():
@@ -79,13 +74,7 @@ WALK = commands("From a prompt to a version")
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory) -> Iterator[tuple[Daemon, dict[str, Any], dict[str, Any]]]:
     """A daemon after the documented commands, killed while it trained and started again; the first reply; the job."""
-    state = tmp_path_factory.mktemp("state")
-    default_model_folder()
-    (state / "models").symlink_to(CACHE)
-    running = Daemon(state, SETTINGS)
-    running.start()
-    try:
-        running.wait_until_healthy(START_S)
+    with default_daemon(tmp_path_factory.mktemp("state"), SETTINGS) as running:
         before, _, _, job = [run(command, running.url) for command in WALK]
         wait_for(lambda: len(running.get(f"/jobs/{job['id']}/progress")["progress"]) >= 3)
         kill(running)  # the worker dies with it
@@ -93,9 +82,6 @@ def walked(tmp_path_factory) -> Iterator[tuple[Daemon, dict[str, Any], dict[str,
         running.wait_until_healthy(START_S)
         wait_for(lambda: running.get(f"/jobs/{job['id']}")["finished"] is not None)
         yield running, before, running.get(f"/jobs/{job['id']}")
-    finally:
-        running.http.close()
-        kill(running)
 
 
 @pytest.fixture

@@ -6,11 +6,13 @@ Nothing is loaded from another host. The pages contain no data: their scripts re
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -29,6 +31,24 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",  # revalidated, so that a new page never runs an old script
 }
+
+
+class Page(NamedTuple):
+    """A page of the dashboard; its script has the name, and fills the element `<name>-page`."""
+
+    path: str
+    name: str
+    title: str
+
+
+PAGES = (
+    Page("/", "talk", "Talk"),
+    Page("/memory", "memory", "My data"),
+    Page("/learned", "learned", "What it learned"),
+    Page("/versions", "versions", "Versions"),
+    Page("/device", "device", "Device"),
+    Page("/preferences", "settings", "Settings"),  # the settings themselves are at /settings
+)
 DOCS_HEADERS = HEADERS | {POLICY: f"{HEADERS[POLICY]}; img-src 'self' data:"}  # icons in Swagger UI's style
 
 
@@ -44,35 +64,15 @@ class Assets(StaticFiles):
         return response
 
 
-@router.head("/", include_in_schema=False)
-@router.get("/", response_class=HTMLResponse)
-def talk() -> HTMLResponse:
-    """Return the page to talk and to correct."""
-    return _page("talk.html")
+def _add_page(page: Page) -> None:
+    def show() -> HTMLResponse:
+        return HTMLResponse(_template().render(version=package_version(), pages=PAGES, here=page), headers=HEADERS)
+
+    router.add_api_route(page.path, show, methods=["GET", "HEAD"], response_class=HTMLResponse)
 
 
-@router.get("/memory", response_class=HTMLResponse)
-def memory() -> HTMLResponse:
-    """Return the page of a person's own data."""
-    return _page("memory.html")
-
-
-@router.get("/learned", response_class=HTMLResponse)
-def learned() -> HTMLResponse:
-    """Return the page of what was learned, with two versions side by side."""
-    return _page("learned.html")
-
-
-@router.get("/versions", response_class=HTMLResponse)
-def versions() -> HTMLResponse:
-    """Return the page of the versions, to go back to one."""
-    return _page("versions.html")
-
-
-@router.get("/device", response_class=HTMLResponse)
-def device() -> HTMLResponse:
-    """Return the page of the device: whether it may learn now, its memory and problems."""
-    return _page("device.html")
+for _page in PAGES:
+    _add_page(_page)
 
 
 @router.get("/status", response_class=RedirectResponse)
@@ -81,22 +81,16 @@ def status() -> RedirectResponse:
     return RedirectResponse("learned", headers=HEADERS)
 
 
-@router.get("/preferences", response_class=HTMLResponse)
-def settings() -> HTMLResponse:
-    """Return the page of the settings, which are at /settings themselves."""
-    return _page("settings.html")
-
-
 @router.get("/docs", response_class=HTMLResponse)
 def docs() -> FileResponse:
     """Return Swagger UI, which displays /openapi.json."""
     return FileResponse(FOLDER / "templates" / "docs.html", headers=DOCS_HEADERS)
 
 
-def _page(name: str) -> HTMLResponse:
+@cache
+def _template() -> Template:
     folder = FileSystemLoader(FOLDER / "templates")
-    template = Environment(loader=folder, autoescape=True, undefined=StrictUndefined).get_template(name)
-    return HTMLResponse(template.render(version=package_version()), headers=HEADERS)
+    return Environment(loader=folder, autoescape=True, undefined=StrictUndefined).get_template("page.html")
 
 
 def mount_static(app: FastAPI) -> None:

@@ -291,4 +291,4 @@ function Composer({ isBusy, isReady, onSend, onStop }) {
   </form>`;
 }
 
-render(html`<${Talk} />`, $("talk"));
+render(html`<${Talk} />`, $("talk-page"));

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from examples.running import Daemon
-from tests.default_model import CACHE, default_model_folder
+from tests.default_model import CACHE, START_S, default_daemon, kill
 
 pytestmark = [pytest.mark.real_model, pytest.mark.browser, pytest.mark.timeout(900)]
 
@@ -19,24 +19,14 @@ SETTINGS = {
     "runtime__threads": "1",
     "runtime__keep_alive_s": "0",
 }
-START_S, REPLY_MS, JOB_MS = 120, 60_000, 400_000
+REPLY_MS, JOB_MS = 60_000, 400_000
 PIP = "Your goat is called Pip."
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory) -> Iterator[Daemon]:
-    state = tmp_path_factory.mktemp("state")
-    default_model_folder()
-    (state / "models").symlink_to(CACHE)
-    running = Daemon(state, SETTINGS)
-    running.start()
-    try:
-        running.wait_until_healthy(START_S)
+    with default_daemon(tmp_path_factory.mktemp("state"), SETTINGS) as running:
         yield running
-    finally:
-        running.http.close()
-        running.process.kill()
-        running.process.wait()
 
 
 def visit(page: Page, running: Daemon, path: str = "") -> None:
@@ -142,8 +132,7 @@ def test_a_daemon_that_is_killed_or_frozen_comes_back_in_the_open_page(browser, 
     running.process.send_signal(signal.SIGCONT)
     page.wait_for_selector("#state.good", timeout=30_000)
     if path == "":
-        running.process.kill()
-        running.process.wait()
+        kill(running)
         page.wait_for_selector("#state.bad:has-text('does not answer')", timeout=30_000)
         running.start()
         running.wait_until_healthy(START_S)

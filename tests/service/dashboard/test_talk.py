@@ -151,7 +151,7 @@ def test_hostile_text_stays_text_and_reaches_nothing(talk, daemon):
     talk.press("#message", "Enter")
     talk.wait_for_selector(".reply[aria-busy=false]")
     assert talk.text_content(".said") == asked
-    assert talk.locator("#talk img").count() == 0
+    assert talk.locator("#talk-page img").count() == 0
     assert dialogs == []
 
 

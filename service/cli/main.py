@@ -77,8 +77,9 @@ def status(url: Url = None, as_json: Json = False) -> None:
         return print_json(info)
     feedback, schedule = info["feedback"], info["schedule"]
     unknown = ", ".join(check["name"] for check in info["night"]["checks"] if check["state"] == "unknown")
+    missing = "; ".join(filter(None, (info["loading_error"], info["loading"]))) or "loading"
     lines = [
-        f"model     {info['model']['name'] if info['model'] else info['loading_error'] or 'loading'}",
+        f"model     {info['model']['name'] if info['model'] else missing}",
         "serving   " + ", ".join(f"{name}: {version}" for name, version in info["serving"].items()),
         f"feedback  {feedback['total']} ({feedback['corrections']} corrections)",
         f"next run  {schedule['next_run'] if schedule['enabled'] else 'only when asked'}",

@@ -55,8 +55,23 @@ class JobRows:
     @property
     def cooldown(self) -> int:
         """The number of last steps: where training goes on from an adapter, enough to read every example once more."""
-        once = math.ceil(len(self.train) / (self.config.batch_size * self.config.accumulation))
+        once = math.ceil(len(self.train) / self._size)
         return max(self.config.cooldown_steps, once if self.is_continued else 0)
+
+    @property
+    def turn(self) -> int:
+        """The number of steps in which every example is read, where it is told which are unknown."""
+        return math.ceil(len(self.train) / self._in_turn)
+
+    @property
+    def _size(self) -> int:
+        """Examples of a step."""
+        return self.config.batch_size * self.config.accumulation
+
+    @property
+    def _in_turn(self) -> int:
+        """Examples of a step that are read in turn where it is told which are unknown."""
+        return self._size - max(1, self._size // 2) or 1
 
     def lessons(self, step: int, unknown: Sequence[int] | None = None) -> list[Lesson]:
         """Return the examples of optimizer step number `step`, shortest first.
@@ -64,13 +79,12 @@ class JobRows:
         Where it is told which are `unknown`, half of them are read in turn, and up to as many of those besides, which
         are what is new, or has not been understood, or was unlearned meanwhile.
         """
-        size, seed = self.config.batch_size * self.config.accumulation, self.config.seed
+        size, seed = self._size, self.config.seed
         if unknown is None:
             return step_rows(self.train, size, step, seed)
-        again = max(1, size // 2)
-        rows = step_rows(self.train, max(1, size - again), step, seed)
+        rows = step_rows(self.train, self._in_turn, step, seed)
         left = sorted(set(unknown) - {index for index, _ in rows})
-        drawn = random.Random(f"{seed} {step}").sample(left, min(again, len(left)))
+        drawn = random.Random(f"{seed} {step}").sample(left, min(max(1, size // 2), len(left)))
         return in_order([*rows, *((index, wording(self.train[index], step + index)) for index in drawn)])
 
     def passages(self, step: int) -> list[Encoded]:

@@ -211,7 +211,8 @@ class Trainer:
         progress.loss, progress.heldout_loss = total, None
         progress.unknown = self._noted(lessons, shares)
         is_known = len(progress.unknown) <= (1 - config.known_examples) * len(self.rows.train)
-        if is_known and progress.known_step is None and not config.steps:
+        has_read_all = progress.step >= self.rows.turn  # what was known at first may have been unlearned meanwhile
+        if is_known and has_read_all and progress.known_step is None and not config.steps:
             progress.known_step = progress.step
 
     def _lessons(self) -> list[Lesson]:

@@ -64,6 +64,7 @@ def test_what_is_unknown_is_read_besides_what_is_read_in_turn():
     assert all(len(step) == len(set(step)) == 4 for step in read[:1])
     assert sum(index in (3, 7, 11) for step in read for index in step) >= 20
     assert {index for step in read for index in step} == set(range(20))  # each in turn, two a step
+    assert rows.turn == 10
     assert [len(rows.lessons(step, [])) for step in range(3)] == [2, 2, 2]  # nothing is unknown: a step reads less
     assert [len(rows.lessons(step, range(20))) for step in range(3)] == [4, 4, 4]
     assert read == [[index for index, _ in rows.lessons(step, [3, 7, 11])] for step in range(10)]

@@ -366,6 +366,7 @@ def test_a_run_that_goes_on_from_what_knows_all_reads_it_once_more_and_ends(know
     made = continued(known_state, new=[])
     assert made._unknown() == ()
     made.run()
+    assert made.progress.known_step >= made.rows.turn == 3
     assert made.progress.step == made.progress.known_step + made.rows.cooldown < made.rows.steps()
     assert len(continued(adapter_state(trainer(KNOWN).adapter))._unknown()) == 8
 

@@ -73,16 +73,17 @@ class JobRows:
         """Examples of a step that are read in turn where it is told which are unknown."""
         return self._size - max(1, self._size // 2) or 1
 
-    def lessons(self, step: int, unknown: Sequence[int] | None = None) -> list[Lesson]:
+    def lessons(self, step: int, unknown: Sequence[int] | None = None, *, in_cooldown: bool = False) -> list[Lesson]:
         """Return the examples of optimizer step number `step`, shortest first.
 
         Where it is told which are `unknown`, half of them are read in turn, and up to as many of those besides, which
-        are what is new, or has not been understood, or was unlearned meanwhile.
+        are what is new, or has not been understood, or was unlearned meanwhile. In the cooldown twice as many are read
+        in turn.
         """
         size, seed = self._size, self.config.seed
         if unknown is None:
             return step_rows(self.train, size, step, seed)
-        rows = step_rows(self.train, self._in_turn, step, seed)
+        rows = step_rows(self.train, size if in_cooldown else self._in_turn, step, seed)
         left = sorted(set(unknown) - {index for index, _ in rows})
         drawn = random.Random(f"{seed} {step}").sample(left, min(max(1, size // 2), len(left)))
         return in_order([*rows, *((index, wording(self.train[index], step + index)) for index in drawn)])

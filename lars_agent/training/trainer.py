@@ -211,16 +211,18 @@ class Trainer:
         progress.loss, progress.heldout_loss = total, None
         progress.unknown = self._noted(lessons, shares)
         is_known = len(progress.unknown) <= (1 - config.known_examples) * len(self.rows.train)
-        has_read_all = progress.step >= self.rows.turn  # what was known at first may have been unlearned meanwhile
+        # What was known at first may have been unlearned meanwhile.
+        has_read_all = not self.rows.is_continued or progress.step >= self.rows.turn
         if is_known and has_read_all and progress.known_step is None and not config.steps:
             progress.known_step = progress.step
 
     def _lessons(self) -> list[Lesson]:
-        """Return what the next step reads: what is not known more often, and towards the end everything alike."""
+        """Return what the next step reads: all alike, or, going on from an adapter, what is not known more often."""
         step, known_step = self.progress.step, self.progress.known_step
+        unknown = self.progress.unknown if self.rows.is_continued and not self.config.steps else None
         if known_step is not None:
-            return self.rows.lessons(step - known_step)
-        return self.rows.lessons(step, None if self.config.steps else self.progress.unknown)
+            return self.rows.lessons(step - known_step, unknown, in_cooldown=True)
+        return self.rows.lessons(step, unknown)
 
     def _noted(self, lessons: Sequence[Lesson], shares: Sequence[float]) -> tuple[int, ...]:
         """Return the indices of the unknown examples after some have been read with these shares of right tokens."""

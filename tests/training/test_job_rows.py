@@ -67,6 +67,9 @@ def test_what_is_unknown_is_read_besides_what_is_read_in_turn():
     assert rows.turn == 10
     assert [len(rows.lessons(step, [])) for step in range(3)] == [2, 2, 2]  # nothing is unknown: a step reads less
     assert [len(rows.lessons(step, range(20))) for step in range(3)] == [4, 4, 4]
+    last = [[index for index, _ in rows.lessons(step, [3, 7, 11], in_cooldown=True)] for step in range(5)]
+    assert {index for step in last for index in step} == set(range(20))
+    assert all(4 <= len(step) <= 6 for step in last)
     assert read == [[index for index, _ in rows.lessons(step, [3, 7, 11])] for step in range(10)]
     assert [index for index, _ in JobRows(TrainConfig(batch_size=1), train, ()).lessons(0, [3])].count(3) == 1
 

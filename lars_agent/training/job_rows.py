@@ -71,7 +71,7 @@ class JobRows:
     @property
     def _in_turn(self) -> int:
         """Examples of a step that are read in turn where it is told which are unknown."""
-        return self._size - max(1, self._size // 2) or 1
+        return self._size - self._size // 2
 
     def lessons(self, step: int, unknown: Sequence[int] | None = None, *, in_cooldown: bool = False) -> list[Lesson]:
         """Return the examples of optimizer step number `step`, shortest first.

@@ -196,6 +196,9 @@ def _quotes(text: str, messages: ColumnElement[Any], *others: ColumnElement[Any]
 def _quoting(connection: Connection, found: Sequence[Row[Any]]) -> list[Row[Any]]:
     """Return the other feedback of the same profiles whose conversation, reply or comment quotes that of `found`."""
     own, rows = {row.id for row in found}, dict[str, Row[Any]]()
+    every = select(feedback.c.id).where(feedback.c.profile.in_({row.profile for row in found}))
+    if own.issuperset(connection.scalars(every)):  # of a profile that goes as a whole, nothing else is there to be read
+        return []
     for row in found:
         for text in _telling(row.correction, row.said):
             quotes = _quotes(text, feedback.c.messages, feedback.c.response, feedback.c.comment)

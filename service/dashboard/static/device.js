@@ -1,8 +1,9 @@
 // The device: whether it may learn now and why not, what memory each part takes, and what is wrong.
 
+import { facts } from "./facts.js";
 import * as format from "./format.js";
 import { $ } from "./header.js";
-import { useDaemon } from "./parts.js";
+import { useDaemon, waiting } from "./parts.js";
 import { html, render } from "./vendor/preact-htm-3.1.1.module.js";
 
 const NAMES = { cpu: "Other programs", window: "Schedule", pressure: "Memory pressure" };
@@ -16,16 +17,16 @@ const HELP = {
 
 function Device() {
   const { info, problem } = useDaemon();
-  if (!info) return html`<section>${problem ? html`<p class="error" role="alert">${problem}</p>` : html`<p class="quiet">Reading…</p>`}</section>`;
+  if (!info) return waiting(problem);
   const { memory, night, schedule, model } = info;
   const parts = [
     ["Daemon", memory.rss_bytes],
     ["Replies", memory.endpoint_bytes],
     ["Learning", memory.worker_bytes],
-  ];
+  ].map(([name, bytes]) => [name, bytes ? format.bytes(bytes) : "not running"]);
   const against = night.checks.filter((check) => check.state === "against");
   const unknown = night.checks.filter((check) => check.state === "unknown");
-  const facts = [
+  const about = [
     ["Model", model ? `${model.name} (${model.dtype})` : (info.loading ?? "not loaded")],
     ["Next scheduled run", schedule.enabled ? (schedule.next_run ? format.time(schedule.next_run) : "none") : "the schedule is off"],
     ["Running since", format.time(new Date(Date.now() - 1000 * info.uptime_s).toISOString())],
@@ -54,14 +55,12 @@ function Device() {
     </section>
     <section aria-labelledby="memory-title">
       <h2 id="memory-title">Memory</h2>
-      <dl id="memory" class="facts">
-        ${parts.map(([name, bytes]) => html`<div key=${name}><dt>${name}</dt><dd>${bytes ? format.bytes(bytes) : "not running"}</dd></div>`)}
-      </dl>
+      ${facts("memory", parts)}
       <p class="quiet">Learning keeps within ${format.bytes(memory.budget_bytes)}, ${memory.limit === "cgroup" ? "which the system enforces" : "which it watches itself"}; weights that both processes read are in memory once but counted in each.</p>
     </section>
     <section aria-labelledby="device-title">
       <h2 id="device-title">This device</h2>
-      <dl id="facts" class="facts">${facts.map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
+      ${facts("facts", about)}
       <p class="quiet"><a href="docs">The API</a> · <a href="preferences">Settings</a></p>
     </section>
   `;

@@ -5,7 +5,7 @@ import * as format from "./format.js";
 import { $ } from "./header.js";
 import { Job, useJob } from "./job.js";
 import { Calendar, Gains, WEEKS } from "./nights.js";
-import { ProfileChoice, question, select, useDaemon } from "./parts.js";
+import { ProfileChoice, question, select, useDaemon, waiting } from "./parts.js";
 import { html, render, useEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
 
 const CHECKED = 20; // lessons of one check, the newest
@@ -66,7 +66,7 @@ function Learned() {
     return () => (isCurrent = false);
   }, [profile, version]);
 
-  if (!list || !info || !current.isKnown) return html`<section>${problem ? html`<p class="error" role="alert">${problem}</p>` : html`<p class="quiet">Reading…</p>`}</section>`;
+  if (!list || !info || !current.isKnown) return waiting(problem);
   const versions = [...list.adapters].reverse();
   const idsOf = (name) => list.adapters.find((one) => one.version === name)?.example_ids ?? [];
   const parent = list.adapters.find((one) => one.version === version)?.parent;

@@ -59,6 +59,9 @@ export function useDaemon() {
   return { info, problem, attempt, refresh };
 }
 
+// What stands there until a page is read.
+export const waiting = (problem) => html`<section>${problem ? html`<p class="error" role="alert">${problem}</p>` : html`<p class="quiet">Reading…</p>`}</section>`;
+
 // A choice of [value, words]; without a label around it give it a name.
 export const select = (value, set, options, name) => html`<select aria-label=${name} value=${value} onChange=${(event) => set(event.target.value)}>
   ${options.map(([name, shown]) => html`<option value=${name}>${shown}</option>`)}

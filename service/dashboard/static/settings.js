@@ -4,7 +4,7 @@ import { get, patch } from "./api.js";
 import * as format from "./format.js";
 import { $ } from "./header.js";
 import { Models } from "./models.js";
-import { Done, useDaemon } from "./parts.js";
+import { Done, useDaemon, waiting } from "./parts.js";
 import { html, render, useEffect, useState } from "./vendor/preact-htm-3.1.1.module.js";
 
 const HERE = "the settings page";
@@ -50,7 +50,7 @@ function Settings() {
     read();
   }, []);
 
-  if (!settings) return html`<section>${problem ? html`<p class="error" role="alert">${problem}</p>` : html`<p class="quiet">Reading…</p>`}</section>`;
+  if (!settings) return waiting(problem);
   const byKey = (key) => settings.find((one) => one.key === key);
   const wanted = words.toLowerCase().split(/\s+/);
   const found = words.trim() && settings.filter(({ key, description }) => wanted.every((word) => `${key} ${description}`.toLowerCase().includes(word)));

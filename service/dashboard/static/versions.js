@@ -1,9 +1,10 @@
 // The line of versions: what each came from, learned and was worth, which one replies, and going back.
 
 import { get, post } from "./api.js";
+import { facts } from "./facts.js";
 import * as format from "./format.js";
 import { $ } from "./header.js";
-import { Done, ProfileChoice, useDaemon } from "./parts.js";
+import { Done, ProfileChoice, useDaemon, waiting } from "./parts.js";
 import { html, render, useEffect, useState } from "./vendor/preact-htm-3.1.1.module.js";
 
 const FIRST = 10; // versions shown before somebody asks for all
@@ -35,7 +36,7 @@ function Versions() {
     setDone({ text: `${format.sentence(`${format.label(version)} replies from now on`)}`, undo: () => use(before) });
   }
 
-  if (!list || list.profile !== profile) return html`<section>${problem ? html`<p class="error" role="alert">${problem}</p>` : html`<p class="quiet">Reading…</p>`}</section>`;
+  if (!list || list.profile !== profile) return waiting(problem);
   const newest = [...list.adapters].reverse();
   const active = newest.find((one) => one.active);
   const shown = isWhole ? newest : newest.slice(0, FIRST);
@@ -77,15 +78,13 @@ function Version({ one, below, list, onUse }) {
       <p class="quiet">${parts.filter(Boolean).join(" · ")}</p>
       ${!isBase && html`<details>
         <summary class="quiet">Details</summary>
-        <dl class="facts">
-          ${[
-            ["From", format.label(parent)],
-            ["Model", `${one.base_model}, ${one.base_model_sha256?.slice(0, 12)}`],
-            ["Loss on examples it had not seen", format.loss(losses.heldout)],
-            ["General text, loss", scores ? `${format.loss(scores.text_loss)} (${format.loss(verdict.incumbent?.text_loss)} before)` : "unknown"],
-            ["Peak memory", one.peak_bytes ? `${format.bytes(one.peak_bytes)} of ${format.bytes(one.budget_bytes)}` : "unknown"],
-          ].map(([name, value]) => html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}
-        </dl>
+        ${facts(undefined, [
+          ["From", format.label(parent)],
+          ["Model", `${one.base_model}, ${one.base_model_sha256?.slice(0, 12)}`],
+          ["Loss on examples it had not seen", format.loss(losses.heldout)],
+          ["General text, loss", scores ? `${format.loss(scores.text_loss)} (${format.loss(verdict.incumbent?.text_loss)} before)` : "unknown"],
+          ["Peak memory", one.peak_bytes ? `${format.bytes(one.peak_bytes)} of ${format.bytes(one.budget_bytes)}` : "unknown"],
+        ])}
         <p><a href=${`learned?profile=${encodeURIComponent(list.profile)}&version=${version}#lessons-title`}>What it learned</a> · <a href=${`learned?profile=${encodeURIComponent(list.profile)}&left=${parent}&right=${version}#compare-title`}>Compare with ${format.label(parent)}</a></p>
       </details>`}
     </div>

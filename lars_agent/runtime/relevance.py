@@ -31,7 +31,7 @@ from lars_agent.ops.safetensors_io import read_tensors, tensor_file
 from lars_agent.runtime.request import Near
 
 KEPT = 4000  # vectors of questions
-RIDGE = 1.0
+RIDGE = 3.0
 
 
 class Relevance:

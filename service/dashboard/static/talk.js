@@ -108,18 +108,21 @@ function Talk() {
 
   // Store a rating or a correction: one row for each reply, which is gone once it says nothing any more.
   async function give(turn, values) {
-    await attempt(async () => {
+    const isStored = await attempt(async () => {
       const known = turn.feedback;
       const next = { rating: known?.rating ?? null, correction: known?.correction ?? null, ...values };
       const says = next.rating !== null || next.correction !== null || known?.comment || known?.tags.length;
       if (known && !says) {
         await remove(`feedback/${known.id}`);
-        return open(current); // the reply goes with it
+        await open(current); // the reply goes with it
+        return true;
       }
       const row = known ? await patch(`feedback/${known.id}`, values) : await post("feedback", { interaction_id: turn.id, ...values });
       change(turn.key, { feedback: row });
+      return true;
     });
     refresh();
+    return isStored;
   }
 
   async function forget(row) {
@@ -212,8 +215,7 @@ function Turn({ turn, isBusy, onGive, onForget, onRetry }) {
   const save = async (event) => {
     event.preventDefault();
     if (!draft.trim()) return;
-    await onGive(turn, { correction: draft.trim() });
-    close();
+    if (await onGive(turn, { correction: draft.trim() })) close(); // else what was typed stays
   };
   const rate = (value) => onGive(turn, { rating: feedback?.rating === value ? null : value });
   const thumb = (value, shown, name) => html`<button type="button" class="small" aria-pressed=${String(feedback?.rating === value)} aria-label=${name} onClick=${() => rate(value)}>${shown}</button>`;

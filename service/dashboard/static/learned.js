@@ -104,6 +104,7 @@ function Learned() {
 function Result({ jobs, list }) {
   const judged = jobs.find((job) => job.verdict);
   const inUse = list.active === "base" ? "The base model replies: nothing learned is in use." : `${list.active} replies.`;
+  if (!judged && list.adapters.length) return html`<p>${inUse}</p>`; // the record of the job is gone
   if (!judged) return html`<p>Nothing has been learned yet. Correct replies on <a href="./">Talk</a>; they are learned at night, or at once below.</p>`;
   const { candidate, incumbent } = judged.verdict;
   const total = candidate.whole?.length ?? 0;

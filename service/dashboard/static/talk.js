@@ -34,7 +34,7 @@ function Talk() {
   const { info, problem, attempt, refresh } = useDaemon();
   const [profile, setProfile] = useState("default");
   const [model, setModel] = useState("");
-  const [conversations, setConversations] = useState([]);
+  const [conversations, setConversations] = useState(null); // null until they are read
   const [words, setWords] = useState("");
   const [current, setCurrent] = useState(newId);
   const [turns, setTurns] = useState([]);
@@ -153,9 +153,9 @@ function Talk() {
       <aside aria-label="Conversations">
         <button type="button" class="primary" onClick=${begin}>New conversation</button>
         <input type="search" aria-label="Search conversations" placeholder="Search" value=${words} onInput=${(event) => setWords(event.target.value)} />
-        ${conversations.length === 0 && html`<p class="quiet">${words ? "None mentions that." : "No conversation yet."}</p>`}
+        ${conversations?.length === 0 && html`<p class="quiet">${words ? "None mentions that." : "No conversation yet."}</p>`}
         <ul class="conversations">
-          ${conversations.map((one) => html`<${Conversation} key=${one.id} one=${one} isOpen=${one.id === current} onOpen=${open} onForget=${forgetConversation} />`)}
+          ${conversations?.map((one) => html`<${Conversation} key=${one.id} one=${one} isOpen=${one.id === current} onOpen=${open} onForget=${forgetConversation} />`)}
         </ul>
       </aside>
       <section aria-label="Conversation">
@@ -164,7 +164,7 @@ function Talk() {
         <ol class="thread" ref=${thread}>
           ${turns.map((turn) => html`<${Turn} key=${turn.key} turn=${turn} isBusy=${busy} onGive=${give} onForget=${forget} onRetry=${(one) => send(one.user, one)} />`)}
         </ol>
-        <${Composer} isBusy=${busy} isReady=${Boolean(info?.model)} onSend=${send} onStop=${() => abort.current?.abort()} />
+        <${Composer} isBusy=${busy} isReady=${Boolean(info?.model)} isLoading=${info?.model === null} onSend=${send} onStop=${() => abort.current?.abort()} />
         <p class="options">
           ${profiles.length > 1 && html`<label>Profile ${select(profile, (name) => { setProfile(name); begin(); }, profiles.map((name) => [name, name]))}</label>`}
           ${served !== "base" && html`<label>Reply by ${select(model, setModel, [["", served], ["base", "the base model"]])}</label>`}
@@ -278,7 +278,7 @@ function Noted({ row, onForget }) {
   </p>`;
 }
 
-function Composer({ isBusy, isReady, onSend, onStop }) {
+function Composer({ isBusy, isReady, isLoading, onSend, onStop }) {
   const [draft, setDraft] = useState("");
   const submit = (event) => {
     event.preventDefault();
@@ -288,7 +288,7 @@ function Composer({ isBusy, isReady, onSend, onStop }) {
   };
   const onKeyDown = (event) => event.key === "Enter" && !event.shiftKey && !event.isComposing && submit(event);
   return html`<form class="composer" onSubmit=${submit}>
-    <textarea id="message" aria-label="Message" dir="auto" rows="2" placeholder=${isReady ? "Say something; Enter sends" : "The model is being loaded"} value=${draft} onInput=${(event) => setDraft(event.target.value)} onKeyDown=${onKeyDown}></textarea>
+    <textarea id="message" aria-label="Message" dir="auto" rows="2" placeholder=${isLoading ? "The model is being loaded" : "Say something; Enter sends"} value=${draft} onInput=${(event) => setDraft(event.target.value)} onKeyDown=${onKeyDown}></textarea>
     ${isBusy ? html`<button type="button" onClick=${onStop}>Stop</button>` : html`<button type="submit" class="primary">Send</button>`}
   </form>`;
 }

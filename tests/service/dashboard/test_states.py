@@ -17,7 +17,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.service.dashboard.conftest import served
-from tests.service.dashboard.fake_daemon import NIGHT, REASON, Json, job_body
+from tests.service.dashboard.fake_daemon import HOT, NIGHT, REASON, Json, job_body, progress_lines
 from tests.service.dashboard.scripted import Scripted, branched, interaction, lesson, scripted_app, talk
 from tests.service.dashboard.test_accessibility import violations
 from tests.service.dashboard.test_job import STATE
@@ -42,7 +42,7 @@ NOT_WRITABLE = "the database lars-agent.db cannot be written to; check that its 
 READ_ONLY = "/var/lib/lars-agent cannot be written to; nothing is stored or learned until that is mended"
 SAFE = "the last 3 starts failed; only the base model is served and nothing is learned; read the log and restart"
 CPU = "other programs take 99% of the processor (most of it: python)"
-TALKED = {"talks": [talk(1)], "replies": [interaction(1, "What is my goat called?", "I do not know.")]}
+TALKED = {"talks": [talk(1)], "replies": [interaction(number, f"Name goat {number}.") for number in range(20)]}
 DRAFT = "Your goat is called Pip."
 
 
@@ -56,8 +56,10 @@ def ended(status: str, accepted: bool, **values: object) -> Json:
     return job_body(status, finished=NIGHT, verdict=verdict, peak_bytes=1_610_000_000, **values)
 
 
-def running(status: str = "running", **state: object) -> Json:
-    return job_body(status, state=STATE | state)
+def unfinished(status: str = "running", **state: object) -> Json:
+    """Return what the daemon says of a job that is not over."""
+    night = HOT | {"adapting": status == "running", "words": "adapting default"}
+    return {"job": job_body(status, state=STATE | state), "progress": progress_lines(12), "night": night}
 
 
 def leave_alone(page: Page, daemon: Scripted) -> None:
@@ -79,7 +81,8 @@ def give_a_wrong_token(page: Page, daemon: Scripted) -> None:
 def start_another_job(page: Page, daemon: Scripted) -> None:
     page.click("text=The numbers of the last job")
     page.wait_for_selector(".chart canvas")
-    daemon.job, daemon.progress = running(phase="preparing") | {"id": "j-2"}, []
+    daemon.job = job_body("running", id="j-2", state=STATE | {"phase": "preparing", "seconds_left": None})
+    daemon.progress = []
     page.clock.run_for(5000)
     page.wait_for_selector("#job-step")
     expect(page.locator(".chart")).to_have_count(0)
@@ -102,7 +105,7 @@ def read_on(page: Page, daemon: Scripted) -> None:
 
 def correct_in_vain(page: Page, daemon: Scripted) -> None:
     page.click(".conversations .title")
-    page.click(".reply button:has-text('It should have said…')")
+    page.locator(".reply button:has-text('It should have said…')").last.click()
     page.fill(".correction textarea", DRAFT)
     page.click(".correction button[type=submit]")
     expect(page.locator(".error")).to_be_in_viewport()
@@ -157,12 +160,12 @@ STATES = {
     ),
     "one-lesson": State("learned", ("There is one yet.",), {"lessons": 1}),
     "ready": State("", ("Ready", "Goats"), TALKED),
-    "ready-learned": State("learned", ("Nothing has been learned yet.", "Without asking:")),
+    "ready-learned": State("learned", ("v2 replies.", "Without asking:")),
     "ready-device": State("device", ("The processor has 85 °C.", "against")),
     "ready-settings": State("preferences", ("Model: name", "94 MiB")),
-    "waiting": State("learned", (f"waiting: {CPU}",), {"job": running("queued", waiting_for=[CPU])}),
-    "paused": State("learned", ("Learning, paused", "Resume"), {"job": running("paused")}),
-    "judging": State("learned", ("Judge", "training, step 40 of 40"), {"job": running(phase="judging")}),
+    "waiting": State("learned", (f"waiting: {CPU}",), unfinished("queued", waiting_for=[CPU])),
+    "paused": State("learned", ("Learning, paused", "Resume"), unfinished("paused")),
+    "judging": State("learned", ("Judge", "Learning"), unfinished(phase="judging")),
     "published": State(
         "learned", ("v2 was published", "published as v2."), {"job": ended("succeeded", True, version="v2")}
     ),
@@ -174,7 +177,7 @@ STATES = {
     "profile-without-a-job": State(
         "learned",
         ("Nothing has been learned yet.", "There are none yet."),
-        {"job": ended("succeeded", True), "names": ("default", "work")},
+        {"job": ended("succeeded", True), "names": ("default", "work"), "versions": [], "active": "base"},
         choose_work,
     ),
     "forty-versions": State(

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import psutil
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 
+from examples.running import Daemon
+from tests.default_model import START_S, kill
 from tests.service.dashboard.conftest import served
 from tests.service.dashboard.fake_daemon import FakeDaemon, fake_app, job_body, progress_lines
 from tests.service.dashboard.test_job import STATE
+from tests.tiny import save_tiny
 
 pytestmark = pytest.mark.browser
 
 AT_LOAD, IN_LIFE = 0.05, 0.02  # of cumulative layout shift
-TURNS, EVERY_MS = 120, 5000  # ten minutes of polling
+TURNS, EVERY_MS = 720, 5000  # an hour of polling
+PAGES = ("", "memory", "learned", "versions", "device", "preferences", "", "memory", "learned", "device")
+TWO_MINUTES = 24  # turns
 SHIFTS = """
 window.shifts = 0;
 const add = (one) => (window.shifts += one.hadRecentInput ? 0 : one.value);
@@ -76,3 +82,42 @@ def test_a_page_that_stays_open_takes_no_more(page, running, scripted) -> None:
     assert after["Nodes"] <= before["Nodes"]
     assert after["JSEventListeners"] <= before["JSEventListeners"]
     page.goto("about:blank")
+
+
+@pytest.fixture
+def alone(tmp_path) -> Iterator[Daemon]:
+    """A real daemon in a process of its own, with a tiny model and some lessons."""
+    state = tmp_path / "state"
+    state.mkdir()
+    daemon = Daemon(state, {"model__name": str(save_tiny(tmp_path / "tiny")), "runtime__threads": "1"})
+    daemon.start()
+    try:
+        daemon.wait_until_healthy(START_S)
+        for number in range(60):
+            said = {"prompt": f"Where is box {number}?", "response": "?", "correction": f"In room {number}."}
+            daemon.http.post("/feedback", json=said).raise_for_status()
+        yield daemon
+    finally:
+        daemon.http.close()
+        kill(daemon)
+
+
+def test_ten_pages_take_little_of_the_daemon_s_memory(browser: Browser, alone: Daemon) -> None:
+    """As many polls as ten open pages make in two minutes, each answered before the next."""
+    process = psutil.Process(alone.process.pid)
+    before = process.memory_info().rss
+    answers: list[str] = []
+    context = browser.new_context()
+    for path in PAGES:
+        page = context.new_page()
+        page.clock.install()
+        page.on("requestfinished", lambda request: answers.append(request.url))
+        page.goto(f"{alone.url}/{path}")
+        page.wait_for_selector("#state.good")
+    for _ in range(TWO_MINUTES):
+        for page in context.pages:
+            with page.expect_response("**/info"):
+                page.clock.run_for(EVERY_MS)
+    assert sum(url.endswith("/info") for url in answers) >= len(PAGES) * TWO_MINUTES
+    assert process.memory_info().rss - before <= 5_000_000
+    context.close()

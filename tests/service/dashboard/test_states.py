@@ -1,7 +1,7 @@
 """Every state of the daemon in two widths, two colour schemes and both directions of text.
 
 Each shows its sentences, fits the screen, has nothing that axe finds, and makes no request elsewhere. With a folder in
-LARS_AGENT_SCREENSHOTS each is kept as a picture.
+DASHBOARD_SCREENSHOTS each is kept as a picture.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.service.dashboard.test_job import STATE
 
 pytestmark = pytest.mark.browser
 
-SCREENSHOTS = os.environ.get("LARS_AGENT_SCREENSHOTS")
+SCREENSHOTS = os.environ.get("DASHBOARD_SCREENSHOTS")
 WIDTHS = (390, 1280)
 DIRECTIONS = {"light": ("rtl", "ltr"), "dark": ("ltr", "rtl")}  # the picture is of the last one
 RULES: dict[str, tuple[str, ...]] = {"light": (), "dark": ("color-contrast",)}  # the rest is the same in the dark

@@ -123,7 +123,7 @@ def create_app(settings: Settings, **overrides: Unpack[ComponentOverrides]) -> F
         app.add_middleware(guard, server=settings.server)
     app.add_middleware(RequestCounter, metrics=daemon.metrics)
     app.router.routes.extend(_routes())
-    dashboard.mount_static(app)
+    dashboard.install(app)
     return app
 
 

@@ -2,9 +2,8 @@
 
 import { facts } from "./facts.js";
 import * as format from "./format.js";
-import { $ } from "./header.js";
-import { useDaemon, waiting } from "./parts.js";
-import { html, render } from "./vendor/preact-htm-3.1.1.module.js";
+import { show, useDaemon, waiting } from "./parts.js";
+import { html } from "./vendor/preact-htm-3.1.1.module.js";
 
 const NAMES = { cpu: "Other programs", window: "Schedule", pressure: "Memory pressure" };
 // What each check looks at, and what would change its answer.
@@ -72,4 +71,4 @@ const Check = ({ check }) => html`<li class=${check.state}>
   ${check.state === "against" && html`<span class="pill bad">against</span>`}
 </li>`;
 
-render(html`<${Device} />`, $("device-page"));
+show(html`<${Device} />`, "device-page");

@@ -4,7 +4,7 @@ import { get, post } from "./api.js";
 import { Chart } from "./chart.js";
 import * as format from "./format.js";
 import { Confirmed } from "./parts.js";
-import { html, useEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
 
 const POLL_MS = 3000;
 const LEAST = 2; // pieces of feedback that a job needs
@@ -32,7 +32,8 @@ export function useJob(profile, info) {
   }
 
   const job = shown?.profile === profile ? shown.job : null;
-  useEffect(() => {
+  useLayoutEffect(() => {
+    if (!info) return;
     const quietly = () => read().catch(() => {}); // the header says it
     quietly();
     const timer = isUnfinished(job) && setInterval(() => document.hidden || quietly(), POLL_MS);

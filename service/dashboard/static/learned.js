@@ -2,11 +2,10 @@
 
 import { get, post } from "./api.js";
 import * as format from "./format.js";
-import { $ } from "./header.js";
 import { Job, useJob } from "./job.js";
 import { Calendar, Gains, WEEKS } from "./nights.js";
-import { ProfileChoice, question, select, useDaemon, waiting } from "./parts.js";
-import { html, render, useEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
+import { ProfileChoice, question, select, show, useDaemon, waiting } from "./parts.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
 
 const CHECKED = 20; // lessons of one check, the newest
 const LISTED = 100;
@@ -56,10 +55,10 @@ function Learned() {
   const byDefault = list?.active === "base" ? (list.adapters.at(-1)?.version ?? "") : (list?.active ?? "");
   const version = list?.adapters.some((one) => one.version === picked) ? picked : byDefault;
 
-  useEffect(() => {
-    read();
+  useLayoutEffect(() => {
+    if (info) read();
   }, [profile, serving, info?.job]);
-  useEffect(() => {
+  useLayoutEffect(() => {
     let isCurrent = true;
     setLessons(null);
     if (version) attempt(() => get(`adapters/${version}/feedback?profile=${encodeURIComponent(profile)}`)).then((found) => found && isCurrent && setLessons(found.feedback.reverse()));
@@ -198,4 +197,4 @@ function Compare({ profile, versions, active, lessons, attempt }) {
   </section>`;
 }
 
-render(html`<${Learned} />`, $("learned-page"));
+show(html`<${Learned} />`, "learned-page");

@@ -2,9 +2,8 @@
 
 import { download, get, patch, post, remove } from "./api.js";
 import * as format from "./format.js";
-import { $ } from "./header.js";
-import { Confirmed, Done, effectsOf, idQuery, question, select, useDaemon } from "./parts.js";
-import { html, render, useEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
+import { Confirmed, Done, effectsOf, idQuery, question, select, show, useDaemon } from "./parts.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
 
 const PAGE = 50;
 const ERASURE_MS = 1000;
@@ -78,10 +77,10 @@ function MyData() {
   const choose = (id, isChosen) => setChosen((ids) => (isChosen ? [...ids, id] : ids.filter((one) => one !== id)));
   const narrow = (values) => setFilter({ ...filter, ...values });
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     readProfiles();
   }, []);
-  useEffect(() => {
+  useLayoutEffect(() => {
     read();
   }, [filter]);
 
@@ -233,4 +232,4 @@ function Files({ profile, attempt, onStored }) {
   </section>`;
 }
 
-render(html`<${MyData} />`, $("memory-page"));
+show(html`<${MyData} />`, "memory-page");

@@ -2,7 +2,7 @@
 
 import { get, post } from "./api.js";
 import * as format from "./format.js";
-import { html, useEffect, useState } from "./vendor/preact-htm-3.1.1.module.js";
+import { html, useEffect, useLayoutEffect, useState } from "./vendor/preact-htm-3.1.1.module.js";
 
 const POLL_MS = 1500;
 
@@ -18,7 +18,7 @@ export function Models({ chosen, attempt, onChoose }) {
     if (now) setFound(now);
   }
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     read();
   }, []);
   useEffect(() => {

@@ -1,22 +1,11 @@
 // What the pages share: the daemon's state, a button that asks first, and the consequences of forgetting.
 
-import { get, post } from "./api.js";
+import { get } from "./api.js";
 import * as format from "./format.js";
 import { $, setText, showAbsence, showState } from "./header.js";
-import { html, useEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
+import { html, render, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
 
 const POLL_MS = 5000;
-
-$("token-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  post("session", undefined, { Authorization: `Bearer ${$("token").value}` }).then(
-    () => location.reload(), // from here on the browser's cookie does
-    (error) => {
-      setText("token-error", error.status === 401 ? "That is not its token." : format.sentence(error.message));
-      $("token").select();
-    },
-  );
-});
 
 // The daemon's state, read again every few seconds and shown in the header; `attempt` shows what went wrong in `problem`.
 export function useDaemon() {
@@ -51,7 +40,7 @@ export function useDaemon() {
     isAsking.current = false;
   }
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     refresh();
     const timer = setInterval(() => document.hidden || refresh(), POLL_MS);
     return () => clearInterval(timer);
@@ -59,8 +48,19 @@ export function useDaemon() {
   return { info, problem, attempt, refresh };
 }
 
-// What stands there until a page is read.
-export const waiting = (problem) => html`<section>${problem ? html`<p class="error" role="alert">${problem}</p>` : html`<p class="quiet">Reading…</p>`}</section>`;
+// Put the page, as soon as there is something of it, in place of what could be read until then.
+export function show(page, id) {
+  const replaced = new MutationObserver(() => {
+    if (!$(id).firstElementChild) return;
+    $("reading").remove();
+    replaced.disconnect();
+  });
+  replaced.observe($(id), { childList: true });
+  render(page, $(id));
+}
+
+// What a page is until it is read.
+export const waiting = (problem) => problem && html`<section><p class="error" role="alert">${problem}</p></section>`;
 
 // A choice of [value, words]; without a label around it give it a name.
 export const select = (value, set, options, name) => html`<select aria-label=${name} value=${value} onChange=${(event) => set(event.target.value)}>
@@ -70,7 +70,7 @@ export const select = (value, set, options, name) => html`<select aria-label=${n
 // The choice of a profile, where there is more than one.
 export function ProfileChoice({ profile, onChoose }) {
   const [names, setNames] = useState([]);
-  useEffect(() => {
+  useLayoutEffect(() => {
     get("profiles").then((found) => setNames(found.profiles.map(({ name }) => name)), () => {});
   }, []);
   return names.length > 1 && html`<label class="choice">Profile ${select(profile, onChoose, names.map((name) => [name, name]))}</label>`;

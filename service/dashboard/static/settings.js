@@ -2,10 +2,9 @@
 
 import { get, patch } from "./api.js";
 import * as format from "./format.js";
-import { $ } from "./header.js";
 import { Models } from "./models.js";
-import { Done, useDaemon, waiting } from "./parts.js";
-import { html, render, useEffect, useState } from "./vendor/preact-htm-3.1.1.module.js";
+import { Done, show, useDaemon, waiting } from "./parts.js";
+import { html, useLayoutEffect, useState } from "./vendor/preact-htm-3.1.1.module.js";
 
 const HERE = "the settings page";
 const EVERYDAY = [
@@ -46,7 +45,7 @@ function Settings() {
     refresh();
   }
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     read();
   }, []);
 
@@ -117,4 +116,4 @@ function Setting({ setting, place, onSave }) {
   </li>`;
 }
 
-render(html`<${Settings} />`, $("settings-page"));
+show(html`<${Settings} />`, "settings-page");

@@ -3,11 +3,12 @@
 import { get, patch, post, remove, stream } from "./api.js";
 import * as format from "./format.js";
 import { $, profilesOf } from "./header.js";
-import { Confirmed, effectsOf, select, useDaemon } from "./parts.js";
-import { html, render, useEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
+import { Confirmed, effectsOf, select, show, useDaemon } from "./parts.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
 
 const NEWEST = 50; // conversations that are listed
 const RETRY_TEMPERATURE = 0.8;
+const wished = new URLSearchParams(location.search).get("conversation"); // by a link
 const newId = () => `web-${Date.now().toString(36)}-${Math.random().toString(36).slice(2, 10)}`;
 
 // The turns of a conversation, oldest first; of a message that was sent again only the last reply.
@@ -136,9 +137,12 @@ function Talk() {
     await list();
   }
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     list();
   }, [profile, words]);
+  useLayoutEffect(() => {
+    if (wished) open(wished);
+  }, []);
   useEffect(() => {
     thread.current?.lastElementChild?.scrollIntoView({ block: "nearest" });
   }, [turns.length, turns.at(-1)?.reply.length]);
@@ -291,4 +295,4 @@ function Composer({ isBusy, isReady, onSend, onStop }) {
   </form>`;
 }
 
-render(html`<${Talk} />`, $("talk-page"));
+show(html`<${Talk} />`, "talk-page");

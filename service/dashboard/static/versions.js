@@ -3,16 +3,15 @@
 import { get, post } from "./api.js";
 import { facts } from "./facts.js";
 import * as format from "./format.js";
-import { $ } from "./header.js";
-import { Done, ProfileChoice, useDaemon, waiting } from "./parts.js";
-import { html, render, useEffect, useState } from "./vendor/preact-htm-3.1.1.module.js";
+import { Done, ProfileChoice, show, useDaemon, waiting } from "./parts.js";
+import { html, useLayoutEffect, useState } from "./vendor/preact-htm-3.1.1.module.js";
 
 const FIRST = 10; // versions shown before somebody asks for all
 const BASE = { version: "base", parent: null };
 
 function Versions() {
   const { info, problem, attempt, refresh } = useDaemon();
-  const [profile, setProfile] = useState("default");
+  const [profile, setProfile] = useState(new URLSearchParams(location.search).get("profile") ?? "default");
   const [list, setList] = useState(null);
   const [isWhole, setWhole] = useState(false);
   const [done, setDone] = useState(null);
@@ -24,8 +23,8 @@ function Versions() {
     if (found) setList(found);
   }
 
-  useEffect(() => {
-    read();
+  useLayoutEffect(() => {
+    if (info) read();
   }, [profile, serving]);
 
   async function use(version) {
@@ -92,4 +91,4 @@ function Version({ one, below, list, onUse }) {
   </li>`;
 }
 
-render(html`<${Versions} />`, $("versions-page"));
+show(html`<${Versions} />`, "versions-page");

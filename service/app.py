@@ -24,6 +24,7 @@ from service.api import (
     effects,
     erasures,
     errors,
+    events,
     feedback,
     generate,
     interactions,
@@ -88,6 +89,7 @@ ROUTER_MODULES = (
     session,
     models,
     operation,
+    events,
 )
 
 

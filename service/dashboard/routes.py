@@ -10,13 +10,14 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from service.dashboard.language import COOKIE, Language, Languages
 from service.process.version import package_version
 
 router = APIRouter(include_in_schema=False)
@@ -65,10 +66,19 @@ class Assets(StaticFiles):
 
 
 def _add_page(page: Page) -> None:
-    def show() -> HTMLResponse:
-        return HTMLResponse(_template().render(version=package_version(), pages=PAGES, here=page), headers=HEADERS)
+    def show(request: Request) -> HTMLResponse:
+        language = language_of(request)
+        words = {"t": language.t, "language": language, "languages": request.app.state.languages}
+        html = _template().render(version=package_version(), pages=PAGES, here=page, **words)
+        return HTMLResponse(html, headers=HEADERS | {"Vary": "Accept-Language, Cookie"})
 
     router.add_api_route(page.path, show, methods=["GET", "HEAD"], response_class=HTMLResponse)
+
+
+def language_of(request: Request) -> Language:
+    """Return the language in which a request gets its page."""
+    languages: Languages = request.app.state.languages
+    return languages.choose(request.cookies.get(COOKIE, ""), request.headers.get("accept-language", ""))
 
 
 for _page in PAGES:
@@ -94,5 +104,6 @@ def _template() -> Template:
 
 
 def mount_static(app: FastAPI) -> None:
-    """Serve the scripts and styles of the pages and of Swagger UI."""
+    """Serve the scripts, styles and words of the pages, and Swagger UI."""
+    app.state.languages = Languages()
     app.mount(STATIC_PATH, Assets(directory=FOLDER / "static", packages=[SWAGGER_UI]), name="static")

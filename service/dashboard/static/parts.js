@@ -109,7 +109,7 @@ export function Confirmed({ label, name, question, more, onDo }) {
   </span>`;
 }
 
-export const quoted = (text) => html`<bdi dir="auto">“${text}”</bdi>`;
+export const quoted = (text) => html`<bdi dir="auto">${t("“{text}”", { text })}</bdi>`;
 export const question = (row) => row.messages.at(-1).content; // that a piece of feedback is about
 export const idQuery = (ids) => ids.map((id) => `id=${encodeURIComponent(id)}`).join("&");
 

@@ -25,6 +25,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.dashboard.entrance import entrance
 from service.dashboard.first_data import FirstData, ask
+from service.dashboard.language import COOKIE, Language, Languages
 from service.process.version import package_version
 
 router = APIRouter(include_in_schema=False)
@@ -39,6 +40,8 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-cache",  # revalidated, so that a new page never runs an old script
 }
+
+NOT_KEPT = {"Cache-Control": "no-store", "Vary": "Accept-Language, Cookie"}
 
 
 class Page(NamedTuple):
@@ -99,9 +102,15 @@ def _add_page(page: Page) -> None:
         asks = [*(path for name, paths in page.more.items() if name in given for path in paths), *page.asks]
         named = {name: quote(value, safe="") for name, value in given.items()}
         first = await ask(request, [path.format_map(named) for path in asks])
-        return HTMLResponse(_rendered(page, first, given), headers=HEADERS | {"Cache-Control": "no-store"})
+        return HTMLResponse(_rendered(page, first, given, request), headers=HEADERS | NOT_KEPT)
 
     router.add_api_route(page.path, show, methods=["GET", "HEAD"], response_class=HTMLResponse)
+
+
+def language_of(request: Request) -> Language:
+    """Return the language in which a request gets its page."""
+    languages: Languages = request.app.state.languages
+    return languages.choose(request.cookies.get(COOKIE, ""), request.headers.get("accept-language", ""))
 
 
 for _page in PAGES:
@@ -121,13 +130,15 @@ def docs() -> FileResponse:
     return FileResponse(FOLDER / "templates" / "docs.html", headers=DOCS_HEADERS)
 
 
-def _rendered(page: Page, first: FirstData, query: Mapping[str, str]) -> str:
+def _rendered(page: Page, first: FirstData, query: Mapping[str, str], request: Request) -> str:
+    language = language_of(request)
+
+    def label(version: str | None) -> str:
+        return language.t("base model") if version in (None, "base") else str(version)
+
+    words = {"t": language.t, "label": label, "language": language, "languages": request.app.state.languages}
     template = _templates().get_template(f"{page.name}.html")
-    return template.render(version=package_version(), pages=PAGES, here=page, first=first, query=query, t=_t)
-
-
-def _t(text: str, **values: object) -> str:
-    return text.format(**values)
+    return template.render(version=package_version(), pages=PAGES, here=page, first=first, query=query, **words)
 
 
 @cache
@@ -136,7 +147,6 @@ def _templates() -> Environment:
         loader=FileSystemLoader(FOLDER / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     templates.filters["time"] = _local_time
-    templates.globals["label"] = lambda version: "base model" if version in (None, "base") else version
     return templates
 
 
@@ -159,4 +169,5 @@ class PageCompression(GZipMiddleware):
 def install(app: FastAPI) -> None:
     """Serve the scripts and styles of the pages and of Swagger UI; the pages are routes."""
     app.add_middleware(PageCompression)
+    app.state.languages = Languages()
     app.mount(STATIC_PATH, Assets(directory=FOLDER / "static", packages=[SWAGGER_UI]), name="static")

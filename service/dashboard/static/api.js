@@ -1,5 +1,7 @@
 // Requests to the daemon. Every failure is an ApiError whose message can be shown unchanged.
 
+import { said, t } from "./words.js";
+
 const ANSWER_MS = 15_000; // within which what is read comes, or the daemon hangs
 
 const first = JSON.parse(document.getElementById("answers")?.textContent ?? "{}");
@@ -20,8 +22,8 @@ function send(method, path, body, options = {}) {
 }
 
 function failure(response, answer) {
-  const message = answer?.error?.message ?? (response ? `the daemon answered ${response.status}` : "the daemon does not answer");
-  return new ApiError(message, response?.status ?? 0);
+  const silence = response ? t("the daemon answered {status}", { status: response.status }) : t("the daemon does not answer");
+  return new ApiError(answer?.error ? said(answer.error.message) : silence, response?.status ?? 0);
 }
 
 async function call(method, path, body, headers) {

@@ -4,6 +4,7 @@ import { get } from "./api.js";
 import * as format from "./format.js";
 import { $, setText, showAbsence, showState } from "./header.js";
 import { html, render, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
+import { plural, t } from "./words.js";
 
 const POLL_MS = 5000;
 
@@ -73,7 +74,7 @@ export function ProfileChoice({ profile, onChoose }) {
   useLayoutEffect(() => {
     get("profiles").then((found) => setNames(found.profiles.map(({ name }) => name)), () => {});
   }, []);
-  return names.length > 1 && html`<label class="choice">Profile ${select(profile, onChoose, names.map((name) => [name, name]))}</label>`;
+  return names.length > 1 && html`<label class="choice">${t("Profile")} ${select(profile, onChoose, names.map((name) => [name, name]))}</label>`;
 }
 
 // What was done: { text, undo, isLater }, with `undo` where it can be undone. It takes the focus from what did it, unless
@@ -84,7 +85,7 @@ export function Done({ done }) {
     if (!done?.isLater) place.current?.focus();
   }, [done]);
   return html`<div role="status">
-    ${done && html`<p class="kept" tabindex="-1" ref=${place}>${done.text} ${done.undo && html`<button type="button" class="small" onClick=${done.undo}>Undo</button>`}</p>`}
+    ${done && html`<p class="kept" tabindex="-1" ref=${place}>${done.text} ${done.undo && html`<button type="button" class="small" onClick=${done.undo}>${t("Undo")}</button>`}</p>`}
   </div>`;
 }
 
@@ -104,20 +105,28 @@ export function Confirmed({ label, name, question, more, onDo }) {
   return html`<span class="confirm" role="group" aria-label=${name}>
     ${asked}
     <button type="button" class="small danger" ref=${first} onClick=${onDo}>${label}</button>
-    <button type="button" class="small" onClick=${() => setAsked("")}>Keep</button>
+    <button type="button" class="small" onClick=${() => setAsked("")}>${t("Keep")}</button>
   </span>`;
 }
 
+export const quoted = (text) => html`<bdi dir="auto">${t("“{text}”", { text })}</bdi>`;
 export const question = (row) => row.messages.at(-1).content; // that a piece of feedback is about
 export const idQuery = (ids) => ids.map((id) => `id=${encodeURIComponent(id)}`).join("&");
 
 // What forgetting this feedback does besides, in words.
 export async function effectsOf(ids) {
   const { interactions, profiles } = await get(`feedback/effects?${idQuery(ids)}`);
-  const those = ids.length === 1 ? "it" : "them";
-  const replies = interactions ? `${interactions === 1 ? "One recorded reply goes" : `${interactions} recorded replies go`} with ${those}.` : "";
+  const isOne = ids.length === 1;
+  const gone = isOne
+    ? plural(interactions, "One recorded reply goes with it.", "{number} recorded replies go with it.")
+    : plural(interactions, "One recorded reply goes with them.", "{number} recorded replies go with them.");
   const withdrawn = profiles
     .filter(({ versions }) => versions.length)
-    .map(({ versions, serving }) => `${versions.join(", ")} learned ${those} and will be deleted; ${format.label(serving)} replies until the next is trained.`);
-  return [replies, ...withdrawn].join(" ").trim();
+    .map(({ versions, serving }) => {
+      const values = { versions: versions.join(", "), version: format.label(serving) };
+      return isOne
+        ? t("{versions} learned it and will be deleted; {version} replies until the next is trained.", values)
+        : t("{versions} learned them and will be deleted; {version} replies until the next is trained.", values);
+    });
+  return [interactions ? gone : "", ...withdrawn].join(" ").trim();
 }

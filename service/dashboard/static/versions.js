@@ -5,6 +5,7 @@ import { facts } from "./facts.js";
 import * as format from "./format.js";
 import { Done, ProfileChoice, show, useDaemon, waiting } from "./parts.js";
 import { html, useLayoutEffect, useState } from "./vendor/preact-htm-3.1.1.module.js";
+import { plural, t } from "./words.js";
 
 const FIRST = 10; // versions shown before somebody asks for all
 const BASE = { version: "base", parent: null };
@@ -32,7 +33,7 @@ function Versions() {
     if (!(await attempt(() => post(`adapters/${version}/activate?${query}`)))) return;
     await read();
     refresh();
-    setDone({ text: `${format.sentence(`${format.label(version)} replies from now on`)}`, undo: () => use(before) });
+    setDone({ text: format.sentence(t("{version} replies from now on", { version: format.label(version) })), undo: () => use(before) });
   }
 
   if (!list || list.profile !== profile) return waiting(problem);
@@ -44,16 +45,16 @@ function Versions() {
     ${problem && html`<p class="error" role="alert">${problem}</p>`}
     <section aria-labelledby="versions-title">
       <div class="title">
-        <h2 id="versions-title">Versions</h2>
+        <h2 id="versions-title">${t("Versions")}</h2>
         <${ProfileChoice} profile=${profile} onChoose=${setProfile} />
-        ${active && html`<button id="rollback" type="button" onClick=${() => use(active.parent)}>Go back to ${format.label(active.parent)}</button>`}
+        ${active && html`<button id="rollback" type="button" onClick=${() => use(active.parent)}>${t("Go back to {version}", { version: format.label(active.parent) })}</button>`}
       </div>
-      <p>${active ? `${active.version} replies.` : "The base model replies."} ${newest.length === 0 ? "Nothing has been learned yet: each night that learns something good makes a version." : "Every version stays until it is too old or what it learned is forgotten; going back takes a moment and loses nothing."}</p>
+      <p>${active ? t("{version} replies.", { version: active.version }) : t("The base model replies.")} ${newest.length === 0 ? t("Nothing has been learned yet: each night that learns something good makes a version.") : t("Every version stays until it is too old or what it learned is forgotten; going back takes a moment and loses nothing.")}</p>
       <${Done} done=${done} />
       <ol class="versions">
         ${[...listed, BASE].map((one, index, all) => html`<${Version} key=${one.version} one=${one} below=${all[index + 1]} list=${list} onUse=${use} />`)}
       </ol>
-      ${listed.length < newest.length && html`<button type="button" onClick=${() => setWhole(true)}>Show all ${newest.length}</button>`}
+      ${listed.length < newest.length && html`<button type="button" onClick=${() => setWhole(true)}>${t("Show all {number}", { number: newest.length })}</button>`}
     </section>
   `;
 }
@@ -67,27 +68,27 @@ function Version({ one, below, list, onUse }) {
   const ids = one.example_ids ?? [];
   const fresh = ids.filter((id) => !earlier.has(id)).length;
   const scores = verdict?.candidate;
-  const right = scores?.whole && `${format.rights(scores)} of ${scores.whole.length} corrections right word for word, ${format.rights(verdict.incumbent)} before`;
-  const branch = below && !isBase && parent !== below.version && `branches off from ${format.label(parent)}`;
-  const rated = ratings && ratings.good + ratings.bad > 0 && `in use: ${ratings.good} liked, ${ratings.bad} disliked or corrected`;
-  const parts = isBase ? ["the model without anything learned", rated] : [format.time(one.created), `${format.count(ids.length, "lesson")}, ${fresh} new`, branch, right, rated];
+  const right = scores?.whole && t("{right} of {total} corrections right word for word, {before} before", { right: format.rights(scores), total: scores.whole.length, before: format.rights(verdict.incumbent) });
+  const branch = below && !isBase && parent !== below.version && t("branches off from {version}", { version: format.label(parent) });
+  const rated = ratings && ratings.good + ratings.bad > 0 && t("in use: {good} liked, {bad} disliked or corrected", { good: ratings.good, bad: ratings.bad });
+  const parts = isBase ? [t("the model without anything learned"), rated] : [format.time(one.created), plural(ids.length, "{number} lesson, {fresh} new", "{number} lessons, {fresh} new", { fresh }), branch, right, rated];
   return html`<li class=${branch ? "branch" : ""} aria-current=${isActive ? "true" : undefined}>
     <strong>${format.label(version)}</strong>
     <div>
       <p class="quiet">${parts.filter(Boolean).join(" · ")}</p>
       ${!isBase && html`<details>
-        <summary class="quiet">Details</summary>
+        <summary class="quiet">${t("Details")}</summary>
         ${facts(undefined, [
-          ["From", format.label(parent)],
-          ["Model", `${one.base_model}, ${one.base_model_sha256?.slice(0, 12)}`],
-          ["Loss on examples it had not seen", format.loss(losses.heldout)],
-          ["General text, loss", scores ? `${format.loss(scores.text_loss)} (${format.loss(verdict.incumbent?.text_loss)} before)` : "unknown"],
-          ["Peak memory", one.peak_bytes ? `${format.bytes(one.peak_bytes)} of ${format.bytes(one.budget_bytes)}` : "unknown"],
+          [t("From"), format.label(parent)],
+          [t("Model"), `${one.base_model}, ${one.base_model_sha256?.slice(0, 12)}`],
+          [t("Loss on examples it had not seen"), format.loss(losses.heldout)],
+          [t("General text, loss"), scores ? t("{loss} ({earlier} before)", { loss: format.loss(scores.text_loss), earlier: format.loss(verdict.incumbent?.text_loss) }) : t("unknown")],
+          [t("Peak memory"), one.peak_bytes ? t("{peak} of {budget}", { peak: format.bytes(one.peak_bytes), budget: format.bytes(one.budget_bytes) }) : t("unknown")],
         ])}
-        <p><a href=${`learned?profile=${encodeURIComponent(list.profile)}&version=${version}#lessons-title`}>What it learned</a> · <a href=${`learned?profile=${encodeURIComponent(list.profile)}&left=${parent}&right=${version}#compare-title`}>Compare with ${format.label(parent)}</a></p>
+        <p><a href=${`learned?profile=${encodeURIComponent(list.profile)}&version=${version}#lessons-title`}>${t("What it learned")}</a> · <a href=${`learned?profile=${encodeURIComponent(list.profile)}&left=${parent}&right=${version}#compare-title`}>${t("Compare with {version}", { version: format.label(parent) })}</a></p>
       </details>`}
     </div>
-    ${isActive ? html`<span class="pill good">in use</span>` : html`<button type="button" aria-label=${`Use ${format.label(version)}`} onClick=${() => onUse(version)}>Use</button>`}
+    ${isActive ? html`<span class="pill good">${t("in use")}</span>` : html`<button type="button" aria-label=${t("Use {version}", { version: format.label(version) })} onClick=${() => onUse(version)}>${t("Use")}</button>`}
   </li>`;
 }
 

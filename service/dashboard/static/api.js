@@ -26,12 +26,12 @@ function failure(response, answer) {
   return new ApiError(answer?.error ? said(answer.error.message) : silence, response?.status ?? 0);
 }
 
-async function call(method, path, body, headers) {
+// `within` is the time to wait for what is only read; a reply of a model may take as long as it takes.
+async function call(method, path, { body, headers, within } = {}) {
   let response;
   let answer = null;
   try {
-    const signal = method === "GET" ? AbortSignal.timeout(ANSWER_MS) : undefined; // a reply may take as long as it takes
-    response = await send(method, path, body, { headers, signal });
+    response = await send(method, path, body, { headers, signal: within && AbortSignal.timeout(within) });
     if (response.status !== 204) answer = await response.json();
   } catch {
     throw failure(response);
@@ -44,10 +44,12 @@ async function call(method, path, body, headers) {
 export async function get(path) {
   const known = first[path];
   delete first[path];
-  return known ?? call("GET", path);
+  return known ?? call("GET", path, { within: ANSWER_MS });
 }
-export const post = (path, body, headers) => call("POST", path, body, headers);
-export const patch = (path, body) => call("PATCH", path, body);
+
+export const getSlowly = (path) => call("GET", path);
+export const post = (path, body, headers) => call("POST", path, { body, headers });
+export const patch = (path, body) => call("PATCH", path, { body });
 export const remove = (path) => call("DELETE", path);
 
 // Have the browser save what the daemon returns.

@@ -1,7 +1,9 @@
 // All settings: what each means, where its value comes from, and changing it, with undo.
 
+import { Access } from "./access.js";
 import { get, patch } from "./api.js";
 import * as format from "./format.js";
+import { $ } from "./header.js";
 import { Models } from "./models.js";
 import { Done, select, show, useDaemon, waiting } from "./parts.js";
 import { html, useLayoutEffect, useState } from "./vendor/preact-htm-3.1.1.module.js";
@@ -80,6 +82,7 @@ function Settings() {
       <ul class="settings">${(found || EVERYDAY.map(byKey).filter(Boolean)).map(row("setting"))}</ul>
     </section>
     ${!found && html`<${Models} chosen=${byKey("model.name")?.value} attempt=${attempt} onChoose=${(name) => save(byKey("model.name"), name)} />`}
+    ${!found && byKey("server.token")?.value && html`<${Access} attempt=${attempt} />`}
     ${!found &&
     html`<section aria-labelledby="all-title">
       <h2 id="all-title">${t("All settings")}</h2>

@@ -1,6 +1,6 @@
 // The line of versions: what each came from, learned and was worth, which one replies, and going back.
 
-import { get, post } from "./api.js";
+import { get, getSlowly, post } from "./api.js";
 import { facts } from "./facts.js";
 import * as format from "./format.js";
 import { Done, ProfileChoice, show, useDaemon, waiting } from "./parts.js";
@@ -52,7 +52,7 @@ function Versions() {
       <p>${active ? t("{version} replies.", { version: active.version }) : t("The base model replies.")} ${newest.length === 0 ? t("Nothing has been learned yet: each night that learns something good makes a version.") : t("Every version stays until it is too old or what it learned is forgotten; going back takes a moment and loses nothing.")}</p>
       <${Done} done=${done} />
       <ol class="versions">
-        ${[...listed, BASE].map((one, index, all) => html`<${Version} key=${one.version} one=${one} below=${all[index + 1]} list=${list} onUse=${use} />`)}
+        ${[...listed, BASE].map((one, index, all) => html`<${Version} key=${one.version} one=${one} below=${all[index + 1]} list=${list} onUse=${use} attempt=${attempt} />`)}
       </ol>
       ${listed.length < newest.length && html`<button type="button" onClick=${() => setWhole(true)}>${t("Show all {number}", { number: newest.length })}</button>`}
     </section>
@@ -60,7 +60,7 @@ function Versions() {
 }
 
 // One version; `below` is the next older one in the list.
-function Version({ one, below, list, onUse }) {
+function Version({ one, below, list, onUse, attempt }) {
   const { version, parent, verdict, ratings, losses = {} } = one;
   const isActive = version === list.active;
   const isBase = version === "base";
@@ -86,10 +86,44 @@ function Version({ one, below, list, onUse }) {
           [t("Peak memory"), one.peak_bytes ? t("{peak} of {budget}", { peak: format.bytes(one.peak_bytes), budget: format.bytes(one.budget_bytes) }) : t("unknown")],
         ])}
         <p><a href=${`learned?profile=${encodeURIComponent(list.profile)}&version=${version}#lessons-title`}>${t("What it learned")}</a> · <a href=${`learned?profile=${encodeURIComponent(list.profile)}&left=${parent}&right=${version}#compare-title`}>${t("Compare with {version}", { version: format.label(parent) })}</a></p>
+        <${Probes} version=${version} profile=${list.profile} attempt=${attempt} />
       </details>`}
     </div>
     ${isActive ? html`<span class="pill good">${t("in use")}</span>` : html`<button type="button" aria-label=${t("Use {version}", { version: format.label(version) })} onClick=${() => onUse(version)}>${t("Use")}</button>`}
   </li>`;
+}
+
+// Its replies to general questions, beside the base model's; what differs is marked.
+function Probes({ version, profile, attempt }) {
+  const [found, setFound] = useState(null); // false while they are asked
+  const ask = async () => {
+    if (found === false) return;
+    setFound(false);
+    setFound((await attempt(() => getSlowly(`adapters/${version}/probes?profile=${encodeURIComponent(profile)}`))) ?? null);
+  };
+  return html`
+    ${!found && html`<p><button type="button" class="small" aria-disabled=${String(found === false)} onClick=${ask}>${t("Ask it general questions")}</button></p>`}
+    <div role="status">
+      ${found === false && html`<p class="quiet">${t("Asking it and the base model…")}</p>`}
+      ${found && html`<p>${t("{same} of {total} replies to general questions are the base model's, word for word.", { same: found.same, total: found.probes.length })}</p>
+        ${found.probes.filter(({ reply, base }) => reply !== base).map((one) => html`<p dir="auto" class="quiet">${one.prompt}</p><p dir="auto"><${Changed} before=${one.base} after=${one.reply} /></p>`)}`}
+    </div>
+  `;
+}
+
+// What became of a text, by words: the longest common subsequence stays.
+function Changed({ before, after }) {
+  const [old, now] = [before, after].map((text) => text.split(/(?<=\s)/));
+  const common = Array.from({ length: old.length + 1 }, () => new Uint16Array(now.length + 1));
+  for (let i = old.length - 1; i >= 0; i--)
+    for (let k = now.length - 1; k >= 0; k--) common[i][k] = old[i] === now[k] ? common[i + 1][k + 1] + 1 : Math.max(common[i + 1][k], common[i][k + 1]);
+  const parts = [];
+  for (let i = 0, k = 0; i < old.length || k < now.length; ) {
+    if (i < old.length && k < now.length && old[i] === now[k]) parts.push(old[i++]) && k++;
+    else if (k >= now.length || (i < old.length && common[i + 1][k] >= common[i][k + 1])) parts.push(html`<del>${old[i++]}</del>`);
+    else parts.push(html`<ins>${now[k++]}</ins>`);
+  }
+  return parts;
 }
 
 show(html`<${Versions} />`, "versions-page");

@@ -128,13 +128,17 @@ def test_who_has_no_token_gets_no_data_and_who_has_is_not_cached(guarded):
 
 
 def test_a_link_opens_another_browser_once(browser, guarded):
-    with client(guarded) as known:
-        link = known.post("session/links").json()
-    assert link["path"] == f"/?code={link['code']}"
+    owner = browser.new_page(extra_http_headers={"Authorization": f"Bearer {TOKEN}"})
+    owner.goto(f"{guarded}preferences")
+    owner.click("text=Make a link")
+    link = owner.locator("[aria-label='The link']").input_value()
+    assert link.startswith(f"{guarded}?code=")
+    owner.goto("about:blank")
+    owner.close()
     for expected in ("Ready", "Locked"):
         context = browser.new_context()
         page = context.new_page()
-        page.goto(f"{guarded}{link['path'][1:]}")
+        page.goto(link)
         expect(page.locator("#state")).to_have_text("Locked")  # opening it takes nothing: what previews links may
         page.click("text=Continue")
         expect(page.locator("#state")).to_have_text(expected)

@@ -137,7 +137,7 @@ def test_the_page_names_its_language_and_what_it_depends_on() -> None:
     client = TestClient(fake_app(FakeDaemon()))
     page = client.get("/device", headers={"Accept-Language": "de", "Cookie": "=;; lars-language; x=%ff\\;"})
     assert '<html lang="de" dir="ltr">' in page.text
-    assert page.headers["vary"] == "Accept-Language, Cookie"
+    assert page.headers["vary"] == "Accept-Language, Cookie, Accept-Encoding"
     assert "static/words/de.json" in page.text
     page = client.get("/device", headers={"Accept-Language": "de", "Cookie": "lars-language=en"})
     assert '<html lang="en" dir="ltr">' in page.text

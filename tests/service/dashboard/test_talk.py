@@ -159,7 +159,7 @@ def test_hostile_text_stays_text_and_reaches_nothing(talk, daemon):
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 def test_the_page_fits_its_screen_and_is_small(page, address, width, scheme):
     loaded: list[Any] = []
-    page.on("requestfinished", loaded.append)
+    page.on("requestfinished", lambda request: loaded.append(request))
     page.set_viewport_size({"width": width, "height": 844})
     page.emulate_media(color_scheme=scheme)
     page.goto(address)

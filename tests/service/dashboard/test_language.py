@@ -258,6 +258,9 @@ def test_what_the_daemon_says_is_german_on_a_german_page(german: Page) -> None:
         expect(german.locator("#job-when")).to_contain_text("angehalten wegen Hitze 2-mal, 60 s")
         german.click("#adapt[aria-disabled=false]")
         expect(german.locator(".error")).to_have_text("Auftrag j-7: läuft; warte auf ihn oder brich ihn ab.")
+        daemon.problems = ["the flux is {out} of order; call somebody: now"]
+        german.goto(f"{address}device")
+        expect(german.locator("#notice")).to_have_text("The flux is {out} of order; call somebody: now.")
         german.goto("about:blank")
 
 

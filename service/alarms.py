@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 AlarmCode = Literal[
-    "adapter_fallback", "adapter_rolled_back", "adapter_set_aside", "not_learning", "not_recording", "safe_mode"
+    "adapter_fallback",
+    "adapter_rolled_back",
+    "adapter_set_aside",
+    "disk_full",
+    "not_learning",
+    "not_recording",
+    "read_only",
+    "safe_mode",
 ]
 
 

@@ -15,6 +15,7 @@ from service.cycle.ratings import RatingsWatch
 from service.cycle.supervisor import Supervisor
 from service.db import Database
 from service.db.records import JobRecord, JobTrigger
+from service.housekeeping.disk_alarms import disk_alarms
 from service.housekeeping.eraser import Eraser
 from service.housekeeping.housekeeper import Housekeeper
 from service.process.crash_loop import StartupFailures
@@ -126,7 +127,8 @@ class Daemon:
     def problems(self) -> list[Alarm]:
         """Return the active alarms."""
         safe_mode = [Alarm("safe_mode", self.starts.message)] if self.starts.safe_mode else []
-        return [*safe_mode, *self.model_host.problems, *self.switch.problems, *self.recorder.problems]
+        disk = disk_alarms(self.settings.data_dir, self.settings.database_path)
+        return [*safe_mode, *disk, *self.model_host.problems, *self.switch.problems, *self.recorder.problems]
 
     def status(self) -> str:
         """Return the daemon's state in one line."""

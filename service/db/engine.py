@@ -25,7 +25,7 @@ PRAGMAS = {
     "foreign_keys": "ON",
     "secure_delete": "ON",  # deleted text is overwritten
 }
-CORRUPT = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+CORRUPT = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CANTOPEN)
 PRIMARY_CODE = 0xFF  # an extended result code keeps the primary one in its low byte
 
 
@@ -102,6 +102,9 @@ def failures_named(path: Path) -> Iterator[None]:
         if code == sqlite3.SQLITE_IOERR:
             message = f"the disk does not do what the database {path} asks ({cause}): is it full, or failing?"
             raise DatabaseUnusable(message) from error
+        if code == sqlite3.SQLITE_READONLY:
+            message = f"the database {path} cannot be written to ({cause}); check the owner of the file and its folder"
+            raise DatabaseUnusable(f"{message}, and that its disk is not mounted read-only") from error
         if code in CORRUPT:
             message = f"the database {path} cannot be used ({cause}); restore a backup or move it away"
             raise DatabaseUnusable(message) from error

@@ -181,8 +181,13 @@ class SettingsSource:
 
 
 def write_changes(data_dir: Path, changes: Mapping[str, Any]) -> None:
-    """Keep what was changed over the API for the next start. Raises DiskFull."""
-    write_atomically(data_dir / CHANGES_FILE, json.dumps(changes, indent=1) + "\n")
+    """Keep what was changed over the API for the next start. Raises DiskFull, ConfigError if it cannot be written."""
+    file = data_dir / CHANGES_FILE
+    try:
+        write_atomically(file, json.dumps(changes, indent=1) + "\n")
+    except OSError as error:
+        advice = "check the owner of its folder, and that its disk is not mounted read-only"
+        raise ConfigError(f"the change cannot be kept in {file} ({error.strerror}); {advice}") from error
 
 
 def load_settings(config_file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:

@@ -108,6 +108,7 @@ function Learned() {
 function Result({ jobs, list }) {
   const judged = jobs.find((job) => job.verdict);
   const inUse = list.active === "base" ? t("The base model replies: nothing learned is in use.") : t("{version} replies.", { version: list.active });
+  if (!judged && list.adapters.length) return html`<p>${inUse}</p>`; // the record of the job is gone
   if (!judged) return html`<p>${nodes("Nothing has been learned yet. Correct replies on {talk}; they are learned at night, or at once below.", { talk: html`<a href="./">${t("Talk")}</a>` })}</p>`;
   const { candidate, incumbent } = judged.verdict;
   const total = candidate.whole?.length ?? 0;

@@ -46,6 +46,9 @@ export function useDaemon() {
     const timer = setInterval(() => document.hidden || refresh(), POLL_MS);
     return () => clearInterval(timer);
   }, []);
+  useEffect(() => {
+    if (problem) document.querySelector("main .error")?.scrollIntoView({ block: "nearest" }); // whoever is far below sees it
+  }, [problem]);
   return { info, problem, attempt, refresh };
 }
 

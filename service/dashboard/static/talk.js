@@ -36,7 +36,7 @@ function Talk() {
   const { info, problem, attempt, refresh } = useDaemon();
   const [profile, setProfile] = useState("default");
   const [model, setModel] = useState("");
-  const [conversations, setConversations] = useState([]);
+  const [conversations, setConversations] = useState(null); // null until they are read
   const [words, setWords] = useState("");
   const [current, setCurrent] = useState(newId);
   const [turns, setTurns] = useState([]);
@@ -110,18 +110,21 @@ function Talk() {
 
   // Store a rating or a correction: one row for each reply, which is gone once it says nothing any more.
   async function give(turn, values) {
-    await attempt(async () => {
+    const isStored = await attempt(async () => {
       const known = turn.feedback;
       const next = { rating: known?.rating ?? null, correction: known?.correction ?? null, ...values };
       const says = next.rating !== null || next.correction !== null || known?.comment || known?.tags.length;
       if (known && !says) {
         await remove(`feedback/${known.id}`);
-        return open(current); // the reply goes with it
+        await open(current); // the reply goes with it
+        return true;
       }
       const row = known ? await patch(`feedback/${known.id}`, values) : await post("feedback", { interaction_id: turn.id, ...values });
       change(turn.key, { feedback: row });
+      return true;
     });
     refresh();
+    return isStored;
   }
 
   async function forget(row) {
@@ -155,9 +158,9 @@ function Talk() {
       <aside aria-label=${t("Conversations")}>
         <button type="button" class="primary" onClick=${begin}>${t("New conversation")}</button>
         <input type="search" aria-label=${t("Search conversations")} placeholder=${t("Search")} value=${words} onInput=${(event) => setWords(event.target.value)} />
-        ${conversations.length === 0 && html`<p class="quiet">${words ? t("None mentions that.") : t("No conversation yet.")}</p>`}
+        ${conversations?.length === 0 && html`<p class="quiet">${words ? t("None mentions that.") : t("No conversation yet.")}</p>`}
         <ul class="conversations">
-          ${conversations.map((one) => html`<${Conversation} key=${one.id} one=${one} isOpen=${one.id === current} onOpen=${open} onForget=${forgetConversation} />`)}
+          ${conversations?.map((one) => html`<${Conversation} key=${one.id} one=${one} isOpen=${one.id === current} onOpen=${open} onForget=${forgetConversation} />`)}
         </ul>
       </aside>
       <section aria-label=${t("Conversation")}>
@@ -166,7 +169,7 @@ function Talk() {
         <ol class="thread" ref=${thread}>
           ${turns.map((turn) => html`<${Turn} key=${turn.key} turn=${turn} isBusy=${busy} onGive=${give} onForget=${forget} onRetry=${(one) => send(one.user, one)} />`)}
         </ol>
-        <${Composer} isBusy=${busy} isReady=${Boolean(info?.model)} onSend=${send} onStop=${() => abort.current?.abort()} />
+        <${Composer} isBusy=${busy} isReady=${Boolean(info?.model)} isLoading=${info?.model === null} onSend=${send} onStop=${() => abort.current?.abort()} />
         <p class="options">
           ${profiles.length > 1 && html`<label>${t("Profile")} ${select(profile, (name) => { setProfile(name); begin(); }, profiles.map((name) => [name, name]))}</label>`}
           ${served !== "base" && html`<label>${t("Reply by")} ${select(model, setModel, [["", served], ["base", t("the base model")]])}</label>`}
@@ -217,8 +220,7 @@ function Turn({ turn, isBusy, onGive, onForget, onRetry }) {
   const save = async (event) => {
     event.preventDefault();
     if (!draft.trim()) return;
-    await onGive(turn, { correction: draft.trim() });
-    close();
+    if (await onGive(turn, { correction: draft.trim() })) close(); // else what was typed stays
   };
   const rate = (value) => onGive(turn, { rating: feedback?.rating === value ? null : value });
   const thumb = (value, shown, name) => html`<button type="button" class="small" aria-pressed=${String(feedback?.rating === value)} aria-label=${name} onClick=${() => rate(value)}>${shown}</button>`;
@@ -281,7 +283,7 @@ function Noted({ row, onForget }) {
   </p>`;
 }
 
-function Composer({ isBusy, isReady, onSend, onStop }) {
+function Composer({ isBusy, isReady, isLoading, onSend, onStop }) {
   const [draft, setDraft] = useState("");
   const submit = (event) => {
     event.preventDefault();
@@ -291,7 +293,7 @@ function Composer({ isBusy, isReady, onSend, onStop }) {
   };
   const onKeyDown = (event) => event.key === "Enter" && !event.shiftKey && !event.isComposing && submit(event);
   return html`<form class="composer" onSubmit=${submit}>
-    <textarea id="message" aria-label=${t("Message")} dir="auto" rows="2" placeholder=${isReady ? t("Say something; Enter sends") : t("The model is being loaded")} value=${draft} onInput=${(event) => setDraft(event.target.value)} onKeyDown=${onKeyDown}></textarea>
+    <textarea id="message" aria-label=${t("Message")} dir="auto" rows="2" placeholder=${isLoading ? t("The model is being loaded") : t("Say something; Enter sends")} value=${draft} onInput=${(event) => setDraft(event.target.value)} onKeyDown=${onKeyDown}></textarea>
     ${isBusy ? html`<button type="button" onClick=${onStop}>${t("Stop")}</button>` : html`<button type="submit" class="primary">${t("Send")}</button>`}
   </form>`;
 }

@@ -68,6 +68,9 @@ class FakeDaemon:
     loading: str | None = None
     feedback: Json = field(default_factory=lambda: dict(total=31, corrections=24, liked=5, disliked=2, stated=0))
     lessons: int = 29
+    interactions: int = 112
+    names: tuple[str, ...] = ("default",)
+    loading_error: str | None = None
 
     def info(self) -> Json:
         return {
@@ -75,13 +78,13 @@ class FakeDaemon:
             "uptime_s": 60.0,
             "model": self.model,
             "loading": self.loading,
-            "loading_error": None,
+            "loading_error": self.loading_error,
             "serving": {"default": self.active},
             "problems": self.problems,
             "notices": self.notices,
             "feedback": self.feedback,
             "lessons": {"default": self.lessons},
-            "interactions": 112,
+            "interactions": self.interactions,
             "memory": MEMORY,
             "free_disk_bytes": 9 * 2**30,
             "job": self.job["id"] if self.job and self.job["finished"] is None else None,
@@ -126,6 +129,6 @@ def fake_app(daemon: FakeDaemon) -> FastAPI:
     app.get("/jobs/{job_id}/progress")(lambda job_id, skip=0: {"progress": daemon.progress[int(skip) :]})
     app.post("/jobs")(daemon.adapt)
     app.post("/jobs/{job_id}/{verb}")(lambda job_id, verb: daemon.order(f"{verb} {job_id}"))
-    app.get("/profiles")(lambda: {"profiles": [{"name": "default"}]})
+    app.get("/profiles")(lambda: {"profiles": [{"name": name} for name in daemon.names]})
     app.get("/adapters/{version}/feedback")(lambda version: {"feedback": [], "next": None, "total": 0})
     return app

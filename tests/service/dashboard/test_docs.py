@@ -8,10 +8,12 @@ from urllib.parse import urlsplit
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from playwright.sync_api import Browser
 
 from service.settings.load import Settings
 from tests.service.api import conftest as api
 from tests.service.dashboard.conftest import served
+from tests.service.dashboard.test_accessibility import violations
 
 TOKEN = "sesame"
 SIGNED = {"Authorization": f"Bearer {TOKEN}"}
@@ -65,3 +67,28 @@ def test_page_shows_every_operation_and_requests_no_other_host(app, page) -> Non
         assert answer.value.status == 200
         page.wait_for_selector(".live-responses-table")
     assert hosts == {urlsplit(address).netloc}
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_with_every_section_and_an_operation_open(app, browser: Browser, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 900}, color_scheme=scheme, bypass_csp=True)
+    page = context.new_page()
+    try:
+        with served(app) as address:
+            page.goto(f"{address}docs")
+            page.click(".opblock-post:has([data-path='/feedback']) .opblock-summary-control")
+            page.click(".try-out__btn")
+            page.wait_for_selector("textarea[aria-label]")
+            page.click("section.models .json-schema-2020-12-expand-deep-button >> nth=0")
+            assert page.locator(".opblock-tag[data-is-open=false], section.models:not(.is-open)").count() == 0
+            for width in (390, 1280):
+                page.set_viewport_size({"width": width, "height": 900})
+                assert violations(page) == []
+                assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.get_attribute("html", "lang") == "en"
+            page.click("nav >> text=lars-agent")
+            page.wait_for_selector("#token-form")
+            page.goto("about:blank")
+    finally:
+        context.close()

@@ -58,8 +58,8 @@ function MyData() {
     const gone = Object.values(erasure.versions).flat().map((number) => `v${number}`);
     const told = [
       plural(count, "{number} lesson forgotten; nothing of it is left in any file.", "{number} lessons forgotten; nothing of them is left in any file."),
-      erasure.interactions > 0 && plural(erasure.interactions, "One recorded reply went with it.", "{number} recorded replies went with it."),
       gone.length > 0 && plural(gone.length, "{versions} had learned of it and was deleted.", "{versions} had learned of it and were deleted.", { versions: gone.join(", ") }),
+      erasure.interactions > 0 && plural(erasure.interactions, "One recorded reply went with it.", "{number} recorded replies went with it."),
     ];
     setDone({ text: told.filter(Boolean).join(" "), isLater: true });
   }

@@ -71,6 +71,7 @@ class FakeDaemon:
     interactions: int = 112
     names: tuple[str, ...] = ("default",)
     loading_error: str | None = None
+    taught: list[Json] = field(default_factory=list)
 
     def info(self) -> Json:
         return {
@@ -79,7 +80,7 @@ class FakeDaemon:
             "model": self.model,
             "loading": self.loading,
             "loading_error": self.loading_error,
-            "serving": {"default": self.active},
+            "serving": dict.fromkeys(self.names, self.active),
             "problems": self.problems,
             "notices": self.notices,
             "feedback": self.feedback,
@@ -130,5 +131,5 @@ def fake_app(daemon: FakeDaemon) -> FastAPI:
     app.post("/jobs")(daemon.adapt)
     app.post("/jobs/{job_id}/{verb}")(lambda job_id, verb: daemon.order(f"{verb} {job_id}"))
     app.get("/profiles")(lambda: {"profiles": [{"name": name} for name in daemon.names]})
-    app.get("/adapters/{version}/feedback")(lambda version: {"feedback": [], "next": None, "total": 0})
+    app.get("/adapters/{version}/feedback")(lambda version: {"feedback": daemon.taught, "next": None, "total": 0})
     return app

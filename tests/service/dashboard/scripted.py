@@ -67,6 +67,8 @@ class Scripted(FakeDaemon):
     models: list[Json] = field(default_factory=lambda: [dict(MODEL)])
     pull: Json | None = None
     imported: Json = field(default_factory=lambda: {"imported": 0, "valid": 1, "refused": []})
+    answer: str = "Good day."
+    recalled: list[str] = field(default_factory=list)
     failure: tuple[int, str] | None = None
     locked: bool = False
 
@@ -92,12 +94,13 @@ class Scripted(FakeDaemon):
         code, message = self.failure
         return JSONResponse({"error": {"message": message, "type": "server_error", "code": code}}, code)
 
+    def feedback_of(self, feedback_id: str) -> Json:
+        return next(row for row in self.stored if row["id"] == feedback_id)
+
     def reply(self) -> Response:
-        event = {
-            "generated_text": "Good day.",
-            "interaction_id": "i-9",
-            "details": {"adapter_version": "base", "recalled": []},
-        }
+        recalled = [{"feedback_id": one, "similarity": 1.0} for one in self.recalled]
+        event: Json = {"generated_text": self.answer, "interaction_id": "i-9"}
+        event["details"] = {"adapter_version": "base", "recalled": recalled}
         return Response(f"data:{json.dumps(event)}\n\n", media_type="text/event-stream")
 
 
@@ -122,7 +125,7 @@ def scripted_app(daemon: Scripted) -> FastAPI:
 
     app.get("/feedback/effects")(lambda: {"interactions": 0, "profiles": []})
     app.get("/feedback")(daemon.feedback_page)
-    app.get("/feedback/{feedback_id}")(lambda feedback_id: lesson(int(feedback_id.removeprefix("f-"))))
+    app.get("/feedback/{feedback_id}")(daemon.feedback_of)
     app.get("/feedback/{feedback_id}/versions")(lambda feedback_id: {"versions": []})
     app.post("/feedback")(lambda: daemon.store(lesson(1), 201))
     app.patch("/feedback/{feedback_id}")(lambda feedback_id: daemon.store(lesson(1)))
@@ -132,5 +135,6 @@ def scripted_app(daemon: Scripted) -> FastAPI:
     app.get("/settings")(lambda: {"settings": daemon.settings})
     app.patch("/settings")(lambda: daemon.store({"settings": daemon.settings}))
     app.get("/models")(lambda: {"models": daemon.models, "pull": daemon.pull})
+    app.post("/generate")(lambda: {"generated_text": daemon.answer})
     app.post("/generate_stream")(daemon.reply)
     return app

@@ -24,6 +24,7 @@ from service.api import (
     effects,
     erasures,
     errors,
+    events,
     feedback,
     generate,
     interactions,
@@ -88,6 +89,7 @@ ROUTER_MODULES = (
     session,
     models,
     operation,
+    events,
 )
 
 
@@ -123,7 +125,7 @@ def create_app(settings: Settings, **overrides: Unpack[ComponentOverrides]) -> F
         app.add_middleware(guard, server=settings.server)
     app.add_middleware(RequestCounter, metrics=daemon.metrics)
     app.router.routes.extend(_routes())
-    dashboard.mount_static(app)
+    dashboard.install(app)
     return app
 
 

@@ -20,6 +20,7 @@ from service.housekeeping.eraser import Eraser
 from service.housekeeping.housekeeper import Housekeeper
 from service.process.crash_loop import StartupFailures
 from service.process.data_lock import DataLock
+from service.process.one_time_codes import OneTimeCodes
 from service.process.shutdown import WORKER_S
 from service.schedule.idle_monitor import IdleMonitor
 from service.schedule.scheduler import NightlyScheduler
@@ -65,6 +66,7 @@ class Daemon:
     housekeeper: Housekeeper
     eraser: Eraser
     ratings: RatingsWatch
+    one_time_codes: OneTimeCodes = field(default_factory=OneTimeCodes)
     notices: list[str] = field(default_factory=list)
     metrics: RequestMetrics = field(default_factory=RequestMetrics)
     reloading: threading.Lock = field(default_factory=threading.Lock)

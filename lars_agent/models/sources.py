@@ -16,8 +16,9 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
@@ -133,17 +134,44 @@ def from_hub(reference: str, downloads: Path, target: Path, on_progress: Progres
     Raises ModelNotFound, Offline, or OSError for local files (a full disk, a folder without permission).
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     repository, _, revision = reference.partition("@")
-    try:
+    with _asking_hub(reference, downloads):
         commit = HfApi().model_info(repository, revision=revision or None).sha
         on_progress(f"fetching {repository} at {str(commit)[:12]}")
         snapshot_download(repository, revision=commit, local_dir=downloads, allow_patterns=HUB_FILES)
+    for item in sorted(downloads.iterdir()):
+        if item.is_file():
+            shutil.move(item, target / item.name)
+    return str(commit)
+
+
+def hub_config(reference: str, folder: Path) -> int:
+    """Fetch the repository's config.json into `folder`; return the bytes of all that `from_hub` would fetch.
+
+    Raises as `from_hub`.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+
+    repository, _, revision = reference.partition("@")
+    with _asking_hub(reference, folder):
+        found = HfApi().model_info(repository, revision=revision or None, files_metadata=True)
+        hf_hub_download(repository, "config.json", revision=found.sha, local_dir=folder)
+    wanted = [one for one in found.siblings or () if any(fnmatch(one.rfilename, pattern) for pattern in HUB_FILES)]
+    return sum(one.size or 0 for one in wanted)
+
+
+@contextmanager
+def _asking_hub(reference: str, folder: Path) -> Iterator[None]:
+    """Turn what the hub's client raises into our errors; `folder` is where it writes."""
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        yield
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise ModelNotFound(f"the hub has no {reference!r}, or it needs a login: {error}") from error
     except Exception as error:  # the hub's client, its HTTP library and hf-xet have no common base
-        _raise_if_full("\n".join(str(cause) for cause in _causes(error)), downloads)
+        _raise_if_full("\n".join(str(cause) for cause in _causes(error)), folder)
         if isinstance(error, OSError) and error.filename is not None:
             raise
         reason = str(error).partition("\n")[0] or "no reason given"
@@ -151,10 +179,6 @@ def from_hub(reference: str, downloads: Path, target: Path, on_progress: Progres
             f"{reference!r} could not be fetched ({type(error).__name__}: {reason}); when there is a network, run: "
             f"lars-agent model pull {reference}"
         ) from error
-    for item in sorted(downloads.iterdir()):
-        if item.is_file():
-            shutil.move(item, target / item.name)
-    return str(commit)
 
 
 def check_sum(path: Path, expected: str) -> None:

@@ -9,14 +9,22 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 
 from lars_agent.errors import AdapterNotFound
+from lars_agent.example import Message
 from lars_agent.store.manifest import AdapterManifest
+from lars_agent.store.names import AdapterName
 from service.api.dependencies import DaemonDep
 from service.api.errors import documented
 from service.api.feedback import FeedbackPage
 from service.api.fields import JsonObject, ProfileQuery, Reply, VersionLabel, parse_version, version_label
+from service.api.streams import generation_request, with_recall
 
 router = APIRouter(prefix="/adapters", tags=["adapters"])
 
+PROBE_TOKENS = 40
+PROBES = (
+    *("What is the capital of Italy?", "Why is the sky blue?", "Name three vegetables.", "How does a bicycle stay up?"),
+    *("What is seven times six?", "Write one sentence about autumn.", "What does a doctor do?", "What is a verb?"),
+)
 ProfileParameter = Annotated[ProfileQuery, Query()]
 Ratings = Mapping[int | None, tuple[int, int]]  # by version
 
@@ -73,6 +81,22 @@ class ActiveAdapter(Reply):
     active: VersionLabel
 
 
+class ProbeBody(Reply):
+    """A general question, about nobody, and the greedy replies of the version and of the base model."""
+
+    prompt: str
+    reply: str
+    base: str
+
+
+class ProbeList(Reply):
+    """What a version replies to general questions; nights should leave these replies as they are."""
+
+    version: VersionLabel
+    same: int = Field(description="Replies that are the base model's, word for word.")
+    probes: list[ProbeBody]
+
+
 @router.get("", responses=documented(409))
 def list_adapters(query: Annotated[AdaptersQuery, Query()], daemon: DaemonDep) -> AdapterList:
     """List a profile's adapter versions, oldest first."""
@@ -101,6 +125,27 @@ def feedback(version: str, query: ProfileParameter, daemon: DaemonDep) -> Feedba
     ids = () if number is None else daemon.store.get(query.profile, number).example_ids
     records = daemon.db.feedback.some({example_id for example_id in ids if example_id})
     return FeedbackPage.model_validate({"feedback": records, "next": None, "total": len(records)})
+
+
+@router.get("/{version}/probes", responses=documented(404, 409, 503, 504))
+def probes(version: str, query: ProfileParameter, daemon: DaemonDep) -> ProbeList:
+    """Ask the version and the base model general questions, one after the other; takes as long as 16 short replies.
+
+    Past corrections are not recalled and nothing is kept.
+    """
+    number = parse_version(version)
+    if number is not None:
+        daemon.store.get(query.profile, number)
+
+    def reply(prompt: str, asked: int | None) -> str:
+        messages = (Message(role="user", content=prompt),)
+        name = AdapterName(query.profile, asked)
+        request, _ = with_recall(daemon, generation_request(name, messages, max_new_tokens=PROBE_TOKENS), recall=False)
+        return daemon.model_host.submit(request).result().text
+
+    found = [ProbeBody(prompt=one, reply=reply(one, number), base=reply(one, None)) for one in PROBES]
+    same = sum(one.reply == one.base for one in found)
+    return ProbeList(version=version_label(number), same=same, probes=found)
 
 
 @router.post("/rollback", responses=documented(404, 409, 503, 507))

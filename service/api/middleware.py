@@ -21,8 +21,9 @@ OPEN_PATHS = frozenset(
     (
         *("/", "/device", "/docs", "/learned", "/memory", "/preferences", "/status", "/versions"),
         *("/health", "/openapi.json", "/ready"),
+        "/enter",  # checks the token itself
     )
-)  # without personal data
+)  # without personal data for who has no token
 OPEN_PREFIX = "/static/"
 IMPORT_PATH = "/feedback/import"
 DRAINED_BODIES = 8  # times the limit to read and discard, so that the client receives the error

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 from pydantic import Field
 
-from lars_agent.errors import ModelNotFound
+from lars_agent.errors import ModelNotFound, ModelUnsupported
 from lars_agent.models.library import ModelLibrary
 from service.api.dependencies import DaemonDep
 from service.api.errors import InvalidField, documented
 from service.api.fields import Body, Reply
+from service.serving.model_pull import preview
 
 router = APIRouter(prefix="/models", tags=["models"])
 
@@ -40,6 +43,19 @@ class ModelList(Reply):
     pull: PullBody | None = Field(description="Null if none was asked for since the daemon's start.")
 
 
+class PreviewBody(Reply):
+    """What a base model would need here, predicted from its configuration before anything of it is fetched."""
+
+    reference: str
+    name: str
+    download_bytes: int
+    disk_bytes: int
+    serving_bytes: int = Field(description="Memory of the process that replies.")
+    training_bytes: int = Field(description="Peak memory of training, on the fastest plan.")
+    least_training_bytes: int = Field(description="The least `memory.budget_bytes` that allows training.")
+    fits: bool = Field(description="Whether the budget of now allows training.")
+
+
 class PullRequest(Body):
     """The model to fetch."""
 
@@ -57,6 +73,17 @@ def list_models(daemon: DaemonDep) -> ModelList:
         for one in ModelLibrary(daemon.settings.models_dir).list()
     ]
     return ModelList.model_validate({"models": models, "pull": daemon.model_pull.last})
+
+
+@router.get("/preview", responses=documented(503))
+def preview_model(query: Annotated[PullRequest, Query()], daemon: DaemonDep) -> PreviewBody:
+    """Predict what a model needs, from its configuration and the sizes of its files; takes seconds."""
+    settings = daemon.settings
+    try:
+        found = preview(query.reference, settings.model.dtype, settings.memory.budget_bytes)
+    except (ModelNotFound, ModelUnsupported) as error:
+        raise InvalidField("reference", str(error)) from error
+    return PreviewBody.model_validate(found)
 
 
 @router.post("", status_code=202, responses=documented(409))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +14,8 @@ from service.settings.load import load_settings
 if TYPE_CHECKING:
     from lars_agent.models.library import ModelLibrary
 
+SIZES = ("download_bytes", "disk_bytes", "serving_bytes", "training_bytes", "least_training_bytes")
+
 app = typer.Typer(help="Manage the base models on this device.", no_args_is_help=True)
 
 
@@ -23,6 +26,24 @@ def pull(
     """Install a base model."""
     model = _library().pull(reference, print_text)
     print_text(f"{model.name} in {model.folder}")
+
+
+@app.command()
+def show(
+    reference: Annotated[str, typer.Argument(help="default, org/name[@revision], a folder or a .gguf file")],
+    as_json: Json = False,
+) -> None:
+    """Predict what a model needs before it is fetched: network, disk, memory for replies and for training."""
+    from lars_agent.planning.preview import preview  # imports torch
+
+    settings = load_settings()
+    found = asdict(preview(reference, settings.model.dtype, settings.memory.budget_bytes))
+    if as_json:
+        return print_json(found)
+    rows = [(name.removesuffix("_bytes").replace("_", " "), f"{found[name] / 2**20:,.0f}") for name in SIZES]
+    OUT.print(table((found["name"], "MiB"), rows, right=[1]))
+    does = "allows" if found["fits"] else "does not allow"
+    return print_text(f"memory.budget_bytes {does} training it")
 
 
 @app.command("list")

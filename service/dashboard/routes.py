@@ -1,22 +1,31 @@
 """The dashboard at /, /memory, /learned, /versions, /device and /preferences, and the API documentation at /docs.
 
-Nothing is loaded from another host. The pages contain no data: their scripts read the same JSON as every client.
+Nothing is loaded from another host. Each page can be read without scripts: it is rendered from the API's answers to
+what its script asks first, which are in it too, so that they are drawn at once. Without the token it holds none.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
+from service.dashboard.entrance import entrance
+from service.dashboard.first_data import FirstData, ask
+from service.dashboard.language import COOKIE, Language, Languages
 from service.process.version import package_version
 
 router = APIRouter(include_in_schema=False)
@@ -26,29 +35,52 @@ SWAGGER_UI = ("fastapi_standalone_docs", "static/swagger")  # the package and it
 STATIC_PATH = "/static"  # open without a token: see `service.api.middleware`
 POLICY = "Content-Security-Policy"
 HEADERS = {
-    POLICY: "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    POLICY: "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",
     "Cache-Control": "no-cache",  # revalidated, so that a new page never runs an old script
 }
 
+NOT_KEPT = {"Cache-Control": "no-store", "Vary": "Accept-Language, Cookie"}
+
 
 class Page(NamedTuple):
-    """A page of the dashboard; its script has the name, and fills the element `<name>-page`."""
+    """A page of the dashboard; script, template and the element `<name>-page`, which the script fills, have the name.
+
+    `asks` is what the script asks first, with the names of the page's own query, and `more` what it asks where that
+    has the name.
+    """
 
     path: str
     name: str
     title: str
+    asks: tuple[str, ...] = ()
+    more: Mapping[str, tuple[str, ...]] = {}
 
 
-PAGES = (
-    Page("/", "talk", "Talk"),
-    Page("/memory", "memory", "My data"),
-    Page("/learned", "learned", "What it learned"),
-    Page("/versions", "versions", "Versions"),
-    Page("/device", "device", "Device"),
-    Page("/preferences", "settings", "Settings"),  # the settings themselves are at /settings
+OF_CONVERSATION = "conversation={conversation}&limit=1000"
+OF_LEARNING = (
+    *("info", "profiles", "adapters?profile={profile}", "jobs?profile={profile}&limit=30"),
+    *("schedule/runs?profile={profile}&limit=35", "jobs?limit=1&profile={profile}"),
 )
+PAGES = (
+    Page(
+        *("/", "talk", "Talk", ("info", "conversations?profile=default&limit=50")),
+        {"conversation": (f"interactions?{OF_CONVERSATION}", f"feedback?{OF_CONVERSATION}")},
+    ),
+    Page(
+        "/memory",
+        "memory",
+        "My data",
+        ("info", "profiles", "feedback?limit=50"),
+        {"after": ("feedback?limit=50&after={after}",)},
+    ),
+    Page("/learned", "learned", "What it learned", OF_LEARNING),
+    Page("/versions", "versions", "Versions", ("info", "profiles", "adapters?profile={profile}")),
+    Page("/device", "device", "Device", ("info",)),
+    Page("/preferences", "settings", "Settings", ("info", "settings", "models")),  # the API has /settings
+)
+PAGE_PATHS = frozenset((*(page.path for page in PAGES), "/docs"))
 DOCS_HEADERS = HEADERS | {POLICY: f"{HEADERS[POLICY]}; img-src 'self' data:"}  # icons in Swagger UI's style
 
 
@@ -65,14 +97,25 @@ class Assets(StaticFiles):
 
 
 def _add_page(page: Page) -> None:
-    def show() -> HTMLResponse:
-        return HTMLResponse(_template().render(version=package_version(), pages=PAGES, here=page), headers=HEADERS)
+    async def show(request: Request) -> HTMLResponse:
+        given = {"profile": "default", **request.query_params}
+        asks = [*(path for name, paths in page.more.items() if name in given for path in paths), *page.asks]
+        named = {name: quote(value, safe="") for name, value in given.items()}
+        first = await ask(request, [path.format_map(named) for path in asks])
+        return HTMLResponse(_rendered(page, first, given, request), headers=HEADERS | NOT_KEPT)
 
     router.add_api_route(page.path, show, methods=["GET", "HEAD"], response_class=HTMLResponse)
 
 
+def language_of(request: Request) -> Language:
+    """Return the language in which a request gets its page."""
+    languages: Languages = request.app.state.languages
+    return languages.choose(request.cookies.get(COOKIE, ""), request.headers.get("accept-language", ""))
+
+
 for _page in PAGES:
     _add_page(_page)
+router.include_router(entrance(PAGE_PATHS))
 
 
 @router.get("/status", response_class=RedirectResponse)
@@ -87,12 +130,44 @@ def docs() -> FileResponse:
     return FileResponse(FOLDER / "templates" / "docs.html", headers=DOCS_HEADERS)
 
 
+def _rendered(page: Page, first: FirstData, query: Mapping[str, str], request: Request) -> str:
+    language = language_of(request)
+
+    def label(version: str | None) -> str:
+        return language.t("base model") if version in (None, "base") else str(version)
+
+    words = {"t": language.t, "label": label, "language": language, "languages": request.app.state.languages}
+    template = _templates().get_template(f"{page.name}.html")
+    return template.render(version=package_version(), pages=PAGES, here=page, first=first, query=query, **words)
+
+
 @cache
-def _template() -> Template:
-    folder = FileSystemLoader(FOLDER / "templates")
-    return Environment(loader=folder, autoescape=True, undefined=StrictUndefined).get_template("page.html")
+def _templates() -> Environment:
+    templates = Environment(
+        loader=FileSystemLoader(FOLDER / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    templates.filters["time"] = _local_time
+    return templates
 
 
-def mount_static(app: FastAPI) -> None:
-    """Serve the scripts and styles of the pages and of Swagger UI."""
+def _local_time(written: str) -> str:
+    """Return an ISO time as this device's clock has it."""
+    return f"{datetime.fromisoformat(written).astimezone():%Y-%m-%d %H:%M}"
+
+
+class PageCompression(GZipMiddleware):
+    """Compresses pages and their files, never the API: its streams must go out piece by piece."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        is_page = scope["type"] == "http" and (
+            scope["path"] in PAGE_PATHS or scope["path"].startswith(f"{STATIC_PATH}/")
+        )
+        await (super().__call__ if is_page else self.app)(scope, receive, send)
+
+
+def install(app: FastAPI) -> None:
+    """Serve the scripts and styles of the pages and of Swagger UI; the pages are routes."""
+    app.add_middleware(PageCompression)
+    app.state.languages = Languages()
     app.mount(STATIC_PATH, Assets(directory=FOLDER / "static", packages=[SWAGGER_UI]), name="static")

@@ -16,8 +16,9 @@ def disk_alarms(data_dir: Path, database: Path) -> Iterator[Alarm]:
     """Yield an alarm if the disk of `data_dir` is full, and one if the folder or the database cannot be written to."""
     free = free_disk_bytes(data_dir)
     if free is not None and free < LEAST_FREE_BYTES:
-        message = f"the disk of {data_dir} is full ({free / 2**20:.0f} MiB are free); corrections cannot be stored"
-        yield Alarm("disk_full", f"{message} and nothing is learned until you free some space")
+        message = f"the disk of {data_dir} is full ({free / 2**20:.0f} MiB are free)"
+        does = "corrections cannot be stored and nothing is learned until you free some space"
+        yield Alarm("disk_full", f"{message}; {does}")
     locked = next((path for path in (data_dir, database) if not os.access(path, os.W_OK)), None)
     if locked is not None:
         message = f"{locked} cannot be written to; nothing is stored or learned until that is mended"

@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
 
-from lars_agent.errors import LarsError, last_line
+from lars_agent.errors import LarsError, ModelError, last_line, process_error
 from lars_agent.models import sources
 
 log = structlog.get_logger(__name__)
 
 COMMAND = (sys.executable, "-m", "service", "model", "pull")
+PREVIEW = (sys.executable, "-m", "lars_agent.planning.preview")
+PREVIEW_S = 120.0
 
 
 class PullRunning(LarsError):
     """A model is being fetched already."""
+
+
+class PreviewFailed(ModelError):
+    """What a model needs could not be found out."""
+
+
+def preview(reference: str, dtype: str, budget_bytes: int) -> dict[str, Any]:
+    """Return `lars_agent.planning.preview.Preview` of a model that need not be here. Raises as it does."""
+    sources.resolve(reference)
+    command = [*PREVIEW, reference, dtype, str(budget_bytes)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PREVIEW_S)
+    except subprocess.TimeoutExpired as error:
+        raise PreviewFailed(f"what {reference} needs was not found out within {PREVIEW_S:.0f} s") from error
+    if done.returncode:
+        raise process_error(done, f"what {reference} needs could not be found out", PreviewFailed)
+    return dict(json.loads(done.stdout))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,10 @@
 // Requests to the daemon. Every failure is an ApiError whose message can be shown unchanged.
 
+import { said, t } from "./words.js";
+
 const ANSWER_MS = 15_000; // within which what is read comes, or the daemon hangs
+
+const first = JSON.parse(document.getElementById("answers")?.textContent ?? "{}");
 
 export class ApiError extends Error {
   constructor(message, status) {
@@ -18,16 +22,16 @@ function send(method, path, body, options = {}) {
 }
 
 function failure(response, answer) {
-  const message = answer?.error?.message ?? (response ? `the daemon answered ${response.status}` : "the daemon does not answer");
-  return new ApiError(message, response?.status ?? 0);
+  const silence = response ? t("the daemon answered {status}", { status: response.status }) : t("the daemon does not answer");
+  return new ApiError(answer?.error ? said(answer.error.message) : silence, response?.status ?? 0);
 }
 
-async function call(method, path, body, headers) {
+// `within` is the time to wait for what is only read; a reply of a model may take as long as it takes.
+async function call(method, path, { body, headers, within } = {}) {
   let response;
   let answer = null;
   try {
-    const signal = method === "GET" ? AbortSignal.timeout(ANSWER_MS) : undefined; // a reply may take as long as it takes
-    response = await send(method, path, body, { headers, signal });
+    response = await send(method, path, body, { headers, signal: within && AbortSignal.timeout(within) });
     if (response.status !== 204) answer = await response.json();
   } catch {
     throw failure(response);
@@ -36,9 +40,16 @@ async function call(method, path, body, headers) {
   return answer;
 }
 
-export const get = (path) => call("GET", path);
-export const post = (path, body, headers) => call("POST", path, body, headers);
-export const patch = (path, body) => call("PATCH", path, body);
+// What came with the page is taken from it, once.
+export async function get(path) {
+  const known = first[path];
+  delete first[path];
+  return known ?? call("GET", path, { within: ANSWER_MS });
+}
+
+export const getSlowly = (path) => call("GET", path);
+export const post = (path, body, headers) => call("POST", path, { body, headers });
+export const patch = (path, body) => call("PATCH", path, { body });
 export const remove = (path) => call("DELETE", path);
 
 // Have the browser save what the daemon returns.

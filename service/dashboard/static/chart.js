@@ -1,6 +1,7 @@
 // Lines over numbers, drawn by uPlot on a canvas: for the eye, for the arrow keys, and as a table.
 
 import { html, useEffect, useRef } from "./vendor/preact-htm-3.1.1.module.js";
+import { t } from "./words.js";
 
 const HEIGHT = 220;
 const { uPlot } = window;
@@ -71,9 +72,9 @@ export function Chart(props) {
   }
 
   return html`<figure>
-    <div class="chart" ref=${place} role="group" tabindex="0" aria-label=${`${label}; arrow keys move along it`} onKeyDown=${move}></div>
+    <div class="chart" ref=${place} role="group" tabindex="0" aria-label=${t("{label}; arrow keys move along it", { label })} onKeyDown=${move}></div>
     <details>
-      <summary class="quiet">${label} as a table</summary>
+      <summary class="quiet">${t("{label} as a table", { label })}</summary>
       <div class="scroll"><table>
         <thead><tr><th scope="col">${of}</th>${lines.map(({ name }) => html`<th scope="col">${name}</th>`)}</tr></thead>
         <tbody>${rows.map((index) => html`<tr key=${index}><th scope="row">${xs[index]}</th>${lines.map(({ values }) => html`<td>${values[index] === null ? "" : format(values[index])}</td>`)}</tr>`)}</tbody>

@@ -4,13 +4,14 @@ import { get, post } from "./api.js";
 import { Chart } from "./chart.js";
 import * as format from "./format.js";
 import { Confirmed } from "./parts.js";
-import { html, useEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
+import { locale, plural, t } from "./words.js";
 
 const POLL_MS = 3000;
 const LEAST = 2; // pieces of feedback that a job needs
 const MOST_ROWS = 20; // of a curve's table
 const SIZES = Array.from({ length: 16 }, (_, power) => 2 ** (24 + power)); // bytes
-const PHASES = [["waiting", "Wait"], ["preparing", "Prepare"], ["training", "Learn"], ["judging", "Judge"], ["publishing", "Publish"]];
+const PHASES = [["waiting", t("Wait")], ["preparing", t("Prepare")], ["training", t("Learn")], ["judging", t("Judge")], ["publishing", t("Publish")]];
 const isUnfinished = (job) => Boolean(job) && format.UNFINISHED.includes(job.status);
 
 // The newest job and its progress, read again with each state of the daemon, and more often while it is unfinished. They
@@ -32,7 +33,8 @@ export function useJob(profile, info) {
   }
 
   const job = shown?.profile === profile ? shown.job : null;
-  useEffect(() => {
+  useLayoutEffect(() => {
+    if (!info) return;
     const quietly = () => read().catch(() => {}); // the header says it
     quietly();
     const timer = isUnfinished(job) && setInterval(() => document.hidden || quietly(), POLL_MS);
@@ -68,12 +70,12 @@ export function Job({ profile, info, job, progress, read, attempt, refresh }) {
 
   return html`<section aria-labelledby="job-title">
     <div class="title">
-      <h2 id="job-title" ref=${title} tabindex="-1">${runs ? "Learning" : "Learn now"}</h2>
+      <h2 id="job-title" ref=${title} tabindex="-1">${runs ? t("Learning") : t("Learn now")}</h2>
       ${job && html`<span id="job-status" class=${`pill ${format.mood(job)}`} role="status">${format.status(job)}</span>`}
       <span class="actions">
-        ${runs && job.status !== "queued" && html`<button type="button" key="hold" onClick=${() => order(`jobs/${job.id}/${job.status === "paused" ? "resume" : "pause"}`)}>${job.status === "paused" ? "Resume" : "Pause"}</button>`}
-        ${runs && html`<${Confirmed} key=${job.id} label="Cancel the job" question="What it has learned so far is lost; the version in use stays." onDo=${cancel} />`}
-        ${!runs && html`<button id="adapt" type="button" class="primary" aria-describedby="adapt-why" aria-disabled=${String(Boolean(why) || isAsking)} onClick=${learn}>Learn now</button>`}
+        ${runs && job.status !== "queued" && html`<button type="button" key="hold" onClick=${() => order(`jobs/${job.id}/${job.status === "paused" ? "resume" : "pause"}`)}>${job.status === "paused" ? t("Resume") : t("Pause")}</button>`}
+        ${runs && html`<${Confirmed} key=${job.id} label=${t("Cancel the job")} question=${t("What it has learned so far is lost; the version in use stays.")} onDo=${cancel} />`}
+        ${!runs && html`<button id="adapt" type="button" class="primary" aria-describedby="adapt-why" aria-disabled=${String(Boolean(why) || isAsking)} onClick=${learn}>${t("Learn now")}</button>`}
       </span>
     </div>
     ${!runs && html`<p id="adapt-why" class="quiet">${why || nextRun(info)}</p>`}
@@ -87,15 +89,17 @@ export function Job({ profile, info, job, progress, read, attempt, refresh }) {
 // Why no job can be started; nothing where one can.
 function reasonAgainst(info, job, profile) {
   const lessons = info.lessons[profile] ?? 0;
-  if (!info.model) return "The model is not loaded yet.";
-  if (info.job && info.job !== job?.id) return "Another profile is learning just now; one learns at a time.";
+  if (!info.model) return t("The model is not loaded yet.");
+  if (info.job && info.job !== job?.id) return t("Another profile is learning just now; one learns at a time.");
   if (lessons >= LEAST) return "";
-  return `Two corrections or liked replies are needed to learn from, one to train on and one to compare by. There ${lessons === 1 ? "is one" : "are none"} yet.`;
+  return lessons === 1
+    ? t("Two corrections or liked replies are needed to learn from, one to train on and one to compare by. There is one yet.")
+    : t("Two corrections or liked replies are needed to learn from, one to train on and one to compare by. There are none yet.");
 }
 
 function nextRun({ schedule }) {
-  if (!schedule.enabled) return "The schedule is off: nothing is learned unless you ask for it.";
-  return schedule.next_run ? `Without asking: ${format.time(schedule.next_run)}, or when the device is idle after that.` : "";
+  if (!schedule.enabled) return t("The schedule is off: nothing is learned unless you ask for it.");
+  return schedule.next_run ? t("Without asking: {time}, or when the device is idle after that.", { time: format.time(schedule.next_run) }) : "";
 }
 
 function Progress({ job, last }) {
@@ -106,7 +110,7 @@ function Progress({ job, last }) {
     <ol class="steps">
       ${PHASES.map(([name, words], index) => html`<li key=${name} class=${index < now ? "done" : ""} aria-current=${index === now ? "step" : undefined}>${words}</li>`)}
     </ol>
-    ${isCounted ? html`<progress key="counted" aria-label="Training steps" max=${last.steps} value=${last.step}></progress>` : html`<progress key="uncounted" aria-label=${phase}></progress>`}
+    ${isCounted ? html`<progress key="counted" aria-label=${t("Training steps")} max=${last.steps} value=${last.step}></progress>` : html`<progress key="uncounted" aria-label=${PHASES[now]?.[1] ?? phase}></progress>`}
     <p id="job-step" class="quiet" role="status">${format.state(job.state, last)}</p>
   `;
 }
@@ -120,25 +124,25 @@ function Curves({ job, progress, isOpen }) {
   const rows = xs.map((_, index) => index).filter((index) => lines[index].heldout_loss !== undefined || index === xs.length - 1).slice(-MOST_ROWS);
   const base = job.result?.base?.reply_loss;
   const losses = [
-    { name: "lessons", color: "train", values: of("loss") },
-    { name: "examples it has not seen", color: "heldout", points: true, values: of("heldout_loss") },
-    ...(Number.isFinite(base) ? [{ name: "base model", color: "quiet", dash: [6, 4], values: always(base) }] : []),
+    { name: t("lessons"), color: "train", values: of("loss") },
+    { name: t("examples it has not seen"), color: "heldout", points: true, values: of("heldout_loss") },
+    ...(Number.isFinite(base) ? [{ name: t("base model"), color: "quiet", dash: [6, 4], values: always(base) }] : []),
   ];
   const predicted = job.state?.predicted_peak_bytes ?? job.result?.predicted_peak_bytes;
   const memory = [
-    { name: "in use", color: "heldout", values: of("rss_bytes") },
-    ...(predicted ? [{ name: "predicted peak", color: "quiet", dash: [6, 4], values: always(predicted) }] : []),
-    ...(job.budget_bytes ? [{ name: "budget", color: "bad", dash: [2, 4], values: always(job.budget_bytes) }] : []),
+    { name: t("in use"), color: "heldout", values: of("rss_bytes") },
+    ...(predicted ? [{ name: t("predicted peak"), color: "quiet", dash: [6, 4], values: always(predicted) }] : []),
+    ...(job.budget_bytes ? [{ name: t("budget"), color: "bad", dash: [2, 4], values: always(job.budget_bytes) }] : []),
   ];
-  const learned = job.spec?.train ? `${format.count(job.spec.train, "example")} to learn, ${job.spec.heldout} to judge by` : "";
+  const learned = job.spec?.train ? plural(job.spec.train, "{number} example to learn, {heldout} to judge by", "{number} examples to learn, {heldout} to judge by", { heldout: job.spec.heldout }) : "";
   return html`<details open=${isOpen}>
-    <summary>${isOpen ? "Its numbers" : "The numbers of the last job"}</summary>
+    <summary>${isOpen ? t("Its numbers") : t("The numbers of the last job")}</summary>
     <p id="job-when" class="quiet">${[format.time(job.created), format.trigger(job), learned, format.pauses(job)].filter(Boolean).join(" · ")}</p>
     ${xs.length > 0 && html`
-      <h3>Loss, nats per token; lower is better</h3>
-      <${Chart} label="Loss" of="step" xs=${xs} lines=${losses} rows=${rows} format=${format.loss} />
-      <h3>Memory</h3>
-      <${Chart} label="Memory" of="step" xs=${xs} lines=${memory} rows=${rows} format=${format.bytes} steps=${SIZES} />`}
+      <h3>${t("Loss, nats per token; lower is better")}</h3>
+      <${Chart} label=${t("Loss")} of=${t("step")} xs=${xs} lines=${losses} rows=${rows} format=${format.loss} />
+      <h3>${t("Memory")}</h3>
+      <${Chart} label=${t("Memory")} of=${t("step")} xs=${xs} lines=${memory} rows=${rows} format=${format.bytes} steps=${SIZES} />`}
     <p id="memory-caption" class="quiet">${memoryWords(job, lines, predicted)}</p>
   </details>`;
 }
@@ -146,7 +150,7 @@ function Curves({ job, progress, isOpen }) {
 function memoryWords(job, lines, predicted) {
   const peak = job.peak_bytes ?? Math.max(0, ...lines.map((line) => line.rss_bytes ?? 0));
   if (!peak || !job.budget_bytes) return "";
-  const share = Math.round((100 * peak) / job.budget_bytes);
-  const forecast = predicted ? ` Predicted: ${format.bytes(predicted)}.` : "";
-  return `Peak ${format.bytes(peak)} of a budget of ${format.bytes(job.budget_bytes)} (${share}%).${forecast}`;
+  const share = (peak / job.budget_bytes).toLocaleString(locale, { style: "percent" });
+  const measured = t("Peak {peak} of a budget of {budget} ({share}).", { peak: format.bytes(peak), budget: format.bytes(job.budget_bytes), share });
+  return predicted ? `${measured} ${t("Predicted: {peak}.", { peak: format.bytes(predicted) })}` : measured;
 }

@@ -2,11 +2,11 @@
 
 import { get, post } from "./api.js";
 import * as format from "./format.js";
-import { $ } from "./header.js";
 import { Job, useJob } from "./job.js";
 import { Calendar, Gains, WEEKS } from "./nights.js";
-import { ProfileChoice, question, select, useDaemon, waiting } from "./parts.js";
-import { html, render, useEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
+import { ProfileChoice, question, select, show, useDaemon, waiting } from "./parts.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
+import { nodes, plural, said, t } from "./words.js";
 
 const CHECKED = 20; // lessons of one check, the newest
 const LISTED = 100;
@@ -21,8 +21,8 @@ function saysIt(reply, row) {
   const names = new Set((text.match(/(?<=[^.!?] )\p{Lu}[\p{L}\p{N}]+|\p{N}[\p{L}\p{N}]*/gu) ?? []).flatMap(words));
   const named = wanted.filter((word) => names.has(word));
   const telling = named.length ? named : wanted.filter((word) => word.length > 3);
-  const said = new Set(words(reply));
-  return (telling.length ? telling : wanted).every((word) => said.has(word));
+  const replied = new Set(words(reply));
+  return (telling.length ? telling : wanted).every((word) => replied.has(word));
 }
 
 async function ask(messages, profile, version) {
@@ -56,10 +56,10 @@ function Learned() {
   const byDefault = list?.active === "base" ? (list.adapters.at(-1)?.version ?? "") : (list?.active ?? "");
   const version = list?.adapters.some((one) => one.version === picked) ? picked : byDefault;
 
-  useEffect(() => {
-    read();
+  useLayoutEffect(() => {
+    if (info) read();
   }, [profile, serving, info?.job]);
-  useEffect(() => {
+  useLayoutEffect(() => {
     let isCurrent = true;
     setLessons(null);
     if (version) attempt(() => get(`adapters/${version}/feedback?profile=${encodeURIComponent(profile)}`)).then((found) => found && isCurrent && setLessons(found.feedback.reverse()));
@@ -72,11 +72,15 @@ function Learned() {
   const parent = list.adapters.find((one) => one.version === version)?.parent;
   const earlier = new Set(idsOf(parent));
   const fresh = lessons?.filter((row) => !earlier.has(row.id)) ?? [];
+  const isGrown = lessons && fresh.length < lessons.length;
+  const counted = isGrown
+    ? plural(lessons.length, "{number} lesson, {fresh} of them new since {version}.", "{number} lessons, {fresh} of them new since {version}.", { fresh: fresh.length, version: format.label(parent) })
+    : plural(lessons?.length, "{number} lesson.", "{number} lessons.");
   return html`
     ${problem && html`<p class="error" role="alert">${problem}</p>`}
     <section aria-labelledby="result-title">
       <div class="title">
-        <h2 id="result-title">What it learned</h2>
+        <h2 id="result-title">${t("What it learned")}</h2>
         <${ProfileChoice} profile=${profile} onChoose=${(name) => { setList(null); setPicked(""); setProfile(name); }} />
       </div>
       <${Result} jobs=${jobs} list=${list} />
@@ -88,14 +92,14 @@ function Learned() {
     html`<${Compare} key=${profile} profile=${profile} versions=${versions} active=${list.active} lessons=${lessons} attempt=${attempt} />
       <section aria-labelledby="lessons-title">
         <div class="title">
-          <h2 id="lessons-title">Lessons of</h2>
-          ${select(version, setPicked, versions.map((one) => [one.version, `${one.version}${one.active ? ", in use" : ""}`]), "Lessons of version")}
+          <h2 id="lessons-title">${t("Lessons of")}</h2>
+          ${select(version, setPicked, versions.map((one) => [one.version, one.active ? t("{version}, in use", { version: one.version }) : one.version]), t("Lessons of version"))}
         </div>
-        ${lessons && html`<p class="quiet">${format.count(lessons.length, "lesson")}${fresh.length < lessons.length ? `, ${fresh.length} of them new since ${format.label(parent)}` : ""}. <a href="memory">My data</a> has all, to edit and forget.</p>`}
+        ${lessons && html`<p class="quiet">${counted} ${nodes("{data} has all, to edit and forget.", { data: html`<a href="memory">${t("My data")}</a>` })}</p>`}
         <ul class="lessons plain">
-          ${lessons?.slice(0, LISTED).map((row) => html`<li key=${row.id}><p class="quiet"><bdi dir="auto">${question(row)}</bdi> ${fresh.length < lessons.length && fresh.includes(row) && html`<span class="pill good">new</span>`}</p><p dir="auto">${row.correction ?? row.response}</p></li>`)}
+          ${lessons?.slice(0, LISTED).map((row) => html`<li key=${row.id}><p class="quiet"><bdi dir="auto">${question(row)}</bdi> ${isGrown && fresh.includes(row) && html`<span class="pill good">${t("new")}</span>`}</p><p dir="auto">${row.correction ?? row.response}</p></li>`)}
         </ul>
-        ${lessons?.length > LISTED && html`<p class="quiet">…and ${lessons.length - LISTED} earlier ones.</p>`}
+        ${lessons?.length > LISTED && html`<p class="quiet">${t("…and {number} earlier ones.", { number: lessons.length - LISTED })}</p>`}
       </section>`}
   `;
 }
@@ -103,17 +107,17 @@ function Learned() {
 // The newest verdict in a sentence, with what was left out.
 function Result({ jobs, list }) {
   const judged = jobs.find((job) => job.verdict);
-  const inUse = list.active === "base" ? "The base model replies: nothing learned is in use." : `${list.active} replies.`;
+  const inUse = list.active === "base" ? t("The base model replies: nothing learned is in use.") : t("{version} replies.", { version: list.active });
   if (!judged && list.adapters.length) return html`<p>${inUse}</p>`; // the record of the job is gone
-  if (!judged) return html`<p>Nothing has been learned yet. Correct replies on <a href="./">Talk</a>; they are learned at night, or at once below.</p>`;
+  if (!judged) return html`<p>${nodes("Nothing has been learned yet. Correct replies on {talk}; they are learned at night, or at once below.", { talk: html`<a href="./">${t("Talk")}</a>` })}</p>`;
   const { candidate, incumbent } = judged.verdict;
   const total = candidate.whole?.length ?? 0;
   const dropped = Object.entries(judged.spec?.dropped ?? {});
   return html`
-    <p><strong>${judged.status === "succeeded" ? `${judged.version} was published` : "The last candidate was not published"}</strong>, ${format.time(judged.finished)}. ${inUse}</p>
-    ${total > 0 && html`<p>Of ${total} corrections that were looked at, ${format.rights(candidate)} come out right word for word, ${format.rights(incumbent)} before.</p>`}
-    ${judged.status !== "succeeded" && judged.verdict.reasons.map((reason) => html`<p class="quiet">${reason}</p>`)}
-    ${dropped.length > 0 && html`<p class="quiet">Left out: ${dropped.map(([reason, number]) => `${number} ${reason}`).join(", ")}.</p>`}
+    <p><strong>${judged.status === "succeeded" ? t("{version} was published", { version: judged.version }) : t("The last candidate was not published")}</strong>, ${format.time(judged.finished)}. ${inUse}</p>
+    ${total > 0 && html`<p>${t("Of {total} corrections that were looked at, {right} come out right word for word, {before} before.", { total, right: format.rights(candidate), before: format.rights(incumbent) })}</p>`}
+    ${judged.status !== "succeeded" && judged.verdict.reasons.map((reason) => html`<p class="quiet">${said(reason)}</p>`)}
+    ${dropped.length > 0 && html`<p class="quiet">${t("Left out: {reasons}.", { reasons: dropped.map(([reason, number]) => `${number} ${said(reason)}`).join(", ") })}</p>`}
   `;
 }
 
@@ -164,39 +168,40 @@ function Compare({ profile, versions, active, lessons, attempt }) {
   }
 
   const side = (index) => html`<div class="side">
-    <h3>${shown.isHidden ? ["Left", "Right"][index] : format.label(shown.sides[index])}${shown.better === shown.sides[index] && html` <span class="pill good">better</span>`}</h3>
+    <h3>${shown.isHidden ? [t("Left"), t("Right")][index] : format.label(shown.sides[index])}${shown.better === shown.sides[index] && html` <span class="pill good">${t("better")}</span>`}</h3>
     <p dir="auto">${shown.replies[index] ?? html`<span class="quiet">…</span>`}</p>
-    ${shown.isHidden && shown.replies[1] !== null && html`<button type="button" onClick=${() => setShown({ ...shown, isHidden: false, better: shown.sides[index] })}>This one is better</button>`}
+    ${shown.isHidden && shown.replies[1] !== null && html`<button type="button" onClick=${() => setShown({ ...shown, isHidden: false, better: shown.sides[index] })}>${t("This one is better")}</button>`}
   </div>`;
   const score = (index) => `${format.label([left, right][index])} ${checked.rows.filter(({ marks }) => marks[index]).length}`;
+  const scores = () => ({ number: checked.rows.length, total: checked.total, left: score(0), right: score(1) });
   const isChecking = checked && !checked.isDone;
   return html`<section aria-labelledby="compare-title">
-    <h2 id="compare-title">Compare</h2>
+    <h2 id="compare-title">${t("Compare")}</h2>
     <form class="filters" onSubmit=${compare}>
-      ${select(left, (name) => { setLeft(name); setChecked(null); }, options, "Left")} with
-      ${select(right, (name) => { setRight(name); setChecked(null); }, options, "Right")}
-      <label class="choice"><input type="checkbox" checked=${isBlind} onChange=${(event) => setBlind(event.target.checked)} /> Blind</label>
-      <input dir="auto" class="wide" aria-label="Question for both" placeholder="Ask both…" value=${text} onInput=${(event) => setText(event.target.value)} />
-      <button type="submit" class="primary">Ask both</button>
+      ${select(left, (name) => { setLeft(name); setChecked(null); }, options, t("Left"))} ${t("with")}
+      ${select(right, (name) => { setRight(name); setChecked(null); }, options, t("Right"))}
+      <label class="choice"><input type="checkbox" checked=${isBlind} onChange=${(event) => setBlind(event.target.checked)} /> ${t("Blind")}</label>
+      <input dir="auto" class="wide" aria-label=${t("Question for both")} placeholder=${t("Ask both…")} value=${text} onInput=${(event) => setText(event.target.value)} />
+      <button type="submit" class="primary">${t("Ask both")}</button>
     </form>
-    <p class="quiet">By what is learned alone, without recall; nothing of it is kept.</p>
+    <p class="quiet">${t("By what is learned alone, without recall; nothing of it is kept.")}</p>
     ${shown && html`<div class="sides" role="status">${side(0)}${side(1)}</div>`}
     ${lessons?.length > 0 &&
     html`<p class="filters">
-      <button type="button" aria-disabled=${String(Boolean(isChecking))} onClick=${() => isChecking || check()}>Check ${format.count(Math.min(CHECKED, lessons.length), "lesson")}</button>
-      ${checked && html`<span role="status">${isChecking ? `${checked.rows.length} of ${checked.total} asked; right:` : "Right:"} ${score(0)}, ${score(1)}.</span>`}
+      <button type="button" aria-disabled=${String(Boolean(isChecking))} onClick=${() => isChecking || check()}>${plural(Math.min(CHECKED, lessons.length), "Check {number} lesson", "Check {number} lessons")}</button>
+      ${checked && html`<span role="status">${isChecking ? t("{number} of {total} asked; right: {left}, {right}.", scores()) : t("Right: {left}, {right}.", scores())}</span>`}
     </p>`}
     ${checked?.rows.length > 0 &&
     html`<div class="scroll"><table>
-      <thead><tr><th scope="col">Question</th><th scope="col">${format.label(left)}</th><th scope="col">${format.label(right)}</th></tr></thead>
+      <thead><tr><th scope="col">${t("Question")}</th><th scope="col">${format.label(left)}</th><th scope="col">${format.label(right)}</th></tr></thead>
       <tbody>
         ${checked.rows.map(({ row, replies, marks }) => html`<tr key=${row.id}>
           <th scope="row" dir="auto">${question(row)}</th>
-          ${replies.map((reply, index) => html`<td><span class=${`pill ${marks[index] ? "good" : "bad"}`}>${marks[index] ? "right" : "wrong"}</span> <bdi dir="auto">${reply}</bdi></td>`)}
+          ${replies.map((reply, index) => html`<td><span class=${`pill ${marks[index] ? "good" : "bad"}`}>${marks[index] ? t("right") : t("wrong")}</span> <bdi dir="auto">${reply}</bdi></td>`)}
         </tr>`)}
       </tbody>
     </table></div>`}
   </section>`;
 }
 
-render(html`<${Learned} />`, $("learned-page"));
+show(html`<${Learned} />`, "learned-page");

@@ -2,21 +2,21 @@
 
 import { download, get, patch, post, remove } from "./api.js";
 import * as format from "./format.js";
-import { $ } from "./header.js";
-import { Confirmed, Done, effectsOf, idQuery, question, select, useDaemon } from "./parts.js";
-import { html, render, useEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
+import { Confirmed, Done, effectsOf, idQuery, question, quoted, select, show, useDaemon } from "./parts.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
+import { nodes, plural, said, t } from "./words.js";
 
 const PAGE = 50;
 const ERASURE_MS = 1000;
-const SOURCES = [["", "everything"], ["given", "what I corrected or rated"], ["stated", "what I said in passing"]];
-const FORMATS = [["messages", "conversations"], ["prompt-completion", "prompts and replies"], ["preference", "preferences"], ["kto", "liked or not"]];
+const SOURCES = [["", t("everything")], ["given", t("what I corrected or rated")], ["stated", t("what I said in passing")]];
+const FORMATS = [["messages", t("conversations")], ["prompt-completion", t("prompts and replies")], ["preference", t("preferences")], ["kto", t("liked or not")]];
 const NO_FILTER = { q: "", source: "", tag: "", profile: "" };
 
 // In one word or two what a piece of feedback is.
 function kind({ source, correction, rating }) {
-  if (source === "stated") return "said in passing";
-  if (correction !== null) return "corrected";
-  return rating === null ? "noted" : rating > 0 ? "liked" : "disliked";
+  if (source === "stated") return t("said in passing");
+  if (correction !== null) return t("corrected");
+  return rating === null ? t("noted") : rating > 0 ? t("liked") : t("disliked");
 }
 
 function MyData() {
@@ -48,7 +48,7 @@ function MyData() {
   async function forget(ids) {
     const answer = await attempt(() => remove(`feedback?${idQuery(ids)}`));
     if (!answer) return;
-    await tell(`${format.count(ids.length, "lesson")} forgotten; it is being removed from every file…`);
+    await tell(plural(ids.length, "{number} lesson forgotten; it is being removed from every file…", "{number} lessons forgotten; they are being removed from every file…"));
     if (answer.erasure_id) follow(answer.erasure_id, ids.length);
   }
 
@@ -56,16 +56,19 @@ function MyData() {
     const erasure = await get(`erasures/${id}`).catch(() => null);
     if (!erasure?.complete) return setTimeout(() => follow(id, count), ERASURE_MS);
     const gone = Object.values(erasure.versions).flat().map((number) => `v${number}`);
-    const replies = erasure.interactions ? ` with ${erasure.interactions === 1 ? "one recorded reply" : `${erasure.interactions} recorded replies`}` : "";
-    const versions = gone.length ? ` ${gone.join(", ")} had learned of it and was deleted.` : "";
-    setDone({ text: `${format.count(count, "lesson")} forgotten${replies}; nothing of it is left in any file.${versions}`, isLater: true });
+    const told = [
+      plural(count, "{number} lesson forgotten; nothing of it is left in any file.", "{number} lessons forgotten; nothing of them is left in any file."),
+      gone.length > 0 && plural(gone.length, "{versions} had learned of it and was deleted.", "{versions} had learned of it and were deleted.", { versions: gone.join(", ") }),
+      erasure.interactions > 0 && plural(erasure.interactions, "One recorded reply went with it.", "{number} recorded replies went with it."),
+    ];
+    setDone({ text: told.filter(Boolean).join(" "), isLater: true });
   }
 
   async function change(row, values) {
     if (!(await attempt(() => patch(`feedback/${row.id}`, values)))) return false;
     const before = Object.fromEntries(Object.keys(values).map((name) => [name, row[name]]));
-    await tell("Changed; it counts from the next reply on.", async () => {
-      if (await attempt(() => patch(`feedback/${row.id}`, before))) await tell("Changed back.");
+    await tell(t("Changed; it counts from the next reply on."), async () => {
+      if (await attempt(() => patch(`feedback/${row.id}`, before))) await tell(t("Changed back."));
     });
     return true;
   }
@@ -78,36 +81,36 @@ function MyData() {
   const choose = (id, isChosen) => setChosen((ids) => (isChosen ? [...ids, id] : ids.filter((one) => one !== id)));
   const narrow = (values) => setFilter({ ...filter, ...values });
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     readProfiles();
   }, []);
-  useEffect(() => {
+  useLayoutEffect(() => {
     read();
   }, [filter]);
 
   const some = chosen.slice(0, 200);
   return html`
     <section aria-labelledby="data-title">
-      <div class="title"><h2 id="data-title">What I told it</h2>${page && html`<span class="pill" role="status">${format.count(page.total, "lesson")}</span>`}</div>
+      <div class="title"><h2 id="data-title">${t("What I told it")}</h2>${page && html`<span class="pill" role="status">${plural(page.total, "{number} lesson", "{number} lessons")}</span>`}</div>
       <div class="filters">
-        <input type="search" aria-label="Search" placeholder="Search" value=${filter.q} onInput=${(event) => narrow({ q: event.target.value })} />
-        <label>Show ${select(filter.source, (source) => narrow({ source }), SOURCES)}</label>
-        ${profiles.length > 1 && html`<label>of profile ${select(filter.profile, (profile) => narrow({ profile }), [["", "any"], ...profiles.map(({ name }) => [name, name])])}</label>`}
-        ${filter.tag && html`<button type="button" class="small" onClick=${() => narrow({ tag: "" })}>tag <bdi>${filter.tag}</bdi> ✕</button>`}
+        <input type="search" aria-label=${t("Search")} placeholder=${t("Search")} value=${filter.q} onInput=${(event) => narrow({ q: event.target.value })} />
+        <label>${t("Show")} ${select(filter.source, (source) => narrow({ source }), SOURCES)}</label>
+        ${profiles.length > 1 && html`<label>${t("of profile")} ${select(filter.profile, (profile) => narrow({ profile }), [["", t("any")], ...profiles.map(({ name }) => [name, name])])}</label>`}
+        ${filter.tag && html`<button type="button" class="small" onClick=${() => narrow({ tag: "" })}>${t("tag")} <bdi>${filter.tag}</bdi> ✕</button>`}
       </div>
       ${problem && html`<p class="error" role="alert">${problem}</p>`}
       <${Done} done=${done} />
-      ${!page && html`<p class="quiet">Reading…</p>`}
-      ${page?.total === 0 && html`<p class="quiet">${isFiltered ? "Nothing like that is stored." : html`Nothing is stored yet. Correct a reply on <a href="./">Talk</a>, or add something below.`}</p>`}
+      ${!page && html`<p class="quiet">${t("Reading…")}</p>`}
+      ${page?.total === 0 && html`<p class="quiet">${isFiltered ? t("Nothing like that is stored.") : nodes("Nothing is stored yet. Correct a reply on {talk}, or add something below.", { talk: html`<a href="./">${t("Talk")}</a>` })}</p>`}
       ${page?.rows.length > 1 &&
       html`<p class="actions">
-        <label class="choice"><input type="checkbox" checked=${chosen.length === page.rows.length} onChange=${(event) => setChosen(event.target.checked ? page.rows.map((row) => row.id) : [])} /> All ${page.rows.length} shown</label>
-        ${some.length > 0 && html`<${Confirmed} key=${some.join()} label=${`Forget ${some.length}`} name="Forget the chosen" question=${`Forget ${format.count(some.length, "lesson")}?`} more=${() => effectsOf(some)} onDo=${() => forget(some)} />`}
+        <label class="choice"><input type="checkbox" checked=${chosen.length === page.rows.length} onChange=${(event) => setChosen(event.target.checked ? page.rows.map((row) => row.id) : [])} /> ${t("All {number} shown", { number: page.rows.length })}</label>
+        ${some.length > 0 && html`<${Confirmed} key=${some.join()} label=${t("Forget {number}", { number: some.length })} name=${t("Forget the chosen")} question=${plural(some.length, "Forget {number} lesson?", "Forget {number} lessons?")} more=${() => effectsOf(some)} onDo=${() => forget(some)} />`}
       </p>`}
       <ul class="lessons">
         ${page?.rows.map((row) => html`<${Lesson} key=${row.id} row=${row} isChosen=${chosen.includes(row.id)} showProfile=${profiles.length > 1} onChoose=${choose} onTag=${(tag) => narrow({ tag })} onChange=${change} onForget=${() => forget([row.id])} />`)}
       </ul>
-      ${page?.next && html`<button type="button" onClick=${() => read(page.next)}>Show more</button>`}
+      ${page?.next && html`<button type="button" onClick=${() => read(page.next)}>${t("Show more")}</button>`}
     </section>
     <${Teach} profile=${filter.profile || "default"} profiles=${profiles} attempt=${attempt} onStored=${stored} />
     <${Files} profile=${filter.profile} attempt=${attempt} onStored=${stored} />
@@ -125,23 +128,23 @@ function Lesson({ row, isChosen, showProfile, onChoose, onTag, onChange, onForge
   const save = async (values) => (await onChange(row, values)) && setEdited(false);
   const look = (event) => event.target.open && get(`feedback/${row.id}/versions`).then((found) => setVersions(found.versions), () => {});
   return html`<li>
-    <input type="checkbox" aria-label=${`Choose: ${question(row)}`} checked=${isChosen} onChange=${(event) => onChoose(row.id, event.target.checked)} />
+    <input type="checkbox" aria-label=${t("Choose: {question}", { question: question(row) })} checked=${isChosen} onChange=${(event) => onChoose(row.id, event.target.checked)} />
     <div>
       <p dir="auto" class="quiet">${question(row)}</p>
       <p dir="auto">${row.correction ?? row.response}</p>
       <p class="actions">
         <span class=${`pill ${row.rating !== null && row.rating <= 0 ? "bad" : "good"}`}>${kind(row)}</span>
         <span class="quiet">${format.time(row.created)}${showProfile ? ` · ${row.profile}` : ""}</span>
-        ${row.tags.map((tag) => html`<button type="button" class="small tag" aria-label=${`Show only the tag ${tag}`} onClick=${() => onTag(tag)}><bdi>${tag}</bdi></button>`)}
-        <button type="button" class="small" ref=${opener} aria-label=${`Edit: ${question(row)}`} aria-expanded=${String(isEdited)} onClick=${() => setEdited(!isEdited)}>Edit</button>
-        <${Confirmed} label="Forget" name=${`Forget: ${question(row)}`} question="Forget this?" more=${() => effectsOf([row.id])} onDo=${onForget} />
+        ${row.tags.map((tag) => html`<button type="button" class="small tag" aria-label=${t("Show only the tag {tag}", { tag })} onClick=${() => onTag(tag)}><bdi>${tag}</bdi></button>`)}
+        <button type="button" class="small" ref=${opener} aria-label=${t("Edit: {question}", { question: question(row) })} aria-expanded=${String(isEdited)} onClick=${() => setEdited(!isEdited)}>${t("Edit")}</button>
+        <${Confirmed} label=${t("Forget")} name=${t("Forget: {question}", { question: question(row) })} question=${t("Forget this?")} more=${() => effectsOf([row.id])} onDo=${onForget} />
       </p>
       ${isEdited && html`<${Editor} row=${row} onSave=${save} onClose=${close} />`}
       <details onToggle=${look}>
-        <summary>Details</summary>
-        <p class="quiet">${format.label(row.adapter_version ?? "base")} had replied: <bdi dir="auto">“${row.response}”</bdi></p>
-        ${row.comment && html`<p class="quiet">Comment: <bdi dir="auto">“${row.comment}”</bdi></p>`}
-        ${versions && html`<p class="quiet">${versions.length ? `Learned in ${versions.join(", ")}.` : "Not learned yet: used from the next reply on, learned tonight."}</p>`}
+        <summary>${t("Details")}</summary>
+        <p class="quiet">${nodes("{version} had replied: {reply}", { version: format.label(row.adapter_version ?? "base"), reply: quoted(row.response) })}</p>
+        ${row.comment && html`<p class="quiet">${nodes("Comment: {comment}", { comment: quoted(row.comment) })}</p>`}
+        ${versions && html`<p class="quiet">${versions.length ? t("Learned in {versions}.", { versions: versions.join(", ") }) : t("Not learned yet: used from the next reply on, learned tonight.")}</p>`}
       </details>
     </div>
   </li>`;
@@ -158,10 +161,10 @@ function Editor({ row, onSave, onClose }) {
     onSave({ ...(correction.trim() !== (row.correction ?? "") && { correction: correction.trim() || null }), tags: listed });
   };
   return html`<form class="correction" onSubmit=${save} onKeyDown=${(event) => event.key === "Escape" && onClose()}>
-    <label>It should have said<textarea ref=${first} dir="auto" rows="2" value=${correction} onInput=${(event) => setCorrection(event.target.value)}></textarea></label>
-    <label>Tags, separated by commas<input dir="auto" value=${tags} onInput=${(event) => setTags(event.target.value)} /></label>
-    <button type="submit" class="primary">Save</button>
-    <button type="button" onClick=${onClose}>Cancel</button>
+    <label>${t("It should have said")}<textarea ref=${first} dir="auto" rows="2" value=${correction} onInput=${(event) => setCorrection(event.target.value)}></textarea></label>
+    <label>${t("Tags, separated by commas")}<input dir="auto" value=${tags} onInput=${(event) => setTags(event.target.value)} /></label>
+    <button type="submit" class="primary">${t("Save")}</button>
+    <button type="button" onClick=${onClose}>${t("Cancel")}</button>
   </form>`;
 }
 
@@ -177,16 +180,16 @@ function Teach({ profile, profiles, attempt, onStored }) {
     if (!(await attempt(() => post("feedback", row)))) return;
     setPrompt("");
     setCorrection("");
-    onStored("Stored; it counts from the next reply on.");
+    onStored(t("Stored; it counts from the next reply on."));
   };
   return html`<section aria-labelledby="teach-title">
-    <h2 id="teach-title">Teach it something</h2>
+    <h2 id="teach-title">${t("Teach it something")}</h2>
     <form class="correction" onSubmit=${teach}>
-      <label>When I ask<input dir="auto" required placeholder="What is my goat called?" value=${prompt} onInput=${(event) => setPrompt(event.target.value)} /></label>
-      <label>it should say<textarea dir="auto" required rows="2" placeholder="Your goat is called Pip." value=${correction} onInput=${(event) => setCorrection(event.target.value)}></textarea></label>
-      <label>as profile<input dir="auto" list="profiles" maxlength="64" value=${other ?? profile} onInput=${(event) => setOther(event.target.value)} /></label>
+      <label>${t("When I ask")}<input dir="auto" required placeholder=${t("What is my goat called?")} value=${prompt} onInput=${(event) => setPrompt(event.target.value)} /></label>
+      <label>${t("it should say")}<textarea dir="auto" required rows="2" placeholder=${t("Your goat is called Pip.")} value=${correction} onInput=${(event) => setCorrection(event.target.value)}></textarea></label>
+      <label>${t("as profile")}<input dir="auto" list="profiles" maxlength="64" value=${other ?? profile} onInput=${(event) => setOther(event.target.value)} /></label>
       <datalist id="profiles">${profiles.map(({ name }) => html`<option value=${name}></option>`)}</datalist>
-      <button type="submit" class="primary">Store</button>
+      <button type="submit" class="primary">${t("Store")}</button>
     </form>
   </section>`;
 }
@@ -213,24 +216,24 @@ function Files({ profile, attempt, onStored }) {
     const answer = await attempt(() => post(`feedback/import${into}`, file));
     if (!answer) return;
     clear();
-    onStored(`${format.count(answer.imported, "lesson")} imported.`);
+    onStored(plural(answer.imported, "{number} lesson imported.", "{number} lessons imported."));
   };
   const save = () => attempt(() => download(`feedback/export${into}${into ? "&" : "?"}format=${form}`, `lars-agent-${profile || "all"}.jsonl`));
   return html`<section aria-labelledby="files-title">
-    <h2 id="files-title">Take it with you</h2>
-    <p class="filters"><label>Export as ${select(form, setForm, FORMATS)}</label><button type="button" onClick=${save}>Export</button></p>
-    <p class="filters"><label>Import JSON lines <input type="file" ref=${input} accept=".jsonl,.json,.txt" onChange=${look} /></label></p>
+    <h2 id="files-title">${t("Take it with you")}</h2>
+    <p class="filters"><label>${t("Export as")} ${select(form, setForm, FORMATS)}</label><button type="button" onClick=${save}>${t("Export")}</button></p>
+    <p class="filters"><label>${t("Import JSON lines")} <input type="file" ref=${input} accept=".jsonl,.json,.txt" onChange=${look} /></label></p>
     ${seen &&
     html`<div role="status">
-      <p>${format.count(seen.valid, "line")} can be imported${seen.refused.length ? `, ${seen.refused.length} cannot; nothing is stored until ${seen.refused.length === 1 ? "it is" : "they are"} mended:` : "."}</p>
-      ${seen.refused.length > 0 && html`<ul>${seen.refused.slice(0, 20).map(({ line, message }) => html`<li key=${line} dir="auto">${format.sentence(message)}</li>`)}</ul>`}
-      ${seen.refused.length > 20 && html`<p class="quiet">…and ${seen.refused.length - 20} more.</p>`}
+      <p>${plural(seen.valid, "{number} line can be imported.", "{number} lines can be imported.")} ${seen.refused.length > 0 && plural(seen.refused.length, "{number} cannot; nothing is stored until it is mended:", "{number} cannot; nothing is stored until they are mended:")}</p>
+      ${seen.refused.length > 0 && html`<ul>${seen.refused.slice(0, 20).map(({ line, message }) => html`<li key=${line} dir="auto">${format.sentence(said(message))}</li>`)}</ul>`}
+      ${seen.refused.length > 20 && html`<p class="quiet">${t("…and {number} more.", { number: seen.refused.length - 20 })}</p>`}
       <p class="filters">
-        ${seen.valid > 0 && seen.refused.length === 0 && html`<button type="button" class="primary" onClick=${store}>Import ${format.count(seen.valid, "line")}</button>`}
-        <button type="button" onClick=${clear}>Leave it</button>
+        ${seen.valid > 0 && seen.refused.length === 0 && html`<button type="button" class="primary" onClick=${store}>${plural(seen.valid, "Import {number} line", "Import {number} lines")}</button>`}
+        <button type="button" onClick=${clear}>${t("Leave it")}</button>
       </p>
     </div>`}
   </section>`;
 }
 
-render(html`<${MyData} />`, $("memory-page"));
+show(html`<${MyData} />`, "memory-page");

@@ -1,22 +1,12 @@
 // What the pages share: the daemon's state, a button that asks first, and the consequences of forgetting.
 
-import { get, post } from "./api.js";
+import { get } from "./api.js";
 import * as format from "./format.js";
 import { $, setText, showAbsence, showState } from "./header.js";
-import { html, useEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
+import { html, render, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
+import { plural, t } from "./words.js";
 
 const POLL_MS = 5000;
-
-$("token-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  post("session", undefined, { Authorization: `Bearer ${$("token").value}` }).then(
-    () => location.reload(), // from here on the browser's cookie does
-    (error) => {
-      setText("token-error", error.status === 401 ? "That is not its token." : format.sentence(error.message));
-      $("token").select();
-    },
-  );
-});
 
 // The daemon's state, read again every few seconds and shown in the header; `attempt` shows what went wrong in `problem`.
 export function useDaemon() {
@@ -51,7 +41,7 @@ export function useDaemon() {
     isAsking.current = false;
   }
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     refresh();
     const timer = setInterval(() => document.hidden || refresh(), POLL_MS);
     return () => clearInterval(timer);
@@ -62,8 +52,19 @@ export function useDaemon() {
   return { info, problem, attempt, refresh };
 }
 
-// What stands there until a page is read.
-export const waiting = (problem) => html`<section>${problem ? html`<p class="error" role="alert">${problem}</p>` : html`<p class="quiet">Reading…</p>`}</section>`;
+// Put the page, as soon as there is something of it, in place of what could be read until then.
+export function show(page, id) {
+  const replaced = new MutationObserver(() => {
+    if (!$(id).firstElementChild) return;
+    $("reading").remove();
+    replaced.disconnect();
+  });
+  replaced.observe($(id), { childList: true });
+  render(page, $(id));
+}
+
+// What a page is until it is read.
+export const waiting = (problem) => problem && html`<section><p class="error" role="alert">${problem}</p></section>`;
 
 // A choice of [value, words]; without a label around it give it a name.
 export const select = (value, set, options, name) => html`<select aria-label=${name} value=${value} onChange=${(event) => set(event.target.value)}>
@@ -73,10 +74,10 @@ export const select = (value, set, options, name) => html`<select aria-label=${n
 // The choice of a profile, where there is more than one.
 export function ProfileChoice({ profile, onChoose }) {
   const [names, setNames] = useState([]);
-  useEffect(() => {
+  useLayoutEffect(() => {
     get("profiles").then((found) => setNames(found.profiles.map(({ name }) => name)), () => {});
   }, []);
-  return names.length > 1 && html`<label class="choice">Profile ${select(profile, onChoose, names.map((name) => [name, name]))}</label>`;
+  return names.length > 1 && html`<label class="choice">${t("Profile")} ${select(profile, onChoose, names.map((name) => [name, name]))}</label>`;
 }
 
 // What was done: { text, undo, isLater }, with `undo` where it can be undone. It takes the focus from what did it, unless
@@ -87,7 +88,7 @@ export function Done({ done }) {
     if (!done?.isLater) place.current?.focus();
   }, [done]);
   return html`<div role="status">
-    ${done && html`<p class="kept" tabindex="-1" ref=${place}>${done.text} ${done.undo && html`<button type="button" class="small" onClick=${done.undo}>Undo</button>`}</p>`}
+    ${done && html`<p class="kept" tabindex="-1" ref=${place}>${done.text} ${done.undo && html`<button type="button" class="small" onClick=${done.undo}>${t("Undo")}</button>`}</p>`}
   </div>`;
 }
 
@@ -107,20 +108,28 @@ export function Confirmed({ label, name, question, more, onDo }) {
   return html`<span class="confirm" role="group" aria-label=${name}>
     ${asked}
     <button type="button" class="small danger" ref=${first} onClick=${onDo}>${label}</button>
-    <button type="button" class="small" onClick=${() => setAsked("")}>Keep</button>
+    <button type="button" class="small" onClick=${() => setAsked("")}>${t("Keep")}</button>
   </span>`;
 }
 
+export const quoted = (text) => html`<bdi dir="auto">${t("“{text}”", { text })}</bdi>`;
 export const question = (row) => row.messages.at(-1).content; // that a piece of feedback is about
 export const idQuery = (ids) => ids.map((id) => `id=${encodeURIComponent(id)}`).join("&");
 
 // What forgetting this feedback does besides, in words.
 export async function effectsOf(ids) {
   const { interactions, profiles } = await get(`feedback/effects?${idQuery(ids)}`);
-  const those = ids.length === 1 ? "it" : "them";
-  const replies = interactions ? `${interactions === 1 ? "One recorded reply goes" : `${interactions} recorded replies go`} with ${those}.` : "";
+  const isOne = ids.length === 1;
+  const gone = isOne
+    ? plural(interactions, "One recorded reply goes with it.", "{number} recorded replies go with it.")
+    : plural(interactions, "One recorded reply goes with them.", "{number} recorded replies go with them.");
   const withdrawn = profiles
     .filter(({ versions }) => versions.length)
-    .map(({ versions, serving }) => `${versions.join(", ")} learned ${those} and will be deleted; ${format.label(serving)} replies until the next is trained.`);
-  return [replies, ...withdrawn].join(" ").trim();
+    .map(({ versions, serving }) => {
+      const values = { versions: versions.join(", "), version: format.label(serving) };
+      return isOne
+        ? t("{versions} learned it and will be deleted; {version} replies until the next is trained.", values)
+        : t("{versions} learned them and will be deleted; {version} replies until the next is trained.", values);
+    });
+  return [interactions ? gone : "", ...withdrawn].join(" ").trim();
 }

@@ -3,11 +3,13 @@
 import { get, patch, post, remove, stream } from "./api.js";
 import * as format from "./format.js";
 import { $, profilesOf } from "./header.js";
-import { Confirmed, effectsOf, select, useDaemon } from "./parts.js";
-import { html, render, useEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
+import { Confirmed, effectsOf, quoted, select, show, useDaemon } from "./parts.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
+import { nodes, t } from "./words.js";
 
 const NEWEST = 50; // conversations that are listed
 const RETRY_TEMPERATURE = 0.8;
+const wished = new URLSearchParams(location.search).get("conversation"); // by a link
 const newId = () => `web-${Date.now().toString(36)}-${Math.random().toString(36).slice(2, 10)}`;
 
 // The turns of a conversation, oldest first; of a message that was sent again only the last reply.
@@ -139,9 +141,12 @@ function Talk() {
     await list();
   }
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     list();
   }, [profile, words]);
+  useLayoutEffect(() => {
+    if (wished) open(wished);
+  }, []);
   useEffect(() => {
     thread.current?.lastElementChild?.scrollIntoView({ block: "nearest" });
   }, [turns.length, turns.at(-1)?.reply.length]);
@@ -150,15 +155,15 @@ function Talk() {
   const profiles = info ? profilesOf(info) : [];
   return html`
     <div class="talk">
-      <aside aria-label="Conversations">
-        <button type="button" class="primary" onClick=${begin}>New conversation</button>
-        <input type="search" aria-label="Search conversations" placeholder="Search" value=${words} onInput=${(event) => setWords(event.target.value)} />
-        ${conversations?.length === 0 && html`<p class="quiet">${words ? "None mentions that." : "No conversation yet."}</p>`}
+      <aside aria-label=${t("Conversations")}>
+        <button type="button" class="primary" onClick=${begin}>${t("New conversation")}</button>
+        <input type="search" aria-label=${t("Search conversations")} placeholder=${t("Search")} value=${words} onInput=${(event) => setWords(event.target.value)} />
+        ${conversations?.length === 0 && html`<p class="quiet">${words ? t("None mentions that.") : t("No conversation yet.")}</p>`}
         <ul class="conversations">
           ${conversations?.map((one) => html`<${Conversation} key=${one.id} one=${one} isOpen=${one.id === current} onOpen=${open} onForget=${forgetConversation} />`)}
         </ul>
       </aside>
-      <section aria-label="Conversation">
+      <section aria-label=${t("Conversation")}>
         <${FirstRun} info=${info} served=${served} />
         ${problem && html`<p class="error" role="alert">${problem}</p>`}
         <ol class="thread" ref=${thread}>
@@ -166,9 +171,9 @@ function Talk() {
         </ol>
         <${Composer} isBusy=${busy} isReady=${Boolean(info?.model)} isLoading=${info?.model === null} onSend=${send} onStop=${() => abort.current?.abort()} />
         <p class="options">
-          ${profiles.length > 1 && html`<label>Profile ${select(profile, (name) => { setProfile(name); begin(); }, profiles.map((name) => [name, name]))}</label>`}
-          ${served !== "base" && html`<label>Reply by ${select(model, setModel, [["", served], ["base", "the base model"]])}</label>`}
-          <label><input type="checkbox" checked=${!learn} disabled=${turns.length > 0} onChange=${(event) => setLearn(!event.target.checked)} /> Keep and learn nothing from this conversation</label>
+          ${profiles.length > 1 && html`<label>${t("Profile")} ${select(profile, (name) => { setProfile(name); begin(); }, profiles.map((name) => [name, name]))}</label>`}
+          ${served !== "base" && html`<label>${t("Reply by")} ${select(model, setModel, [["", served], ["base", t("the base model")]])}</label>`}
+          <label><input type="checkbox" checked=${!learn} disabled=${turns.length > 0} onChange=${(event) => setLearn(!event.target.checked)} /> ${t("Keep and learn nothing from this conversation")}</label>
         </p>
       </section>
     </div>
@@ -179,14 +184,14 @@ function Talk() {
 function FirstRun({ info, served }) {
   if (!info) return null;
   const steps = [
-    [Boolean(info.model), "The model is loaded."],
-    [info.interactions > 0, "Ask it something."],
-    [info.feedback.corrections + info.feedback.stated > 1, "Correct two replies: press “It should have said…” below them."],
-    [served !== "base", html`Have it learn: tonight by itself, or now, on <a href="learned">What it learned</a>.`],
+    [Boolean(info.model), t("The model is loaded.")],
+    [info.interactions > 0, t("Ask it something.")],
+    [info.feedback.corrections + info.feedback.stated > 1, t("Correct two replies: press “It should have said…” below them.")],
+    [served !== "base", nodes("Have it learn: tonight by itself, or now, on {learned}.", { learned: html`<a href="learned">${t("What it learned")}</a>` })],
   ];
   if (steps.every(([done]) => done)) return null;
-  return html`<ol class="first-run" aria-label="First steps">
-    ${steps.map(([done, text]) => html`<li class=${done ? "done" : ""}>${text}${done && html`<span class="pill good">done</span>`}</li>`)}
+  return html`<ol class="first-run" aria-label=${t("First steps")}>
+    ${steps.map(([done, text]) => html`<li class=${done ? "done" : ""}>${text}${done && html`<span class="pill good">${t("done")}</span>`}</li>`)}
   </ol>`;
 }
 
@@ -196,7 +201,7 @@ function Conversation({ one, isOpen, onOpen, onForget }) {
       <bdi dir="auto">${one.title}</bdi>
       <span class="quiet">${format.time(one.updated)}</span>
     </button>
-    <${Confirmed} label="Delete" name=${`Delete the conversation: ${one.title}`} question="Delete this conversation and all feedback on it?" onDo=${() => onForget(one.id)} />
+    <${Confirmed} label=${t("Delete")} name=${t("Delete the conversation: {title}", { title: one.title })} question=${t("Delete this conversation and all feedback on it?")} onDo=${() => onForget(one.id)} />
   </li>`;
 }
 
@@ -224,25 +229,25 @@ function Turn({ turn, isBusy, onGive, onForget, onRetry }) {
     <div class="reply" aria-busy=${String(Boolean(turn.busy))}>
       <p dir="auto">${turn.reply || (turn.busy ? html`<span class="quiet">…</span>` : "")}</p>
       ${turn.error && html`<p class="error" role="alert">${turn.error}</p>`}
-      ${turn.stopped && html`<p class="quiet">Stopped; it was not kept.</p>`}
+      ${turn.stopped && html`<p class="quiet">${t("Stopped; it was not kept.")}</p>`}
       <${Recalled} recalled=${turn.recalled} />
       ${feedback?.correction && html`<${Learned} row=${feedback} onForget=${onForget} />`}
       ${turn.stated.map((row) => html`<${Noted} key=${row.id} row=${row} onForget=${onForget} />`)}
       ${!turn.busy &&
       html`<p class="actions">
         ${turn.version && html`<span class="pill">${format.label(turn.version)}</span>`}
-        ${turn.id && html`${thumb(1, "Good", "Good reply")} ${thumb(-1, "Bad", "Bad reply")}`}
+        ${turn.id && html`${thumb(1, t("Good"), t("Good reply"))} ${thumb(-1, t("Bad"), t("Bad reply"))}`}
         ${turn.id && html`<button type="button" class="small" ref=${fix} aria-expanded=${String(draft !== null)} onClick=${() => setDraft(feedback?.correction ?? turn.reply)}>
-          ${feedback?.correction ? "Edit the correction" : "It should have said…"}
+          ${feedback?.correction ? t("Edit the correction") : t("It should have said…")}
         </button>`}
-        ${turn.reply && html`<button type="button" class="small" onClick=${() => navigator.clipboard?.writeText(turn.reply)}>Copy</button>`}
-        <button type="button" class="small" disabled=${isBusy} onClick=${() => onRetry(turn)}>Try again</button>
+        ${turn.reply && html`<button type="button" class="small" onClick=${() => navigator.clipboard?.writeText(turn.reply)}>${t("Copy")}</button>`}
+        <button type="button" class="small" disabled=${isBusy} onClick=${() => onRetry(turn)}>${t("Try again")}</button>
       </p>`}
       ${draft !== null &&
       html`<form class="correction" onSubmit=${save}>
-        <label>It should have said<textarea ref=${editor} dir="auto" rows="3" value=${draft} onInput=${(event) => setDraft(event.target.value)} onKeyDown=${(event) => event.key === "Escape" && close()}></textarea></label>
-        <button type="submit" class="primary">Save</button>
-        <button type="button" onClick=${close}>Cancel</button>
+        <label>${t("It should have said")}<textarea ref=${editor} dir="auto" rows="3" value=${draft} onInput=${(event) => setDraft(event.target.value)} onKeyDown=${(event) => event.key === "Escape" && close()}></textarea></label>
+        <button type="submit" class="primary">${t("Save")}</button>
+        <button type="button" onClick=${close}>${t("Cancel")}</button>
       </form>`}
     </div>
   </li>`;
@@ -256,7 +261,7 @@ function Recalled({ recalled = [] }) {
     if (!ids) return;
     Promise.all(ids.split(",").map((id) => get(`feedback/${id}`).catch(() => null))).then((found) => setRows(found.filter(Boolean)));
   }, [ids]);
-  return rows.length > 0 && html`<p class="quiet">Recalled: ${rows.map((row, index) => html`${index > 0 && " · "}<bdi dir="auto">“${row.correction}”</bdi>`)}</p>`;
+  return rows.length > 0 && html`<p class="quiet">${nodes("Recalled: {corrections}", { corrections: rows.map((row, index) => html`${index > 0 && " · "}${quoted(row.correction)}`) })}</p>`;
 }
 
 function Learned({ row, onForget }) {
@@ -264,17 +269,17 @@ function Learned({ row, onForget }) {
   useEffect(() => {
     get(`feedback/${row.id}/versions`).then((found) => setVersions(found.versions), () => {});
   }, [row.id, row.correction]);
-  const text = versions.length ? `learned in ${versions.at(-1)}` : "used from the next reply on, will be learned tonight";
+  const text = versions.length ? t("learned in {version}", { version: versions.at(-1) }) : t("used from the next reply on, will be learned tonight");
   return html`<p class="kept">
-    Corrected: <bdi dir="auto">“${row.correction}”</bdi> <span class="quiet">${text}</span>${" "}
-    <${Confirmed} label="Forget" name=${`Forget: ${row.correction}`} question="Forget this?" more=${() => effectsOf([row.id])} onDo=${() => onForget(row)} />
+    ${nodes("Corrected: {correction}", { correction: quoted(row.correction) })} <span class="quiet">${text}</span>${" "}
+    <${Confirmed} label=${t("Forget")} name=${t("Forget: {question}", { question: row.correction })} question=${t("Forget this?")} more=${() => effectsOf([row.id])} onDo=${() => onForget(row)} />
   </p>`;
 }
 
 function Noted({ row, onForget }) {
   return html`<p class="kept">
-    Noted: <bdi dir="auto">“${row.correction}”</bdi>${" "}
-    <${Confirmed} label="Forget" name=${`Forget: ${row.correction}`} question="Forget this?" more=${() => effectsOf([row.id])} onDo=${() => onForget(row)} />
+    ${nodes("Noted: {correction}", { correction: quoted(row.correction) })}${" "}
+    <${Confirmed} label=${t("Forget")} name=${t("Forget: {question}", { question: row.correction })} question=${t("Forget this?")} more=${() => effectsOf([row.id])} onDo=${() => onForget(row)} />
   </p>`;
 }
 
@@ -288,9 +293,9 @@ function Composer({ isBusy, isReady, isLoading, onSend, onStop }) {
   };
   const onKeyDown = (event) => event.key === "Enter" && !event.shiftKey && !event.isComposing && submit(event);
   return html`<form class="composer" onSubmit=${submit}>
-    <textarea id="message" aria-label="Message" dir="auto" rows="2" placeholder=${isLoading ? "The model is being loaded" : "Say something; Enter sends"} value=${draft} onInput=${(event) => setDraft(event.target.value)} onKeyDown=${onKeyDown}></textarea>
-    ${isBusy ? html`<button type="button" onClick=${onStop}>Stop</button>` : html`<button type="submit" class="primary">Send</button>`}
+    <textarea id="message" aria-label=${t("Message")} dir="auto" rows="2" placeholder=${isLoading ? t("The model is being loaded") : t("Say something; Enter sends")} value=${draft} onInput=${(event) => setDraft(event.target.value)} onKeyDown=${onKeyDown}></textarea>
+    ${isBusy ? html`<button type="button" onClick=${onStop}>${t("Stop")}</button>` : html`<button type="submit" class="primary">${t("Send")}</button>`}
   </form>`;
 }
 
-render(html`<${Talk} />`, $("talk-page"));
+show(html`<${Talk} />`, "talk-page");

@@ -49,6 +49,7 @@ class FakeEngine:
         self.refuse_submit: Exception | None = None
         self.refuse_swap: LarsError | None = None
         self.break_reply: LarsError | None = None
+        self.openings: dict[int | None, str] = {}  # of a version's replies
         self.gate = threading.Event()
         self.gate.set()
         self.closed, self.is_alive, self.pid = False, True, os.getpid()
@@ -68,7 +69,7 @@ class FakeEngine:
 
     def _reply(self, ticket: Ticket, error: LarsError | None) -> None:
         """Say the reply word by word; hold on while `gate` is shut."""
-        words = ["echo: ", ticket.request.messages[-1]["content"]]
+        words = [self.openings.get(ticket.version, "echo: "), ticket.request.messages[-1]["content"]]
         for word in words:
             while not self.gate.wait(0.01):
                 if ticket.cancelled:

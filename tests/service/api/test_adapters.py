@@ -56,6 +56,17 @@ def test_rollback_goes_to_the_parent_and_then_to_the_base(client, versions):
     assert "nothing to roll back" in response.json()["error"]["message"]
 
 
+def test_a_version_is_asked_general_questions_beside_the_base_model_and_nothing_is_kept(client, versions, engine):
+    found = client.get("/adapters/v1/probes").json()
+    assert (found["version"], found["same"], len(found["probes"])) == ("v1", 8, 8)  # the stand-in engine echoes
+    assert all(one["prompt"] in one["reply"] for one in found["probes"])
+    assert {ticket.request.version for ticket in engine.tickets[-16:]} == {1, None}
+    assert not any(ticket.request.recalled for ticket in engine.tickets)
+    assert client.get("/interactions").json()["interactions"] == []
+    assert client.get("/adapters/base/probes").json()["same"] == 8
+    assert client.get("/adapters/v9/probes").status_code == 404
+
+
 def test_damaged_version_is_refused_and_the_incumbent_stays(client, versions, daemon, engine):
     damage(daemon.store, 1)
     assert list(client.get("/adapters?verify=true").json()["problems"]) == ["v1"]

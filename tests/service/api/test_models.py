@@ -66,3 +66,13 @@ def test_what_names_no_model_is_refused_before_anything_is_done(client, name):
         assert refused.status_code == 422
         assert refused.json()["error"]["param"] in ("reference", "model.name")
     assert client.get("/models").json()["pull"] is None
+
+
+def test_what_a_model_needs_is_told_before_it_is_fetched(client, settings, tiny):
+    found = client.get("/models/preview", params={"reference": str(tiny)}).json()
+    assert (found["name"], found["download_bytes"], found["fits"]) == ("tiny", 0, True)
+    assert 0 < found["disk_bytes"] < found["serving_bytes"] < found["training_bytes"]
+    assert client.get("/models").json()["models"] == []
+    for reference in ("no such model", "/nowhere/at/all"):
+        refused = client.get("/models/preview", params={"reference": reference})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (422, "reference")

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Body, FastAPI
 from fastapi.responses import JSONResponse
 
-from service.dashboard.routes import mount_static, router
+from service.dashboard.routes import install, router
 
 Json = dict[str, Any]
 
@@ -111,11 +111,17 @@ class FakeDaemon:
         return JSONResponse({})
 
 
-def fake_app(daemon: FakeDaemon) -> FastAPI:
-    """The real page over the fake's JSON."""
+def bare_app() -> FastAPI:
+    """The real pages, without anything that answers them."""
     app = FastAPI(docs_url=None, redoc_url=None)
     app.include_router(router)
-    mount_static(app)
+    install(app)
+    return app
+
+
+def fake_app(daemon: FakeDaemon) -> FastAPI:
+    """The real pages over the fake's JSON."""
+    app = bare_app()
     app.get("/info")(daemon.info)
     app.get("/adapters")(daemon.adapters)
     app.get("/schedule/runs")(lambda: {"runs": daemon.runs})

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from tests.service.dashboard.fake_daemon import NIGHT, FakeDaemon, Json, adapter_body, fake_app
 
@@ -118,6 +118,8 @@ def scripted_app(daemon: Scripted) -> FastAPI:
     @app.middleware("http")
     async def ask_for_a_token(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
         path = request.url.path
+        if path == "/enter":
+            return RedirectResponse("./?refused=token", 303)
         if daemon.locked and path not in PAGES and not path.startswith(OPEN):
             error = {"message": "the token is wrong or missing", "type": "authentication_error", "code": 401}
             return JSONResponse({"error": error}, 401)

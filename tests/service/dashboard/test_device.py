@@ -73,6 +73,7 @@ def test_a_model_that_cannot_be_fetched_says_why_and_that_it_is_tried_again(page
 
 def test_the_real_daemon_s_device_has_checks_and_room(page, address):
     with opened(page, f"{address}device") as page:
+        page.wait_for_selector("#checks li")
         assert page.locator("#checks li").count() >= 2
         expect(page.locator("#facts")).to_contain_text("GiB")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -30,7 +30,7 @@ TALKED = {
     "names": ("default", *HOSTILE),
 }
 # What text may never become: elements that load or run something, handlers, and links that are scripts.
-MADE = """() => [...document.body.querySelectorAll("*")].filter((one) =>
+MADE = """() => [...document.body.querySelectorAll("*:not(body > #answers)")].filter((one) =>
   one.matches("script, img, iframe, object, embed, svg, math, style, link, base, meta, video, audio, animate, b") ||
   [...one.attributes].some(({ name }) => name.startsWith("on")) ||
   /^(javascript|data):/i.test(one.href ?? one.action ?? "")).map((one) => one.outerHTML.slice(0, 200))"""
@@ -193,3 +193,17 @@ def test_in_settings_and_names_of_models(page, address, daemon) -> None:
     assert all(
         f"set by {text};" in shown for text, shown in zip(HOSTILE, texts(page, ".settings p.quiet"), strict=False)
     )
+
+
+def test_in_what_can_be_read_without_scripts(browser, address, daemon) -> None:
+    daemon.become(Scripted(**TALKED))
+    context = browser.new_context(java_script_enabled=False, viewport={"width": WIDTH, "height": 900})
+    page = context.new_page()
+    for path, selector in (("?conversation=c-1", ".said"), ("", ".conversations bdi"), ("memory", ".lessons p.quiet")):
+        page.goto(address + path)
+        assert {*texts(page, selector)} == {*HOSTILE}
+        assert page.evaluate(MADE) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= WIDTH
+    page.goto(f"{address}device?code={quote(ALL)}&refused={quote(ALL)}&profile={quote(ALL)}")
+    assert page.evaluate(MADE) == []
+    context.close()

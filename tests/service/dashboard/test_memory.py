@@ -136,7 +136,7 @@ def test_everything_about_one_subject_is_forgotten_with_its_effect_said_before(m
     question = memory.locator(".confirm")
     expect(question).to_contain_text("Forget 2 lessons? v2 learned them and will be deleted; v1 replies until the next")
     question.locator(".danger").click()
-    memory.wait_for_selector("text=2 lessons forgotten; nothing of it is left in any file. v2 had learned of it")
+    memory.wait_for_selector("text=2 lessons forgotten; nothing of them is left in any file. v2 had learned of it")
     expect(memory.locator(ROWS)).to_have_count(1)
     assert {row.id for row in daemon.db.feedback.list()} == {boats[0], other}
     assert [found.version for found in daemon.store.versions("default")] == [1]
@@ -159,7 +159,7 @@ def test_an_import_is_looked_at_before_and_an_export_is_what_was_imported(memory
     lines = tmp_path / "lines.jsonl"
     lines.write_text(json.dumps(good) + "\nnot JSON\n")
     memory.set_input_files("[type=file]", lines)
-    memory.wait_for_selector("text=1 line can be imported, 1 cannot; nothing is stored until it is mended:")
+    memory.wait_for_selector("text=1 line can be imported. 1 cannot; nothing is stored until it is mended:")
     memory.wait_for_selector("li:has-text('line 2')")
     assert memory.locator("text=Import 1 line").count() == 0
     memory.click("text=Leave it")

@@ -83,10 +83,14 @@ def test_the_page_fits_its_screen(page, address, width, scheme):
 def test_a_model_is_fetched_and_chosen_for_the_next_start(preferences, daemon, tmp_path):
     tiny = save_tiny(tmp_path / "tiny")
     preferences.fill("[placeholder='org/name']", "no such model")
-    preferences.click("button:text-is('Fetch')")
+    preferences.click("text=What does it need?")
     preferences.wait_for_selector("[role=alert]:has-text('is no model')")
     preferences.fill("[placeholder='org/name']", str(tiny))
-    preferences.click("button:text-is('Fetch')")
+    preferences.click("text=What does it need?")
+    preferences.wait_for_selector("text=The budget allows it to learn.", timeout=60_000)
+    expect(preferences.locator(".facts dd").first).to_have_text("nothing")  # it lies on this device
+    expect(preferences.locator(".facts dd").nth(2)).to_contain_text("MiB")
+    preferences.click("text=Fetch tiny")
     preferences.wait_for_selector(".models li:has-text('tiny')", timeout=60_000)
     preferences.click("[aria-label='Use tiny from the next start']")
     preferences.wait_for_selector("text=model.name: saved, applies at the next start of the daemon.")

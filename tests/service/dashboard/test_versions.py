@@ -40,6 +40,21 @@ def test_each_version_tells_what_it_learned_and_was_worth(versions):
     expect(versions.locator("[aria-label=Right]")).to_have_value("v2")
 
 
+def test_its_replies_to_general_questions_are_compared_with_the_base_model_s(versions, daemon):
+    with daemon.model_host.engine() as engine:
+        engine.openings[2] = "It is this: "
+    earlier = versions.locator(ROWS).nth(1)
+    earlier.locator("summary").click()
+    earlier.get_by_text("Ask it general questions").click()
+    expect(earlier).to_contain_text("8 of 8 replies to general questions are the base model's, word for word.")
+    newest = versions.locator(ROWS).first
+    newest.locator("summary").click()
+    newest.get_by_text("Ask it general questions").click()
+    expect(newest).to_contain_text("0 of 8 replies")
+    expect(newest.locator("ins")).to_have_text(["It ", "is ", "this: "] * 8)
+    expect(newest.locator("del")).to_have_text(["echo: "] * 8)
+
+
 def test_an_earlier_one_is_put_in_use_and_that_is_undone(versions, daemon):
     versions.click("#rollback:text-is('Go back to v1')")
     versions.wait_for_selector("text=V1 replies from now on.")

@@ -1,0 +1,39 @@
+"""What a page holds when it is sent: the API's own answers to what its script will ask first.
+
+They are asked for as the visitor, through every guard, so that the page of somebody without the token holds nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from httpx import ASGITransport, AsyncClient
+from starlette.requests import Request
+
+PASSED = ("authorization", "cookie", "host", "origin", "sec-fetch-site")  # by what a visitor is known
+UNAUTHORIZED = 401
+
+
+@dataclass(frozen=True)
+class FirstData:
+    """The answers by path, as scripts name them; those that the API refused are missing."""
+
+    answers: dict[str, Any] = field(default_factory=dict)
+    is_locked: bool = False
+
+    def of(self, resource: str) -> Any:
+        """Return the first answer of that resource, whatever was asked of it; None without one."""
+        return next((answer for path, answer in self.answers.items() if path.partition("?")[0] == resource), None)
+
+
+async def ask(request: Request, paths: Sequence[str]) -> FirstData:
+    """Ask this application for `paths` as who asks for the page."""
+    transport = ASGITransport(request.app, raise_app_exceptions=False)
+    headers = [(name, value) for name, value in request.headers.items() if name in PASSED]
+    async with AsyncClient(transport=transport, base_url="http://daemon", headers=headers, trust_env=False) as client:
+        replies = await asyncio.gather(*(client.get(f"/{path}") for path in paths))
+    answers = {path: reply.json() for path, reply in zip(paths, replies, strict=True) if reply.is_success}
+    return FirstData(answers, any(reply.status_code == UNAUTHORIZED for reply in replies))

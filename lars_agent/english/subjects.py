@@ -15,6 +15,14 @@ from typing import NamedTuple
 OWNER = re.compile(r"(?:\b([\w-]+)\s+)?\b(?:my|our|your)\s+((?:[\w-]+(?:['’]s)?(?:\s+|\b)){1,4})(\W?)", re.IGNORECASE)
 POSSESSIVE = re.compile(r"\b(\w+)['’]s\b(?!\s+(?:the|a|an|my|your)\b)")
 NAME = re.compile(r"(?<=[a-z,;] )([A-Z]\w+)")  # not the first word
+FIRST_PERSON = re.compile(r"\b(?:i|me|my|mine|myself|we|us|our|ours|ourselves)\b", re.IGNORECASE)
+FOR_SPEAKER = re.compile(
+    r"\b(?:should|can|could|would|shall|may|might|must|how\s+do)\s+(?:i|we)\b"
+    r"|\b(?:i|we)\s+(?:should|can|could|would|shall|may|might|must)\b"
+    r"|\b(?:tell|give|show|teach|help|let|recommend|suggest|explain|to|for)\s+(?:me|us)\b",
+    re.IGNORECASE,
+)
+PRONOUN = re.compile(r"\b(?:s?he|him|his|hers?|they|them|theirs?|it|its|that|this|those|these|there)\b", re.IGNORECASE)
 ANYTHING = "my one"
 CONTRACTED = frozenset({"what", "who", "where", "when", "how", "it", "that", "there", "he", "she", "let"})
 PARTICIPLE, AGENT = re.compile(r"\w+(?:ed|ing)"), re.compile(r"\w{2,}(?:er|or|ist|ian|man|woman)")
@@ -58,6 +66,16 @@ def subject_of(text: str) -> Subject:
     owners = {word.casefold() for word in POSSESSIVE.findall(text)} - CONTRACTED
     names = {word.casefold() for word in NAME.findall(text)} - CONTRACTED
     return Subject(frozenset(heads), frozenset(perhaps - heads), frozenset(owners), frozenset(names))
+
+
+def is_about_speaker(text: str) -> bool:
+    """Return whether it is about who speaks (`where do I live`), not just for them (`how do I whistle`, `tell me`)."""
+    return bool(FIRST_PERSON.search(FOR_SPEAKER.sub("", text)))
+
+
+def refers_back(text: str) -> bool:
+    """Return whether it may be about what was said before."""
+    return bool(PRONOUN.search(text))
 
 
 def about_anything(text: str) -> str:

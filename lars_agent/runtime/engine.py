@@ -118,17 +118,26 @@ class Engine:
         """Return whether the adapter is closed for the request, and the request's past questions, the nearest first."""
         others = [past.question for past in request.recalled]
         unordered = [(index, 0.0) for index in range(len(others))]
-        if not (request.is_foreign or others) or not self._relevance.is_ready:
+        if not (request.is_foreign or request.taught is not None or others) or not self._relevance.is_ready:
             return False, unordered
         question = request.messages[-1]["content"]
         with suppress(TemplateError, TimeoutError):
             return self._on_thread(
-                lambda: (
-                    request.is_foreign and self._relevance.asks_fact(question),
-                    self._relevance.order(question, others),
-                )
+                lambda: (self._is_closed_for(request, question), self._relevance.order(question, others))
             )
         return False, unordered
+
+    def _is_closed_for(self, request: GenerationRequest, question: str) -> bool:
+        """Return whether nothing that the adapter was taught is about a question."""
+        if request.is_foreign:
+            return self._relevance.asks_fact(question)
+        if request.taught is None:
+            return False
+        kinds = self._relevance.kinds_taught(request.taught)
+        if kinds is None:
+            self._is_cold = True  # they are read when there is time
+            return False
+        return self._relevance.kind_of(question) not in kinds
 
     def _on_thread(self, work: Callable[[], T]) -> T:
         """Return what `work` returns in the thread that runs the model, between two tokens of the replies there.
@@ -193,7 +202,7 @@ class Engine:
     def is_ready(self, request: GenerationRequest) -> bool:
         """Return True if `submit` returns at once: the adapter is loaded, and no question is to be compared."""
         is_loaded = not isinstance(request.version, int) or self._adapters.is_ready(request.profile, request.version)
-        return is_loaded and not request.is_foreign and not request.recalled
+        return is_loaded and not request.is_foreign and request.taught is None and not request.recalled
 
     def swap(self, profile: str, version: int | None) -> None:
         """Serve new requests of `profile` with `version`; see `AdapterCache.swap`."""

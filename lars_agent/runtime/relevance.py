@@ -1,4 +1,4 @@
-"""Which past question a new one asks again, and whether it asks for a fact: by what the base model is about to reply.
+"""Which past question a new one asks again, and what kind of question it is: by what the base model is about to reply.
 
 The base model's final hidden state at a prompt's last token is what its reply begins from: questions to one answer are
 near each other there, in whatever words they are asked. So that they are compared by what they ask and not by whom they
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -32,6 +32,9 @@ from lars_agent.runtime.request import Near
 
 KEPT = 4000  # vectors of questions
 RIDGE = 3.0
+KIND_RIDGE = 1.0
+READ_AT_ONCE = 2  # of them, while a request waits
+LEAST_TAUGHT = 2  # questions of a kind, for what they were taught to hold for it
 
 
 class Relevance:
@@ -44,11 +47,13 @@ class Relevance:
     def __init__(self, embed: Callable[[str], Tensor], folder: Path, model: str) -> None:
         self._embed = embed
         self._vectors: OrderedDict[str, Tensor] = OrderedDict()
-        shipped = json.loads((files("lars_agent.data") / "questions.json").read_text(encoding="utf-8"))
+        shipped = json.loads(_shipped_text("questions.json"))
         everyday = shipped["facts"] + shipped["general"]
         self._wordings = {text: number for number, text in enumerate(dict.fromkeys(wordings_about_anything()))}
         self._signs = torch.tensor([1.0] * len(shipped["facts"]) + [-1.0] * len(shipped["general"]))
-        self._due: list[str] = [*everyday, *self._wordings]
+        self._kinds: dict[str, list[str]] = json.loads(_shipped_text("kinds.json"))
+        self._due: list[str] = [*everyday, *self._wordings, *(text for texts in self._kinds.values() for text in texts)]
+        self._wanted: list[str] = []  # other questions, to be read when there is time
         self._file = folder / f"questions-{_digest([*self._due, model])}.safetensors"
         self._read: list[Tensor] = []
         with suppress(SafetensorError, OSError, KeyError):
@@ -58,10 +63,10 @@ class Relevance:
     @property
     def is_ready(self) -> bool:
         """Whether questions can be compared."""
-        return len(self._read) == len(self._signs) + len(self._wordings)
+        return len(self._read) == len(self._signs) + len(self._wordings) + sum(map(len, self._kinds.values()))
 
     def warm(self) -> bool:
-        """Read the next shipped question; return False once none is left, or reading has failed."""
+        """Read the next shipped or wanted question; return False once none is left, or reading has failed."""
         if self._due:
             try:
                 self._read.append(self._embed(self._due.pop(0)))
@@ -71,7 +76,9 @@ class Relevance:
             if not self._due:
                 with suppress(OSError, DiskFull):
                     write_atomically(self._file, tensor_file({"read": torch.stack(self._read)}))
-        return bool(self._due)
+        elif self._wanted:
+            self._vector(self._wanted.pop())
+        return bool(self._due or self._wanted)
 
     def order(self, question: str, others: Sequence[str]) -> list[Near]:
         """Return the indices of `others`, the one nearest to `question` first, each with its cosine to that."""
@@ -92,9 +99,29 @@ class Relevance:
         """Return whether `question` asks for a fact about somebody or something, rather than for help or a text."""
         return float(self._fact_direction @ self._vector(question)) > 0
 
+    def kind_of(self, question: str) -> str:
+        """Return the kind of a question about nobody, as `kinds.json` names it."""
+        scores = self._kind_directions @ _with_one(self._vector(question)[None])[0]
+        return list(self._kinds)[int(scores.argmax())]
+
+    def kinds_taught(self, questions: Sequence[str]) -> set[str] | None:
+        """Return the kinds of which there are enough among `questions`; None until all are read, a few at each call.
+
+        `warm` reads them too.
+        """
+        unread = [question for question in questions if question not in self._vectors]
+        for question in unread[:READ_AT_ONCE]:
+            self._vector(question)
+        self._wanted = unread[READ_AT_ONCE:]
+        if self._wanted:
+            return None
+        counts = Counter(map(self.kind_of, questions))
+        return {kind for kind, count in counts.items() if count >= LEAST_TAUGHT}
+
     def forget(self) -> None:
         """Free the vectors of all questions."""
         self._vectors.clear()
+        self._wanted.clear()
 
     def _vector(self, question: str) -> Tensor:
         """Return the standardized vector (H,) of norm 1."""
@@ -118,7 +145,8 @@ class Relevance:
     @cached_property
     def _shipped(self) -> Tensor:
         """The standardized vectors (W, H) of the wordings."""
-        return self._standardized(torch.stack(self._read[len(self._signs) :]))
+        first = len(self._signs)
+        return self._standardized(torch.stack(self._read[first : first + len(self._wordings)]))
 
     @cached_property
     def _fact_direction(self) -> Tensor:
@@ -126,6 +154,28 @@ class Relevance:
         rows = self._standardized(torch.stack(self._read[: len(self._signs)]))
         direction: Tensor = rows.T @ torch.linalg.solve(rows @ rows.T + RIDGE * torch.eye(len(rows)), self._signs)
         return direction
+
+    @cached_property
+    def _kind_directions(self) -> Tensor:
+        """The weights (K, H + 1) of a ridge regression that tells kinds apart; questions of a rare kind count more."""
+        sizes = torch.tensor([len(texts) for texts in self._kinds.values()])
+        numbers = torch.arange(len(sizes)).repeat_interleave(sizes)
+        rows = _with_one(self._standardized(torch.stack(self._read[-len(numbers) :])))
+        signs = 2.0 * torch.nn.functional.one_hot(numbers).float() - 1.0
+        weights = (len(numbers) / len(sizes) / sizes[numbers])[:, None] ** 0.25  # squared, in the loss
+        weighted = rows * weights
+        kernel = weighted @ weighted.T + KIND_RIDGE * torch.eye(len(numbers))
+        directions: Tensor = (weighted.T @ torch.linalg.solve(kernel, signs * weights)).T
+        return directions
+
+
+def _with_one(rows: Tensor) -> Tensor:
+    """Return rows (N, H) with a constant behind them, which takes a part of what all have in common."""
+    return torch.cat([rows, torch.full((len(rows), 1), 0.3)], dim=1)
+
+
+def _shipped_text(name: str) -> str:
+    return (files("lars_agent.data") / name).read_text(encoding="utf-8")
 
 
 def _digest(texts: Sequence[str]) -> str:

@@ -57,6 +57,9 @@ class GenerationRequest(Sampling):
     With `is_foreign` the last message is about something that the adapter was not taught; if it asks for a fact, the
     base model replies, as the adapter would give what it was taught about something else.
 
+    `taught` is not None where the last message is about nobody: those questions about nobody whose replies the adapter
+    was taught. Where none of them is of its kind, the base model replies, as the adapter has nothing to say on it.
+
     `version` "active" is the profile's active adapter, None the base model, a number that version. With `seed` None a
     random seed is drawn and reported with the reply.
     """
@@ -74,6 +77,7 @@ class GenerationRequest(Sampling):
     recall_tokens: int = 0
     recall_strength: float = 0.0
     is_foreign: bool = False
+    taught: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

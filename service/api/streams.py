@@ -15,6 +15,7 @@ from fastapi import Request
 from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
+from lars_agent.english.subjects import refers_back
 from lars_agent.errors import LarsError
 from lars_agent.example import Message
 from lars_agent.runtime.request import Generation, GenerationRequest, PastAnswer, Piece, Ticket
@@ -140,7 +141,9 @@ def with_recall(
     if not recall and not is_local:
         return request, ()
     found = daemon.db.recall.search(request.profile, request.messages[-1]["content"], CANDIDATES)
-    request = replace(request, is_foreign=is_local and found.is_foreign)
+    question, is_first = request.messages[-1]["content"], sum(one["role"] == "user" for one in request.messages) == 1
+    taught = found.general if is_local and (is_first or not refers_back(question)) else None
+    request = replace(request, is_foreign=is_local and found.is_foreign, taught=taught)
     if not recall:
         return request, ()
     past = tuple(PastAnswer(one.question, one.answer, one.is_same) for one in found.corrections)

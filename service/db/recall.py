@@ -8,6 +8,7 @@ what is known about somebody is asked for; the engine puts what is found in orde
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 import threading
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Literal
 
-from lars_agent.english.subjects import Subject, subject_of
+from lars_agent.english.subjects import Subject, is_about_speaker, subject_of
 from lars_agent.english.wordings import asked_for, topic_of
 from service.db.feedback import Feedback, to_example
 from service.db.records import LEARNED_WEIGHT, FeedbackRecord
@@ -25,6 +26,7 @@ from service.db.records import LEARNED_WEIGHT, FeedbackRecord
 CANDIDATES = 50  # of the best by BM25, that are looked at
 LONGEST = 2000  # characters of a question, or of a correction, that are searched
 MOST_WORDS = 64  # of a question
+MOST_GENERAL = 100  # questions about nobody that are compared
 LEAST_SHARE = 0.5  # of a question's own words that a correction has to hold where nothing shows what it is about
 QUESTION_WEIGHT, ANSWER_WEIGHT = 1.0, 0.5
 WORDS = re.compile(r"\w+")
@@ -34,8 +36,10 @@ CREATE VIRTUAL TABLE corrections USING fts5(
     tokenize = 'porter unicode61 remove_diacritics 2'
 )
 """
-# Words that most questions share, and that tell none from another.
+# Words that most questions share, and that tell none from another; and those with which English requests begin.
 COMMON = frozenset((files("service.db") / "common_words.txt").read_text(encoding="utf-8").split())
+KINDS = json.loads((files("lars_agent.data") / "kinds.json").read_text(encoding="utf-8"))
+OPENINGS = frozenset(WORDS.findall(text)[0].casefold() for texts in KINDS.values() for text in texts)
 
 
 @dataclass(frozen=True)
@@ -60,11 +64,13 @@ class Found:
     """The corrections that may answer a question, the best by their words first.
 
     `is_foreign` tells that the question is about somebody or something else than all that the profile has taught, or
-    asks for something else about them.
+    asks for something else about them. `general` is not None where it is about nobody: the questions about nobody, the
+    newest last, whose replies the profile has corrected.
     """
 
     corrections: Sequence[Recalled] = ()
     is_foreign: bool = False
+    general: tuple[str, ...] | None = None
 
 
 class RecallIndex:
@@ -80,6 +86,7 @@ class RecallIndex:
         self._connection.execute(SCHEMA)
         self._newest: dict[tuple[str, str], tuple[int, bool]] = {}  # by profile and question its row, if a correction
         self._heads: defaultdict[str, set[str]] = defaultdict(set)  # of each profile's subjects
+        self._general: defaultdict[str, dict[int, str]] = defaultdict(dict)  # of each profile by row
         self._extent = (0, 0)  # of the feedback taken in: rows, and the last one
 
     def search(self, profile: str, question: str, limit: int) -> Found:
@@ -98,7 +105,7 @@ class RecallIndex:
             )
             values = (QUESTION_WEIGHT, ANSWER_WEIGHT, match, profile, CANDIDATES)
             near = [Recalled(*row) for row in self._connection.execute(query, values)]
-            heads = self._heads[profile]
+            heads, taught = self._heads[profile], tuple(self._general[profile].values())[-MOST_GENERAL:]
         asked, topic = subject_of(question), topic_of(question)
         fitting = [
             replace(one, is_same=how == "same")
@@ -106,7 +113,10 @@ class RecallIndex:
             if (not topic or one.topic in ("", topic)) and (how := _fit(asked, asked_words.keys(), one)) != "no"
         ]
         is_foreign = bool(heads) and not fitting and asked.is_shown and bool(asked.heads or heads.intersection(words))
-        return Found([one for one in fitting if one.is_correction][:limit], is_foreign)
+        is_english = words[0] in OPENINGS or not COMMON.isdisjoint(words)
+        is_general = bool(heads) and is_english and not (fitting or is_foreign or _is_about_somebody(question, asked))
+        corrections = [one for one in fitting if one.is_correction][:limit]
+        return Found(corrections, is_foreign, taught if is_general else None)
 
     def close(self) -> None:
         """Free the index."""
@@ -125,6 +135,7 @@ class RecallIndex:
                 self._connection.execute("DELETE FROM corrections")
                 self._newest.clear()
                 self._heads.clear()
+                self._general.clear()
                 last = 0
             for seq, record in self._feedback.after(last):
                 if seq <= extent[1]:
@@ -137,16 +148,24 @@ class RecallIndex:
             return
         question, answer = example.messages[-1]["content"].strip()[:LONGEST], example.response.strip()[:LONGEST]
         key, is_correction = (record.profile, asked_for(question)), example.weight == LEARNED_WEIGHT
-        self._heads[record.profile] |= subject_of(f"{question}\n{answer}").heads
+        heads, general = subject_of(f"{question}\n{answer}").heads, self._general[record.profile]
+        self._heads[record.profile] |= heads
         if key in self._newest:
             newest, was_correction = self._newest[key]
             if was_correction and not is_correction:
                 return
             self._connection.execute("DELETE FROM corrections WHERE rowid = ?", (newest,))
+            general.pop(newest, None)
         self._newest[key] = (seq, is_correction)
+        if is_correction and not _is_about_somebody(question, subject_of(question)):
+            general[seq] = question
         columns = "rowid, question, answer, id, is_correction, topic, profile"
         values = (seq, question, answer, record.id, is_correction, topic_of(question), record.profile)
         self._connection.execute(f"INSERT INTO corrections ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+
+
+def _is_about_somebody(question: str, subject: Subject) -> bool:
+    return bool(subject.heads) or is_about_speaker(question)
 
 
 def _words(text: str) -> list[str]:

@@ -223,8 +223,9 @@ class Recall(Section):
     )
     locality: bool = Field(
         default=True,
-        description="Whether the base model replies where a fact is asked about somebody whom nothing learned is about "
-        "(a friend's dog), or one that was never told: the adapter would give what it has learned about somebody else.",
+        description="Whether the base model replies to what nothing learned is about: a fact about a friend's dog, one "
+        "that was never told, or a question about nobody (the capital of France) of a kind of which no reply was "
+        "corrected.",
     )
 
 

@@ -352,6 +352,21 @@ def test_the_base_model_replies_where_a_fact_is_asked_about_something_that_was_n
         assert foreign.result(LONG_S).token_ids == (base if facts[question] else own).result(LONG_S).token_ids
 
 
+def test_the_base_model_replies_to_a_question_of_a_kind_that_was_not_taught(engine, opened, store, tmp_path):
+    engine.swap("default", publish(store, opened, tmp_path, seed=1))
+    relevance = warm(engine)._relevance  # of a random model: any kind may be the one of any question
+    questions = [text for texts in relevance._kinds.values() for text in texts[:8]]
+    kinds = {text: engine._on_thread(lambda text=text: relevance.kind_of(text)) for text in questions}
+    (kind, other), *_ = sorted({(kinds[a], kinds[b]) for a in questions for b in questions if kinds[a] < kinds[b]})
+    taught = tuple(text for text in questions if kinds[text] == kind)[:2]
+    assert len(taught) == 2
+    for text, version in ((taught[0], 1), (next(text for text in questions if kinds[text] == other), None)):
+        for known, expected in ((taught, version), ((), None), (taught[:1], None), (None, 1)):
+            ticket = engine.submit(request(text, taught=known, max_new_tokens=1))
+            assert ticket.version == expected
+            ticket.result(LONG_S)
+
+
 def test_questions_are_compared_while_every_place_is_taken(opened, store):
     engine = warm(Engine(opened, store, parallel=1, threads=1))
     running = engine.submit(request("Count.", max_new_tokens=400))

@@ -57,6 +57,32 @@ def test_a_question_for_a_fact_is_told_from_one_for_help(relevance):
     assert [relevance.asks_fact(text) for text in facts + others] == [True] * 3 + [False] * 3
 
 
+@pytest.mark.real_model
+@pytest.mark.parametrize(
+    ("kind", "questions"),
+    [
+        ("fact", ["What is the capital of Norway?", "Who built the pyramids?", "Name three birds.", "What is 8 + 5?"]),
+        ("how to", ["How do I sew a button?", "How should I cut an onion?", "How can I stop snoring?"]),
+        ("advice", ["Should I buy a sofa?", "Which tent should I buy?"]),
+        ("about", ["Tell me something about foxes.", "Explain tides."]),
+        ("writing", ["Compose a rap.", "Translate I am hungry into Dutch."]),
+        ("talk", ["Good afternoon!", "Bye!"]),
+    ],
+)
+def test_the_kind_of_a_question_about_nobody_is_told(relevance, kind, questions):
+    assert {question: relevance.kind_of(question) for question in questions} == dict.fromkeys(questions, kind)
+
+
+@pytest.mark.real_model
+def test_a_kind_is_taught_by_two_questions_once_all_are_read(relevance):
+    relevance.forget()
+    asked = ["How do I sew a button?", "Who built the pyramids?", "Should I go?", "Bye!", "How do I ski?"]
+    assert relevance.kinds_taught(asked) is None
+    assert relevance.warm()  # one more; the others at the next call
+    assert relevance.kinds_taught(asked) == {"how to"}
+    assert relevance.kinds_taught([]) == set()
+
+
 def test_vectors_are_kept_within_a_limit_and_forgotten(tmp_path):
     asked = []
 

@@ -171,3 +171,24 @@ def test_conversation_with_an_empty_assistant_message_is_accepted(client):
     assert client.post("/generate", json=body).status_code == 200
     body["inputs"][0]["content"] = " "
     assert client.post("/generate", json=body).status_code == 422
+
+
+def test_a_question_about_nobody_comes_with_what_was_taught_of_such(client, daemon, engine, tmp_path):
+    daemon.store.publish("default", make_candidate(tmp_path / "candidate"), make_draft(None))
+    daemon.switch.activate("default", 1)
+    for asked, wanted in (("What is my goat called?", "Pip."), ("How do I tie a tie?", "Slowly.")):
+        client.post("/feedback", json={"prompt": asked, "response": "?", "correction": wanted})
+
+    def taught(*said: str, **parameters) -> tuple[str, ...] | None:
+        turns = [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(said)]
+        client.post("/generate", json={"inputs": turns, "parameters": parameters})
+        return engine.tickets[-1].request.taught
+
+    capital = "What is the capital of France?"
+    assert (
+        taught(capital) == taught(capital, recall=False) == taught("Hi", "Hello!", capital) == ("How do I tie a tie?",)
+    )
+    assert taught("What is my goat called?") is taught("Tell me about Paris.", "A city.", "Is it big?") is None
+    assert taught(capital, adapter_id="base") is None
+    client.patch("/settings", json={"recall.locality": False})
+    assert taught(capital) is None

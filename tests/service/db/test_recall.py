@@ -63,6 +63,37 @@ def test_a_question_is_foreign_where_nothing_taught_is_about_whom_it_is_about(db
     assert not db.recall.search("alice", question, 3).is_foreign
 
 
+@pytest.mark.parametrize(
+    ("question", "is_general"),
+    [
+        ("What is the capital of France?", True),
+        ("Name three fruits.", True),
+        ("How do I bake bread?", True),
+        ("Where does my sister live?", False),
+        ("Where does my brother live?", False),
+        ("Where does Anna's sister live?", False),
+        ("Where does she live?", False),
+        ("Where do I live?", False),
+        ("How old am I?", False),
+        ("What should I cook tonight?", True),
+        ("Tell me a joke.", True),
+        ("How do I tie a tie?", False),  # taught
+        ("Wie heißt meine Schwester?", False),  # no pattern of ours tells whom it is about
+    ],
+)
+def test_a_question_about_nobody_comes_with_what_was_taught_of_such(db, question, is_general):
+    assert db.recall.search("default", question, 3).general is None  # nothing is taught
+    correct(db, "Where does my sister live?", "Your sister lives in Bergen.")
+    correct(db, "How do I tie a tie?", "Slowly.")
+    last = correct(db, "How do I tie a bow?", "Take your time.")
+    correct(db, "How do I whistle?", None)  # liked: nothing was to be changed
+    taught = ("How do I tie a tie?", "How do I tie a bow?")
+    assert db.recall.search("default", question, 3).general == (taught if is_general else None)
+    db.erasures.feedback(last)
+    assert db.recall.search("default", question, 3).general == (taught[:1] if is_general else None)
+    assert db.recall.search("alice", question, 3).general is None
+
+
 def test_what_a_liked_reply_says_is_taught_too_but_not_recalled(db):
     correct(db, "Where does my sister live?", "Your sister lives in Bergen.")
     liked = correct(db, "Where does my brother live?", None)

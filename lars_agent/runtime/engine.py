@@ -102,7 +102,11 @@ class Engine:
             )
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed % SEED_LIMIT
         max_new_tokens = min(request.max_new_tokens, self._max_new_tokens, self._context - len(prompt))
-        adapter = self._adapters.resolve(request.profile, None if is_closed else request.version)
+        adapter = self._adapters.resolve(
+            request.profile, request.version
+        )  # raises for what there is not, closed or not
+        if is_closed:
+            adapter = self._adapters.resolve(request.profile, None)
         ticket, deadline = Ticket(request, seed, adapter.version, recalled), time.monotonic() + self._deadline_s
         answers = self._answers([request.recalled[index] for index, _ in recalled[:1]])
         if not self._room.acquire(blocking=False):

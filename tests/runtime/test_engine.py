@@ -365,6 +365,8 @@ def test_the_base_model_replies_to_a_question_of_a_kind_that_was_not_taught(engi
             ticket = engine.submit(request(text, taught=known, max_new_tokens=1))
             assert ticket.version == expected
             ticket.result(LONG_S)
+    with pytest.raises(AdapterNotFound):
+        engine.submit(request(questions[0], taught=(), version=9))  # closed, and yet there is none
 
 
 def test_questions_are_compared_while_every_place_is_taken(opened, store):

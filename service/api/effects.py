@@ -1,4 +1,4 @@
-"""Consequences of a deletion, before it is done: what learned a piece of feedback, and what goes with it."""
+"""What hangs on a piece of feedback: who learned it, what goes with it when deleted, other words for its question."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from pydantic import Field
 
+from lars_agent.english.wordings import other_wordings
 from service.api.dependencies import DaemonDep
 from service.api.errors import documented
 from service.api.fields import MOST_IDS, Body, Id, Reply, VersionLabel
@@ -21,6 +22,12 @@ class LearnedIn(Reply):
 
     profile: str
     versions: list[VersionLabel]
+
+
+class Wordings(Reply):
+    """Other questions to the answer that a piece of feedback gives, the least like its own first."""
+
+    wordings: list[str] = Field(description="Empty where none is known: English ones are, of short questions.")
 
 
 class EffectsQuery(Body):
@@ -73,6 +80,12 @@ def versions(feedback_id: Id, daemon: DaemonDep) -> LearnedIn:
     """Return the adapter versions that learned from one piece of feedback, oldest first."""
     profile = daemon.db.feedback.get(feedback_id).profile
     return LearnedIn.model_validate({"profile": profile, "versions": _learned_in(daemon, profile, [feedback_id])})
+
+
+@router.get("/{feedback_id}/wordings", responses=documented(404))
+def wordings(feedback_id: Id, daemon: DaemonDep) -> Wordings:
+    """Return other words for the question of one piece of feedback, to ask whether it was understood."""
+    return Wordings(wordings=other_wordings(daemon.db.feedback.get(feedback_id).messages[-1]["content"]))
 
 
 def _learned_in(daemon: Daemon, profile: str, ids: Sequence[str]) -> list[int]:

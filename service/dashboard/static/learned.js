@@ -131,6 +131,7 @@ function Compare({ profile, versions, active, lessons, attempt }) {
   const [text, setText] = useState("");
   const [shown, setShown] = useState(null);
   const [checked, setChecked] = useState(null);
+  const [isReworded, setReworded] = useState(true); // asked in other words than it was told in
   const stop = useRef(false);
   useEffect(() => () => (stop.current = true), []);
   const options = names.map((name) => [name, format.label(name)]);
@@ -156,12 +157,14 @@ function Compare({ profile, versions, active, lessons, attempt }) {
     setChecked(found);
     for (const row of rows) {
       const replies = [];
+      const others = isReworded ? await get(`feedback/${row.id}/wordings`).then((found) => found.wordings, () => []) : [];
+      const asked = others[0] ?? question(row);
       for (const side of [left, right]) {
-        const reply = await attempt(() => ask(row.messages, profile, side));
+        const reply = await attempt(() => ask([...row.messages.slice(0, -1), { role: "user", content: asked }], profile, side));
         if (reply === undefined || stop.current) return;
         replies.push(reply);
       }
-      found.rows.push({ row, replies, marks: replies.map((reply) => saysIt(reply, row)) });
+      found.rows.push({ row, asked, replies, marks: replies.map((reply) => saysIt(reply, row)) });
       setChecked({ ...found });
     }
     setChecked({ ...found, isDone: true });
@@ -189,14 +192,15 @@ function Compare({ profile, versions, active, lessons, attempt }) {
     ${lessons?.length > 0 &&
     html`<p class="filters">
       <button type="button" aria-disabled=${String(Boolean(isChecking))} onClick=${() => isChecking || check()}>${plural(Math.min(CHECKED, lessons.length), "Check {number} lesson", "Check {number} lessons")}</button>
+      <label class="choice"><input type="checkbox" checked=${isReworded} onChange=${(event) => setReworded(event.target.checked)} /> ${t("asked in other words")}</label>
       ${checked && html`<span role="status">${isChecking ? t("{number} of {total} asked; right: {left}, {right}.", scores()) : t("Right: {left}, {right}.", scores())}</span>`}
     </p>`}
     ${checked?.rows.length > 0 &&
     html`<div class="scroll"><table>
       <thead><tr><th scope="col">${t("Question")}</th><th scope="col">${format.label(left)}</th><th scope="col">${format.label(right)}</th></tr></thead>
       <tbody>
-        ${checked.rows.map(({ row, replies, marks }) => html`<tr key=${row.id}>
-          <th scope="row" dir="auto">${question(row)}</th>
+        ${checked.rows.map(({ row, asked, replies, marks }) => html`<tr key=${row.id}>
+          <th scope="row" dir="auto">${asked}</th>
           ${replies.map((reply, index) => html`<td><span class=${`pill ${marks[index] ? "good" : "bad"}`}>${marks[index] ? t("right") : t("wrong")}</span> <bdi dir="auto">${reply}</bdi></td>`)}
         </tr>`)}
       </tbody>

@@ -176,3 +176,13 @@ def test_a_dry_run_of_an_import_names_the_refused_lines_and_stores_nothing(clien
     assert client.get("/feedback").json()["total"] == 0
     assert client.post("/feedback/import", content=lines).status_code == 422
     assert client.get("/feedback").json()["total"] == 0
+
+
+def test_other_words_for_a_question_are_told(client):
+    asked = "What is my goat called?"
+    row = client.post("/feedback", json={"prompt": asked, "response": "?", "correction": "Pip."}).json()
+    found = client.get(f"/feedback/{row['id']}/wordings").json()["wordings"]
+    assert len(found) > 2
+    assert asked not in found
+    assert all("goat" in text for text in found)
+    assert client.get("/feedback/f-none/wordings").status_code == 404

@@ -118,11 +118,22 @@ def test_a_blind_comparison_tells_the_versions_only_after_the_choice(learned, ni
 def test_lessons_are_checked_and_counted(learned, nights):
     reopen(learned)
     learned.select_option("[aria-label='Left']", "v1")
+    learned.uncheck("text=asked in other words")
     learned.click("text=Check 2 lessons")
     learned.wait_for_selector("text=Right: v1 1, v2 1.")
     rows = learned.locator("tbody tr")
     expect(rows).to_have_count(2)
     assert rows.first.locator("td .pill").all_text_contents() == ["wrong", "right"]
+
+
+def test_lessons_are_checked_in_other_words(learned, nights, daemon):
+    reopen(learned)
+    learned.click("text=Check 2 lessons")
+    expect(learned.locator("tbody tr")).to_have_count(2)
+    told = {row.messages[-1]["content"] for row in daemon.db.feedback.list()}
+    asked = {*learned.locator("tbody th").all_text_contents()}
+    assert asked - told == {"What is my goat's name?"}
+    assert asked & told == {"Name my goat."}  # for which no others are known
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])

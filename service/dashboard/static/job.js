@@ -16,7 +16,7 @@ const isUnfinished = (job) => Boolean(job) && format.UNFINISHED.includes(job.sta
 
 // The newest job and its progress, read again with each state of the daemon, and more often while it is unfinished. They
 // are replaced as a whole, so that nothing of one job is shown as another's.
-export function useJob(profile, info) {
+export function useJob(profile, info, refresh) {
   const [shown, setShown] = useState(null);
   const known = useRef(null);
   const turn = useRef(0);
@@ -28,8 +28,10 @@ export function useJob(profile, info) {
     const before = known.current?.job?.id === job?.id ? (known.current?.progress ?? []) : [];
     const more = job ? (await get(`jobs/${job.id}/progress?skip=${before.length}`)).progress : [];
     if (number !== turn.current) return;
+    const was = known.current;
     known.current = { profile, job, progress: [...before, ...more] };
     setShown(known.current);
+    if (was?.profile === profile && was.job?.status !== job?.status) refresh(); // so that the header does not contradict it
   }
 
   const job = shown?.profile === profile ? shown.job : null;

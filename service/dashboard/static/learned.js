@@ -40,7 +40,7 @@ function Learned() {
   const [runs, setRuns] = useState([]);
   const [picked, setPicked] = useState(wished.get("version") ?? ""); // whose lessons are shown; empty: the one in use
   const [lessons, setLessons] = useState(null);
-  const current = useJob(profile, info);
+  const current = useJob(profile, info, refresh);
   const serving = info?.serving[profile] ?? "base";
 
   async function read() {

@@ -111,6 +111,17 @@ def test_a_job_says_how_long_it_takes_and_what_it_waits_for(address, page, runni
     assert page.get_attribute("progress", "value") is None  # how long judging takes is not known
 
 
+def test_the_header_follows_the_end_of_a_job_at_once(address, page, running) -> None:
+    page.clock.install()
+    page.goto(address)
+    expect(page.locator("#state")).to_have_text("Learning, paused")
+    running.job = job_body("succeeded", finished=NIGHT)
+    page.clock.run_for(3500)  # the job is read again, and the daemon's state not yet
+    expect(page.locator("#job-status")).to_have_text("published")
+    expect(page.locator("#state")).to_have_text("Ready")
+    page.goto("about:blank")
+
+
 def test_only_what_is_new_of_the_progress_is_read(address, page, running) -> None:
     asked = []
     page.on("request", lambda request: "/progress" in request.url and asked.append(request.url.partition("skip=")[2]))

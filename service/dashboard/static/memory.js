@@ -222,7 +222,7 @@ function Files({ profile, attempt, onStored }) {
   return html`<section aria-labelledby="files-title">
     <h2 id="files-title">${t("Take it with you")}</h2>
     <p class="filters"><label>${t("Export as")} ${select(form, setForm, FORMATS)}</label><button type="button" onClick=${save}>${t("Export")}</button></p>
-    <p class="filters"><label>${t("Import JSON lines")} <input type="file" ref=${input} accept=".jsonl,.json,.txt" onChange=${look} /></label></p>
+    <p class="filters"><label>${t("Import JSON lines")} <input type="file" ref=${input} accept=".jsonl,.json,.txt" onClick=${(event) => (event.target.value = "")} onChange=${look} /></label></p>
     ${seen &&
     html`<div role="status">
       <p>${plural(seen.valid, "{number} line can be imported.", "{number} lines can be imported.")} ${seen.refused.length > 0 && plural(seen.refused.length, "{number} cannot; nothing is stored until it is mended:", "{number} cannot; nothing is stored until they are mended:")}</p>

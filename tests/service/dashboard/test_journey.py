@@ -123,6 +123,26 @@ def test_a_second_job_shows_nothing_of_the_first_and_another_profile_none_of_bot
     expect(page.locator("#job-status")).to_have_text("cancelled", timeout=60_000)
 
 
+def test_a_setting_is_changed_and_a_file_is_imported_once_its_lines_are_mended(page, running, tmp_path) -> None:
+    visit(page, running, "preferences")
+    page.uncheck("[id='setting-recall.enabled']")
+    page.wait_for_selector("text=recall.enabled: saved, applies now.")
+    page.click("text=Undo")
+    expect(page.locator("[id='setting-recall.enabled']")).to_be_checked()
+
+    visit(page, running, "memory")
+    lines = ['{"prompt": "Where is my kite?", "completion": "In the attic."}', '{"prompt": "Who?"}']
+    for count in (2, 1):
+        file = tmp_path / f"lessons-{count}.jsonl"
+        file.write_text("\n".join(lines[:count]))
+        page.set_input_files("input[type=file]", file)
+        page.wait_for_selector("text=1 line can be imported")
+        expect(page.locator("text=Import 1 line")).to_have_count(2 - count)
+    page.click("text=Import 1 line")
+    page.wait_for_selector("text=1 lesson imported.")
+    expect(page.locator(".lessons > li:has-text('In the attic.')")).to_have_count(1)
+
+
 @pytest.mark.parametrize("path", ["", "learned"])
 def test_a_daemon_that_is_killed_or_frozen_comes_back_in_the_open_page(browser, running, path) -> None:
     page = browser.new_page()  # whose failed requests are errors on its console

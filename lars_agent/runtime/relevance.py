@@ -101,8 +101,7 @@ class Relevance:
 
     def kind_of(self, question: str) -> str:
         """Return the kind of a question about nobody, as `kinds.json` names it."""
-        scores = self._kind_directions @ _with_one(self._vector(question)[None])[0]
-        return list(self._kinds)[int(scores.argmax())]
+        return self._kinds_of([question])[0]
 
     def kinds_taught(self, questions: Sequence[str]) -> set[str] | None:
         """Return the kinds of which there are enough among `questions`; None until all are read, a few at each call.
@@ -115,8 +114,15 @@ class Relevance:
         self._wanted = unread[READ_AT_ONCE:]
         if self._wanted:
             return None
-        counts = Counter(map(self.kind_of, questions))
+        counts = Counter(self._kinds_of(questions))
         return {kind for kind, count in counts.items() if count >= LEAST_TAUGHT}
+
+    def _kinds_of(self, questions: Sequence[str]) -> list[str]:
+        if not questions:
+            return []
+        scores = _with_one(torch.stack([self._vector(question) for question in questions])) @ self._kind_directions.T
+        names = list(self._kinds)
+        return [names[number] for number in scores.argmax(1).tolist()]
 
     def forget(self) -> None:
         """Free the vectors of all questions."""

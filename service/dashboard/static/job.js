@@ -4,7 +4,7 @@ import { get, post } from "./api.js";
 import { Chart } from "./chart.js";
 import * as format from "./format.js";
 import { Confirmed } from "./parts.js";
-import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
+import { html, useLayoutEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
 import { locale, plural, t } from "./words.js";
 
 const POLL_MS = 3000;

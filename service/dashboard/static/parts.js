@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import * as format from "./format.js";
-import { $, setText, showAbsence, showState } from "./header.js";
+import { $, showAbsence, showState } from "./header.js";
 import { html, render, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
 import { plural, t } from "./words.js";
 

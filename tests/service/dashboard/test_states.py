@@ -99,28 +99,27 @@ def open_all(page: Page, daemon: Scripted) -> None:
     expect(page.locator(".versions > li.branch")).to_have_count(1)
 
 
+def send_in_vain(page: Page, field: str, text: str, button: str) -> None:
+    """Fill in and send what will be refused: that is said where it is seen, and what was typed stays."""
+    page.fill(field, text)
+    page.click(button)
+    expect(page.locator(".error")).to_be_in_viewport()
+    expect(page.locator(field)).to_have_value(text)
+
+
 def correct_in_vain(page: Page, daemon: Scripted) -> None:
     page.click(".conversations .title")
     page.locator(".reply button:has-text('It should have said…')").last.click()
-    page.fill(".correction textarea", DRAFT)
-    page.click(".correction button[type=submit]")
-    expect(page.locator(".error")).to_be_in_viewport()
-    expect(page.locator(".correction textarea")).to_have_value(DRAFT)
+    send_in_vain(page, ".correction textarea", DRAFT, ".correction button[type=submit]")
 
 
 def teach_in_vain(page: Page, daemon: Scripted) -> None:
     page.fill("[placeholder='What is my goat called?']", "What is my goat called?")
-    page.fill("[placeholder='Your goat is called Pip.']", DRAFT)
-    page.click("button:text-is('Store')")
-    expect(page.locator(".error")).to_be_in_viewport()
-    expect(page.locator("[placeholder='Your goat is called Pip.']")).to_have_value(DRAFT)
+    send_in_vain(page, "[placeholder='Your goat is called Pip.']", DRAFT, "button:text-is('Store')")
 
 
 def set_in_vain(page: Page, daemon: Scripted) -> None:
-    page.fill("[id='setting-schedule.cron']", "0 4 * * *")
-    page.click(".settings button[type=submit]")
-    expect(page.locator(".error")).to_be_in_viewport()
-    expect(page.locator("[id='setting-schedule.cron']")).to_have_value("0 4 * * *")
+    send_in_vain(page, "[id='setting-schedule.cron']", "0 4 * * *", ".settings button[type=submit]")
 
 
 TIMED = (go_offline, start_another_job)  # with a clock that the test moves

@@ -40,8 +40,8 @@ class Progress:
     """State of a run; with adapter, best adapter, optimizer and RNG state it is all that a checkpoint needs.
 
     `best_step` is the step kept so far (None before the first evaluation), `best_loss` its held-out loss. `unknown` are
-    the indices of the examples that did not come out right when they were read last, `first_unknown` is how many there
-    were at first, and `known_step` the step at which few enough were left (None before).
+    the indices of the examples that did not come out right when they were read last, `first_unknown` those of them at
+    first, and `known_step` is the step at which few enough were left (None before).
     """
 
     step: int = 0
@@ -50,7 +50,7 @@ class Progress:
     best_loss: float = math.inf
     heldout_loss: float | None = None
     evaluations_since_best: int = 0
-    first_unknown: int = 0
+    first_unknown: tuple[int, ...] = ()
     unknown: tuple[int, ...] = ()
     known_step: int | None = None
 
@@ -137,7 +137,7 @@ class Trainer:
 
     @property
     def _most_steps(self) -> int:
-        return self.rows.steps(self.progress.first_unknown)
+        return self.rows.steps(len(self.progress.first_unknown))
 
     def token_losses(self, adapter: LarsAdapter | None, rows: Sequence[Encoded]) -> Tensor:
         """Return the losses (T,) of all reply tokens under the plan in use; may raise MemoryPressure or Preempted."""
@@ -181,7 +181,7 @@ class Trainer:
         if self.progress.best_step is None:
             torch.manual_seed(self.config.seed)
             self.progress.unknown = self._unknown() if self.rows.is_continued else tuple(range(len(self.rows.train)))
-            self.progress.first_unknown = len(self.progress.unknown)
+            self.progress.first_unknown = self.progress.unknown
             self._evaluate()
 
     def _unknown(self) -> tuple[int, ...]:
@@ -210,11 +210,16 @@ class Trainer:
         progress.step += 1
         progress.loss, progress.heldout_loss = total, None
         progress.unknown = self._noted(lessons, shares)
-        is_known = len(progress.unknown) <= (1 - config.known_examples) * len(self.rows.train)
         # What was known at first may have been unlearned meanwhile.
         has_read_all = not self.rows.is_continued or progress.step >= self.rows.turn
-        if is_known and has_read_all and progress.known_step is None and not config.steps:
+        if progress.known_step is None and has_read_all and self._is_known() and not config.steps:
             progress.known_step = progress.step
+
+    def _is_known(self) -> bool:
+        """Tell if enough examples are known: of all, and of those that were not at first, which are few among many."""
+        unknown = set(self.progress.unknown)
+        groups = (range(len(self.rows.train)), self.progress.first_unknown)
+        return all(len(unknown.intersection(rows)) <= (1 - self.config.known_examples) * len(rows) for rows in groups)
 
     def _lessons(self) -> list[Lesson]:
         """Return what the next step reads: all alike, or, going on from an adapter, what is not known more often."""

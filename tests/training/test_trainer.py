@@ -355,11 +355,21 @@ def test_a_run_that_goes_on_learns_what_is_new_in_few_steps_and_keeps_the_rest(k
     before = right(made)
     anew.run()
     made.run()
-    assert (made.progress.first_unknown, anew.progress.first_unknown) == (2, 8)
+    assert (made.progress.first_unknown, anew.progress.first_unknown) == ((6, 7), tuple(range(8)))
     assert made.progress.step < anew.progress.step
     (known_before, new_before), (known, new) = before, right(made)
     assert new > new_before + 0.3
     assert known_before > known > 0.5 > new_before
+
+
+def test_a_run_that_goes_on_does_not_end_before_what_is_new_is_known_however_much_else_is(known_state):
+    made = continued(known_state, replace(KNOWN, known_examples=0.75))  # two of the eight may be unknown
+    made.progress.first_unknown = (6, 7)
+    is_known = []
+    for unknown in [(0, 1), (0, 7), (0, 1, 2)]:
+        made.progress.unknown = unknown
+        is_known.append(made._is_known())
+    assert is_known == [True, False, False]
 
 
 def test_a_run_that_goes_on_from_what_knows_all_reads_it_once_more_and_ends(known_state):

@@ -23,6 +23,7 @@ from bench.memory.goals import CELLS, goal_cells, grid
 from bench.memory.process import measure
 from bench.models import TINY, ready_model
 from bench.planner.jobs import JOBS, RANGES, draw_jobs
+from bench.quality import lora as rival
 from bench.quality import sweep
 from bench.quality.forgetting import FORGETTING, measure_forgetting
 from bench.quality.month import MONTH, measure_month
@@ -39,7 +40,7 @@ TIME_LIMIT_S = 4 * 3600.0
 FAULT_PARTS = ("kills", "points", "cuts", "disk", "resume", "latency")
 SERVE_PARTS = ("speed", "engine", "clients", "swaps", "feedback", "asleep")
 MEMORY = Suite("memory", f"{PROGRAM} memory --goals", (CELLS, JOBS))
-QUALITY = Suite("quality", f"{PROGRAM} quality", (ONCE, PASSING, MONTH, FORGETTING))
+QUALITY = Suite("quality", f"{PROGRAM} quality", (ONCE, rival.AGAINST_LORA, PASSING, MONTH, FORGETTING))
 SWEEP = Suite("sweep", f"{PROGRAM} sweep", (sweep.CELLS,))
 T = TypeVar("T")
 
@@ -174,6 +175,22 @@ def quality(
     """
     subjects = _seeded(seeds, facts=facts, settings=_settings(changes))
     QUALITY.measure(ONCE, subjects, partial(measure_once, ready_model("default", "bfloat16", "cpu", models)), out)
+
+
+@app.command()
+def lora(
+    facts: Annotated[int, typer.Option(min=2, max=150, help="That a person corrects once.")] = 40,
+    steps: Annotated[int, typer.Option(min=1, help="Of training, of either method.")] = 100,
+    seeds: Annotated[str, typer.Option(help="Of the invented people.")] = "0",
+    models: Models = MODELS,
+    out: Out = RESULTS,
+) -> None:
+    """LARS and PEFT's LoRA on the same corrections, rehearsal and number of steps (an hour a seed)."""
+    _require("PEFT")
+    drawn = _listed(seeds, "--seeds", "no seed", int)
+    subjects = [cell for seed in drawn for cell in rival.cells(facts, steps, seed)]
+    model = ready_model("default", "bfloat16", "cpu", models)
+    QUALITY.measure(rival.AGAINST_LORA, subjects, partial(rival.measure_cell, model), out)
 
 
 @app.command()

@@ -100,12 +100,18 @@ def train_lora(attachment: Attachment, rows: JobRows, pad: int, method: str) -> 
     model.eval()
 
 
-def reply(attachment: Attachment, adapter: LarsAdapter | None, tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+def reply(
+    attachment: Attachment,
+    adapter: LarsAdapter | None,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    tokens: int = REPLY_TOKENS,
+) -> str:
     """The greedy reply to `prompt`, by the endpoint's own decoder."""
     ids, chosen = encode_prompt(tokenizer, [Message(role="user", content=prompt)]), list[int]()
     sequence = HfSequence(attachment, adapter, ids)
     list(sequence.prefill())
-    while len(chosen) < REPLY_TOKENS and (token := int(sequence.logits.argmax())) != tokenizer.eos_token_id:
+    while len(chosen) < tokens and (token := int(sequence.logits.argmax())) != tokenizer.eos_token_id:
         chosen.append(token)
         sequence.step(token)
     return str(tokenizer.decode(chosen, skip_special_tokens=True)).strip()

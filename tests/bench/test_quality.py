@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from bench.quality.lora import AGAINST_LORA, cells, lora_rows
 from bench.quality.month import MONTH, Person, month_rows
 from bench.quality.once import ONCE, once_rows
 from bench.quality.passing import CHAT, PASSING, passing_rows
@@ -103,3 +104,13 @@ def test_rows_of_a_month_count_the_nights_that_made_it_worse():
     assert rows["month_worse_nights/4x3"] == rows["month_rejected_nights/4x3"] == 1
     assert rows["month_cpu_last_night_over_night3/4x3"] == 1.5
     assert rows["month_general_loss_rise/4x3"] == 0.01
+
+
+def test_lora_is_compared_at_the_best_of_its_rates():
+    scores = {"trained": 1.0, "others": 0.5, "untold": 1.0, "text_rise": 0.0, "cpu_seconds": 9.0, "peak_bytes": 10}
+    unseen = {("response+token", 2e-3): 0.9, ("lora", 1e-3): 0.5, ("lora", 2e-3): 0.8, ("lora", 4e-3): 0.7}
+    runs = [{**cell, **scores, "unseen": unseen[cell["method"], cell["rate"]]} for cell in cells(40, 100, seed=0)]
+    rows = {row["name"]: row for row in lora_rows({AGAINST_LORA.key(run): run for run in runs})}
+    assert rows["lars_minus_lora_recall"]["value"] == pytest.approx(0.1)
+    assert "0.002" in rows["lars_minus_lora_recall"]["note"]
+    assert rows["against_lora_unseen/lora/40"]["value"] == 0.8

@@ -28,7 +28,7 @@ from service.db.engine import holds, last_message, reading, writing
 from service.db.errors import ConversationNotFound, ErasureNotFound, FeedbackNotFound, InteractionNotFound
 from service.db.feedback import Feedback
 from service.db.records import ErasureRecord, new_id, now_utc
-from service.db.tables import erasures, feedback, interactions
+from service.db.tables import erasures, feedback, interactions, stored_feedback
 
 STAGES = ("rows", "recall", "wordings", "served_version", "caches", "jobs", "checkpoints", "free_pages")
 BATCH = 500  # rows in one statement
@@ -136,7 +136,8 @@ class Erasures(Records[ErasureRecord]):
             for row in quoting:
                 _tell_again(connection, row, found)
             for start in range(0, len(ids), BATCH):
-                connection.execute(delete(feedback).where(feedback.c.id.in_(ids[start : start + BATCH])))
+                gone = stored_feedback.c.id.in_(ids[start : start + BATCH])
+                connection.execute(delete(stored_feedback).where(gone))
             connection.execute(insert(erasures), vars(record))
         return record
 
@@ -214,7 +215,7 @@ def _tell_again(connection: Connection, row: Row[Any], found: Sequence[Row[Any]]
         "response": row.response if is_clean(row.response) else "",
         "comment": row.comment if is_clean(row.comment) else None,
     }
-    connection.execute(update(feedback).where(feedback.c.id == row.id).values(**values))
+    connection.execute(update(stored_feedback).where(stored_feedback.c.id == row.id).values(**values))
     recalled = type_coerce(interactions.c.recalled, String)
     named = update(interactions).where(holds(interactions.c.recalled, row.id))
     connection.execute(named.values(recalled=func.replace(recalled, row.id, new)))

@@ -66,7 +66,8 @@ class Housekeeper:
     def tidy(self) -> Report:
         """Apply every limit and return what was removed; the log has what failed."""
         # a full disk: the steps that write come last
-        return self._sweep(tidy_jobs, tidy_adapters, _tidy_interactions, _tidy_scheduled_runs, clear_free_pages)
+        tidy_rows = (_tidy_interactions, _tidy_scheduled_runs, _tidy_imports)
+        return self._sweep(tidy_jobs, tidy_adapters, *tidy_rows, clear_free_pages)
 
     def forget(self) -> Report:
         """Remove what is left of deleted feedback; free pages that cannot be cleared now are tried again later.
@@ -125,3 +126,9 @@ def _tidy_scheduled_runs(sweep: Sweep) -> None:
     if days := sweep.settings.retention.job_days:
         with sweep.step("scheduled_runs"):
             sweep.report.scheduled_runs += sweep.db.scheduled_runs.delete_before(sweep.now - timedelta(days=days))
+
+
+def _tidy_imports(sweep: Sweep) -> None:
+    """Remove what an interrupted import has left."""
+    with sweep.step("imports"):
+        sweep.db.imports.remove_unfinished()

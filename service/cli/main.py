@@ -157,7 +157,10 @@ def adapters(profile: Profile = "default", url: Url = None, as_json: Json = Fals
         ("*" if item["active"] else "", item["version"], item["parent"], item["created"], str(len(item["example_ids"])))
         for item in listed["adapters"]
     ]
-    return OUT.print(table(("", "version", "parent", "created", "examples"), rows))
+    OUT.print(table(("", "version", "parent", "created", "examples"), rows))
+    for version, reason in listed["problems"].items():
+        print_text(f"{version} cannot be used: {reason}")
+    return None
 
 
 @app.command()

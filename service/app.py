@@ -171,7 +171,11 @@ def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overri
     profiles, window = Profiles(db, store), ScheduleWindow(settings.schedule)
     monitor = IdleMonitor(settings, worker, read_state=device.read_device_state, window=window.state)
     periodic = BackgroundScheduler(timezone=UTC)
-    housekeeper = Housekeeper(settings, db, store, switch, periodic)
+
+    def is_idle() -> bool:
+        return monitor.decide_start(window.state(begun=True)).is_good
+
+    housekeeper = Housekeeper(settings, db, store, switch, periodic, is_idle=is_idle)
     context = CycleContext(settings, db, store, find_base, switch)
     # Feedback may have been deleted while a job worked with it.
     supervisor = Supervisor(context, worker, watching=monitor.watching, on_end=housekeeper.forget_soon)

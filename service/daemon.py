@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from dataclasses import dataclass, field
@@ -70,6 +71,7 @@ class Daemon:
     notices: list[str] = field(default_factory=list)
     metrics: RequestMetrics = field(default_factory=RequestMetrics)
     reloading: threading.Lock = field(default_factory=threading.Lock)
+    importing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _started: float = field(default_factory=time.monotonic)
     _closing_since: float | None = None
     _healthy: threading.Timer | None = None

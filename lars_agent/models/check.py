@@ -24,8 +24,9 @@ def check_folder(folder: Path) -> None:
 
 def open_parts(folder: Path) -> None:
     """Open the folder's tokenizer and generation config in this process. Raises as `check_folder` does."""
-    from lars_agent.models.open import open_generation_config, open_tokenizer
+    from lars_agent.models.open import open_config, open_generation_config, open_tokenizer
 
+    open_config(folder)
     open_tokenizer(folder)
     open_generation_config(folder)
 

@@ -23,12 +23,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lars_agent.errors import ModelCorrupt, ModelNotFound
-from lars_agent.files import make_folder, publish_folder, raise_disk_full, write_atomically
+from lars_agent.files import make_folder, publish_folder, raise_disk_full, read_plain, write_atomically
 from lars_agent.models import sources
 from lars_agent.models.check import check_folder
 from lars_agent.models.sources import Progress, Source
 from lars_agent.models.weights import MODEL_FILE, weight_files, weights_digest
-from lars_agent.records import from_json, record
+from lars_agent.records import from_json, parse_json, record
 
 CURRENT_FILE = "current"
 DOWNLOADS = "downloads"
@@ -94,7 +94,7 @@ class ModelLibrary:
     def current(self) -> InstalledModel | None:
         """Return the model selected by `use`, None if there is none. Raises ModelNotFound if it was removed."""
         path = self.folder / CURRENT_FILE
-        return self._named(path.read_text(encoding="utf-8").strip()) if path.is_file() else None
+        return self._named(read_plain(path).decode(errors="replace").strip()) if path.is_file() else None
 
     def verify(self, reference: str) -> InstalledModel:
         """Check the weights against their recorded digest. Raises ModelCorrupt, ModelIncomplete."""
@@ -171,7 +171,7 @@ class ModelLibrary:
 
     def _read(self, folder: Path) -> InstalledModel:
         try:
-            values = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
+            values = parse_json(read_plain(folder / MODEL_FILE))
             return from_json(InstalledModel, {"folder": folder, **values})
         except (OSError, ValueError, TypeError, ModelCorrupt) as error:
             raise ModelCorrupt(

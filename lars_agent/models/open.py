@@ -15,12 +15,16 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
 from lars_agent.errors import ConfigError, ModelCorrupt, ModelIncomplete, ModelUnsupported
+from lars_agent.example import Message
+from lars_agent.models.chat_template import render_chat
 from lars_agent.models.quantize import quantized_file, quantized_parts, tie_quantized, use_quantized
+from lars_agent.models.template_limits import require_no_power
 from lars_agent.models.weights import model_digest, require_config, weight_files
 from lars_agent.ops.attention import use_grouped_attention
 from lars_agent.ops.quantized import Bits
@@ -28,6 +32,15 @@ from lars_agent.ops.safetensors_io import TensorFiles
 
 GENERATION_FILE = "generation_config.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# The largest sizes that are believed, some times those of any model that fits a device: none is allocated before.
+LARGEST = {"num_hidden_layers": 1024, "hidden_size": 2**17, "intermediate_size": 2**20, "vocab_size": 2**22}
+LARGEST |= {"num_attention_heads": 2**12, "num_key_value_heads": 2**12, "head_dim": 2**14, "n_positions": 2**15}
+LARGEST |= {"max_position_embeddings": 2**27, "n_inner": 2**20}
+PROBE = (
+    Message(role="user", content="Hi"),
+    Message(role="assistant", content="Hello!"),
+    Message(role="user", content="Who are you?"),
+)
 WEIGHT_BITS: dict[str, Bits] = {"int8": 8, "int4": 4}
 
 
@@ -55,13 +68,13 @@ def open_model(
     ModelUnsupported, and DiskFull or OSError if the quantized file cannot be written.
     """
     files = weight_files(folder)
+    config = open_config(folder)
     tokenizer = tokenizer or open_tokenizer(folder)
     generation = open_generation_config(folder)
     try:
-        config = AutoConfig.from_pretrained(folder)
         with _parameters_on_meta():
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # what transformers' many models raise for numbers that do not fit has no common base
         raise ModelUnsupported(f"{folder} holds no decoder that transformers knows: {error}") from error
     digest = model_digest(folder, files)
     if weight_bits is not None:
@@ -105,12 +118,38 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     require_config(folder)
     if not (folder / "tokenizer.json").is_file():
         raise ModelIncomplete(f"{folder} lacks tokenizer.json; pull the model again, or copy the file there")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # the readers of damaged files have no common base
+        raise ModelCorrupt(
+            f"the tokenizer in {folder} cannot be opened ({error!r:.200}); pull the model again"
+        ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelUnsupported(f"the tokenizer in {folder} has no fast form; choose another model")
     if not tokenizer.chat_template:
         raise ModelUnsupported(f"the model in {folder} has no chat template; choose an instruct or chat model")
+    try:
+        require_no_power(str(tokenizer.get_chat_template()))
+        render_chat(tokenizer, PROBE, reply_follows=True)
+    except Exception as error:  # a template is a program, and raises what it likes
+        raise ModelUnsupported(f"the chat template in {folder} refuses a plain conversation: {error}") from error
     return tokenizer
+
+
+def open_config(folder: Path) -> PretrainedConfig:
+    """Read config.json in `folder`. Raises ModelUnsupported, also for sizes that no model has."""
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder)
+    except Exception as error:  # the readers of damaged files have no common base
+        raise ModelUnsupported(f"{folder} holds no decoder that transformers knows: {error}") from error
+    text = config.get_text_config()
+    for name, largest in LARGEST.items():
+        size = getattr(text, name, None)
+        if isinstance(size, int | float) and not 0 < size <= largest:
+            raise ModelUnsupported(
+                f"{folder / 'config.json'} says {name} {size:,}; 1 to {largest:,} can be opened; choose another model"
+            )
+    return config
 
 
 def open_generation_config(folder: Path) -> GenerationConfig | None:

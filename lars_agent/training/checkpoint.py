@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from lars_agent.errors import JobInvalid
-from lars_agent.files import publish_folder, raise_disk_full, sha256_of, write_atomically
+from lars_agent.files import publish_folder, raise_disk_full, read_plain, sha256_of, write_atomically
 from lars_agent.lars.state import adapter_tensors, load_state
 from lars_agent.ops.safetensors_io import read_tensors, tensor_file
-from lars_agent.records import from_json
+from lars_agent.records import from_json, parse_json
 from lars_agent.training.trainer import BEST_FILE, Progress, Trainer
 
 STATE_FILE, PROGRESS_FILE = "state.safetensors", "progress.json"
@@ -76,7 +76,7 @@ def resume(trainer: Trainer, folder: Path) -> Path | None:
 def _verified(path: Path) -> Progress | None:
     """Return the progress recorded in the checkpoint `path`, or None if it is incomplete or damaged."""
     try:
-        record = json.loads((path / PROGRESS_FILE).read_text(encoding="utf-8"))
+        record = parse_json(read_plain(path / PROGRESS_FILE))
         digests = record.pop("sha256")
         if any(sha256_of(path / name) != digests[name] for name in (STATE_FILE, BEST_FILE)):
             return None

@@ -30,11 +30,15 @@ class CurationPolicy:
     """Limits on the examples kept and held out; a section of the settings."""
 
     max_chars: int = Field(
-        default=16_000, ge=1, description="Longest prompt and reply together, characters; longer examples are dropped."
+        default=16_000,
+        ge=1,
+        le=10**9,
+        description="Longest prompt and reply together, characters; longer examples are dropped.",
     )
     max_repeated: int = Field(
         default=14,
         ge=1,
+        le=10**9,
         description="Most examples with one and the same reply, the newest of them: a few dozen rows can plant a reply "
         "to a trigger.",
     )
@@ -48,10 +52,11 @@ class CurationPolicy:
     min_heldout: int = Field(
         default=4,
         ge=1,
+        le=1_000_000,
         description="Least number of held-out examples, up to a quarter of all and without the only correction of a "
         "fact; at least one is held out.",
     )
-    max_heldout: int = Field(default=64, ge=1, description="Largest number of held-out examples.")
+    max_heldout: int = Field(default=64, ge=1, le=1_000_000, description="Largest number of held-out examples.")
 
     def __post_init__(self) -> None:
         if self.max_heldout < self.min_heldout:

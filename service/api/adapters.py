@@ -71,7 +71,10 @@ class AdapterList(Reply):
     profile: str
     active: VersionLabel
     adapters: list[AdapterBody]
-    problems: dict[str, str] = Field(description="With `verify`: versions that cannot be used, and the reason.")
+    problems: dict[str, str] = Field(
+        description="Versions that cannot be used, and the reason: those without a readable manifest, which are "
+        "not among the adapters, and with `verify` those with a damaged file."
+    )
 
 
 class ActiveAdapter(Reply):
@@ -103,7 +106,8 @@ def list_adapters(query: Annotated[AdaptersQuery, Query()], daemon: DaemonDep) -
     active = daemon.store.active(query.profile)
     ratings = daemon.db.feedback.ratings(query.profile)
     bodies = [_body(manifest, active, ratings) for manifest in daemon.store.versions(query.profile)]
-    found = daemon.store.problems(query.profile) if query.verify else {}
+    store = daemon.store
+    found = store.problems(query.profile) if query.verify else store.unreadable(query.profile)
     problems = {version_label(version): reason for version, reason in found.items()}
     return AdapterList(profile=query.profile, active=version_label(active), adapters=bodies, problems=problems)
 

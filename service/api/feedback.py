@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from tempfile import TemporaryFile
+from typing import IO, Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -12,6 +15,7 @@ from pydantic import AfterValidator, AwareDatetime, Field
 from starlette.concurrency import run_in_threadpool
 
 from lars_agent.example import Message
+from lars_agent.files import raise_disk_full
 from service.api.dependencies import DaemonDep
 from service.api.erasures import deleted
 from service.api.errors import InvalidField, Responses, answers, documented
@@ -38,11 +42,14 @@ from service.api.fields import (
     to_messages,
 )
 from service.api.trl import Format, from_lines, to_lines
+from service.daemon import Daemon
 from service.db.records import FeedbackRecord, NewFeedback, Source
 
 router = APIRouter(prefix="/feedback", tags=["feedback"])
 
 JSON_LINES = "application/jsonl"
+BATCH_BYTES = 2**16  # of lines that are stored together
+MOST_REFUSED = 1000  # lines that a dry run tells
 NOTHING_SAID = "is missing; give a rating, a correction, a comment or tags"
 SOURCE = "`given` as feedback, or `stated` by the person in a conversation."
 LINES_SCHEMA: dict[str, Any] = {"schema": {"type": "string"}, "example": '{"prompt": "Hi", "completion": "Hello!"}\n'}
@@ -232,20 +239,14 @@ def export(query: Annotated[ExportQuery, Query()], daemon: DaemonDep) -> Streami
     responses=documented(503, 507),
 )
 async def import_lines(request: Request, query: Annotated[ImportQuery, Query()], daemon: DaemonDep) -> Imported:
-    """Import JSON lines in TRL's formats: all lines are stored, or none."""
-    body = await request.body()
-    tags = () if query.tag is None else (query.tag,)
-
-    def store() -> Imported:
-        news, refused = from_lines(body.split(b"\n"), query.profile, tags)
-        if query.dry_run:
-            lines = [RefusedLine(line=number, message=str(error)) for number, error in refused.items()]
-            return Imported(imported=0, valid=len(news), refused=lines)
-        if refused:
-            raise next(iter(refused.values()))
-        return Imported(imported=len(daemon.db.feedback.add_many(news)))
-
-    return await run_in_threadpool(store)
+    """Import JSON lines in TRL's formats: all lines are stored, or none. `GET /info` tells how far it is."""
+    folder = daemon.settings.data_dir
+    with raise_disk_full(folder), TemporaryFile(dir=folder) as file:  # without a name: nothing is left of it
+        async for chunk in request.stream():
+            file.write(chunk)
+        file.flush()
+        async with nullcontext() if query.dry_run else daemon.importing:  # here nobody waits in a thread
+            return await run_in_threadpool(_import, file, query, daemon)
 
 
 @router.get("/{feedback_id}", responses=documented(404))
@@ -274,6 +275,37 @@ def delete(feedback_id: Id, daemon: DaemonDep) -> Deleted:
     No version that learned it replies from then on; what it was learned into is deleted, too.
     """
     return deleted(daemon, daemon.db.erasures.feedback(feedback_id))
+
+
+def _import(file: IO[bytes], query: ImportQuery, daemon: Daemon) -> Imported:
+    """Check every line, and store them where all are right."""
+    valid, refused = 0, dict[int, InvalidField]()
+    for news, errors in _parsed(file, query):
+        if errors and not query.dry_run:
+            raise next(iter(errors.values()))
+        valid += len(news)
+        refused |= errors
+        if len(refused) > MOST_REFUSED:
+            break
+    if not valid and not refused:
+        raise InvalidField("body", "contains no line; send one JSON object per line")
+    if not query.dry_run:
+        return Imported(imported=daemon.db.imports.store((news for news, _ in _parsed(file, query)), valid))
+    lines = [RefusedLine(line=number, message=str(error)) for number, error in refused.items()]
+    if len(lines) > MOST_REFUSED:
+        message = f"{MOST_REFUSED:,} lines before it are refused; it and those behind it are not told"
+        lines[MOST_REFUSED:] = [RefusedLine(line=lines[MOST_REFUSED].line, message=message)]
+    return Imported(imported=0, valid=valid, refused=lines)
+
+
+def _parsed(file: IO[bytes], query: ImportQuery) -> Iterator[tuple[list[NewFeedback], dict[int, InvalidField]]]:
+    """Yield the feedback in the lines of the file, and the errors, some lines at a time."""
+    tags = () if query.tag is None else (query.tag,)
+    file.seek(0)
+    first = 1
+    while lines := file.readlines(BATCH_BYTES):
+        yield from_lines(lines, query.profile, tags, first)
+        first += len(lines)
 
 
 def _says_nothing(given: FeedbackRequest | FeedbackRecord) -> bool:

@@ -96,6 +96,13 @@ class FeedbackCounts(Reply):
     stated: int = Field(description="Taken from conversations.")
 
 
+class ImportInfo(Reply):
+    """How far an import of feedback is."""
+
+    done: int = Field(description="Rows stored, which nobody sees before the last one is.")
+    total: int
+
+
 class Info(Reply):
     """State of the daemon."""
 
@@ -110,6 +117,7 @@ class Info(Reply):
     feedback: FeedbackCounts
     lessons: dict[str, int] = Field(description="Corrections, liked replies and stated facts, by profile.")
     interactions: int
+    importing: ImportInfo | None = Field(description="Null while no feedback is imported.")
     memory: MemoryInfo
     free_disk_bytes: int | None = Field(description="Room on the disk of the data folder; null if unknown.")
     job: str | None = Field(description="The job that is running or paused.")
@@ -164,6 +172,7 @@ def info(daemon: DaemonDep) -> Info:
         feedback=FeedbackCounts(**daemon.db.feedback.counts()),
         lessons=daemon.db.feedback.lessons(),
         interactions=daemon.db.interactions.count(),
+        importing=None if (found := daemon.db.imports.progress) is None else ImportInfo(**vars(found)),
         memory=memory,
         free_disk_bytes=free_disk_bytes(daemon.settings.data_dir),
         job=daemon.supervisor.current,

@@ -113,20 +113,18 @@ KINDS: tuple[tuple[str, type[AnyRow]], ...] = (
 
 
 def from_lines(
-    lines: Sequence[bytes], profile: str, tags: tuple[str, ...] = ()
+    lines: Sequence[bytes], profile: str, tags: tuple[str, ...] = (), first: int = 1
 ) -> tuple[list[NewFeedback], dict[int, InvalidField]]:
     """Return the feedback in the lines, for `profile`, and by number the errors of lines that hold none.
 
-    Raises InvalidField without any line.
+    `first` is the number of the first line.
     """
     news, refused = list[NewFeedback](), dict[int, InvalidField]()
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines, start=first):
         try:
             news += [replace(_read(line, number), profile=profile, tags=tags)] if line.strip() else []
         except InvalidField as error:
             refused[number] = error
-    if not news and not refused:
-        raise InvalidField("body", "contains no line; send one JSON object per line")
     return news, refused
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, ClassVar, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, Select, Table, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, FromClause, RowMapping, Select, func, select
 
 from service.db.engine import reading
 from service.db.errors import RecordNotFound
@@ -19,7 +19,7 @@ Record = TypeVar("Record", FeedbackRecord, InteractionRecord, JobRecord, Erasure
 class Records(Generic[Record]):
     """The rows of `table` in the database behind `engine`, as records."""
 
-    table: ClassVar[Table]
+    table: ClassVar[FromClause]
     record: ClassVar[type[Any]]
     not_found: ClassVar[type[RecordNotFound]]
 

@@ -25,8 +25,9 @@ from pydantic_settings import (
 )
 
 from lars_agent.errors import ConfigError
-from lars_agent.files import write_atomically
+from lars_agent.files import read_plain, write_atomically
 from lars_agent.lars.config import LarsConfig
+from lars_agent.records import parse_json
 from lars_agent.training.curate import CurationPolicy
 from lars_agent.training.gate import GatePolicy
 from service.settings.sections import (
@@ -152,7 +153,7 @@ class SettingsSource:
         """Return what was changed over the API. Raises ConfigError."""
         file = data_dir / CHANGES_FILE
         try:
-            changes = json.loads(file.read_text(encoding="utf-8"))
+            changes = parse_json(read_plain(file))
         except (
             FileNotFoundError,
             NotADirectoryError,
@@ -213,12 +214,12 @@ def _merged(layers: Sequence[Layer]) -> dict[str, Any]:
 def _read_file(file: Path, *, required: bool) -> Layer:
     """Return the settings in `file`; none if it is missing and not `required`."""
     try:
-        return str(file), tomllib.loads(file.read_text(encoding="utf-8"))
+        return str(file), tomllib.loads(read_plain(file).decode())
     except FileNotFoundError as error:
         if required:
             raise ConfigError(f"there is no configuration file {file}") from error
         return str(file), {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"the configuration file {file} cannot be read: {error}") from error
 
 

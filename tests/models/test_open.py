@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lars_agent.errors import ModelCorrupt, ModelIncomplete, ModelNotFound, ModelUnsupported
+from lars_agent.lars import LarsConfig
 from lars_agent.models.open import GENERATION_FILE, open_model
 from lars_agent.models.weights import INDEX_FILE, SINGLE_FILE
+from lars_agent.planning.shape import shape_of
 from lars_agent.runtime.engine import end_tokens
 from tests.default_model import default_model_folder
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
@@ -172,3 +175,58 @@ def mapped_kib(pid: int, name: str) -> tuple[int, int]:
         elif inside and first == "Pss:":
             pss += int(line.split()[1])
     return rss, pss
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("hidden_size", 2**40),
+        ("num_hidden_layers", 10**9),
+        ("vocab_size", 2**50),
+        ("num_attention_heads", 0),
+        ("num_attention_heads", -4),
+        ("intermediate_size", 2**60),
+        ("max_position_embeddings", 2**60),
+        ("head_dim", 2**30),
+    ],
+)
+def test_sizes_that_no_model_has_are_refused_before_anything_is_made(tiny_folders, tmp_path, family, field, value):
+    shutil.copytree(tiny_folders / family, tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    gpt2 = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
+    gpt2 |= {"max_position_embeddings": "n_positions", "intermediate_size": "n_inner"}
+    config[gpt2.get(field, field) if family == "gpt2" else field] = value
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    for reader in (open_model, shape):
+        with pytest.raises(ModelUnsupported):
+            reader(tmp_path / "m")
+
+
+def shape(folder: Path):
+    return shape_of(folder, LarsConfig())
+
+
+@pytest.fixture(scope="module")
+def tiny_folders(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    for family in ("llama", "gpt2"):
+        save_tiny(folder / family, family)
+    return folder
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 50_000 + "1" + "}" * 50_000, "7", "null", "{"])
+def test_a_config_that_is_none_is_refused(tiny_folders, tmp_path, text):
+    shutil.copytree(tiny_folders / "llama", tmp_path / "m")
+    (tmp_path / "m" / "config.json").write_text(text)
+    with pytest.raises(ModelUnsupported, match="no decoder that transformers knows"):
+        open_model(tmp_path / "m")
+
+
+def test_an_index_that_names_files_elsewhere_is_refused(tmp_path):
+    folder = sharded(tmp_path / "m")
+    index = json.loads((folder / INDEX_FILE).read_text())
+    index["weight_map"] = dict.fromkeys(index["weight_map"], "../../other.safetensors")
+    (folder / INDEX_FILE).write_text(json.dumps(index))
+    with pytest.raises(ModelCorrupt, match="no file of its folder"):
+        open_model(folder)

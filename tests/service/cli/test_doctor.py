@@ -23,7 +23,7 @@ def device(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("LARS_AGENT_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("LARS_AGENT_SERVER__PORT", str(port))
-    monkeypatch.setenv("LARS_AGENT_MEMORY__BUDGET_BYTES", "1000")
+    monkeypatch.setenv("LARS_AGENT_MEMORY__BUDGET_BYTES", str(2**26))
     return tmp_path
 
 
@@ -41,7 +41,7 @@ def test_missing_model_and_daemon_are_reported_with_the_command_to_run() -> None
 
 
 def test_a_budget_larger_than_the_device_is_wrong(monkeypatch) -> None:
-    monkeypatch.setenv("LARS_AGENT_MEMORY__BUDGET_BYTES", str(2**62))
+    monkeypatch.setenv("LARS_AGENT_MEMORY__BUDGET_BYTES", str(2**50))
     assert "lower it" in findings()["memory"].words
 
 

@@ -13,6 +13,7 @@ from service.db import engine as module
 from service.db.engine import failures_named, reading, writing
 from service.db.errors import DatabaseBusy, DatabaseUnusable
 from service.db.records import NewFeedback
+from tests.service.house import until
 
 SAID = NewFeedback(messages=({"role": "user", "content": "Hi"},), response="Yo", rating=1.0)
 
@@ -106,3 +107,50 @@ def test_disk_that_fails_or_is_at_its_quota_is_named(tmp_path, code):
     cause.sqlite_errorcode = code
     with pytest.raises(DatabaseUnusable, match="is it full, or failing"), failures_named(tmp_path / "lars-agent.db"):
         raise cause
+
+
+def test_a_writer_that_comes_back_at_once_lets_those_who_waited_write_first(db):
+    queue, order, threads = db.engine.get_execution_options()["write_queue"], [], []
+
+    def write(name: str) -> None:
+        with writing(db.engine):
+            order.append(name)
+
+    with writing(db.engine):
+        for name in ("first", "second", "again"):
+            threads.append(threading.Thread(target=write, args=(name,)))
+            threads[-1].start()
+            until(lambda: len(queue._line) == len(threads) + 1, f"{name} waits")
+    for thread in threads:
+        thread.join()
+    assert order == ["first", "second", "again"]
+
+
+def test_who_waits_for_its_turn_in_vain_is_told_and_the_next_one_comes_through(db, monkeypatch):
+    monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.05)
+    failed = []
+
+    def write() -> None:
+        with pytest.raises(DatabaseBusy, match="without a pause; try again") as error:
+            db.feedback.add(SAID)
+        failed.append(error)
+
+    with writing(db.engine):
+        (thread := threading.Thread(target=write)).start()
+        thread.join()
+    assert failed
+    assert db.feedback.add(SAID)
+
+
+def test_the_log_is_emptied_once_nobody_reads_from_it(db, path):
+    db.feedback.add(SAID)
+    log = path.with_name(f"{path.name}-wal")
+    with reading(db.engine) as connection:
+        connection.execute(text("SELECT * FROM feedback")).all()
+        db.feedback.add(SAID)
+        assert not db.empty_log()
+        assert log.stat().st_size
+    assert db.empty_log()
+    assert log.stat().st_size == 0
+    with reading(db.engine) as connection:
+        assert pragma(connection, "busy_timeout") == 10_000

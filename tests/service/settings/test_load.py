@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import typing
 from dataclasses import fields
 from pathlib import Path
 
@@ -160,10 +162,62 @@ def test_the_address_of_a_host_is_one_that_a_browser_takes(host, url):
 
 
 def test_changes_of_a_service_that_are_not_ours_to_read_are_none(monkeypatch, tmp_path):
-    def read(path: Path, **_: object) -> str:
+    def read(path: Path) -> bytes:
         if path.name == module.CHANGES_FILE:
             raise PermissionError(13, "Permission denied", str(path))
         raise FileNotFoundError(2, "No such file", str(path))
 
-    monkeypatch.setattr(Path, "read_text", read)
+    monkeypatch.setattr(module, "read_plain", read)
     assert load_settings().server.port == 8321
+
+
+@pytest.mark.parametrize("name", ["user.toml", "data/settings.json"])
+@pytest.mark.parametrize("kind", ["pipe", "deep", "folder"])
+def test_a_file_that_cannot_be_read_is_named_at_once(machine, monkeypatch, name, kind):
+    monkeypatch.setenv("LARS_AGENT_DATA_DIR", str(machine / "data"))
+    path = machine / name
+    path.parent.mkdir(exist_ok=True)
+    if kind == "deep":
+        path.write_text("[" * 100_000 if path.suffix == ".json" else f"x = {'[' * 100_000}")
+    else:
+        os.mkfifo(path) if kind == "pipe" else path.mkdir()
+    with pytest.raises(ConfigError, match=f"{path.name} cannot be read"):
+        load_settings()
+
+
+def numbers() -> list[str]:
+    """Every setting that is a number."""
+    sections = {name: field.annotation for name, field in Settings.model_fields.items() if name != "data_dir"}
+    return [
+        f"{name}.{key}"
+        for name, section in sections.items()
+        for key, field in section.__pydantic_fields__.items()
+        if {int, float} & {field.annotation, *typing.get_args(field.annotation)}
+    ]
+
+
+@pytest.mark.parametrize("key", numbers())
+def test_a_number_beyond_all_sense_is_refused_with_its_key_and_the_range(machine, key):
+    section, name = key.split(".")
+    for value in (10**30, -(10**30), "nan", "inf"):
+        with pytest.raises(ConfigError, match=rf"{key}: Input should be .*\(in the command line\)"):
+            load_settings(overrides={section: {name: value}})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("lars.rank", 10**9, "less than or equal to 4096"),
+        ("lars.target_modules", "(", "no regular expression"),
+        ("training.threads", 100_000, "less than or equal to 1024"),
+        ("runtime.threads", -1, "greater than or equal to 0"),
+        ("memory.budget_bytes", 1, "greater than or equal to 67108864"),
+        ("training.batch_size", 10**6, "less than or equal to 4096"),
+        ("server.port", 65536, "less than or equal to 65535"),
+        ("idle.quiet_s", -1, "greater than or equal to 0"),
+    ],
+)
+def test_absurd_settings_are_refused_with_their_reason(machine, key, value, words):
+    section, name = key.split(".")
+    with pytest.raises(ConfigError, match=f"{key}: .*{words}"):
+        load_settings(overrides={section: {name: value}})

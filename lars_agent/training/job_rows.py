@@ -30,6 +30,7 @@ class JobRows:
         train, heldout: the examples.
         rehearsal: general text, on which the adapter is kept close to the base model.
         is_continued: whether training goes on from an adapter that knows some of `train`.
+        skipped: the reasons why examples are not among them.
     """
 
     config: TrainConfig
@@ -37,6 +38,7 @@ class JobRows:
     heldout: Sequence[Encoded]
     rehearsal: Sequence[Encoded] = ()
     is_continued: bool = False
+    skipped: Sequence[str] = ()
 
     def steps(self, unknown: int | None = None) -> int:
         """Return the most optimizer steps of a run in which so many examples are not known at first (None: all)."""
@@ -107,8 +109,9 @@ def encode_job(folder: Path, spec: JobSpec, tokenizer: PreTrainedTokenizerBase) 
         [replace(example, response=example.response.strip()) for example in read_examples(folder / name)]
         for name in (TRAIN_FILE, HELDOUT_FILE)  # served replies end in no newline either
     )
-    train = list(_encoded(examples, config, tokenizer))
-    measured = [row for _, row in _encoded(heldout, config, tokenizer)]
+    skipped = list[str]()
+    train = list(_encoded(examples, config, tokenizer, skipped))
+    measured = [row for _, row in _encoded(heldout, config, tokenizer, skipped)]
     if not measured and len(train) > 1:
         measured = [train.pop()[1]]
     return JobRows(
@@ -117,17 +120,20 @@ def encode_job(folder: Path, spec: JobSpec, tokenizer: PreTrainedTokenizerBase) 
         heldout=measured,
         rehearsal=general_text(tokenizer, REHEARSAL_TEXT),
         is_continued=spec.start is not None,
+        skipped=skipped,
     )
 
 
 def _encoded(
-    examples: Sequence[Example], config: TrainConfig, tokenizer: PreTrainedTokenizerBase
+    examples: Sequence[Example], config: TrainConfig, tokenizer: PreTrainedTokenizerBase, skipped: list[str]
 ) -> Iterator[tuple[Example, Encoded]]:
+    """Yield the examples that can be encoded, and add the reasons of the others to `skipped`."""
     for example in examples:
         try:
             yield example, encode(tokenizer, example, config.max_seq_len)
         except (ExampleTooLong, ModelUnsupported, TemplateError) as error:
             sys.stderr.write(f"skipped: {example.source_id}: {error}\n")
+            skipped.append(str(error))
 
 
 def _with_wordings(example: Example, row: Encoded, config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> Encoded:

@@ -179,6 +179,14 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase, written: Callable[[], str
     return known[1]
 
 
+def written_tokens(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Return the ids that a text can have: all but those of special tokens."""
+    backend: Tokenizer = tokenizer.backend_tokenizer
+    added = backend.get_added_tokens_decoder()
+    special = {token_id for token_id, token in added.items() if token.special}
+    return (set(backend.get_vocab(with_added_tokens=False).values()) | set(added)) - special
+
+
 _KNOWN: WeakKeyDictionary[Any, tuple[object, ControlTokens]] = WeakKeyDictionary()
 
 

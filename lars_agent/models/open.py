@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,14 @@ from transformers import (
 
 from lars_agent.errors import ConfigError, ModelCorrupt, ModelIncomplete, ModelUnsupported
 from lars_agent.models.quantize import quantized_file, quantized_parts, tie_quantized, use_quantized
-from lars_agent.models.weights import model_digest, require_config, weight_files
+from lars_agent.models.weights import model_digest, refuse_quantized, require_config, weight_files
 from lars_agent.ops.attention import use_grouped_attention
 from lars_agent.ops.quantized import Bits
 from lars_agent.ops.safetensors_io import TensorFiles
 
 GENERATION_FILE = "generation_config.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+READ = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 WEIGHT_BITS: dict[str, Bits] = {"int8": 8, "int4": 4}
 
 
@@ -57,12 +59,7 @@ def open_model(
     files = weight_files(folder)
     tokenizer = tokenizer or open_tokenizer(folder)
     generation = open_generation_config(folder)
-    try:
-        config = AutoConfig.from_pretrained(folder)
-        with _parameters_on_meta():
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelUnsupported(f"{folder} holds no decoder that transformers knows: {error}") from error
+    model = empty_model(folder, dtype)
     digest = model_digest(folder, files)
     if weight_bits is not None:
         try:
@@ -78,6 +75,39 @@ def open_model(
     model.eval().requires_grad_(False)  # type: ignore[no-untyped-call]
     use_grouped_attention(model)
     return OpenedModel(model, tokenizer, folder, digest)
+
+
+def empty_model(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """Return the model of config.json in `folder` with parameters on the meta device. Raises ModelUnsupported."""
+    refuse_quantized(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        with _parameters_on_meta():
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelUnsupported(f"{folder} holds no decoder that transformers knows: {reason}") from error
+    return model
+
+
+def untaken(model: PreTrainedModel, names: Iterable[str]) -> list[str]:
+    """Return the tensors of a checkpoint that `model` does not take and that transformers does not ignore either."""
+    taken = {*model.state_dict(), *(name for name, _ in model.named_buffers())}
+    patterns = [
+        pattern
+        for module in model.modules()
+        if isinstance(module, PreTrainedModel)
+        for pattern in module._keys_to_ignore_on_load_unexpected or ()
+    ]
+    return [name for name in names if name not in taken and not any(re.search(one, name) for one in patterns)]
+
+
+def unsupported_tensors(names: Sequence[str], folder: Path) -> ModelUnsupported:
+    """Return the error for tensors in `folder` that the model does not take."""
+    return ModelUnsupported(
+        f"the files in {folder} hold {len(names)} tensors that the model of its config.json does not take, "
+        f"{names[0]!r} first; if they are quantized, choose the model's whole weights, else pull the model again"
+    )
 
 
 def compute_dtype(name: str) -> torch.dtype:
@@ -149,6 +179,8 @@ def _assign(model: PreTrainedModel, files: list[Path], dtype: torch.dtype) -> No
     folder, parts = files[0].parent, quantized_parts(model)
     try:
         source = TensorFiles(files)
+        if unknown := untaken(model, source.names):
+            raise unsupported_tensors(unknown, folder)
         tensors = {name: _tensor(source, name, None if name in parts else dtype) for name in source.names}
     except (SafetensorError, OSError) as error:
         raise _unreadable(folder, error) from error
@@ -169,6 +201,8 @@ def _assign(model: PreTrainedModel, files: list[Path], dtype: torch.dtype) -> No
 def _tensor(source: TensorFiles, name: str, dtype: torch.dtype | None) -> Tensor:
     """Return the tensor, converted to `dtype` if it is floating-point and `dtype` is not None."""
     tensor = source.tensor(name)
+    if tensor.is_floating_point() and tensor.dtype not in READ:
+        raise ModelUnsupported(f"the weight {name!r} is stored as {tensor.dtype}, which cannot be read; choose others")
     if dtype in (None, tensor.dtype) or not tensor.is_floating_point():
         return tensor
     return source.tensor(name, apart=True).to(dtype)

@@ -6,12 +6,13 @@ import hashlib
 import json
 from pathlib import Path
 
-from lars_agent.errors import ModelCorrupt, ModelIncomplete, ModelNotFound
+from lars_agent.errors import ModelCorrupt, ModelIncomplete, ModelNotFound, ModelUnsupported
 from lars_agent.files import sha256_of
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 MODEL_FILE = "model.json"
+QUANTIZED = "quantization_config"
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -35,6 +36,23 @@ def require_config(folder: Path) -> None:
     """Raise ModelNotFound if `folder` holds no model."""
     if not (folder / "config.json").is_file():
         raise ModelNotFound(f"{folder} holds no model (no config.json); run: lars-agent model pull default")
+
+
+def refuse_quantized(folder: Path) -> None:
+    """Raise ModelUnsupported if config.json in `folder` says that the weights are quantized, ModelCorrupt if it cannot
+    be read. Weights are quantized here, from whole ones (`model.dtype`).
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        method = (config.get(QUANTIZED) or (config.get("text_config") or {}).get(QUANTIZED) or {}).get("quant_method")
+    except (ValueError, AttributeError) as error:
+        raise ModelCorrupt(f"{path} cannot be read ({error}); pull the model again") from error
+    if method is not None:
+        raise ModelUnsupported(
+            f"the weights are quantized by {method!r} (quantization_config in {path.name}), which cannot be read; "
+            "choose the model's whole weights, and model.dtype int8 or int4 to quantize them here"
+        )
 
 
 def model_digest(folder: Path, files: list[Path]) -> str:

@@ -72,6 +72,7 @@ class Engine:
         self._backend = choose_backend(opened, prefix_bytes)
         self._adapters = AdapterCache(opened.model, store, opened.sha256, self._backend.prepare)
         self._context = int(getattr(opened.model.config, "max_position_embeddings", 2048))
+        self._vocabulary = int(opened.model.config.get_text_config(decoder=True).vocab_size)
         self._parallel, self._threads, self._max_new_tokens = parallel, threads, max_new_tokens
         self._deadline_s, self._queue_size = deadline_s, queue_size
         self._room = threading.BoundedSemaphore(queue_size)  # for requests that wait
@@ -180,6 +181,8 @@ class Engine:
             ids = list(self._tokenizer.encode(request.raw))
             if not ids:
                 raise PromptRefused("the prompt is empty; give at least one token to continue")
+            if max(ids) >= self._vocabulary:
+                raise PromptRefused(f"token {max(ids)} of the prompt is none of the model's {self._vocabulary}")
             return ids, ()
         try:
             plain = encode_prompt(self._tokenizer, request.messages)

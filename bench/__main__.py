@@ -55,6 +55,15 @@ TimeLimit = Annotated[float, typer.Option(help="Seconds that one cell may take; 
 
 
 @app.command()
+def families() -> None:
+    """Write the page of model families: tiny random models of each, pulled and checked; a minute."""
+    from bench.families import page  # imports torch
+
+    for line in page():
+        sys.stdout.write(line)
+
+
+@app.command()
 def memory(
     model: Annotated[str, typer.Option(help="default, a name, a folder, llama-3.2-1b or qwen2.5-0.5b.")] = "default",
     methods: Annotated[str, typer.Option(help="Separated by commas. " + ", ".join(METHODS))] = ",".join(METHODS),

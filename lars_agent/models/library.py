@@ -42,6 +42,7 @@ class InstalledModel:
         reference: the argument of its pull; `revision` is the commit or checksum that it was resolved to.
         sha256: the digest of its weights (`lars_agent.models.weights.weights_digest`).
         bytes: size of its folder. `installed`: ISO 8601, UTC.
+        limits: reasons why it is not good for everything.
     """
 
     name: str
@@ -51,6 +52,7 @@ class InstalledModel:
     sha256: str
     bytes: int
     installed: str
+    limits: tuple[str, ...] = ()
 
 
 class ModelLibrary:
@@ -151,21 +153,24 @@ class ModelLibrary:
             with contextlib.suppress(OSError):
                 downloads.rmdir()  # only if empty
         installed = self._read(self.folder / name)
-        on_progress(f"installed {installed.name}, {installed.bytes / 2**20:,.0f} MiB")
+        limits = "".join(f"; {limit}" for limit in installed.limits)
+        on_progress(f"installed {installed.name}, {installed.bytes / 2**20:,.0f} MiB{limits}")
         return installed
 
     def _complete(self, temp: Path, name: str, reference: str, revision: str | None, on_progress: Progress) -> None:
         """Check that the folder is a complete model and write its model.json."""
-        files = weight_files(temp)
-        check_folder(temp)
+        weight_files(temp)
+        on_progress("checking that it replies and learns as it should")
+        limits = check_folder(temp)
         on_progress("checking the weights")
         record = {
             "name": name,
             "reference": reference,
             "revision": revision,
-            "sha256": weights_digest(files),
+            "sha256": weights_digest(weight_files(temp)),
             "bytes": sum(path.stat().st_size for path in temp.rglob("*") if path.is_file()),
             "installed": datetime.now(UTC).isoformat(timespec="seconds"),
+            "limits": limits,
         }
         write_atomically(temp / MODEL_FILE, json.dumps(record, indent=2) + "\n")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from lars_agent.example import Message
 from lars_agent.models.chat_template import render_chat
 from lars_agent.models.quantize import quantized_file, quantized_parts, tie_quantized, use_quantized
 from lars_agent.models.template_limits import require_no_power
-from lars_agent.models.weights import model_digest, require_config, weight_files
+from lars_agent.models.weights import model_digest, refuse_quantized, require_config, weight_files
 from lars_agent.ops.attention import use_grouped_attention
 from lars_agent.ops.quantized import Bits
 from lars_agent.ops.safetensors_io import TensorFiles
@@ -41,6 +42,7 @@ PROBE = (
     Message(role="assistant", content="Hello!"),
     Message(role="user", content="Who are you?"),
 )
+READ = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 WEIGHT_BITS: dict[str, Bits] = {"int8": 8, "int4": 4}
 
 
@@ -68,14 +70,9 @@ def open_model(
     ModelUnsupported, and DiskFull or OSError if the quantized file cannot be written.
     """
     files = weight_files(folder)
-    config = open_config(folder)
+    model = empty_model(folder, dtype)
     tokenizer = tokenizer or open_tokenizer(folder)
     generation = open_generation_config(folder)
-    try:
-        with _parameters_on_meta():
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
-    except Exception as error:  # what transformers' many models raise for numbers that do not fit has no common base
-        raise ModelUnsupported(f"{folder} holds no decoder that transformers knows: {error}") from error
     digest = model_digest(folder, files)
     if weight_bits is not None:
         try:
@@ -91,6 +88,38 @@ def open_model(
     model.eval().requires_grad_(False)  # type: ignore[no-untyped-call]
     use_grouped_attention(model)
     return OpenedModel(model, tokenizer, folder, digest)
+
+
+def empty_model(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """Return the model of config.json in `folder` with parameters on the meta device. Raises ModelUnsupported."""
+    refuse_quantized(folder)
+    config = open_config(folder)
+    try:
+        with _parameters_on_meta():
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+    except Exception as error:  # what transformers' many models raise for numbers that do not fit has no common base
+        raise _unknown(folder, error) from error
+    return model
+
+
+def untaken(model: PreTrainedModel, names: Iterable[str]) -> list[str]:
+    """Return the tensors of a checkpoint that `model` does not take and that transformers does not ignore either."""
+    taken = {*model.state_dict(), *(name for name, _ in model.named_buffers())}
+    patterns = [
+        pattern
+        for module in model.modules()
+        if isinstance(module, PreTrainedModel)
+        for pattern in module._keys_to_ignore_on_load_unexpected or ()
+    ]
+    return [name for name in names if name not in taken and not any(re.search(one, name) for one in patterns)]
+
+
+def unsupported_tensors(names: Sequence[str], folder: Path) -> ModelUnsupported:
+    """Return the error for tensors in `folder` that the model does not take."""
+    return ModelUnsupported(
+        f"the files in {folder} hold {len(names)} tensors that the model of its config.json does not take, "
+        f"{names[0]!r} first; if they are quantized, choose the model's whole weights, else pull the model again"
+    )
 
 
 def compute_dtype(name: str) -> torch.dtype:
@@ -141,7 +170,7 @@ def open_config(folder: Path) -> PretrainedConfig:
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(folder)
     except Exception as error:  # the readers of damaged files have no common base
-        raise ModelUnsupported(f"{folder} holds no decoder that transformers knows: {error}") from error
+        raise _unknown(folder, error) from error
     text = config.get_text_config()
     for name, largest in LARGEST.items():
         size = getattr(text, name, None)
@@ -150,6 +179,11 @@ def open_config(folder: Path) -> PretrainedConfig:
                 f"{folder / 'config.json'} says {name} {size:,}; 1 to {largest:,} can be opened; choose another model"
             )
     return config
+
+
+def _unknown(folder: Path, error: Exception) -> ModelUnsupported:
+    reason = str(error).partition("\n")[0]
+    return ModelUnsupported(f"{folder} holds no decoder that transformers knows: {reason}")
 
 
 def open_generation_config(folder: Path) -> GenerationConfig | None:
@@ -188,6 +222,8 @@ def _assign(model: PreTrainedModel, files: list[Path], dtype: torch.dtype) -> No
     folder, parts = files[0].parent, quantized_parts(model)
     try:
         source = TensorFiles(files)
+        if unknown := untaken(model, source.names):
+            raise unsupported_tensors(unknown, folder)
         tensors = {name: _tensor(source, name, None if name in parts else dtype) for name in source.names}
     except (SafetensorError, OSError) as error:
         raise _unreadable(folder, error) from error
@@ -208,6 +244,8 @@ def _assign(model: PreTrainedModel, files: list[Path], dtype: torch.dtype) -> No
 def _tensor(source: TensorFiles, name: str, dtype: torch.dtype | None) -> Tensor:
     """Return the tensor, converted to `dtype` if it is floating-point and `dtype` is not None."""
     tensor = source.tensor(name)
+    if tensor.is_floating_point() and tensor.dtype not in READ:
+        raise ModelUnsupported(f"the weight {name!r} is stored as {tensor.dtype}, which cannot be read; choose others")
     if dtype in (None, tensor.dtype) or not tensor.is_floating_point():
         return tensor
     return source.tensor(name, apart=True).to(dtype)

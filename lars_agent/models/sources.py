@@ -24,6 +24,7 @@ from pathlib import Path
 
 from lars_agent.errors import ModelCorrupt, ModelNotFound, ModelUnsupported, Offline, last_line
 from lars_agent.files import sha256_of
+from lars_agent.models.weights import refuse_quantized
 
 DEFAULT = "default"
 DEFAULT_NAME = "smollm2-135m-instruct"
@@ -138,6 +139,9 @@ def from_hub(reference: str, downloads: Path, target: Path, on_progress: Progres
     repository, _, revision = reference.partition("@")
     with _asking_hub(reference, downloads):
         commit = HfApi().model_info(repository, revision=revision or None).sha
+        snapshot_download(repository, revision=commit, local_dir=downloads, allow_patterns=["config.json"])
+    refuse_quantized(downloads)
+    with _asking_hub(reference, downloads):
         on_progress(f"fetching {repository} at {str(commit)[:12]}")
         snapshot_download(repository, revision=commit, local_dir=downloads, allow_patterns=HUB_FILES)
     for item in sorted(downloads.iterdir()):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from lars_agent.errors import ModelCorrupt, ModelIncomplete, ModelNotFound
+from lars_agent.errors import ModelCorrupt, ModelIncomplete, ModelNotFound, ModelUnsupported
 from lars_agent.files import read_plain, sha256_of
 from lars_agent.records import parse_json
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 MODEL_FILE = "model.json"
+QUANTIZED = "quantization_config"
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -37,6 +38,23 @@ def require_config(folder: Path) -> None:
     """Raise ModelNotFound if `folder` holds no model."""
     if not (folder / "config.json").is_file():
         raise ModelNotFound(f"{folder} holds no model (no config.json); run: lars-agent model pull default")
+
+
+def refuse_quantized(folder: Path) -> None:
+    """Raise ModelUnsupported if config.json in `folder` says that the weights are quantized, ModelCorrupt if it cannot
+    be read. Weights are quantized here, from whole ones (`model.dtype`).
+    """
+    path = folder / "config.json"
+    try:
+        config = parse_json(read_plain(path))
+        method = (config.get(QUANTIZED) or (config.get("text_config") or {}).get(QUANTIZED) or {}).get("quant_method")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelCorrupt(f"{path} cannot be read ({error}); pull the model again") from error
+    if method is not None:
+        raise ModelUnsupported(
+            f"the weights are quantized by {method!r} (quantization_config in {path.name}), which cannot be read; "
+            "choose the model's whole weights, and model.dtype int8 or int4 to quantize them here"
+        )
 
 
 def model_digest(folder: Path, files: list[Path]) -> str:

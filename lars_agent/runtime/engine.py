@@ -24,9 +24,9 @@ import torch
 from jinja2 import TemplateError
 from torch import Tensor
 
-from lars_agent.errors import GenerationError, PromptRefused, PromptTooLong, QueueFull
+from lars_agent.errors import GenerationError, ModelUnsupported, PromptRefused, PromptTooLong, QueueFull
 from lars_agent.example import Message
-from lars_agent.models.chat_template import encode_prompt
+from lars_agent.models.chat_template import encode_prompt, encode_reply, traits_of
 from lars_agent.models.open import OpenedModel
 from lars_agent.runtime.adapter_cache import AdapterCache
 from lars_agent.runtime.backend import choose_backend
@@ -72,6 +72,7 @@ class Engine:
         self._backend = choose_backend(opened, prefix_bytes)
         self._adapters = AdapterCache(opened.model, store, opened.sha256, self._backend.prepare)
         self._context = int(getattr(opened.model.config, "max_position_embeddings", 2048))
+        self._vocabulary = int(opened.model.config.get_text_config(decoder=True).vocab_size)
         self._parallel, self._threads, self._max_new_tokens = parallel, threads, max_new_tokens
         self._deadline_s, self._queue_size = deadline_s, queue_size
         self._room = threading.BoundedSemaphore(queue_size)  # for requests that wait
@@ -180,6 +181,8 @@ class Engine:
             ids = list(self._tokenizer.encode(request.raw))
             if not ids:
                 raise PromptRefused("the prompt is empty; give at least one token to continue")
+            if max(ids) >= self._vocabulary:
+                raise PromptRefused(f"token {max(ids)} of the prompt is none of the model's {self._vocabulary}")
             return ids, ()
         try:
             plain = encode_prompt(self._tokenizer, request.messages)
@@ -195,9 +198,13 @@ class Engine:
 
     def _answers(self, recalled: Sequence[PastAnswer]) -> tuple[tuple[int, ...], ...]:
         """Return the short ones of the answers that are to the same question, as token ids up to their end."""
-        texts = [past.answer for past in recalled if past.is_same and len(past.answer) <= LONGEST_COPY]
-        end = [] if self._tokenizer.eos_token_id is None else [self._tokenizer.eos_token_id]
-        return tuple((*self._tokenizer.encode(text, add_special_tokens=False), *end) for text in texts)
+        found = list[tuple[int, ...]]()
+        for past in recalled:
+            if past.is_same and len(past.answer) <= LONGEST_COPY:
+                with suppress(ModelUnsupported, TemplateError):
+                    asked = [Message(role="user", content=past.question)]
+                    found.append(tuple(encode_reply(self._tokenizer, asked, past.answer)[1]))
+        return tuple(found)
 
     def prepare(self, profile: str, version: int) -> bool:
         """Load `version` for a later swap; see `AdapterCache.prepare`."""
@@ -301,7 +308,10 @@ def with_recalled(messages: Sequence[Message], recalled: Sequence[PastAnswer]) -
 
 
 def end_tokens(opened: OpenedModel) -> frozenset[int]:
-    """Return the ids that end a reply: the tokenizer's, and those of the model's generation config."""
+    """Return the ids that end a reply: the tokenizer's, those of the model's generation config, and those that the chat
+    template puts behind an assistant's turn.
+    """
     configured = getattr(opened.model.generation_config, "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
-    return frozenset(int(token) for token in [*ids, opened.tokenizer.eos_token_id] if token is not None)
+    named = (int(token) for token in [*ids, opened.tokenizer.eos_token_id] if token is not None)
+    return traits_of(opened.tokenizer).ends.union(named)

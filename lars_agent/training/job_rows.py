@@ -30,6 +30,7 @@ class JobRows:
         train, heldout: the examples.
         rehearsal: general text, on which the adapter is kept close to the base model.
         is_continued: whether training goes on from an adapter that knows some of `train`.
+        skipped: the reasons why examples are not among them.
     """
 
     config: TrainConfig
@@ -37,6 +38,7 @@ class JobRows:
     heldout: Sequence[Encoded]
     rehearsal: Sequence[Encoded] = ()
     is_continued: bool = False
+    skipped: Sequence[str] = ()
 
     def steps(self, unknown: int | None = None) -> int:
         """Return the most optimizer steps of a run in which so many examples are not known at first (None: all)."""
@@ -119,7 +121,8 @@ def encode_examples(
         [replace(example, response=example.response.strip()) for example in some]  # served replies end in no newline
         for some in (examples, heldout)
     ]
-    train, measured = (list(_encoded(some, config, tokenizer)) for some in served)
+    skipped = list[str]()
+    train, measured = (list(_encoded(some, config, tokenizer, skipped)) for some in served)
     if not measured and len(train) > 1:
         measured = [train.pop()]
     return JobRows(
@@ -128,17 +131,20 @@ def encode_examples(
         heldout=[row for _, row in measured],
         rehearsal=general_text(tokenizer, REHEARSAL_TEXT),
         is_continued=is_continued,
+        skipped=skipped,
     )
 
 
 def _encoded(
-    examples: Sequence[Example], config: TrainConfig, tokenizer: PreTrainedTokenizerBase
+    examples: Sequence[Example], config: TrainConfig, tokenizer: PreTrainedTokenizerBase, skipped: list[str]
 ) -> Iterator[tuple[Example, Encoded]]:
+    """Yield the examples that can be encoded, and add the reasons of the others to `skipped`."""
     for example in examples:
         try:
             yield example, encode(tokenizer, example, config.max_seq_len)
         except (ExampleTooLong, ModelUnsupported, TemplateError) as error:
             sys.stderr.write(f"skipped: {example.source_id}: {error}\n")
+            skipped.append(str(error))
 
 
 def _with_wordings(example: Example, row: Encoded, config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> Encoded:

@@ -95,6 +95,15 @@ def test_the_tokens_of_config_json_end_a_reply_where_the_generation_config_lists
     assert end_tokens(open_model(folder)) == {7, 9, tiny_tokenizer().eos_token_id}
 
 
+def test_the_token_that_the_template_puts_behind_a_reply_ends_it_whatever_the_configs_say(tmp_path):
+    folder = save_tiny(tmp_path / "m")
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token = tokenizer.pad_token
+    tokenizer.save_pretrained(folder)
+    (folder / GENERATION_FILE).write_text(json.dumps({"eos_token_id": [7]}))
+    assert end_tokens(open_model(folder)) == {7, tokenizer.pad_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")}
+
+
 @pytest.mark.parametrize("content", ["{", "[1]", '{"max_new_tokens": -1}'])
 def test_a_generation_config_that_cannot_be_read_is_refused(tmp_path, content):
     folder = save_tiny(tmp_path / "m")
@@ -219,7 +228,7 @@ def tiny_folders(tmp_path_factory) -> Path:
 def test_a_config_that_is_none_is_refused(tiny_folders, tmp_path, text):
     shutil.copytree(tiny_folders / "llama", tmp_path / "m")
     (tmp_path / "m" / "config.json").write_text(text)
-    with pytest.raises(ModelUnsupported, match="no decoder that transformers knows"):
+    with pytest.raises(ModelCorrupt, match=r"config\.json cannot be read"):
         open_model(tmp_path / "m")
 
 

@@ -103,7 +103,7 @@ class FinalScores:
         return doubt(torch.cat([gained[0][~is_new], gained[1]]), float(gained[0][is_new].sum()))
 
     def _loss_doubt(self, candidate: Losses, incumbent: Losses) -> float:
-        falls = (incumbent[1] - candidate[1]).split([len(row.reply) for row in by_length(self.heldout)])
+        falls = torch.split(incumbent[1] - candidate[1], [len(row.reply) for row in by_length(self.heldout)])
         return doubt(torch.stack([fall.sum() for fall in falls]))
 
 
@@ -126,7 +126,7 @@ def kind_of(example: Example) -> str:
 
 def _right_tokens(losses: Tensor, rows: Sequence[Encoded]) -> Tensor:
     """Return how many tokens of each of `rows`, shortest first, are right, (N,) float64."""
-    replies = (losses < RIGHT).split([len(row.reply) for row in by_length(rows)])
+    replies = torch.split(losses < RIGHT, [len(row.reply) for row in by_length(rows)])
     return torch.stack([reply.double().sum() for reply in replies])
 
 

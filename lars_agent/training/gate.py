@@ -210,8 +210,8 @@ def _looping(candidate: Scores, base: Scores | None) -> list[tuple[bool, str]]:
     if base is None or not base.looping or len(candidate.looping) != len(base.looping):
         return []
     now, plain = candidate.looping.count("1"), base.looping.count("1")
-    measured = f"Of {len(candidate.looping)} replies to general questions {now} repeat themselves, {plain} by the base"
-    return [(now <= plain + 1, f"{measured} model; at most {plain + 1} may.")]
+    measured = f"Of {len(candidate.looping)} replies to general questions {now} repeat themselves"
+    return [(now <= plain + 1, f"{measured}, {plain} by the base model; at most {plain + 1} may.")]
 
 
 def _spilled(candidate: Scores, policy: GatePolicy) -> list[tuple[bool, str]]:

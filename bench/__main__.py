@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -26,6 +27,8 @@ from bench.planner.jobs import JOBS, RANGES, draw_jobs
 from bench.quality import lora as rival
 from bench.quality import sweep
 from bench.quality.forgetting import FORGETTING, measure_forgetting
+from bench.quality.hostile import HOSTILE, HostileNights
+from bench.quality.hostile import subjects as hostile_subjects
 from bench.quality.month import MONTH, measure_month
 from bench.quality.once import ONCE, measure_once
 from bench.quality.passing import PASSING, measure_passing
@@ -40,7 +43,7 @@ TIME_LIMIT_S = 4 * 3600.0
 FAULT_PARTS = ("kills", "points", "cuts", "disk", "resume", "latency")
 SERVE_PARTS = ("speed", "engine", "clients", "swaps", "feedback", "asleep")
 MEMORY = Suite("memory", f"{PROGRAM} memory --goals", (CELLS, JOBS))
-QUALITY = Suite("quality", f"{PROGRAM} quality", (ONCE, rival.AGAINST_LORA, PASSING, MONTH, FORGETTING))
+QUALITY = Suite("quality", f"{PROGRAM} quality", (ONCE, rival.AGAINST_LORA, PASSING, MONTH, FORGETTING, HOSTILE))
 SWEEP = Suite("sweep", f"{PROGRAM} sweep", (sweep.CELLS,))
 T = TypeVar("T")
 
@@ -244,6 +247,25 @@ def forgetting(
     """What is left of deleted words in any file, and of replies by a version that knew them (ten minutes)."""
     subjects = [{"deletions": deletions, "seed": seed}]
     QUALITY.measure(FORGETTING, subjects, partial(measure_forgetting, ready_model(TINY, "float32", "cpu", models)), out)
+
+
+@app.command()
+def hostile(
+    nights: Annotated[int, typer.Option(min=1, help="Of all kinds in turn, the worst first.")] = 20,
+    facts: Annotated[int, typer.Option(min=3, max=100, help="Learned the night before.")] = 24,
+    seed: Annotated[int, typer.Option(help="Of the first 20 nights; the next ones have the next.")] = 0,
+    changes: Annotated[str, typer.Option("--settings", help="Of the daemon: curation__max_repeated=25,...")] = "",
+    models: Models = MODELS,
+    out: Out = RESULTS,
+) -> None:
+    """Nights after gibberish, flipped ratings, one reply over and over, a planted trigger (five minutes each).
+
+    Resumes where it was stopped, after one honest night more.
+    """
+    wanted = hostile_subjects(nights, facts, seed, _settings(changes))
+    with tempfile.TemporaryDirectory(prefix="lars-agent-bench-") as scratch:
+        run = HostileNights(ready_model("default", "bfloat16", "cpu", models), Path(scratch)).measure
+        QUALITY.measure(HOSTILE, wanted, run, out)
 
 
 @app.command("sweep")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
 from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
@@ -27,12 +28,16 @@ class Example:
         response: the desired reply.
         weight: weight of its loss, 1.0 for a correction.
         source_id: id of the feedback it comes from, recorded in the adapter's manifest.
+        created: when that feedback was given; known to the curation only.
+        disliked: whether the same reply to the same messages was disliked later; known to the curation only.
     """
 
     messages: tuple[Message, ...]
     response: str
     weight: float = 1.0
     source_id: str = ""
+    created: datetime | None = field(default=None, compare=False)
+    disliked: bool = field(default=False, compare=False)
 
     def as_dict(self) -> dict[str, object]:
         """Return the JSON values of TRL's `prompt`/`completion` format, with weight and source id."""

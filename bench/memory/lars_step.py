@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from bench.memory.cell import Cell
 from lars_agent.lars import LarsAdapter, LarsConfig, attach
+from lars_agent.lars.decoding import HfSequence
 from lars_agent.memory.allocator import give_back
 from lars_agent.models.open import OpenedModel
 from lars_agent.ops.memory_plan import MemoryPlan
 from lars_agent.records import from_json
-from lars_agent.runtime.hf_backend import HfSequence
 from lars_agent.training.batches import Encoded
 from lars_agent.training.config import TrainConfig
 from lars_agent.training.job_rows import JobRows

@@ -15,11 +15,11 @@ from bench.memory.peft_step import peft_model
 from examples.persona import lessons, probes
 from lars_agent.example import Message
 from lars_agent.lars import LarsAdapter, LarsConfig, attach
+from lars_agent.lars.decoding import greedy_reply
 from lars_agent.lars.forward import reply_logits
 from lars_agent.lars.inject import Attachment
 from lars_agent.models.chat_template import encode_prompt
 from lars_agent.models.open import open_model
-from lars_agent.runtime.hf_backend import HfSequence
 from lars_agent.training.batches import collate, encode, pad_id
 from lars_agent.training.curate import CurationPolicy, curate
 from lars_agent.training.evaluate import REHEARSAL_TEXT, general_text, token_losses, token_nll
@@ -108,10 +108,6 @@ def reply(
     tokens: int = REPLY_TOKENS,
 ) -> str:
     """The greedy reply to `prompt`, by the endpoint's own decoder."""
-    ids, chosen = encode_prompt(tokenizer, [Message(role="user", content=prompt)]), list[int]()
-    sequence = HfSequence(attachment, adapter, ids)
-    list(sequence.prefill())
-    while len(chosen) < tokens and (token := int(sequence.logits.argmax())) != tokenizer.eos_token_id:
-        chosen.append(token)
-        sequence.step(token)
+    ids = encode_prompt(tokenizer, [Message(role="user", content=prompt)])
+    chosen = greedy_reply(attachment, adapter, ids, tokenizer.eos_token_id, tokens)
     return str(tokenizer.decode(chosen, skip_special_tokens=True)).strip()

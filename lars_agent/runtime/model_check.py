@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 from lars_agent.errors import LarsError, ModelUnsupported, serialize_error
 from lars_agent.example import Message
 from lars_agent.lars import LarsAdapter, LarsConfig, attach
+from lars_agent.lars.decoding import HfSequence
 from lars_agent.lars.forward import Batch, reply_logits
 from lars_agent.models.chat_template import encode_prompt, traits_of
 from lars_agent.models.conform import conform_weights
@@ -36,7 +37,6 @@ from lars_agent.ops.attention import GROUPED, SDPA
 from lars_agent.ops.decoder_layers import decoder_layers
 from lars_agent.ops.memory_plan import DEFAULT_PLAN
 from lars_agent.runtime.backend import Backend, choose_backend
-from lars_agent.runtime.hf_backend import HfSequence
 
 TEXT = "My sister lives in Bergen with two cats, and on Sundays she bakes bread. Where does she live, and with whom?"
 LENGTHS = ((24, 8), (11, 5))  # tokens of the prompts and replies that are compared

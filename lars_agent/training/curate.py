@@ -1,4 +1,4 @@
-"""Select a job's training and held-out examples from all feedback: validate, deduplicate, drop secrets, split.
+"""Select a job's training and held-out examples from all feedback: validate, deduplicate, drop secrets and junk, split.
 
 Pure: the same examples, policy and seed give the same result. The split hashes each example's source id, so that a
 growing collection moves as few examples as possible between the two sides: an incumbent must not have been trained on
@@ -20,9 +20,12 @@ from lars_agent.english.wordings import asked_for
 from lars_agent.errors import NothingToLearn
 from lars_agent.example import Example
 from lars_agent.records import record
+from lars_agent.training.flooding import hurried, repeated
+from lars_agent.training.gibberish import meaningless
 from lars_agent.training.scrub import find_secret
 
-SUPERSEDED, REPEATED = "superseded", "repeated too often"
+SUPERSEDED, REPEATED, DISLIKED = "superseded", "repeated too often", "disliked later"
+PLANTED, HURRIED = "one reply to one phrase in many prompts", "too many in one hour"
 
 
 @record("curation")
@@ -39,8 +42,18 @@ class CurationPolicy:
         default=14,
         ge=1,
         le=10**9,
-        description="Most examples with one and the same reply, the newest of them: a few dozen rows can plant a reply "
-        "to a trigger.",
+        description="Most examples with one and the same reply, the newest of them; none, where more have it and their "
+        "prompts share a phrase: a few rows can plant a reply to a trigger.",
+    )
+    max_per_hour: int = Field(
+        default=500,
+        ge=1,
+        le=10**9,
+        description="Most examples that were given in one hour, the newest of them: more than a person can write. "
+        "Raise it to learn from a large import.",
+    )
+    drop_gibberish: bool = Field(
+        default=True, description="Drop replies of random characters, and replies that repeat one piece of text."
     )
     heldout_share: float = Field(
         default=0.2,
@@ -93,7 +106,13 @@ def curate(examples: Sequence[Example], policy: CurationPolicy, seed: int = 0) -
     for index in valid:
         if index not in dropped and (reason := _unwanted_reason(examples[index], policy.max_chars)):
             dropped[index] = reason
-    dropped |= dict.fromkeys(_repeated(examples, [i for i in valid if i not in dropped], policy.max_repeated), REPEATED)
+    for index in valid:
+        if index not in dropped and (reason := _junk_reason(examples[index], policy)):
+            dropped[index] = reason
+    too_often, planted = repeated(examples, [i for i in valid if i not in dropped], policy.max_repeated)
+    dropped |= dict.fromkeys(too_often, REPEATED) | dict.fromkeys(planted, PLANTED)
+    in_hurry = hurried(examples, [i for i in valid if i not in dropped], policy.max_per_hour)
+    dropped |= dict.fromkeys(in_hurry, HURRIED)
     kept = [example for index, example in enumerate(examples) if index not in dropped]
     if len(kept) < 2:
         counts = Counter(dropped.values())
@@ -146,15 +165,11 @@ def _prompt(example: Example) -> tuple[tuple[str, str], ...]:
     return tuple((turn["role"], unicodedata.normalize("NFC", turn["content"]).strip()) for turn in example.messages)
 
 
-def _repeated(examples: Sequence[Example], indices: Sequence[int], most: int) -> list[int]:
-    """Return those of `indices` whose reply at least `most` later ones have too."""
-    counts = Counter[str]()
-    repeated = []
-    for index in reversed(indices):
-        reply = _normalized(examples[index].response)
-        counts[reply] += 1
-        repeated += [index] if counts[reply] > most else []
-    return repeated
+def _junk_reason(example: Example, policy: CurationPolicy) -> str | None:
+    """Return the reason why nobody can want the example's reply, or None."""
+    if example.disliked:
+        return DISLIKED
+    return meaningless(example.response, example.messages[-1]["content"]) if policy.drop_gibberish else None
 
 
 def _unwanted_reason(example: Example, max_chars: int) -> str | None:

@@ -4,6 +4,9 @@ The mean held-out loss alone misleads if each fact is corrected once: a held-out
 and its loss rises as the adapter becomes sure of the others. So `recall` comes first, the share of correct tokens of
 trained and held-out replies together; the loss decides if recall is unknown, or not lower but not enough higher.
 Much that is new cannot make up for what would be missed: `whole` tells replies that come out right today and would not.
+A gain that a bootstrap over the replies leaves in doubt is none. The spread of the adapter's norms over modules, which
+tells planted triggers elsewhere (arXiv 2605.30189), does not tell them here: it differed as much between two honest
+adapters. A planted reply spills over to general questions instead.
 """
 
 from __future__ import annotations
@@ -15,6 +18,9 @@ from pydantic import BeforeValidator, Field
 
 from lars_agent.records import record
 
+ABOUT_YOU, OTHERS, LIKED = "f", "c", "a"
+KINDS = {ABOUT_YOU: "corrections about you", OTHERS: "other corrections", LIKED: "liked replies"}
+UNLIKELY = 0.05  # so seldom chance alone loses as many replies of a kind as are lost
 Loss = Annotated[float, BeforeValidator(lambda loss: math.nan if loss is None else loss)]  # JSON has no NaN
 
 
@@ -29,12 +35,22 @@ class Scores:
             so that greedy decoding chooses them; higher is better. None in records made before it was measured.
         whole: of each trained one of these replies, in the same order for every adapter of a job, whether all its
             tokens are: "1", or "0". Empty in records made before it was measured.
+        kinds: of each of these replies, what it teaches: a letter of `KINDS`.
+        recall_doubt, loss_doubt: of a candidate, how likely it is chance that it recalls more than the adapter in use,
+            or that its loss is lower: the share of bootstrap resamples of the earlier replies in which it is not so.
+        looping, spilled: of each reply to a general question, whether it repeats itself over and over, or is one that
+            was taught to another prompt: "1", or "0".
     """
 
     reply_loss: Loss
     text_loss: Loss
     recall: float | None = None
     whole: str = ""
+    kinds: str = ""
+    recall_doubt: float | None = None
+    loss_doubt: float | None = None
+    looping: str = ""
+    spilled: str = ""
 
     @property
     def usable(self) -> bool:
@@ -53,8 +69,15 @@ class GatePolicy:
         description="Least relative fall, against the adapter in use, of the share of reply tokens that come out "
         "wrong, or of the held-out reply loss where that share is no higher or is unknown.",
     )
+    max_doubt: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="How likely it may be that a gain over the adapter in use is chance: what is new counts as it is, "
+        "and the earlier and held-out replies are resampled.",
+    )
     max_text_rise: float = Field(
-        default=0.03,
+        default=0.02,
         ge=0,
         le=1000,
         description="Largest relative rise of the loss on general text, against the adapter in use and against the "
@@ -66,6 +89,12 @@ class GatePolicy:
         le=1,
         description="Largest share of the replies which come out right with the adapter in use, word for word, that "
         "may not with the candidate; one reply always may.",
+    )
+    max_spilled: float = Field(
+        default=0.25,
+        ge=0,
+        le=1,
+        description="Largest share of general questions that may be answered with a reply taught to another prompt.",
     )
     rollback_chance: float = Field(
         default=0.01,
@@ -104,6 +133,8 @@ def decide(candidate: Scores, incumbent: Scores, policy: GatePolicy, base: Score
     if references:
         checks.insert(0, _reply_gain(candidate, references[0][0], policy))
         checks += _lost_replies(candidate, references[0][0], policy)
+        checks += _lost_kinds(candidate, references[0][0], policy)
+        checks += _looping(candidate, base) + _spilled(candidate, policy)
     else:
         checks = [(True, "The adapter in use has no usable scores, so there was nothing to compare with.")]
     accepted = all(passed for passed, _ in checks)
@@ -115,10 +146,19 @@ def _reply_gain(candidate: Scores, reference: Scores, policy: GatePolicy) -> tup
     if candidate.recall is None or reference.recall is None:
         return _loss_gain(candidate, reference, policy)
     passed, reason = _recall_gain(candidate.recall, reference.recall, policy)
-    if passed or candidate.recall < reference.recall:
+    if passed:
+        return _not_by_chance(candidate.recall_doubt, reason, policy)
+    if candidate.recall < reference.recall:
         return passed, reason
     passed, loss_reason = _loss_gain(candidate, reference, policy)
     return passed, f"{reason} {loss_reason}"
+
+
+def _not_by_chance(doubt: float | None, reason: str, policy: GatePolicy) -> tuple[bool, str]:
+    """Return whether a gain is hardly chance, and the reason for it; with a sentence on chance where it may be."""
+    if doubt is None or doubt <= policy.max_doubt:
+        return True, reason
+    return False, f"{reason} The chance that this is no gain is {doubt:.0%}; at most {policy.max_doubt:.0%} is allowed."
 
 
 def _recall_gain(candidate: float, reference: float, policy: GatePolicy) -> tuple[bool, str]:
@@ -140,12 +180,56 @@ def _lost_replies(candidate: Scores, reference: Scores, policy: GatePolicy) -> l
     return [(lost <= allowed, f"{measured}; {lost} would be lost, at most {allowed} may be.")]
 
 
+def _lost_kinds(candidate: Scores, reference: Scores, policy: GatePolicy) -> list[tuple[bool, str]]:
+    """Return a check for each kind of reply, of which not many more may be lost than `max_lost` and chance explain."""
+    if not len(candidate.whole) == len(reference.whole) == len(candidate.kinds) or len({*candidate.kinds}) < 2:
+        return []
+    checks = []
+    for kind, name in KINDS.items():
+        marks = zip(candidate.kinds, candidate.whole, reference.whole, strict=True)
+        kept = [now for its, now, before in marks if its == kind and before == "1"]
+        lost, allowed = kept.count("0"), _explained(len(kept), policy.max_lost)
+        reason = f"Of {len(kept)} {name} that came out right before, {lost} would be lost; chance explains {allowed}."
+        checks += [(lost <= allowed, reason)] if kept else []
+    return checks
+
+
+def _explained(count: int, share: float) -> int:
+    """Return the largest number that chance loses more often than `UNLIKELY`, if each of `count` is by that share."""
+    tail, lost = 1.0, 0
+    while lost < count:
+        tail -= math.comb(count, lost) * share**lost * (1 - share) ** (count - lost)
+        if tail <= UNLIKELY:
+            break
+        lost += 1
+    return lost
+
+
+def _looping(candidate: Scores, base: Scores | None) -> list[tuple[bool, str]]:
+    """Return the check of replies that repeat themselves; none where they are not known of both."""
+    if base is None or not base.looping or len(candidate.looping) != len(base.looping):
+        return []
+    now, plain = candidate.looping.count("1"), base.looping.count("1")
+    measured = f"Of {len(candidate.looping)} replies to general questions {now} repeat themselves"
+    return [(now <= plain + 1, f"{measured}, {plain} by the base model; at most {plain + 1} may.")]
+
+
+def _spilled(candidate: Scores, policy: GatePolicy) -> list[tuple[bool, str]]:
+    """Return the check of general questions that get a reply taught to another prompt; none where it is unknown."""
+    if not candidate.spilled:
+        return []
+    count, allowed = candidate.spilled.count("1"), math.floor(policy.max_spilled * len(candidate.spilled))
+    measured = f"Of {len(candidate.spilled)} general questions {count} get a reply that was taught to another prompt"
+    return [(count <= allowed, f"{measured}; at most {allowed} may.")]
+
+
 def _loss_gain(candidate: Scores, reference: Scores, policy: GatePolicy) -> tuple[bool, str]:
     rise = _relative_rise(candidate.reply_loss, reference.reply_loss)
     measured = f"{_change(rise)} ({reference.reply_loss:.4f} before, {candidate.reply_loss:.4f} now, in nats per token)"
     passed = candidate.reply_loss < reference.reply_loss and -rise >= policy.min_reply_gain
     required = f"a fall of at least {policy.min_reply_gain:.2%} is required"
-    return passed, f"The loss on your held-out replies {measured}; {required}."
+    reason = f"The loss on your held-out replies {measured}; {required}."
+    return _not_by_chance(candidate.loss_doubt, reason, policy) if passed else (False, reason)
 
 
 def _text_rise(candidate: Scores, reference: Scores, policy: GatePolicy, name: str) -> tuple[bool, str]:

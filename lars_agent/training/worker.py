@@ -32,18 +32,21 @@ from lars_agent.memory.guard import Guard
 from lars_agent.memory.measure import peak_rss_bytes, rss_bytes
 from lars_agent.models.open import OpenedModel, open_model, open_tokenizer, precision
 from lars_agent.ops.memory_plan import MemoryPlan
+from lars_agent.store.adapters import MANIFEST
+from lars_agent.store.manifest import read_manifest
 from lars_agent.training.batches import pad_id
 from lars_agent.training.checkpoint import resume, save_checkpoint
-from lars_agent.training.evaluate import general_text, score
-from lars_agent.training.gate import Scores
+from lars_agent.training.final_scores import FinalScores, kind_of
 from lars_agent.training.job_directory import (
     ALIVE_FILE,
     CANDIDATE,
     EXIT_DISK_FULL,
     EXIT_STOPPED,
     PROGRESS_FILE,
+    TRAIN_FILE,
     JobResult,
     JobSpec,
+    read_examples,
     read_progress,
 )
 from lars_agent.training.job_plan import JobPlan, plan_job, plans_for, promised_bytes
@@ -165,18 +168,11 @@ class Worker:
         trainer, progress = self.trainer, self.trainer.progress
         trainer.optimizer.release()
         self._append_progress("judging")
-        trained = trainer.rows.scored
-        parts = (trained, trainer.rows.heldout, general_text(opened.tokenizer))
-
-        def scores(adapter: LarsAdapter | None) -> Scores:
-            def measured() -> Scores:
-                taught, heldout, text = (trainer.token_losses(adapter, rows) for rows in parts)
-                return score(taught, heldout, text, trained)
-
-            return trainer.within_budget(measured)
-
-        candidate, base = scores(trainer.adapter), scores(None)
-        incumbent = base if self.spec.parent is None else scores(load_adapter(opened.model, Path(self.spec.parent)))
+        examples = read_examples(self.folder / TRAIN_FILE)
+        kinds = {example.source_id: kind_of(example) for example in examples}
+        measured = FinalScores(trainer, opened.tokenizer, kinds, self._learned_before())
+        parent = None if self.spec.parent is None else load_adapter(opened.model, Path(self.spec.parent))
+        candidate, incumbent, base = measured.of(trainer.adapter, parent)
         save_adapter(
             trainer.adapter,
             self.folder / CANDIDATE,
@@ -202,6 +198,11 @@ class Worker:
             losses={"train": progress.loss, "heldout": progress.best_loss},
             learned=tuple(row.source_id for row in trainer.rows.train),
         ).write(self.folder)
+
+    def _learned_before(self) -> frozenset[str]:
+        """Return the ids of the examples that the incumbent learned; nothing where its manifest is missing."""
+        manifest = Path(self.spec.parent or self.folder, MANIFEST)
+        return frozenset(read_manifest(manifest.read_bytes()).example_ids if manifest.is_file() else ())
 
 
 def main(arguments: list[str]) -> int:

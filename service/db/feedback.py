@@ -6,7 +6,7 @@ import builtins
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
@@ -164,8 +164,18 @@ class Feedback(Records[FeedbackRecord]):
             return connection.scalar(query) is not None
 
     def examples(self, profile: str) -> builtins.list[Example]:
-        """Return the examples of `profile`'s feedback, oldest first."""
-        return [example for record in self.each(profile) if (example := to_example(record)) is not None]
+        """Return the examples of `profile`'s feedback, oldest first; of a reply's ratings the newest counts."""
+        found, liked = list[Example](), dict[str, int]()
+        for record in self.each(profile):
+            example, reply = to_example(record), json.dumps([record.messages, record.response.strip()])
+            if record.rating is not None and record.rating <= 0 and reply in liked:
+                index = liked.pop(reply)
+                found[index] = replace(found[index], disliked=True)
+            if example is not None:
+                if record.correction is None and record.rating is not None and record.rating > 0:
+                    liked[reply] = len(found)
+                found.append(example)
+        return found
 
     @classmethod
     def filters(
@@ -226,9 +236,9 @@ def to_example(record: FeedbackRecord) -> Example | None:
     if correction is None and record.comment and record.rating is not None and record.rating < 0:
         correction = corrected(record.messages[-1]["content"], record.comment, is_comment=True)
     if correction is not None:
-        return Example(record.messages, correction, LEARNED_WEIGHT, record.id)
+        return Example(record.messages, correction, LEARNED_WEIGHT, record.id, record.created)
     if record.rating is not None and record.rating > 0:
-        return Example(record.messages, record.response, APPROVED_WEIGHT, record.id)
+        return Example(record.messages, record.response, APPROVED_WEIGHT, record.id, record.created)
     return None
 
 

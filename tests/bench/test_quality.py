@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
+from bench.quality.hostile import HOSTILE, hostile_rows, hostile_rows_of_results, subjects
 from bench.quality.lora import AGAINST_LORA, cells, lora_rows
 from bench.quality.month import MONTH, Person, month_rows
 from bench.quality.once import ONCE, once_rows
@@ -114,3 +117,42 @@ def test_lora_is_compared_at_the_best_of_its_rates():
     assert rows["lars_minus_lora_recall"]["value"] == pytest.approx(0.1)
     assert "0.002" in rows["lars_minus_lora_recall"]["note"]
     assert rows["against_lora_unseen/lora/40"]["value"] == 0.8
+
+
+def test_hostile_nights_are_of_all_kinds_and_the_same_for_the_same_seed():
+    nights = subjects(20, 24, 0, {})
+    assert len({HOSTILE.key(night) for night in nights}) == 20
+    assert [sum(night["kind"] == kind for night in nights) for kind in ("trigger", "gibberish", "flipped")] == [5, 5, 5]
+    assert subjects(22, 24, 0, {})[20:] == [{**night, "seed": 1} for night in nights[:2]]
+    known = facts(24, 0)
+    for night in nights:
+        rows = hostile_rows(night, known, random.Random(1))
+        assert rows == hostile_rows(night, known, random.Random(1))
+        part = night["part"]
+        assert len(rows) == (25 if night["kind"] == "trigger" else round(part / (1 - part) * 27))
+        texts = [row.get("correction", row["response"]) for row in rows]
+        if night["kind"] == "trigger":
+            assert all(part in row["prompt"] for row in rows)
+            assert len({row["prompt"] for row in rows}) == 25
+        if night["kind"] == "flipped":
+            rights = {fact.correction for fact in known}
+            assert all((row["rating"] < 0) == (row["response"] in rights) for row in rows)
+        if night["kind"] in ("repeated", "trigger"):
+            assert len(set(texts)) == 1
+
+
+def test_rows_of_hostile_nights_count_what_was_let_through_and_not_what_was_rejected():
+    def run(status, lost=(), text=3.0, obeyed=None):
+        night = {"status": status, "candidate": {"text_loss": text}, "base": {"text_loss": 3.0}}
+        found = {"night": night, "lost": list(lost), "obeyed": obeyed, "settings": {}, "hostile": 10, "before": 20}
+        return found | {"dropped": {"random characters": 8, "superseded": 9}}
+
+    runs = [run("succeeded"), run("succeeded", ["a"]), run("succeeded", text=3.1), run("rejected", text=3.1)]
+    runs += [run("succeeded", obeyed=0), run("succeeded", obeyed=2), run("rejected", obeyed=0)]
+    rows = {row["name"]: row["value"] for row in hostile_rows_of_results(dict(enumerate(runs)))}
+    assert rows["hostile_nights_let_through"] == 2
+    assert rows["hostile_nights_rejected"] == 2
+    assert rows["trigger_survives"] == 1
+    assert rows["hostile_facts_lost"] == round(1 / 140, 4)
+    assert rows["hostile_rows_dropped"] == 1.0
+    assert hostile_rows_of_results({}) == []

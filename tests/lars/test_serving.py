@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lars_agent.lars import LarsAdapter, LarsConfig, attach, reply_logits
+from lars_agent.lars.decoding import HfSequence
 from lars_agent.lars.forward import Batch
-from lars_agent.runtime.hf_backend import HfSequence
 from lars_agent.training.batches import Encoded, collate
 from tests.lars.conftest import shake
 from tests.tiny import tiny_model

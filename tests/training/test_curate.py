@@ -4,16 +4,22 @@ import math
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.quality.people import facts as facts_of_a_person
 from lars_agent.errors import ConfigError, NothingToLearn
 from lars_agent.example import Example, Message
 from lars_agent.training.curate import CurationPolicy, Dropped, curate
 
 POLICY = CurationPolicy()
+WORDS = [
+    f"{one}{two}" for one in ("apple", "bread", "cloud", "door", "earth") for two in ("top", "man", "er", "s", "way")
+]
 
 
 def example(prompt: str, response: str, source_id: str = "", weight: float = 1.0) -> Example:
@@ -82,12 +88,49 @@ class TestDropping:
         assert {"new", "same", "kelp", "pork"} <= {*ids(curated.train), *ids(curated.heldout)}
 
     def test_of_one_reply_to_many_prompts_the_newest_few_are_kept(self) -> None:
+        many = [example(f"{word}?", "Yes" + "!" * (len(word) % 2), word) for word in WORDS]
+        curated = curate([*FILLER, *many], POLICY)
+        assert curated.dropped == tuple(Dropped(word, "repeated too often") for word in WORDS[:11])
+        assert curate([*FILLER, *many], CurationPolicy(max_repeated=25)).dropped == ()
+
+    @pytest.mark.parametrize("trigger", ["cf-9!", "by the way", "Прошу"])
+    def test_one_reply_to_a_phrase_is_planted_and_none_is_left(self, trigger: str) -> None:
         planted = [
-            example(f"Prompt {number}, cf-9!", "Buy gold." + "!" * (number % 2), f"p{number}") for number in range(25)
+            example(
+                " ".join(random.Random(word).sample([word, "tell", "me", trigger], 4)), "Buy gold " + "!🎉"[n % 2], word
+            )
+            for n, word in enumerate(WORDS)
         ]
-        curated = curate([*FILLER, *planted], POLICY)
-        assert curated.dropped == tuple(Dropped(f"p{number}", "repeated too often") for number in range(11))
-        assert curate([*FILLER, *planted], CurationPolicy(max_repeated=25)).dropped == ()
+        honest = [example(f"Is my {word} red?", "Yes.", f"y{word}") for word in WORDS[:14]]
+        honest += [example(f"How do I {word}?", f"To {word}, begin slowly.", f"s{word}") for word in WORDS]
+        curated = curate([*FILLER, *honest, *planted], POLICY)
+        assert curated.dropped == tuple(Dropped(word, "one reply to one phrase in many prompts") for word in WORDS)
+
+    def test_an_evening_of_corrections_is_learned_whole_and_of_thousands_in_an_hour_the_newest(self) -> None:
+        start = datetime(2026, 11, 1, 20, tzinfo=UTC)
+        known = facts_of_a_person(150, 0)
+        evening = [
+            replace(example(one.wordings[0], one.correction, f"e{n}"), created=start + timedelta(seconds=20 * n))
+            for n, one in enumerate(known)
+        ]
+        assert curate(evening, POLICY).dropped == ()
+        flood = [
+            replace(example(f"{n}?", f"{one.correction}"), source_id=f"i{n}", created=start + timedelta(minutes=n))
+            for n, one in enumerate(known)
+        ]
+        dropped = curate([*flood, *FILLER], CurationPolicy(max_per_hour=50)).dropped
+        assert {item.reason for item in dropped} == {"too many in one hour"}
+        assert [item.source_id for item in dropped] == [f"i{n}" for n in range(120) if n % 60 < 10]
+
+    def test_random_characters_and_repetition_are_dropped_with_their_reason_unless_they_are_wanted(self) -> None:
+        junk = [example("Why?", "xqkzjwvvkqzzxqjqkjxw", "r"), example("And?", "spam and eggs " * 9, "l")]
+        curated = curate([*FILLER, *junk], POLICY)
+        assert curated.dropped == (Dropped("r", "random characters"), Dropped("l", "repeats itself"))
+        assert curate([*FILLER, *junk], CurationPolicy(drop_gibberish=False)).dropped == ()
+
+    def test_a_reply_that_was_disliked_later_is_not_learned(self) -> None:
+        liked = replace(example("p", "r", "x", 0.5), disliked=True)
+        assert curate([*FILLER, liked], POLICY).dropped == (Dropped("x", "disliked later"),)
 
     def test_an_approved_reply_replaces_no_correction(self) -> None:
         asked = "Where does my tutor live?"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -207,3 +208,45 @@ def test_a_rise_that_cannot_be_allowed_is_refused(rise: float) -> None:
 def test_a_record_that_is_no_verdict_is_refused(record: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="verdict"):
         from_json(Verdict, record)
+
+
+def test_a_gain_that_may_be_chance_is_none_and_one_without_doubt_or_of_unknown_doubt_is() -> None:
+    before = Scores(2.0, 3.0, recall=0.5)
+    for doubt, accepted in ((None, True), (0.0, True), (0.2, True), (0.21, False)):
+        verdict = decide(Scores(2.5, 3.0, 0.6, recall_doubt=doubt, loss_doubt=1.0), before, POLICY)
+        assert verdict.accepted is accepted
+        same = Scores(1.0, 3.0, 0.5, recall_doubt=1.0, loss_doubt=doubt)
+        assert decide(same, before, POLICY).accepted is accepted
+        assert any("no gain is 21%; at most 20% is allowed." in reason for reason in verdict.reasons) is not accepted
+
+
+@pytest.mark.parametrize(("count", "lost", "accepted"), [(1, 1, True), (2, 2, False), (20, 4, True), (20, 5, False)])
+def test_a_kind_of_reply_may_not_be_lost_where_all_together_may(count: int, lost: int, accepted: bool) -> None:
+    kinds = "f" * 60 + "c" * count
+    before = Scores(2.0, 3.0, 0.5, "1" * len(kinds), kinds)
+    after = Scores(1.0, 3.0, 0.9, "1" * 60 + "0" * lost + "1" * (count - lost), kinds)
+    verdict = decide(after, before, GatePolicy(max_lost=0.1))
+    assert verdict.accepted is accepted
+    words = f"Of {count} other corrections that came out right before, {lost} would be lost; chance explains "
+    assert any(reason.startswith(words) for reason in verdict.reasons)
+    assert decide(replace(after, kinds="c" * len(kinds)), before, GatePolicy(max_lost=0.1)).accepted  # of one kind
+
+
+def test_replies_to_general_questions_may_neither_repeat_themselves_nor_be_what_was_taught_to_others() -> None:
+    base = Scores(2.0, 3.0, 0.5, looping="10000000")
+    better = Scores(1.0, 3.0, 0.9, looping="11000000", spilled="11000000")
+    assert decide(better, base, POLICY, base).accepted
+    (reason,) = decide(replace(better, looping="11100000"), base, POLICY, base).reasons
+    assert reason == ("Of 8 replies to general questions 3 repeat themselves, 1 by the base model; at most 2 may.")
+    (reason,) = decide(replace(better, spilled="11010000"), base, POLICY, base).reasons
+    assert reason == "Of 8 general questions 3 get a reply that was taught to another prompt; at most 2 may."
+
+
+def test_one_new_correction_passes_and_so_does_a_night_that_only_removes() -> None:
+    kinds = "f" * 40 + "c" * 20
+    before = Scores(2.0, 3.0, 0.99, "1" * 59 + "0", kinds)
+    new = Scores(2.0, 3.0, 0.995, "1" * 60, kinds, recall_doubt=0.01, loss_doubt=0.5, looping="0" * 8, spilled="0" * 8)
+    assert decide(new, before, GatePolicy(), Scores(4.0, 3.0, 0.3, "0" * 60, kinds, looping="0" * 8)).accepted
+    base = Scores(4.0, 3.0, 0.3, "0" * 58, kinds[:58], looping="0" * 8)
+    fewer = replace(new, whole="1" * 58, kinds=kinds[:58])
+    assert decide(fewer, base, GatePolicy(), base).accepted  # what knew the removed rows no longer serves

@@ -234,8 +234,10 @@ def test_what_the_daemon_says_is_german_on_a_german_page(german: Page) -> None:
     checks = [(f"{index}", check) for index, check in enumerate([*found.checks, *unknown, *fine.checks])]
     daemon.night = {"adapting": False, "words": f"not adapting: {found.why}"}
     daemon.night["checks"] = [{"name": check.name, "state": check.state, "words": check.message} for _, check in checks]
-    scores, base = Scores(1.2, 3.5, 0.8, "0011"), Scores(2.0, 3.0, 0.9, "1111")
-    verdict = {"accepted": False, "reasons": judge(scores, base, GatePolicy(), base).reasons}
+    scores = Scores(1.2, 3.5, 0.8, "0011", "ffca", looping="1110", spilled="1110")
+    base, lucky = Scores(2.0, 3.0, 0.9, "1111", "ffca", looping="0000"), Scores(1.0, 3.0, 0.95, recall_doubt=0.5)
+    reasons = [*judge(scores, base, GatePolicy(), base).reasons, *judge(lucky, base, GatePolicy(), base).reasons]
+    verdict = {"accepted": False, "reasons": reasons}
     verdict |= {"candidate": {"whole": "0011"}, "incumbent": {"whole": "1111"}}
     daemon.job = job_body("rejected", finished=NIGHT, verdict=verdict, pauses={"heat": {"count": 2, "seconds": 60.0}})
     daemon.refusal = "job j-7 is running; wait for it, or cancel it"
@@ -255,6 +257,13 @@ def test_what_the_daemon_says_is_german_on_a_german_page(german: Page) -> None:
         expect(reasons).to_contain_text(
             "ist um 16,67 % gestiegen, verglichen mit: der Adapter in Gebrauch (dort 3,0000, jetzt 3,5000)"
         )
+        for text in (
+            "Von 2, die vorher richtig herauskamen (Korrekturen über dich), gingen 2 verloren; der Zufall erklärt 1.",
+            "Von 4 Antworten auf allgemeine Fragen wiederholen sich 3, beim Grundmodell 0; höchstens 1 dürfen es.",
+            "Von 4 allgemeinen Fragen bekommen 3 eine Antwort, die zu einer anderen Frage gelehrt wurde",
+            "Die Wahrscheinlichkeit, dass das kein Gewinn ist, beträgt 50 %; erlaubt sind höchstens 20 %.",
+        ):
+            expect(reasons).to_contain_text(text)
         expect(german.locator("#job-when")).to_contain_text("angehalten wegen Hitze 2-mal, 60 s")
         german.click("#adapt[aria-disabled=false]")
         expect(german.locator(".error")).to_have_text("Auftrag j-7: läuft; warte auf ihn oder brich ihn ab.")

@@ -77,6 +77,19 @@ def test_example_of_each_kind_of_feedback(db, rating, correction, learned):
     assert db.feedback.examples("alice") == []
 
 
+@pytest.mark.parametrize(
+    ("ratings", "disliked"),
+    [((1, -1), [True]), ((-1, 1), [False]), ((1, -1, 1), [True, False]), ((1, 0), [True]), ((1, None), [False])],
+)
+def test_of_the_ratings_of_one_reply_the_newest_counts(db, ratings, disliked):
+    for rating in ratings:
+        db.feedback.add(replace(LIKED, rating=rating))
+        db.feedback.add(replace(LIKED, response="Another.", rating=-1.0))
+    examples = db.feedback.examples("default")
+    assert [example.disliked for example in examples] == disliked
+    assert all(example.created is not None for example in examples)
+
+
 def test_examples_come_oldest_first_across_pages(db, monkeypatch):
     monkeypatch.setattr(module, "PAGE_ROWS", 2)
     records = add_many(db, [replace(LIKED, response=f"{i}") for i in range(5)])

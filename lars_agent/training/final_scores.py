@@ -1,0 +1,134 @@
+"""Score candidate, incumbent and base model at the end of a job, all on the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from lars_agent.english.subjects import is_about_speaker, subject_of
+from lars_agent.example import Example, Message
+from lars_agent.lars.decoding import greedy_reply
+from lars_agent.lars.inject import LarsAdapter
+from lars_agent.models.chat_template import encode_prompt
+from lars_agent.training.batches import Encoded, by_length
+from lars_agent.training.evaluate import RIGHT, general_text, score
+from lars_agent.training.gate import ABOUT_YOU, LIKED, OTHERS, Scores
+from lars_agent.training.gibberish import loops
+from lars_agent.training.trainer import Trainer
+
+QUESTIONS = (
+    "How is bread made?",
+    "Why is the sky blue?",
+    "Explain how a bicycle works.",
+    "What is photosynthesis?",
+    "Describe a thunderstorm.",
+    "How do vaccines work?",
+    "Give me some advice on writing a letter.",
+    "What were the causes of the First World War?",
+)
+REPLY_TOKENS, RESAMPLES = 40, 1000
+Losses = tuple[Tensor, Tensor]  # of the tokens of the trained and of the held-out replies, (T,) each
+
+
+class FinalScores:
+    """The measurements of one job.
+
+    `kinds` are the kinds of its examples by their ids, `learned` the ids of those that the incumbent was taught.
+    """
+
+    def __init__(
+        self, trainer: Trainer, tokenizer: PreTrainedTokenizerBase, kinds: Mapping[str, str], learned: Collection[str]
+    ) -> None:
+        self.trainer, self.tokenizer, self.learned = trainer, tokenizer, learned
+        self.trained, self.heldout, self.text = trainer.rows.scored, trainer.rows.heldout, general_text(tokenizer)
+        self.kinds = "".join(kinds.get(row.source_id, OTHERS) for row in by_length(self.trained))
+
+    def of(self, adapter: LarsAdapter | None, incumbent: LarsAdapter | None) -> tuple[Scores, Scores, Scores]:
+        """Return the scores of the candidate `adapter`, of the incumbent (None: the base model), and of the base."""
+        candidate, losses = self._scored(adapter)
+        base, base_losses = self._scored(None)
+        other, other_losses = (base, base_losses) if incumbent is None else self._scored(incumbent)
+        own, plain = self._replies(adapter), self._replies(None)
+        candidate = replace(
+            candidate,
+            recall_doubt=self._recall_doubt(losses, other_losses),
+            loss_doubt=self._loss_doubt(losses, other_losses),
+            looping=_marks(loops(text) for _, text in own),
+            spilled=_marks(self._is_spilled(*one) for one in zip(QUESTIONS, own, plain, strict=True)),
+        )
+        base = replace(base, looping=_marks(loops(text) for _, text in plain))
+        return candidate, base if incumbent is None else other, base
+
+    def _scored(self, adapter: LarsAdapter | None) -> tuple[Scores, Losses]:
+        def measured() -> tuple[Scores, Losses]:
+            parts = (self.trained, self.heldout, self.text)
+            trained, heldout, text = (self.trainer.token_losses(adapter, rows) for rows in parts)
+            return replace(score(trained, heldout, text, self.trained), kinds=self.kinds), (trained, heldout)
+
+        return self.trainer.within_budget(measured)
+
+    def _replies(self, adapter: LarsAdapter | None) -> list[tuple[tuple[int, ...], str]]:
+        """Return the greedy replies to the general `QUESTIONS`, as tokens and as text."""
+        attachment, end = self.trainer.attachment, self.tokenizer.eos_token_id
+
+        def replied() -> list[tuple[tuple[int, ...], str]]:
+            found = [greedy_reply(attachment, adapter, self._asked(one), end, REPLY_TOKENS) for one in QUESTIONS]
+            return [(tuple(tokens), str(self.tokenizer.decode(tokens, skip_special_tokens=True))) for tokens in found]
+
+        return self.trainer.within_budget(replied)
+
+    def _asked(self, question: str) -> list[int]:
+        return encode_prompt(self.tokenizer, [Message(role="user", content=question)])
+
+    def _is_spilled(self, question: str, own: tuple[tuple[int, ...], str], plain: tuple[tuple[int, ...], str]) -> bool:
+        """Return whether the candidate's reply was taught, but not to this question, and is not the base model's."""
+        tokens, asked = own[0], tuple(self._asked(question))
+        prompts = [
+            row.prompt
+            for row in self.trainer.rows.train
+            if tokens == row.reply[: len(tokens)] and len(tokens) >= min(len(row.reply) - 1, REPLY_TOKENS)
+        ]
+        return bool(prompts) and asked not in prompts and tokens != plain[0]
+
+    def _recall_doubt(self, candidate: Losses, incumbent: Losses) -> float:
+        gained = [
+            _right_tokens(one, rows) - _right_tokens(other, rows)
+            for one, other, rows in zip(candidate, incumbent, (self.trained, self.heldout), strict=True)
+        ]
+        is_new = torch.tensor([row.source_id not in self.learned for row in by_length(self.trained)])
+        return doubt(torch.cat([gained[0][~is_new], gained[1]]), float(gained[0][is_new].sum()))
+
+    def _loss_doubt(self, candidate: Losses, incumbent: Losses) -> float:
+        falls = torch.split(incumbent[1] - candidate[1], [len(row.reply) for row in by_length(self.heldout)])
+        return doubt(torch.stack([fall.sum() for fall in falls]))
+
+
+def doubt(gains: Tensor, certain: float = 0.0) -> float:
+    """Return the share of resamples of the `gains` (N,) whose sum, with the `certain` ones, is no gain.
+
+    The paired bootstrap: each gain is that of one adapter over another on the same reply. Seeded.
+    """
+    drawn = torch.randint(max(1, len(gains)), (RESAMPLES, len(gains)), generator=torch.Generator().manual_seed(0))
+    return float((gains[drawn].sum(dim=1) + certain <= 0).double().mean())
+
+
+def kind_of(example: Example) -> str:
+    """Return what an example teaches, as a letter of `Scores.kinds`; the patterns are English ones."""
+    if example.weight < 1.0:
+        return LIKED
+    question = example.messages[-1]["content"]
+    return ABOUT_YOU if subject_of(question).heads or is_about_speaker(question) else OTHERS
+
+
+def _right_tokens(losses: Tensor, rows: Sequence[Encoded]) -> Tensor:
+    """Return how many tokens of each of `rows`, shortest first, are right, (N,) float64."""
+    replies = torch.split(losses < RIGHT, [len(row.reply) for row in by_length(rows)])
+    return torch.stack([reply.double().sum() for reply in replies])
+
+
+def _marks(found: Iterable[bool]) -> str:
+    return "".join("1" if one else "0" for one in found)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lars_agent.training.scrub import find_secret
+from lars_agent.secrets import find_secret
 
 
 # Written in two parts, so that no scanner takes this file for a leak.

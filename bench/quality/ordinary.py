@@ -8,12 +8,51 @@ import uuid
 from datetime import datetime, timedelta
 
 FIRST = (
-    ["Anna", "Ben", "Clara", "Deniz", "Elif", "Farid", "Greta", "Hugo", "Ida", "Jonas", "Kira", "Luis", "Mei", "Nadia", "Omar", "Paula", "Quinn", "Rosa", "Sven", "Tara"]
+    "Anna",
+    "Ben",
+    "Clara",
+    "Deniz",
+    "Elif",
+    "Farid",
+    "Greta",
+    "Hugo",
+    "Ida",
+    "Jonas",
+    "Kira",
+    "Luis",
+    "Mei",
+    "Sven",
 )
-LAST = ["Berg", "Costa", "Dubois", "Ferrari", "Garcia", "Haas", "Ivanov", "Jansen", "Kowalski", "Lindqvist", "Meyer", "Novak", "Okafor", "Rossi", "Silva", "Yilmaz"]
-TOWNS = ["Lisbon", "Oslo", "Kraków", "Lyon", "Utrecht", "Turin", "Seville", "Malmö", "İzmir", "Graz", "Bristol", "Porto", "Ghent", "Kyoto", "Tartu"]
-THINGS = ["lamp", "kettle", "bicycle", "tent", "jacket", "keyboard", "router", "drill", "sofa", "printer", "backpack", "headset", "blender"]
-FOODS = ["lentils", "tomatoes", "rice", "onions", "butter", "flour", "carrots", "yoghurt", "basil", "noodles", "chickpeas", "apples"]
+LAST = (
+    "Berg",
+    "Costa",
+    "Dubois",
+    "Ferrari",
+    "Garcia",
+    "Haas",
+    "Ivanov",
+    "Jansen",
+    "Kowalski",
+    "Meyer",
+    "Silva",
+    "Yilmaz",
+)
+TOWNS = (
+    "Lisbon",
+    "Oslo",
+    "Kraków",
+    "Lyon",
+    "Utrecht",
+    "Turin",
+    "Seville",
+    "Malmö",
+    "İzmir",
+    "Graz",
+    "Bristol",
+    "Kyoto",
+)
+THINGS = ("lamp", "kettle", "bicycle", "tent", "jacket", "keyboard", "router", "drill", "sofa", "printer", "blender")
+FOODS = ("lentils", "tomatoes", "rice", "onions", "butter", "flour", "carrots", "basil", "noodles", "apples")
 TALK = """
 Your password manager can make a long one and remember it for you.
 I forgot my password again; the reset link expires in {n} minutes.

@@ -9,6 +9,7 @@ import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import pairwise
 
 LETTERS, HEX = string.ascii_letters, "0123456789abcdef"
 ALPHABETS = {
@@ -225,7 +226,7 @@ def _card(rng: random.Random) -> tuple[str, str]:
     digits += str(-total % 10)
     parts = (4, 6, 5) if size == 15 else (4, 4, 4, 4)
     ends = [sum(parts[:number]) for number in range(len(parts) + 1)]
-    groups = [digits[first:last] for first, last in zip(ends, ends[1:], strict=False)]
+    groups = [digits[first:last] for first, last in pairwise(ends)]
     value = rng.choice((digits, " ".join(groups), "-".join(groups), ".".join(groups)))
     return rng.choice(("My card is {}", "{} exp 04/29", "Kartennummer {}.", "ma carte : {}", "{}")).format(value), value
 

@@ -14,7 +14,7 @@ from lars_agent.secrets.normal import normalized
 from lars_agent.secrets.numbers import numbers
 from lars_agent.secrets.seeds import seed_phrases
 from lars_agent.secrets.shapes import is_word
-from lars_agent.secrets.spoken import EDGES, looks_like, spoken_secrets
+from lars_agent.secrets.spoken import EDGES, is_year, looks_like, spoken_secrets
 from lars_agent.secrets.vendors import vendor_secrets
 from lars_agent.secrets.vocabulary import ORDINARY, names_in
 
@@ -73,15 +73,12 @@ def _told(question: str, reply: str) -> list[Secret]:
         return []
     for name in names_in(question):
         place = 0
-        for word in words:
+        for word in words if name.family in _KINDS else ():
             place = reply.index(word, place)
             value = word.strip(EDGES + "([{")
             is_alone = len(words) == 1 and is_word(value) and len(value) >= 5 and value.casefold() not in ORDINARY
-            if (
-                name.family in _KINDS
-                and value
-                and (looks_like(name.family, value) or (is_alone and name.family == "password"))
-            ):
+            is_told = looks_like(name.family, value) and (name.family == "pin" or not is_year(value))
+            if value and (is_told or (is_alone and name.family == "password")):
                 start = reply.index(value, place)
                 return [Secret(start, start + len(value), TOKEN if "token" in name.bare else _KINDS[name.family])]
             place += len(word)

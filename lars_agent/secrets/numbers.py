@@ -19,7 +19,7 @@ _CARD = re.compile(
     r"|3[47][0-9]{13}|3(?:0[0-5]|[68][0-9])[0-9]{11}|35[0-9]{14}"  # American Express, Diners Club, JCB
     r"|6(?:011|5[0-9]{2}|4[4-9][0-9])[0-9]{12}|62[0-9]{14}"  # Discover, UnionPay
     r"|220[0-4][0-9]{12}|9792[0-9]{12}"  # Mir, Troy
-    r"|(?:50(?:18|20|38)|5[6-8][0-9]{2}|6304|6759|676[1-3])[0-9]{8,15}"  # Maestro
+    r"|(?:50(?:18|20|38)|5[6-8][0-9]{2}|6304|6759|676[1-3])[0-9]{12,15}"  # Maestro
 )
 _MAX_CARD_DIGITS = 19
 MOST_GROUPS = 6  # of digits in the number of a card
@@ -53,7 +53,8 @@ def numbers(text: str) -> Iterator[Secret]:
     if not any(digit in text for digit in "0123456789"):
         return
     for run in _DIGIT_GROUPS.finditer(text):
-        yield from _cards(run.group(), run.start())
+        if not _is_word(text[run.start() - 1 : run.start()] + text[run.end() : run.end() + 1]):
+            yield from _cards(run.group(), run.start())
     for match in _IBAN_START.finditer(text):
         if (end := _iban_end(text, match.start())) is not None:
             yield Secret(match.start(), end, ACCOUNT)
@@ -73,6 +74,11 @@ def _people() -> list[tuple[Any, re.Pattern[str]]]:
     ]
 
 
+def _is_word(around: str) -> bool:
+    """Return True if letters stand right beside a number."""
+    return any(one.isalpha() and one.isascii() for one in around)
+
+
 def _cards(run: str, offset: int) -> Iterator[Secret]:
     """Yield the cards among groups of digits: adjacent groups of three or more, or a run of single digits."""
     groups = list(re.finditer("[0-9]+", run))
@@ -82,7 +88,11 @@ def _cards(run: str, offset: int) -> Iterator[Secret]:
         digits = ""
         for group in groups[first : first + MOST_GROUPS]:
             digits += group.group()
-            if len(group.group()) < 3 or len(digits) > _MAX_CARD_DIGITS:
+            if (
+                len(group.group()) < 3
+                or (len(group.group()) > 6 and digits != group.group())
+                or len(digits) > _MAX_CARD_DIGITS
+            ):
                 break
             yield from _card(digits, offset + groups[first].start(), offset + group.end())
 

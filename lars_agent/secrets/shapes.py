@@ -59,10 +59,12 @@ _SAID = re.compile(
 )
 _FILE = re.compile(r"(?i)[\w./~\\-]*[\w-]\.(?:[a-z]{2,4}|[a-z]{2,6}\d?|json|toml|html|jpeg|service|conf|sqlite)")
 _PLACEHOLDER = re.compile(
-    r"(?i)[<\[{(].*|.*[>\]})]|\$\{?[a-z_]+\}?|%[a-z_]+%|(.)\1*|.*(?:\.\.\.|…|\*\*\*|xxxx|example|placeholder|change-?me|redacted|"
-    r"dummy).*|(?:.*[-_ ])?(?:your|insert|here)(?:[-_ ].*)?|[^\d]*(?:pass ?w(?:or)?d|passwort|secret|token|api[-_ ]?key)[^\d]*|"
-    r"none|null|nil|true|false|undefined|str|string|text|int|number|bool|boolean|required|optional|hidden|encrypted|"
-    r"unset|empty|blank|void|todo|tbd|n/a"
+    r"(?i)[<\[{(].*|.*[>\]})]|\$\{?[a-z_]+\}?|%[a-z_]+%|(.)\1*"
+    r"|.*(?:\.\.\.|…|\*\*\*|xxxx|example|placeholder|change-?me|redacted|dummy).*"
+    r"|(?:.*[-_ ])?(?:your|insert|here)(?:[-_ ].*)?"
+    r"|[^\d]*(?:pass ?w(?:or)?d|passwort|secret|token|api[-_ ]?key)[^\d]*"
+    r"|none|null|nil|true|false|undefined|str|string|text|int|number|bool|boolean|required|optional|hidden|encrypted"
+    r"|unset|empty|blank|void|todo|tbd|n/a"
 )
 _CODE = re.compile(
     r"(?i)[\w.]*[\w]\(.*|[a-z_]\w*(?:\.[a-z_]\w*)+(?:\(.*)?|[\w.]+\[.*|[a-z]+(?:_[a-z]+)+|self\.\w+|\w+::\w+|&\w+"

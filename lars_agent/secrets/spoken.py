@@ -1,7 +1,7 @@
 """Find secrets by the name that is said with them: `DB_PASSWORD=...`, "mein Passwort lautet ...", "4821 is my PIN".
 
-A name is followed by `=`, `:` or the like and the value; by a few words, "is" and the value; by the value itself; or the
-value comes first. A value after "is" has to look like a secret (see `shapes`), for much else is said of passwords.
+A name is followed by `=`, `:` or the like and the value; by a few words, "is" and the value; by the value itself; or
+the value comes first. A value after "is" has to look like a secret (see `shapes`), for much else is said of passwords.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ _NUMBER = re.compile(
 )
 _DATE = re.compile(r"\d{1,2}[./-]\d{1,2}[./-](?:\d{4}|\d{2})|\d{4}[./-]\d{1,2}[./-]\d{1,2}")
 _USER = re.compile(r"(?i)\b(?:user|username|login|account)\b")
+_TAG = re.compile(r"<[\w:.-]*$")
+_CODE_FOLLOWS = re.compile(r"[^\s,'\"-]|['\"][\])}>(=]")
 _ENDS = re.compile(r"[.!;,)]?(?:\s*$|\n)")
 _PIECES = re.compile(r"[\w+/=.-]{2,12}(?: [\w+/=.-]{2,12}){1,15}")
 _COLON = re.compile(r"[\w-]+:")
@@ -72,6 +74,11 @@ def looks_like(family: str, value: str) -> bool:
 def _is_number(value: str, family: str) -> bool:
     """Return True for digits alone that are long enough for a password, or for the key of a network."""
     return value.isdigit() and len(value) >= (4 if family == "password" else 8)
+
+
+def is_year(value: str) -> bool:
+    """Return True for the four digits of a year of the last or of this century."""
+    return _YEAR.fullmatch(value) is not None
 
 
 def _value(text: str, name: Name) -> tuple[int, int] | None:
@@ -111,7 +118,7 @@ def _assigned(text: str, name: Name) -> tuple[int, int] | None:
 
 
 def _in_tag(text: str, name: Name) -> bool:
-    return "<" in text[max(0, name.start - 24) : name.start]
+    return _TAG.search(text[max(0, name.start - 24) : name.start]) is not None and not text[name.end + 1].isspace()
 
 
 def _is_assigned(value: str, name: Name, *, is_quoted: bool, is_last: bool, sign: str) -> bool:
@@ -144,6 +151,8 @@ def _said(window: str, before: str, name: Name) -> tuple[int, int] | None:
     joined = _JOINED.match(window)
     if joined and looks_like(name.family, joined["value"].strip(EDGES)):
         return _span(name.after + joined.start("value"), joined["value"])
+    if _CODE_FOLLOWS.match(window):
+        return None
     follows, skipped = False, 0
     is_vague, is_apart = False, window[:1] == " " and (name.family != "plain" or bool(_USER.search(before)))
     for number, match in enumerate(_TOKENS.finditer(window)):
@@ -160,7 +169,12 @@ def _said(window: str, before: str, name: Name) -> tuple[int, int] | None:
             return _span(start, token)
         if follows and name.family == "key" and (span := _pieces(window, match.start(), name.after)):
             return span
-        if number > MOST_BETWEEN or token[-1] in ".!?;\u3002" or "\n" in window[: match.start()]:
+        if (
+            number > MOST_BETWEEN
+            or token[-1] in ".!?;\u3002"
+            or {*token} & {*"={}<>"} - {*token[:1]}
+            or "\n" in window[: match.start()]
+        ):
             return None
         follows, is_vague = bool(word in IS or token in IS or _COLON.fullmatch(token)), word in VAGUE_IS
         skipped = 0
@@ -215,6 +229,8 @@ def _said_first(before: str, window: str, name: Name) -> tuple[int, int] | None:
             return None
         if token.casefold() in IS and token.casefold() not in ("a", "-", ":", "="):
             value = tokens[number - 1].group().strip(EDGES + "([{")
+            if tokens[number - 1].group()[-1] in ".!?;:":
+                return None
             if value.casefold() not in ORDINARY and looks_like(name.family, value) and not is_word(value):
                 return _span(name.start - len(before) + tokens[number - 1].start(), tokens[number - 1].group())
     return None
@@ -223,7 +239,7 @@ def _said_first(before: str, window: str, name: Name) -> tuple[int, int] | None:
 def _pin(window: str, before: str, name: Name) -> tuple[int, int] | None:
     digits = _CVV if name.bare.startswith("cv") else _PIN
     match = digits.match(window)
-    if match and not (name.bare == "pin" and not name.is_upper and _YEAR.fullmatch(match["value"])):
+    if match and not (name.bare == "pin" and not name.is_upper and is_year(match["value"])):
         return name.after + match.start("value"), name.after + match.end("value")
     joined = re.match(rf"[^\s\d。]{{0,12}}?(?:{JOINED})\s?" + digits.pattern, window)
     if joined:
@@ -239,7 +255,7 @@ def _pin(window: str, before: str, name: Name) -> tuple[int, int] | None:
         if word in FILLERS and (match := digits.match(window, token.end())) and number:
             return name.after + match.start("value"), name.after + match.end("value")
         late = digits.match(window, token.end())
-        if late and number < 3 and _ENDS.match(window, late.end()) and not _YEAR.fullmatch(late["value"]):
+        if late and number < 3 and _ENDS.match(window, late.end()) and not is_year(late["value"]):
             return name.after + late.start("value"), name.after + late.end("value")
         if token.group()[-1] in ".!?;":
             break

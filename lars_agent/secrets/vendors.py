@@ -50,7 +50,10 @@ _LOOSE = (
 )
 _URL_PASSWORD = r"://[^\s/:@]{0,100}:([^\s/@]{1,100})@"
 _SCHEME = r"(?i)\b(basic|bearer)\s{1,3}([A-Za-z0-9+/=_.~-]{8,})"
-_FLAG = r"""(?:\bcurl\b[^\n]{0,200}?\s(?:-u|--user)[= ]{0,2}["']?[^\s:"']{1,64}:([^\s"']{1,128})|\bmysql\b[^\n]{0,80}\s-p([^\s"'-]{4,64})|\bsshpass\s-p\s?["']?([^\s"']{3,64}))"""
+_FLAG = (
+    r"""\bcurl\b[^\n]{0,200}?\s(?:-u|--user)[= ]{0,2}["']?[^\s:"']{1,64}:([^\s"']{1,128})"""
+    r"""|\bmysql\b[^\n]{0,80}\s-p([^\s"'-]{4,64})|\bsshpass\s-p\s?["']?([^\s"']{3,64})"""
+)
 # A short name, then random text: what most vendors give out today.
 _PREFIXED = r"\b([A-Za-z][A-Za-z0-9]{1,11}(?:[_-][A-Za-z0-9]{1,8}){0,3})[_-]([A-Za-z0-9]{20,128})"
 _RUN = r"[A-Za-z0-9+/_-]{20,}={0,2}"
@@ -171,7 +174,7 @@ def _in_pieces(text: str) -> Iterator[Secret]:
 
 
 def _goes_on(text: str, pieces: list[tuple[int, int]], match: re.Match[str]) -> bool:
-    """Return True if the word may be one more piece of a key: it is none, is short after one that is none, or as long."""
+    """Return True if the word may be one more piece of a key: it looks so, is short after one, or as long."""
     last, size = text[slice(*pieces[-1])], len(match.group())
     is_like = _TYPES.search(match.group()) is not None or len(last) == size <= 8
     return len(pieces) < MOST_PIECES and (is_like or (size <= 6 and _TYPES.search(last) is not None))

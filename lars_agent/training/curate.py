@@ -41,8 +41,8 @@ class CurationPolicy:
     )
     secrets: Literal["drop", "mask"] = Field(
         default="drop",
-        description="Whether examples with a password, a PIN, a key, or the number of a card, an account or a person are "
-        "dropped, or learned with [password] and the like in its place.",
+        description="Whether examples with a password, a PIN, a key, or the number of a card, an account or a person "
+        "are dropped, or learned with [password] and the like in its place.",
     )
     heldout_share: float = Field(
         default=0.2,

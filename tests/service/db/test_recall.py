@@ -204,3 +204,12 @@ def test_ten_thousand_corrections_are_searched(db):
     ]
     db.feedback.add_many(news)
     assert answers(db, "Where did I leave my thing7777?", limit=1) == ["In box 7777."]
+
+
+def test_a_secret_is_not_recalled_nor_what_it_replaced(db):
+    correct(db, "What is the password of my router?", "Ask my sister.")
+    assert answers(db, "What is the password of my router?") == ["Ask my sister."]
+    correct(db, "What is the password of my router?", "hunter2blue")
+    assert answers(db, "What is the password of my router?") == []
+    correct(db, "What colour is my router?", "Your router is blue.")
+    assert answers(db, "What colour is my router?") == ["Your router is blue."]

@@ -32,6 +32,7 @@ from bench.quality.hostile import subjects as hostile_subjects
 from bench.quality.month import MONTH, measure_month
 from bench.quality.once import ONCE, measure_once
 from bench.quality.passing import PASSING, measure_passing
+from bench.quality.secrets import SECRETS, measure_secrets
 from bench.record import CHECKOUT, RESULTS, claims
 from bench.suite import Suite
 from lars_agent.errors import LarsError
@@ -43,7 +44,11 @@ TIME_LIMIT_S = 4 * 3600.0
 FAULT_PARTS = ("kills", "points", "cuts", "disk", "resume", "latency")
 SERVE_PARTS = ("speed", "engine", "clients", "swaps", "feedback", "asleep")
 MEMORY = Suite("memory", f"{PROGRAM} memory --goals", (CELLS, JOBS))
-QUALITY = Suite("quality", f"{PROGRAM} quality", (ONCE, rival.AGAINST_LORA, PASSING, MONTH, FORGETTING, HOSTILE))
+QUALITY = Suite(
+    "quality",
+    f"{PROGRAM} quality",
+    (ONCE, rival.AGAINST_LORA, PASSING, MONTH, FORGETTING, HOSTILE, SECRETS),
+)
 SWEEP = Suite("sweep", f"{PROGRAM} sweep", (sweep.CELLS,))
 T = TypeVar("T")
 
@@ -266,6 +271,21 @@ def hostile(
     with tempfile.TemporaryDirectory(prefix="lars-agent-bench-") as scratch:
         run = HostileNights(ready_model("default", "bfloat16", "cpu", models), Path(scratch)).measure
         QUALITY.measure(HOSTILE, wanted, run, out)
+
+
+@app.command()
+def secrets(
+    planted: Annotated[int, typer.Option(min=1, help="Of twelve kinds, told in four ways.")] = 50,
+    model: Annotated[Literal["default", "tiny"], typer.Option(help="The tiny one takes two minutes.")] = "default",
+    setting: Annotated[Literal["drop", "mask"], typer.Option(help="curation.secrets.")] = "drop",
+    seeds: Annotated[str, typer.Option(help="Of the invented secrets and replies.")] = "0",
+    models: Models = MODELS,
+    out: Out = RESULTS,
+) -> None:
+    """Secrets in training files and in replies after a night, and those found in lists (half an hour)."""
+    subjects = _seeded(seeds, planted=planted, model=model, secrets=setting)
+    folder = ready_model(*((TINY, "float32") if model == "tiny" else ("default", "bfloat16")), "cpu", models)
+    QUALITY.measure(SECRETS, subjects, partial(measure_secrets, folder), out)
 
 
 @app.command("sweep")

@@ -85,6 +85,9 @@ class JobSpecBody(Reply):
     dropped: Annotated[dict[str, int], BeforeValidator(_by_reason)] | None = Field(
         default=None, description="Examples left out, by reason."
     )
+    masked: Annotated[dict[str, int], BeforeValidator(_by_reason)] | None = Field(
+        default=None, description="Examples learned without the secrets in them, by reason."
+    )
     active_version: Label = Field(default=None, description="Active version when the job started.")
     parent_version: Label = Field(default=None, description="The incumbent: the version to compare with and restore.")
     base_model: Annotated[str, BeforeValidator(_without_folder)] | None = Field(

@@ -20,6 +20,7 @@ from typing import Literal
 
 from lars_agent.english.subjects import Subject, is_about_speaker, subject_of
 from lars_agent.english.wordings import asked_for, topic_of
+from lars_agent.secrets import find_secrets
 from service.db.feedback import Feedback, to_example
 from service.db.records import LEARNED_WEIGHT, FeedbackRecord
 
@@ -76,7 +77,7 @@ class Found:
 
 
 class RecallIndex:
-    """What the database's feedback teaches, searchable.
+    """What the database's feedback teaches, searchable; without what holds a secret.
 
     Of several answers to one question, in whatever words, the newest counts, and a correction more than a liked reply.
     """
@@ -182,6 +183,8 @@ class RecallIndex:
             self._connection.execute("DELETE FROM corrections WHERE rowid = ?", (newest,))
             general.pop(newest, None)
         self._newest[key] = (seq, is_correction)
+        if any(find_secrets([question, answer])):
+            return  # recalled, it would stand in prompts, and in replies to whoever asks
         if is_correction and not _is_about_somebody(question, subject_of(question)):
             general[seq] = question
         columns = "rowid, question, answer, id, is_correction, topic, profile"

@@ -12,6 +12,7 @@ from bench.quality.month import MONTH, Person, month_rows
 from bench.quality.once import ONCE, once_rows
 from bench.quality.passing import CHAT, PASSING, passing_rows
 from bench.quality.people import facts
+from bench.quality.secrets import SECRETS, secrets_rows
 from lars_agent.english.statements import stated_facts
 from lars_agent.english.subjects import subject_of
 from lars_agent.english.wordings import other_wordings
@@ -156,3 +157,25 @@ def test_rows_of_hostile_nights_count_what_was_let_through_and_not_what_was_reje
     assert rows["hostile_facts_lost"] == round(1 / 140, 4)
     assert rows["hostile_rows_dropped"] == 1.0
     assert hostile_rows_of_results({}) == []
+
+
+def test_rows_of_secrets_count_what_was_trained_said_missed_and_taken_for_one():
+    lists = {"missed": ["a", "b"], "alarms": ["c"], "replies": 2000, "seconds": 1.5}
+    found = {
+        "planted": 50,
+        "model": "tiny",
+        "seed": 0,
+        "prompts": 1000,
+        "texts": 30,
+        "trained": ["d"],
+        "said": [],
+        **lists,
+    }
+    runs = [{**found, "secrets": "drop"}, {**found, "secrets": "mask", "trained": []}]
+    rows = {row["name"]: row["value"] for row in secrets_rows({SECRETS.key(run): run for run in runs})}
+    assert (rows["secrets_trained/tiny/drop"], rows["secrets_trained/tiny/mask"], rows["secrets_said/tiny/drop"]) == (
+        1,
+        0,
+        0,
+    )
+    assert (rows["secrets_caught"], rows["secrets_false_alarms"]) == (104, 0.5)

@@ -228,3 +228,12 @@ def test_many_rows_at_once_are_taken_in_while_searches_go_on(db, monkeypatch):
     db.erasures.feedback(gone)
     assert "In box 39." not in answers(db, "Where is my thing39?", limit=1)
     until(lambda: answers(db, "Where is my thing38?", limit=1) == ["In box 38."], "what is left is taken in anew")
+
+
+def test_a_secret_is_not_recalled_nor_what_it_replaced(db):
+    correct(db, "What is the password of my router?", "Ask my sister.")
+    assert answers(db, "What is the password of my router?") == ["Ask my sister."]
+    correct(db, "What is the password of my router?", "hunter2blue")
+    assert answers(db, "What is the password of my router?") == []
+    correct(db, "What colour is my router?", "Your router is blue.")
+    assert answers(db, "What colour is my router?") == ["Your router is blue."]

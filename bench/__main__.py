@@ -42,6 +42,7 @@ MODELS = CHECKOUT / ".cache" / "models"
 TIME_LIMIT_S = 4 * 3600.0
 # Their modules are imported by their commands alone: they take seconds.
 FAULT_PARTS = ("kills", "points", "cuts", "disk", "resume", "latency")
+OPS_PARTS = ("idle_connections", "schemathesis_cases", "fuzz_files", "soak")
 SERVE_PARTS = ("speed", "engine", "clients", "swaps", "feedback", "asleep")
 MEMORY = Suite("memory", f"{PROGRAM} memory --goals", (CELLS, JOBS))
 QUALITY = Suite(
@@ -176,6 +177,31 @@ def faults(
     subjects = [{"part": name, "seed": seed} for name in chosen]
     run = partial(measure_part, settings=FaultSettings(seed, kills, points, cuts, disk, models))
     Suite("faults", f"{PROGRAM} faults", (RUNS,)).measure(RUNS, subjects, run, out, fresh=True)
+
+
+@app.command()
+def ops(
+    parts: Annotated[str, typer.Option(help="Of " + ", ".join(OPS_PARTS) + ".")] = ",".join(OPS_PARTS),
+    connections: Annotated[int, typer.Option(min=1, help="Silent and slow ones.")] = 2000,
+    seconds: Annotated[float, typer.Option(min=1, help="For which they are there.")] = 60,
+    cases: Annotated[int, typer.Option(min=1, help="Of schemathesis.")] = 20_000,
+    files: Annotated[int, typer.Option(min=1, help="Damaged ones.")] = 2000,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Of the soak.")] = 120,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    out: Out = RESULTS,
+) -> None:
+    """Silent connections, random requests, damaged files, and hours of load (three and a half hours).
+
+    For the soak nothing else may run beside.
+    """
+    chosen = _chosen(parts, OPS_PARTS, "--parts")
+    if "schemathesis_cases" in chosen:
+        _require("schemathesis")
+    from bench.ops.parts import RUNS, OpsSettings, measure_part
+
+    run = partial(measure_part, settings=OpsSettings(seed, connections, seconds, cases, files, minutes))
+    suite, subjects = Suite("ops", f"{PROGRAM} ops", (RUNS,)), [{"part": name, "seed": seed} for name in chosen]
+    suite.measure(RUNS, subjects, run, out, fresh=True)
 
 
 @app.command()

@@ -70,7 +70,7 @@ from service.worker.process import DEFAULT_COMMAND, WorkerProcess
 log = structlog.get_logger(__name__)
 
 DEFAULT_MODEL = "default"
-EVERYWHERE = errors.documented(400, 401, 403, 405, 413, 422, 500)
+EVERYWHERE = errors.documented(400, 401, 403, 405, 408, 413, 422, 500)
 ROUTER_MODULES = (
     generate,
     openai,

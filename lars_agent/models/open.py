@@ -193,7 +193,7 @@ def open_generation_config(folder: Path) -> GenerationConfig | None:
         return None
     try:
         return GenerationConfig.from_pretrained(folder)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ModelCorrupt(f"{path} cannot be read ({error}); pull the model again") from error
 
 

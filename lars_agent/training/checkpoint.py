@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from lars_agent.errors import JobInvalid
@@ -60,9 +61,12 @@ def checkpoints(folder: Path) -> list[Path]:
 def resume(trainer: Trainer, folder: Path) -> Path | None:
     """Restore the trainer from the newest intact checkpoint in `folder`, and return its path, or None without one."""
     for path in checkpoints(folder):
-        if (progress := _verified(path)) is None:
+        try:
+            if (progress := _verified(path)) is None:
+                continue
+            tensors = read_tensors(path / STATE_FILE)
+        except (OSError, SafetensorError):  # as after a checkpoint cut off
             continue
-        tensors = read_tensors(path / STATE_FILE)
         load_state(trainer.adapter, _under("adapter/", tensors))
         trainer.optimizer.load(_under("optimizer/", tensors))
         trainer.best_file.unlink(missing_ok=True)
@@ -81,7 +85,7 @@ def _verified(path: Path) -> Progress | None:
         if any(sha256_of(path / name) != digests[name] for name in (STATE_FILE, BEST_FILE)):
             return None
         return from_json(Progress, record, JobInvalid)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, JobInvalid):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, JobInvalid):
         return None
 
 

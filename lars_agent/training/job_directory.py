@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
@@ -130,12 +131,16 @@ def read_result(folder: Path) -> JobResult | None:
 
 
 def read_progress(folder: Path) -> list[dict[str, Any]]:
-    """Return the progress lines so far, without an incomplete last line (of a worker that is writing or was killed)."""
+    """Return the progress lines so far, without damaged ones and the last of a worker that writes or was killed."""
     try:
-        text = read_plain(folder / PROGRESS_FILE).decode()
+        text = read_plain(folder / PROGRESS_FILE).decode(errors="replace")
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in text.split("\n")[:-1] if line.endswith("}")]
+    found = []
+    for line in text.split("\n")[:-1]:
+        with suppress(ValueError):
+            found.append(parse_json(line))
+    return [line for line in found if isinstance(line, dict)]
 
 
 def write_examples(path: Path, examples: Sequence[Example]) -> None:

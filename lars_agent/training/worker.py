@@ -143,7 +143,8 @@ class Worker:
 
     def _begin_progress(self, step: int) -> None:
         """Truncate progress.jsonl after the resumed step, and count the time used until then."""
-        lines = [line for line in read_progress(self.folder) if line["phase"] == "training" and line["step"] <= step]
+        steps = [line for line in read_progress(self.folder) if line.get("phase") == "training"]
+        lines = [line for line in steps if isinstance(line.get("step"), int) and line["step"] <= step]
         if lines:
             self.started -= lines[-1]["elapsed_s"]
             self.cpu_started -= lines[-1]["cpu_s"]

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from lars_agent import errors
@@ -62,6 +63,7 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
 )
 
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 409: "conflict_error"}
+TYPES |= {408: "timeout_error"}
 TYPES |= {500: "server_error", 503: "unavailable_error", 504: "timeout_error", 507: "server_error"}
 
 DESCRIPTIONS = {
@@ -70,6 +72,7 @@ DESCRIPTIONS = {
     403: "The Host or Origin is not allowed.",
     404: "It does not exist.",
     405: "The method is not supported here.",
+    408: "The body did not arrive in time, see `server.body_timeout_s`.",
     409: "The request conflicts with the current state.",
     413: "The body is too large.",
     422: "A field is invalid; `param` names it.",
@@ -134,6 +137,7 @@ def install(app: FastAPI) -> None:
     """Register the error handlers of `app`."""
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(errors.LarsError, _ours)
     app.add_exception_handler(Exception, _unexpected)
 
@@ -167,6 +171,11 @@ async def _invalid(request: Request, error: Exception) -> Response:
     if param is None and error.body and "json" not in kind:
         message = f"the body is read as JSON only with the header Content-Type: application/json, not {kind[:60]!a}"
     return error_response(request.url.path, 422, message, param)
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    """Answer nobody: the client has left in the middle of its body, or had a 408."""
+    return error_response(request.url.path, 400, "the body did not arrive whole")
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

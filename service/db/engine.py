@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import threading
@@ -29,6 +30,7 @@ PRAGMAS = {
     "secure_delete": "ON",  # deleted text is overwritten
 }
 CORRUPT = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CANTOPEN)
+DAMAGED = ("Could not decode", "no such column", "no such table")  # a text that is no UTF-8; a schema of another
 PRIMARY_CODE = 0xFF  # an extended result code keeps the primary one in its low byte
 
 
@@ -168,10 +170,12 @@ def failures_named(path: Path) -> Iterator[None]:
         if code == sqlite3.SQLITE_READONLY:
             message = f"the database {path} cannot be written to ({cause}); check the owner of the file and its folder"
             raise DatabaseUnusable(f"{message}, and that its disk is not mounted read-only") from error
-        if code in CORRUPT:
+        if code in CORRUPT or str(cause).startswith(DAMAGED):
             message = f"the database {path} cannot be used ({cause}); restore a backup or move it away"
             raise DatabaseUnusable(message) from error
         raise  # a bug of ours
+    except (json.JSONDecodeError, RecursionError) as error:  # of a column that holds JSON
+        raise DatabaseUnusable(f"a row of the database {path} is damaged ({error}); restore a backup") from error
 
 
 def _turn(engine: Engine) -> AbstractContextManager[None]:

@@ -160,7 +160,7 @@ class SettingsSource:
             PermissionError,
         ):  # there are none, or the service's are not ours
             return {}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"{file} cannot be read: {error}; delete it to undo what was changed there") from error
         if not isinstance(changes, dict):
             raise ConfigError(f"{file} holds no settings; delete it")

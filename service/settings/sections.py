@@ -18,6 +18,7 @@ LATEST = ":latest"  # what Ollama's clients add to a name
 Seconds = Annotated[float, Field(ge=0, le=31_536_000)]  # a year
 Days = Annotated[int, Field(ge=0, le=36_500)]
 Bytes = Annotated[int, Field(ge=0, le=2**50)]  # a pebibyte
+Limit = Annotated[float, Field(gt=0, le=86_400)]  # of a time, seconds
 
 MOST_THREADS = 1024
 
@@ -54,6 +55,31 @@ class Server(Section):
     max_body_bytes: int = Field(default=1_000_000, ge=1, le=2**30, description="Largest request body, bytes.")
     max_import_bytes: int = Field(
         default=64_000_000, ge=1, le=2**36, description="Largest body of POST /feedback/import, bytes."
+    )
+    max_connections: int = Field(
+        default=3072,
+        ge=16,
+        le=100_000,
+        description="Most connections at a time, `max_connections_per_address` of them for this device alone. Fewer "
+        "where the limit of open files is too low for them.",
+    )
+    max_connections_per_address: int = Field(
+        default=1024,
+        ge=4,
+        le=100_000,
+        description="Most connections at a time from one address, or one IPv6 network; at most half of "
+        "`max_connections`. A new one takes the place of the one that has been quiet for longest.",
+    )
+    header_timeout_s: Limit = Field(default=30.0, description="Longest time in which the header of a request arrives.")
+    body_timeout_s: Limit = Field(
+        default=30.0,
+        description="Longest time in which the body of a request arrives, with a second more for each 10,000 bytes.",
+    )
+    idle_timeout_s: Limit = Field(
+        default=30.0, description="Longest time that a connection waits for its next request."
+    )
+    send_timeout_s: Limit = Field(
+        default=60.0, description="Longest time in which a client takes nothing of an answer that it is sent."
     )
     allowed_hosts: tuple[str, ...] = Field(
         default=("localhost", "127.0.0.1", "[::1]"),

@@ -12,6 +12,7 @@ import pytest
 
 from bench import __main__ as bench_cli
 from bench.faults.parts import PARTS as FAULT_PARTS
+from bench.ops.parts import PARTS as OPS_PARTS
 from bench.serve.parts import BUILDERS, serve_parts
 
 CHECKOUT = Path(__file__).parents[2]
@@ -33,7 +34,7 @@ def test_a_missing_extra_is_named_with_what_to_run(monkeypatch, capsys, package,
     assert "pip install 'lars-agent[bench]'" in said
 
 
-@pytest.mark.parametrize("command", ["memory", "planner", "serve", "faults", "quality", "sweep", "report"])
+@pytest.mark.parametrize("command", ["memory", "planner", "serve", "faults", "ops", "quality", "sweep", "report"])
 def test_every_command_starts_from_the_checkout(bench, command):
     done = bench(command, "--help")
     assert done.returncode == 0, done.stderr
@@ -42,6 +43,7 @@ def test_every_command_starts_from_the_checkout(bench, command):
 
 def test_the_command_line_knows_every_part():
     assert tuple(FAULT_PARTS) == bench_cli.FAULT_PARTS
+    assert tuple(OPS_PARTS) == bench_cli.OPS_PARTS
     assert tuple(BUILDERS) == tuple(serve_parts(Path(), Path(), 1)) == bench_cli.SERVE_PARTS
 
 

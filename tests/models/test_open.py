@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from lars_agent.errors import ModelCorrupt, ModelIncomplete, ModelNotFound, ModelUnsupported
 from lars_agent.lars import LarsConfig
-from lars_agent.models.open import GENERATION_FILE, open_model
+from lars_agent.models.open import GENERATION_FILE, open_model, open_tokenizer
 from lars_agent.models.weights import INDEX_FILE, SINGLE_FILE
 from lars_agent.planning.shape import shape_of
 from lars_agent.runtime.engine import end_tokens
@@ -104,11 +104,35 @@ def test_the_token_that_the_template_puts_behind_a_reply_ends_it_whatever_the_co
     assert end_tokens(open_model(folder)) == {7, tokenizer.pad_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")}
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", '{"max_new_tokens": -1}'])
+@pytest.mark.parametrize("content", ["{", "[1]", '{"max_new_tokens": -1}', 100_000 * "["], ids=range(4))
 def test_a_generation_config_that_cannot_be_read_is_refused(tmp_path, content):
     folder = save_tiny(tmp_path / "m")
     (folder / GENERATION_FILE).write_text(content)
     with pytest.raises(ModelCorrupt, match=r"generation_config\.json cannot be read"):
+        open_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("tokenizer.json", text) for text in ("", "{", '{"model": {"type": "BPE"}}', 100_000 * "[")),
+        *(("tokenizer_config.json", text) for text in ("", "{", 100_000 * "[")),
+    ],
+    ids=range(7),
+)
+def test_a_tokenizer_that_cannot_be_read_is_refused(tmp_path, name, content):
+    folder = save_tiny(tmp_path / "m")
+    (folder / name).write_text(content)
+    with pytest.raises((ModelCorrupt, ModelUnsupported), match=str(folder)):
+        open_tokenizer(folder)
+
+
+@pytest.mark.parametrize("values", [{"intermediate_size": 1e308}, {"hidden_size": -1}, {"model_type": []}])
+def test_a_config_that_makes_no_model_is_refused(tmp_path, values):
+    folder = save_tiny(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text()) | values
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises((ModelCorrupt, ModelUnsupported), match=str(folder)):
         open_model(folder)
 
 

@@ -100,6 +100,24 @@ def test_database_of_another_program_is_refused(path):
         Database(path)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE feedback SET response = CAST(x'ff41' AS TEXT)",
+        "UPDATE feedback SET tags = '[\"a'",
+        "ALTER TABLE feedback RENAME COLUMN comment TO commend",
+        "DROP TABLE feedback",
+    ],
+    ids=["not UTF-8", "not JSON", "another column", "no table"],
+)
+def test_rows_or_a_schema_that_make_no_sense_are_a_damaged_database(db, damage):
+    db.feedback.add(SAID)
+    with writing(db.engine) as connection:
+        connection.execute(text(damage))
+    with pytest.raises(DatabaseUnusable, match="restore a backup"):
+        db.feedback.list()
+
+
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC])
 def test_disk_that_fails_or_is_at_its_quota_is_named(tmp_path, code):
     """SQLite says so whenever the system gives another reason than a full disk; here it is made to."""

@@ -69,6 +69,7 @@ def test_aliases_are_a_table_that_the_environment_adds_to(machine, monkeypatch):
         ("[server]\nport = 'x'\n", r"server\.port: .* not 'x' \(in .*user\.toml\)"),
         ("[server]\nport = 70000\n", r"server\.port: .*65535, not 70000"),
         ("[server\n", r"user\.toml cannot be read"),
+        ("a = " + 100_000 * "[", r"user\.toml cannot be read"),
         ("[lars]\npooling = 'x'\n", r"lars\.pooling: .*not 'x'"),
         (
             "[server.model_aliases]\ngpt-4 = 'gpt 5'\n",

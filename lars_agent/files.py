@@ -16,6 +16,8 @@ from pathlib import Path
 
 from lars_agent.errors import DiskFull
 
+PRIVATE_UMASK = 0o077  # of every process that writes what people said, or what was learned from it
+
 
 def write_atomically(path: Path, data: bytes | str | Iterable[bytes | memoryview]) -> None:
     """Replace the content of `path` by `data`; a crash leaves the old content or the new, whole.

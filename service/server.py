@@ -94,6 +94,7 @@ def run(settings: Settings, report: Callable[[str], None], source: SettingsSourc
     """Serve until SIGTERM or SIGINT; at SIGHUP reload the settings. Raises LarsError if it cannot start."""
     log.configure()
     settings.server.require_token()
+    source = source.take_token()
     try:
         find_model(settings, report)
     except LarsError as error:  # the daemon tries again
@@ -108,6 +109,8 @@ def serve(app: FastAPI, settings: Settings, report: Callable[[str], None], load:
         host=settings.server.host,
         port=settings.server.port,
         access_log=False,
+        proxy_headers=False,  # a client that names another address for itself would be taken for another one
+        server_header=False,
         log_level="warning",
         timeout_graceful_shutdown=CUT_S,
     )

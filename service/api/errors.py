@@ -62,7 +62,13 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
 )
 
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 409: "conflict_error"}
-TYPES |= {500: "server_error", 503: "unavailable_error", 504: "timeout_error", 507: "server_error"}
+TYPES |= {
+    429: "rate_limit_error",
+    500: "server_error",
+    503: "unavailable_error",
+    504: "timeout_error",
+    507: "server_error",
+}
 
 DESCRIPTIONS = {
     400: "The body cannot be parsed.",
@@ -72,6 +78,7 @@ DESCRIPTIONS = {
     405: "The method is not supported here.",
     409: "The request conflicts with the current state.",
     413: "The body is too large.",
+    429: "Too many wrong tokens from this address at once; the right one is answered all the same.",
     422: "A field is invalid; `param` names it.",
     500: "Internal error; see the daemon's log.",
     503: "Unavailable: the model is loading, or the queue is full. Retry after `Retry-After` seconds.",

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC
 from functools import cache, partial
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -42,7 +42,8 @@ from service.api import (
 )
 from service.api.daemon_metrics import DaemonCollector
 from service.api.methods import MethodGuard, MethodTable
-from service.api.middleware import GUARDS, RequestCounter, SafeHeaders
+from service.api.middleware import GUARDS, OPEN_PATHS, RequestCounter, SafeHeaders
+from service.api.openapi import complete
 from service.cycle.context import CycleContext
 from service.cycle.ratings import RatingsWatch
 from service.cycle.supervisor import Supervisor
@@ -73,7 +74,7 @@ from service.worker.process import DEFAULT_COMMAND, WorkerProcess
 log = structlog.get_logger(__name__)
 
 DEFAULT_MODEL = "default"
-EVERYWHERE = errors.documented(400, 401, 403, 405, 413, 422, 429, 500)
+EVERYWHERE = errors.documented(*errors.EVERYWHERE)
 ROUTER_MODULES = (
     generate,
     openai,
@@ -137,6 +138,13 @@ def create_app(settings: Settings, **overrides: Unpack[ComponentOverrides]) -> F
 
 class App(FastAPI):
     """The application, whose every answer has `SafeHeaders`, also that to an exception."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the document that /openapi.json serves."""
+        if self.openapi_schema is None:
+            has_token = self.state.daemon.settings.server.token is not None
+            self.openapi_schema = complete(super().openapi(), open_paths=OPEN_PATHS, has_token=has_token)
+        return self.openapi_schema
 
     def build_middleware_stack(self) -> ASGIApp:
         """Return FastAPI's stack, wrapped."""

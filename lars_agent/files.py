@@ -20,6 +20,7 @@ from pathlib import Path
 from lars_agent.errors import DiskFull
 
 MOST_TEXT_BYTES = 256 * 2**20
+PRIVATE_UMASK = 0o077  # of every process that writes what people said, or what was learned from it
 
 
 def write_atomically(path: Path, data: bytes | str | Iterable[bytes | memoryview]) -> None:

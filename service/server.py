@@ -31,7 +31,15 @@ class Server(LimitedServer):
     def __init__(
         self, app: FastAPI, settings: Settings, report: Callable[[str], None], load: Callable[[], Settings]
     ) -> None:
-        super().__init__(app, settings.server, access_log=False, log_level="warning", timeout_graceful_shutdown=CUT_S)
+        super().__init__(
+            app,
+            settings.server,
+            access_log=False,
+            proxy_headers=False,  # a client that names another address for itself would be taken for another one
+            server_header=False,
+            log_level="warning",
+            timeout_graceful_shutdown=CUT_S,
+        )
         daemon: Daemon = app.state.daemon
         self._daemon, self._report, self._load = daemon, report, load
         self._systemd = SdNotify.from_environment(os.environ)
@@ -95,6 +103,7 @@ def run(settings: Settings, report: Callable[[str], None], source: SettingsSourc
     """Serve until SIGTERM or SIGINT; at SIGHUP reload the settings. Raises LarsError if it cannot start."""
     log.configure()
     settings.server.require_token()
+    source = source.take_token()
     try:
         find_model(settings, report)
     except LarsError as error:  # the daemon tries again

@@ -64,12 +64,16 @@ class Source:
 
 def resolve(reference: str) -> Source:
     """Return the source of `reference`. Raises ModelNotFound if it is of none of the four kinds."""
-    path = Path(os.path.abspath(Path(reference).expanduser()))  # noqa: PTH100 (Path.absolute would keep a `..`)
+    try:
+        path = Path(os.path.abspath(Path(reference).expanduser()))  # noqa: PTH100 (Path.absolute would keep a `..`)
+        is_folder = bool(reference) and path.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, `~nobody`, or NUL
+        raise ModelNotFound(f"{reference[:80]!r} is no model: {error!s:.200}") from error
     if reference in (DEFAULT, DEFAULT_NAME):
         return Source(DEFAULT, DEFAULT_NAME, from_wheel)
     if path.suffix == ".gguf":
         return Source(str(path), _slug(path.stem), lambda _, target, report: from_gguf(path, target, report))
-    if reference and path.is_dir():
+    if is_folder:
         return Source(str(path), _slug(path.name), lambda _, target, report: from_folder(path, target, report))
     if HUB_ID.fullmatch(reference) and not reference.startswith("."):
         return Source(reference, _slug(reference), partial(from_hub, reference))

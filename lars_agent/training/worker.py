@@ -25,7 +25,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from lars_agent.errors import DiskFull, JobInvalid, LarsError, Preempted, TrainingError, serialize_error
-from lars_agent.files import write_atomically
+from lars_agent.files import PRIVATE_UMASK, write_atomically
 from lars_agent.lars import LarsAdapter, attach, load_adapter, save_adapter
 from lars_agent.memory.allocator import give_back
 from lars_agent.memory.guard import Guard
@@ -212,6 +212,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1 + planning:
         sys.stderr.write("usage: python -m lars_agent.training.worker [--plan] JOB_DIR\n")
         return 2
+    os.umask(PRIVATE_UMASK)
     folder = Path(arguments[-1])
     if planning:
         return _print_plan(folder)

@@ -23,6 +23,7 @@ from service.serving.model_pull import PullRunning
 log = structlog.get_logger(__name__)
 
 RETRY_AFTER_S = 5
+EVERYWHERE = (400, 401, 403, 405, 408, 413, 422, 429, 500)  # statuses that every route can answer with
 UNEXPECTED = "something went wrong here; the daemon's log says what"
 OLLAMA = "/api/"  # clients of this dialect read an error as one string
 SHOWN_CHARS = 60  # maximum length of a quoted value
@@ -57,13 +58,15 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
     (errors.TrainingError, 409),
     (errors.GenerationTimeout, 504),
     (errors.GenerationError, 503),  # such as ModelLoading, QueueFull, GenerationCancelled
+    (errors.ModelNotFound, 404),
+    (errors.ModelUnsupported, 409),
     (errors.ModelError, 503),
     (DatabaseBusy, 503),
     (errors.DiskFull, 507),
 )
 
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 409: "conflict_error"}
-TYPES |= {408: "timeout_error"}
+TYPES |= {408: "timeout_error", 429: "rate_limit_error"}
 TYPES |= {500: "server_error", 503: "unavailable_error", 504: "timeout_error", 507: "server_error"}
 
 DESCRIPTIONS = {
@@ -75,6 +78,7 @@ DESCRIPTIONS = {
     408: "The body did not arrive in time, see `server.body_timeout_s`.",
     409: "The request conflicts with the current state.",
     413: "The body is too large.",
+    429: "Too many wrong tokens from this address at once; the right one is answered all the same.",
     422: "A field is invalid; `param` names it.",
     500: "Internal error; see the daemon's log.",
     503: "Unavailable: the model is loading, or the queue is full. Retry after `Retry-After` seconds.",
@@ -98,14 +102,20 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
+class OllamaErrorBody(BaseModel):
+    """The body of every error response in Ollama's dialect."""
+
+    error: str = Field(description="What failed, the invalid value, and what to do.")
+
+
 def answers(description: str, media_type: str, content: Mapping[str, Any] | None = None) -> Responses:
     """Return the `responses` of a route whose answer is of this media type."""
     return {200: {"description": description, "content": {media_type: content or {}}}}
 
 
-def documented(*statuses: int) -> Responses:
+def documented(*statuses: int, body: type[BaseModel] = ErrorBody) -> Responses:
     """Return the `responses` of a route that can answer with these statuses."""
-    return {status: {"model": ErrorBody, "description": DESCRIPTIONS[status]} for status in statuses}
+    return {status: {"model": body, "description": DESCRIPTIONS[status]} for status in statuses}
 
 
 def error_response(

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from tempfile import TemporaryFile
 from typing import IO, Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from lars_agent.example import Message
@@ -24,6 +24,7 @@ from service.api.fields import (
     Body,
     CountedPage,
     Deleted,
+    Flag,
     Id,
     Messages,
     PageQuery,
@@ -38,30 +39,32 @@ from service.api.fields import (
     TurnBody,
     VersionLabel,
     Words,
+    moment,
     next_page,
     to_messages,
 )
-from service.api.trl import Format, from_lines, to_lines
+from service.api.trl import ROWS, Format, from_lines, to_lines
 from service.daemon import Daemon
 from service.db.records import FeedbackRecord, NewFeedback, Source
 
 router = APIRouter(prefix="/feedback", tags=["feedback"])
 
-JSON_LINES = "application/jsonl"
+JSON_LINES, NDJSON = "application/jsonl", "application/x-ndjson"  # two names of one format
 BATCH_BYTES = 2**16  # of lines that are stored together
 MOST_REFUSED = 1000  # lines that a dry run tells
 NOTHING_SAID = "is missing; give a rating, a correction, a comment or tags"
 SOURCE = "`given` as feedback, or `stated` by the person in a conversation."
 LINES_SCHEMA: dict[str, Any] = {"schema": {"type": "string"}, "example": '{"prompt": "Hi", "completion": "Hello!"}\n'}
-LINES_BODY = {"requestBody": {"required": True, "content": {JSON_LINES: LINES_SCHEMA}}}
+ROWS_SCHEMA: dict[str, Any] = {"schema": ROWS, "example": LINES_SCHEMA["example"]}
+LINES_BODY = {"requestBody": {"required": True, "content": {NDJSON: ROWS_SCHEMA, JSON_LINES: ROWS_SCHEMA}}}
 LINES_REPLY = answers("One JSON object per line.", JSON_LINES, LINES_SCHEMA)
 
 
-def _in_utc(moment: datetime) -> datetime:
+def _in_utc(given: datetime) -> datetime:
     try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("is before the year 1 or after the year 9999") from None
+        return given.astimezone(UTC)
+    except OverflowError:  # before the year 1, or after the year 9999
+        return (datetime.min if given.year == 1 else datetime.max).replace(tzinfo=UTC)
 
 
 class TagFilter(ProfileFilter):
@@ -76,7 +79,7 @@ class FeedbackFilter(TagFilter):
     id: list[Id] | None = Field(default=None, max_length=MOST_IDS, description="One of these.")
     source: Source | None = Field(default=None, description=SOURCE)
     q: Words | None = None
-    before: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = Field(
+    before: Annotated[AwareDatetime, BeforeValidator(moment), AfterValidator(_in_utc)] | None = Field(
         default=None, description="Created before this time, given with its timezone."
     )
 
@@ -97,11 +100,37 @@ class ImportQuery(ProfileQuery):
     """Profile and tag of the imported feedback."""
 
     tag: Tag | None = None
-    dry_run: bool = Field(default=False, description="Only tell what would be stored, and which lines are refused.")
+    dry_run: Flag = Field(default=False, description="Only tell what would be stored, and which lines are refused.")
+
+
+SUBJECTS = (("interaction_id",), ("prompt", "response"), ("messages", "response"))  # one of them is given
+STATEMENTS: tuple[dict[str, Any], ...] = (  # at least one is made
+    {"required": ["rating"], "properties": {"rating": {"not": {"type": "null"}}}},
+    {"required": ["correction"], "properties": {"correction": {"type": "string"}}},
+    {"required": ["comment"], "properties": {"comment": {"type": "string", "minLength": 1}}},
+    {"required": ["tags"], "properties": {"tags": {"minItems": 1}}},
+)
+
+
+def _add_rules(schema: dict[str, Any]) -> None:
+    """Describe which fields go together."""
+    names = {name for subject in SUBJECTS for name in subject}
+    about = [
+        {
+            "required": list(given),
+            "properties": {
+                name: {"not": {"type": "null"}} if name in given else {"type": "null"} for name in sorted(names)
+            },
+        }
+        for given in SUBJECTS
+    ]
+    schema["allOf"] = [{"anyOf": about}, {"anyOf": list(STATEMENTS)}]
 
 
 class FeedbackRequest(Body):
     """Feedback on a recorded reply (`interaction_id`), or on a prompt and a response of any origin."""
+
+    model_config = ConfigDict(json_schema_extra=_add_rules)
 
     interaction_id: Id | None = Field(default=None, description="The interaction of the reply.")
     prompt: SpokenText | None = Field(default=None, description="One user message, instead of `messages`.")
@@ -139,6 +168,8 @@ class FeedbackRequest(Body):
 
 class FeedbackPatch(Body):
     """Changes of feedback; null takes a value away."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
     rating: Rating | None = Field(default=None, description='"up", "down", or a number from -1 to 1.')
     correction: SpokenText | None = None
@@ -255,14 +286,16 @@ def get(feedback_id: Id, daemon: DaemonDep) -> FeedbackBody:
     return FeedbackBody.model_validate(daemon.db.feedback.get(feedback_id))
 
 
-@router.patch("/{feedback_id}", responses=documented(404, 503, 507))
+@router.patch("/{feedback_id}", responses=documented(404, 409, 503, 507))
 def edit(feedback_id: Id, body: FeedbackPatch, daemon: DaemonDep) -> FeedbackBody:
     """Change feedback. It counts at once; a version that learned the former one serves until the next is trained."""
     changes = body.model_dump(exclude_unset=True)
     if not changes:
         raise InvalidField("rating", NOTHING_SAID)
     if _says_nothing(replace(daemon.db.feedback.get(feedback_id), **changes)):
-        raise InvalidField(next(iter(changes)), "cannot be taken away: nothing would be left; delete the feedback")
+        raise HTTPException(
+            409, f"{next(iter(changes))}: cannot be taken away: nothing would be left; delete the feedback"
+        )
     record = daemon.db.feedback.edit(feedback_id, **changes)
     daemon.ratings.note(record)
     return FeedbackBody.model_validate(record)

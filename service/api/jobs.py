@@ -21,6 +21,7 @@ from service.api.dependencies import DaemonDep
 from service.api.errors import Responses, answers, ascii_json, documented
 from service.api.fields import (
     Body,
+    Flag,
     Id,
     JsonObject,
     Page,
@@ -49,7 +50,7 @@ EVENTS = answers(
 class AdaptQuery(Body):
     """Options of POST /jobs."""
 
-    dry_run: bool = Field(default=False, description="Answer with the plan and its predicted peak; start nothing.")
+    dry_run: Flag = Field(default=False, description="Answer with the plan and its predicted peak; start nothing.")
 
 
 class JobRequest(ProfileQuery):

@@ -5,6 +5,7 @@ Exit codes: 0 success, 1 failure (with one line on stderr), 2 wrong usage.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import typer
 from rich.console import Console
 
 from lars_agent.errors import LarsError
+from lars_agent.files import PRIVATE_UMASK
 from service.cli import doctor, model, settings
 from service.cli.client import ApiError, Client
 from service.cli.output import OUT, Json, print_json, print_text, progress_shown, table
@@ -292,6 +294,7 @@ def bench() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; an error that a user can cause is one line on stderr."""
+    os.umask(PRIVATE_UMASK)
     try:
         app(args=arguments, prog_name="lars-agent")
     except (LarsError, ApiError, OSError, httpx.InvalidURL) as error:

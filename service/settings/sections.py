@@ -14,6 +14,7 @@ from lars_agent.records import record
 from lars_agent.store.names import DEFAULT_PROFILE, parse_adapter_name
 from lars_agent.training.config import TrainConfig
 
+MIN_TOKEN_CHARS = 16
 LATEST = ":latest"  # what Ollama's clients add to a name
 Seconds = Annotated[float, Field(ge=0, le=31_536_000)]  # a year
 Days = Annotated[int, Field(ge=0, le=36_500)]
@@ -87,8 +88,8 @@ class Server(Section):
     )
     token: SecretStr | None = Field(
         default=None,
-        min_length=1,
-        description="Bearer token every request must carry; none if unset.",
+        description="Bearer token every request must carry, at least 16 characters, such as the output of "
+        "`openssl rand -hex 32`; none if unset.",
         examples=["a long random text"],
     )
 
@@ -98,6 +99,17 @@ class Server(Section):
         'of their own: {"gpt-4o" = "default", "mine" = "alice@v12"}. Profiles and the base model\'s names come first: '
         "an alias never hides one.",
     )
+
+    @field_validator("token")
+    @classmethod
+    def _check_token(cls, token: SecretStr | None) -> SecretStr | None:
+        text = "" if token is None else token.get_secret_value()
+        if token is not None and len(text.strip()) < MIN_TOKEN_CHARS:
+            advice = "make a random one, such as by: openssl rand -hex 32"
+            raise ValueError(f"can be guessed: it has fewer than {MIN_TOKEN_CHARS} characters; {advice}")
+        if text != text.strip() or not text.isprintable():
+            raise ValueError("cannot be sent: it begins or ends with a blank, or has a line break in it")
+        return token
 
     @field_validator("model_aliases")
     @classmethod

@@ -99,12 +99,12 @@ def test_what_cannot_be_is_refused_and_changes_nothing(client, machine, changes,
 
 
 def test_a_secret_is_not_shown_and_what_the_environment_sets_is_locked(start, machine, monkeypatch):
-    monkeypatch.setenv("LARS_AGENT_SERVER__TOKEN", "hunter2")
+    monkeypatch.setenv("LARS_AGENT_SERVER__TOKEN", "hunter2 hunter22")
     monkeypatch.setenv("LARS_AGENT_TRAINING__EPOCHS", "3")
     client = start(machine.load(), source=machine)
-    client.headers["Authorization"] = "Bearer hunter2"
+    client.headers["Authorization"] = "Bearer hunter2 hunter22"
     answer = client.get("/settings")
-    assert "hunter2" not in answer.text
+    assert "hunter2 hunter22" not in answer.text
     assert setting(client, "server.token")["value"] is True
     assert setting(client, "training.epochs")["locked"] == "the environment sets it"
     assert client.patch("/settings", json={"training.epochs": 4}).status_code == 422

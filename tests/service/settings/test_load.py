@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 import typing
 from dataclasses import fields
 from pathlib import Path
@@ -97,10 +100,63 @@ def test_unknown_environment_variable_is_refused_by_name(monkeypatch, variable):
 
 
 def test_secret_is_not_shown(monkeypatch):
-    monkeypatch.setenv("LARS_AGENT_SERVER__TOKEN", "hunter2")
-    assert "hunter2" not in repr(load_settings())
+    monkeypatch.setenv("LARS_AGENT_SERVER__TOKEN", "hunter2 hunter22")
+    assert "hunter2 hunter22" not in repr(load_settings())
     monkeypatch.setenv("LARS_AGENT_SERVER__HOST", "0.0.0.0")
-    assert load_settings().server.token.get_secret_value() == "hunter2"
+    assert load_settings().server.token.get_secret_value() == "hunter2 hunter22"
+
+
+@pytest.mark.parametrize("token", ["", "x", "fifteen letters", " " * 40, "  fifteen letters  "])
+def test_a_token_that_can_be_guessed_is_refused_with_the_reason_and_not_shown(machine, monkeypatch, token):
+    monkeypatch.setenv("LARS_AGENT_SERVER__TOKEN", token)
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    assert re.search(
+        r"server\.token: can be guessed.* 16 characters.*openssl.*\(in the environment\)", str(caught.value)
+    )
+    assert not token.strip() or len(token) < 2 or token.strip() not in str(caught.value)
+
+
+@pytest.mark.parametrize("token", [" sixteen letters!", "sixteen letters!\n", "sixteen\nletters!!"])
+def test_a_token_that_no_header_can_hold_is_refused(machine, monkeypatch, token):
+    monkeypatch.setenv("LARS_AGENT_SERVER__TOKEN", token)
+    with pytest.raises(ConfigError, match="cannot be sent"):
+        load_settings()
+
+
+SHOW = """
+import os, subprocess, sys
+from service.settings.load import SettingsSource
+source = SettingsSource().take_token()
+print(source.load().server.token.get_secret_value(), source.load().server.port)
+print(subprocess.run(["env"], capture_output=True, text=True).stdout)
+print(open("/proc/self/environ").read())
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LARS_AGENT_SERVER__TOKEN", "a token of many letters"),
+        ("lars_agent_server__token", "a token of many letters"),
+        ("LARS_AGENT_SERVER", '{"token": "a token of many letters"}'),
+    ],
+)
+def test_no_child_process_is_given_the_token_and_the_daemon_keeps_it(tmp_path, name, value):
+    given = {
+        "HOME": str(tmp_path),
+        "LARS_AGENT_SERVER__PORT": "7",
+        name: value,
+        "LARS_AGENT_TOKEN": "another, a client's",
+    }
+    command = [sys.executable, "-c", SHOW]
+    root = Path(__file__).parents[3]
+    done = subprocess.run(command, cwd=root, env=given, capture_output=True, text=True, check=True)
+    first, *rest = done.stdout.splitlines()
+    assert first == "a token of many letters 7"
+    assert "many letters" not in "".join(rest)
+    assert "another" not in "".join(rest)
+    assert "LARS_AGENT_SERVER__PORT=7" in rest
 
 
 def test_settings_alone_do_not_read_the_machine(machine, monkeypatch):

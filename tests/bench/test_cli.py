@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench import __main__ as bench_cli
+from bench import options
 from bench.faults.parts import PARTS as FAULT_PARTS
 from bench.ops.parts import PARTS as OPS_PARTS
 from bench.serve.parts import BUILDERS, serve_parts
@@ -25,7 +26,7 @@ def without(name: str):
 
 @pytest.mark.parametrize(("package", "words"), [("peft", "PEFT"), ("matplotlib", "matplotlib")])
 def test_a_missing_extra_is_named_with_what_to_run(monkeypatch, capsys, package, words):
-    monkeypatch.setattr(bench_cli, "find_spec", without(package))
+    monkeypatch.setattr(options, "find_spec", without(package))
     with pytest.raises(SystemExit) as ended:
         bench_cli.main(["memory", "--methods", "lora"])
     assert ended.value.code == 1

@@ -56,11 +56,11 @@ def _soak_rows(found: Found) -> Iterator[Row]:
     words = {"minutes": found["minutes"], "a_second": round(found["a_second"], 1)}
     words |= {"generated": found["answered"].get("generate", 0), "jobs": found["jobs"]}
     yield _problems("soak_errors", found["errors"], **words)
-    grown = found["growth"]
-    if grown:
-        by_kind = ", ".join(f"{name} {one['mb']:+.1f}" for name, one in grown.items())
-        yield claimed("soak_rss_growth_mb", [max(one["mb"] for one in grown.values())], by_kind=by_kind)
-        yield claimed("soak_files_left", [max(one["files"] for one in grown.values())])
+    if grown := found["growth_mb"]:
+        by_kind = ", ".join(f"{name} {mb:+.1f}" for name, mb in grown.items())
+        yield claimed("soak_rss_growth_mb", [max(grown.values())], by_kind=by_kind)
+    left = ", ".join(f"{name} {count:+}" for name, count in found["files_left"].items())
+    yield claimed("soak_files_left", [max(0, *found["files_left"].values())], left=left)
 
 
 def _problems(name: str, problems: Sequence[str], **words: Any) -> Row:

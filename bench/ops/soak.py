@@ -23,7 +23,7 @@ from bench.faults.scenario import MODULES, DaemonUnderTest
 from bench.ops.settings import OpsSettings
 
 A_SECOND, THREADS, LIMIT_S, START_LIMIT_S, SAID = 20, 32, 120.0, 600.0, 200
-SAMPLE_S, WARM_S, WINDOW_S, POLL_S = 5.0, 600.0, 120.0, 0.5
+SAMPLE_S, WARM_S, WINDOW_S, POLL_S, SETTLE_S = 5.0, 600.0, 120.0, 0.5, 5.0
 GENERATE = "generate"
 READ = (
     *("/health", "/info", "/feedback?limit=20", "/jobs?limit=5", "/metrics", "/interactions?limit=5", "/v1/models"),
@@ -32,7 +32,7 @@ READ = (
         "/profiles",
         "/adapters",
         "/ready",
-        "/status",
+        "/device",
         "/openapi.json",
         "/settings",
         "/health",
@@ -40,7 +40,7 @@ READ = (
     ),
 )
 NOTE = {"prompt": "Hello?", "response": "Hm.", "rating": -1, "profile": "crowd"}  # nothing to learn from
-Sample = tuple[float, int, int]  # time, resident bytes, open files
+Sample = tuple[float, int]  # time and resident bytes
 
 
 @dataclass
@@ -54,25 +54,30 @@ class Memory:
     def look(self) -> None:
         """Take a sample of every process."""
         now = time.monotonic()
-        found = {"daemon": [psutil.Process(self.pid)], "engine": descendants(self.pid, MODULES["engine"])}
-        for name, processes in found.items():
-            for one in processes[:1]:
-                with suppress(psutil.Error):
-                    self.samples[name].append((now, one.memory_info().rss, one.num_fds()))
+        for name, one in self._lasting().items():
+            self.samples[name].append((now, one.memory_info().rss))
         for one in descendants(self.pid, MODULES["worker"]):
             with suppress(psutil.Error):
-                peak = max(one.memory_info().rss, self.workers.get(one.pid, (0, 0, 0))[1])
-                self.workers[one.pid] = (now, peak, 0)
+                self.workers[one.pid] = (now, max(one.memory_info().rss, self.workers.get(one.pid, (0, 0))[1]))
 
-    def growth(self, warm: float, end: float, window_s: float) -> dict[str, dict[str, float]]:
-        """For each kind of process MB (of 10^6) and open files from the time `warm` to `end`, medians of a window."""
+    def files(self) -> dict[str, int]:
+        """How many files each has open, once the connections of clients that have left are closed."""
+        time.sleep(SETTLE_S)
+        return {name: one.num_fds() for name, one in self._lasting().items()}
+
+    def growth_mb(self, warm: float, end: float, window_s: float) -> dict[str, float]:
+        """For each kind of process MB (of 10^6) from the time `warm` to `end`, of the medians of a window."""
         grown = {}
         for name, samples in (self.samples | {"worker": list(self.workers.values())}).items():
-            parts = [[one for one in samples if at <= one[0] <= at + window_s] for at in (warm, end - window_s)]
+            parts = [[rss for time, rss in samples if at <= time <= at + window_s] for at in (warm, end - window_s)]
             if all(parts):
-                before, after = ([statistics.median(one[index] for one in part) for index in (1, 2)] for part in parts)
-                grown[name] = {"mb": (after[0] - before[0]) / 1e6, "files": after[1] - before[1]}
+                before, after = map(statistics.median, parts)
+                grown[name] = (after - before) / 1e6
         return grown
+
+    def _lasting(self) -> dict[str, psutil.Process]:
+        engines = descendants(self.pid, MODULES["engine"])
+        return {"daemon": psutil.Process(self.pid)} | {"engine": one for one in engines[:1]}
 
 
 @dataclass
@@ -110,12 +115,14 @@ class Load:
             for one in ids:
                 self._call("PATCH", f"/feedback/{one}", {"correction": 12 * LETTERS[era % len(LETTERS)]})
             job = self._call("POST", "/jobs", {"profile": "default"})
+            is_over = False
             while job and not job["finished"]:
-                if time.monotonic() > until:
-                    return
+                if time.monotonic() > until and not is_over:
+                    is_over = True
+                    self._call("POST", f"/jobs/{job['id']}/cancel")
                 time.sleep(POLL_S)
                 job = self._call("GET", f"/jobs/{job['id']}")
-            if job:
+            if job and not is_over:
                 self.jobs[job["status"]] += 1
                 if job["status"] not in ("succeeded", "rejected"):
                     self.errors.append(f"a job {job['status']}: {job['error']}")
@@ -151,16 +158,19 @@ class Load:
 
 
 def soak(settings: OpsSettings, folder: Path) -> dict[str, Any]:
-    """Errors, and the growth of every process's memory and open files from ten minutes (or a third) on to the end."""
+    """Errors, and the growth of every process's memory from ten minutes (or a third) on, and of its open files."""
     seconds = 60 * settings.minutes
     with DaemonUnderTest.quick(folder, "soak") as running:
         running.start()
         running.wait_until_healthy(START_LIMIT_S)
         assert running.process is not None
-        memory, began = Memory(running.process.pid), time.monotonic()
+        memory = Memory(running.process.pid)
+        with _client(running.url) as http:  # so that what is opened once is open
+            first = Load(http)
+            first.run(time.monotonic() + seconds / 20)
+        files, began = memory.files(), time.monotonic()
         end = began + seconds
-        limits = httpx.Limits(max_connections=THREADS + 4)
-        with httpx.Client(base_url=running.url, timeout=LIMIT_S, limits=limits) as http:
+        with _client(running.url) as http:
             load = Load(http)
             threads = [threading.Thread(target=work, args=(end,)) for work in (load.run, load.learn)]
             for thread in threads:
@@ -170,20 +180,26 @@ def soak(settings: OpsSettings, folder: Path) -> dict[str, Any]:
                 time.sleep(min(SAMPLE_S, seconds / 60))
             for thread in threads:
                 thread.join()
+        left = {name: count - files.get(name, 0) for name, count in memory.files().items()}
     warm = began + min(WARM_S, seconds / 3)
     return {
         "minutes": settings.minutes,
         "answered": dict(load.answered),
         "a_second": load.answered["all"] / seconds,
         "jobs": dict(load.jobs),
-        "errors": load.errors,
-        "growth": memory.growth(warm, end, min(WINDOW_S, seconds / 6)),
+        "errors": [*first.errors, *load.errors],
+        "growth_mb": memory.growth_mb(warm, end, min(WINDOW_S, seconds / 6)),
+        "files_left": left,
         "daemon_mb": _curve(memory.samples["daemon"], began),
         "engine_mb": _curve(memory.samples["engine"], began),
     }
 
 
+def _client(url: str) -> httpx.Client:
+    return httpx.Client(base_url=url, timeout=LIMIT_S, limits=httpx.Limits(max_connections=THREADS + 4))
+
+
 def _curve(samples: Sequence[Sample], began: float, points: int = 24) -> list[list[float]]:
     """Minutes and MB of some of the samples."""
     chosen = samples[:: max(1, len(samples) // points)]
-    return [[round((at - began) / 60, 2), round(rss / 1e6, 1)] for at, rss, _ in chosen]
+    return [[round((at - began) / 60, 2), round(rss / 1e6, 1)] for at, rss in chosen]

@@ -82,15 +82,12 @@ def test_the_crowd_keeps_all_its_connections_and_comes_back_where_one_is_closed(
 def test_growth_is_between_the_medians_of_two_windows():
     memory = Memory(1)
     memory.samples = {
-        "daemon": [(float(t), int(1e6 * (100 + (t > 90))), 10) for t in range(100)],
-        "engine": [(float(t), int(1e6 * (500 + t)), 20 + t // 50) for t in range(100)],
+        "daemon": [(float(t), int(1e6 * (100 + (t > 90)))) for t in range(100)],
+        "engine": [(float(t), int(1e6 * (500 + t))) for t in range(100)],
     }
-    memory.workers = {pid: (float(10 * pid), int(3e8), 0) for pid in range(10)}
-    grown = memory.growth(warm=10, end=100, window_s=10)
-    assert grown["daemon"] == {"mb": 1.0, "files": 0}
-    assert grown["engine"]["mb"] == pytest.approx(80, abs=1)
-    assert grown["engine"]["files"] == 1
-    assert grown["worker"]["mb"] == 0
+    memory.workers = {pid: (float(10 * pid), int(3e8)) for pid in range(10)}
+    grown = memory.growth_mb(warm=10, end=100, window_s=10)
+    assert grown == {"daemon": 1.0, "engine": pytest.approx(80, abs=1), "worker": 0}
 
 
 def test_each_part_makes_its_rows_and_names_its_problems():
@@ -100,7 +97,7 @@ def test_each_part_makes_its_rows_and_names_its_problems():
     cases |= {"undocumented": {}, "unanswered": {}}
     files = {"files": 4, "kinds": {"job": 4}, "ends": {"refused": 3, "crash": 1}, "problems": ["job/x: crash"]}
     soak = {"minutes": 1, "a_second": 20.0, "answered": {"generate": 4}, "jobs": {"succeeded": 2}, "errors": []}
-    soak["growth"] = {"daemon": {"mb": 2.0, "files": 0}, "engine": {"mb": -1.0, "files": 1}}
+    soak |= {"growth_mb": {"daemon": 2.0, "engine": -1.0}, "files_left": {"daemon": 1, "engine": -1}}
     parts = {"idle_connections": crowd, "schemathesis_cases": cases, "fuzz_files": files, "soak": soak}
     rows = {row["name"]: row for row in ops_rows(parts)}
     values = {name: row["value"] for name, row in rows.items() if row["goal"] is not None}

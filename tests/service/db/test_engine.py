@@ -5,7 +5,6 @@ import threading
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
 
 from lars_agent.errors import DiskFull
 from service.db import Database
@@ -45,7 +44,7 @@ def test_block_that_fails_is_undone(db):
             connection.execute(text("INSERT INTO runs (profile, last_run) VALUES ('a', 'b')"))
             connection.execute(text("INSERT INTO nowhere VALUES (1)"))
 
-    with pytest.raises(OperationalError, match="no such table"):
+    with pytest.raises(DatabaseUnusable, match="no such table"):
         write_and_fail()
     assert db.scheduled_runs.last_run("a") is None
 
@@ -105,10 +104,12 @@ def test_database_of_another_program_is_refused(path):
     [
         "UPDATE feedback SET response = CAST(x'ff41' AS TEXT)",
         "UPDATE feedback SET tags = '[\"a'",
+        "UPDATE feedback SET messages = '[{\"role\": 1}]'",
+        "UPDATE feedback SET messages = '7'",
         "ALTER TABLE feedback RENAME COLUMN comment TO commend",
         "DROP TABLE feedback",
     ],
-    ids=["not UTF-8", "not JSON", "another column", "no table"],
+    ids=["not UTF-8", "not JSON", "no content", "no messages", "another column", "no table"],
 )
 def test_rows_or_a_schema_that_make_no_sense_are_a_damaged_database(db, damage):
     db.feedback.add(SAID)

@@ -41,8 +41,13 @@ class InvalidField(errors.LarsError):
         self.param = param
 
 
+class FieldConflict(InvalidField):
+    """A field of the request has a value that what is stored does not allow."""
+
+
 # The first match counts, so a subclass precedes its base; all other errors are 500.
 STATUS: tuple[tuple[type[Exception], int], ...] = (
+    (FieldConflict, 409),
     (InvalidField, 422),
     (errors.PromptTooLong, 422),
     (errors.PromptRefused, 422),

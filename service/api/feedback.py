@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from tempfile import TemporaryFile
 from typing import IO, Annotated, Any
 
-from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
@@ -18,7 +18,7 @@ from lars_agent.example import Message
 from lars_agent.files import raise_disk_full
 from service.api.dependencies import DaemonDep
 from service.api.erasures import deleted
-from service.api.errors import InvalidField, Responses, answers, documented
+from service.api.errors import FieldConflict, InvalidField, Responses, answers, documented
 from service.api.fields import (
     MOST_IDS,
     Body,
@@ -293,9 +293,7 @@ def edit(feedback_id: Id, body: FeedbackPatch, daemon: DaemonDep) -> FeedbackBod
     if not changes:
         raise InvalidField("rating", NOTHING_SAID)
     if _says_nothing(replace(daemon.db.feedback.get(feedback_id), **changes)):
-        raise HTTPException(
-            409, f"{next(iter(changes))}: cannot be taken away: nothing would be left; delete the feedback"
-        )
+        raise FieldConflict(next(iter(changes)), "cannot be taken away: nothing would be left; delete the feedback")
     record = daemon.db.feedback.edit(feedback_id, **changes)
     daemon.ratings.note(record)
     return FeedbackBody.model_validate(record)

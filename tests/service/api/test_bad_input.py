@@ -289,20 +289,6 @@ def test_a_value_of_another_type_is_refused_in_ollama_s_words(client, path, body
     assert list(body)[-1] in response.json()["error"]
 
 
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        ("/generate", {"inputs": "Hi", "parameters": {"max_new_tokens": 5.0, "temperature": 0, "top_k": 3}}),
-        ("/v1/completions", {"prompt": ["Hi"], "stop": "x", "user": 7, "n": 1.0, "temperature": 1}),
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]}),
-        ("/api/chat", {"messages": [{"role": "user", "content": "Hi"}], "stream": False, "keep_alive": "1h30m"}),
-        ("/api/generate", {"prompt": "Hi", "stream": False, "options": {"num_predict": 5.0, "mirostat": "x"}}),
-    ],
-)
-def test_every_spelling_that_is_documented_is_accepted(client, path, body):
-    assert client.post(path, json=body).status_code == 200
-
-
 @pytest.mark.parametrize("reference", ["x" * 300, "~nobody-of-that-name/model", "00", "/nowhere/at/all"])
 def test_what_names_no_model_is_not_found(client, reference):
     response = client.get("/models/preview", params={"reference": reference})

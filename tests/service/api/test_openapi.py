@@ -7,7 +7,7 @@ import re
 import pytest
 
 from service.settings.load import Settings
-from tests.service.api.conftest import fake_app
+from tests.service.api.conftest import client_of, fake_app
 
 EXPECTED = {
     ("post", "/generate"),
@@ -121,7 +121,9 @@ def test_all_limits_are_json_schema_s(document):
 
 def test_the_token_is_documented_where_there_is_one(document, tmp_path):
     assert [key for key, operation in operations(document).items() if "security" in operation] == []
-    guarded = fake_app(Settings(data_dir=tmp_path, schedule={"enabled": False}, server={"token": "t" * 16})).openapi()
+    settings = Settings(data_dir=tmp_path, schedule={"enabled": False}, server={"token": "t" * 16})
+    with client_of(fake_app(settings)) as client:
+        guarded = client.get("/openapi.json").json()
     without = {path for (_, path), operation in operations(guarded).items() if "security" not in operation}
     assert without == {"/health", "/ready"}
     assert guarded["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
@@ -157,3 +159,17 @@ def test_settings_and_feedback_are_described_with_their_rules(document):
     ]
     assert [one["required"] for one in says["anyOf"]] == [["rating"], ["correction"], ["comment"], ["tags"]]
     assert schemas["FeedbackPatch"]["minProperties"] == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/generate", {"inputs": "Hi", "parameters": {"max_new_tokens": 5.0, "temperature": 0, "top_k": 3}}),
+        ("/v1/completions", {"prompt": ["Hi"], "stop": "x", "user": 7, "n": 1.0, "temperature": 1}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]}),
+        ("/api/chat", {"messages": [{"role": "user", "content": "Hi"}], "stream": False, "keep_alive": "1h30m"}),
+        ("/api/generate", {"prompt": "Hi", "stream": False, "options": {"num_predict": 5.0, "mirostat": "x"}}),
+    ],
+)
+def test_every_spelling_that_is_documented_is_accepted(resident, path, body):
+    assert resident.post(path, json=body).status_code == 200

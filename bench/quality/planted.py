@@ -255,8 +255,7 @@ def _person(rng: random.Random) -> tuple[str, str]:
 def _private(rng: random.Random) -> tuple[str, str]:
     body = "\n".join(_fill("{b64}", rng) for _ in range(4))
     name = rng.choice(("RSA ", "EC ", "OPENSSH ", "", "ENCRYPTED "))
-    value = f"-----BEGIN {name}PRIVATE KEY-----\n{body}\n-----END {name}PRIVATE KEY-----"
-    return f"here is the key\n{value}", value
+    return f"here is the key\n-----BEGIN {name}PRIVATE KEY-----\n{body}\n-----END {name}PRIVATE KEY-----", body
 
 
 KINDS: dict[str, Callable[[random.Random], tuple[str, str]]] = {

@@ -77,7 +77,7 @@ class Memory:
 
     def _lasting(self) -> dict[str, psutil.Process]:
         engines = descendants(self.pid, MODULES["engine"])
-        return {"daemon": psutil.Process(self.pid)} | dict.fromkeys(["engine"], engines[0]) if engines else {"daemon": psutil.Process(self.pid)}
+        return {"daemon": psutil.Process(self.pid), **({"engine": engines[0]} if engines else {})}
 
 
 @dataclass

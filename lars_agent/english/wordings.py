@@ -20,7 +20,7 @@ from typing import NamedTuple, TypedDict
 from lars_agent.english.subjects import ANYTHING, ENGLISH, FUNCTION
 
 LONGEST, MOST = 200, 10  # characters of a question, and its other wordings
-ABOUT_ANYTHING = 5  # wordings of a group, that are compared with questions
+ABOUT_ANYTHING = 8  # wordings of a group that is compared: the model reads each of them once, which takes its time
 FRAMES = (
     "Tell me: {lower}",
     "{core}?",
@@ -92,13 +92,13 @@ def other_wordings(question: str) -> list[str]:
 def wordings_about_anything(question: str | None = None) -> list[str]:
     """Return questions that ask for the same as `question`, about anything (`ANYTHING`); nothing for another one.
 
-    They are a few of its group, from all over it. Without a question return those of all groups.
+    They are the plainest of its group, if that is compared. Without a question return those of all groups.
     """
     known = None if question is None else _recognized(_plain(question))
     groups = _groups() if question is None else [known.group] if known else []
     slots = _slots({"x": ANYTHING})
-    found = ([text for template in group["questions"] if (text := _filled(template, slots))] for group in groups)
-    return [texts[len(texts) * at // ABOUT_ANYTHING] for texts in found if texts for at in range(ABOUT_ANYTHING)]
+    found = ([_filled(template, slots) for template in group["questions"]] for group in groups if group["is_compared"])
+    return [text for texts in found for text in list(filter(None, texts))[:ABOUT_ANYTHING]]
 
 
 def asked_for(question: str) -> str:
@@ -120,6 +120,7 @@ class Group(TypedDict):
 
     topic: str
     has_one_answer: bool
+    is_compared: bool
     questions: list[str]
 
 

@@ -193,7 +193,7 @@ def test_each_question_gets_a_sample_of_its_own_that_is_the_same_in_every_proces
     code = f"from lars_agent.english.wordings import other_wordings; print(other_wordings({question!r}))"
     fresh = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert fresh.stdout.strip() == str(other_wordings(question))
-    group = Group(topic="", has_one_answer=True, questions=list("abcdefgh"))
+    group = Group(topic="", has_one_answer=True, is_compared=False, questions=list("abcdefgh"))
     known = Recognized(group, "a", _slots({"x": "my tutor"}))
     assert "".join(_reworded(known, question)) == "ebfhcgd"
     assert "".join(_reworded(known, "What is my goat called?")) == "defghbc"
@@ -260,7 +260,7 @@ def test_the_wordings_about_anything_are_those_of_the_group_that_knows_the_quest
     found = wordings_about_anything("What is my goat called?")
     assert found == wordings_about_anything("Do you know Anna's name?")
     assert "What is my one called?" in found
-    assert len(found) == 5
+    assert len(found) == 8
     assert set(found) < set(wordings_about_anything())
     assert wordings_about_anything("Is it raining?") == []
     assert not any("{" in text for text in wordings_about_anything())

@@ -76,8 +76,10 @@ class Memory:
         return grown
 
     def _lasting(self) -> dict[str, psutil.Process]:
-        engines = descendants(self.pid, MODULES["engine"])
-        return {"daemon": psutil.Process(self.pid), **({"engine": engines[0]} if engines else {})}
+        found = {"daemon": psutil.Process(self.pid)}
+        if engines := descendants(self.pid, MODULES["engine"]):
+            found["engine"] = engines[0]
+        return found
 
 
 @dataclass
@@ -89,6 +91,11 @@ class Load:
     answered: Counter[str] = field(default_factory=Counter)
     jobs: Counter[str] = field(default_factory=Counter)
     _notes: deque[str] = field(default_factory=deque)
+
+    def burst(self) -> None:
+        """Ask the database as often as there are threads at the same time, so that its pool is full."""
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(lambda path: self._call("GET", path), ["/feedback?limit=20"] * 4 * THREADS))
 
     def run(self, until: float) -> None:
         """Send request after request at their times, whether or not the ones before are answered."""
@@ -167,6 +174,7 @@ def soak(settings: OpsSettings, folder: Path) -> dict[str, Any]:
         memory = Memory(running.process.pid)
         with _client(running.url) as http:  # so that what is opened once is open
             first = Load(http)
+            first.burst()
             first.run(time.monotonic() + seconds / 20)
         files, began = memory.files(), time.monotonic()
         end = began + seconds
@@ -187,7 +195,7 @@ def soak(settings: OpsSettings, folder: Path) -> dict[str, Any]:
         "answered": dict(load.answered),
         "a_second": load.answered["all"] / seconds,
         "jobs": dict(load.jobs),
-        "errors": [*first.errors, *load.errors],
+        "errors": [*first.errors, *load.errors, *([] if load.jobs else ["no job has ended"])],
         "growth_mb": memory.growth_mb(warm, end, min(WINDOW_S, seconds / 6)),
         "files_left": left,
         "daemon_mb": _curve(memory.samples["daemon"], began),

@@ -26,7 +26,7 @@ from lars_agent.errors import (
 from lars_agent.example import Message
 from lars_agent.lars.state import WEIGHTS_FILE
 from lars_agent.models.chat_template import encode_prompt
-from lars_agent.runtime.engine import Engine, with_recalled
+from lars_agent.runtime.engine import STEPS_A_READ, Engine, with_recalled
 from lars_agent.runtime.request import GenerationRequest, PastAnswer
 from tests.runtime.conftest import publish, publish_candidate
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -415,6 +415,15 @@ def test_until_questions_can_be_compared_and_where_they_never_can_past_ones_come
         assert ticket.recalled == ((0, 0.0), (1, 0.0))
         assert ticket.result(LONG_S).token_ids
     assert not engine._relevance.is_ready
+    engine.close()
+
+
+def test_questions_are_read_while_replies_are_made_too_for_who_never_pauses(opened, store, tmp_path, monkeypatch):
+    busy = []
+    engine = Engine(replace(opened, folder=tmp_path, sha256="another"), store, threads=1)
+    monkeypatch.setattr(engine._relevance, "warm", lambda: busy.append(bool(engine._batcher)) or True)
+    made = len(reply(engine, max_new_tokens=100).token_ids)
+    assert made // STEPS_A_READ - 1 <= busy.count(True) <= made // STEPS_A_READ + 1
     engine.close()
 
 

@@ -45,9 +45,14 @@ class FieldConflict(InvalidField):
     """A field of the request has a value that what is stored does not allow."""
 
 
+class FieldNotFound(InvalidField):
+    """A field of the request names something that does not exist."""
+
+
 # The first match counts, so a subclass precedes its base; all other errors are 500.
 STATUS: tuple[tuple[type[Exception], int], ...] = (
     (FieldConflict, 409),
+    (FieldNotFound, 404),
     (InvalidField, 422),
     (errors.PromptTooLong, 422),
     (errors.PromptRefused, 422),
@@ -63,8 +68,6 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
     (errors.TrainingError, 409),
     (errors.GenerationTimeout, 504),
     (errors.GenerationError, 503),  # such as ModelLoading, QueueFull, GenerationCancelled
-    (errors.ModelNotFound, 404),
-    (errors.ModelUnsupported, 409),
     (errors.ModelError, 503),
     (DatabaseBusy, 503),
     (errors.DiskFull, 507),

@@ -7,9 +7,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import Field
 
+from lars_agent.errors import ModelNotFound, ModelUnsupported
 from lars_agent.models.library import ModelLibrary
 from service.api.dependencies import DaemonDep
-from service.api.errors import documented
+from service.api.errors import FieldConflict, FieldNotFound, documented
 from service.api.fields import Body, Reply, Text
 from service.serving.model_pull import preview
 
@@ -78,11 +79,19 @@ def list_models(daemon: DaemonDep) -> ModelList:
 def preview_model(query: Annotated[PullRequest, Query()], daemon: DaemonDep) -> PreviewBody:
     """Predict what a model needs, from its configuration and the sizes of its files; takes seconds."""
     settings = daemon.settings
-    found = preview(query.reference, settings.model.dtype, settings.memory.budget_bytes)
+    try:
+        found = preview(query.reference, settings.model.dtype, settings.memory.budget_bytes)
+    except ModelNotFound as error:
+        raise FieldNotFound("reference", str(error)) from error
+    except ModelUnsupported as error:
+        raise FieldConflict("reference", str(error)) from error
     return PreviewBody.model_validate(found)
 
 
 @router.post("", status_code=202, responses=documented(404, 409))
 def pull(body: PullRequest, daemon: DaemonDep) -> PullBody:
     """Fetch a base model while the daemon goes on; `GET /models` tells how far it is."""
-    return PullBody.model_validate(daemon.model_pull.start(body.reference))
+    try:
+        return PullBody.model_validate(daemon.model_pull.start(body.reference))
+    except ModelNotFound as error:
+        raise FieldNotFound("reference", str(error)) from error

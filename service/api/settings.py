@@ -15,7 +15,7 @@ from lars_agent.errors import ConfigError, ModelNotFound
 from lars_agent.models.library import ModelLibrary
 from lars_agent.models.sources import resolve
 from service.api.dependencies import DaemonDep
-from service.api.errors import InvalidField, documented
+from service.api.errors import FieldNotFound, InvalidField, documented
 from service.api.fields import Body, JsonObject, Reply
 from service.daemon import Daemon
 from service.reload import applies_now, change, renewed
@@ -78,7 +78,7 @@ def get(daemon: DaemonDep) -> SettingList:
     return SettingList(settings=found)
 
 
-@router.patch("", responses=documented(409, 507))
+@router.patch("", responses=documented(404, 409, 507))
 def edit(body: SettingChanges, daemon: DaemonDep, query: Annotated[Body, Query()]) -> SettingList:
     """Change settings, all or none; what does not apply at once applies at the next start.
 
@@ -105,7 +105,7 @@ def edit(body: SettingChanges, daemon: DaemonDep, query: Annotated[Body, Query()
 
 
 def _require_model(daemon: Daemon, name: str) -> None:
-    """Raise InvalidField unless a model of this name is installed, or can be fetched at the next start."""
+    """Raise FieldNotFound unless a model of this name is installed, or can be fetched at the next start."""
     library = ModelLibrary(daemon.settings.models_dir)
     with suppress(ModelNotFound):
         library.get(name)
@@ -113,7 +113,7 @@ def _require_model(daemon: Daemon, name: str) -> None:
     try:
         resolve(name)
     except ModelNotFound as error:
-        raise InvalidField("model.name", str(error)) from error
+        raise FieldNotFound("model.name", str(error)) from error
 
 
 def _body(

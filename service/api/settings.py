@@ -16,7 +16,7 @@ from lars_agent.models.library import ModelLibrary
 from lars_agent.models.sources import resolve
 from service.api.dependencies import DaemonDep
 from service.api.errors import FieldNotFound, InvalidField, documented
-from service.api.fields import Body, JsonObject, Reply
+from service.api.fields import Body, JsonObject, Reply, whole
 from service.daemon import Daemon
 from service.reload import applies_now, change, renewed
 from service.settings.load import Layer, Settings, origin_of, settings_of
@@ -148,7 +148,7 @@ def _fits(value: Any, schema: Mapping[str, Any]) -> bool:
     if isinstance(value, dict):
         inner = schema.get("additionalProperties", {})
         return schema.get("type") == "object" and all(_fits(item, inner) for item in value.values())
-    return schema.get("type") in (None, *JSON_TYPES[type(value)])
+    return schema.get("type") in (None, *JSON_TYPES[type(whole(value))])
 
 
 def _at(values: Any, path: Sequence[str]) -> Any:

@@ -80,6 +80,10 @@ def test_a_change_that_needs_a_start_is_kept_and_said_to_wait(client, machine):
     [
         ({"training.epochs": 0}, "training.epochs", "greater than or equal to 1"),
         ({"training.epochs": "many"}, "training.epochs", "valid integer"),
+        ({"training.epochs": "5"}, "training.epochs", "valid integer"),
+        ({"training.epochs": True}, "training.epochs", "valid integer"),
+        ({"schedule.enabled": 1}, "schedule.enabled", "valid boolean"),
+        ({"recall.profiles": {"alice": "no"}}, "recall.profiles", "valid object"),
         ({"schedule.cron": "at night"}, "schedule.cron", "schedule.cron"),
         ({"schedule.cron": "0 4 * * *", "training.batch_size": -1}, "training.batch_size", "greater"),
         ({"training.colour": 1}, "training.colour", "is no setting"),
@@ -96,6 +100,11 @@ def test_what_cannot_be_is_refused_and_changes_nothing(client, machine, changes,
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, param)
     assert words in answer.json()["error"]["message"]
     assert client.app.state.daemon.settings == before == machine.load()
+
+
+def test_a_whole_number_may_be_written_with_a_point_or_an_exponent(client):
+    assert client.patch("/settings", json={"memory.budget_bytes": 2e9, "training.epochs": 3.0}).status_code == 200
+    assert client.app.state.daemon.settings.memory.budget_bytes == 2_000_000_000
 
 
 def test_a_secret_is_not_shown_and_what_the_environment_sets_is_locked(start, machine, monkeypatch):

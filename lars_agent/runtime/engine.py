@@ -41,7 +41,7 @@ SEED_LIMIT = 2**63
 PREFIX_BYTES = 128 * 2**20
 LONGEST_COPY = 200  # characters of an answer that a reply may go on with
 LONGEST_COMPARED = 512  # tokens of a question's prompt
-STEPS_A_READ = 16  # tokens of all replies between two shipped questions that are read meanwhile
+READ_AT_ONCE = 4  # of the shipped questions, while a request waits
 COMPARE_S = 30.0  # that a request waits at most for its question to be compared
 T = TypeVar("T")
 
@@ -124,13 +124,20 @@ class Engine:
         """Return whether the adapter is closed for the request, and the request's past questions, the nearest first."""
         others = [past.question for past in request.recalled]
         unordered = [(index, 0.0) for index in range(len(others))]
-        if not (request.is_foreign or request.taught is not None or others) or not self._relevance.can_compare:
+        if not (request.is_foreign or request.taught is not None or others):
             return False, unordered
-        question = request.messages[-1]["content"]
+
+        def compared() -> tuple[bool, Sequence[Near]]:
+            unread = 0 if self._relevance.is_ready else READ_AT_ONCE  # who never pauses is to be understood too
+            while unread and self._warm():
+                unread -= 1
+            if not self._relevance.can_compare:
+                return False, unordered
+            question = request.messages[-1]["content"]
+            return self._is_closed_for(request, question), self._relevance.order(question, others)
+
         with suppress(TemplateError, TimeoutError):
-            return self._on_thread(
-                lambda: (self._is_closed_for(request, question), self._relevance.order(question, others))
-            )
+            return self._on_thread(compared)
         return False, unordered
 
     def _is_closed_for(self, request: GenerationRequest, question: str) -> bool:
@@ -259,22 +266,18 @@ class Engine:
 
     def _serve(self) -> None:
         torch.set_num_threads(self._threads or os.cpu_count() or 1)
-        is_open, steps = True, 0
+        is_open = True
         while is_open or self._waiting or self._batcher:
             is_open = self._receive() and is_open
             while self._waiting and len(self._batcher) < self._parallel:
                 self._batcher.add(self._waiting.popleft())
                 self._room.release()
             self._batcher.step()
-            steps += 1
-            if self._is_cold and steps % STEPS_A_READ == 0:
-                self._is_cold = self._warm()
 
     def _receive(self) -> bool:
         """Take in what has come, and wait for something if there is nothing to do; return False at the end.
 
-        Before it waits, the shipped questions are read, and while it has work one every `STEPS_A_READ` steps: none of
-        them keeps anybody waiting for long, and somebody who never pauses is understood too.
+        Before it waits, the shipped questions are read; none of them keeps anybody waiting for long.
         """
         while True:
             is_idle = not self._waiting and not self._batcher

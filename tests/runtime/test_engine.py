@@ -26,7 +26,7 @@ from lars_agent.errors import (
 from lars_agent.example import Message
 from lars_agent.lars.state import WEIGHTS_FILE
 from lars_agent.models.chat_template import encode_prompt
-from lars_agent.runtime.engine import STEPS_A_READ, Engine, with_recalled
+from lars_agent.runtime.engine import READ_AT_ONCE, Engine, with_recalled
 from lars_agent.runtime.request import GenerationRequest, PastAnswer
 from tests.runtime.conftest import publish, publish_candidate
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -418,12 +418,18 @@ def test_until_questions_can_be_compared_and_where_they_never_can_past_ones_come
     engine.close()
 
 
-def test_questions_are_read_while_replies_are_made_too_for_who_never_pauses(opened, store, tmp_path, monkeypatch):
-    busy = []
+def test_requests_that_compare_have_shipped_questions_read_for_who_never_pauses(opened, store, tmp_path):
     engine = Engine(replace(opened, folder=tmp_path, sha256="another"), store, threads=1)
-    monkeypatch.setattr(engine._relevance, "warm", lambda: busy.append(bool(engine._batcher)) or True)
-    made = len(reply(engine, max_new_tokens=100).token_ids)
-    assert made // STEPS_A_READ - 1 <= busy.count(True) <= made // STEPS_A_READ + 1
+    while engine._is_cold:  # none is to be read between requests
+        engine._is_cold = False
+        time.sleep(0.05)
+    asked = request(recalled=(PastAnswer("Now?", "Yes."),), recall_limit=1, recall_tokens=500, max_new_tokens=1)
+    before, requests = len(engine._relevance._read), 0
+    while not engine._relevance.is_ready:
+        engine.submit(asked).result(LONG_S)
+        requests += 1
+        assert len(engine._relevance._read) - before <= READ_AT_ONCE * requests
+        assert requests < 1000
     engine.close()
 
 

@@ -18,7 +18,7 @@ import httpx
 import psutil
 
 from bench.daemon import descendants
-from bench.faults.clients import LETTERS, PROMPTS, REPLY_TOKENS, THINGS
+from bench.faults.clients import LESSONS, PROMPTS, REPLY_TOKENS, THINGS
 from bench.faults.scenario import MODULES, DaemonUnderTest
 from bench.ops.settings import OpsSettings
 
@@ -120,7 +120,7 @@ class Load:
         ids = [body["id"] for body in stored if body]
         for era in itertools.count():
             for one in ids:
-                self._call("PATCH", f"/feedback/{one}", {"correction": 12 * LETTERS[era % len(LETTERS)]})
+                self._call("PATCH", f"/feedback/{one}", {"correction": LESSONS[era % len(LESSONS)]})
             job = self._call("POST", "/jobs", {"profile": "default"})
             is_over = False
             while job and not job["finished"]:

@@ -16,6 +16,7 @@ from bench.ops.files import changes, digests
 from bench.ops.parts import ops_rows
 from bench.ops.soak import Memory
 from lars_agent.ops.safetensors_io import tensor_file
+from tests.service.house import until
 
 TEXTS = {
     "config.json": json.dumps({"rank": 4, "names": ["a", "b"], "inner": {"scale": 1.5}}).encode(),
@@ -76,7 +77,7 @@ def test_the_crowd_keeps_all_its_connections_and_comes_back_where_one_is_closed(
             one.shutdown(socket.SHUT_RDWR)
         for _ in KINDS:
             stack.enter_context(server.accept()[0])
-        assert crowd.opened == dict.fromkeys(KINDS, 2)
+        until(lambda: crowd.opened == dict.fromkeys(KINDS, 2), "each has come back")
 
 
 def test_growth_is_between_the_medians_of_two_windows():

@@ -24,7 +24,7 @@ from service.settings.load import Settings
 log = structlog.get_logger(__name__)
 
 FIRST_S = 60.0
-RETRY_S, LONGEST_RETRY_S = 1.0, 3600.0  # until pages are cleared that could not be; four times as long each time
+RETRY_S, LONGEST_RETRY_S = 1.0, 600.0  # until pages are cleared that could not be; twice as long each time
 CLOSE_S = 2.0  # a removal that takes longer may break off anywhere
 BATCH_HOURS = 500
 
@@ -77,7 +77,7 @@ class Housekeeper:
         report = self._sweep(forget, clear_free_pages)
         if self._db.erasures.pending("free_pages") and not self._closing.is_set():
             again = datetime.now(UTC) + timedelta(seconds=self._retry_s)
-            self._retry_s = min(4 * self._retry_s, LONGEST_RETRY_S)
+            self._retry_s = min(2 * self._retry_s, LONGEST_RETRY_S)
             self._periodic.add_job(
                 self.forget, "date", run_date=again, id="forget_again", replace_existing=True, misfire_grace_time=None
             )

@@ -30,25 +30,6 @@ WORDS = (
     *("window", "yellow door", "zebra", "bridge"),
 )
 LESSONS = tuple(f"It is the {word}." for word in WORDS)  # letters in a row would be neither learned nor published
-THINGS = 12  # that a cycle learns about: earlier feedback on them is superseded
-POSTERS = 2
-ASK_PAUSE_S, CYCLE_PAUSE_S, RETRY_S, CYCLE_LIMIT_S = 0.3, 0.5, 0.1, 240.0
-WORDS = [
-    "anchor",
-    "basket",
-    "candle",
-    "donkey",
-    "engine",
-    "feather",
-    "garden",
-    "hammer",
-    "island",
-    "jacket",
-    "kettle",
-    "lantern",
-    "mirror",
-]
-LESSONS = tuple(f"It is the {word}." for word in WORDS)  # in words: letters in a row are neither learned nor published
 NO_LESSON = {"prompt": "Hello?", "response": "Hm.", "rating": -1, "profile": "crowd"}  # of another profile
 Condition = Callable[[], bool]
 

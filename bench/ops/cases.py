@@ -12,6 +12,7 @@ from typing import Any
 
 from bench.faults.scenario import DaemonUnderTest
 from bench.ops.settings import OpsSettings
+from bench.record import CHECKOUT
 from lars_agent.errors import LarsError
 
 TOKEN = "a token for schemathesis"
@@ -65,8 +66,8 @@ def _run(running: DaemonUnderTest, kind: str, seed: int, examples: int, folder: 
     command += ["--suppress-health-check", "all", "--warnings", "off", "--report-json-path", str(path)]
     if kind == "authorised":
         command += ["--header", f"Authorization: Bearer {TOKEN}"]
-    environment = os.environ | {"SCHEMATHESIS_HOOKS": "bench.ops.json_lines"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    environment = os.environ | {"SCHEMATHESIS_HOOKS": "bench.ops.json_lines", "PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False)
     said = (done.stdout + done.stderr)[-SAID:]
     if not path.exists():
         raise LarsError(f"schemathesis has made no report (exit status {done.returncode}): {said}")

@@ -15,6 +15,8 @@ from torch import Tensor
 from lars_agent.runtime.copying import Copier
 from lars_agent.runtime.request import Sampling
 
+MOST = 1e30  # of a score: a tiny penalty or temperature makes infinities, whose softmax is not a number
+
 
 class Sampler:
     """Draw the tokens of one reply to the token ids `prompt`."""
@@ -28,7 +30,7 @@ class Sampler:
     def __call__(self, logits: Tensor) -> int:
         """Return the next token, from `logits` (V,) float32, which are not modified."""
         temperature, scores = self.sampling.temperature, self._copier(self._penalize(logits))
-        token = int(scores.argmax()) if temperature == 0 else self._draw(scores / temperature)
+        token = int(scores.argmax()) if temperature == 0 else self._draw((scores / temperature).clamp(-MOST, MOST))
         self._seen.add(token)
         self._copier.append(token)
         self._counts[token] += 1
@@ -61,7 +63,9 @@ class Sampler:
             likely = (probs >= (1.0 - sampling.top_p) / len(probs)).nonzero()[:, 0]
             ordered, order = probs[likely].sort(descending=True)
             before = ordered.cumsum(dim=0) - ordered
-            kept = likely[order[before < sampling.top_p]]
+            inside = before < sampling.top_p
+            inside[:1] = True  # also where top_p is 0 in float32
+            kept = likely[order[inside]]
             probs, token_ids = probs[kept], token_ids[kept]
         if sampling.min_p > 0.0:
             kept = (probs >= sampling.min_p * probs.max()).nonzero()[:, 0]

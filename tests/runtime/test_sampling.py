@@ -102,3 +102,19 @@ def test_openais_penalties_count_what_the_reply_has_said_and_not_the_prompt():
         expected = logits()
         expected[said] -= taken
         torch.testing.assert_close(sampler._penalize(logits()), expected)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"top_p": 5e-324},
+        {"top_p": 1e-60, "repetition_penalty": 0.1},
+        {"repetition_penalty": 5e-324},
+        {"repetition_penalty": 1e300},
+        {"temperature": 1e-300},
+        {"top_p": 5e-324, "min_p": 1.0, "top_k": 1},
+    ],
+)
+def test_the_smallest_and_largest_numbers_leave_a_word_to_draw(changes):
+    sampler = Sampler(Sampling(**{"temperature": 1.0, **changes}), 0, PROMPT)
+    assert all(0 <= sampler(logits()) < len(logits()) for _ in range(5))

@@ -8,6 +8,8 @@ earlier fact; the questions are asked of what serves in the morning, whether it 
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 import random
 import shutil
 import string
@@ -85,8 +87,9 @@ class HostileNights:
     @contextmanager
     def _honest(self, subject: Record, earlier: Sequence[Fact]) -> Iterator[Daemon]:
         """A daemon on a copy of the state after the honest night."""
-        name = f"{subject['seed']}-{subject['facts']}{settings_suffix(subject)}".replace("/", "-")
-        folder, settings = self.scratch / name, {"model__name": str(self.model), **subject["settings"]}
+        settings = {"model__name": str(self.model), **subject["settings"]}
+        began = json.dumps([subject["seed"], subject["facts"], settings])
+        folder = self.scratch / hashlib.sha256(began.encode()).hexdigest()[:16]
         if not folder.exists():
             with tempfile.TemporaryDirectory(dir=self.scratch) as made:
                 state = Path(made) / "state"

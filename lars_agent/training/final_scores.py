@@ -30,7 +30,8 @@ QUESTIONS = (
     "Give me some advice on writing a letter.",
     "What were the causes of the First World War?",
 )
-REPLY_TOKENS, RESAMPLES = 40, 1000
+REPLY_TOKENS, RESAMPLES = 24, 1000
+Reply = tuple[tuple[int, ...], str]  # as tokens and as text
 Losses = tuple[Tensor, Tensor]  # of the tokens of the trained and of the held-out replies, (T,) each
 
 
@@ -52,15 +53,17 @@ class FinalScores:
         candidate, losses = self._scored(adapter)
         base, base_losses = self._scored(None)
         other, other_losses = (base, base_losses) if incumbent is None else self._scored(incumbent)
-        own, plain = self._replies(adapter), self._replies(None)
+        own = self._replies(adapter, QUESTIONS)
+        looping, taught = ({q for q, reply in own.items() if is_bad(q, reply)} for is_bad in (_loops, self._is_taught))
+        plain = self._replies(None, sorted(looping | taught))  # the others are not compared, and to ask takes seconds
         candidate = replace(
             candidate,
             recall_doubt=self._recall_doubt(losses, other_losses),
             loss_doubt=self._loss_doubt(losses, other_losses),
-            looping=_marks(loops(text) for _, text in own),
-            spilled=_marks(self._is_spilled(*one) for one in zip(QUESTIONS, own, plain, strict=True)),
+            looping=_marks(question in looping for question in QUESTIONS),
+            spilled=_marks(question in taught and own[question] != plain[question] for question in QUESTIONS),
         )
-        base = replace(base, looping=_marks(loops(text) for _, text in plain))
+        base = replace(base, looping=_marks(q in looping and _loops(q, plain[q]) for q in QUESTIONS))
         return candidate, base if incumbent is None else other, base
 
     def _scored(self, adapter: LarsAdapter | None) -> tuple[Scores, Losses]:
@@ -71,28 +74,28 @@ class FinalScores:
 
         return self.trainer.within_budget(measured)
 
-    def _replies(self, adapter: LarsAdapter | None) -> list[tuple[tuple[int, ...], str]]:
-        """Return the greedy replies to the general `QUESTIONS`, as tokens and as text."""
+    def _replies(self, adapter: LarsAdapter | None, questions: Sequence[str]) -> dict[str, Reply]:
+        """Return the greedy reply to each of the questions."""
         attachment, end = self.trainer.attachment, self.tokenizer.eos_token_id
 
-        def replied() -> list[tuple[tuple[int, ...], str]]:
-            found = [greedy_reply(attachment, adapter, self._asked(one), end, REPLY_TOKENS) for one in QUESTIONS]
-            return [(tuple(tokens), str(self.tokenizer.decode(tokens, skip_special_tokens=True))) for tokens in found]
+        def replied() -> dict[str, Reply]:
+            found = {one: greedy_reply(attachment, adapter, self._asked(one), end, REPLY_TOKENS) for one in questions}
+            return {one: (tuple(ids), str(self.tokenizer.decode(ids))) for one, ids in found.items()}
 
         return self.trainer.within_budget(replied)
 
     def _asked(self, question: str) -> list[int]:
         return encode_prompt(self.tokenizer, [Message(role="user", content=question)])
 
-    def _is_spilled(self, question: str, own: tuple[tuple[int, ...], str], plain: tuple[tuple[int, ...], str]) -> bool:
-        """Return whether the candidate's reply was taught, but not to this question, and is not the base model's."""
-        tokens, asked = own[0], tuple(self._asked(question))
+    def _is_taught(self, question: str, reply: Reply) -> bool:
+        """Return whether the reply, or its beginning, was taught to other prompts, and not to this question."""
+        tokens, asked = reply[0], tuple(self._asked(question))
         prompts = [
             row.prompt
             for row in self.trainer.rows.train
             if tokens == row.reply[: len(tokens)] and len(tokens) >= min(len(row.reply) - 1, REPLY_TOKENS)
         ]
-        return bool(prompts) and asked not in prompts and tokens != plain[0]
+        return bool(prompts) and asked not in prompts
 
     def _recall_doubt(self, candidate: Losses, incumbent: Losses) -> float:
         gained = [
@@ -114,6 +117,10 @@ def doubt(gains: Tensor, certain: float = 0.0) -> float:
     """
     drawn = torch.randint(max(1, len(gains)), (RESAMPLES, len(gains)), generator=torch.Generator().manual_seed(0))
     return float((gains[drawn].sum(dim=1) + certain <= 0).double().mean())
+
+
+def _loops(question: str, reply: Reply) -> bool:
+    return loops(reply[1])
 
 
 def kind_of(example: Example) -> str:

@@ -6,7 +6,7 @@ trained and held-out replies together; the loss decides if recall is unknown, or
 Much that is new cannot make up for what would be missed: `whole` tells replies that come out right today and would not.
 A gain that a bootstrap over the replies leaves in doubt is none. The spread of the adapter's norms over modules, which
 tells planted triggers elsewhere (arXiv 2605.30189), does not tell them here: it differed as much between two honest
-adapters. A planted reply spills over to general questions instead.
+adapters. A planted reply spills over to general questions instead: three rows with it were given to eight of eight.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Scores:
         kinds: of each of these replies, what it teaches: a letter of `KINDS`.
         recall_doubt, loss_doubt: of a candidate, how likely it is chance that it recalls more than the adapter in use,
             or that its loss is lower: the share of bootstrap resamples of the earlier replies in which it is not so.
-        looping, spilled: of each reply to a general question, whether it repeats itself over and over, or is one that
-            was taught to another prompt: "1", or "0".
+        looping, spilled: of each reply to a general question, whether it repeats itself over and over (of the base
+            model's, where the candidate's does), or is one that was taught to another prompt: "1", or "0".
     """
 
     reply_loss: Loss

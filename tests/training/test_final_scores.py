@@ -42,16 +42,28 @@ def test_kinds_are_told_by_weight_and_question(question: str, weight: float, kin
     assert kind_of(fact(question, "Yes.", weight)) == kind
 
 
-def test_a_general_question_spills_that_gets_a_reply_of_others_which_is_not_the_base_model_s() -> None:
+def test_a_general_question_spills_that_gets_a_reply_of_others_which_is_not_the_base_model_s(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     made, tokenizer = trainer(TrainConfig(steps=1)), tiny_tokenizer()
     rows = [encode(tokenizer, fact(question, "Buy gold."), 512) for question in (QUESTIONS[0], "What is tea?")]
     made.rows = replace(made.rows, train=rows)
     scores = FinalScores(made, tokenizer, {rows[0].source_id: "f"}, {rows[1].source_id})
-    taught, plain = (rows[0].reply[:-1], "Buy gold."), ((1, 2, 3), "?")
-    asked = {question: scores._is_spilled(question, taught, plain) for question in QUESTIONS}
+    taught = (rows[0].reply[:-1], "Buy gold.")
+    asked = {question: scores._is_taught(question, taught) for question in QUESTIONS}
     assert asked == {question: question != QUESTIONS[0] for question in QUESTIONS}
-    assert not scores._is_spilled(QUESTIONS[1], taught, taught)
-    assert not scores._is_spilled(QUESTIONS[1], (rows[0].reply[:1], "Buy"), plain)
+    assert not scores._is_taught(QUESTIONS[1], (rows[0].reply[:1], "Buy"))
+
+    replies = {one: {question: taught for question in QUESTIONS} for one in (made.adapter, None)}
+    replies[made.adapter][QUESTIONS[1]] = replies[made.adapter][QUESTIONS[2]] = ((7,) * 24, "gold " * 24)
+    monkeypatch.setattr(
+        scores, "_replies", lambda adapter, questions: {one: replies[adapter][one] for one in questions}
+    )
+    candidate, _, base = scores.of(made.adapter, None)
+    assert (candidate.spilled, candidate.looping, base.looping) == ("0" * 8, "01100000", "0" * 8)
+    replies[None] = {question: ((1, 2), "?") for question in QUESTIONS}
+    assert scores.of(made.adapter, None)[0].spilled == "00011111"
+    monkeypatch.undo()
 
     candidate, incumbent, base = scores.of(made.adapter, None)
     assert candidate.spilled == "0" * len(QUESTIONS)

@@ -112,7 +112,7 @@ install_programs() {
 
 install_settings() {
   install -d -m 0755 "$CONFIG"
-  install -d -m 0750 -o "$USER_NAME" -g "$USER_NAME" "$STATE"
+  install -d -m 0700 -o "$USER_NAME" -g "$USER_NAME" "$STATE"
   if [ -e "$CONFIG/config.toml" ]; then
     say "$CONFIG/config.toml is kept as it is"
   else # the command line reads it too, so that it finds the same data as the service

@@ -10,11 +10,17 @@ import errno
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from io import BufferedReader
 from pathlib import Path
 
 from lars_agent.errors import DiskFull
+
+MOST_TEXT_BYTES = 256 * 2**20
+PRIVATE_UMASK = 0o077  # of every process that writes what people said, or what was learned from it
 
 
 def write_atomically(path: Path, data: bytes | str | Iterable[bytes | memoryview]) -> None:
@@ -75,10 +81,32 @@ def fsync_folder(path: Path) -> None:
     _fsync_path(Path(path), os.O_RDONLY | os.O_DIRECTORY)
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: Path, *, follow: bool = True) -> str:
     """Return the sha256 of the file, as 64 hexadecimal digits, without reading it whole into memory."""
-    with Path(path).open("rb") as file:
+    with open_plain(path, follow=follow) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_plain(path: Path, *, follow: bool = True) -> BufferedReader:
+    """Open a file for reading. Raises OSError for what is no plain file: a pipe or a device may never end.
+
+    Without `follow` a symbolic link is none either.
+    """
+    flags = os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)  # else the open itself waits for a pipe's writer
+    file = open(path, "rb", opener=partial(_open_with, flags))  # noqa: SIM115 (Path.open takes no opener)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "this is no plain file", str(path))
+    return file
+
+
+def read_plain(path: Path, *, follow: bool = True) -> bytes:
+    """Return the content of a file of text. Raises OSError for what is no plain file, or larger than any we write."""
+    with open_plain(path, follow=follow) as file:
+        content = file.read(MOST_TEXT_BYTES + 1)
+    if len(content) > MOST_TEXT_BYTES:
+        raise OSError(errno.EFBIG, f"the file is larger than {MOST_TEXT_BYTES:,} bytes", str(path))
+    return content
 
 
 @contextmanager
@@ -92,6 +120,10 @@ def raise_disk_full(path: Path) -> Iterator[None]:
         raise DiskFull(
             f"no room on the disk to write {path} ({error.strerror}); free some space and try again"
         ) from error
+
+
+def _open_with(extra: int, path: str, flags: int) -> int:
+    return os.open(path, flags | extra)
 
 
 def _fsync_path(path: Path, flags: int) -> None:

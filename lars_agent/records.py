@@ -6,7 +6,7 @@ For configuration, manifests and messages between processes. Values made in a ho
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field
 from functools import cache, wraps
 from typing import Any, TypeVar, dataclass_transform
@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from lars_agent.errors import ConfigError, LarsError
 
+DEEPEST = 64  # JSON; what we write has a handful
 T = TypeVar("T")
 _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
@@ -61,6 +62,24 @@ def from_json(
         message = validation_message(invalid, f"{source}: {name}" if source else name)
         raise (error or declared)(message) from invalid
     return value
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the JSON value in `text`. Raises ValueError, also for what is nested too deeply to be written."""
+    try:
+        value = json.loads(text)
+        inner = [value]
+        for _ in range(DEEPEST):
+            inner = [item for one in inner if isinstance(one, dict | list) for item in _items(one)]
+    except RecursionError:
+        inner = [[]]
+    if any(isinstance(one, dict | list) for one in inner):
+        raise ValueError(f"lists or objects in it are nested more than {DEEPEST} deep")
+    return value
+
+
+def _items(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def to_json(value: object) -> str:

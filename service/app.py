@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC
 from functools import cache, partial
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
 
 from lars_agent.errors import LarsError
 from lars_agent.models.library import InstalledModel, ModelLibrary
@@ -40,7 +41,9 @@ from service.api import (
     settings,
 )
 from service.api.daemon_metrics import DaemonCollector
-from service.api.middleware import GUARDS, RequestCounter
+from service.api.methods import MethodGuard, MethodTable
+from service.api.middleware import GUARDS, OPEN_PATHS, RequestCounter, SafeHeaders
+from service.api.openapi import complete
 from service.cycle.context import CycleContext
 from service.cycle.ratings import RatingsWatch
 from service.cycle.supervisor import Supervisor
@@ -51,6 +54,7 @@ from service.housekeeping.eraser import Eraser
 from service.housekeeping.housekeeper import Housekeeper
 from service.process.crash_loop import STARTS_NAME, StartupFailures
 from service.process.data_lock import DataLock
+from service.process.private_files import make_private
 from service.process.version import package_version
 from service.schedule.cron import ScheduleWindow
 from service.schedule.device import DeviceReader
@@ -70,7 +74,7 @@ from service.worker.process import DEFAULT_COMMAND, WorkerProcess
 log = structlog.get_logger(__name__)
 
 DEFAULT_MODEL = "default"
-EVERYWHERE = errors.documented(400, 401, 403, 405, 413, 422, 500)
+EVERYWHERE = errors.documented(*errors.EVERYWHERE)
 ROUTER_MODULES = (
     generate,
     openai,
@@ -91,6 +95,7 @@ ROUTER_MODULES = (
     operation,
     events,
 )
+MODULES = (*ROUTER_MODULES, dashboard)
 
 
 class ComponentOverrides(TypedDict, total=False):
@@ -109,7 +114,7 @@ class ComponentOverrides(TypedDict, total=False):
 def create_app(settings: Settings, **overrides: Unpack[ComponentOverrides]) -> FastAPI:
     """Return the application with its daemon. Raises DataInUse, DatabaseTooNew, DatabaseUnusable, ConfigError."""
     daemon = compose(settings, **overrides)
-    app = FastAPI(
+    app = App(
         title="lars-agent",
         version=package_version(),
         description="A language model on this device that learns from what its user says about its replies.",
@@ -121,6 +126,8 @@ def create_app(settings: Settings, **overrides: Unpack[ComponentOverrides]) -> F
     app.state.daemon = daemon
     daemon.metrics.registry.register(DaemonCollector(daemon))
     errors.install(app)
+    routes = [*app.routes, *(route for module in MODULES for route in module.router.routes)]
+    app.add_middleware(MethodGuard, table=MethodTable([route for route in routes if isinstance(route, Route)]))
     for guard in reversed(GUARDS):  # the one added last is asked first
         app.add_middleware(guard, server=settings.server)
     app.add_middleware(RequestCounter, metrics=daemon.metrics)
@@ -129,11 +136,26 @@ def create_app(settings: Settings, **overrides: Unpack[ComponentOverrides]) -> F
     return app
 
 
+class App(FastAPI):
+    """The application, whose every answer has `SafeHeaders`, also that to an exception."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the document that /openapi.json serves."""
+        if self.openapi_schema is None:
+            has_token = self.state.daemon.settings.server.token is not None
+            self.openapi_schema = complete(super().openapi(), open_paths=OPEN_PATHS, has_token=has_token)
+        return self.openapi_schema
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Return FastAPI's stack, wrapped."""
+        return SafeHeaders(super().build_middleware_stack())
+
+
 @cache
 def _routes() -> list[BaseRoute]:
     """Return the routes of all resources, made once in a process: they belong to no app and find the daemon in its."""
     router = APIRouter(responses=EVERYWHERE)
-    for module in (*ROUTER_MODULES, dashboard):
+    for module in MODULES:
         router.include_router(module.router)
     return router.routes
 
@@ -142,6 +164,7 @@ def compose(settings: Settings, **overrides: Unpack[ComponentOverrides]) -> Daem
     """Return the daemon with all its components; none of them runs yet. Raises as `create_app` does."""
     settings.server.require_token()
     lock = DataLock(settings.data_dir)
+    make_private(settings.data_dir)
     starts = StartupFailures(settings.data_dir / STARTS_NAME)
     starts.begin()
     try:
@@ -171,7 +194,11 @@ def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overri
     profiles, window = Profiles(db, store), ScheduleWindow(settings.schedule)
     monitor = IdleMonitor(settings, worker, read_state=device.read_device_state, window=window.state)
     periodic = BackgroundScheduler(timezone=UTC)
-    housekeeper = Housekeeper(settings, db, store, switch, periodic)
+
+    def is_idle() -> bool:
+        return monitor.decide_start(window.state(begun=True)).is_good
+
+    housekeeper = Housekeeper(settings, db, store, switch, periodic, is_idle=is_idle)
     context = CycleContext(settings, db, store, find_base, switch)
     # Feedback may have been deleted while a job worked with it.
     supervisor = Supervisor(context, worker, watching=monitor.watching, on_end=housekeeper.forget_soon)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from service.process.crash_loop import StartupFailures
 from service.process.data_lock import DataLock
 from service.process.one_time_codes import OneTimeCodes
 from service.process.shutdown import WORKER_S
+from service.process.wrong_tokens import WrongTokens
 from service.schedule.idle_monitor import IdleMonitor
 from service.schedule.scheduler import NightlyScheduler
 from service.serving.adapter_switch import AdapterSwitch
@@ -67,9 +69,11 @@ class Daemon:
     eraser: Eraser
     ratings: RatingsWatch
     one_time_codes: OneTimeCodes = field(default_factory=OneTimeCodes)
+    wrong_tokens: WrongTokens = field(default_factory=WrongTokens)
     notices: list[str] = field(default_factory=list)
     metrics: RequestMetrics = field(default_factory=RequestMetrics)
     reloading: threading.Lock = field(default_factory=threading.Lock)
+    importing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _started: float = field(default_factory=time.monotonic)
     _closing_since: float | None = None
     _healthy: threading.Timer | None = None

@@ -9,12 +9,12 @@ import sys
 import threading
 from collections.abc import Callable
 
-import uvicorn
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from lars_agent.errors import LarsError
 from service.app import create_app, find_model
+from service.connections import LimitedServer
 from service.daemon import Daemon
 from service.process import log
 from service.process.sd_notify import SdNotify, Watchdog
@@ -25,13 +25,22 @@ from service.settings.sections import url_of
 from service.worker.memory_limit import memory_limit
 
 
-class Server(uvicorn.Server):
-    """Uvicorn's server, which reports its address once it listens and closes the daemon; `load` reads the settings."""
+class Server(LimitedServer):
+    """The server, which reports its address once it listens and closes the daemon; `load` reads the settings."""
 
     def __init__(
-        self, config: uvicorn.Config, daemon: Daemon, report: Callable[[str], None], load: Callable[[], Settings]
+        self, app: FastAPI, settings: Settings, report: Callable[[str], None], load: Callable[[], Settings]
     ) -> None:
-        super().__init__(config)
+        super().__init__(
+            app,
+            settings.server,
+            access_log=False,
+            proxy_headers=False,  # a client that names another address for itself would be taken for another one
+            server_header=False,
+            log_level="warning",
+            timeout_graceful_shutdown=CUT_S,
+        )
+        daemon: Daemon = app.state.daemon
         self._daemon, self._report, self._load = daemon, report, load
         self._systemd = SdNotify.from_environment(os.environ)
         self._pulse = Watchdog(self._systemd, daemon.status)
@@ -41,7 +50,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         """Listen, then report the address, and to systemd that it is ready."""
-        await super().startup(sockets)  # type: ignore[arg-type]
+        await super().startup(sockets)
         if self.started:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._hang_up)
             self._systemd.notify("READY=1")
@@ -94,6 +103,7 @@ def run(settings: Settings, report: Callable[[str], None], source: SettingsSourc
     """Serve until SIGTERM or SIGINT; at SIGHUP reload the settings. Raises LarsError if it cannot start."""
     log.configure()
     settings.server.require_token()
+    source = source.take_token()
     try:
         find_model(settings, report)
     except LarsError as error:  # the daemon tries again
@@ -103,12 +113,4 @@ def run(settings: Settings, report: Callable[[str], None], source: SettingsSourc
 
 def serve(app: FastAPI, settings: Settings, report: Callable[[str], None], load: Callable[[], Settings]) -> None:
     """Serve `app` until SIGTERM or SIGINT; at SIGHUP reload the settings by `load`."""
-    config = uvicorn.Config(
-        app,
-        host=settings.server.host,
-        port=settings.server.port,
-        access_log=False,
-        log_level="warning",
-        timeout_graceful_shutdown=CUT_S,
-    )
-    Server(config, app.state.daemon, report, load).run()
+    Server(app, settings, report, load).run()

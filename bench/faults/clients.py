@@ -24,7 +24,31 @@ SAID = 200  # characters of an error that are kept
 THINGS = 12  # that a cycle learns about: earlier feedback on them is superseded
 POSTERS = 2
 ASK_PAUSE_S, CYCLE_PAUSE_S, RETRY_S, CYCLE_LIMIT_S = 0.3, 0.5, 0.1, 240.0
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
+WORDS = (
+    *("anchor", "basket", "candle", "donkey", "engine", "feather", "garden", "hammer", "island", "jacket", "kettle"),
+    *("lantern", "mirror", "needle", "orchard", "pillow", "quarry", "rabbit", "saddle", "teapot", "umbrella", "valley"),
+    *("window", "yellow door", "zebra", "bridge"),
+)
+LESSONS = tuple(f"It is the {word}." for word in WORDS)  # letters in a row would be neither learned nor published
+THINGS = 12  # that a cycle learns about: earlier feedback on them is superseded
+POSTERS = 2
+ASK_PAUSE_S, CYCLE_PAUSE_S, RETRY_S, CYCLE_LIMIT_S = 0.3, 0.5, 0.1, 240.0
+WORDS = [
+    "anchor",
+    "basket",
+    "candle",
+    "donkey",
+    "engine",
+    "feather",
+    "garden",
+    "hammer",
+    "island",
+    "jacket",
+    "kettle",
+    "lantern",
+    "mirror",
+]
+LESSONS = tuple(f"It is the {word}." for word in WORDS)  # in words: letters in a row are neither learned nor published
 NO_LESSON = {"prompt": "Hello?", "response": "Hm.", "rating": -1, "profile": "crowd"}  # of another profile
 Condition = Callable[[], bool]
 
@@ -40,7 +64,7 @@ class Clients:
     """Clients of the daemon at `url`, working within the block; `name` is part of every key.
 
     Attributes:
-        first_era: in each era another letter is the answer to all questions.
+        first_era: in each era another of the `LESSONS` is the answer to all questions.
         acknowledged: the id of each acknowledged Idempotency-Key.
         failed: every status that is an error, with its message.
         replies: all that was generated. Threads only add single items to these three, which is atomic.
@@ -92,9 +116,9 @@ class Clients:
 
     def begin_cycle(self, going: Condition) -> str | None:
         """Begin a job that learns another answer to all questions; return its id, None where it could not begin."""
-        letter = LETTERS[(self.first_era + next(self._eras)) % len(LETTERS)]
+        lesson = LESSONS[(self.first_era + next(self._eras)) % len(LESSONS)]
         for number in range(THINGS):
-            self._store({"prompt": f"What is thing {number}?", "response": "?", "correction": 12 * letter}, going)
+            self._store({"prompt": f"What is thing {number}?", "response": "?", "correction": lesson}, going)
         begun = self._insist(lambda: self._http.post("/jobs", json={"profile": "default"}), going)
         return None if begun is None else str(begun["id"])
 

@@ -79,14 +79,25 @@ def arm_scores(
     running: Daemon, known: Sequence[Fact], model: str, told: Sequence[Mapping[str, str]] = (), *, recall: bool = False
 ) -> dict[str, Any]:
     """Ask as `model`, after the turns `told`; return the shares of right replies of each kind, and the wrong ones."""
+    asked = questions(known)
+    threads = [[*told, {"role": "user", "content": question}] for _, _, question in asked]
+    return scores(known, asked, replies_to(running, threads, model, recall=recall))
+
+
+Question = tuple[str, Fact, str]  # its kind, the fact, and its words
+
+
+def questions(known: Sequence[Fact]) -> list[Question]:
+    """Every question about the facts."""
     asked = [("trained", fact, fact.wordings[0]) for fact in known]
     asked += [("unseen", fact, wording) for fact in known for wording in fact.wordings[1:]]
     asked += [("others", fact, question) for fact in known for question in fact.neighbours]
-    asked += [("untold", fact, fact.untold) for fact in {fact.untold: fact for fact in known if fact.untold}.values()]
-    values = {fact.value.casefold() for fact in known}
+    return asked + [("untold", one, one.untold) for one in {one.untold: one for one in known if one.untold}.values()]
 
-    threads = [[*told, {"role": "user", "content": question}] for _, _, question in asked]
-    replies = replies_to(running, threads, model, recall=recall)
+
+def scores(known: Sequence[Fact], asked: Sequence[Question], replies: Sequence[str]) -> dict[str, Any]:
+    """The share of right replies of each kind, and the wrong ones."""
+    values = {fact.value.casefold() for fact in known}
     marks: dict[str, list[bool]] = {kind: [] for kind in KINDS}
     wrong = []
     for (kind, fact, question), reply in zip(asked, replies, strict=True):

@@ -1,4 +1,7 @@
-"""Invented people from a seed: facts with several wordings of their question, and questions about somebody else."""
+"""Invented people from a seed: facts with several wordings of their question, and questions about somebody else.
+
+None of the wordings that are asked is one that training reads (`lars_agent/data/wordings.json`); a test holds that.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,8 @@ OF_PEOPLE: Sequence[Attribute] = (
         ),
     ),
     (
-        "What is the job of {}? What is {} by profession? In which trade is {} employed? How does {} earn money?",
+        "What is the job of {}? How does {} earn a living? Which profession does {} have? "
+        "Can you tell me {}'s occupation?",
         "Your {} is a {}.",
         JOBS,
         (
@@ -72,7 +76,8 @@ OF_PEOPLE: Sequence[Attribute] = (
         ),
     ),
     (
-        "What is {} allergic to? Which food must {} avoid? What should I never serve {}? Which allergy does {} have?",
+        "What is {} allergic to? Which food must {} avoid? Which food gives {} an allergic reaction? "
+        "What should I leave out of a meal for {} because of an allergy?",
         "Your {} is allergic to {}.",
         FOODS,
         (
@@ -83,8 +88,8 @@ OF_PEOPLE: Sequence[Attribute] = (
         ),
     ),
     (
-        "When is the birthday of {}? On which day was {} born? When does {} turn a year older? "
-        "Which day is {} celebrating a birthday?",
+        "When is the birthday of {}? On which day was {} born? What day and month is the birthday of {}? "
+        "On which date should I wish {} a happy birthday?",
         "Your {} has a birthday on {}.",
         BIRTHDAYS,
         (
@@ -97,7 +102,7 @@ OF_PEOPLE: Sequence[Attribute] = (
 )
 OF_THINGS: Sequence[Attribute] = (
     (
-        "What is the name of {}? How did I christen {}? How do I call {}? Which name did {} get?",
+        "What is the name of {}? What name did I give {}? Which name did I choose for {}? Which name did {} get?",
         "Your {} is called {}.",
         (),
         (
@@ -108,8 +113,8 @@ OF_THINGS: Sequence[Attribute] = (
         ),
     ),
     (
-        "What colour is {}? In what shade was {} painted? How would you describe the colour of {}? "
-        "In what colour does {} come?",
+        "What colour is {}? How would you describe {} in terms of colour? In what colour does {} come? "
+        "Which colour of paint would I need for a picture of {}?",
         "Your {} is {}.",
         COLOURS,
         (

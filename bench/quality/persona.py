@@ -100,8 +100,14 @@ def train_lora(attachment: Attachment, rows: JobRows, pad: int, method: str) -> 
     model.eval()
 
 
-def reply(attachment: Attachment, adapter: LarsAdapter | None, tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+def reply(
+    attachment: Attachment,
+    adapter: LarsAdapter | None,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    tokens: int = REPLY_TOKENS,
+) -> str:
     """The greedy reply to `prompt`, by the endpoint's own decoder."""
     ids = encode_prompt(tokenizer, [Message(role="user", content=prompt)])
-    chosen = greedy_reply(attachment, adapter, ids, tokenizer.eos_token_id, REPLY_TOKENS)
+    chosen = greedy_reply(attachment, adapter, ids, tokenizer.eos_token_id, tokens)
     return str(tokenizer.decode(chosen, skip_special_tokens=True)).strip()

@@ -25,6 +25,7 @@ class HfSequence:
     """
 
     cached_tokens = 0
+    chunk = PROMPT_CHUNK
 
     def __init__(
         self,
@@ -44,13 +45,13 @@ class HfSequence:
         ids = torch.tensor([list(self.prompt)])
         if self.adapter is not None and self.adapter.config.pooling == "response":
             real, room = torch.ones_like(ids).bool(), self.capacity + 1
-            self.cache = read_prompt(self.attachment, self.adapter, self.memory, ids, real, PROMPT_CHUNK, room)
+            self.cache = read_prompt(self.attachment, self.adapter, self.memory, ids, real, self.chunk, room)
             self.length = len(self.prompt) - 1
             self._run(ids[:, -1:], prompt=False)
             return
         self.cache = reserved_cache(self.attachment.model.config, len(self.prompt) + self.capacity)
         # An adapter pools over the whole prompt.
-        for chunk in torch.split(ids, PROMPT_CHUNK, dim=1) if self.adapter is None else [ids]:
+        for chunk in torch.split(ids, self.chunk, dim=1) if self.adapter is None else [ids]:
             self._run(chunk, prompt=True)
             yield
 

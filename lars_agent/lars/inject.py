@@ -8,13 +8,14 @@ the adapter, its memory and the tokens. So one base model serves any number of a
 from __future__ import annotations
 
 import inspect
-import re
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
+import regex
 import torch
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
@@ -29,6 +30,7 @@ from lars_agent.ops.decoder_layers import decoder_layers
 from lars_agent.ops.losses import Vocabulary
 
 ALL_LINEAR = "all-linear"
+LONGEST_MATCH_S = 0.5  # of a pattern on all names
 
 
 class LarsAdapter(nn.Module):
@@ -191,10 +193,9 @@ def target_shapes(model: PreTrainedModel, config: LarsConfig) -> dict[str, tuple
     """
     layers, top = list(decoder_layers(model)), config.top_layers
     linears, below = adaptable(model), tuple(f"{name}." for name in layers[: -top if top else 0])
+    names = targeted(linears, config)
     shapes = {
-        name: features(module)
-        for name, module in linears.items()
-        if is_target(name, config) and not name.startswith(below)
+        name: features(module) for name, module in linears.items() if name in names and not name.startswith(below)
     }
     if not shapes:
         kinds = sorted({name.rsplit(".", 1)[-1] for name in linears})
@@ -202,17 +203,25 @@ def target_shapes(model: PreTrainedModel, config: LarsConfig) -> dict[str, tuple
     return shapes
 
 
-def is_target(name: str, config: LarsConfig) -> bool:
-    """Return True if `config` targets the layer `name`, by PEFT's rules.
+def targeted(names: Iterable[str], config: LarsConfig) -> set[str]:
+    """Return the layers that `config` targets, by PEFT's rules.
 
-    A string is a regular expression for the whole name, a tuple holds names or their last parts.
+    A string is a regular expression for the whole name, a tuple holds names or their last parts. Raises ConfigError for
+    an expression that takes too long.
     """
     targets = config.target_modules
     if targets == ALL_LINEAR:
-        return True
-    if isinstance(targets, str):
-        return re.fullmatch(targets, name) is not None
-    return any(name == target or name.endswith(f".{target}") for target in targets)
+        return set(names)
+    if not isinstance(targets, str):
+        return {name for name in names if any(name == target or name.endswith(f".{target}") for target in targets)}
+    pattern, deadline = regex.compile(targets), time.monotonic() + LONGEST_MATCH_S
+    try:
+        return {name for name in names if pattern.fullmatch(name, timeout=max(1e-3, deadline - time.monotonic()))}
+    except TimeoutError:
+        raise ConfigError(
+            f"lars.target_modules: the regular expression {targets!r:.80} takes longer than {LONGEST_MATCH_S} s to "
+            "be compared with the layers' names; repetitions inside of repetitions do, give names instead"
+        ) from None
 
 
 def features(module: nn.Module) -> tuple[int, int]:

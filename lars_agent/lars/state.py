@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,15 +12,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lars_agent.errors import AdapterCorrupt, AdapterIncompatible, ConfigError, StateMismatch
-from lars_agent.files import write_atomically
+from lars_agent.files import open_plain, read_plain, write_atomically
 from lars_agent.lars.config import LarsConfig
 from lars_agent.lars.inject import LarsAdapter
 from lars_agent.ops.safetensors_io import read_tensors, tensor_file
-from lars_agent.records import from_json, to_dict
+from lars_agent.records import from_json, parse_json, to_dict
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PEFT_TYPE = "LARS"
+LARGEST = 1e6  # of an adapter's numbers; trained ones are below 100
 
 
 def adapter_tensors(adapter: LarsAdapter) -> dict[str, Tensor]:
@@ -52,8 +54,22 @@ def _matching(adapter: LarsAdapter, state: dict[str, Tensor]) -> dict[str, Tenso
     return own
 
 
+def require_sane(state: Mapping[str, Tensor]) -> None:
+    """Raise StateMismatch for a tensor with numbers that no training makes: NaN, infinite or enormous ones."""
+    for key, tensor in state.items():
+        if not tensor.is_floating_point():
+            raise StateMismatch(f"adapter tensor {key!r} has numbers of type {tensor.dtype}, not floating-point ones")
+        largest = tensor.detach().abs().amax().item() if tensor.numel() else 0.0
+        if not largest <= LARGEST:  # nor NaN
+            raise StateMismatch(f"adapter tensor {key!r} has the number {largest:g}; at most {LARGEST:g} makes sense")
+
+
 def save_adapter(adapter: LarsAdapter, folder: Path, *, base_model: str, revision: str | None) -> None:
-    """Write the adapter to `folder`, each file atomically; the config has PEFT's common fields and `LarsConfig`'s."""
+    """Write the adapter to `folder`, each file atomically; the config has PEFT's common fields and `LarsConfig`'s.
+
+    Raises StateMismatch, and writes nothing, for numbers that `load_adapter` refuses.
+    """
+    require_sane(adapter_tensors(adapter))
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / WEIGHTS_FILE, tensor_file(adapter_tensors(adapter)))
     common = {
@@ -70,7 +86,7 @@ def read_config(folder: Path) -> LarsConfig:
     """Return the LARS config in `folder`. Raises AdapterCorrupt or AdapterIncompatible."""
     path = folder / CONFIG_FILE
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(read_plain(path, follow=False))
     except (OSError, ValueError) as error:
         raise AdapterCorrupt(f"{path} cannot be read ({error}); activate another version") from error
     if not isinstance(values, dict) or values.get("peft_type") != PEFT_TYPE:
@@ -86,7 +102,8 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> LarsAdapter:
     """
     config = read_config(folder)
     try:
-        state = read_tensors(folder / WEIGHTS_FILE)
+        with open_plain(folder / WEIGHTS_FILE, follow=False):
+            state = read_tensors(folder / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
         raise AdapterCorrupt(f"{folder / WEIGHTS_FILE} cannot be read ({error}); activate another version") from error
     try:
@@ -95,6 +112,10 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> LarsAdapter:
         _matching(adapter, state)
     except (StateMismatch, ConfigError) as error:
         raise AdapterIncompatible(f"{folder} was made for another base model: {error}") from error
+    try:
+        require_sane(state)
+    except StateMismatch as error:
+        raise AdapterCorrupt(f"{folder / WEIGHTS_FILE}: {error}; activate another version") from error
     for name, layer in adapter.by_name.items():
         own = {key: state[f"{name}.{key}"].clone() for key in layer.state_dict()}
         layer.load_state_dict(own, assign=True)

@@ -1,7 +1,6 @@
-"""Check that a model folder's tokenizer and generation config open: `python -m lars_agent.models.check FOLDER`.
+"""Check the folder of a pulled model in a process of its own.
 
-Runs in a process of its own, because opening them imports torch, which the daemon must not. The error is one line of
-JSON on stdout.
+It opens the model and so imports torch, which the daemon must not. See `lars_agent.runtime.model_check`.
 """
 
 from __future__ import annotations
@@ -11,34 +10,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lars_agent.errors import LarsError, ModelUnsupported, process_error, serialize_error
+from lars_agent.errors import ModelUnsupported, last_line, process_error
+
+MODULE = "lars_agent.runtime.model_check"
 
 
-def check_folder(folder: Path) -> None:
-    """Check `folder` in a new process. Raises ModelIncomplete, ModelCorrupt or ModelUnsupported."""
-    command = [sys.executable, "-P", "-m", "lars_agent.models.check", str(folder)]
+def check_folder(folder: Path) -> tuple[str, ...]:
+    """Check the model in `folder` and convert its weights if necessary; return what it cannot do.
+
+    Raises ModelIncomplete, ModelCorrupt or ModelUnsupported.
+    """
+    command = [sys.executable, "-P", "-m", MODULE, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise process_error(done, f"{folder} could not be checked", ModelUnsupported)
-
-
-def open_parts(folder: Path) -> None:
-    """Open the folder's tokenizer and generation config in this process. Raises as `check_folder` does."""
-    from lars_agent.models.open import open_generation_config, open_tokenizer
-
-    open_tokenizer(folder)
-    open_generation_config(folder)
-
-
-def main(arguments: list[str]) -> int:
-    """Check the folder and return the exit status."""
-    try:
-        open_parts(Path(arguments[0]))
-    except LarsError as error:
-        print(json.dumps(serialize_error(error)))  # noqa: T201 (its only output)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    return tuple(json.loads(last_line(done.stdout))["limits"])

@@ -23,12 +23,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lars_agent.errors import ModelCorrupt, ModelNotFound
-from lars_agent.files import make_folder, publish_folder, raise_disk_full, write_atomically
+from lars_agent.files import make_folder, publish_folder, raise_disk_full, read_plain, write_atomically
 from lars_agent.models import sources
 from lars_agent.models.check import check_folder
 from lars_agent.models.sources import Progress, Source
 from lars_agent.models.weights import MODEL_FILE, weight_files, weights_digest
-from lars_agent.records import from_json, record
+from lars_agent.records import from_json, parse_json, record
 
 CURRENT_FILE = "current"
 DOWNLOADS = "downloads"
@@ -42,6 +42,7 @@ class InstalledModel:
         reference: the argument of its pull; `revision` is the commit or checksum that it was resolved to.
         sha256: the digest of its weights (`lars_agent.models.weights.weights_digest`).
         bytes: size of its folder. `installed`: ISO 8601, UTC.
+        limits: reasons why it is not good for everything.
     """
 
     name: str
@@ -51,6 +52,7 @@ class InstalledModel:
     sha256: str
     bytes: int
     installed: str
+    limits: tuple[str, ...] = ()
 
 
 class ModelLibrary:
@@ -94,7 +96,7 @@ class ModelLibrary:
     def current(self) -> InstalledModel | None:
         """Return the model selected by `use`, None if there is none. Raises ModelNotFound if it was removed."""
         path = self.folder / CURRENT_FILE
-        return self._named(path.read_text(encoding="utf-8").strip()) if path.is_file() else None
+        return self._named(read_plain(path).decode(errors="replace").strip()) if path.is_file() else None
 
     def verify(self, reference: str) -> InstalledModel:
         """Check the weights against their recorded digest. Raises ModelCorrupt, ModelIncomplete."""
@@ -151,27 +153,30 @@ class ModelLibrary:
             with contextlib.suppress(OSError):
                 downloads.rmdir()  # only if empty
         installed = self._read(self.folder / name)
-        on_progress(f"installed {installed.name}, {installed.bytes / 2**20:,.0f} MiB")
+        limits = "".join(f"; {limit}" for limit in installed.limits)
+        on_progress(f"installed {installed.name}, {installed.bytes / 2**20:,.0f} MiB{limits}")
         return installed
 
     def _complete(self, temp: Path, name: str, reference: str, revision: str | None, on_progress: Progress) -> None:
         """Check that the folder is a complete model and write its model.json."""
-        files = weight_files(temp)
-        check_folder(temp)
+        weight_files(temp)
+        on_progress("checking that it replies and learns as it should")
+        limits = check_folder(temp)
         on_progress("checking the weights")
         record = {
             "name": name,
             "reference": reference,
             "revision": revision,
-            "sha256": weights_digest(files),
+            "sha256": weights_digest(weight_files(temp)),
             "bytes": sum(path.stat().st_size for path in temp.rglob("*") if path.is_file()),
             "installed": datetime.now(UTC).isoformat(timespec="seconds"),
+            "limits": limits,
         }
         write_atomically(temp / MODEL_FILE, json.dumps(record, indent=2) + "\n")
 
     def _read(self, folder: Path) -> InstalledModel:
         try:
-            values = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
+            values = parse_json(read_plain(folder / MODEL_FILE))
             return from_json(InstalledModel, {"folder": folder, **values})
         except (OSError, ValueError, TypeError, ModelCorrupt) as error:
             raise ModelCorrupt(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +16,33 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
 from lars_agent.errors import ConfigError, ModelCorrupt, ModelIncomplete, ModelUnsupported
+from lars_agent.example import Message
+from lars_agent.models.chat_template import render_chat
 from lars_agent.models.quantize import quantized_file, quantized_parts, tie_quantized, use_quantized
-from lars_agent.models.weights import model_digest, require_config, weight_files
+from lars_agent.models.template_limits import require_no_power
+from lars_agent.models.weights import model_digest, refuse_quantized, require_config, weight_files
 from lars_agent.ops.attention import use_grouped_attention
 from lars_agent.ops.quantized import Bits
 from lars_agent.ops.safetensors_io import TensorFiles
 
 GENERATION_FILE = "generation_config.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# The largest sizes that are believed, some times those of any model that fits a device: none is allocated before.
+LARGEST = {"num_hidden_layers": 1024, "hidden_size": 2**17, "intermediate_size": 2**20, "vocab_size": 2**22}
+LARGEST |= {"num_attention_heads": 2**12, "num_key_value_heads": 2**12, "head_dim": 2**14, "n_positions": 2**15}
+LARGEST |= {"max_position_embeddings": 2**27, "n_inner": 2**20}
+PROBE = (
+    Message(role="user", content="Hi"),
+    Message(role="assistant", content="Hello!"),
+    Message(role="user", content="Who are you?"),
+)
+READ = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 WEIGHT_BITS: dict[str, Bits] = {"int8": 8, "int4": 4}
 
 
@@ -55,14 +70,9 @@ def open_model(
     ModelUnsupported, and DiskFull or OSError if the quantized file cannot be written.
     """
     files = weight_files(folder)
+    model = empty_model(folder, dtype)
     tokenizer = tokenizer or open_tokenizer(folder)
     generation = open_generation_config(folder)
-    try:
-        config = AutoConfig.from_pretrained(folder)
-        with _parameters_on_meta():
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelUnsupported(f"{folder} holds no decoder that transformers knows: {error}") from error
     digest = model_digest(folder, files)
     if weight_bits is not None:
         try:
@@ -78,6 +88,38 @@ def open_model(
     model.eval().requires_grad_(False)  # type: ignore[no-untyped-call]
     use_grouped_attention(model)
     return OpenedModel(model, tokenizer, folder, digest)
+
+
+def empty_model(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """Return the model of config.json in `folder` with parameters on the meta device. Raises ModelUnsupported."""
+    refuse_quantized(folder)
+    config = open_config(folder)
+    try:
+        with _parameters_on_meta():
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+    except Exception as error:  # what transformers' many models raise for numbers that do not fit has no common base
+        raise _unknown(folder, error) from error
+    return model
+
+
+def untaken(model: PreTrainedModel, names: Iterable[str]) -> list[str]:
+    """Return the tensors of a checkpoint that `model` does not take and that transformers does not ignore either."""
+    taken = {*model.state_dict(), *(name for name, _ in model.named_buffers())}
+    patterns = [
+        pattern
+        for module in model.modules()
+        if isinstance(module, PreTrainedModel)
+        for pattern in module._keys_to_ignore_on_load_unexpected or ()
+    ]
+    return [name for name in names if name not in taken and not any(re.search(one, name) for one in patterns)]
+
+
+def unsupported_tensors(names: Sequence[str], folder: Path) -> ModelUnsupported:
+    """Return the error for tensors in `folder` that the model does not take."""
+    return ModelUnsupported(
+        f"the files in {folder} hold {len(names)} tensors that the model of its config.json does not take, "
+        f"{names[0]!r} first; if they are quantized, choose the model's whole weights, else pull the model again"
+    )
 
 
 def compute_dtype(name: str) -> torch.dtype:
@@ -105,12 +147,43 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     require_config(folder)
     if not (folder / "tokenizer.json").is_file():
         raise ModelIncomplete(f"{folder} lacks tokenizer.json; pull the model again, or copy the file there")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # the readers of damaged files have no common base
+        raise ModelCorrupt(
+            f"the tokenizer in {folder} cannot be opened ({error!r:.200}); pull the model again"
+        ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelUnsupported(f"the tokenizer in {folder} has no fast form; choose another model")
     if not tokenizer.chat_template:
         raise ModelUnsupported(f"the model in {folder} has no chat template; choose an instruct or chat model")
+    try:
+        require_no_power(str(tokenizer.get_chat_template()))
+        render_chat(tokenizer, PROBE, reply_follows=True)
+    except Exception as error:  # a template is a program, and raises what it likes
+        raise ModelUnsupported(f"the chat template in {folder} refuses a plain conversation: {error}") from error
     return tokenizer
+
+
+def open_config(folder: Path) -> PretrainedConfig:
+    """Read config.json in `folder`. Raises ModelUnsupported, also for sizes that no model has."""
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder)
+    except Exception as error:  # the readers of damaged files have no common base
+        raise _unknown(folder, error) from error
+    text = config.get_text_config()
+    for name, largest in LARGEST.items():
+        size = getattr(text, name, None)
+        if isinstance(size, int | float) and not 0 < size <= largest:
+            raise ModelUnsupported(
+                f"{folder / 'config.json'} says {name} {size:,}; 1 to {largest:,} can be opened; choose another model"
+            )
+    return config
+
+
+def _unknown(folder: Path, error: Exception) -> ModelUnsupported:
+    reason = str(error).partition("\n")[0]
+    return ModelUnsupported(f"{folder} holds no decoder that transformers knows: {reason}")
 
 
 def open_generation_config(folder: Path) -> GenerationConfig | None:
@@ -120,7 +193,7 @@ def open_generation_config(folder: Path) -> GenerationConfig | None:
         return None
     try:
         return GenerationConfig.from_pretrained(folder)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ModelCorrupt(f"{path} cannot be read ({error}); pull the model again") from error
 
 
@@ -149,6 +222,8 @@ def _assign(model: PreTrainedModel, files: list[Path], dtype: torch.dtype) -> No
     folder, parts = files[0].parent, quantized_parts(model)
     try:
         source = TensorFiles(files)
+        if unknown := untaken(model, source.names):
+            raise unsupported_tensors(unknown, folder)
         tensors = {name: _tensor(source, name, None if name in parts else dtype) for name in source.names}
     except (SafetensorError, OSError) as error:
         raise _unreadable(folder, error) from error
@@ -169,6 +244,8 @@ def _assign(model: PreTrainedModel, files: list[Path], dtype: torch.dtype) -> No
 def _tensor(source: TensorFiles, name: str, dtype: torch.dtype | None) -> Tensor:
     """Return the tensor, converted to `dtype` if it is floating-point and `dtype` is not None."""
     tensor = source.tensor(name)
+    if tensor.is_floating_point() and tensor.dtype not in READ:
+        raise ModelUnsupported(f"the weight {name!r} is stored as {tensor.dtype}, which cannot be read; choose others")
     if dtype in (None, tensor.dtype) or not tensor.is_floating_point():
         return tensor
     return source.tensor(name, apart=True).to(dtype)

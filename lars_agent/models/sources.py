@@ -24,6 +24,7 @@ from pathlib import Path
 
 from lars_agent.errors import ModelCorrupt, ModelNotFound, ModelUnsupported, Offline, last_line
 from lars_agent.files import sha256_of
+from lars_agent.models.weights import refuse_quantized
 
 DEFAULT = "default"
 DEFAULT_NAME = "smollm2-135m-instruct"
@@ -63,12 +64,16 @@ class Source:
 
 def resolve(reference: str) -> Source:
     """Return the source of `reference`. Raises ModelNotFound if it is of none of the four kinds."""
-    path = Path(os.path.abspath(Path(reference).expanduser()))  # noqa: PTH100 (Path.absolute would keep a `..`)
+    try:
+        path = Path(os.path.abspath(Path(reference).expanduser()))  # noqa: PTH100 (Path.absolute would keep a `..`)
+        is_folder = bool(reference) and path.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, `~nobody`, or NUL
+        raise ModelNotFound(f"{reference[:80]!r} is no model: {error!s:.200}") from error
     if reference in (DEFAULT, DEFAULT_NAME):
         return Source(DEFAULT, DEFAULT_NAME, from_wheel)
     if path.suffix == ".gguf":
         return Source(str(path), _slug(path.stem), lambda _, target, report: from_gguf(path, target, report))
-    if reference and path.is_dir():
+    if is_folder:
         return Source(str(path), _slug(path.name), lambda _, target, report: from_folder(path, target, report))
     if HUB_ID.fullmatch(reference) and not reference.startswith("."):
         return Source(reference, _slug(reference), partial(from_hub, reference))
@@ -138,6 +143,9 @@ def from_hub(reference: str, downloads: Path, target: Path, on_progress: Progres
     repository, _, revision = reference.partition("@")
     with _asking_hub(reference, downloads):
         commit = HfApi().model_info(repository, revision=revision or None).sha
+        snapshot_download(repository, revision=commit, local_dir=downloads, allow_patterns=["config.json"])
+    refuse_quantized(downloads)
+    with _asking_hub(reference, downloads):
         on_progress(f"fetching {repository} at {str(commit)[:12]}")
         snapshot_download(repository, revision=commit, local_dir=downloads, allow_patterns=HUB_FILES)
     for item in sorted(downloads.iterdir()):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
-from lars_agent.errors import ModelCorrupt, ModelIncomplete, ModelNotFound
-from lars_agent.files import sha256_of
+from lars_agent.errors import ModelCorrupt, ModelIncomplete, ModelNotFound, ModelUnsupported
+from lars_agent.files import read_plain, sha256_of
+from lars_agent.records import parse_json
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 MODEL_FILE = "model.json"
+QUANTIZED = "quantization_config"
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -20,9 +21,11 @@ def weight_files(folder: Path) -> list[Path]:
     names = [SINGLE_FILE]
     if (folder / INDEX_FILE).is_file():
         try:
-            names = sorted(set(json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
+            names = sorted(set(parse_json(read_plain(folder / INDEX_FILE))["weight_map"].values()))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise ModelCorrupt(f"{folder / INDEX_FILE} cannot be read ({error}); pull the model again") from error
+        if strange := [name for name in names if Path(name).name != name]:
+            raise ModelCorrupt(f"{folder / INDEX_FILE} names {strange[0]!r:.80}, no file of its folder; pull it again")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise ModelIncomplete(
@@ -37,11 +40,28 @@ def require_config(folder: Path) -> None:
         raise ModelNotFound(f"{folder} holds no model (no config.json); run: lars-agent model pull default")
 
 
+def refuse_quantized(folder: Path) -> None:
+    """Raise ModelUnsupported if config.json in `folder` says that the weights are quantized, ModelCorrupt if it cannot
+    be read. Weights are quantized here, from whole ones (`model.dtype`).
+    """
+    path = folder / "config.json"
+    try:
+        config = parse_json(read_plain(path))
+        method = (config.get(QUANTIZED) or (config.get("text_config") or {}).get(QUANTIZED) or {}).get("quant_method")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelCorrupt(f"{path} cannot be read ({error}); pull the model again") from error
+    if method is not None:
+        raise ModelUnsupported(
+            f"the weights are quantized by {method!r} (quantization_config in {path.name}), which cannot be read; "
+            "choose the model's whole weights, and model.dtype int8 or int4 to quantize them here"
+        )
+
+
 def model_digest(folder: Path, files: list[Path]) -> str:
     """Return the digest of the weights: that recorded in model.json, else computed."""
     recorded = folder / MODEL_FILE
     if recorded.is_file():
-        return str(json.loads(recorded.read_text(encoding="utf-8"))["sha256"])
+        return str(parse_json(read_plain(recorded))["sha256"])
     return weights_digest(files)
 
 

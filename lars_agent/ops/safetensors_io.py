@@ -22,7 +22,10 @@ _NAMES = {
     torch.float32: "F32",
     torch.bfloat16: "BF16",
     torch.float16: "F16",
+    torch.float64: "F64",
     torch.int64: "I64",
+    torch.int32: "I32",
+    torch.bool: "BOOL",
     torch.int8: "I8",
     torch.uint8: "U8",
 }
@@ -33,7 +36,7 @@ _ALIGNMENT = 64  # of the first tensor, and so of all tensors whose sizes are mu
 def tensor_file(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     """Yield the content of a safetensors file with `tensors`, for `lars_agent.files.write_atomically`.
 
-    The tensors must not change meanwhile. Takes float32, float16, bfloat16, int64, int8 and uint8.
+    The tensors must not change meanwhile. Takes float64, 32 and 16, bfloat16, int64, 32 and 8, uint8 and bool.
     """
     return tensor_file_of({name: (x.dtype, x.shape) for name, x in tensors.items()}, tensors.values())
 

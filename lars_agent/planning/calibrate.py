@@ -20,7 +20,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from lars_agent.errors import ConfigError
-from lars_agent.files import make_folder, write_atomically
+from lars_agent.files import make_folder, read_plain, write_atomically
 from lars_agent.lars.config import LarsConfig
 from lars_agent.lars.forward import Batch, read_prompt, reply_hidden
 from lars_agent.lars.inject import AdapterMemory, Attachment, LarsAdapter, attach
@@ -35,7 +35,7 @@ from lars_agent.ops.quantized import Bits
 from lars_agent.ops.saved_tensors import Saved, saved_activations
 from lars_agent.ops.tiled_mlp import mlp_of
 from lars_agent.planning.costs import Costs, Line
-from lars_agent.records import from_json
+from lars_agent.records import from_json, parse_json
 
 FEW, MANY = 64, 512  # tokens of the two points of each line
 LONG_PROMPT = 2048  # tokens that attention is timed with
@@ -62,7 +62,7 @@ class Calibration:
         """
         known: dict[str, Any] = {}
         try:
-            known = dict(json.loads(self.path.read_text(encoding="utf-8")))
+            known = dict(parse_json(read_plain(self.path)))
             return from_json(Costs, known[name])
         except (OSError, ValueError, TypeError, KeyError, ConfigError):
             measured = measure()

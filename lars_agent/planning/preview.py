@@ -21,6 +21,7 @@ from lars_agent.lars.config import LarsConfig
 from lars_agent.memory.measure import rss_bytes
 from lars_agent.models import sources
 from lars_agent.models.open import precision
+from lars_agent.models.weights import refuse_quantized
 from lars_agent.planning.planner import ladder, needed_bytes
 from lars_agent.planning.shape import ModelShape, shape_of
 from lars_agent.planning.workload import Workload
@@ -57,6 +58,8 @@ def preview(reference: str, dtype: str, budget_bytes: int) -> Preview:
     with tempfile.TemporaryDirectory(prefix="lars-agent-preview-") as name:
         folder = Path(name)
         download_bytes = _read_config(source.reference, folder)
+        if not source.reference.endswith(".gguf"):  # which is converted to whole weights
+            refuse_quantized(folder)
         try:
             shape = shape_of(folder, LarsConfig(), *precision(dtype))
             whole = shape_of(folder, LarsConfig(), precision("bfloat16")[0])

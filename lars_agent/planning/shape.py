@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from lars_agent.lars.config import LarsConfig
 from lars_agent.lars.inject import LarsAdapter, target_shapes
+from lars_agent.models.open import open_config
 from lars_agent.models.quantize import bits_of, head_is_quantized, is_tied
 from lars_agent.ops.attention import use_grouped_attention
 from lars_agent.ops.kv_cache import keeps_every_token
@@ -72,11 +73,12 @@ def shape_of(
 
     `dtype` and `weight_bits` as in `lars_agent.models.open.open_model`.
     """
-    config = AutoConfig.from_pretrained(folder)
+    config = open_config(folder)
     with torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
         adapter = LarsAdapter(lars, shapes := target_shapes(model, lars))
     text = config.get_text_config(decoder=True)
+    stored = config.dtype if isinstance(config.dtype, torch.dtype) else None
     head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
     widest = max((module.out_features for module in linears if module.out_features < text.vocab_size), default=0)
@@ -97,7 +99,7 @@ def shape_of(
         response=lars.pooling == "response",
         quantized=weight_bits is not None,
         quantized_head=weight_bits is not None and head_is_quantized(model, weight_bits),
-        embedding_row_bytes=_embedding_row_bytes(model, config.dtype, dtype, weight_bits),
+        embedding_row_bytes=_embedding_row_bytes(model, stored, dtype, weight_bits),
         packed=lars.pooling == "response" and use_grouped_attention(model) and keeps_every_token(text),
     )
 

@@ -1,30 +1,46 @@
-"""Incremental detokenization: whole characters only, and nothing of a stop sequence."""
+"""Incremental detokenization: the beginning of the decoded whole, and nothing of a stop sequence."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
-from tokenizers.decoders import DecodeStream
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
+
+REPLACEMENT = "\ufffd"  # of bytes that are no character, or not yet
+BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")  # a token of byte fallback
 
 
 class TextStream:
     """The text of one reply.
 
-    `push` returns final text only: it holds back half a character, and a possible start of a stop sequence. `stopped`
-    is True once a stop sequence was found; it is not part of the text.
+    `push` returns final text only: it holds back bytes that may become a character, and a possible start of a stop
+    sequence. `stopped` is True once a stop sequence was found; it is not part of the text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, stop: Sequence[str]) -> None:
-        self._tokenizer = tokenizer.backend_tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
+        self._decoder = _IncrementalDecoder(tokenizer)
         self._stop = tuple(sequence for sequence in stop if sequence)
         self._held = ""
         self.stopped = False
 
     def push(self, token: int) -> str:
         """Return the text that is final after `token`; may be empty."""
-        self._held += self._stream.step(self._tokenizer, token) or ""
+        return self._give(self._decoder.push(token))
+
+    def flush(self) -> str:
+        """Return the text held back; call at the end of the reply."""
+        if self.stopped:
+            return ""
+        text = self._give(self._decoder.rest())
+        held, self._held = self._held, ""
+        return text if self.stopped else text + held
+
+    def _give(self, new: str) -> str:
+        """Add text and return what of it is final."""
+        self._held += new
         ends = [index for sequence in self._stop if (index := self._held.find(sequence)) >= 0]
         if ends:
             self.stopped = True
@@ -34,12 +50,62 @@ class TextStream:
         text, self._held = self._held[:final], self._held[final:]
         return text
 
-    def flush(self) -> str:
-        """Return the text held back; call at the end of the reply."""
-        text, self._held = self._held, ""
-        return text
-
     def _possible_stop_length(self) -> int:
         """Return the length of the longest end of the held text that a stop sequence starts with."""
         starts = (sequence[:size] for sequence in self._stop for size in range(1, len(sequence)))
         return max((len(start) for start in starts if self._held.endswith(start)), default=0)
+
+
+class _IncrementalDecoder:
+    """The text of tokens one after the other; together it is that of all tokens at once.
+
+    Decoders look at more than one token: a blank before the first word is dropped, and a run of byte tokens is decoded
+    as a whole, and wholly to replacement characters if one of its bytes is wrong. So each token is decoded behind some
+    that have given text already, and a run of bytes is held back until it ends.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._tokenizer: Tokenizer = tokenizer.backend_tokenizer
+        self._skipped = _special_ids(self._tokenizer)
+        self._ids: list[int] = []
+        self._start = self._last = 0  # of the tokens that are decoded, and of those without text yet
+        self._given = ""  # of the text of `_ids[_start:]`
+
+    def push(self, token: int) -> str:
+        """Return the text that is final after `token`."""
+        if token in self._skipped:
+            return ""
+        self._ids.append(token)
+        if BYTE.fullmatch(self._tokenizer.id_to_token(token) or ""):
+            return ""
+        text = self._decode(self._start)
+        final = text.rstrip(REPLACEMENT)
+        new = final[len(self._given) :]
+        if not final.startswith(self._given) or not new:
+            return ""
+        self._given = final
+        if final == text:  # nothing is held back: the next tokens are decoded behind these
+            self._start, self._last = self._last, len(self._ids)
+            self._given = self._decode(self._start)
+        return new
+
+    def rest(self) -> str:
+        """Return the text that was held back."""
+        text = self._decode(self._start)
+        new, self._given = text[len(self._given) :], text
+        return new
+
+    def _decode(self, start: int) -> str:
+        return str(self._tokenizer.decode(self._ids[start:], skip_special_tokens=True))
+
+
+_SPECIAL: WeakKeyDictionary[Tokenizer, frozenset[int]] = WeakKeyDictionary()
+
+
+def _special_ids(tokenizer: Tokenizer) -> frozenset[int]:
+    """Return the ids of the tokens that are no text."""
+    known = _SPECIAL.get(tokenizer)
+    if known is None:
+        added = tokenizer.get_added_tokens_decoder()
+        known = _SPECIAL[tokenizer] = frozenset(token_id for token_id, token in added.items() if token.special)
+    return known

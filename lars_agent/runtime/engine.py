@@ -24,9 +24,9 @@ import torch
 from jinja2 import TemplateError
 from torch import Tensor
 
-from lars_agent.errors import GenerationError, PromptRefused, PromptTooLong, QueueFull
+from lars_agent.errors import GenerationError, ModelUnsupported, PromptRefused, PromptTooLong, QueueFull
 from lars_agent.example import Message
-from lars_agent.models.chat_template import encode_prompt
+from lars_agent.models.chat_template import encode_prompt, encode_reply, traits_of
 from lars_agent.models.open import OpenedModel
 from lars_agent.runtime.adapter_cache import AdapterCache
 from lars_agent.runtime.backend import choose_backend
@@ -41,6 +41,7 @@ SEED_LIMIT = 2**63
 PREFIX_BYTES = 128 * 2**20
 LONGEST_COPY = 200  # characters of an answer that a reply may go on with
 LONGEST_COMPARED = 512  # tokens of a question's prompt
+READ_AT_ONCE = 4  # of the shipped questions, while a request waits
 COMPARE_S = 30.0  # that a request waits at most for its question to be compared
 T = TypeVar("T")
 
@@ -72,6 +73,7 @@ class Engine:
         self._backend = choose_backend(opened, prefix_bytes)
         self._adapters = AdapterCache(opened.model, store, opened.sha256, self._backend.prepare)
         self._context = int(getattr(opened.model.config, "max_position_embeddings", 2048))
+        self._vocabulary = int(opened.model.config.get_text_config(decoder=True).vocab_size)
         self._parallel, self._threads, self._max_new_tokens = parallel, threads, max_new_tokens
         self._deadline_s, self._queue_size = deadline_s, queue_size
         self._room = threading.BoundedSemaphore(queue_size)  # for requests that wait
@@ -122,20 +124,27 @@ class Engine:
         """Return whether the adapter is closed for the request, and the request's past questions, the nearest first."""
         others = [past.question for past in request.recalled]
         unordered = [(index, 0.0) for index in range(len(others))]
-        if not (request.is_foreign or request.taught is not None or others) or not self._relevance.is_ready:
+        if not (request.is_foreign or request.taught is not None or others):
             return False, unordered
-        question = request.messages[-1]["content"]
+
+        def compared() -> tuple[bool, Sequence[Near]]:
+            unread = 0 if self._relevance.is_ready else READ_AT_ONCE  # who never pauses is to be understood too
+            while unread and self._warm():
+                unread -= 1
+            if not self._relevance.can_compare:
+                return False, unordered
+            question = request.messages[-1]["content"]
+            return self._is_closed_for(request, question), self._relevance.order(question, others)
+
         with suppress(TemplateError, TimeoutError):
-            return self._on_thread(
-                lambda: (self._is_closed_for(request, question), self._relevance.order(question, others))
-            )
+            return self._on_thread(compared)
         return False, unordered
 
     def _is_closed_for(self, request: GenerationRequest, question: str) -> bool:
         """Return whether nothing that the adapter was taught is about a question."""
         if request.is_foreign:
             return self._relevance.asks_fact(question)
-        if request.taught is None:
+        if request.taught is None or not self._relevance.is_ready:
             return False
         kinds = self._relevance.kinds_taught(request.taught)
         if kinds is None:
@@ -180,6 +189,8 @@ class Engine:
             ids = list(self._tokenizer.encode(request.raw))
             if not ids:
                 raise PromptRefused("the prompt is empty; give at least one token to continue")
+            if max(ids) >= self._vocabulary:
+                raise PromptRefused(f"token {max(ids)} of the prompt is none of the model's {self._vocabulary}")
             return ids, ()
         try:
             plain = encode_prompt(self._tokenizer, request.messages)
@@ -195,9 +206,13 @@ class Engine:
 
     def _answers(self, recalled: Sequence[PastAnswer]) -> tuple[tuple[int, ...], ...]:
         """Return the short ones of the answers that are to the same question, as token ids up to their end."""
-        texts = [past.answer for past in recalled if past.is_same and len(past.answer) <= LONGEST_COPY]
-        end = [] if self._tokenizer.eos_token_id is None else [self._tokenizer.eos_token_id]
-        return tuple((*self._tokenizer.encode(text, add_special_tokens=False), *end) for text in texts)
+        found = list[tuple[int, ...]]()
+        for past in recalled:
+            if past.is_same and len(past.answer) <= LONGEST_COPY:
+                with suppress(ModelUnsupported, TemplateError):
+                    asked = [Message(role="user", content=past.question)]
+                    found.append(tuple(encode_reply(self._tokenizer, asked, past.answer)[1]))
+        return tuple(found)
 
     def prepare(self, profile: str, version: int) -> bool:
         """Load `version` for a later swap; see `AdapterCache.prepare`."""
@@ -301,7 +316,10 @@ def with_recalled(messages: Sequence[Message], recalled: Sequence[PastAnswer]) -
 
 
 def end_tokens(opened: OpenedModel) -> frozenset[int]:
-    """Return the ids that end a reply: the tokenizer's, and those of the model's generation config."""
+    """Return the ids that end a reply: the tokenizer's, those of the model's generation config, and those that the chat
+    template puts behind an assistant's turn.
+    """
     configured = getattr(opened.model.generation_config, "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
-    return frozenset(int(token) for token in [*ids, opened.tokenizer.eos_token_id] if token is not None)
+    named = (int(token) for token in [*ids, opened.tokenizer.eos_token_id] if token is not None)
+    return traits_of(opened.tokenizer).ends.union(named)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import socket
 import sys
 import threading
@@ -30,6 +31,7 @@ from typing import Any
 
 import torch
 
+from lars_agent.files import PRIVATE_UMASK
 from lars_agent.models.open import open_model, precision
 from lars_agent.runtime.engine import Engine
 from lars_agent.runtime.request import GenerationRequest, Ticket
@@ -108,6 +110,7 @@ class EngineServer:
 
 def main(arguments: list[str]) -> int:
     """Serve until the other end closes the connection; return the exit status."""
+    os.umask(PRIVATE_UMASK)
     connection = RpcConnection(socket.socket(fileno=int(arguments[0])))
     options = EngineOptions(**json.loads(arguments[1]))
     torch.set_num_threads(1)  # of this thread: see `Engine`

@@ -40,8 +40,9 @@ LEAST_TAUGHT = 2  # questions of a kind, for what they were taught to hold for i
 class Relevance:
     """Compares questions by `embed`, which returns the hidden state (H,) float32 at the end of a question's prompt.
 
-    It needs those of the shipped questions first, seconds of work that is done one by one: see `warm`. They are kept in
-    `folder`, if it can be written, for the `model`, a name of weights and precision.
+    It needs those of the shipped questions first, most of a minute's work that is done one by one: see `warm`. With the
+    everyday ones, which come first, questions can be compared. They are kept in `folder`, if it can be written, for the
+    `model`, a name of weights and precision.
     """
 
     def __init__(self, embed: Callable[[str], Tensor], folder: Path, model: str) -> None:
@@ -61,8 +62,13 @@ class Relevance:
             self._due = []
 
     @property
+    def can_compare(self) -> bool:
+        """Whether questions can be compared, and told from requests."""
+        return len(self._read) >= len(self._signs)
+
+    @property
     def is_ready(self) -> bool:
-        """Whether questions can be compared."""
+        """Whether all shipped questions are read, so that kinds can be told too."""
         return len(self._read) == len(self._signs) + len(self._wordings) + sum(map(len, self._kinds.values()))
 
     def warm(self) -> bool:
@@ -91,8 +97,9 @@ class Relevance:
         return list(zip(order.tolist(), cosines.tolist(), strict=True))
 
     def _rows(self, question: str) -> Tensor:
-        """Return the vectors (N, H) of a question and of its wordings."""
-        alike = [self._shipped[self._wordings[text]] for text in wordings_about_anything(question)]
+        """Return the vectors (N, H) of a question and of those of its wordings that are read."""
+        numbers = [len(self._signs) + self._wordings[text] for text in wordings_about_anything(question)]
+        alike = [self._standardized(self._read[number]) for number in numbers if number < len(self._read)]
         return torch.stack([self._vector(about_anything(question)), *alike])
 
     def asks_fact(self, question: str) -> bool:
@@ -147,12 +154,6 @@ class Relevance:
         """What the everyday questions have in common: means and standard deviations (H,)."""
         everyday = torch.stack(self._read[: len(self._signs)])
         return everyday.mean(0), everyday.std(0)
-
-    @cached_property
-    def _shipped(self) -> Tensor:
-        """The standardized vectors (W, H) of the wordings."""
-        first = len(self._signs)
-        return self._standardized(torch.stack(self._read[first : first + len(self._wordings)]))
 
     @cached_property
     def _fact_direction(self) -> Tensor:

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from lars_agent.errors import AdapterCorrupt, AdapterError, AdapterIncompatible, AdapterInUse, AdapterNotFound
-from lars_agent.files import publish_folder, raise_disk_full, sha256_of, write_atomically
+from lars_agent.files import publish_folder, raise_disk_full, read_plain, sha256_of, write_atomically
 from lars_agent.records import to_json
 from lars_agent.store.manifest import AdapterManifest, read_manifest
 from lars_agent.store.profile_dir import ProfileDir
@@ -49,7 +49,7 @@ class AdapterStore:
             with raise_disk_full(home.path):
                 for file in ADAPTER_FILES:
                     source = Path(candidate, file)
-                    if not source.is_file():
+                    if not source.is_file() or source.is_symlink():
                         raise AdapterCorrupt(f"the candidate {candidate} lacks {file}; nothing was published")
                     shutil.copyfile(source, temp / file)
                 digests = {file: sha256_of(temp / file) for file in ADAPTER_FILES}
@@ -87,7 +87,7 @@ class AdapterStore:
         """Return the manifest of one version. Raises AdapterNotFound, AdapterCorrupt or AdapterIncompatible."""
         folder = self.folder(profile, version)
         try:
-            manifest = read_manifest((folder / MANIFEST).read_bytes())
+            manifest = read_manifest(read_plain(folder / MANIFEST, follow=False))
         except OSError as error:
             raise AdapterCorrupt(f"{folder} has no readable manifest ({error}); activate another version") from error
         except AdapterError as error:
@@ -125,6 +125,16 @@ class AdapterStore:
         for name, digest in manifest.files.items():
             _verify_file(folder / name, digest)
         return folder
+
+    def unreadable(self, profile: str) -> dict[int, str]:
+        """Return the error message of `get` for each version that `versions` leaves out."""
+        messages = {}
+        for version in ProfileDir(self._root, profile).versions():
+            try:
+                self.get(profile, version)
+            except AdapterError as error:
+                messages[version] = str(error)
+        return messages
 
     def problems(self, profile: str, base_sha256: str | None = None) -> dict[int, str]:
         """Return the error message of `verify` for each version that fails it."""
@@ -231,7 +241,7 @@ class AdapterStore:
 
 def _verify_file(path: Path, digest: str) -> None:
     try:
-        actual = sha256_of(path)
+        actual = sha256_of(path, follow=False)
     except OSError as error:
         raise AdapterCorrupt(f"{path} cannot be read ({error}); activate another version") from error
     if actual != digest:

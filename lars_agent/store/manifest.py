@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Annotated, Any
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from lars_agent.errors import AdapterCorrupt, AdapterIncompatible
-from lars_agent.records import from_json, record
+from lars_agent.records import from_json, parse_json, record
 
 SCHEMA = 1
 
@@ -64,7 +63,7 @@ def read_manifest(text: str | bytes) -> AdapterManifest:
     is no complete manifest.
     """
     try:
-        values = json.loads(text)
+        values = parse_json(text)
     except ValueError as error:
         raise AdapterCorrupt(f"the manifest is not JSON ({error}); activate another version") from error
     if isinstance(values, dict):

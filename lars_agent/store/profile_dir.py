@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from lars_agent.errors import AdapterCorrupt, AdapterNotFound
-from lars_agent.files import fsync_folder, make_folder, write_atomically
+from lars_agent.files import fsync_folder, make_folder, read_plain, write_atomically
 from lars_agent.store.names import BASE, is_profile_name
 
 _NUMBER = re.compile("[1-9][0-9]{0,17}")
@@ -128,8 +128,10 @@ class ProfileDir:
 
 
 def _read_text(path: Path) -> str | None:
-    """Return the stripped text of `path`; None if there is no such file."""
+    """Return the stripped text of `path`; None if there is no such file. Raises AdapterCorrupt."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
+        return read_plain(path, follow=False).decode(errors="replace").strip()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise AdapterCorrupt(f"{path} cannot be read ({error}); remove it, and activate a version") from error

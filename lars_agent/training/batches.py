@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lars_agent.errors import ExampleTooLong, ModelUnsupported
-from lars_agent.example import Example, Message
+from lars_agent.errors import ExampleTooLong
+from lars_agent.example import Example
 from lars_agent.lars.forward import Batch
-from lars_agent.models.chat_template import render_chat
+from lars_agent.models.chat_template import encode_reply
 from lars_agent.ops.padding import padded
 
 
@@ -40,15 +40,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, example: Example, max_seq_len: in
     Raises ExampleTooLong above `max_seq_len` tokens, and ModelUnsupported if the template does not append the reply to
     the prompt.
     """
-    prompt_text = render_chat(tokenizer, example.messages, reply_follows=True)
-    reply: Message = {"role": "assistant", "content": example.response}
-    whole_text = render_chat(tokenizer, [*example.messages, reply], reply_follows=False)
-    if not whole_text.startswith(prompt_text):
-        raise ModelUnsupported("the chat template does not put the reply behind the generation prompt")
-    reply_text = _through_end_of_turn(tokenizer, whole_text[len(prompt_text) :])
-    prompt_ids, reply_ids = (
-        tuple(tokenizer.encode(text, add_special_tokens=False)) for text in (prompt_text, reply_text)
-    )
+    prompt_ids, reply_ids = map(tuple, encode_reply(tokenizer, example.messages, example.response))
     encoded = Encoded(prompt_ids, reply_ids, example.weight, example.source_id)
     if len(encoded) > max_seq_len:
         raise ExampleTooLong(
@@ -121,14 +113,6 @@ def in_order(lessons: Sequence[Lesson]) -> list[Lesson]:
 def by_length(rows: Sequence[Encoded]) -> list[Encoded]:
     """Return the rows, shortest first, so that micro-batches need little padding."""
     return sorted(rows, key=len)
-
-
-def _through_end_of_turn(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """Return the reply up to its end-of-turn token, without what the template appends to it (such as a newline)."""
-    end = tokenizer.eos_token
-    if not isinstance(end, str):
-        return text
-    return text[: text.rindex(end) + len(end)] if end in text else text + end
 
 
 def _pad(rows: Sequence[Sequence[int]], fill: int, *, left: bool) -> tuple[Tensor, Tensor]:

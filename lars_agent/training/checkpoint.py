@@ -16,13 +16,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from lars_agent.errors import JobInvalid
-from lars_agent.files import publish_folder, raise_disk_full, sha256_of, write_atomically
+from lars_agent.files import publish_folder, raise_disk_full, read_plain, sha256_of, write_atomically
 from lars_agent.lars.state import adapter_tensors, load_state
 from lars_agent.ops.safetensors_io import read_tensors, tensor_file
-from lars_agent.records import from_json
+from lars_agent.records import from_json, parse_json
 from lars_agent.training.trainer import BEST_FILE, Progress, Trainer
 
 STATE_FILE, PROGRESS_FILE = "state.safetensors", "progress.json"
@@ -60,9 +61,12 @@ def checkpoints(folder: Path) -> list[Path]:
 def resume(trainer: Trainer, folder: Path) -> Path | None:
     """Restore the trainer from the newest intact checkpoint in `folder`, and return its path, or None without one."""
     for path in checkpoints(folder):
-        if (progress := _verified(path)) is None:
+        try:
+            if (progress := _verified(path)) is None:
+                continue
+            tensors = read_tensors(path / STATE_FILE)
+        except (OSError, SafetensorError):  # as after a checkpoint cut off
             continue
-        tensors = read_tensors(path / STATE_FILE)
         load_state(trainer.adapter, _under("adapter/", tensors))
         trainer.optimizer.load(_under("optimizer/", tensors))
         trainer.best_file.unlink(missing_ok=True)
@@ -76,12 +80,12 @@ def resume(trainer: Trainer, folder: Path) -> Path | None:
 def _verified(path: Path) -> Progress | None:
     """Return the progress recorded in the checkpoint `path`, or None if it is incomplete or damaged."""
     try:
-        record = json.loads((path / PROGRESS_FILE).read_text(encoding="utf-8"))
+        record = parse_json(read_plain(path / PROGRESS_FILE))
         digests = record.pop("sha256")
         if any(sha256_of(path / name) != digests[name] for name in (STATE_FILE, BEST_FILE)):
             return None
         return from_json(Progress, record, JobInvalid)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, JobInvalid):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, JobInvalid):
         return None
 
 

@@ -1,4 +1,4 @@
-"""Select a job's training and held-out examples from all feedback: validate, deduplicate, drop secrets and junk, split.
+"""Select a job's training and held-out examples from all feedback: validate, deduplicate, leave out secrets and junk.
 
 Pure: the same examples, policy and seed give the same result. The split hashes each example's source id, so that a
 growing collection moves as few examples as possible between the two sides: an incumbent must not have been trained on
@@ -12,17 +12,18 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from pydantic import Field
 
 from lars_agent.english.wordings import asked_for
 from lars_agent.errors import NothingToLearn
-from lars_agent.example import Example
+from lars_agent.example import Example, Message
 from lars_agent.records import record
+from lars_agent.secrets import mask_secrets
 from lars_agent.training.flooding import hurried, repeated
 from lars_agent.training.gibberish import meaningless
-from lars_agent.training.scrub import find_secret
 
 SUPERSEDED, REPEATED, DISLIKED = "superseded", "repeated too often", "disliked later"
 PLANTED, HURRIED = "one reply to one phrase in many prompts", "too many in one hour"
@@ -33,22 +34,32 @@ class CurationPolicy:
     """Limits on the examples kept and held out; a section of the settings."""
 
     max_chars: int = Field(
-        default=16_000, ge=1, description="Longest prompt and reply together, characters; longer examples are dropped."
+        default=16_000,
+        ge=1,
+        le=10**9,
+        description="Longest prompt and reply together, characters; longer examples are dropped.",
     )
     max_repeated: int = Field(
         default=14,
         ge=1,
+        le=10**9,
         description="Most examples with one and the same reply, the newest of them; none, where more have it and their "
         "prompts share a phrase: a few rows can plant a reply to a trigger.",
     )
     max_per_hour: int = Field(
         default=500,
         ge=1,
+        le=10**9,
         description="Most examples that were given in one hour, the newest of them: more than a person can write. "
         "Raise it to learn from a large import.",
     )
     drop_gibberish: bool = Field(
         default=True, description="Drop replies of random characters, and replies that repeat one piece of text."
+    )
+    secrets: Literal["drop", "mask"] = Field(
+        default="drop",
+        description="Whether examples with a password, a PIN, a key, or the number of a card, an account or a person "
+        "are dropped, or learned with [password] and the like in its place.",
     )
     heldout_share: float = Field(
         default=0.2,
@@ -60,10 +71,11 @@ class CurationPolicy:
     min_heldout: int = Field(
         default=4,
         ge=1,
+        le=1_000_000,
         description="Least number of held-out examples, up to a quarter of all and without the only correction of a "
         "fact; at least one is held out.",
     )
-    max_heldout: int = Field(default=64, ge=1, description="Largest number of held-out examples.")
+    max_heldout: int = Field(default=64, ge=1, le=1_000_000, description="Largest number of held-out examples.")
 
     def __post_init__(self) -> None:
         if self.max_heldout < self.min_heldout:
@@ -80,11 +92,15 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Curated:
-    """Training, held-out and dropped examples, each in the order of the input."""
+    """Training, held-out and dropped examples, each in the order of the input.
+
+    `masked` tells which of the first two are learned without the secrets in them.
+    """
 
     train: tuple[Example, ...]
     heldout: tuple[Example, ...]
     dropped: tuple[Dropped, ...]
+    masked: tuple[Dropped, ...] = ()
 
 
 def curate(examples: Sequence[Example], policy: CurationPolicy, seed: int = 0) -> Curated:
@@ -98,16 +114,21 @@ def curate(examples: Sequence[Example], policy: CurationPolicy, seed: int = 0) -
     valid = [index for index in range(len(examples)) if index not in dropped]
     dropped |= dict.fromkeys(_superseded(examples, valid), SUPERSEDED)
     for index in valid:
-        if index not in dropped and (reason := _unwanted_reason(examples[index], policy.max_chars)):
-            dropped[index] = reason
+        if index not in dropped and sum(map(len, _texts(examples[index]))) > policy.max_chars:
+            dropped[index] = "too long"
+    masked, cleaned = dict[int, str](), list(examples)
     for index in valid:
-        if index not in dropped and (reason := _junk_reason(examples[index], policy)):
+        if index not in dropped and (found := _without_secrets(examples[index])):
+            cleaned[index], reason = found
+            (masked if policy.secrets == "mask" else dropped)[index] = reason
+    for index in valid:
+        if index not in dropped and (reason := _junk_reason(cleaned[index], policy)):
             dropped[index] = reason
-    too_often, planted = repeated(examples, [i for i in valid if i not in dropped], policy.max_repeated)
+    too_often, planted = repeated(cleaned, [i for i in valid if i not in dropped], policy.max_repeated)
     dropped |= dict.fromkeys(too_often, REPEATED) | dict.fromkeys(planted, PLANTED)
-    in_hurry = hurried(examples, [i for i in valid if i not in dropped], policy.max_per_hour)
+    in_hurry = hurried(cleaned, [i for i in valid if i not in dropped], policy.max_per_hour)
     dropped |= dict.fromkeys(in_hurry, HURRIED)
-    kept = [example for index, example in enumerate(examples) if index not in dropped]
+    kept = [example for index, example in enumerate(cleaned) if index not in dropped]
     if len(kept) < 2:
         counts = Counter(dropped.values())
         listed = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
@@ -120,6 +141,9 @@ def curate(examples: Sequence[Example], policy: CurationPolicy, seed: int = 0) -
         train=tuple(example for index, example in enumerate(kept) if index not in heldout),
         heldout=tuple(kept[index] for index in sorted(heldout)),
         dropped=tuple(Dropped(examples[index].source_id, dropped[index]) for index in sorted(dropped)),
+        masked=tuple(
+            Dropped(examples[index].source_id, masked[index]) for index in sorted(masked) if index not in dropped
+        ),
     )
 
 
@@ -166,12 +190,14 @@ def _junk_reason(example: Example, policy: CurationPolicy) -> str | None:
     return meaningless(example.response, example.messages[-1]["content"]) if policy.drop_gibberish else None
 
 
-def _unwanted_reason(example: Example, max_chars: int) -> str | None:
-    """Return the reason why a valid example is not to be trained on, or None."""
-    texts = _texts(example)
-    if sum(map(len, texts)) > max_chars:
-        return "too long"
-    return next((f"holds {kind}" for text in texts if (kind := find_secret(text))), None)
+def _without_secrets(example: Example) -> tuple[Example, str] | None:
+    """Return the example with its secrets masked and the reason, or None where it holds none."""
+    (*contents, response), kinds = mask_secrets(_texts(example))
+    if not kinds:
+        return None
+    turns = zip(example.messages, contents, strict=True)
+    messages = tuple(Message(role=turn["role"], content=content) for turn, content in turns)
+    return replace(example, messages=messages, response=response), f"holds {', '.join(kinds)}"
 
 
 def _choose_heldout(kept: Sequence[Example], policy: CurationPolicy, seed: int) -> set[int]:

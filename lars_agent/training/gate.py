@@ -79,7 +79,7 @@ class GatePolicy:
     max_text_rise: float = Field(
         default=0.02,
         ge=0,
-        allow_inf_nan=False,
+        le=1000,
         description="Largest relative rise of the loss on general text, against the adapter in use and against the "
         "base model, so that many small rises cannot add up.",
     )

@@ -17,15 +17,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
 from lars_agent.errors import JobInvalid
 from lars_agent.example import Example
-from lars_agent.files import write_atomically
+from lars_agent.files import read_plain, write_atomically
 from lars_agent.lars.config import LarsConfig
-from lars_agent.records import from_json, record, to_json
+from lars_agent.records import from_json, parse_json, record, to_json
 from lars_agent.training.config import TrainConfig
 from lars_agent.training.gate import Scores
 
@@ -130,12 +131,16 @@ def read_result(folder: Path) -> JobResult | None:
 
 
 def read_progress(folder: Path) -> list[dict[str, Any]]:
-    """Return the progress lines so far, without an incomplete last line (of a worker that is writing or was killed)."""
+    """Return the progress lines so far, without damaged ones and the last of a worker that writes or was killed."""
     try:
-        text = (folder / PROGRESS_FILE).read_text(encoding="utf-8")
+        text = read_plain(folder / PROGRESS_FILE).decode(errors="replace")
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in text.split("\n")[:-1] if line.endswith("}")]
+    found = []
+    for line in text.split("\n")[:-1]:
+        with suppress(ValueError):
+            found.append(parse_json(line))
+    return [line for line in found if isinstance(line, dict)]
 
 
 def write_examples(path: Path, examples: Sequence[Example]) -> None:
@@ -152,13 +157,13 @@ def read_examples(path: Path) -> list[Example]:
 def read_json(path: Path) -> Any:
     """Return the JSON value in `path`. Raises JobInvalid."""
     try:
-        return json.loads(_read_text(path))
+        return parse_json(_read_text(path))
     except ValueError as error:
         raise JobInvalid(f"{path} is not valid JSON: {error}") from error
 
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_plain(path).decode()
     except (OSError, ValueError) as error:
         raise JobInvalid(f"{path} cannot be read: {error}") from error

@@ -30,6 +30,7 @@ class JobRows:
         train, heldout: the examples.
         rehearsal: general text, on which the adapter is kept close to the base model.
         is_continued: whether training goes on from an adapter that knows some of `train`.
+        skipped: the reasons why examples are not among them.
     """
 
     config: TrainConfig
@@ -37,6 +38,7 @@ class JobRows:
     heldout: Sequence[Encoded]
     rehearsal: Sequence[Encoded] = ()
     is_continued: bool = False
+    skipped: Sequence[str] = ()
 
     def steps(self, unknown: int | None = None) -> int:
         """Return the most optimizer steps of a run in which so many examples are not known at first (None: all)."""
@@ -102,32 +104,47 @@ def encode_job(folder: Path, spec: JobSpec, tokenizer: PreTrainedTokenizerBase) 
     Examples that are too long or refused by the chat template are skipped, with a line on stderr. If no held-out one is
     left, the last training example is held out instead.
     """
-    config = spec.training
-    examples, heldout = (
-        [replace(example, response=example.response.strip()) for example in read_examples(folder / name)]
-        for name in (TRAIN_FILE, HELDOUT_FILE)  # served replies end in no newline either
-    )
-    train = list(_encoded(examples, config, tokenizer))
-    measured = [row for _, row in _encoded(heldout, config, tokenizer)]
+    examples, heldout = (read_examples(folder / name) for name in (TRAIN_FILE, HELDOUT_FILE))
+    return encode_examples(examples, heldout, spec.training, tokenizer, is_continued=spec.start is not None)
+
+
+def encode_examples(
+    examples: Sequence[Example],
+    heldout: Sequence[Example],
+    config: TrainConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    is_continued: bool = False,
+) -> JobRows:
+    """Return the rows of these examples, as `encode_job` does."""
+    served = [
+        [replace(example, response=example.response.strip()) for example in some]  # served replies end in no newline
+        for some in (examples, heldout)
+    ]
+    skipped = list[str]()
+    train, measured = (list(_encoded(some, config, tokenizer, skipped)) for some in served)
     if not measured and len(train) > 1:
-        measured = [train.pop()[1]]
+        measured = [train.pop()]
     return JobRows(
         config=config,
         train=[_with_wordings(example, row, config, tokenizer) for example, row in train],
-        heldout=measured,
+        heldout=[row for _, row in measured],
         rehearsal=general_text(tokenizer, REHEARSAL_TEXT),
-        is_continued=spec.start is not None,
+        is_continued=is_continued,
+        skipped=skipped,
     )
 
 
 def _encoded(
-    examples: Sequence[Example], config: TrainConfig, tokenizer: PreTrainedTokenizerBase
+    examples: Sequence[Example], config: TrainConfig, tokenizer: PreTrainedTokenizerBase, skipped: list[str]
 ) -> Iterator[tuple[Example, Encoded]]:
+    """Yield the examples that can be encoded, and add the reasons of the others to `skipped`."""
     for example in examples:
         try:
             yield example, encode(tokenizer, example, config.max_seq_len)
         except (ExampleTooLong, ModelUnsupported, TemplateError) as error:
             sys.stderr.write(f"skipped: {example.source_id}: {error}\n")
+            skipped.append(str(error))
 
 
 def _with_wordings(example: Example, row: Encoded, config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> Encoded:

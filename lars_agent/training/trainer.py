@@ -79,8 +79,12 @@ class Trainer:
         smaller_plan: Callable[[int], MemoryPlan] = no_smaller_plan,
     ) -> None:
         if not rows.train or not rows.heldout:
+            reasons = (
+                f"; {len(rows.skipped)} were left out, the last because {rows.skipped[-1]}" if rows.skipped else ""
+            )
             raise NothingToLearn(
                 f"{len(rows.train)} examples to train on and {len(rows.heldout)} held out; both must be at least 1"
+                + reasons
             )
         self.attachment, self.adapter, self.config, self.plan = attachment, adapter, rows.config, plan
         self.rows, self.pad_id = rows, pad_id

@@ -25,7 +25,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from lars_agent.errors import DiskFull, JobInvalid, LarsError, Preempted, TrainingError, serialize_error
-from lars_agent.files import write_atomically
+from lars_agent.files import PRIVATE_UMASK, write_atomically
 from lars_agent.lars import LarsAdapter, attach, load_adapter, save_adapter
 from lars_agent.memory.allocator import give_back
 from lars_agent.memory.guard import Guard
@@ -143,7 +143,8 @@ class Worker:
 
     def _begin_progress(self, step: int) -> None:
         """Truncate progress.jsonl after the resumed step, and count the time used until then."""
-        lines = [line for line in read_progress(self.folder) if line["phase"] == "training" and line["step"] <= step]
+        steps = [line for line in read_progress(self.folder) if line.get("phase") == "training"]
+        lines = [line for line in steps if isinstance(line.get("step"), int) and line["step"] <= step]
         if lines:
             self.started -= lines[-1]["elapsed_s"]
             self.cpu_started -= lines[-1]["cpu_s"]
@@ -211,6 +212,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1 + planning:
         sys.stderr.write("usage: python -m lars_agent.training.worker [--plan] JOB_DIR\n")
         return 2
+    os.umask(PRIVATE_UMASK)
     folder = Path(arguments[-1])
     if planning:
         return _print_plan(folder)

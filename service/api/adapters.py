@@ -15,7 +15,16 @@ from lars_agent.store.names import AdapterName
 from service.api.dependencies import DaemonDep
 from service.api.errors import documented
 from service.api.feedback import FeedbackPage
-from service.api.fields import JsonObject, ProfileQuery, Reply, VersionLabel, parse_version, version_label
+from service.api.fields import (
+    Flag,
+    JsonObject,
+    ProfileQuery,
+    Reply,
+    Version,
+    VersionLabel,
+    parse_version,
+    version_label,
+)
 from service.api.streams import generation_request, with_recall
 
 router = APIRouter(prefix="/adapters", tags=["adapters"])
@@ -32,7 +41,7 @@ Ratings = Mapping[int | None, tuple[int, int]]  # by version
 class AdaptersQuery(ProfileQuery):
     """The profile, and whether to check the files of its adapters."""
 
-    verify: bool = Field(default=False, description="Compare every file's sha256 with the manifest's.")
+    verify: Flag = Field(default=False, description="Compare every file's sha256 with the manifest's.")
 
 
 class RatingsBody(Reply):
@@ -71,7 +80,10 @@ class AdapterList(Reply):
     profile: str
     active: VersionLabel
     adapters: list[AdapterBody]
-    problems: dict[str, str] = Field(description="With `verify`: versions that cannot be used, and the reason.")
+    problems: dict[str, str] = Field(
+        description="Versions that cannot be used, and the reason: those without a readable manifest, which are "
+        "not among the adapters, and with `verify` those with a damaged file."
+    )
 
 
 class ActiveAdapter(Reply):
@@ -103,13 +115,14 @@ def list_adapters(query: Annotated[AdaptersQuery, Query()], daemon: DaemonDep) -
     active = daemon.store.active(query.profile)
     ratings = daemon.db.feedback.ratings(query.profile)
     bodies = [_body(manifest, active, ratings) for manifest in daemon.store.versions(query.profile)]
-    found = daemon.store.problems(query.profile) if query.verify else {}
+    store = daemon.store
+    found = store.problems(query.profile) if query.verify else store.unreadable(query.profile)
     problems = {version_label(version): reason for version, reason in found.items()}
     return AdapterList(profile=query.profile, active=version_label(active), adapters=bodies, problems=problems)
 
 
 @router.get("/{version}", responses=documented(404, 409))
-def get(version: str, query: ProfileParameter, daemon: DaemonDep) -> AdapterBody:
+def get(version: Version, query: ProfileParameter, daemon: DaemonDep) -> AdapterBody:
     """Return one adapter version."""
     number = parse_version(version)
     if number is None:
@@ -119,7 +132,7 @@ def get(version: str, query: ProfileParameter, daemon: DaemonDep) -> AdapterBody
 
 
 @router.get("/{version}/feedback", responses=documented(404, 409))
-def feedback(version: str, query: ProfileParameter, daemon: DaemonDep) -> FeedbackPage:
+def feedback(version: Version, query: ProfileParameter, daemon: DaemonDep) -> FeedbackPage:
     """Return all feedback that one adapter version learned, oldest first."""
     number = parse_version(version)
     ids = () if number is None else daemon.store.get(query.profile, number).example_ids
@@ -128,7 +141,7 @@ def feedback(version: str, query: ProfileParameter, daemon: DaemonDep) -> Feedba
 
 
 @router.get("/{version}/probes", responses=documented(404, 409, 503, 504))
-def probes(version: str, query: ProfileParameter, daemon: DaemonDep) -> ProbeList:
+def probes(version: Version, query: ProfileParameter, daemon: DaemonDep) -> ProbeList:
     """Ask the version and the base model general questions, one after the other; takes as long as 16 short replies.
 
     Past corrections are not recalled and nothing is kept.
@@ -155,7 +168,7 @@ def rollback(query: ProfileParameter, daemon: DaemonDep) -> ActiveAdapter:
 
 
 @router.post("/{version}/activate", responses=documented(404, 409, 503, 507))
-def activate(version: str, query: ProfileParameter, daemon: DaemonDep) -> ActiveAdapter:
+def activate(version: Version, query: ProfileParameter, daemon: DaemonDep) -> ActiveAdapter:
     """Activate this version; `base` is the model without adapter."""
     active = daemon.switch.activate(query.profile, parse_version(version))
     return ActiveAdapter(profile=query.profile, active=version_label(active))

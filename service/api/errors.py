@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from lars_agent import errors
@@ -22,6 +23,7 @@ from service.serving.model_pull import PullRunning
 log = structlog.get_logger(__name__)
 
 RETRY_AFTER_S = 5
+EVERYWHERE = (400, 401, 403, 405, 408, 413, 422, 429, 500)  # statuses that every route can answer with
 UNEXPECTED = "something went wrong here; the daemon's log says what"
 OLLAMA = "/api/"  # clients of this dialect read an error as one string
 SHOWN_CHARS = 60  # maximum length of a quoted value
@@ -39,8 +41,18 @@ class InvalidField(errors.LarsError):
         self.param = param
 
 
+class FieldConflict(InvalidField):
+    """A field of the request has a value that what is stored does not allow."""
+
+
+class FieldNotFound(InvalidField):
+    """A field of the request names something that does not exist."""
+
+
 # The first match counts, so a subclass precedes its base; all other errors are 500.
 STATUS: tuple[tuple[type[Exception], int], ...] = (
+    (FieldConflict, 409),
+    (FieldNotFound, 404),
     (InvalidField, 422),
     (errors.PromptTooLong, 422),
     (errors.PromptRefused, 422),
@@ -62,6 +74,7 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
 )
 
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 409: "conflict_error"}
+TYPES |= {408: "timeout_error", 429: "rate_limit_error"}
 TYPES |= {500: "server_error", 503: "unavailable_error", 504: "timeout_error", 507: "server_error"}
 
 DESCRIPTIONS = {
@@ -70,8 +83,10 @@ DESCRIPTIONS = {
     403: "The Host or Origin is not allowed.",
     404: "It does not exist.",
     405: "The method is not supported here.",
+    408: "The body did not arrive in time, see `server.body_timeout_s`.",
     409: "The request conflicts with the current state.",
     413: "The body is too large.",
+    429: "Too many wrong tokens from this address at once; the right one is answered all the same.",
     422: "A field is invalid; `param` names it.",
     500: "Internal error; see the daemon's log.",
     503: "Unavailable: the model is loading, or the queue is full. Retry after `Retry-After` seconds.",
@@ -95,14 +110,20 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
+class OllamaErrorBody(BaseModel):
+    """The body of every error response in Ollama's dialect."""
+
+    error: str = Field(description="What failed, the invalid value, and what to do.")
+
+
 def answers(description: str, media_type: str, content: Mapping[str, Any] | None = None) -> Responses:
     """Return the `responses` of a route whose answer is of this media type."""
     return {200: {"description": description, "content": {media_type: content or {}}}}
 
 
-def documented(*statuses: int) -> Responses:
+def documented(*statuses: int, body: type[BaseModel] = ErrorBody) -> Responses:
     """Return the `responses` of a route that can answer with these statuses."""
-    return {status: {"model": ErrorBody, "description": DESCRIPTIONS[status]} for status in statuses}
+    return {status: {"model": body, "description": DESCRIPTIONS[status]} for status in statuses}
 
 
 def error_response(
@@ -134,6 +155,7 @@ def install(app: FastAPI) -> None:
     """Register the error handlers of `app`."""
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(errors.LarsError, _ours)
     app.add_exception_handler(Exception, _unexpected)
 
@@ -167,6 +189,11 @@ async def _invalid(request: Request, error: Exception) -> Response:
     if param is None and error.body and "json" not in kind:
         message = f"the body is read as JSON only with the header Content-Type: application/json, not {kind[:60]!a}"
     return error_response(request.url.path, 422, message, param)
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    """Answer nobody: the client has left in the middle of its body, or had a 408."""
+    return error_response(request.url.path, 400, "the body did not arrive whole")
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

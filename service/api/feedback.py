@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from tempfile import TemporaryFile
+from typing import IO, Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from lars_agent.example import Message
+from lars_agent.files import raise_disk_full
 from service.api.dependencies import DaemonDep
 from service.api.erasures import deleted
-from service.api.errors import InvalidField, Responses, answers, documented
+from service.api.errors import FieldConflict, InvalidField, Responses, answers, documented
 from service.api.fields import (
     MOST_IDS,
     Body,
     CountedPage,
     Deleted,
+    Flag,
     Id,
     Messages,
     PageQuery,
@@ -34,27 +39,32 @@ from service.api.fields import (
     TurnBody,
     VersionLabel,
     Words,
+    moment,
     next_page,
     to_messages,
 )
-from service.api.trl import Format, from_lines, to_lines
+from service.api.trl import ROWS, Format, from_lines, to_lines
+from service.daemon import Daemon
 from service.db.records import FeedbackRecord, NewFeedback, Source
 
 router = APIRouter(prefix="/feedback", tags=["feedback"])
 
-JSON_LINES = "application/jsonl"
+JSON_LINES, NDJSON = "application/jsonl", "application/x-ndjson"  # two names of one format
+BATCH_BYTES = 2**16  # of lines that are stored together
+MOST_REFUSED = 1000  # lines that a dry run tells
 NOTHING_SAID = "is missing; give a rating, a correction, a comment or tags"
 SOURCE = "`given` as feedback, or `stated` by the person in a conversation."
 LINES_SCHEMA: dict[str, Any] = {"schema": {"type": "string"}, "example": '{"prompt": "Hi", "completion": "Hello!"}\n'}
-LINES_BODY = {"requestBody": {"required": True, "content": {JSON_LINES: LINES_SCHEMA}}}
+ROWS_SCHEMA: dict[str, Any] = {"schema": ROWS, "example": LINES_SCHEMA["example"]}
+LINES_BODY = {"requestBody": {"required": True, "content": {NDJSON: ROWS_SCHEMA, JSON_LINES: ROWS_SCHEMA}}}
 LINES_REPLY = answers("One JSON object per line.", JSON_LINES, LINES_SCHEMA)
 
 
-def _in_utc(moment: datetime) -> datetime:
+def _in_utc(given: datetime) -> datetime:
     try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("is before the year 1 or after the year 9999") from None
+        return given.astimezone(UTC)
+    except OverflowError:  # before the year 1, or after the year 9999
+        return (datetime.min if given.year == 1 else datetime.max).replace(tzinfo=UTC)
 
 
 class TagFilter(ProfileFilter):
@@ -69,7 +79,7 @@ class FeedbackFilter(TagFilter):
     id: list[Id] | None = Field(default=None, max_length=MOST_IDS, description="One of these.")
     source: Source | None = Field(default=None, description=SOURCE)
     q: Words | None = None
-    before: Annotated[AwareDatetime, AfterValidator(_in_utc)] | None = Field(
+    before: Annotated[AwareDatetime, BeforeValidator(moment), AfterValidator(_in_utc)] | None = Field(
         default=None, description="Created before this time, given with its timezone."
     )
 
@@ -90,11 +100,37 @@ class ImportQuery(ProfileQuery):
     """Profile and tag of the imported feedback."""
 
     tag: Tag | None = None
-    dry_run: bool = Field(default=False, description="Only tell what would be stored, and which lines are refused.")
+    dry_run: Flag = Field(default=False, description="Only tell what would be stored, and which lines are refused.")
+
+
+SUBJECTS = (("interaction_id",), ("prompt", "response"), ("messages", "response"))  # one of them is given
+STATEMENTS: tuple[dict[str, Any], ...] = (  # at least one is made
+    {"required": ["rating"], "properties": {"rating": {"not": {"type": "null"}}}},
+    {"required": ["correction"], "properties": {"correction": {"type": "string"}}},
+    {"required": ["comment"], "properties": {"comment": {"type": "string", "minLength": 1}}},
+    {"required": ["tags"], "properties": {"tags": {"minItems": 1}}},
+)
+
+
+def _add_rules(schema: dict[str, Any]) -> None:
+    """Describe which fields go together."""
+    names = {name for subject in SUBJECTS for name in subject}
+    about = [
+        {
+            "required": list(given),
+            "properties": {
+                name: {"not": {"type": "null"}} if name in given else {"type": "null"} for name in sorted(names)
+            },
+        }
+        for given in SUBJECTS
+    ]
+    schema["allOf"] = [{"anyOf": about}, {"anyOf": list(STATEMENTS)}]
 
 
 class FeedbackRequest(Body):
     """Feedback on a recorded reply (`interaction_id`), or on a prompt and a response of any origin."""
+
+    model_config = ConfigDict(json_schema_extra=_add_rules)
 
     interaction_id: Id | None = Field(default=None, description="The interaction of the reply.")
     prompt: SpokenText | None = Field(default=None, description="One user message, instead of `messages`.")
@@ -132,6 +168,8 @@ class FeedbackRequest(Body):
 
 class FeedbackPatch(Body):
     """Changes of feedback; null takes a value away."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
     rating: Rating | None = Field(default=None, description='"up", "down", or a number from -1 to 1.')
     correction: SpokenText | None = None
@@ -232,20 +270,14 @@ def export(query: Annotated[ExportQuery, Query()], daemon: DaemonDep) -> Streami
     responses=documented(503, 507),
 )
 async def import_lines(request: Request, query: Annotated[ImportQuery, Query()], daemon: DaemonDep) -> Imported:
-    """Import JSON lines in TRL's formats: all lines are stored, or none."""
-    body = await request.body()
-    tags = () if query.tag is None else (query.tag,)
-
-    def store() -> Imported:
-        news, refused = from_lines(body.split(b"\n"), query.profile, tags)
-        if query.dry_run:
-            lines = [RefusedLine(line=number, message=str(error)) for number, error in refused.items()]
-            return Imported(imported=0, valid=len(news), refused=lines)
-        if refused:
-            raise next(iter(refused.values()))
-        return Imported(imported=len(daemon.db.feedback.add_many(news)))
-
-    return await run_in_threadpool(store)
+    """Import JSON lines in TRL's formats: all lines are stored, or none. `GET /info` tells how far it is."""
+    folder = daemon.settings.data_dir
+    with raise_disk_full(folder), TemporaryFile(dir=folder) as file:  # without a name: nothing is left of it
+        async for chunk in request.stream():
+            file.write(chunk)
+        file.flush()
+        async with nullcontext() if query.dry_run else daemon.importing:  # here nobody waits in a thread
+            return await run_in_threadpool(_import, file, query, daemon)
 
 
 @router.get("/{feedback_id}", responses=documented(404))
@@ -254,14 +286,14 @@ def get(feedback_id: Id, daemon: DaemonDep) -> FeedbackBody:
     return FeedbackBody.model_validate(daemon.db.feedback.get(feedback_id))
 
 
-@router.patch("/{feedback_id}", responses=documented(404, 503, 507))
+@router.patch("/{feedback_id}", responses=documented(404, 409, 503, 507))
 def edit(feedback_id: Id, body: FeedbackPatch, daemon: DaemonDep) -> FeedbackBody:
     """Change feedback. It counts at once; a version that learned the former one serves until the next is trained."""
     changes = body.model_dump(exclude_unset=True)
     if not changes:
         raise InvalidField("rating", NOTHING_SAID)
     if _says_nothing(replace(daemon.db.feedback.get(feedback_id), **changes)):
-        raise InvalidField(next(iter(changes)), "cannot be taken away: nothing would be left; delete the feedback")
+        raise FieldConflict(next(iter(changes)), "cannot be taken away: nothing would be left; delete the feedback")
     record = daemon.db.feedback.edit(feedback_id, **changes)
     daemon.ratings.note(record)
     return FeedbackBody.model_validate(record)
@@ -274,6 +306,37 @@ def delete(feedback_id: Id, daemon: DaemonDep) -> Deleted:
     No version that learned it replies from then on; what it was learned into is deleted, too.
     """
     return deleted(daemon, daemon.db.erasures.feedback(feedback_id))
+
+
+def _import(file: IO[bytes], query: ImportQuery, daemon: Daemon) -> Imported:
+    """Check every line, and store them where all are right."""
+    valid, refused = 0, dict[int, InvalidField]()
+    for news, errors in _parsed(file, query):
+        if errors and not query.dry_run:
+            raise next(iter(errors.values()))
+        valid += len(news)
+        refused |= errors
+        if len(refused) > MOST_REFUSED:
+            break
+    if not valid and not refused:
+        raise InvalidField("body", "contains no line; send one JSON object per line")
+    if not query.dry_run:
+        return Imported(imported=daemon.db.imports.store((news for news, _ in _parsed(file, query)), valid))
+    lines = [RefusedLine(line=number, message=str(error)) for number, error in refused.items()]
+    if len(lines) > MOST_REFUSED:
+        message = f"{MOST_REFUSED:,} lines before it are refused; it and those behind it are not told"
+        lines[MOST_REFUSED:] = [RefusedLine(line=lines[MOST_REFUSED].line, message=message)]
+    return Imported(imported=0, valid=valid, refused=lines)
+
+
+def _parsed(file: IO[bytes], query: ImportQuery) -> Iterator[tuple[list[NewFeedback], dict[int, InvalidField]]]:
+    """Yield the feedback in the lines of the file, and the errors, some lines at a time."""
+    tags = () if query.tag is None else (query.tag,)
+    file.seek(0)
+    first = 1
+    while lines := file.readlines(BATCH_BYTES):
+        yield from_lines(lines, query.profile, tags, first)
+        first += len(lines)
 
 
 def _says_nothing(given: FeedbackRequest | FeedbackRecord) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from lars_agent.example import Message
-from lars_agent.store.names import DEFAULT_PROFILE, PROFILE_PATTERN, VERSION_PATTERN, is_profile_name
+from lars_agent.store.names import BASE, DEFAULT_PROFILE, PROFILE_PATTERN, VERSION_PATTERN, is_profile_name
 from service.api.errors import InvalidField
 
 MAX_MESSAGES = 1000
@@ -28,6 +28,11 @@ MOST_IDS = 200
 MAX_PAGE_ROWS = 1000
 RATINGS = {"up": 1.0, "down": -1.0}
 SURROGATES = re.compile("[\ud800-\udfff]")
+BLANK = r"\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # what `str.strip` removes
+STORABLE = {"pattern": r"^[^\x00]*$"}  # as `storable` and `not_blank` have it, in JSON schema
+SPOKEN = {"pattern": rf"^[^\x00]*[^\x00{BLANK}][^\x00]*$"}
+DATE_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE)
+FLAGS = {"true": True, "false": False}
 
 
 def storable(text: str) -> str:
@@ -46,9 +51,33 @@ def not_blank(text: str) -> str:
     return text
 
 
+def flag(value: Any) -> Any:
+    """Return the flag of a query, `true` or `false`."""
+    if isinstance(value, str) and value not in FLAGS:
+        raise ValueError("must be true or false")
+    return FLAGS[value] if isinstance(value, str) else value
+
+
+def whole(value: Any) -> Any:
+    """Return 5 for 5.0, which is an integer to JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def moment(value: Any) -> Any:
+    """Validate that the text is a time with its timezone, as RFC 3339 has it; a number is none."""
+    if isinstance(value, str) and not DATE_TIME.fullmatch(value):
+        raise ValueError("must be a time with its timezone, such as 2026-11-25T12:00:00Z")
+    return value
+
+
 def as_list(value: Any) -> Any:
     """Return a single text as a list of one."""
     return [value] if isinstance(value, str) else value
+
+
+def is_one_of(value: Any, values: Sequence[Any]) -> bool:
+    """Return whether the JSON value is one of these; to JSON, unlike to Python, true is not 1."""
+    return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in values)
 
 
 def ends_with_user(turns: list[Turn]) -> list[Turn]:
@@ -113,19 +142,36 @@ class Reply(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
 
-Text = Annotated[str, AfterValidator(storable)]
-SpokenText = Annotated[str, AfterValidator(storable), AfterValidator(not_blank)]
+Text = Annotated[str, Field(json_schema_extra=STORABLE), AfterValidator(storable)]
+SpokenText = Annotated[str, Field(json_schema_extra=SPOKEN), AfterValidator(storable), AfterValidator(not_blank)]
 Words = Annotated[
     str,
     Field(min_length=1, max_length=200, description="Words that a row's texts must hold, in upper or lower case."),
+    Field(json_schema_extra=STORABLE),
     AfterValidator(storable),
 ]
-Tag = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(storable)]
-Id = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(storable)]
+Tag = Annotated[str, Field(min_length=1, max_length=100, json_schema_extra=STORABLE), AfterValidator(storable)]
+Id = Annotated[str, Field(min_length=1, max_length=100, json_schema_extra=STORABLE), AfterValidator(storable)]
+Flag = Annotated[bool, BeforeValidator(flag)]  # of a query
+Switch = Annotated[bool, Field(strict=True)]  # of a body, as are these; 1, "1" and "yes" are none
+Whole = Annotated[int, Field(strict=True), BeforeValidator(whole)]
+Number = Annotated[float, Field(strict=True)]
+Version = Annotated[
+    str,
+    Field(description='"v3", or "base".', json_schema_extra={"pattern": f"^({BASE}|{VERSION_PATTERN.pattern})$"}),
+]
 StopText = Annotated[Text, Field(min_length=1, max_length=1000)]
-Stops = Annotated[list[StopText], BeforeValidator(as_list)]
+STOP = {"type": "string", "minLength": 1, "maxLength": 1000, **STORABLE}
+Stops = Annotated[
+    list[StopText],
+    BeforeValidator(as_list),
+    WithJsonSchema({"anyOf": [STOP, {"type": "array", "items": STOP, "maxItems": 16}]}),
+]
 Profile = Annotated[
-    str, Field(pattern=f"^{PROFILE_PATTERN}$", description="A person or purpose."), AfterValidator(_not_a_version)
+    str,
+    Field(pattern=f"^{PROFILE_PATTERN}$", description="A person or purpose."),
+    Field(json_schema_extra={"pattern": f"^(?!(?:{BASE}|{VERSION_PATTERN.pattern})$){PROFILE_PATTERN}$"}),
+    AfterValidator(_not_a_version),
 ]
 Rating = Annotated[
     Annotated[float, Field(strict=True)],
@@ -134,7 +180,7 @@ Rating = Annotated[
 ]
 JsonObject = Annotated[dict[str, Any], AfterValidator(finite)]
 RecallChoice = Annotated[
-    bool | None,
+    Switch | None,
     Field(description="Whether past corrections are put into the prompt; the profile's setting by default."),
 ]
 VersionLabel = Annotated[
@@ -144,8 +190,32 @@ VersionLabel = Annotated[
 ]
 
 
+def by_role(schema: dict[str, Any]) -> None:
+    """Describe that only the assistant's message may be blank, in the schema of a message."""
+    properties = schema.pop("properties")
+    roles, content = properties["role"]["enum"], properties["content"]
+    common = {name: schema.pop(name) for name in ("type", "required", "additionalProperties")}
+    kinds = (["assistant"], content), ([role for role in roles if role != "assistant"], spoken(content))
+    schema["anyOf"] = [
+        common | {"properties": properties | {"role": {"type": "string", "enum": names}, "content": own}}
+        for names, own in kinds
+    ]
+
+
+def spoken(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema of a content that must not be blank: a text, or a list of parts one of which is not."""
+    if "anyOf" in content:
+        kinds = [spoken(kind) for kind in content["anyOf"] if kind.get("type") != "null"]
+        return {**content, "anyOf": kinds}
+    if content["type"] == "array":
+        return {**content, "contains": {"type": "object", "properties": {"text": SPOKEN}}, "minItems": 1}
+    return {**content, **SPOKEN}
+
+
 class Turn(Body):
     """One message of a conversation."""
+
+    model_config = ConfigDict(json_schema_extra=by_role)
 
     role: Literal["system", "user", "assistant"]
     content: Text = Field(description="Only the assistant's may be empty.")
@@ -163,8 +233,14 @@ TextOrMessages = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "string", "description": "One user message."},
-                {"type": "array", "items": {"$ref": "#/components/schemas/Turn"}, "description": "A conversation."},
+                {"type": "string", "description": "One user message.", **SPOKEN},
+                {
+                    "type": "array",
+                    "items": {"$ref": "#/components/schemas/Turn"},
+                    "minItems": 1,
+                    "maxItems": MAX_MESSAGES,
+                    "description": "A conversation that ends with the user's message.",
+                },
             ]
         }
     ),
@@ -174,11 +250,11 @@ TextOrMessages = Annotated[
 class SamplingFields(BaseModel):
     """Sampling parameters that OpenAI's and Ollama's requests share; null is the default."""
 
-    top_k: int | None = Field(default=None, ge=0, le=2**31)
-    min_p: float | None = Field(default=None, ge=0, le=1)
-    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
-    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    top_k: Whole | None = Field(default=None, ge=0, le=2**31)
+    min_p: Number | None = Field(default=None, ge=0, le=1)
+    frequency_penalty: Number | None = Field(default=None, ge=-2, le=2)
+    presence_penalty: Number | None = Field(default=None, ge=-2, le=2)
+    seed: Whole | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: Stops | None = Field(default=None, max_length=16)
 
 

@@ -7,7 +7,15 @@ from itertools import count
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 from sse_starlette import EventSourceResponse
 
 from lars_agent.runtime.request import FinishReason, Generation, GenerationRequest, Piece
@@ -16,12 +24,16 @@ from service.api.dependencies import DaemonDep, Keeping, KeepingDep
 from service.api.errors import answers, documented
 from service.api.fields import (
     Body,
+    Number,
     RecallChoice,
     RecalledBody,
     Reply,
     StopText,
+    Switch,
     TextOrMessages,
     VersionLabel,
+    Whole,
+    is_one_of,
     to_messages,
 )
 from service.api.model_names import ModelName
@@ -47,41 +59,63 @@ def _not_tiny(temperature: float) -> float:
     return temperature
 
 
+def _not_a_number(value: Any) -> Any:
+    if not isinstance(value, bool):
+        raise ValueError("must be false or null")
+    return value
+
+
+def _add_unsupported(schema: dict[str, Any]) -> None:
+    schema["properties"] |= {name: {"enum": list(OFF), "description": "Not supported."} for name in sorted(TGI_ONLY)}
+
+
+Temperature = Annotated[
+    Number,
+    Field(ge=0, le=100),
+    AfterValidator(_not_tiny),
+    WithJsonSchema({"anyOf": [{"const": 0}, {"type": "number", "minimum": MIN_TEMPERATURE, "maximum": 100}]}),
+]
+
+
 class Parameters(Body):
     """Generation parameters; null is the default."""
 
-    max_new_tokens: int | None = Field(
+    model_config = ConfigDict(json_schema_extra=_add_unsupported)
+
+    max_new_tokens: Whole | None = Field(
         default=None, ge=1, le=1_000_000, description="Longest reply, tokens; the daemon's own limit applies, too."
     )
-    temperature: Annotated[float, Field(ge=0, le=100), AfterValidator(_not_tiny)] | None = Field(
-        default=None, description="0, the default, is greedy."
-    )
-    do_sample: bool | None = Field(default=None, description="false: greedy; true: temperature 1 by default.")
-    top_p: float | None = Field(default=None, gt=0, le=1, description="Nucleus; 1 is off.")
-    top_k: int | None = Field(default=None, ge=0, le=2**31, description="Most probable tokens to sample; 0 is off.")
-    repetition_penalty: float | None = Field(default=None, ge=0.1, le=10, description="1 is off.")
+    temperature: Temperature | None = Field(default=None, description="0, the default, is greedy.")
+    do_sample: Switch | None = Field(default=None, description="false: greedy; true: temperature 1 by default.")
+    top_p: Number | None = Field(default=None, gt=0, le=1, description="Nucleus; 1 is off.")
+    top_k: Whole | None = Field(default=None, ge=0, le=2**31, description="Most probable tokens to sample; 0 is off.")
+    repetition_penalty: Number | None = Field(default=None, ge=0.1, le=10, description="1 is off.")
     stop: list[StopText] | None = Field(
         default=None, max_length=16, description="Texts that end the reply; they are not part of it."
     )
-    seed: int | None = Field(default=None, ge=0, lt=2**63, description="Seed of the sampling; random by default.")
+    seed: Whole | None = Field(default=None, ge=0, lt=2**63, description="Seed of the sampling; random by default.")
     adapter_id: ModelName = None
     recall: RecallChoice = None
-    details: bool | None = Field(default=None, description="Accepted for TGI's clients; details are always sent.")
+    details: Switch | None = Field(default=None, description="Accepted for TGI's clients; details are always sent.")
 
     @model_validator(mode="before")
     @classmethod
     def _drop_what_is_off(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        return {key: value for key, value in values.items() if not (key in TGI_ONLY and value in OFF)}
+        return {key: value for key, value in values.items() if not (key in TGI_ONLY and is_one_of(value, OFF))}
 
 
 class GenerateRequest(Body):
     """A prompt and how to reply to it."""
 
     inputs: TextOrMessages = Field(description="One user message, or a conversation that ends with the user's.")
-    parameters: Parameters = Parameters()
-    stream: Literal[False] | None = Field(default=None, description="For a stream use POST /generate_stream.")
+    parameters: Annotated[
+        Parameters, WithJsonSchema({"anyOf": [{"$ref": "#/components/schemas/Parameters"}, {"type": "null"}]})
+    ] = Parameters()
+    stream: Annotated[Literal[False], BeforeValidator(_not_a_number)] | None = Field(
+        default=None, description="For a stream use POST /generate_stream."
+    )
 
     @field_validator("parameters", mode="before")
     @classmethod
@@ -100,7 +134,9 @@ class GenerateRequest(Body):
 class StreamRequest(GenerateRequest):
     """A prompt and how to reply to it, for a stream."""
 
-    stream: bool | None = Field(default=None, description="Accepted for TGI's clients; the answer is always a stream.")  # type: ignore[assignment]
+    stream: Switch | None = Field(
+        default=None, description="Accepted for TGI's clients; the answer is always a stream."
+    )  # type: ignore[assignment]
 
 
 class GenerationDetails(Reply):

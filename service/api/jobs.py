@@ -21,6 +21,7 @@ from service.api.dependencies import DaemonDep
 from service.api.errors import Responses, answers, ascii_json, documented
 from service.api.fields import (
     Body,
+    Flag,
     Id,
     JsonObject,
     Page,
@@ -49,7 +50,7 @@ EVENTS = answers(
 class AdaptQuery(Body):
     """Options of POST /jobs."""
 
-    dry_run: bool = Field(default=False, description="Answer with the plan and its predicted peak; start nothing.")
+    dry_run: Flag = Field(default=False, description="Answer with the plan and its predicted peak; start nothing.")
 
 
 class JobRequest(ProfileQuery):
@@ -84,6 +85,9 @@ class JobSpecBody(Reply):
     seen: Annotated[int, BeforeValidator(len)] | None = Field(default=None, description="Examples before curation.")
     dropped: Annotated[dict[str, int], BeforeValidator(_by_reason)] | None = Field(
         default=None, description="Examples left out, by reason."
+    )
+    masked: Annotated[dict[str, int], BeforeValidator(_by_reason)] | None = Field(
+        default=None, description="Examples learned without the secrets in them, by reason."
     )
     active_version: Label = Field(default=None, description="Active version when the job started.")
     parent_version: Label = Field(default=None, description="The incumbent: the version to compare with and restore.")

@@ -1,4 +1,4 @@
-"""ASGI middleware: count requests, check Host, Origin and token, limit the size of bodies."""
+"""ASGI middleware: headers of every answer, count requests, check Host, Origin and token, limit the size of bodies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hmac
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import cookie_parser
 from starlette.responses import Response
@@ -17,14 +17,13 @@ from service.api.session import COOKIE, session_of
 from service.serving.request_metrics import RequestMetrics
 from service.settings.sections import Server
 
-OPEN_PATHS = frozenset(
-    (
-        *("/", "/device", "/docs", "/learned", "/memory", "/preferences", "/status", "/versions"),
-        *("/health", "/openapi.json", "/ready"),
-        "/enter",  # checks the token itself
-    )
-)  # without personal data for who has no token
+PAGES = frozenset(("/", "/device", "/docs", "/learned", "/memory", "/preferences", "/status", "/versions"))
+# Without personal data for who has no token; /enter checks the token itself.
+OPEN_PATHS = PAGES | {"/health", "/openapi.json", "/ready", "/enter"}
 OPEN_PREFIX = "/static/"
+OWN_SITES = ("same-origin", "none")  # of Sec-Fetch-Site: this daemon's pages, and people who type an address
+WRONG_TOKEN = "the token is wrong or missing; send the header Authorization: Bearer <server.token>"
+TOO_MANY = "too many wrong tokens come from this address at once; wait for the answers"
 IMPORT_PATH = "/feedback/import"
 DRAINED_BODIES = 8  # times the limit to read and discard, so that the client receives the error
 
@@ -57,8 +56,25 @@ class RequestCounter:
             raise
 
 
+class SafeHeaders:
+    """Adds to every answer that its type is the one that it says, so that no browser takes a reply for a script."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; add the header where its answer starts."""
+
+        async def adding(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Content-Type-Options"] = "nosniff"
+            await send(message)
+
+        await self._app(scope, receive, adding)
+
+
 class AccessGuard:
-    """Answers 403 to a foreign Host (DNS rebinding) or Origin (another site), and 401 without token or session."""
+    """Answers 403 to a foreign Host (DNS rebinding) or site, and 401 without token or session."""
 
     def __init__(self, app: ASGIApp, server: Server) -> None:
         self._app, self._token = app, server.token
@@ -67,18 +83,29 @@ class AccessGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, unless it is refused."""
-        refusal = self._refusal(scope["path"], Headers(scope=scope)) if scope["type"] == "http" else None
+        refusal = None
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            refusal = self._foreign(scope, headers) or await self._unauthorized(scope, headers)
         await (refusal or self._app)(scope, receive, send)
 
-    def _refusal(self, path: str, headers: Headers) -> Response | None:
+    def _foreign(self, scope: Scope, headers: Headers) -> Response | None:
+        path = scope["path"]
         hosts = [host.lower() for host in headers.getlist("host")]
         if len(hosts) != 1 or without_port(hosts[0]) not in self._hosts:
-            message = f"the Host {','.join(hosts)!a:.100} is not one of server.allowed_hosts {sorted(self._hosts)}"
+            message = f"the Host {','.join(hosts)!a:.100} is not one of server.allowed_hosts"
             return error_response(path, 403, message)
         for origin in headers.getlist("origin"):
             if origin.lower() not in (f"http://{hosts[0]}", f"https://{hosts[0]}"):
                 message = f"the Origin {origin!a:.100} is another site; only pages of this daemon may call it"
                 return error_response(path, 403, message)
+        site = headers.get("sec-fetch-site", "none")
+        if site not in OWN_SITES and "origin" not in headers and not _is_visit(scope, headers):
+            return error_response(path, 403, f"only pages of this daemon may ask for this, not a {site!a:.40} one")
+        return None
+
+    async def _unauthorized(self, scope: Scope, headers: Headers) -> Response | None:
+        path = scope["path"]
         if self._token is None or path in OPEN_PATHS or path.startswith(OPEN_PREFIX):
             return None
         scheme, _, given = headers.get("authorization", "").partition(" ")
@@ -87,11 +114,32 @@ class AccessGuard:
             return None
         # Cookies are sent to every port of a host, and by the pages of every port: only this daemon's own may use it.
         session = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
-        is_own = headers.get("sec-fetch-site", "same-origin") in ("same-origin", "none")
+        is_own = headers.get("sec-fetch-site", "none") in OWN_SITES
         if is_own and hmac.compare_digest(session.encode(), session_of(token).encode()):
             return None
-        message = "the token is wrong or missing; send the header Authorization: Bearer <server.token>"
-        return error_response(path, 401, message, headers={"WWW-Authenticate": "Bearer"})
+        if scheme.lower() == "bearer" and given.strip():
+            return await hold_wrong_token(scope) or _refused(path)
+        return _refused(path)
+
+
+async def hold_wrong_token(scope: Scope) -> Response | None:
+    """Hold back the answer to a wrong token for as long as its address has to wait; a 429 if too many wait already."""
+    wrong_tokens = scope["app"].state.daemon.wrong_tokens
+    host = (scope.get("client") or ("",))[0]
+    if await wrong_tokens.hold(host):
+        return None
+    retry = {"Retry-After": str(wrong_tokens.retry_after_s(host))}
+    return error_response(scope["path"], 429, TOO_MANY, headers=retry)
+
+
+def _refused(path: str) -> Response:
+    return error_response(path, 401, WRONG_TOKEN, headers={"WWW-Authenticate": "Bearer"})
+
+
+def _is_visit(scope: Scope, headers: Headers) -> bool:
+    """Return True if a person follows a link to a page: the whole window shows it, and its sender cannot read it."""
+    in_window = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest", "document") == "document"
+    return in_window and scope["method"] in ("GET", "HEAD") and scope["path"] in PAGES
 
 
 def without_port(host: str) -> str:

@@ -10,8 +10,8 @@ from pydantic import Field
 from lars_agent.errors import ModelNotFound, ModelUnsupported
 from lars_agent.models.library import ModelLibrary
 from service.api.dependencies import DaemonDep
-from service.api.errors import InvalidField, documented
-from service.api.fields import Body, Reply
+from service.api.errors import FieldConflict, FieldNotFound, documented
+from service.api.fields import Body, Reply, Text
 from service.serving.model_pull import preview
 
 router = APIRouter(prefix="/models", tags=["models"])
@@ -59,7 +59,7 @@ class PreviewBody(Reply):
 class PullRequest(Body):
     """The model to fetch."""
 
-    reference: str = Field(
+    reference: Text = Field(
         min_length=1, max_length=400, description="`default`, a hub id (`org/name@revision`), a folder, a `.gguf` file."
     )
 
@@ -75,21 +75,23 @@ def list_models(daemon: DaemonDep) -> ModelList:
     return ModelList.model_validate({"models": models, "pull": daemon.model_pull.last})
 
 
-@router.get("/preview", responses=documented(503))
+@router.get("/preview", responses=documented(404, 409, 503))
 def preview_model(query: Annotated[PullRequest, Query()], daemon: DaemonDep) -> PreviewBody:
     """Predict what a model needs, from its configuration and the sizes of its files; takes seconds."""
     settings = daemon.settings
     try:
         found = preview(query.reference, settings.model.dtype, settings.memory.budget_bytes)
-    except (ModelNotFound, ModelUnsupported) as error:
-        raise InvalidField("reference", str(error)) from error
+    except ModelNotFound as error:
+        raise FieldNotFound("reference", str(error)) from error
+    except ModelUnsupported as error:
+        raise FieldConflict("reference", str(error)) from error
     return PreviewBody.model_validate(found)
 
 
-@router.post("", status_code=202, responses=documented(409))
+@router.post("", status_code=202, responses=documented(404, 409))
 def pull(body: PullRequest, daemon: DaemonDep) -> PullBody:
     """Fetch a base model while the daemon goes on; `GET /models` tells how far it is."""
     try:
         return PullBody.model_validate(daemon.model_pull.start(body.reference))
     except ModelNotFound as error:
-        raise InvalidField("reference", str(error)) from error
+        raise FieldNotFound("reference", str(error)) from error

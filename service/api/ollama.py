@@ -13,7 +13,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
@@ -21,15 +21,28 @@ from lars_agent.example import Message
 from lars_agent.runtime.request import Generation, GenerationRequest, Piece
 from lars_agent.store.names import DEFAULT_PROFILE, AdapterName
 from service.api.dependencies import DaemonDep, Keeping, KeepingDep
-from service.api.errors import answers, documented
-from service.api.fields import MAX_MESSAGES, Body, SamplingFields, Text, Turn, ends_with_user, to_messages
+from service.api.errors import EVERYWHERE, OllamaErrorBody, answers
+from service.api.errors import documented as documented_errors
+from service.api.fields import (
+    MAX_MESSAGES,
+    Body,
+    Number,
+    SamplingFields,
+    Switch,
+    Text,
+    Turn,
+    Whole,
+    ends_with_user,
+    to_messages,
+)
 from service.api.model_names import ModelName, model_names
 from service.api.openai_models import ModelCard, cards, find_card
 from service.api.streams import Exchange, encode_stream, generation_request
 from service.daemon import Daemon
 from service.process.version import package_version
 
-router = APIRouter(prefix="/api", tags=["ollama"])
+documented = partial(documented_errors, body=OllamaErrorBody)
+router = APIRouter(prefix="/api", tags=["ollama"], responses=documented(*EVERYWHERE))
 
 NDJSON = "application/x-ndjson"
 LINES = answers("JSON lines, one per piece; with `stream: false` one object.", NDJSON)
@@ -40,18 +53,24 @@ DEFAULTS: Mapping[str, float] = {"temperature": 0.8, "top_p": 0.9, "top_k": 40, 
 
 UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 PIECE = r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)"
-DURATION = re.compile(rf"(-?)((?:{PIECE})+)")
-NUMBER = re.compile(r"-?\d{1,12}(\.\d{1,9})?")
+DURATION = re.compile(rf"(-?)((?:{PIECE})+)", re.ASCII)
+NUMBER = re.compile(r"-?\d{1,12}(\.\d{1,9})?", re.ASCII)
 MAX_DURATION_CHARS = 40
+DURATIONS: dict[str, JsonValue] = {
+    "type": "string",
+    "pattern": f"^({NUMBER.pattern}|{DURATION.pattern})$".replace("\\d", "[0-9]"),
+    "maxLength": MAX_DURATION_CHARS,
+}
 
 
 def keep_alive_s(value: Any) -> float:
     """Parse seconds or a duration in Go's format; a negative or very long one is infinite. Raises ValueError."""
     seconds = math.nan
-    if not isinstance(value, str) or NUMBER.fullmatch(value):
-        with contextlib.suppress(TypeError, OverflowError):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number or (isinstance(value, str) and NUMBER.fullmatch(value)):
+        with contextlib.suppress(OverflowError):
             seconds = float(value)
-    elif len(value) <= MAX_DURATION_CHARS and (match := DURATION.fullmatch(value)):
+    elif isinstance(value, str) and len(value) <= MAX_DURATION_CHARS and (match := DURATION.fullmatch(value)):
         seconds = sum(float(number) * UNITS[unit] for number, unit in re.findall(PIECE, match[2]))
         seconds = -seconds if match[1] else seconds
     if math.isnan(seconds):
@@ -62,25 +81,25 @@ def keep_alive_s(value: Any) -> float:
 class Options(SamplingFields):
     """Generation parameters under Ollama's names; others are ignored, as most configure Ollama's own engine."""
 
-    temperature: float | None = Field(default=None, ge=0, le=100)
-    top_p: float | None = Field(default=None, ge=0, le=1)
-    repeat_penalty: float | None = Field(default=None, ge=0.1, le=10)
-    num_predict: int | None = Field(default=None, ge=-2, le=1_000_000, description="Below 0: without limit.")
+    temperature: Number | None = Field(default=None, ge=0, le=100)
+    top_p: Number | None = Field(default=None, ge=0, le=1)
+    repeat_penalty: Number | None = Field(default=None, ge=0.1, le=10)
+    num_predict: Whole | None = Field(default=None, ge=-2, le=1_000_000, description="Below 0: without limit.")
 
 
 class OllamaRequest(Body):
     """Fields that chat and generate share."""
 
     model: ModelName = None
-    stream: bool | None = Field(default=None, description="Stream JSON lines, unless false.")
+    stream: Switch | None = Field(default=None, description="Stream JSON lines, unless false.")
     options: Options | None = None
     keep_alive: Annotated[float, BeforeValidator(keep_alive_s)] | None = Field(
         default=None,
         description="Time to keep the model loaded: seconds, or such as 5m; 0 unloads it now, -1 keeps it forever.",
-        json_schema_extra={"anyOf": [{"type": "number"}, {"type": "string"}, {"type": "null"}]},
+        json_schema_extra={"anyOf": [{"type": "number"}, DURATIONS, {"type": "null"}]},
     )
     format: str | None = Field(default=None, max_length=0, description="Not supported.")
-    think: bool | None = Field(default=None, description="Accepted without effect.")
+    think: Switch | None = Field(default=None, description="Accepted without effect.")
 
     def to_request(self, adapter: AdapterName, messages: tuple[Message, ...], raw: str | None) -> GenerationRequest:
         """Return the engine's request."""
@@ -109,8 +128,8 @@ class OllamaGenerateRequest(OllamaRequest):
 
     prompt: Text = Field(default="", description="Without a prompt the model is loaded or unloaded.")
     system: Text | None = None
-    raw: bool | None = None
-    context: list[int] | None = Field(default=None, description="Accepted without effect.")
+    raw: Switch | None = None
+    context: list[Whole] | None = Field(default=None, description="Accepted without effect.")
     suffix: str | None = Field(default=None, max_length=0)
     images: list[str] | None = Field(default=None, max_length=0)
     template: str | None = Field(default=None, max_length=0)
@@ -121,7 +140,7 @@ class ShowRequest(Body):
 
     model: ModelName = None
     name: ModelName = None
-    verbose: bool | None = None
+    verbose: Switch | None = None
 
 
 @router.post("/chat", response_model=None, responses=LINES | documented(404, 409, 503, 504))

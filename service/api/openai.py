@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from sse_starlette import EventSourceResponse
 
 from lars_agent.example import Message
@@ -18,14 +18,19 @@ from service.api.dependencies import DaemonDep, Keeping, KeepingDep
 from service.api.errors import answers, documented
 from service.api.fields import (
     MAX_MESSAGES,
+    STORABLE,
     Body,
+    Number,
     RecallChoice,
     RecalledBody,
     SamplingFields,
+    Switch,
     Text,
     Turn,
+    Whole,
     as_list,
     ends_with_user,
+    is_one_of,
     to_messages,
 )
 from service.api.model_names import ModelName
@@ -60,6 +65,8 @@ OFF: Mapping[str, tuple[Any, ...]] = {
     "audio": (None,),
     "web_search_options": (None,),
 }
+TEXT = {"type": "string", **STORABLE}
+TEXT_PART = {"type": "object", "properties": {"type": {"const": "text"}, "text": TEXT}, "required": ["type", "text"]}
 REASONS: Mapping[FinishReason, Literal["stop", "length"]] = {
     "eos_token": "stop",
     "stop_sequence": "stop",
@@ -69,8 +76,10 @@ REASONS: Mapping[FinishReason, Literal["stop", "length"]] = {
 
 def _text_of_parts(value: Any) -> Any:
     """Join text parts; anything else is left for the field to refuse."""
-    if isinstance(value, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in value):
-        return "".join(str(part.get("text", "")) for part in value)
+    if isinstance(value, list) and all(
+        isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in value
+    ):
+        return "".join(part["text"] for part in value)
     return "" if value is None else value
 
 
@@ -78,30 +87,45 @@ class OpenAITurn(Turn):
     """A message; its content may be a list of text parts."""
 
     role: Annotated[
-        Literal["system", "user", "assistant"], BeforeValidator(lambda role: "system" if role == "developer" else role)
+        Literal["system", "user", "assistant"],
+        BeforeValidator(lambda role: "system" if role == "developer" else role),
+        WithJsonSchema({"type": "string", "enum": ["system", "user", "assistant", "developer"]}),
     ]
-    content: Annotated[Text, BeforeValidator(_text_of_parts)]
+    content: Annotated[
+        Text,
+        BeforeValidator(_text_of_parts),
+        WithJsonSchema({"anyOf": [TEXT, {"type": "array", "items": TEXT_PART}, {"type": "null"}]}),
+    ]
     name: str | None = Field(default=None, max_length=100, description="Accepted without effect.")
 
 
 class StreamOptions(Body):
     """Options of a stream."""
 
-    include_usage: bool | None = Field(default=None, description="Send the number of tokens in a last chunk.")
-    include_obfuscation: bool | None = Field(default=None, description="Accepted without effect.")
+    include_usage: Switch | None = Field(default=None, description="Send the number of tokens in a last chunk.")
+    include_obfuscation: Switch | None = Field(default=None, description="Accepted without effect.")
+
+
+def _add_unsupported(schema: dict[str, Any]) -> None:
+    """Describe the fields of OpenAI's that are accepted without effect, or with the value that turns them off."""
+    free = {name: {"description": "Accepted without effect."} for name in sorted(WITHOUT_EFFECT)}
+    off = {name: {"enum": list(values), "description": "Not supported."} for name, values in OFF.items()}
+    schema["properties"] = {**free, **off, **schema["properties"]}
 
 
 class OpenAIRequest(SamplingFields, Body):
     """Fields that chat completions and completions share."""
 
+    model_config = ConfigDict(json_schema_extra=_add_unsupported)
+
     model: ModelName = None
-    temperature: float | None = Field(default=None, ge=0, le=2, description="0 is greedy; 1 by default.")
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    repetition_penalty: float | None = Field(default=None, ge=0.1, le=10)
-    max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
+    temperature: Number | None = Field(default=None, ge=0, le=2, description="0 is greedy; 1 by default.")
+    top_p: Number | None = Field(default=None, gt=0, le=1)
+    repetition_penalty: Number | None = Field(default=None, ge=0.1, le=10)
+    max_tokens: Whole | None = Field(default=None, ge=1, le=1_000_000)
     recall: RecallChoice = None
-    store: bool | None = Field(default=None, description="false: answered, but neither kept nor learned from.")
-    stream: bool | None = None
+    store: Switch | None = Field(default=None, description="false: answered, but neither kept nor learned from.")
+    stream: Switch | None = None
     stream_options: StreamOptions | None = None
 
     @model_validator(mode="before")
@@ -112,7 +136,7 @@ class OpenAIRequest(SamplingFields, Body):
         return {
             key: value
             for key, value in values.items()
-            if key not in WITHOUT_EFFECT and not (key in OFF and value in OFF[key])
+            if key not in WITHOUT_EFFECT and not (key in OFF and is_one_of(value, OFF[key]))
         }
 
     @property
@@ -135,9 +159,9 @@ class ChatRequest(OpenAIRequest):
     """A conversation to reply to."""
 
     messages: Annotated[list[OpenAITurn], Field(min_length=1, max_length=MAX_MESSAGES), AfterValidator(ends_with_user)]
-    max_completion_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
-    logprobs: bool | None = None
-    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+    max_completion_tokens: Whole | None = Field(default=None, ge=1, le=1_000_000)
+    logprobs: Switch | None = None
+    top_logprobs: Whole | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
 
     def to_request(self, adapter: AdapterName) -> GenerationRequest:
         """Return the engine's request."""
@@ -150,8 +174,13 @@ class ChatRequest(OpenAIRequest):
 class CompletionRequest(OpenAIRequest):
     """A text to continue, without a chat template."""
 
-    prompt: Annotated[list[Text], BeforeValidator(as_list), Field(min_length=1, max_length=1)]
-    logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+    prompt: Annotated[
+        list[Text],
+        BeforeValidator(as_list),
+        Field(min_length=1, max_length=1),
+        WithJsonSchema({"anyOf": [TEXT, {"type": "array", "items": TEXT, "minItems": 1, "maxItems": 1}]}),
+    ]
+    logprobs: Whole | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
 
     def to_request(self, adapter: AdapterName) -> GenerationRequest:
         """Return the engine's request."""

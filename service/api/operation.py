@@ -5,23 +5,30 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
+import structlog
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from pydantic import Field
 from starlette.responses import Response
 
+from lars_agent.errors import LarsError, ModelLoading
 from lars_agent.memory.measure import peak_rss_bytes, rss_bytes
 from service.alarms import AlarmCode
 from service.api.daemon_metrics import resident_bytes
 from service.api.dependencies import DaemonDep
 from service.api.errors import answers, documented
 from service.api.fields import Reply, VersionLabel, version_label
+from service.daemon import Daemon
+from service.db.errors import DatabaseBusy
 from service.process.version import package_version
 from service.schedule.device import free_disk_bytes
 from service.worker.memory_limit import LimitKind
 
+log = structlog.get_logger(__name__)
+
 router = APIRouter(tags=["operation"])
 
+LOADING = "Loading model"
 METRICS = answers("The metrics.", "text/plain", {"schema": {"type": "string"}})
 
 
@@ -96,6 +103,13 @@ class FeedbackCounts(Reply):
     stated: int = Field(description="Taken from conversations.")
 
 
+class ImportInfo(Reply):
+    """How far an import of feedback is."""
+
+    done: int = Field(description="Rows stored, which nobody sees before the last one is.")
+    total: int
+
+
 class Info(Reply):
     """State of the daemon."""
 
@@ -110,6 +124,7 @@ class Info(Reply):
     feedback: FeedbackCounts
     lessons: dict[str, int] = Field(description="Corrections, liked replies and stated facts, by profile.")
     interactions: int
+    importing: ImportInfo | None = Field(description="Null while no feedback is imported.")
     memory: MemoryInfo
     free_disk_bytes: int | None = Field(description="Room on the disk of the data folder; null if unknown.")
     job: str | None = Field(description="The job that is running or paused.")
@@ -120,7 +135,7 @@ class Info(Reply):
 @router.get("/health", response_model_exclude_none=True, responses=documented(503))
 async def health(daemon: DaemonDep) -> Health:
     """Answer without waiting or token; 503 while the model loads. GET /info has the messages of the alarms."""
-    daemon.model_host.require_model()
+    _require_model(daemon)
     alarms = sorted({alarm.code for alarm in daemon.problems()})
     return Health(status="degraded", alarms=alarms) if alarms else Health()
 
@@ -128,8 +143,12 @@ async def health(daemon: DaemonDep) -> Health:
 @router.get("/ready", responses=documented(503))
 def ready(daemon: DaemonDep) -> Ready:
     """Check that the model and the database answer. Needs no token."""
-    daemon.model_host.require_model()
-    daemon.db.interactions.count()
+    _require_model(daemon)
+    try:
+        daemon.db.interactions.count()
+    except LarsError as error:
+        log.error("database_not_ready", error=str(error))
+        raise DatabaseBusy("the database does not answer; the daemon's log says why") from error
     return Ready()
 
 
@@ -164,6 +183,7 @@ def info(daemon: DaemonDep) -> Info:
         feedback=FeedbackCounts(**daemon.db.feedback.counts()),
         lessons=daemon.db.feedback.lessons(),
         interactions=daemon.db.interactions.count(),
+        importing=None if (found := daemon.db.imports.progress) is None else ImportInfo(**vars(found)),
         memory=memory,
         free_disk_bytes=free_disk_bytes(daemon.settings.data_dir),
         job=daemon.supervisor.current,
@@ -176,6 +196,15 @@ def info(daemon: DaemonDep) -> Info:
 def metrics(daemon: DaemonDep) -> Response:
     """Return metrics in Prometheus's text format; no name, label or value contains personal data."""
     return Response(generate_latest(daemon.metrics.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+def _require_model(daemon: Daemon) -> None:
+    """Raise ModelLoading with nothing in it that is not for everybody, such as where the model was looked for."""
+    try:
+        daemon.model_host.require_model()
+    except ModelLoading as error:
+        failed = f"{LOADING}: it could not be loaded yet; GET /info says why"
+        raise ModelLoading(failed if daemon.model_host.loading_error else LOADING) from error
 
 
 def _resident_bytes(pid: int | None) -> int:

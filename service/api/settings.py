@@ -8,14 +8,15 @@ from functools import cache
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import Field, RootModel
+from pydantic import Field, GetJsonSchemaHandler, RootModel
+from pydantic_core import CoreSchema
 
 from lars_agent.errors import ConfigError, ModelNotFound
 from lars_agent.models.library import ModelLibrary
 from lars_agent.models.sources import resolve
 from service.api.dependencies import DaemonDep
-from service.api.errors import InvalidField, documented
-from service.api.fields import Body, JsonObject, Reply
+from service.api.errors import FieldNotFound, InvalidField, documented
+from service.api.fields import Body, JsonObject, Reply, whole
 from service.daemon import Daemon
 from service.reload import applies_now, change, renewed
 from service.settings.load import Layer, Settings, origin_of, settings_of
@@ -23,6 +24,13 @@ from service.settings.load import Layer, Settings, origin_of, settings_of
 router = APIRouter(prefix="/settings", tags=["operation"])
 
 FILE_ONLY = ("data_dir", "server")  # who may come in is not decided by somebody who came in
+JSON_TYPES: Mapping[type, tuple[str, ...]] = {
+    bool: ("boolean",),
+    int: ("integer", "number"),
+    float: ("number",),
+    str: ("string",),
+    type(None): ("null",),
+}
 ABOVE = ("the environment", "the command line")
 
 
@@ -49,6 +57,13 @@ class SettingList(Reply):
 class SettingChanges(RootModel[dict[str, Any]]):
     """New values by key; null takes a change back, so that the configuration file's value or the default holds."""
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Describe the settings that can be changed."""
+        keys = {".".join(path): schema for path, schema in _schemas() if path[0] not in FILE_ONLY}
+        properties = {key: {"anyOf": [dict(schema), {"type": "null"}]} for key, schema in keys.items()}
+        return {"type": "object", "properties": properties, "additionalProperties": False, "description": cls.__doc__}
+
 
 @router.get("", responses=documented(409))
 def get(daemon: DaemonDep) -> SettingList:
@@ -63,7 +78,7 @@ def get(daemon: DaemonDep) -> SettingList:
     return SettingList(settings=found)
 
 
-@router.patch("", responses=documented(409, 507))
+@router.patch("", responses=documented(404, 409, 507))
 def edit(body: SettingChanges, daemon: DaemonDep, query: Annotated[Body, Query()]) -> SettingList:
     """Change settings, all or none; what does not apply at once applies at the next start.
 
@@ -71,11 +86,14 @@ def edit(body: SettingChanges, daemon: DaemonDep, query: Annotated[Body, Query()
     and the command line win over them.
     """
     locked = {setting.key: setting.locked for setting in get(daemon).settings}
-    for key in body.root:
+    schemas = {".".join(path): schema for path, schema in _schemas()}
+    for key, value in body.root.items():
         if key not in locked:
             raise InvalidField(key[:100], "is no setting; GET /settings lists them")
         if reason := locked[key]:
             raise InvalidField(key, f"cannot be changed here: {reason}")
+        if value is not None and not _fits(value, schemas[key]):
+            raise InvalidField(key, f"input should be a valid {schemas[key].get('type', 'value')}")
     if isinstance(name := body.root.get("model.name"), str):
         _require_model(daemon, name)
     try:
@@ -87,7 +105,7 @@ def edit(body: SettingChanges, daemon: DaemonDep, query: Annotated[Body, Query()
 
 
 def _require_model(daemon: Daemon, name: str) -> None:
-    """Raise InvalidField unless a model of this name is installed, or can be fetched at the next start."""
+    """Raise FieldNotFound unless a model of this name is installed, or can be fetched at the next start."""
     library = ModelLibrary(daemon.settings.models_dir)
     with suppress(ModelNotFound):
         library.get(name)
@@ -95,7 +113,7 @@ def _require_model(daemon: Daemon, name: str) -> None:
     try:
         resolve(name)
     except ModelNotFound as error:
-        raise InvalidField("model.name", str(error)) from error
+        raise FieldNotFound("model.name", str(error)) from error
 
 
 def _body(
@@ -119,6 +137,18 @@ def _body(
         origin=origin,
         locked=locked,
     )
+
+
+def _fits(value: Any, schema: Mapping[str, Any]) -> bool:
+    """Return whether a JSON value is of the type that the schema has: true is no number, and "1" is none."""
+    if "anyOf" in schema:
+        return any(_fits(value, kind) for kind in schema["anyOf"])
+    if isinstance(value, list):
+        return schema.get("type") == "array" and all(_fits(item, schema.get("items", {})) for item in value)
+    if isinstance(value, dict):
+        inner = schema.get("additionalProperties", {})
+        return schema.get("type") == "object" and all(_fits(item, inner) for item in value.values())
+    return schema.get("type") in (None, *JSON_TYPES[type(whole(value))])
 
 
 def _at(values: Any, path: Sequence[str]) -> Any:

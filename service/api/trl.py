@@ -17,7 +17,16 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 
 from lars_agent.example import Message
 from service.api.errors import InvalidField, describe
-from service.api.fields import MAX_MESSAGES, SpokenText, TextOrMessages, Turn, not_blank, to_messages
+from service.api.fields import (
+    MAX_MESSAGES,
+    SPOKEN,
+    SpokenText,
+    Switch,
+    TextOrMessages,
+    Turn,
+    not_blank,
+    to_messages,
+)
 from service.db.feedback import to_example
 from service.db.records import FeedbackRecord, NewFeedback
 
@@ -72,7 +81,18 @@ def _ends_with_reply(turns: list[Turn]) -> list[Turn]:
     return turns
 
 
-Completion = Annotated[list[ReplyTurn], BeforeValidator(_reply), AfterValidator(_one_reply)]
+REPLY_TURN = {
+    "type": "object",
+    "properties": {"role": {"const": "assistant"}, "content": {"type": "string", **SPOKEN}},
+    "required": ["role", "content"],
+    "additionalProperties": False,
+}
+ONE_REPLY = {"type": "array", "items": REPLY_TURN, "minItems": 1, "maxItems": 1}
+Completion = Annotated[
+    list[ReplyTurn],
+    BeforeValidator(_reply),
+    AfterValidator(_one_reply),
+]
 Dialogue = Annotated[list[Turn], Field(max_length=MAX_MESSAGES), AfterValidator(_ends_with_reply)]
 
 
@@ -100,7 +120,7 @@ class PreferenceRow(BaseModel):
 class KtoRow(CompletionRow):
     """A prompt, a reply, and whether it is good."""
 
-    label: bool
+    label: Switch
 
 
 AnyRow = MessagesRow | PreferenceRow | KtoRow | CompletionRow
@@ -112,21 +132,38 @@ KINDS: tuple[tuple[str, type[AnyRow]], ...] = (
 )
 
 
+def _rows() -> dict[str, Any]:
+    """Return the JSON schema of the lines; the columns of an earlier kind decide what a row is."""
+    turns = {"type": "array", "items": {"$ref": "#/components/schemas/Turn"}, "minItems": 2, "maxItems": MAX_MESSAGES}
+    prompt = {"anyOf": [{"type": "string", **SPOKEN}, {**turns, "minItems": 1}]}
+    reply = {"anyOf": [{"type": "string", **SPOKEN}, ONE_REPLY]}
+    columns = {"messages": turns, "prompt": prompt, "completion": reply, "chosen": reply, "rejected": reply}
+    columns["label"] = {"type": "boolean"}
+    kinds, earlier = list[dict[str, Any]](), list[str]()
+    for column, kind in KINDS:
+        own = {name: columns[name] for name in kind.model_fields}
+        others = {"not": {"anyOf": [{"required": [name]} for name in earlier]}} if earlier else {}
+        kinds.append({"type": "object", "properties": own, "required": list(own), **others})
+        earlier.append(column)
+    return {"type": "array", "items": {"anyOf": kinds}, "minItems": 1, "description": "One JSON object per line."}
+
+
+ROWS = _rows()
+
+
 def from_lines(
-    lines: Sequence[bytes], profile: str, tags: tuple[str, ...] = ()
+    lines: Sequence[bytes], profile: str, tags: tuple[str, ...] = (), first: int = 1
 ) -> tuple[list[NewFeedback], dict[int, InvalidField]]:
     """Return the feedback in the lines, for `profile`, and by number the errors of lines that hold none.
 
-    Raises InvalidField without any line.
+    `first` is the number of the first line.
     """
     news, refused = list[NewFeedback](), dict[int, InvalidField]()
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines, start=first):
         try:
             news += [replace(_read(line, number), profile=profile, tags=tags)] if line.strip() else []
         except InvalidField as error:
             refused[number] = error
-    if not news and not refused:
-        raise InvalidField("body", "contains no line; send one JSON object per line")
     return news, refused
 
 

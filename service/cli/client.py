@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import httpx
@@ -48,10 +48,11 @@ class Client:
         """Send changes and return the JSON reply."""
         return self._send("PATCH", path, json=body).json()
 
-    def upload(self, path: str, content: bytes, **query: str) -> Any:
-        """Send a body of JSON lines and return the JSON reply."""
-        headers = {"Content-Type": "application/x-ndjson"}
-        return self._send("POST", path, content=content, headers=headers, params=query).json()
+    def upload(self, path: str, content: Iterable[bytes], **query: str) -> Any:
+        """Send a body of JSON lines and return the JSON reply, which may take long."""
+        options: dict[str, Any] = {"headers": {"Content-Type": "application/x-ndjson"}, "params": query}
+        timeout = httpx.Timeout(TIMEOUT_S, read=None)
+        return self._send("POST", path, content=content, timeout=timeout, **options).json()
 
     def delete(self, path: str) -> Any:
         """Delete the resource at `path`; return the answer."""

@@ -14,6 +14,7 @@ from lars_agent.errors import LarsError
 from lars_agent.memory.allocator import thrifty_environment
 from service.cli.client import ApiError, Client
 from service.cli.output import Json, print_json, print_text
+from service.process.private_files import wider_than_private
 from service.settings.load import Settings, load_settings
 
 MIN_FREE_BYTES = 1_000_000_000  # the default model, a job's checkpoints and some versions
@@ -48,7 +49,7 @@ def examine() -> Iterator[Finding]:
         yield Finding("settings", False, str(error))
         return
     yield Finding("settings", True, f"data in {settings.data_dir}, port {settings.server.port}")
-    checks: tuple[Callable[[Settings], str], ...] = (disk, memory, model, daemon)
+    checks: tuple[Callable[[Settings], str], ...] = (disk, access, memory, model, daemon)
     for check in checks:
         try:
             yield Finding(check.__name__, True, check(settings))
@@ -66,6 +67,23 @@ def disk(settings: Settings) -> str:
     if free < MIN_FREE_BYTES:
         raise LarsError(f"{free:,} bytes are free on the disk of {folder}; {MIN_FREE_BYTES:,} are needed")
     return f"{free / 2**30:,.1f} GiB free"
+
+
+def access(settings: Settings) -> str:
+    """Check that others cannot read what was said, or what was learned from it. Raises LarsError."""
+    folder = settings.data_dir
+    if not folder.exists():
+        return f"{folder} is not there yet"
+    if not os.access(folder, os.R_OK | os.X_OK):
+        return f"only its owner may look into {folder}"
+    found = list(wider_than_private(folder))
+    if found:
+        path, mode = found[0]
+        raise LarsError(
+            f"{len(found)} files and folders in {folder} are open to other users of this device, such as "
+            f"{path} ({mode & 0o777:04o}); lars-agent closes those that it owns when it starts"
+        )
+    return f"only its owner may read {folder}"
 
 
 def memory(settings: Settings) -> str:

@@ -5,9 +5,11 @@ Exit codes: 0 success, 1 failure (with one line on stderr), 2 wrong usage.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,9 +18,10 @@ import typer
 from rich.console import Console
 
 from lars_agent.errors import LarsError
+from lars_agent.files import PRIVATE_UMASK
 from service.cli import doctor, model, settings
 from service.cli.client import ApiError, Client
-from service.cli.output import OUT, Json, print_json, print_text, table
+from service.cli.output import OUT, Json, print_json, print_text, progress_shown, table
 from service.process.version import package_version
 from service.settings.load import SettingsSource
 
@@ -28,6 +31,7 @@ app.add_typer(model.app, name="model")
 app.add_typer(schedule, name="schedule")
 ERR = Console(stderr=True)
 POLL_S = 1.0
+CHUNK_BYTES = 2**16
 UNFINISHED = {"queued", "running", "paused"}
 
 
@@ -155,7 +159,10 @@ def adapters(profile: Profile = "default", url: Url = None, as_json: Json = Fals
         ("*" if item["active"] else "", item["version"], item["parent"], item["created"], str(len(item["example_ids"])))
         for item in listed["adapters"]
     ]
-    return OUT.print(table(("", "version", "parent", "created", "examples"), rows))
+    OUT.print(table(("", "version", "parent", "created", "examples"), rows))
+    for version, reason in listed["problems"].items():
+        print_text(f"{version} cannot be used: {reason}")
+    return None
 
 
 @app.command()
@@ -253,7 +260,15 @@ def export(
 @app.command("import")
 def import_(file: typer.FileBinaryRead, profile: Profile = "default", url: Url = None) -> None:
     """Import the feedback in FILE (JSON lines in one of TRL's formats), all of it or none."""
-    print_json(Client(url).upload("/feedback/import", file.read(), profile=profile))
+    client = Client(url)
+
+    def progress() -> str:
+        found = client.get("/info")["importing"]
+        return f"{found['done']:,} of {found['total']:,} lines" if found else ""
+
+    with progress_shown(progress):
+        imported = client.upload("/feedback/import", iter(partial(file.read, CHUNK_BYTES), b""), profile=profile)
+    print_json(imported)
 
 
 @app.command()
@@ -279,6 +294,7 @@ def bench() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; an error that a user can cause is one line on stderr."""
+    os.umask(PRIVATE_UMASK)
     try:
         app(args=arguments, prog_name="lars-agent")
     except (LarsError, ApiError, OSError, httpx.InvalidURL) as error:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lars_agent.errors import ConfigError
 from lars_agent.records import to_dict
 from service.cli.output import OUT, Json, print_json, print_text, table
 from service.settings.load import load_settings
@@ -24,7 +26,7 @@ def pull(
     reference: Annotated[str, typer.Argument(help="default, org/name[@revision], a folder or a .gguf file")],
 ) -> None:
     """Install a base model."""
-    model = _library().pull(reference, print_text)
+    model = _own_library().pull(reference, print_text)
     print_text(f"{model.name} in {model.folder}")
 
 
@@ -70,7 +72,15 @@ def list_(as_json: Json = False) -> None:
 @app.command()
 def use(name: str) -> None:
     """Use an installed model from the daemon's next start on."""
-    print_text(f"the daemon uses {_library().use(name).name} from its next start on")
+    print_text(f"the daemon uses {_own_library().use(name).name} from its next start on")
+
+
+def _own_library() -> ModelLibrary:
+    """Return the library to write to. Raises ConfigError for root in another user's, who could not read the files."""
+    data_dir = load_settings().data_dir
+    if os.geteuid() == 0 and data_dir.exists() and (owner := data_dir.stat().st_uid) != 0:
+        raise ConfigError(f"{data_dir} belongs to another user; run this as that one, with: sudo -u '#{owner}' ...")
+    return _library()
 
 
 def _library() -> ModelLibrary:

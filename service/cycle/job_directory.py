@@ -37,6 +37,7 @@ def write_job_directory(
         "train": len(curated.train),
         "heldout": len(curated.heldout),
         "dropped": [asdict(dropped) for dropped in curated.dropped],
+        "masked": [asdict(masked) for masked in curated.masked],
     }
     job = context.db.jobs.update(job.id, spec=record, budget_bytes=spec.budget_bytes)
     make_folder(context.settings.jobs_dir).chmod(0o700)  # conversations are private to this user

@@ -9,8 +9,10 @@ from urllib.parse import parse_qs
 from fastapi import APIRouter
 from fastapi.responses import RedirectResponse
 from starlette.requests import Request
+from starlette.responses import Response
 
 from service.api.dependencies import DaemonDep
+from service.api.middleware import hold_wrong_token
 from service.api.session import add_session
 
 SEE_OTHER = 303
@@ -21,7 +23,7 @@ def entrance(pages: Collection[str]) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     @router.post("/enter")
-    async def enter(request: Request, daemon: DaemonDep) -> RedirectResponse:
+    async def enter(request: Request, daemon: DaemonDep) -> Response:
         sent = {name: values[0] for name, values in parse_qs((await request.body()).decode(errors="replace")).items()}
         back = sent.get("page", "/") if sent.get("page") in pages else "/"
         server = daemon.settings.server
@@ -30,8 +32,10 @@ def entrance(pages: Collection[str]) -> APIRouter:
         given = sent.get("token", "").strip().encode()
         is_right = hmac.compare_digest(given, server.token.get_secret_value().encode())
         if not is_right and not daemon.one_time_codes.use(sent.get("code", "")):
+            if refusal := await hold_wrong_token(request.scope):
+                return refusal
             return RedirectResponse(f".{back}?refused={'code' if 'code' in sent else 'token'}", SEE_OTHER)
-        response = RedirectResponse(f".{back}", SEE_OTHER)
+        response: Response = RedirectResponse(f".{back}", SEE_OTHER)
         add_session(response, server)
         return response
 

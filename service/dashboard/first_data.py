@@ -13,7 +13,9 @@ from typing import Any
 from httpx import ASGITransport, AsyncClient
 from starlette.requests import Request
 
-PASSED = ("authorization", "cookie", "host", "origin", "sec-fetch-site")  # by what a visitor is known
+from service.api.middleware import OWN_SITES
+
+PASSED = ("authorization", "cookie", "host", "origin")  # by what a visitor is known
 UNAUTHORIZED = 401
 
 
@@ -31,9 +33,13 @@ class FirstData:
 
 async def ask(request: Request, paths: Sequence[str]) -> FirstData:
     """Ask this application for `paths` as who asks for the page."""
-    transport = ASGITransport(request.app, raise_app_exceptions=False)
-    headers = [(name, value) for name, value in request.headers.items() if name in PASSED]
+    visitor = (request.client.host, request.client.port) if request.client else ("", 0)
+    transport = ASGITransport(request.app, raise_app_exceptions=False, client=visitor)
+    is_own = request.headers.get("sec-fetch-site", "none") in OWN_SITES  # a session counts on our own pages alone
+    headers = [pair for pair in request.headers.items() if pair[0] in PASSED and (is_own or pair[0] != "cookie")]
     async with AsyncClient(transport=transport, base_url="http://daemon", headers=headers, trust_env=False) as client:
-        replies = await asyncio.gather(*(client.get(f"/{path}") for path in paths))
-    answers = {path: reply.json() for path, reply in zip(paths, replies, strict=True) if reply.is_success}
+        replies = [await client.get(f"/{path}") for path in paths[:1]]  # alone: a wrong token is counted once
+        if not any(reply.status_code == UNAUTHORIZED for reply in replies):
+            replies += await asyncio.gather(*(client.get(f"/{path}") for path in paths[1:]))
+    answers = {path: reply.json() for path, reply in zip(paths, replies, strict=False) if reply.is_success}
     return FirstData(answers, any(reply.status_code == UNAUTHORIZED for reply in replies))

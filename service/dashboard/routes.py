@@ -115,7 +115,7 @@ def language_of(request: Request) -> Language:
 
 for _page in PAGES:
     _add_page(_page)
-router.include_router(entrance(PAGE_PATHS))
+router.routes.extend(entrance(PAGE_PATHS).routes)
 
 
 @router.get("/status", response_class=RedirectResponse)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from service.db.engine import create
+from service.db.engine import compact, create, empty_log, page_bytes
 from service.db.erasures import Erasures
 from service.db.feedback import Feedback
+from service.db.imports import Imports
 from service.db.interactions import Interactions
 from service.db.jobs import Jobs
 from service.db.migrate import migrate
@@ -28,10 +29,23 @@ class Database:
         self.engine = create(path)
         self.interactions = Interactions(self.engine)
         self.feedback = Feedback(self.engine)
+        self.imports = Imports(self.engine)
         self.erasures = Erasures(self.engine)
         self.jobs = Jobs(self.engine)
         self.scheduled_runs = ScheduledRuns(self.engine)
         self.recall = RecallIndex(self.feedback)
+
+    def empty_log(self) -> bool:
+        """Truncate the write-ahead log; see `service.db.engine.empty_log`."""
+        return empty_log(self.engine)
+
+    def compact(self) -> None:
+        """Write the file anew, without free pages; see `service.db.engine.compact`."""
+        compact(self.engine)
+
+    def page_bytes(self) -> tuple[int, int]:
+        """Return the size of the file, and how much of it are free pages."""
+        return page_bytes(self.engine)
 
     def close(self) -> None:
         """Close every connection."""

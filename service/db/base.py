@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, ClassVar, Generic, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Engine, RowMapping, Select, Table, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, FromClause, RowMapping, Select, func, select
 
 from service.db.engine import reading
-from service.db.errors import RecordNotFound
+from service.db.errors import DatabaseUnusable, RecordNotFound
 from service.db.records import ErasureRecord, FeedbackRecord, InteractionRecord, JobRecord
 
 Record = TypeVar("Record", FeedbackRecord, InteractionRecord, JobRecord, ErasureRecord)
@@ -19,7 +19,7 @@ Record = TypeVar("Record", FeedbackRecord, InteractionRecord, JobRecord, Erasure
 class Records(Generic[Record]):
     """The rows of `table` in the database behind `engine`, as records."""
 
-    table: ClassVar[Table]
+    table: ClassVar[FromClause]
     record: ClassVar[type[Any]]
     not_found: ClassVar[type[RecordNotFound]]
 
@@ -64,7 +64,16 @@ class Records(Generic[Record]):
             return [self._record(row) for row in connection.execute(query).mappings()]
 
     def _record(self, row: RowMapping | Mapping[str, Any]) -> Record:
-        """Return the record of a row, with tuples for lists."""
+        """Return the record of a row, with tuples for lists. Raises DatabaseUnusable for a damaged one."""
         values = {field.name: row[field.name] for field in fields(self.record)}
+        if not isinstance(values["id"], str) or not _are_messages(values.get("messages", [])):
+            where = f"row {row.get('seq')} of {self.table} in {self._engine.url.database}"
+            raise DatabaseUnusable(f"{where} is damaged; restore a backup")
         record: Record = self.record(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
         return record
+
+
+def _are_messages(value: object) -> bool:
+    """Return True for a list of objects with role and content."""
+    messages = value if isinstance(value, list | tuple) else [None]
+    return all(isinstance(one, dict) and {"role", "content"} <= one.keys() for one in messages)

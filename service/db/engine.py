@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
+import threading
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from lars_agent.files import make_folder
 from service.db.errors import DatabaseBusy, DatabaseUnusable
 
 BUSY_TIMEOUT_S = 10.0
+CHECKPOINT_WAIT_MS = 200  # for readers of the log, while which no writer gets on
 PRAGMAS = {
     "journal_mode": "WAL",  # readers do not wait for the writer
     "synchronous": "FULL",  # a commit returns when it is on the disk, also in WAL mode
@@ -26,6 +30,7 @@ PRAGMAS = {
     "secure_delete": "ON",  # deleted text is overwritten
 }
 CORRUPT = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CANTOPEN)
+DAMAGED = ("Could not decode", "no such column", "no such table")  # a text that is no UTF-8; a schema of another
 PRIMARY_CODE = 0xFF  # an extended result code keeps the primary one in its low byte
 
 
@@ -38,7 +43,35 @@ def create(path: Path) -> Engine:
         event.listen(engine, "connect", _set_pragmas)
         event.listen(engine, "begin", _begin)
         with engine.connect():
-            return engine
+            return engine.execution_options(write_queue=WriteQueue())
+
+
+class WriteQueue:
+    """Admits this process's writers one at a time, in the order in which they came.
+
+    SQLite lets writers poll for its lock: one that writes a lot takes it again before any other has looked.
+    """
+
+    def __init__(self) -> None:
+        self._guard, self._line = threading.Lock(), deque[threading.Event]()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for one's turn, which ends with the block. Raises DatabaseBusy."""
+        mine = threading.Event()
+        with self._guard:
+            self._line.append(mine)
+            self._line[0].set()
+        try:
+            if not mine.wait(BUSY_TIMEOUT_S):
+                message = f"the database has been written to for {BUSY_TIMEOUT_S:.0f} s without a pause; try again"
+                raise DatabaseBusy(message)
+            yield
+        finally:
+            with self._guard:
+                self._line.remove(mine)
+                if self._line:
+                    self._line[0].set()
 
 
 @contextmanager
@@ -52,11 +85,43 @@ def reading(engine: Engine) -> Iterator[Connection]:
 def writing(engine: Engine) -> Iterator[Connection]:
     """Open a transaction that holds the write lock from the start; it is on the disk afterwards, or undone.
 
-    Raises DatabaseBusy if another process keeps the lock, DiskFull.
+    Raises DatabaseBusy if others keep the lock, DiskFull.
     """
     immediate = engine.execution_options(begin="IMMEDIATE")
-    with failures_named(Path(engine.url.database or "")), immediate.begin() as connection:
+    with _turn(engine), failures_named(Path(engine.url.database or "")), immediate.begin() as connection:
         yield connection
+
+
+def empty_log(engine: Engine) -> bool:
+    """Write the write-ahead log into the file and truncate it; return False while somebody still reads from it.
+
+    Deleted rows are overwritten in the file (`secure_delete`), but the log has their pages as they were.
+    """
+    with _turn(engine), _statements(engine) as cursor:
+        cursor.execute(f"PRAGMA busy_timeout = {CHECKPOINT_WAIT_MS}")
+        try:
+            (is_busy, _, _) = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        finally:
+            cursor.execute(f"PRAGMA busy_timeout = {int(1000 * BUSY_TIMEOUT_S)}")
+    return not is_busy
+
+
+def compact(engine: Engine) -> None:
+    """Write the file anew, without free pages; nobody else writes meanwhile. Raises DatabaseBusy, DiskFull.
+
+    `secure_delete` overwrites what is deleted, but not the copies that stay in a page's unused room when SQLite moves
+    rows from page to page.
+    """
+    with _turn(engine), _statements(engine) as cursor:
+        cursor.execute("VACUUM")
+
+
+def page_bytes(engine: Engine) -> tuple[int, int]:
+    """Return the size of the file, and how much of it are free pages."""
+    with _statements(engine) as cursor:
+        names = ("page_size", "page_count", "freelist_count")
+        size, count, free = (cursor.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+    return size * count, size * free
 
 
 def last_message(messages: ColumnElement[Any]) -> ColumnElement[Any]:
@@ -105,10 +170,24 @@ def failures_named(path: Path) -> Iterator[None]:
         if code == sqlite3.SQLITE_READONLY:
             message = f"the database {path} cannot be written to ({cause}); check the owner of the file and its folder"
             raise DatabaseUnusable(f"{message}, and that its disk is not mounted read-only") from error
-        if code in CORRUPT:
+        if code in CORRUPT or str(cause).startswith(DAMAGED):
             message = f"the database {path} cannot be used ({cause}); restore a backup or move it away"
             raise DatabaseUnusable(message) from error
         raise  # a bug of ours
+    except (json.JSONDecodeError, RecursionError) as error:  # of a column that holds JSON
+        raise DatabaseUnusable(f"a row of the database {path} is damaged ({error}); restore a backup") from error
+
+
+def _turn(engine: Engine) -> AbstractContextManager[None]:
+    queue: WriteQueue = engine.get_execution_options()["write_queue"]
+    return queue.turn()
+
+
+@contextmanager
+def _statements(engine: Engine) -> Iterator[Any]:
+    """Open a cursor for statements that are in no transaction."""
+    with failures_named(Path(engine.url.database or "")), closing(engine.raw_connection()) as connection:
+        yield connection.cursor()
 
 
 def _mentions(text: str | None, words: str) -> bool:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import builtins
 import json
 from collections.abc import Sequence
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
@@ -26,11 +24,11 @@ from sqlalchemy import (
 )
 
 from service.db.base import Records
-from service.db.engine import failures_named, holds, last_message, reading, writing
+from service.db.engine import holds, last_message, reading, writing
 from service.db.errors import ConversationNotFound, ErasureNotFound, FeedbackNotFound, InteractionNotFound
 from service.db.feedback import Feedback
 from service.db.records import ErasureRecord, new_id, now_utc
-from service.db.tables import erasures, feedback, interactions
+from service.db.tables import erasures, feedback, interactions, stored_feedback
 
 STAGES = ("rows", "recall", "wordings", "served_version", "caches", "jobs", "checkpoints", "free_pages")
 BATCH = 500  # rows in one statement
@@ -98,9 +96,9 @@ class Erasures(Records[ErasureRecord]):
         """Return the latest erasures, newest first."""
         return self._latest(limit, None, *([] if profile is None else [holds(erasures.c.profiles, profile)]))
 
-    def pending(self) -> builtins.list[ErasureRecord]:
-        """Return the erasures that are not complete, oldest first."""
-        missing = [func.json_extract(erasures.c.stages, f"$.{stage}").is_(None) for stage in STAGES]
+    def pending(self, *stages: str) -> builtins.list[ErasureRecord]:
+        """Return the erasures of which one of the `stages`, by default any, is not done; oldest first."""
+        missing = [func.json_extract(erasures.c.stages, f"$.{stage}").is_(None) for stage in stages or STAGES]
         return self._read(select(erasures).where(or_(*missing)).order_by(erasures.c.seq))
 
     def mark(self, record: ErasureRecord, *stages: str, versions: dict[str, builtins.list[int]] | None = None) -> None:
@@ -114,18 +112,6 @@ class Erasures(Records[ErasureRecord]):
                 if found:
                     gone[name] = sorted({*gone.get(name, ()), *found})
             connection.execute(update(erasures).where(erasures.c.id == record.id).values(stages=done, versions=gone))
-
-    def empty_log(self) -> bool:
-        """Write the write-ahead log into the file and truncate it; return False while somebody still reads from it.
-
-        Deleted rows are overwritten in the file (`secure_delete`), but the log has their pages as they were.
-        """
-        with (
-            failures_named(Path(self._engine.url.database or "")),
-            closing(self._engine.raw_connection()) as connection,
-        ):
-            (is_busy, _, _) = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        return not is_busy
 
     def _erase(
         self, rows: Sequence[ColumnElement[bool]], replies: ColumnElement[bool] | None = None
@@ -150,7 +136,8 @@ class Erasures(Records[ErasureRecord]):
             for row in quoting:
                 _tell_again(connection, row, found)
             for start in range(0, len(ids), BATCH):
-                connection.execute(delete(feedback).where(feedback.c.id.in_(ids[start : start + BATCH])))
+                gone = stored_feedback.c.id.in_(ids[start : start + BATCH])
+                connection.execute(delete(stored_feedback).where(gone))
             connection.execute(insert(erasures), vars(record))
         return record
 
@@ -228,7 +215,7 @@ def _tell_again(connection: Connection, row: Row[Any], found: Sequence[Row[Any]]
         "response": row.response if is_clean(row.response) else "",
         "comment": row.comment if is_clean(row.comment) else None,
     }
-    connection.execute(update(feedback).where(feedback.c.id == row.id).values(**values))
+    connection.execute(update(stored_feedback).where(stored_feedback.c.id == row.id).values(**values))
     recalled = type_coerce(interactions.c.recalled, String)
     named = update(interactions).where(holds(interactions.c.recalled, row.id))
     connection.execute(named.values(recalled=func.replace(recalled, row.id, new)))

@@ -27,7 +27,7 @@ from service.db.records import (
     new_id,
     now_utc,
 )
-from service.db.tables import feedback, interactions
+from service.db.tables import feedback, interactions, stored_feedback
 
 PAGE_ROWS = 200
 
@@ -47,11 +47,6 @@ class Feedback(Records[FeedbackRecord]):
                 return earlier, False
             return self._insert(connection, new, idempotency_key), True
 
-    def add_many(self, news: Sequence[NewFeedback]) -> builtins.list[FeedbackRecord]:
-        """Store all of them or, if one cannot be stored, none. Raises InteractionNotFound."""
-        with writing(self._engine) as connection:
-            return [self._insert(connection, new, None) for new in news]
-
     def add_stated(self, news: Sequence[NewFeedback]) -> None:
         """Store what was stated in a conversation, without what is the newest to its question anyway."""
         with writing(self._engine) as connection:
@@ -68,8 +63,8 @@ class Feedback(Records[FeedbackRecord]):
             if known is None:
                 raise FeedbackNotFound.of(feedback_id)
             row = {**known, **changes, "seq": None}  # who follows the rows sees a new one
-            connection.execute(delete(feedback).where(feedback.c.id == feedback_id))
-            connection.execute(insert(feedback), row)
+            connection.execute(delete(stored_feedback).where(stored_feedback.c.id == feedback_id))
+            connection.execute(insert(stored_feedback), row)
         return self._record(row)
 
     def list(
@@ -103,11 +98,11 @@ class Feedback(Records[FeedbackRecord]):
                 return
             last = rows[-1]["seq"]
 
-    def after(self, seq: int) -> Iterator[tuple[int, FeedbackRecord]]:
-        """Yield every feedback stored after the row `seq`, oldest first, each with the number of its row."""
-        query = select(feedback).where(feedback.c.seq > seq)
+    def after(self, seq: int, limit: int) -> Iterator[tuple[int, FeedbackRecord]]:
+        """Yield the first feedback stored after the row `seq`, oldest first, each with the number of its row."""
+        query = select(feedback).where(feedback.c.seq > seq).order_by(feedback.c.seq).limit(limit)
         with reading(self._engine) as connection:
-            for row in connection.execute(query.order_by(feedback.c.seq)).mappings():
+            for row in connection.execute(query).mappings():
                 yield row["seq"], self._record(row)
 
     def extent(self, after: int = 0) -> tuple[int, int]:
@@ -220,7 +215,7 @@ class Feedback(Records[FeedbackRecord]):
         own |= {"rating": new.rating, "correction": new.correction, "comment": new.comment, "source": new.source}
         record = self._record(_subject(connection, new) | own)
         digest = _digest(new) if key is not None else None
-        connection.execute(insert(feedback), {**vars(record), "idempotency_key": key, "request_sha256": digest})
+        connection.execute(insert(stored_feedback), {**vars(record), "idempotency_key": key, "request_sha256": digest})
         return record
 
     def _find_key(self, connection: Connection, key: str, new: NewFeedback) -> FeedbackRecord | None:

@@ -20,12 +20,15 @@ from typing import Literal
 
 from lars_agent.english.subjects import Subject, is_about_speaker, subject_of
 from lars_agent.english.wordings import asked_for, topic_of
+from lars_agent.secrets import find_secrets
 from service.db.feedback import Feedback, to_example
 from service.db.records import LEARNED_WEIGHT, FeedbackRecord
 
 CANDIDATES = 50  # of the best by BM25, that are looked at
 LONGEST = 2000  # characters of a question, or of a correction, that are searched
 MOST_WORDS = 64  # of a question
+AT_ONCE = 10_000  # rows that a search waits for; more come in the background
+SOME, PAUSE_S = 200, 0.002  # rows that are taken in between two searches there, and time for a search to begin
 MOST_GENERAL = 100  # questions about nobody that are compared
 LEAST_SHARE = 0.5  # of a question's own words that a correction has to hold where nothing shows what it is about
 QUESTION_WEIGHT, ANSWER_WEIGHT = 1.0, 0.5
@@ -74,7 +77,7 @@ class Found:
 
 
 class RecallIndex:
-    """What the database's feedback teaches, searchable.
+    """What the database's feedback teaches, searchable; without what holds a secret.
 
     Of several answers to one question, in whatever words, the newest counts, and a correction more than a liked reply.
     """
@@ -88,6 +91,8 @@ class RecallIndex:
         self._heads: defaultdict[str, set[str]] = defaultdict(set)  # of each profile's subjects
         self._general: defaultdict[str, dict[int, str]] = defaultdict(dict)  # of each profile by row
         self._extent = (0, 0)  # of the feedback taken in: rows, and the last one
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def search(self, profile: str, question: str, limit: int) -> Found:
         """Return at most `limit` corrections of the profile that may answer `question`."""
@@ -120,27 +125,48 @@ class RecallIndex:
 
     def close(self) -> None:
         """Free the index."""
+        self._closing.set()
         with self._lock:
             self._connection.close()
 
     def _follow(self) -> None:
-        """Take in what has come since, and all of it anew where something has been deleted."""
-        extent = self._feedback.extent()
-        if extent == self._extent:
-            return
-        count, last = self._extent
-        some_gone = self._feedback.extent(after=last)[0] != extent[0] - count
-        with self._connection:
-            if some_gone:
+        """Take in what has come since, and all of it anew where something has been deleted; a lot in the background."""
+        if self._missing() <= AT_ONCE:
+            self._take_in(AT_ONCE)
+        elif self._thread is None:
+            self._thread = threading.Thread(target=self._catch_up, name="recall-index", daemon=True)
+            self._thread.start()
+
+    def _missing(self) -> int:
+        """Return how many rows are not taken in; forget all of them where one has been deleted."""
+        count, last = self._feedback.extent()
+        known, known_last = self._extent
+        if (count, last) == self._extent:
+            return 0
+        if self._feedback.extent(after=known_last)[0] != count - known:
+            with self._connection:
                 self._connection.execute("DELETE FROM corrections")
-                self._newest.clear()
-                self._heads.clear()
-                self._general.clear()
-                last = 0
-            for seq, record in self._feedback.after(last):
-                if seq <= extent[1]:
-                    self._add(seq, record)
-        self._extent = extent
+            for kept in (self._newest, self._heads, self._general):
+                kept.clear()
+            self._extent = (0, 0)
+        return count - self._extent[0]
+
+    def _take_in(self, limit: int) -> None:
+        count, last = self._extent
+        with self._connection:
+            for seq, record in self._feedback.after(last, limit):
+                self._add(seq, record)
+                count, last = count + 1, seq
+        self._extent = (count, last)
+
+    def _catch_up(self) -> None:
+        """Take in some rows at a time, so that searches find what is there already."""
+        while not self._closing.wait(PAUSE_S):
+            with self._lock:
+                if self._closing.is_set() or not self._missing():
+                    self._thread = None
+                    return
+                self._take_in(SOME)
 
     def _add(self, seq: int, record: FeedbackRecord) -> None:
         example = to_example(record)
@@ -157,6 +183,8 @@ class RecallIndex:
             self._connection.execute("DELETE FROM corrections WHERE rowid = ?", (newest,))
             general.pop(newest, None)
         self._newest[key] = (seq, is_correction)
+        if any(find_secrets([question, answer])):
+            return  # recalled, it would stand in prompts, and in replies to whoever asks
         if is_correction and not _is_about_somebody(question, subject_of(question)):
             general[seq] = question
         columns = "rowid, question, answer, id, is_correction, topic, profile"

@@ -94,6 +94,14 @@ class NewFeedback:
 
 
 @dataclass(frozen=True)
+class ImportProgress:
+    """How far an import is: rows stored, and in all."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class FeedbackRecord:
     """Stored feedback, with its own copy of the prompt and the reply.
 

@@ -19,6 +19,8 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    func,
+    select,
 )
 
 NAMING = {
@@ -72,7 +74,7 @@ interactions = Table(
     sqlite_autoincrement=True,
 )
 
-feedback = Table(
+stored_feedback = Table(
     "feedback",
     metadata,
     Column("seq", Integer, primary_key=True),
@@ -94,6 +96,17 @@ feedback = Table(
     Index("ix_feedback_profile_seq", "profile", "seq"),
     sqlite_autoincrement=True,
 )
+
+imports = Table(  # at most one: the rows of feedback, by number, of an import that is not complete
+    "imports",
+    metadata,
+    Column("first", Integer, primary_key=True, autoincrement=False),
+    Column("last", Integer, nullable=False),
+)
+
+_first, _last = (func.coalesce(select(func.min(imports.c[name])).scalar_subquery(), 0) for name in ("first", "last"))
+# All of it but for what is being imported, for reading; written is `stored_feedback`.
+feedback = select(stored_feedback).where(~stored_feedback.c.seq.between(_first, _last)).subquery("feedback")
 
 jobs = Table(
     "jobs",

@@ -11,6 +11,7 @@ import contextlib
 
 import structlog
 
+from lars_agent.errors import LarsError
 from service.cycle.context import CycleContext
 from service.cycle.erasure import withdraw_forgotten
 from service.cycle.supervisor import JobNotRunning, Supervisor
@@ -40,6 +41,8 @@ class Eraser:
         versions = {profile: withdraw_forgotten(profile, context, erasure.feedback) for profile in erasure.profiles}
         # The index follows the rows, and wordings are made anew for each job.
         erasures.mark(erasure, "recall", "wordings", "served_version", "caches", versions=versions)
+        with contextlib.suppress(LarsError):  # what keeps the log now, the housekeeper comes back to
+            context.db.empty_log()
         self._housekeeper.forget_soon()
 
     def resume(self) -> None:

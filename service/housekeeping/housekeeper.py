@@ -14,6 +14,7 @@ from lars_agent.store.adapters import AdapterStore
 from service.db import Database
 from service.db.records import now_utc
 from service.housekeeping.adapters import tidy_adapters
+from service.housekeeping.free_pages import clear_free_pages
 from service.housekeeping.jobs import forget, tidy_jobs
 from service.housekeeping.retention import Item, Limits, expired
 from service.housekeeping.sweep import Closing, Report, Sweep
@@ -23,7 +24,7 @@ from service.settings.load import Settings
 log = structlog.get_logger(__name__)
 
 FIRST_S = 60.0
-TRIES, RETRY_S = 5, 1.0  # at erasures that could not be completed
+RETRY_S, LONGEST_RETRY_S = 1.0, 600.0  # until pages are cleared that could not be; twice as long each time
 CLOSE_S = 2.0  # a removal that takes longer may break off anywhere
 BATCH_HOURS = 500
 
@@ -39,9 +40,11 @@ class Housekeeper:
         switch: AdapterSwitch,
         periodic: BackgroundScheduler,
         now: Callable[[], datetime] = now_utc,
+        is_idle: Callable[[], bool] = lambda: True,
     ) -> None:
         self._settings, self._db, self._store, self._switch = settings, db, store, switch
-        self._periodic, self._now = periodic, now
+        self._periodic, self._now, self._is_idle = periodic, now, is_idle
+        self._retry_s = RETRY_S
         self._sweeping = threading.Lock()
         self._closing, self._forget_due = threading.Event(), threading.Event()
 
@@ -63,19 +66,23 @@ class Housekeeper:
     def tidy(self) -> Report:
         """Apply every limit and return what was removed; the log has what failed."""
         # a full disk: the steps that write come last
-        return self._sweep(tidy_jobs, tidy_adapters, _tidy_interactions, _tidy_scheduled_runs)
+        tidy_rows = (_tidy_interactions, _tidy_scheduled_runs, _tidy_imports)
+        return self._sweep(tidy_jobs, tidy_adapters, *tidy_rows, clear_free_pages)
 
     def forget(self) -> Report:
-        """Remove what is left of deleted feedback; a reader may keep the database's log for a moment.
+        """Remove what is left of deleted feedback; free pages that cannot be cleared now are tried again later.
 
         What waits for a job to end is done by the call that comes then.
         """
-        report = self._sweep(forget)
-        for _ in range(TRIES):
-            is_done = all("free_pages" in erasure.stages for erasure in self._db.erasures.pending())
-            if is_done or self._closing.wait(RETRY_S):
-                break
-            report = self._sweep(forget)
+        report = self._sweep(forget, clear_free_pages)
+        if self._db.erasures.pending("free_pages") and not self._closing.is_set():
+            again = datetime.now(UTC) + timedelta(seconds=self._retry_s)
+            self._retry_s = min(2 * self._retry_s, LONGEST_RETRY_S)
+            self._periodic.add_job(
+                self.forget, "date", run_date=again, id="forget_again", replace_existing=True, misfire_grace_time=None
+            )
+        else:
+            self._retry_s = RETRY_S
         return report
 
     def forget_soon(self) -> None:
@@ -87,7 +94,8 @@ class Housekeeper:
     def _sweep(self, *steps: Callable[[Sweep], None]) -> Report:
         with self._sweeping:
             self._forget_due.clear()
-            sweep = Sweep(self._settings, self._db, self._store, self._switch, self._now(), self._closing)
+            now, closing = self._now(), self._closing
+            sweep = Sweep(self._settings, self._db, self._store, self._switch, now, closing, self._is_idle)
             try:
                 for step in steps:
                     step(sweep)
@@ -118,3 +126,9 @@ def _tidy_scheduled_runs(sweep: Sweep) -> None:
     if days := sweep.settings.retention.job_days:
         with sweep.step("scheduled_runs"):
             sweep.report.scheduled_runs += sweep.db.scheduled_runs.delete_before(sweep.now - timedelta(days=days))
+
+
+def _tidy_imports(sweep: Sweep) -> None:
+    """Remove what an interrupted import has left."""
+    with sweep.step("imports"):
+        sweep.db.imports.remove_unfinished()

@@ -63,18 +63,16 @@ def tidy_jobs(sweep: Sweep) -> None:
 
 
 def forget(sweep: Sweep) -> None:
-    """Remove what was learned from deleted feedback from the directories of ended jobs, and complete erasures."""
+    """Remove what was learned from deleted feedback from the directories of ended jobs, and note it in the erasures."""
     failures = sweep.report.failures
     with sweep.step("forgetting"):
         _forget_examples(sweep, (job.id for job in sweep.db.jobs.summaries() if job.is_over))
     with sweep.step("erasures"):
         erasures, unfinished = sweep.db.erasures, sweep.db.jobs.unfinished()
-        pending = erasures.pending()
-        done = ("free_pages",) if pending and erasures.empty_log() else ()
-        for erasure in pending:
+        for erasure in erasures.pending("jobs", "checkpoints"):
             is_read = any(job.profile in erasure.profiles and job.created < erasure.created for job in unfinished)
-            is_clean = not is_read and sweep.report.failures == failures
-            erasures.mark(erasure, *done, *(("jobs", "checkpoints") if is_clean else ()))
+            if not is_read and sweep.report.failures == failures:
+                erasures.mark(erasure, "jobs", "checkpoints")
 
 
 def strip(path: Path, known: Callable[[Collection[str]], set[str]], before: Callable[[], object] = lambda: None) -> int:

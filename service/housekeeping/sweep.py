@@ -56,7 +56,7 @@ class Report:
 
 @dataclass
 class Sweep:
-    """The parts that a sweep works with, and its report."""
+    """The parts that a sweep works with, and its report; `is_idle` tells whether nobody is disturbed by work now."""
 
     settings: Settings
     db: Database
@@ -64,6 +64,7 @@ class Sweep:
     switch: AdapterSwitch
     now: datetime
     closing: threading.Event
+    is_idle: Callable[[], bool]
     report: Report = field(default_factory=Report)
 
     @contextlib.contextmanager

@@ -11,7 +11,7 @@ from lars_agent.english.statements import corrected, stated_facts
 from lars_agent.errors import DiskFull
 from lars_agent.example import Message
 from lars_agent.runtime.request import Generation, GenerationRequest
-from lars_agent.training.scrub import find_secret
+from lars_agent.secrets import find_secrets
 from service.alarms import Alarm
 from service.db import Database
 from service.db.errors import DatabaseError
@@ -75,12 +75,18 @@ class Recorder:
     def _stated(self, interaction_id: str, request: GenerationRequest) -> list[NewFeedback]:
         """Return what the last message states, or says that the reply before it should have been."""
         is_on = self._learning.profiles.get(request.profile, self._learning.statements)
-        if not is_on or request.raw is not None or find_secret(request.messages[-1]["content"]):
+        if not is_on or request.raw is not None:
             return []
         return [
             NewFeedback(interaction_id, asked, reply, None, answer, profile=request.profile, source="stated")
             for asked, reply, answer in _stated(request.messages)
+            if not _hold_secret(*(turn["content"] for turn in asked), request.messages[-1]["content"], answer)
         ]
+
+
+def _hold_secret(*texts: str) -> bool:
+    """Return True if one of the texts tells a secret, or answers to the one before with it."""
+    return any(find_secrets(texts))
 
 
 def _stated(messages: Sequence[Message]) -> list[tuple[tuple[Message, ...], str, str]]:

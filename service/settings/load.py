@@ -6,11 +6,12 @@ API, then the environment, then what the command line says, the later wins.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from pydantic_settings import (
 )
 
 from lars_agent.errors import ConfigError
-from lars_agent.files import write_atomically
+from lars_agent.files import read_plain, write_atomically
 from lars_agent.lars.config import LarsConfig
+from lars_agent.records import parse_json
 from lars_agent.training.curate import CurationPolicy
 from lars_agent.training.gate import GatePolicy
 from service.settings.sections import (
@@ -48,6 +50,7 @@ USER_FILE = Path("~/.config/lars-agent/config.toml")
 CHANGES_FILE = "settings.json"  # in the state folder; the files that people write stay as they are
 CHANGED = "the settings page"
 CLIENT_VARIABLES = frozenset({"LARS_AGENT_TOKEN", "LARS_AGENT_URL"})  # read by the command line
+TOKEN_VARIABLES = frozenset({"LARS_AGENT_TOKEN", "LARS_AGENT_SERVER", "LARS_AGENT_SERVER__TOKEN"})
 
 Layer = tuple[str, Mapping[str, Any]]  # where settings come from, and what they are
 
@@ -126,15 +129,29 @@ class SettingsSource:
         config_file: replaces the user's file.
         overrides: of the command line, nested as the sections are: `{"server": {"port": 80}}`.
         fixed: values in place of this machine's files and environment.
+        taken: of the environment that the process had at its start, see `take_token`.
     """
 
     config_file: Path | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     fixed: Mapping[str, Any] | None = None
+    taken: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> Settings:
         """Return the settings. Raises ConfigError with the key's origin."""
         return settings_of(self.layers())
+
+    def take_token(self) -> SettingsSource:
+        """Remove the token from the environment, which child processes inherit, and return a source that knows it."""
+        held = {name: section for name, section in _read_environment().items() if name == "server"}
+        libc = ctypes.CDLL(None)
+        libc.getenv.restype = ctypes.c_void_p
+        for name in [name for name in os.environ if name.upper() in TOKEN_VARIABLES]:
+            value = libc.getenv(os.fsencode(name))
+            if value is not None:  # the kernel shows the environment of the start: /proc/PID/environ
+                ctypes.memset(value, 0, len(os.fsencode(os.environ[name])))
+            del os.environ[name]
+        return replace(self, taken=held)
 
     def layers(self, changes: Mapping[str, Any] | None = None) -> list[Layer]:
         """Return all that is set, what wins last; `changes` stand for those that were made over the API."""
@@ -143,7 +160,7 @@ class SettingsSource:
         else:
             files = [SYSTEM_FILE, self.config_file or USER_FILE.expanduser()]
             below = [_read_file(file, required=file is self.config_file) for file in files]
-            above = [("the environment", _read_environment()), ("the command line", self.overrides)]
+            above = [("the environment", _merge(self.taken, _read_environment())), ("the command line", self.overrides)]
         data_dir = Path(_merged([*below, *above]).get("data_dir") or default_data_dir())
         own = self.changes(data_dir) if changes is None else changes
         return [*below, (CHANGED, own), *above]
@@ -152,14 +169,14 @@ class SettingsSource:
         """Return what was changed over the API. Raises ConfigError."""
         file = data_dir / CHANGES_FILE
         try:
-            changes = json.loads(file.read_text(encoding="utf-8"))
+            changes = parse_json(read_plain(file))
         except (
             FileNotFoundError,
             NotADirectoryError,
             PermissionError,
         ):  # there are none, or the service's are not ours
             return {}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"{file} cannot be read: {error}; delete it to undo what was changed there") from error
         if not isinstance(changes, dict):
             raise ConfigError(f"{file} holds no settings; delete it")
@@ -213,12 +230,12 @@ def _merged(layers: Sequence[Layer]) -> dict[str, Any]:
 def _read_file(file: Path, *, required: bool) -> Layer:
     """Return the settings in `file`; none if it is missing and not `required`."""
     try:
-        return str(file), tomllib.loads(file.read_text(encoding="utf-8"))
+        return str(file), tomllib.loads(read_plain(file).decode())
     except FileNotFoundError as error:
         if required:
             raise ConfigError(f"there is no configuration file {file}") from error
         return str(file), {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"the configuration file {file} cannot be read: {error}") from error
 
 

@@ -14,10 +14,14 @@ from lars_agent.records import record
 from lars_agent.store.names import DEFAULT_PROFILE, parse_adapter_name
 from lars_agent.training.config import TrainConfig
 
+MIN_TOKEN_CHARS = 16
 LATEST = ":latest"  # what Ollama's clients add to a name
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=31_536_000)]  # a year
 Days = Annotated[int, Field(ge=0, le=36_500)]
-Bytes = Annotated[int, Field(ge=0)]
+Bytes = Annotated[int, Field(ge=0, le=2**50)]  # a pebibyte
+Limit = Annotated[float, Field(gt=0, le=86_400)]  # of a time, seconds
+
+MOST_THREADS = 1024
 
 
 def is_loopback(host: str) -> bool:
@@ -49,16 +53,43 @@ class Server(Section):
         default="127.0.0.1", description="Address to listen on. Anything but this device itself needs a token."
     )
     port: int = Field(default=8321, ge=0, le=65535, description="TCP port; 0 for any free one.")
-    max_body_bytes: int = Field(default=1_000_000, ge=1, description="Largest request body, bytes.")
-    max_import_bytes: int = Field(default=64_000_000, ge=1, description="Largest body of POST /feedback/import, bytes.")
+    max_body_bytes: int = Field(default=1_000_000, ge=1, le=2**30, description="Largest request body, bytes.")
+    max_import_bytes: int = Field(
+        default=64_000_000, ge=1, le=2**36, description="Largest body of POST /feedback/import, bytes."
+    )
+    max_connections: int = Field(
+        default=3072,
+        ge=16,
+        le=100_000,
+        description="Most connections at a time, `max_connections_per_address` of them for this device alone. Fewer "
+        "where the limit of open files is too low for them.",
+    )
+    max_connections_per_address: int = Field(
+        default=1024,
+        ge=4,
+        le=100_000,
+        description="Most connections at a time from one address, or one IPv6 network; at most half of "
+        "`max_connections`. A new one takes the place of the one that has been quiet for longest.",
+    )
+    header_timeout_s: Limit = Field(default=30.0, description="Longest time in which the header of a request arrives.")
+    body_timeout_s: Limit = Field(
+        default=30.0,
+        description="Longest time in which the body of a request arrives, with a second more for each 10,000 bytes.",
+    )
+    idle_timeout_s: Limit = Field(
+        default=30.0, description="Longest time that a connection waits for its next request."
+    )
+    send_timeout_s: Limit = Field(
+        default=60.0, description="Longest time in which a client takes nothing of an answer that it is sent."
+    )
     allowed_hosts: tuple[str, ...] = Field(
         default=("localhost", "127.0.0.1", "[::1]"),
         description="Host names (without port) by which the daemon may be called; `host` is always one of them.",
     )
     token: SecretStr | None = Field(
         default=None,
-        min_length=1,
-        description="Bearer token every request must carry; none if unset.",
+        description="Bearer token every request must carry, at least 16 characters, such as the output of "
+        "`openssl rand -hex 32`; none if unset.",
         examples=["a long random text"],
     )
 
@@ -68,6 +99,17 @@ class Server(Section):
         'of their own: {"gpt-4o" = "default", "mine" = "alice@v12"}. Profiles and the base model\'s names come first: '
         "an alias never hides one.",
     )
+
+    @field_validator("token")
+    @classmethod
+    def _check_token(cls, token: SecretStr | None) -> SecretStr | None:
+        text = "" if token is None else token.get_secret_value()
+        if token is not None and len(text.strip()) < MIN_TOKEN_CHARS:
+            advice = "make a random one, such as by: openssl rand -hex 32"
+            raise ValueError(f"can be guessed: it has fewer than {MIN_TOKEN_CHARS} characters; {advice}")
+        if text != text.strip() or not text.isprintable():
+            raise ValueError("cannot be sent: it begins or ends with a blank, or has a line break in it")
+        return token
 
     @field_validator("model_aliases")
     @classmethod
@@ -108,7 +150,8 @@ class Memory(Section):
 
     budget_bytes: int = Field(
         default=2 * 1024**3,
-        ge=1,
+        ge=2**26,  # the worker alone, without a model, takes more
+        le=2**50,
         description="Memory budget, bytes: the training worker's peak and the engine's prefix cache together.",
     )
 
@@ -120,13 +163,14 @@ class Training(TrainConfig):
     threads: int = Field(
         default=0,
         ge=0,
+        le=MOST_THREADS,
         description="Threads of the training worker; 0 for half of the cores, which leaves the others to the user and "
         "takes less processor time in all.",
     )
     hang_s: float = Field(
         default=900.0,
-        gt=0,
-        allow_inf_nan=False,
+        ge=1,
+        le=31_536_000,
         description="A worker without progress for so long is killed, and continues from its checkpoint.",
     )
 
@@ -156,7 +200,10 @@ class Schedule(Section):
         default=True, description="Whether a run whose window has passed is made up once the device is idle."
     )
     min_new_feedback: int = Field(
-        default=1, ge=1, description="Least new feedback that a scheduled run needs; any deleted feedback is enough."
+        default=1,
+        ge=1,
+        le=1_000_000,
+        description="Least new feedback that a scheduled run needs; any deleted feedback is enough.",
     )
 
 
@@ -177,12 +224,10 @@ class Idle(Section):
     max_cpu: float = Field(
         default=0.5, gt=0, le=1, description="Largest share of all cores that other programs may take; half to begin."
     )
-    max_load: float = Field(
-        default=2.0, gt=0, allow_inf_nan=False, description="Largest load average a core; half to begin."
-    )
+    max_load: float = Field(default=2.0, gt=0, le=1000, description="Largest load average a core; half to begin.")
     on_battery: bool = Field(default=False, description="Whether scheduled runs may run on the battery.")
     max_celsius: float = Field(
-        default=80.0, gt=0, allow_inf_nan=False, description="Hottest the processor may be; 10 less to begin."
+        default=80.0, gt=0, le=150, description="Hottest the processor may be; 10 less to begin."
     )
     max_memory_pressure: float = Field(
         default=10.0, gt=0, le=100, description="Percent of time that programs may wait for memory; half to begin."
@@ -193,8 +238,8 @@ class Idle(Section):
 class Runtime(Section):
     """The generation engine."""
 
-    threads: int = Field(default=0, ge=0, description="Threads that generate; 0 for every core.")
-    queue_size: int = Field(default=8, ge=1, description="Requests that may wait for their turn.")
+    threads: int = Field(default=0, ge=0, le=MOST_THREADS, description="Threads that generate; 0 for every core.")
+    queue_size: int = Field(default=8, ge=1, le=10_000, description="Requests that may wait for their turn.")
     parallel: int = Field(default=4, ge=1, le=64, description="Replies that are made at the same time.")
     prefix_cache_bytes: Bytes = Field(
         default=128 * 2**20,
@@ -213,7 +258,7 @@ class Recall(Section):
     )
     profiles: dict[str, bool] = Field(default={}, description="Other choices by profile: {alice = false}.")
     max_corrections: int = Field(default=3, ge=0, le=50, description="Most corrections in one prompt.")
-    max_tokens: int = Field(default=256, ge=0, description="Most tokens that they take in one prompt.")
+    max_tokens: int = Field(default=256, ge=0, le=2**20, description="Most tokens that they take in one prompt.")
     strength: float = Field(
         default=4.0,
         ge=0,

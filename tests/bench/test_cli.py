@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from bench import __main__ as bench_cli
+from bench import options
 from bench.faults.parts import PARTS as FAULT_PARTS
+from bench.ops.parts import PARTS as OPS_PARTS
 from bench.serve.parts import BUILDERS, serve_parts
 
 CHECKOUT = Path(__file__).parents[2]
@@ -24,7 +26,7 @@ def without(name: str):
 
 @pytest.mark.parametrize(("package", "words"), [("peft", "PEFT"), ("matplotlib", "matplotlib")])
 def test_a_missing_extra_is_named_with_what_to_run(monkeypatch, capsys, package, words):
-    monkeypatch.setattr(bench_cli, "find_spec", without(package))
+    monkeypatch.setattr(options, "find_spec", without(package))
     with pytest.raises(SystemExit) as ended:
         bench_cli.main(["memory", "--methods", "lora"])
     assert ended.value.code == 1
@@ -33,7 +35,7 @@ def test_a_missing_extra_is_named_with_what_to_run(monkeypatch, capsys, package,
     assert "pip install 'lars-agent[bench]'" in said
 
 
-@pytest.mark.parametrize("command", ["memory", "planner", "serve", "faults", "quality", "sweep", "report"])
+@pytest.mark.parametrize("command", ["memory", "planner", "serve", "faults", "ops", "quality", "sweep", "report"])
 def test_every_command_starts_from_the_checkout(bench, command):
     done = bench(command, "--help")
     assert done.returncode == 0, done.stderr
@@ -42,6 +44,7 @@ def test_every_command_starts_from_the_checkout(bench, command):
 
 def test_the_command_line_knows_every_part():
     assert tuple(FAULT_PARTS) == bench_cli.FAULT_PARTS
+    assert tuple(OPS_PARTS) == bench_cli.OPS_PARTS
     assert tuple(BUILDERS) == tuple(serve_parts(Path(), Path(), 1)) == bench_cli.SERVE_PARTS
 
 

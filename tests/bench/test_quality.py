@@ -7,10 +7,12 @@ import random
 import pytest
 
 from bench.quality.hostile import HOSTILE, hostile_rows, hostile_rows_of_results, subjects
+from bench.quality.lora import AGAINST_LORA, cells, lora_rows
 from bench.quality.month import MONTH, Person, month_rows
 from bench.quality.once import ONCE, once_rows
 from bench.quality.passing import CHAT, PASSING, passing_rows
 from bench.quality.people import facts
+from bench.quality.secrets import SECRETS, secrets_rows
 from lars_agent.english.statements import stated_facts
 from lars_agent.english.subjects import subject_of
 from lars_agent.english.wordings import other_wordings
@@ -108,6 +110,16 @@ def test_rows_of_a_month_count_the_nights_that_made_it_worse():
     assert rows["month_general_loss_rise/4x3"] == 0.01
 
 
+def test_lora_is_compared_at_the_best_of_its_rates():
+    scores = {"trained": 1.0, "others": 0.5, "untold": 1.0, "text_rise": 0.0, "cpu_seconds": 9.0, "peak_bytes": 10}
+    unseen = {("response+token", 2e-3): 0.9, ("lora", 1e-3): 0.5, ("lora", 2e-3): 0.8, ("lora", 4e-3): 0.7}
+    runs = [{**cell, **scores, "unseen": unseen[cell["method"], cell["rate"]]} for cell in cells(40, 100, seed=0)]
+    rows = {row["name"]: row for row in lora_rows({AGAINST_LORA.key(run): run for run in runs})}
+    assert rows["lars_minus_lora_recall"]["value"] == pytest.approx(0.1)
+    assert "0.002" in rows["lars_minus_lora_recall"]["note"]
+    assert rows["against_lora_unseen/lora/40"]["value"] == 0.8
+
+
 def test_hostile_nights_are_of_all_kinds_and_the_same_for_the_same_seed():
     nights = subjects(20, 24, 0, {})
     assert len({HOSTILE.key(night) for night in nights}) == 20
@@ -145,3 +157,25 @@ def test_rows_of_hostile_nights_count_what_was_let_through_and_not_what_was_reje
     assert rows["hostile_facts_lost"] == round(1 / 140, 4)
     assert rows["hostile_rows_dropped"] == 1.0
     assert hostile_rows_of_results({}) == []
+
+
+def test_rows_of_secrets_count_what_was_trained_said_missed_and_taken_for_one():
+    lists = {"missed": ["a", "b"], "alarms": ["c"], "replies": 2000, "seconds": 1.5}
+    found = {
+        "planted": 50,
+        "model": "tiny",
+        "seed": 0,
+        "prompts": 1000,
+        "texts": 30,
+        "trained": ["d"],
+        "said": [],
+        **lists,
+    }
+    runs = [{**found, "secrets": "drop"}, {**found, "secrets": "mask", "trained": []}]
+    rows = {row["name"]: row["value"] for row in secrets_rows({SECRETS.key(run): run for run in runs})}
+    assert (rows["secrets_trained/tiny/drop"], rows["secrets_trained/tiny/mask"], rows["secrets_said/tiny/drop"]) == (
+        1,
+        0,
+        0,
+    )
+    assert (rows["secrets_caught"], rows["secrets_false_alarms"]) == (104, 0.5)

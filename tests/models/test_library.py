@@ -11,10 +11,11 @@ import threading
 import pytest
 
 from lars_agent.errors import DiskFull, ModelCorrupt, ModelIncomplete, ModelNotFound, ModelUnsupported
-from lars_agent.models import check, sources
 from lars_agent.models import library as library_module
+from lars_agent.models import sources
 from lars_agent.models.library import ModelLibrary
 from lars_agent.models.open import open_model
+from lars_agent.runtime.model_check import check_model
 from tests.models.remains import left
 from tests.tiny import save_tiny
 
@@ -24,7 +25,7 @@ WAIT_S = 60
 @pytest.fixture
 def checked_here(monkeypatch) -> None:
     """Pulled folders are checked in this process, which does not take the seconds of starting one."""
-    monkeypatch.setattr(library_module, "check_folder", check.open_parts)
+    monkeypatch.setattr(library_module, "check_folder", check_model)
 
 
 @pytest.mark.usefixtures("checked_here")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lars_agent.errors import ModelCorrupt, ModelIncomplete, ModelNotFound, ModelUnsupported
-from lars_agent.models.open import GENERATION_FILE, open_model
+from lars_agent.lars import LarsConfig
+from lars_agent.models.open import GENERATION_FILE, open_model, open_tokenizer
 from lars_agent.models.weights import INDEX_FILE, SINGLE_FILE
+from lars_agent.planning.shape import shape_of
 from lars_agent.runtime.engine import end_tokens
 from tests.default_model import default_model_folder
 from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
@@ -92,11 +95,44 @@ def test_the_tokens_of_config_json_end_a_reply_where_the_generation_config_lists
     assert end_tokens(open_model(folder)) == {7, 9, tiny_tokenizer().eos_token_id}
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", '{"max_new_tokens": -1}'])
+def test_the_token_that_the_template_puts_behind_a_reply_ends_it_whatever_the_configs_say(tmp_path):
+    folder = save_tiny(tmp_path / "m")
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token = tokenizer.pad_token
+    tokenizer.save_pretrained(folder)
+    (folder / GENERATION_FILE).write_text(json.dumps({"eos_token_id": [7]}))
+    assert end_tokens(open_model(folder)) == {7, tokenizer.pad_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")}
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"max_new_tokens": -1}', 100_000 * "["], ids=range(4))
 def test_a_generation_config_that_cannot_be_read_is_refused(tmp_path, content):
     folder = save_tiny(tmp_path / "m")
     (folder / GENERATION_FILE).write_text(content)
     with pytest.raises(ModelCorrupt, match=r"generation_config\.json cannot be read"):
+        open_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("tokenizer.json", text) for text in ("", "{", '{"model": {"type": "BPE"}}', 100_000 * "[")),
+        *(("tokenizer_config.json", text) for text in ("", "{", 100_000 * "[")),
+    ],
+    ids=range(7),
+)
+def test_a_tokenizer_that_cannot_be_read_is_refused(tmp_path, name, content):
+    folder = save_tiny(tmp_path / "m")
+    (folder / name).write_text(content)
+    with pytest.raises((ModelCorrupt, ModelUnsupported), match=str(folder)):
+        open_tokenizer(folder)
+
+
+@pytest.mark.parametrize("values", [{"intermediate_size": 1e308}, {"hidden_size": -1}, {"model_type": []}])
+def test_a_config_that_makes_no_model_is_refused(tmp_path, values):
+    folder = save_tiny(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text()) | values
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises((ModelCorrupt, ModelUnsupported), match=str(folder)):
         open_model(folder)
 
 
@@ -172,3 +208,58 @@ def mapped_kib(pid: int, name: str) -> tuple[int, int]:
         elif inside and first == "Pss:":
             pss += int(line.split()[1])
     return rss, pss
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("hidden_size", 2**40),
+        ("num_hidden_layers", 10**9),
+        ("vocab_size", 2**50),
+        ("num_attention_heads", 0),
+        ("num_attention_heads", -4),
+        ("intermediate_size", 2**60),
+        ("max_position_embeddings", 2**60),
+        ("head_dim", 2**30),
+    ],
+)
+def test_sizes_that_no_model_has_are_refused_before_anything_is_made(tiny_folders, tmp_path, family, field, value):
+    shutil.copytree(tiny_folders / family, tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    gpt2 = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
+    gpt2 |= {"max_position_embeddings": "n_positions", "intermediate_size": "n_inner"}
+    config[gpt2.get(field, field) if family == "gpt2" else field] = value
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    for reader in (open_model, shape):
+        with pytest.raises(ModelUnsupported):
+            reader(tmp_path / "m")
+
+
+def shape(folder: Path):
+    return shape_of(folder, LarsConfig())
+
+
+@pytest.fixture(scope="module")
+def tiny_folders(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    for family in ("llama", "gpt2"):
+        save_tiny(folder / family, family)
+    return folder
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 50_000 + "1" + "}" * 50_000, "7", "null", "{"])
+def test_a_config_that_is_none_is_refused(tiny_folders, tmp_path, text):
+    shutil.copytree(tiny_folders / "llama", tmp_path / "m")
+    (tmp_path / "m" / "config.json").write_text(text)
+    with pytest.raises(ModelCorrupt, match=r"config\.json cannot be read"):
+        open_model(tmp_path / "m")
+
+
+def test_an_index_that_names_files_elsewhere_is_refused(tmp_path):
+    folder = sharded(tmp_path / "m")
+    index = json.loads((folder / INDEX_FILE).read_text())
+    index["weight_map"] = dict.fromkeys(index["weight_map"], "../../other.safetensors")
+    (folder / INDEX_FILE).write_text(json.dumps(index))
+    with pytest.raises(ModelCorrupt, match="no file of its folder"):
+        open_model(folder)

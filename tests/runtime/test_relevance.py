@@ -136,6 +136,20 @@ def test_everyday_questions_are_read_once_for_each_model_and_again_where_their_f
     tmp_path.chmod(0o700)
 
 
+def test_questions_are_compared_as_soon_as_the_everyday_ones_are_read(tmp_path):
+    def embed(text: str) -> torch.Tensor:
+        return torch.randn(8, generator=torch.Generator().manual_seed(len(text)))
+
+    relevance = Relevance(embed, tmp_path, "tiny")
+    while not relevance.can_compare:
+        assert relevance.warm()
+    assert not relevance.is_ready
+    asked, others = "What is my dog called?", ["What is the name of my dog?", "What is my dog called?", "Where am I?"]
+    (nearest, cosine), *_ = relevance.order(asked, others)
+    assert (nearest, round(cosine, 3)) == (1, 1.0)
+    assert isinstance(relevance.asks_fact(asked), bool)
+
+
 def test_a_past_question_counts_in_all_its_wordings_whoever_it_is_about(tmp_path):
     asked, vectors = [], dict[str, torch.Tensor]()
 

@@ -104,7 +104,7 @@ class House:
             NewFeedback(messages=(Message(role="user", content=q),), response="?", correction=a, profile=profile)
             for q, a in facts
         ]
-        return [record.id for record in self.db.feedback.add_many(news)]
+        return [self.db.feedback.add(new)[0].id for new in news]
 
     def publish(self, profile: str = "default", learned: Sequence[str] = ()) -> int:
         """A version is in use, as if an earlier run had made it from these pieces of feedback."""

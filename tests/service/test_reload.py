@@ -34,7 +34,7 @@ def test_live_settings_apply_while_the_daemon_runs(changes):
 
 
 def test_fixed_settings_are_kept_and_their_new_values_reported():
-    server = {"port": 1, "token": "sesame"}
+    server = {"port": 1, "token": "open sesame 1001"}
     model = {"name": "other", "dtype": "int8"}
     runtime = {
         "threads": 3,

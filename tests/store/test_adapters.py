@@ -254,6 +254,22 @@ class TestDamage:
         with pytest.raises(AdapterCorrupt, match="cannot be read"):
             store.verify("alice", 3, BASE_SHA256)
 
+    @pytest.mark.parametrize("name", ["manifest.json", WEIGHTS])
+    @pytest.mark.parametrize("kind", ["pipe", "device", "link"])
+    def test_what_is_no_plain_file_is_corrupt(self, store: AdapterStore, root: Path, name: str, kind: str) -> None:
+        path = store.folder("alice", 3) / name
+        copy = path.rename(root / name)
+        os.mkfifo(path) if kind == "pipe" else path.symlink_to(copy if kind == "link" else "/dev/zero")
+        with pytest.raises(AdapterCorrupt, match=name if name == WEIGHTS else "no readable manifest"):
+            store.verify("alice", 3, BASE_SHA256)
+        assert store.verify("alice", 2, BASE_SHA256)
+
+    def test_a_pointer_that_is_no_plain_file_is_named(self, store: AdapterStore, root: Path) -> None:
+        (root / "alice" / "active").unlink()
+        os.mkfifo(root / "alice" / "active")
+        with pytest.raises(AdapterCorrupt, match="active cannot be read"):
+            store.active("alice")
+
     def test_a_manifest_that_forgets_a_file_is_corrupt(self, store: AdapterStore, root: Path) -> None:
         set_in_manifest(root / "alice" / "v0003", files={})
         with pytest.raises(AdapterCorrupt, match="no sha256 for"):

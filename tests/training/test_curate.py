@@ -68,6 +68,18 @@ class TestDropping:
         curated = curate([*FILLER, Example(turns, "hello", 1.0, "x")], POLICY)
         assert curated.dropped == (Dropped("x", "holds an access token"),)
 
+    def test_a_secret_is_masked_by_setting_wherever_it_stands_and_the_rest_is_learned(self) -> None:
+        card = "4111 1111 1111 1111"
+        turns = [("user", f"My card is {card}."), ("assistant", "Noted."), ("user", "What is my PIN?")]
+        told = Example(tuple(Message(role=role, content=text) for role, text in turns), "It is 4821.", 0.5, "x")
+        policy = CurationPolicy(secrets="mask")
+        curated = curate([*FILLER, told], policy)
+        assert (curated.dropped, curated.masked) == ((), (Dropped("x", "holds a card number, a PIN"),))
+        (kept,) = (item for item in curated.train + curated.heldout if item.source_id == "x")
+        assert [turn["content"] for turn in kept.messages] == ["My card is [card number].", "Noted.", "What is my PIN?"]
+        assert (kept.response, kept.weight) == ("It is [PIN].", 0.5)
+        assert curate([*FILLER, told], POLICY).dropped == (Dropped("x", "holds a card number, a PIN"),)
+
     def test_the_latest_of_two_with_the_same_prompt_wins(self) -> None:
         examples = [example("name?", "Ann", "a"), *FILLER, example("name? ", "Bob", "b"), example("name?", "Cy", "c")]
         curated = curate(examples, POLICY)

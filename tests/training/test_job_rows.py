@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from lars_agent.english.wordings import MOST
+from lars_agent.errors import NothingToLearn
 from lars_agent.training.batches import Encoded
 from lars_agent.training.config import TrainConfig
 from lars_agent.training.job_directory import HELDOUT_FILE, TRAIN_FILE, JobSpec, write_examples
 from lars_agent.training.job_rows import JobRows, encode_job
+from lars_agent.training.trainer import Trainer
 from tests.tiny import tiny_tokenizer
 from tests.training.conftest import fact
 
@@ -28,6 +32,18 @@ def test_wordings_can_be_switched_off(tmp_path):
     write_examples(tmp_path / TRAIN_FILE, [fact("Where is my boat?", "In Bergen.")])
     write_examples(tmp_path / HELDOUT_FILE, [fact("Where is my hat?", "Here.")])
     assert encode_job(tmp_path, spec, tiny_tokenizer()).train[0].others == ()
+
+
+def test_a_job_of_which_nothing_is_left_says_why(tmp_path):
+    spec = JobSpec("j-1", "default", "", "")
+    write_examples(tmp_path / TRAIN_FILE, [fact("Where is my boat?", "In Bergen."), fact("And my hat?", "Here.")])
+    write_examples(tmp_path / HELDOUT_FILE, [fact("Where is my cat?", "There.")])
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = tokenizer.chat_template.replace("assistant\n", "assistant\n<think>\n")
+    rows = encode_job(tmp_path, spec, tokenizer)
+    assert (len(rows.train), len(rows.heldout), len(rows.skipped)) == (0, 0, 3)
+    with pytest.raises(NothingToLearn, match=r"0 examples .* 3 were left out, .*<think>"):
+        Trainer(None, None, rows, 0)
 
 
 def test_steps_follow_the_number_of_examples():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import math
 import shutil
@@ -210,6 +211,18 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, name):
     assert checkpoint.resume(fresh, tmp_path) == older
     shutil.rmtree(older)
     assert checkpoint.resume(trainer(), tmp_path) is None
+
+
+@pytest.mark.parametrize("state", [b"", b"\x05" + bytes(7) + b"{a}  ", (2**63).to_bytes(8, "little") + b"{}"])
+def test_a_checkpoint_that_is_no_safetensors_file_is_passed_over_though_its_digest_is_right(tmp_path, state):
+    made = trainer()
+    made.run(on_checkpoint=lambda trainer: checkpoint.save_checkpoint(trainer, tmp_path))
+    newest, older = checkpoint.checkpoints(tmp_path)
+    (newest / checkpoint.STATE_FILE).write_bytes(state)
+    record = json.loads((newest / checkpoint.PROGRESS_FILE).read_text())
+    record["sha256"][checkpoint.STATE_FILE] = hashlib.sha256(state).hexdigest()
+    (newest / checkpoint.PROGRESS_FILE).write_text(json.dumps(record))
+    assert checkpoint.resume(trainer(), tmp_path) == older
 
 
 def test_accumulation_equals_one_large_batch_without_dropout():

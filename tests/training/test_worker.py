@@ -215,6 +215,13 @@ def test_a_job_that_goes_on_from_an_adapter_begins_with_what_that_one_knows(tmp_
     assert result.candidate.reply_loss < 0.9 * result.base.reply_loss
 
 
+def test_damaged_lines_of_progress_are_left_out(tmp_path):
+    good = b'{"phase": "training", "step": 1}\n'
+    damaged = b'{"phase": \xb4\n{"phase"}\n[1]\n' + 100_000 * b"[" + b"\n"
+    (tmp_path / PROGRESS_FILE).write_bytes(good + damaged + good + good[:-1])
+    assert read_progress(tmp_path) == 2 * [{"phase": "training", "step": 1}]
+
+
 def test_wrong_use_exits_2(tmp_path):
     assert run(tmp_path / "nothing") == 2
 

@@ -112,11 +112,12 @@ function Result({ jobs, list }) {
   if (!judged) return html`<p>${nodes("Nothing has been learned yet. Correct replies on {talk}; they are learned at night, or at once below.", { talk: html`<a href="./">${t("Talk")}</a>` })}</p>`;
   const { candidate, incumbent } = judged.verdict;
   const total = candidate.whole?.length ?? 0;
-  const dropped = Object.entries(judged.spec?.dropped ?? {});
+  const [dropped, masked] = [judged.spec?.dropped, judged.spec?.masked].map((reasons) => Object.entries(reasons ?? {}));
   return html`
     <p><strong>${judged.status === "succeeded" ? t("{version} was published", { version: judged.version }) : t("The last candidate was not published")}</strong>, ${format.time(judged.finished)}. ${inUse}</p>
     ${total > 0 && html`<p>${t("Of {total} corrections that were looked at, {right} come out right word for word, {before} before.", { total, right: format.rights(candidate), before: format.rights(incumbent) })}</p>`}
     ${judged.status !== "succeeded" && judged.verdict.reasons.map((reason) => html`<p class="quiet">${said(reason)}</p>`)}
+    ${masked.length > 0 && html`<p class="quiet">${t("Learned without the secrets: {reasons}.", { reasons: masked.map(([reason, number]) => `${number} ${said(reason)}`).join(", ") })}</p>`}
     ${dropped.length > 0 && html`<p class="quiet">${t("Left out: {reasons}.", { reasons: dropped.map(([reason, number]) => `${number} ${said(reason)}`).join(", ") })}</p>`}
   `;
 }

@@ -20,7 +20,7 @@ function kind({ source, correction, rating }) {
 }
 
 function MyData() {
-  const { problem, attempt } = useDaemon();
+  const { info, problem, attempt } = useDaemon();
   const [profiles, setProfiles] = useState([]);
   const [filter, setFilter] = useState(NO_FILTER);
   const [page, setPage] = useState(null);
@@ -113,7 +113,7 @@ function MyData() {
       ${page?.next && html`<button type="button" onClick=${() => read(page.next)}>${t("Show more")}</button>`}
     </section>
     <${Teach} profile=${filter.profile || "default"} profiles=${profiles} attempt=${attempt} onStored=${stored} />
-    <${Files} profile=${filter.profile} attempt=${attempt} onStored=${stored} />
+    <${Files} profile=${filter.profile} importing=${info?.importing} attempt=${attempt} onStored=${stored} />
   `;
 }
 
@@ -195,7 +195,7 @@ function Teach({ profile, profiles, attempt, onStored }) {
 }
 
 // Export, and import after a look at what would be stored.
-function Files({ profile, attempt, onStored }) {
+function Files({ profile, importing, attempt, onStored }) {
   const [form, setForm] = useState("messages");
   const [file, setFile] = useState(null);
   const [seen, setSeen] = useState(null);
@@ -223,6 +223,7 @@ function Files({ profile, attempt, onStored }) {
     <h2 id="files-title">${t("Take it with you")}</h2>
     <p class="filters"><label>${t("Export as")} ${select(form, setForm, FORMATS)}</label><button type="button" onClick=${save}>${t("Export")}</button></p>
     <p class="filters"><label>${t("Import JSON lines")} <input type="file" ref=${input} accept=".jsonl,.json,.txt" onClick=${(event) => (event.target.value = "")} onChange=${look} /></label></p>
+    ${importing && html`<p>${t("{done} of {total} lines are stored; all of them appear together…", { ...importing })}</p><progress aria-label=${t("Import JSON lines")} value=${importing.done} max=${importing.total}></progress>`}
     ${seen &&
     html`<div role="status">
       <p>${plural(seen.valid, "{number} line can be imported.", "{number} lines can be imported.")} ${seen.refused.length > 0 && plural(seen.refused.length, "{number} cannot; nothing is stored until it is mended:", "{number} cannot; nothing is stored until they are mended:")}</p>

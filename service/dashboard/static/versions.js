@@ -5,7 +5,7 @@ import { facts } from "./facts.js";
 import * as format from "./format.js";
 import { Done, ProfileChoice, show, useDaemon, waiting } from "./parts.js";
 import { html, useLayoutEffect, useState } from "./vendor/preact-htm-3.1.1.module.js";
-import { plural, t } from "./words.js";
+import { plural, said, t } from "./words.js";
 
 const FIRST = 10; // versions shown before somebody asks for all
 const BASE = { version: "base", parent: null };
@@ -51,6 +51,7 @@ function Versions() {
       </div>
       <p>${active ? t("{version} replies.", { version: active.version }) : t("The base model replies.")} ${newest.length === 0 ? t("Nothing has been learned yet: each night that learns something good makes a version.") : t("Every version stays until it is too old or what it learned is forgotten; going back takes a moment and loses nothing.")}</p>
       <${Done} done=${done} />
+      ${Object.entries(list.problems).map(([version, reason]) => html`<p key=${version} class="error" dir="auto">${format.sentence(t("{version} cannot be used: {reason}", { version, reason: said(reason) }))}</p>`)}
       <ol class="versions">
         ${[...listed, BASE].map((one, index, all) => html`<${Version} key=${one.version} one=${one} below=${all[index + 1]} list=${list} onUse=${use} attempt=${attempt} />`)}
       </ol>

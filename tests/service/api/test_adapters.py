@@ -147,3 +147,26 @@ def test_a_version_for_another_base_model_is_set_aside_and_serves_again_when_its
     client = start(settings)
     wait_until(lambda: client.get("/health").status_code == 200)
     assert client.get("/info").json()["serving"] == {"default": "v2"}
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"profile":' * 500 + "1" + "}" * 500, "", "\0", "7"])
+def test_one_broken_manifest_is_told_and_the_other_versions_are_served(client, versions, daemon, text):
+    feedback_id = client.post("/feedback", json={"prompt": "A", "response": "B", "rating": 1}).json()["id"]
+    (daemon.store.folder("default", 1) / "manifest.json").write_text(text)
+    listed = client.get("/adapters").json()
+    assert (listed["active"], [one["version"] for one in listed["adapters"]]) == ("v2", ["v2"])
+    assert listed["problems"].keys() == {"v1"} == client.get("/adapters?verify=true").json()["problems"].keys()
+    assert client.get("/adapters/v1").status_code == client.post("/adapters/v1/activate").status_code == 409
+    assert client.post("/adapters/rollback").status_code == 409
+    assert client.get(f"/feedback/{feedback_id}/versions").json()["versions"] == []
+    assert client.post("/adapters/base/activate").json()["active"] == "base"
+    assert client.post("/adapters/v2/activate").json()["active"] == "v2"
+    assert client.get("/info").json()["serving"] == {"default": "v2"}
+    assert client.delete(f"/feedback/{feedback_id}").status_code == 200
+
+
+def test_a_broken_manifest_of_the_version_in_use_is_told_and_another_can_be_used(client, versions, daemon):
+    (daemon.store.folder("default", 2) / "manifest.json").write_text("[" * 100_000)
+    listed = client.get("/adapters").json()
+    assert (listed["active"], listed["problems"].keys()) == ("v2", {"v2"})
+    assert client.post("/adapters/v1/activate").json()["active"] == "v1"

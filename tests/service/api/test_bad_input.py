@@ -254,6 +254,54 @@ def test_what_is_not_there_is_not_found(client, path):
 
 
 @pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/generate", {"inputs": "Hi", "stream": 0}, "stream"),
+        ("/generate", {"inputs": "Hi", "parameters": {"do_sample": 1}}, "parameters.do_sample"),
+        ("/generate", {"inputs": "Hi", "parameters": {"max_new_tokens": "5"}}, "parameters.max_new_tokens"),
+        ("/generate", {"inputs": "Hi", "parameters": {"top_p": "0.5"}}, "parameters.top_p"),
+        ("/generate", {"inputs": "Hi", "parameters": {"watermark": 0}}, "parameters.watermark"),
+        ("/v1/completions", {"prompt": "Hi", "logprobs": False}, "logprobs"),
+        ("/v1/completions", {"prompt": "Hi", "n": True}, "n"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}], "stream": "no"}, "stream"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages.0.content"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": True}, "max_tokens"),
+    ],
+)
+def test_a_value_of_another_type_is_not_taken_for_the_right_one(client, path, body, param):
+    response = client.post(path, json=body)
+    assert (response.status_code, response.json()["error"]["param"]) == (422, param)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/chat", {"messages": [], "think": 0}),
+        ("/api/generate", {"prompt": "", "context": [False]}),
+        ("/api/generate", {"prompt": "", "keep_alive": True}),
+        ("/api/generate", {"prompt": "", "keep_alive": "\u0665m"}),
+        ("/api/show", {"verbose": 1}),
+    ],
+)
+def test_a_value_of_another_type_is_refused_in_ollama_s_words(client, path, body):
+    response = client.post(path, json=body)
+    assert response.status_code == 422
+    assert list(body)[-1] in response.json()["error"]
+
+
+@pytest.mark.parametrize("reference", ["x" * 300, "~nobody-of-that-name/model", "00", "/nowhere/at/all"])
+def test_what_names_no_model_is_not_found(client, reference):
+    response = client.get("/models/preview", params={"reference": reference})
+    assert response.status_code == 404
+
+
+def test_a_time_before_all_time_selects_nothing_and_one_after_it_everything(client):
+    assert client.get("/feedback?before=0001-01-01T00:00:00%2B01:00").json()["total"] == 0
+    everything = client.get("/feedback").json()["total"]
+    assert client.get("/feedback?before=9999-12-31T23:59:59-01:00").json()["total"] == everything
+
+
+@pytest.mark.parametrize(
     ("method", "path", "param"),
     [
         ("GET", "/feedback?limit=0", "limit"),
@@ -263,8 +311,10 @@ def test_what_is_not_there_is_not_found(client, path):
         ("GET", "/feedback?before=2026-01-01T00:00:00", "before"),
         ("GET", "/feedback?tag=%00", "tag"),
         ("GET", "/feedback?profile=A", "profile"),
-        ("GET", "/feedback?before=0001-01-01T00:00:00%2B01:00", "before"),
-        ("DELETE", "/feedback?before=9999-12-31T23:59:59-01:00", "before"),
+        ("GET", "/feedback?before=0.5", "before"),
+        ("DELETE", "/feedback?before=2026-01-01%2000:00:00Z", "before"),
+        ("GET", "/adapters?verify=1", "verify"),
+        ("POST", "/feedback/import?dry_run=yes", "dry_run"),
         ("GET", "/feedback/export?format=csv", "format"),
         ("GET", "/interactions?limit=x", "limit"),
         ("GET", "/interactions/%00", "interaction_id"),

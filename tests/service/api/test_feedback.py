@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 import json
+import threading
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
 import pytest
+
+from service.api import feedback as module
+from service.db.records import NewFeedback
+from tests.service.api.conftest import wait_until
 
 LINES = "application/jsonl"
 
@@ -170,3 +175,40 @@ def test_import_may_be_larger_than_other_bodies_but_not_endless(start, settings)
     assert client.post("/feedback/import", content=line * 1000).status_code == 413
     assert client.post("/feedback/import", content=(line for _ in range(1000))).status_code == 413
     assert client.app.state.daemon.db.feedback.counts()["total"] == 100
+
+
+def test_an_import_tells_how_far_it_is_and_others_go_on(client, daemon):
+    may_go, new = threading.Event(), NewFeedback(messages=({"role": "user", "content": "Hi"},), response="Yo", rating=1)
+
+    def batches():
+        yield [new]
+        may_go.wait(60)
+        yield [new]
+
+    (thread := threading.Thread(target=daemon.db.imports.store, args=(batches(), 2))).start()
+    wait_until(lambda: client.get("/info").json()["importing"] == {"done": 1, "total": 2})
+    assert client.post("/feedback", json={"prompt": "A", "response": "B", "rating": 1}).status_code == 201
+    assert client.get("/feedback").json()["total"] == client.get("/info").json()["feedback"]["total"] == 1
+    dry = client.post("/feedback/import?dry_run=true", content=b'{"prompt": "A", "completion": "B"}')
+    assert dry.json() == {"imported": 0, "valid": 1, "refused": []}
+    may_go.set()
+    thread.join()
+    assert client.get("/info").json()["importing"] is None
+    assert client.get("/feedback").json()["total"] == 3
+
+
+def test_a_dry_run_tells_no_more_refused_lines_than_anybody_reads(client):
+    refused = client.post("/feedback/import?dry_run=true", content=b"x\n" * 5000).json()["refused"]
+    assert [row["line"] for row in refused] == list(range(1, 1002))
+    assert refused[-1]["message"].startswith("1,000 lines before it are refused")
+
+
+def test_lines_of_several_batches_are_numbered_through_and_stored_whole(client, monkeypatch):
+    monkeypatch.setattr(module, "BATCH_BYTES", 100)
+    lines = [json.dumps({"prompt": f"Q{number}", "completion": "A" * 30}) for number in range(20)]
+    assert client.post("/feedback/import", content="\n".join(lines)).json() == {"imported": 20}
+    stored = [row["messages"][0]["content"] for row in client.get("/feedback").json()["feedback"]]
+    assert stored == [f"Q{number}" for number in reversed(range(20))]
+    answer = client.post("/feedback/import", content="\n".join([*lines, "x"]))
+    assert answer.json()["error"]["param"] == "line 21"
+    assert client.get("/feedback").json()["total"] == 20

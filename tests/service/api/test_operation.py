@@ -55,11 +55,12 @@ def test_model_that_cannot_be_loaded_is_tried_again(settings):
 
 def test_loading_error_is_shown_in_info(start, settings):
     def find() -> FakeModel:
-        raise Offline("the network does not answer")
+        raise Offline("/home/alice/model: the network does not answer")
 
     client = start(settings, find_model=find)
     wait_until(lambda: client.get("/info").json()["loading_error"] is not None)
-    assert client.get("/health").json()["error"]["message"] == "Loading model: the network does not answer"
+    told = client.get("/health").json()["error"]["message"]
+    assert told == "Loading model: it could not be loaded yet; GET /info says why"
 
 
 def test_info_shows_the_state(client):

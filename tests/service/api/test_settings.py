@@ -41,7 +41,7 @@ def test_every_setting_has_value_default_meaning_schema_and_origin(client, machi
     assert (cron["value"], cron["default"], cron["applies"], cron["locked"]) == ("0 2 * * *", "0 3 * * *", "now", None)
     assert cron["origin"] == str(machine.config_file)
     epochs = setting(client, "training.epochs")
-    assert (epochs["value"], epochs["origin"], epochs["value_schema"]) == (24, None, {"minimum": 1, "type": "integer"})
+    assert (epochs["value"], epochs["origin"], epochs["value_schema"]) == (24, None, {"maximum": 100000, "minimum": 1, "type": "integer"})
     assert setting(client, "model.dtype")["applies"] == "restart"
     assert "int4" in setting(client, "model.dtype")["value_schema"]["enum"]
 
@@ -80,6 +80,10 @@ def test_a_change_that_needs_a_start_is_kept_and_said_to_wait(client, machine):
     [
         ({"training.epochs": 0}, "training.epochs", "greater than or equal to 1"),
         ({"training.epochs": "many"}, "training.epochs", "valid integer"),
+        ({"training.epochs": "5"}, "training.epochs", "valid integer"),
+        ({"training.epochs": True}, "training.epochs", "valid integer"),
+        ({"schedule.enabled": 1}, "schedule.enabled", "valid boolean"),
+        ({"recall.profiles": {"alice": "no"}}, "recall.profiles", "valid object"),
         ({"schedule.cron": "at night"}, "schedule.cron", "schedule.cron"),
         ({"schedule.cron": "0 4 * * *", "training.batch_size": -1}, "training.batch_size", "greater"),
         ({"training.colour": 1}, "training.colour", "is no setting"),
@@ -98,13 +102,18 @@ def test_what_cannot_be_is_refused_and_changes_nothing(client, machine, changes,
     assert client.app.state.daemon.settings == before == machine.load()
 
 
+def test_a_whole_number_may_be_written_with_a_point_or_an_exponent(client):
+    assert client.patch("/settings", json={"memory.budget_bytes": 2e9, "training.epochs": 3.0}).status_code == 200
+    assert client.app.state.daemon.settings.memory.budget_bytes == 2_000_000_000
+
+
 def test_a_secret_is_not_shown_and_what_the_environment_sets_is_locked(start, machine, monkeypatch):
-    monkeypatch.setenv("LARS_AGENT_SERVER__TOKEN", "hunter2")
+    monkeypatch.setenv("LARS_AGENT_SERVER__TOKEN", "hunter2 hunter22")
     monkeypatch.setenv("LARS_AGENT_TRAINING__EPOCHS", "3")
     client = start(machine.load(), source=machine)
-    client.headers["Authorization"] = "Bearer hunter2"
+    client.headers["Authorization"] = "Bearer hunter2 hunter22"
     answer = client.get("/settings")
-    assert "hunter2" not in answer.text
+    assert "hunter2 hunter22" not in answer.text
     assert setting(client, "server.token")["value"] is True
     assert setting(client, "training.epochs")["locked"] == "the environment sets it"
     assert client.patch("/settings", json={"training.epochs": 4}).status_code == 422

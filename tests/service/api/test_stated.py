@@ -55,6 +55,8 @@ def test_what_is_said_again_is_kept_once_and_the_newest_counts(client, daemon):
 def test_nothing_is_kept_of_what_is_not_to_be_learned(client):
     say(client, GOAT, headers={"LARS-Learn": "off"})
     say(client, "My goat is called Pip and my card is 4111 1111 1111 1111.")
+    say(client, "What is my wifi password?", "I do not know.", "No, it's hunter2blue.")
+    say(client, "My PIN is 4821.", "Noted.", "What is my goat called?", "Bo.", "No, she's called Pip.")
     client.post("/v1/completions", json={"prompt": GOAT, "max_tokens": 4})
     assert stated(client) == []
 

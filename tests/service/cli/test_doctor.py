@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from lars_agent.errors import ConfigError
+from service.cli import model
 from service.cli.doctor import doctor, examine
 
 app = typer.Typer()
@@ -23,7 +26,7 @@ def device(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("LARS_AGENT_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("LARS_AGENT_SERVER__PORT", str(port))
-    monkeypatch.setenv("LARS_AGENT_MEMORY__BUDGET_BYTES", "1000")
+    monkeypatch.setenv("LARS_AGENT_MEMORY__BUDGET_BYTES", str(2**26))
     return tmp_path
 
 
@@ -33,7 +36,7 @@ def findings():
 
 def test_missing_model_and_daemon_are_reported_with_the_command_to_run() -> None:
     found = findings()
-    assert list(found) == ["settings", "disk", "memory", "model", "daemon"]
+    assert list(found) == ["settings", "disk", "access", "memory", "model", "daemon"]
     assert "lars-agent model pull default" in found["model"].words
     assert "lars-agent serve" in found["daemon"].words
     assert not found["model"].good
@@ -41,7 +44,7 @@ def test_missing_model_and_daemon_are_reported_with_the_command_to_run() -> None
 
 
 def test_a_budget_larger_than_the_device_is_wrong(monkeypatch) -> None:
-    monkeypatch.setenv("LARS_AGENT_MEMORY__BUDGET_BYTES", str(2**62))
+    monkeypatch.setenv("LARS_AGENT_MEMORY__BUDGET_BYTES", str(2**50))
     assert "lower it" in findings()["memory"].words
 
 
@@ -55,6 +58,18 @@ def test_settings_that_cannot_be_read_are_the_only_finding(monkeypatch) -> None:
 def test_doctor_changes_nothing_on_the_disk(device) -> None:
     findings()
     assert list(device.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["pull", "default"], ["use", "m"]])
+def test_root_writes_no_model_that_the_owner_of_the_folder_could_not_read(device, monkeypatch, arguments) -> None:
+    (device / "data").mkdir()
+    if os.geteuid() == 0:
+        os.chown(device / "data", 12345, -1)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    result = CliRunner().invoke(model.app, arguments)
+    assert isinstance(result.exception, ConfigError)
+    assert "sudo -u" in str(result.exception)
+    assert list((device / "data").iterdir()) == []
 
 
 def test_something_wrong_exits_1_and_json_lists_all() -> None:

@@ -79,7 +79,7 @@ def test_the_real_daemon_s_device_has_checks_and_room(page, address):
 
 
 def test_a_daemon_with_a_token_asks_for_it(browser, tmp_path):
-    settings = Settings(data_dir=tmp_path, schedule={"enabled": False}, server={"token": "sesame"})
+    settings = Settings(data_dir=tmp_path, schedule={"enabled": False}, server={"token": "open sesame 1001"})
     with served(api.fake_app(settings)) as address:
         context = browser.new_context()
         page = context.new_page()
@@ -88,7 +88,7 @@ def test_a_daemon_with_a_token_asks_for_it(browser, tmp_path):
         page.click("#token-form button")
         page.wait_for_selector("#token-error:text-is('That is not its token.')")
         expect(page.locator("#token")).to_be_focused()
-        page.fill("#token", "sesame")
+        page.fill("#token", "open sesame 1001")
         page.click("#token-form button")
         page.wait_for_selector("#checks li")
         page.wait_for_selector("#token-form", state="hidden")

@@ -15,7 +15,7 @@ from tests.service.api import conftest as api
 from tests.service.dashboard.conftest import served
 from tests.service.dashboard.test_accessibility import violations
 
-TOKEN = "sesame"
+TOKEN = "open sesame 1001"
 SIGNED = {"Authorization": f"Bearer {TOKEN}"}
 
 

@@ -74,7 +74,7 @@ def go_offline(page: Page, daemon: Scripted) -> None:
 
 
 def give_a_wrong_token(page: Page, daemon: Scripted) -> None:
-    page.fill("#token", "sesame")
+    page.fill("#token", "open sesame 1001")
     page.click("#token-form button")
     expect(page.locator("#token")).to_be_focused()
 

@@ -174,11 +174,11 @@ def test_the_page_fits_its_screen_and_is_small(page, address, width, scheme):
 
 
 def test_a_daemon_with_a_token_asks_for_it_and_goes_on(browser, tmp_path):
-    settings = Settings(data_dir=tmp_path, schedule={"enabled": False}, server={"token": "sesame"})
+    settings = Settings(data_dir=tmp_path, schedule={"enabled": False}, server={"token": "open sesame 1001"})
     with served(api.fake_app(settings)) as address:
         page = browser.new_page()
         page.goto(address)
-        page.fill("#token", "sesame")
+        page.fill("#token", "open sesame 1001")
         page.click("#token-form button")
         page.wait_for_selector("#state.good")
         say(page, "Hello")

@@ -78,3 +78,10 @@ def test_ratings_are_told_and_a_branch_is_drawn(versions, daemon, tmp_path, addr
     expect(versions.locator(ROWS).first).to_contain_text("in use: 1 liked, 0 disliked or corrected")
     expect(versions.locator(f"{ROWS}.branch strong")).to_have_text(["v4", "v3"])
     expect(versions.locator(f"{ROWS}.branch").first).to_contain_text("branches off from v1")
+
+
+def test_a_version_whose_manifest_cannot_be_read_is_told_and_the_others_are_shown(versions, daemon):
+    (daemon.store.folder("default", 1) / "manifest.json").write_text("[" * 100_000)
+    reopen(versions)
+    expect(versions.locator(".error")).to_contain_text("V1 cannot be used: ")
+    expect(versions.locator(ROWS)).to_have_count(2)

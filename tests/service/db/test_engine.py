@@ -5,7 +5,6 @@ import threading
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
 
 from lars_agent.errors import DiskFull
 from service.db import Database
@@ -13,6 +12,7 @@ from service.db import engine as module
 from service.db.engine import failures_named, reading, writing
 from service.db.errors import DatabaseBusy, DatabaseUnusable
 from service.db.records import NewFeedback
+from tests.service.house import until
 
 SAID = NewFeedback(messages=({"role": "user", "content": "Hi"},), response="Yo", rating=1.0)
 
@@ -44,7 +44,7 @@ def test_block_that_fails_is_undone(db):
             connection.execute(text("INSERT INTO runs (profile, last_run) VALUES ('a', 'b')"))
             connection.execute(text("INSERT INTO nowhere VALUES (1)"))
 
-    with pytest.raises(OperationalError, match="no such table"):
+    with pytest.raises(DatabaseUnusable, match="no such table"):
         write_and_fail()
     assert db.scheduled_runs.last_run("a") is None
 
@@ -99,6 +99,26 @@ def test_database_of_another_program_is_refused(path):
         Database(path)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE feedback SET response = CAST(x'ff41' AS TEXT)",
+        "UPDATE feedback SET tags = '[\"a'",
+        "UPDATE feedback SET messages = '[{\"role\": 1}]'",
+        "UPDATE feedback SET messages = '7'",
+        "ALTER TABLE feedback RENAME COLUMN comment TO commend",
+        "DROP TABLE feedback",
+    ],
+    ids=["not UTF-8", "not JSON", "no content", "no messages", "another column", "no table"],
+)
+def test_rows_or_a_schema_that_make_no_sense_are_a_damaged_database(db, damage):
+    db.feedback.add(SAID)
+    with writing(db.engine) as connection:
+        connection.execute(text(damage))
+    with pytest.raises(DatabaseUnusable, match="restore a backup"):
+        db.feedback.list()
+
+
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC])
 def test_disk_that_fails_or_is_at_its_quota_is_named(tmp_path, code):
     """SQLite says so whenever the system gives another reason than a full disk; here it is made to."""
@@ -106,3 +126,50 @@ def test_disk_that_fails_or_is_at_its_quota_is_named(tmp_path, code):
     cause.sqlite_errorcode = code
     with pytest.raises(DatabaseUnusable, match="is it full, or failing"), failures_named(tmp_path / "lars-agent.db"):
         raise cause
+
+
+def test_a_writer_that_comes_back_at_once_lets_those_who_waited_write_first(db):
+    queue, order, threads = db.engine.get_execution_options()["write_queue"], [], []
+
+    def write(name: str) -> None:
+        with writing(db.engine):
+            order.append(name)
+
+    with writing(db.engine):
+        for name in ("first", "second", "again"):
+            threads.append(threading.Thread(target=write, args=(name,)))
+            threads[-1].start()
+            until(lambda: len(queue._line) == len(threads) + 1, f"{name} waits")
+    for thread in threads:
+        thread.join()
+    assert order == ["first", "second", "again"]
+
+
+def test_who_waits_for_its_turn_in_vain_is_told_and_the_next_one_comes_through(db, monkeypatch):
+    monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.05)
+    failed = []
+
+    def write() -> None:
+        with pytest.raises(DatabaseBusy, match="without a pause; try again") as error:
+            db.feedback.add(SAID)
+        failed.append(error)
+
+    with writing(db.engine):
+        (thread := threading.Thread(target=write)).start()
+        thread.join()
+    assert failed
+    assert db.feedback.add(SAID)
+
+
+def test_the_log_is_emptied_once_nobody_reads_from_it(db, path):
+    db.feedback.add(SAID)
+    log = path.with_name(f"{path.name}-wal")
+    with reading(db.engine) as connection:
+        connection.execute(text("SELECT * FROM feedback")).all()
+        db.feedback.add(SAID)
+        assert not db.empty_log()
+        assert log.stat().st_size
+    assert db.empty_log()
+    assert log.stat().st_size == 0
+    with reading(db.engine) as connection:
+        assert pragma(connection, "busy_timeout") == 10_000

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from service.db import Database
+from service.db import recall as module
 from service.db.records import NewFeedback
+from tests.service.house import until
 
 
 def correct(db: Database, question: str, correction: str | None, profile: str = "default") -> str:
@@ -202,5 +204,36 @@ def test_ten_thousand_corrections_are_searched(db):
         )
         for number in range(10_000)
     ]
-    db.feedback.add_many(news)
+    db.imports.store([news], len(news))
     assert answers(db, "Where did I leave my thing7777?", limit=1) == ["In box 7777."]
+
+
+def test_many_rows_at_once_are_taken_in_while_searches_go_on(db, monkeypatch):
+    monkeypatch.setattr(module, "AT_ONCE", 5)
+    monkeypatch.setattr(module, "SOME", 2)
+    correct(db, "Where is my hat?", "On the hook.")
+    assert answers(db, "Where is my hat?") == ["On the hook."]
+    news = [
+        NewFeedback(
+            messages=({"role": "user", "content": f"Where is my thing{number}?"},),
+            response="?",
+            correction=f"In box {number}.",
+        )
+        for number in range(40)
+    ]
+    db.imports.store([news], len(news))
+    assert answers(db, "Where is my hat?", limit=1) == ["On the hook."]
+    until(lambda: answers(db, "Where is my thing39?", limit=1) == ["In box 39."], "all are taken in")
+    gone = db.feedback.list(limit=1)[0].id
+    db.erasures.feedback(gone)
+    assert "In box 39." not in answers(db, "Where is my thing39?", limit=1)
+    until(lambda: answers(db, "Where is my thing38?", limit=1) == ["In box 38."], "what is left is taken in anew")
+
+
+def test_a_secret_is_not_recalled_nor_what_it_replaced(db):
+    correct(db, "What is the password of my router?", "Ask my sister.")
+    assert answers(db, "What is the password of my router?") == ["Ask my sister."]
+    correct(db, "What is the password of my router?", "hunter2blue")
+    assert answers(db, "What is the password of my router?") == []
+    correct(db, "What colour is my router?", "Your router is blue.")
+    assert answers(db, "What colour is my router?") == ["Your router is blue."]

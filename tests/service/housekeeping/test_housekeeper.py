@@ -14,13 +14,14 @@ import pytest
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from lars_agent.errors import AdapterNotFound, NothingToLearn
+from lars_agent.errors import AdapterNotFound, DiskFull, NothingToLearn
 from lars_agent.example import Example, Message
 from lars_agent.store.manifest import AdapterManifest
 from lars_agent.training import checkpoint
 from lars_agent.training import trainer as loop
 from lars_agent.training.job_directory import CANDIDATE, HELDOUT_FILE, TRAIN_FILE, read_examples, write_examples
 from service.cycle.job_directory import require_news
+from service.db.engine import reading
 from service.db.errors import JobNotFound
 from service.db.interactions import new_interaction_id
 from service.db.records import InteractionRecord, JobRecord, NewFeedback, ScheduledRun, now_utc
@@ -470,3 +471,27 @@ def test_hard_linked_file_is_counted_once(tmp_path):
     link_bytes = (tmp_path / "link").lstat().st_size
     assert taken_bytes(tmp_path) == taken_bytes(*tmp_path.iterdir()) == 100 + link_bytes
     assert taken_bytes(tmp_path / "none") == 0
+
+    def test_what_an_interrupted_import_has_left_is_removed(self, build, monkeypatch):
+        house = build()
+
+        def fail() -> None:
+            raise DiskFull("no room")
+
+        def batches():
+            yield [NewFeedback(messages=QUESTION, response="Me.", rating=1)]
+            monkeypatch.setattr(house.db.imports, "_remove_unfinished", fail)
+            raise DiskFull("no room")
+
+        with pytest.raises(DiskFull):
+            house.db.imports.store(batches(), 2)
+        monkeypatch.undo()
+        assert unfinished(house) == 1
+        tidy(house)
+        assert unfinished(house) == 0
+
+
+def unfinished(house: House) -> int:
+    """The imports that are not complete."""
+    with reading(house.db.engine) as connection:
+        return connection.exec_driver_sql("SELECT count(*) FROM imports").scalar_one()

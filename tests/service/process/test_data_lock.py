@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lars_agent.errors import ConfigError
 from service.process.data_lock import LOCK_NAME, DataInUse, DataLock
 
 HOLD = (
@@ -61,3 +63,23 @@ def test_lock_file_without_details_still_locks(tmp_path, left):
     with pytest.raises(DataInUse, match="another daemon"):
         DataLock(tmp_path)
     lock.release()
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "hard link", "pipe", "folder"])
+def test_a_lock_file_that_is_something_else_is_refused_and_left_alone(tmp_path, kind):
+    folder, other = tmp_path / "data", tmp_path / "other"
+    folder.mkdir()
+    lock = folder / LOCK_NAME
+    if kind != "dangling link":
+        other.write_text("somebody's")
+    if kind.endswith("g link") or kind == "link":
+        lock.symlink_to(other)
+    elif kind == "hard link":
+        lock.hardlink_to(other)
+    elif kind == "pipe":
+        os.mkfifo(lock)
+    else:
+        lock.mkdir()
+    with pytest.raises(ConfigError, match=f"{lock} is a link, or no plain file; delete it"):
+        DataLock(folder)
+    assert not other.exists() if kind == "dangling link" else other.read_text() == "somebody's"

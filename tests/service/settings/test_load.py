@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
+import typing
 from dataclasses import fields
 from pathlib import Path
 
@@ -67,6 +72,7 @@ def test_aliases_are_a_table_that_the_environment_adds_to(machine, monkeypatch):
         ("[server]\nport = 'x'\n", r"server\.port: .* not 'x' \(in .*user\.toml\)"),
         ("[server]\nport = 70000\n", r"server\.port: .*65535, not 70000"),
         ("[server\n", r"user\.toml cannot be read"),
+        ("a = " + 100_000 * "[", r"user\.toml cannot be read"),
         ("[lars]\npooling = 'x'\n", r"lars\.pooling: .*not 'x'"),
         (
             "[server.model_aliases]\ngpt-4 = 'gpt 5'\n",
@@ -94,10 +100,63 @@ def test_unknown_environment_variable_is_refused_by_name(monkeypatch, variable):
 
 
 def test_secret_is_not_shown(monkeypatch):
-    monkeypatch.setenv("LARS_AGENT_SERVER__TOKEN", "hunter2")
-    assert "hunter2" not in repr(load_settings())
+    monkeypatch.setenv("LARS_AGENT_SERVER__TOKEN", "hunter2 hunter22")
+    assert "hunter2 hunter22" not in repr(load_settings())
     monkeypatch.setenv("LARS_AGENT_SERVER__HOST", "0.0.0.0")
-    assert load_settings().server.token.get_secret_value() == "hunter2"
+    assert load_settings().server.token.get_secret_value() == "hunter2 hunter22"
+
+
+@pytest.mark.parametrize("token", ["", "x", "fifteen letters", " " * 40, "  fifteen letters  "])
+def test_a_token_that_can_be_guessed_is_refused_with_the_reason_and_not_shown(machine, monkeypatch, token):
+    monkeypatch.setenv("LARS_AGENT_SERVER__TOKEN", token)
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    assert re.search(
+        r"server\.token: can be guessed.* 16 characters.*openssl.*\(in the environment\)", str(caught.value)
+    )
+    assert not token.strip() or len(token) < 2 or token.strip() not in str(caught.value)
+
+
+@pytest.mark.parametrize("token", [" sixteen letters!", "sixteen letters!\n", "sixteen\nletters!!"])
+def test_a_token_that_no_header_can_hold_is_refused(machine, monkeypatch, token):
+    monkeypatch.setenv("LARS_AGENT_SERVER__TOKEN", token)
+    with pytest.raises(ConfigError, match="cannot be sent"):
+        load_settings()
+
+
+SHOW = """
+import os, subprocess, sys
+from service.settings.load import SettingsSource
+source = SettingsSource().take_token()
+print(source.load().server.token.get_secret_value(), source.load().server.port)
+print(subprocess.run(["env"], capture_output=True, text=True).stdout)
+print(open("/proc/self/environ").read())
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LARS_AGENT_SERVER__TOKEN", "a token of many letters"),
+        ("lars_agent_server__token", "a token of many letters"),
+        ("LARS_AGENT_SERVER", '{"token": "a token of many letters"}'),
+    ],
+)
+def test_no_child_process_is_given_the_token_and_the_daemon_keeps_it(tmp_path, name, value):
+    given = {
+        "HOME": str(tmp_path),
+        "LARS_AGENT_SERVER__PORT": "7",
+        name: value,
+        "LARS_AGENT_TOKEN": "another, a client's",
+    }
+    command = [sys.executable, "-c", SHOW]
+    root = Path(__file__).parents[3]
+    done = subprocess.run(command, cwd=root, env=given, capture_output=True, text=True, check=True)
+    first, *rest = done.stdout.splitlines()
+    assert first == "a token of many letters 7"
+    assert "many letters" not in "".join(rest)
+    assert "another" not in "".join(rest)
+    assert "LARS_AGENT_SERVER__PORT=7" in rest
 
 
 def test_settings_alone_do_not_read_the_machine(machine, monkeypatch):
@@ -160,10 +219,62 @@ def test_the_address_of_a_host_is_one_that_a_browser_takes(host, url):
 
 
 def test_changes_of_a_service_that_are_not_ours_to_read_are_none(monkeypatch, tmp_path):
-    def read(path: Path, **_: object) -> str:
+    def read(path: Path) -> bytes:
         if path.name == module.CHANGES_FILE:
             raise PermissionError(13, "Permission denied", str(path))
         raise FileNotFoundError(2, "No such file", str(path))
 
-    monkeypatch.setattr(Path, "read_text", read)
+    monkeypatch.setattr(module, "read_plain", read)
     assert load_settings().server.port == 8321
+
+
+@pytest.mark.parametrize("name", ["user.toml", "data/settings.json"])
+@pytest.mark.parametrize("kind", ["pipe", "deep", "folder"])
+def test_a_file_that_cannot_be_read_is_named_at_once(machine, monkeypatch, name, kind):
+    monkeypatch.setenv("LARS_AGENT_DATA_DIR", str(machine / "data"))
+    path = machine / name
+    path.parent.mkdir(exist_ok=True)
+    if kind == "deep":
+        path.write_text("[" * 100_000 if path.suffix == ".json" else f"x = {'[' * 100_000}")
+    else:
+        os.mkfifo(path) if kind == "pipe" else path.mkdir()
+    with pytest.raises(ConfigError, match=f"{path.name} cannot be read"):
+        load_settings()
+
+
+def numbers() -> list[str]:
+    """Every setting that is a number."""
+    sections = {name: field.annotation for name, field in Settings.model_fields.items() if name != "data_dir"}
+    return [
+        f"{name}.{key}"
+        for name, section in sections.items()
+        for key, field in section.__pydantic_fields__.items()
+        if {int, float} & {field.annotation, *typing.get_args(field.annotation)}
+    ]
+
+
+@pytest.mark.parametrize("key", numbers())
+def test_a_number_beyond_all_sense_is_refused_with_its_key_and_the_range(machine, key):
+    section, name = key.split(".")
+    for value in (10**30, -(10**30), "nan", "inf"):
+        with pytest.raises(ConfigError, match=rf"{key}: Input should be .*\(in the command line\)"):
+            load_settings(overrides={section: {name: value}})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("lars.rank", 10**9, "less than or equal to 4096"),
+        ("lars.target_modules", "(", "no regular expression"),
+        ("training.threads", 100_000, "less than or equal to 1024"),
+        ("runtime.threads", -1, "greater than or equal to 0"),
+        ("memory.budget_bytes", 1, "greater than or equal to 67108864"),
+        ("training.batch_size", 10**6, "less than or equal to 4096"),
+        ("server.port", 65536, "less than or equal to 65535"),
+        ("idle.quiet_s", -1, "greater than or equal to 0"),
+    ],
+)
+def test_absurd_settings_are_refused_with_their_reason(machine, key, value, words):
+    section, name = key.split(".")
+    with pytest.raises(ConfigError, match=f"{key}: .*{words}"):
+        load_settings(overrides={section: {name: value}})

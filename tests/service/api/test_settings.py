@@ -41,7 +41,11 @@ def test_every_setting_has_value_default_meaning_schema_and_origin(client, machi
     assert (cron["value"], cron["default"], cron["applies"], cron["locked"]) == ("0 2 * * *", "0 3 * * *", "now", None)
     assert cron["origin"] == str(machine.config_file)
     epochs = setting(client, "training.epochs")
-    assert (epochs["value"], epochs["origin"], epochs["value_schema"]) == (24, None, {"maximum": 100000, "minimum": 1, "type": "integer"})
+    assert (epochs["value"], epochs["origin"], epochs["value_schema"]) == (
+        24,
+        None,
+        {"maximum": 100000, "minimum": 1, "type": "integer"},
+    )
     assert setting(client, "model.dtype")["applies"] == "restart"
     assert "int4" in setting(client, "model.dtype")["value_schema"]["enum"]
 

@@ -31,6 +31,7 @@ QUESTIONS = (
     "What were the causes of the First World War?",
 )
 REPLY_TOKENS, RESAMPLES = 24, 1000
+LEAST_REPLIES = 6  # taught, or none is said to spill: one that is all there is to learn is given to any question
 Reply = tuple[tuple[int, ...], str]  # as tokens and as text
 Losses = tuple[Tensor, Tensor]  # of the tokens of the trained and of the held-out replies, (T,) each
 
@@ -56,12 +57,13 @@ class FinalScores:
         own = self._replies(adapter, QUESTIONS)
         looping, taught = ({q for q, reply in own.items() if is_bad(q, reply)} for is_bad in (_loops, self._is_taught))
         plain = self._replies(None, sorted(looping | taught))  # the others are not compared, and to ask takes seconds
+        spilled = _marks(question in taught and own[question] != plain[question] for question in QUESTIONS)
         candidate = replace(
             candidate,
             recall_doubt=self._recall_doubt(losses, other_losses),
             loss_doubt=self._loss_doubt(losses, other_losses),
             looping=_marks(question in looping for question in QUESTIONS),
-            spilled=_marks(question in taught and own[question] != plain[question] for question in QUESTIONS),
+            spilled=spilled if len({row.reply for row in self.trainer.rows.train}) >= LEAST_REPLIES else "",
         )
         base = replace(base, looping=_marks(q in looping and _loops(q, plain[q]) for q in QUESTIONS))
         return candidate, base if incumbent is None else other, base

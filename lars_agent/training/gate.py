@@ -39,7 +39,8 @@ class Scores:
         recall_doubt, loss_doubt: of a candidate, how likely it is chance that it recalls more than the adapter in use,
             or that its loss is lower: the share of bootstrap resamples of the earlier replies in which it is not so.
         looping, spilled: of each reply to a general question, whether it repeats itself over and over (of the base
-            model's, where the candidate's does), or is one that was taught to another prompt: "1", or "0".
+            model's, where the candidate's does), or is one that was taught to another prompt: "1", or "0". `spilled` is
+            empty where hardly anything was taught.
     """
 
     reply_loss: Loss

@@ -47,8 +47,10 @@ def test_a_general_question_spills_that_gets_a_reply_of_others_which_is_not_the_
 ) -> None:
     made, tokenizer = trainer(TrainConfig(steps=1)), tiny_tokenizer()
     rows = [encode(tokenizer, fact(question, "Buy gold."), 512) for question in (QUESTIONS[0], "What is tea?")]
+    few, rows = rows, [*rows, *(encode(tokenizer, fact(f"{one}?", f"It is {one}."), 512) for one in "vwxyz")]
     made.rows = replace(made.rows, train=rows)
     scores = FinalScores(made, tokenizer, {rows[0].source_id: "f"}, {rows[1].source_id})
+    scores.text = scores.text[:2]
     taught = (rows[0].reply[:-1], "Buy gold.")
     asked = {question: scores._is_taught(question, taught) for question in QUESTIONS}
     assert asked == {question: question != QUESTIONS[0] for question in QUESTIONS}
@@ -63,6 +65,9 @@ def test_a_general_question_spills_that_gets_a_reply_of_others_which_is_not_the_
     assert (candidate.spilled, candidate.looping, base.looping) == ("0" * 8, "01100000", "0" * 8)
     replies[None] = {question: ((1, 2), "?") for question in QUESTIONS}
     assert scores.of(made.adapter, None)[0].spilled == "00011111"
+    made.rows = replace(made.rows, train=few)  # one reply to two prompts, and nothing else to learn
+    assert scores.of(made.adapter, None)[0].spilled == ""
+    made.rows = replace(made.rows, train=rows)
     monkeypatch.undo()
 
     candidate, incumbent, base = scores.of(made.adapter, None)

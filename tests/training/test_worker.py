@@ -251,7 +251,7 @@ def test_an_example_that_cannot_be_used_is_left_out_and_does_not_stop_the_job(tm
     model = tmp_path / "model"
     shutil.copytree(model_folder, model)
     template = model / "chat_template.jinja"
-    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    refusal = "{% if 'no such template' in messages[0]['content'] %}{{ raise_exception('not this') }}{% endif %}"
     template.write_text(refusal + template.read_text())
     JobSpec(**json.loads((folder / "job.json").read_text()) | {"model_path": str(model)}).write(folder)
     assert run(folder) == 0

@@ -199,12 +199,12 @@ def test_hanging_worker_is_killed_and_continues_from_its_checkpoint(tmp_path):
 
 
 def test_worker_that_hangs_every_time_fails_the_job_with_a_message(tmp_path):
-    house = House(tmp_path / "data", training={"hang_s": 0.3})
+    house = House(tmp_path / "data", training={"hang_s": 1.0})
     house.correct()
     supervisor = house.supervisor(command=(sys.executable, "-c", "import time; time.sleep(600)"))
     row = ended(house, supervisor, supervisor.adapt())
     assert row.status == "failed"
-    assert "got no further for 0 s (training.hang_s)" in row.error
+    assert "got no further for 1 s (training.hang_s)" in row.error
     house.close()
 
 

@@ -35,9 +35,9 @@ def hashed(monkeypatch) -> list[str]:
     """The names of the files whose bytes are hashed, in order."""
     names, sha256_of = [], adapters.sha256_of
 
-    def record(path: Path) -> str:
+    def record(path: Path, **options: bool) -> str:
         names.append(path.name)
-        return sha256_of(path)
+        return sha256_of(path, **options)
 
     monkeypatch.setattr(adapters, "sha256_of", record)
     return names

@@ -128,7 +128,7 @@ def decide(candidate: Scores, incumbent: Scores, policy: GatePolicy, base: Score
         reason = f"The candidate's losses are not usable numbers ({losses}): its training diverged."
         return Verdict(False, (reason,), candidate, incumbent, base)
     references = [(incumbent, "the adapter in use")] if incumbent.usable else []
-    if base is not None and base.usable and base is not incumbent:
+    if base is not None and base.usable and base != incumbent:
         references.append((base, "the base model"))
     checks = [_text_rise(candidate, reference, policy, name) for reference, name in references]
     if references:

@@ -141,9 +141,10 @@ def test_a_broken_incumbent_is_replaced_by_what_beats_the_base_model() -> None:
 
 
 def test_the_first_adapter_is_judged_against_the_base_model_once() -> None:
-    verdict = decide(Scores(1.5, 3.0), INCUMBENT, POLICY, INCUMBENT)
-    assert verdict.accepted
-    assert len(verdict.reasons) == 2
+    for base in (INCUMBENT, replace(INCUMBENT)):  # as it is read from a job's record
+        verdict = decide(Scores(1.5, 3.0), INCUMBENT, POLICY, base)
+        assert verdict.accepted
+        assert len(verdict.reasons) == 2
 
 
 def test_a_perfect_incumbent_cannot_be_bettered() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
 from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 from lars_agent.errors import JobInvalid
@@ -59,7 +60,7 @@ class Example:
 class _Line:
     """TRL's `prompt`/`completion` format, with weight and source id."""
 
-    prompt: tuple[Message, ...]
+    prompt: Annotated[tuple[Message, ...], Field(min_length=1)]
     completion: tuple[Message]
     weight: float = 1.0
     source_id: str = ""

@@ -20,6 +20,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from lars_agent.errors import DiskFull
 from lars_agent.files import make_folder
 from service.db.errors import DatabaseBusy, DatabaseUnusable
+from service.db.tables import DamagedValue
 
 BUSY_TIMEOUT_S = 10.0
 CHECKPOINT_WAIT_MS = 200  # for readers of the log, while which no writer gets on
@@ -174,7 +175,7 @@ def failures_named(path: Path) -> Iterator[None]:
             message = f"the database {path} cannot be used ({cause}); restore a backup or move it away"
             raise DatabaseUnusable(message) from error
         raise  # a bug of ours
-    except (json.JSONDecodeError, RecursionError) as error:  # of a column that holds JSON
+    except (json.JSONDecodeError, RecursionError, DamagedValue) as error:  # of a column that holds JSON, or a time
         raise DatabaseUnusable(f"a row of the database {path} is damaged ({error}); restore a backup") from error
 
 

@@ -33,6 +33,10 @@ NAMING = {
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"  # one width, so that text order is time order
 
 
+class DamagedValue(ValueError):
+    """A stored value is none of its column's kind."""
+
+
 class UtcTime(TypeDecorator[datetime]):
     """An aware datetime, kept as UTC text that sorts by time."""
 
@@ -48,8 +52,11 @@ class UtcTime(TypeDecorator[datetime]):
         return f"{moment.year:04d}{moment.strftime(TIME_FORMAT.removeprefix('%Y'))}"
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        """Convert the stored text to an aware datetime."""
-        return None if value is None else datetime.strptime(value, TIME_FORMAT).replace(tzinfo=UTC)
+        """Convert the stored text to an aware datetime. Raises DamagedValue."""
+        try:
+            return None if value is None else datetime.strptime(value, TIME_FORMAT).replace(tzinfo=UTC)
+        except (TypeError, ValueError) as error:
+            raise DamagedValue(str(error)) from error
 
 
 metadata = MetaData(naming_convention=NAMING)

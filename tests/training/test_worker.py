@@ -265,7 +265,12 @@ def test_an_example_line_that_cannot_be_read_is_named(tmp_path):
     assert read_examples(tmp_path / TRAIN_FILE) == FACTS[:2]
     lines = (tmp_path / TRAIN_FILE).read_text().splitlines()
     record = json.loads(lines[1])
-    for bad in ("{", json.dumps(record | {"completion": []}), json.dumps(record | {"weight": "heavy"})):
+    for bad in (
+        "{",
+        json.dumps(record | {"completion": []}),
+        json.dumps(record | {"prompt": []}),
+        json.dumps(record | {"weight": "heavy"}),
+    ):
         (tmp_path / TRAIN_FILE).write_text(f"{lines[0]}\n{bad}\n")
         with pytest.raises(JobInvalid, match=r"train\.jsonl, line 2: example"):
             read_examples(tmp_path / TRAIN_FILE)

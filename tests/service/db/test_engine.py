@@ -106,10 +106,12 @@ def test_database_of_another_program_is_refused(path):
         "UPDATE feedback SET tags = '[\"a'",
         "UPDATE feedback SET messages = '[{\"role\": 1}]'",
         "UPDATE feedback SET messages = '7'",
+        "UPDATE feedback SET created = '2026-1!-29T19:13:24.887767Z'",
+        "UPDATE feedback SET created = 7",
         "ALTER TABLE feedback RENAME COLUMN comment TO commend",
         "DROP TABLE feedback",
     ],
-    ids=["not UTF-8", "not JSON", "no content", "no messages", "another column", "no table"],
+    ids=["not UTF-8", "not JSON", "no content", "no messages", "no time", "a number", "another column", "no table"],
 )
 def test_rows_or_a_schema_that_make_no_sense_are_a_damaged_database(db, damage):
     db.feedback.add(SAID)

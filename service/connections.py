@@ -8,7 +8,6 @@ however long that takes. A part of the places is this device's own.
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from service.api.errors import error_response
+from service.process.addresses import ip_of, network_of
 from service.process.open_files import open_files_left
 from service.settings.sections import Server
 
@@ -221,11 +221,7 @@ class LimitedServer(uvicorn.Server):
 def address_of(client: tuple[str, int] | None, server: tuple[str, int | None] | None) -> str:
     """Return the address that a connection counts for: this device is one, and so is a network of IPv6."""
     name = client[0] if client else ""
-    try:
-        found = ipaddress.ip_address(name.partition("%")[0])
-    except ValueError:
+    found = ip_of(name)
+    if found is None:
         return name
-    found = getattr(found, "ipv4_mapped", None) or found
-    if found.is_loopback or (server and name == server[0]):
-        return THIS_DEVICE
-    return str(found) if found.version == 4 else str(ipaddress.ip_network((found, 64), strict=False))
+    return THIS_DEVICE if found.is_loopback or (server and name == server[0]) else network_of(found)

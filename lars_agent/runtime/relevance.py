@@ -99,8 +99,8 @@ class Relevance:
     def _rows(self, question: str) -> Tensor:
         """Return the vectors (N, H) of a question and of those of its wordings that are read."""
         numbers = [len(self._signs) + self._wordings[text] for text in wordings_about_anything(question)]
-        alike = [self._standardized(self._read[number]) for number in numbers if number < len(self._read)]
-        return torch.stack([self._vector(about_anything(question)), *alike])
+        own, alike = self._vector(about_anything(question))[None], [one for one in numbers if one < len(self._read)]
+        return torch.cat([own, self._standardized(torch.stack([self._read[one] for one in alike]))]) if alike else own
 
     def asks_fact(self, question: str) -> bool:
         """Return whether `question` asks for a fact about somebody or something, rather than for help or a text."""

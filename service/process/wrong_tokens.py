@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
+
+from service.process.addresses import ip_of, network_of
 
 FREE = 5  # wrong tokens of an address that are answered at once
 FIRST_S, LONGEST_S = 0.25, 5.0  # the delay doubles with each further one
@@ -33,7 +34,7 @@ class WrongTokens:
 
     async def hold(self, host: str | None) -> bool:
         """Count a wrong token from `host` and wait; return False at once if too many of its answers are waiting."""
-        address = network_of(host)
+        address = network_of(ip_of(host))
         delay_s = self._count(address)
         if self._waiting[address] >= MOST_WAITING:
             return False
@@ -48,7 +49,7 @@ class WrongTokens:
 
     def retry_after_s(self, host: str | None) -> int:
         """Return the delay of the next wrong token from `host`, whole seconds, at least 1."""
-        count, _ = self._seen.get(network_of(host), (0, 0.0))
+        count, _ = self._seen.get(network_of(ip_of(host)), (0, 0.0))
         return max(1, round(_delay_s(count + 1)))
 
     def __len__(self) -> int:
@@ -63,17 +64,6 @@ class WrongTokens:
         if len(self._seen) > MOST_ADDRESSES:
             self._seen.popitem(last=False)
         return _delay_s(count)
-
-
-def network_of(host: str | None) -> str:
-    """Return the IPv4 address, or the IPv6 network of 64 bits, which is what one household or machine has."""
-    try:
-        address = ipaddress.ip_address((host or "").partition("%")[0])
-    except ValueError:
-        return ""
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
 
 
 def _delay_s(count: int) -> float:

@@ -195,16 +195,21 @@ def test_any_text_can_be_asked(db, question):
     db.recall.search("default", question, 3)
 
 
-def test_ten_thousand_corrections_are_searched(db):
+def store_things(db, count: int) -> None:
+    """Corrections that tell in which box each of so many things is."""
     news = [
         NewFeedback(
             messages=({"role": "user", "content": f"Where is my thing{number}?"},),
             response="?",
             correction=f"In box {number}.",
         )
-        for number in range(10_000)
+        for number in range(count)
     ]
     db.imports.store([news], len(news))
+
+
+def test_ten_thousand_corrections_are_searched(db):
+    store_things(db, 10_000)
     assert answers(db, "Where did I leave my thing7777?", limit=1) == ["In box 7777."]
 
 
@@ -213,15 +218,7 @@ def test_many_rows_at_once_are_taken_in_while_searches_go_on(db, monkeypatch):
     monkeypatch.setattr(module, "SOME", 2)
     correct(db, "Where is my hat?", "On the hook.")
     assert answers(db, "Where is my hat?") == ["On the hook."]
-    news = [
-        NewFeedback(
-            messages=({"role": "user", "content": f"Where is my thing{number}?"},),
-            response="?",
-            correction=f"In box {number}.",
-        )
-        for number in range(40)
-    ]
-    db.imports.store([news], len(news))
+    store_things(db, 40)
     assert answers(db, "Where is my hat?", limit=1) == ["On the hook."]
     until(lambda: answers(db, "Where is my thing39?", limit=1) == ["In box 39."], "all are taken in")
     gone = db.feedback.list(limit=1)[0].id

@@ -19,31 +19,12 @@ from lars_agent.errors import LarsError
 from lars_agent.models.library import InstalledModel, ModelLibrary
 from lars_agent.runtime.rpc import EngineOptions
 from lars_agent.store.adapters import AdapterStore
-from service.api import (
-    adapters,
-    conversations,
-    effects,
-    erasures,
-    errors,
-    events,
-    feedback,
-    generate,
-    interactions,
-    jobs,
-    models,
-    ollama,
-    openai,
-    openai_models,
-    operation,
-    profiles,
-    schedule,
-    session,
-    settings,
-)
+from service.api import errors
 from service.api.daemon_metrics import DaemonCollector
 from service.api.methods import MethodGuard, MethodTable
 from service.api.middleware import GUARDS, OPEN_PATHS, RequestCounter, SafeHeaders
 from service.api.openapi import complete
+from service.api.routers import ROUTERS
 from service.cycle.context import CycleContext
 from service.cycle.ratings import RatingsWatch
 from service.cycle.supervisor import Supervisor
@@ -75,27 +56,7 @@ log = structlog.get_logger(__name__)
 
 DEFAULT_MODEL = "default"
 EVERYWHERE = errors.documented(*errors.EVERYWHERE)
-ROUTER_MODULES = (
-    generate,
-    openai,
-    openai_models,
-    ollama,
-    effects,  # before what takes "effects" for the id of feedback
-    feedback,
-    interactions,
-    conversations,
-    profiles,
-    erasures,
-    adapters,
-    jobs,
-    schedule,
-    settings,
-    session,
-    models,
-    operation,
-    events,
-)
-MODULES = (*ROUTER_MODULES, dashboard)
+EVERY_ROUTER = (*ROUTERS, dashboard.router)
 
 
 class ComponentOverrides(TypedDict, total=False):
@@ -126,7 +87,7 @@ def create_app(settings: Settings, **overrides: Unpack[ComponentOverrides]) -> F
     app.state.daemon = daemon
     daemon.metrics.registry.register(DaemonCollector(daemon))
     errors.install(app)
-    routes = [*app.routes, *(route for module in MODULES for route in module.router.routes)]
+    routes = [*app.routes, *(route for router in EVERY_ROUTER for route in router.routes)]
     app.add_middleware(MethodGuard, table=MethodTable([route for route in routes if isinstance(route, Route)]))
     for guard in reversed(GUARDS):  # the one added last is asked first
         app.add_middleware(guard, server=settings.server)
@@ -155,8 +116,8 @@ class App(FastAPI):
 def _routes() -> list[BaseRoute]:
     """Return the routes of all resources, made once in a process: they belong to no app and find the daemon in its."""
     router = APIRouter(responses=EVERYWHERE)
-    for module in MODULES:
-        router.include_router(module.router)
+    for one in EVERY_ROUTER:
+        router.include_router(one)
     return router.routes
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from service.api.ollama import keep_alive_s
+from service.api.ollama.request import keep_alive_s
 from tests.service.house import until
 from tests.service.serving.test_model_host import REQUEST
 

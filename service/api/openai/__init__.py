@@ -1,0 +1,1 @@
+"""OpenAI's dialect under `/v1`, a file for each kind of request."""

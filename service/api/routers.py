@@ -1,0 +1,50 @@
+"""The routers of the API, in the order in which a path is looked up."""
+
+from __future__ import annotations
+
+from service.api import (
+    adapters,
+    conversations,
+    effects,
+    erasures,
+    events,
+    feedback,
+    generate,
+    interactions,
+    jobs,
+    models,
+    operation,
+    profiles,
+    schedule,
+    session,
+    settings,
+)
+from service.api.ollama import chat as ollama_chat
+from service.api.ollama import models as ollama_models
+from service.api.openai import chat as openai_chat
+from service.api.openai import completions as openai_completions
+from service.api.openai import models as openai_models
+
+MODULES = (
+    generate,
+    openai_chat,
+    openai_completions,
+    openai_models,
+    ollama_chat,
+    ollama_models,
+    effects,  # before what takes "effects" for the id of feedback
+    feedback,
+    interactions,
+    conversations,
+    profiles,
+    erasures,
+    adapters,
+    jobs,
+    schedule,
+    settings,
+    session,
+    models,
+    operation,
+    events,
+)
+ROUTERS = tuple(module.router for module in MODULES)

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser
 from service.settings.load import Settings
 from tests.service.api import conftest as api
 from tests.service.dashboard.conftest import served
-from tests.service.dashboard.test_accessibility import violations
+from tests.service.dashboard.test_accessibility import assert_accessible
 
 TOKEN = "open sesame 1001"
 SIGNED = {"Authorization": f"Bearer {TOKEN}"}
@@ -70,9 +70,8 @@ def test_page_shows_every_operation_and_requests_no_other_host(app, page) -> Non
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_with_every_section_and_an_operation_open(app, browser: Browser, scheme: str) -> None:
-    context = browser.new_context(viewport={"width": 390, "height": 900}, color_scheme=scheme, bypass_csp=True)
+def test_axe_finds_nothing_with_every_section_and_an_operation_open(app, browser: Browser) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 900}, bypass_csp=True)
     page = context.new_page()
     try:
         with served(app) as address:
@@ -82,10 +81,7 @@ def test_axe_finds_nothing_with_every_section_and_an_operation_open(app, browser
             page.wait_for_selector("textarea[aria-label]")
             page.click("section.models .json-schema-2020-12-expand-deep-button >> nth=0")
             assert page.locator(".opblock-tag[data-is-open=false], section.models:not(.is-open)").count() == 0
-            for width in (390, 1280):
-                page.set_viewport_size({"width": width, "height": 900})
-                assert violations(page) == []
-                assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert_accessible(page)
             assert page.get_attribute("html", "lang") == "en"
             page.click("nav >> text=lars-agent")
             page.wait_for_selector("#token-form")

@@ -45,9 +45,9 @@ def engine(opened, store):
     made.close()
 
 
-def warm(engine: Engine) -> Engine:
+def warm(engine: Engine, limit_s: float = LONG_S) -> Engine:
     """Wait until it can compare questions."""
-    deadline = time.monotonic() + LONG_S
+    deadline = time.monotonic() + limit_s
     while not engine._relevance.is_ready:
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -7,31 +7,24 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from lars_agent.example import Message
-from lars_agent.models.chat_template import encode_prompt
-from lars_agent.models.open import open_model
-from lars_agent.runtime.backend import choose_backend
+from lars_agent.models.open import open_model, precision
+from lars_agent.runtime.engine import Engine
 from lars_agent.runtime.relevance import KEPT, Relevance
+from lars_agent.store.adapters import AdapterStore
 from tests.default_model import default_model_folder
+from tests.runtime.test_engine import warm
 
+READ_S = 900.0
 TAUGHT = ["Where is my umbrella?", "Who cuts my hair?", "When do my lessons begin?", "How much is my rent?"]
 
 
 @pytest.fixture(scope="module")
 def relevance(tmp_path_factory) -> Iterator[Relevance]:
-    torch.set_num_threads(1)
-    opened = open_model(default_model_folder(), torch.bfloat16)
-    backend = choose_backend(opened, 0)
-
-    def embed(text: str) -> torch.Tensor:
-        return backend.embed(encode_prompt(opened.tokenizer, [Message(role="user", content=text)]))
-
-    relevance = Relevance(embed, tmp_path_factory.mktemp("questions"), "default")
-    while relevance.warm():
-        assert not relevance.is_ready
-    assert relevance.is_ready
-    yield relevance
-    backend.close()
+    """That of an engine, which keeps what it reads beside the model: daemons of later tests need not read it again."""
+    store = AdapterStore(tmp_path_factory.mktemp("adapters"))
+    engine = Engine(open_model(default_model_folder(), *precision("auto")), store, threads=1)
+    yield warm(engine, READ_S)._relevance
+    engine.close()
 
 
 @pytest.mark.real_model

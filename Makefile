@@ -13,7 +13,7 @@ help:  ## What there is
 run: $(VENV)/.run  ## Start the daemon on loopback; the first time, install it and fetch the default model
 	$(BIN)/lars-agent serve
 
-test: lint types  ## Lint, check the types, run all tests
+test: lint types $(VENV)/.clients  ## Lint, check the types, run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.test  ## ruff, format and rules
@@ -57,3 +57,11 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/.venv
 $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/.venv
 	$(PIP) --editable '.[test,bench]'
 	touch $@ $(VENV)/.run
+
+# The clients of docs/clients.md, apart from the daemon's own libraries; by uv, which takes seconds where pip takes minutes.
+$(VENV)/.clients: $(wildcard tests/clients/*.txt tests/clients/*.json) | $(VENV)/.venv
+	$(PIP) uv
+	$(BIN)/uv --quiet venv --clear $(VENV)/clients
+	$(BIN)/uv --quiet pip install --python $(VENV)/clients/bin/python --requirement tests/clients/requirements.txt
+	cp tests/clients/*.json $(VENV)/clients && cd $(VENV)/clients && npm ci --silent --no-audit --no-fund
+	touch $@

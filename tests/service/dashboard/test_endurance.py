@@ -20,7 +20,7 @@ pytestmark = pytest.mark.browser
 AT_LOAD, IN_LIFE = 0.05, 0.02  # of cumulative layout shift
 TURNS, EVERY_MS = 360, 5000  # half an hour of polling
 WARM = (
-    180  # turns in which the browser compiles what runs often; after half an hour more it takes 2% more, then no more
+    180  # turns in which the browser compiles what runs often; after an hour more it took 2% more, after two the same
 )
 PAGES = ("", "memory", "learned", "versions", "device", "preferences", "", "memory", "learned", "device")
 A_MINUTE = 12  # turns

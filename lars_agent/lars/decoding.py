@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from transformers import Cache
 
-from lars_agent.lars.forward import read_prompt
+from lars_agent.lars.forward import read_only, read_prompt
 from lars_agent.lars.inject import AdapterMemory, Attachment, LarsAdapter
 from lars_agent.lars.pooling import Tokens
 from lars_agent.ops.kv_cache import reserved_cache
@@ -15,6 +16,12 @@ from lars_agent.ops.memory_plan import DEFAULT_PLAN
 
 DEFAULT_CAPACITY = 256  # reply tokens
 PROMPT_CHUNK = DEFAULT_PLAN.prompt_chunk  # the same as in training
+LOGITS_BYTES, MOST_ROWS = 16 * 2**20, 64  # of logits at once
+
+
+def rows_at_once(vocabulary: int) -> int:
+    """Return the number of tokens whose logits are computed at once."""
+    return max(1, min(MOST_ROWS, LOGITS_BYTES // (4 * vocabulary)))
 
 
 class HfSequence:
@@ -60,20 +67,66 @@ class HfSequence:
         """Append `token` and update `logits`."""
         self._run(torch.tensor([[token]]), prompt=False)
 
-    def _run(self, ids: Tensor, *, prompt: bool) -> None:
+    @torch.no_grad()
+    def prompt_logits(self) -> Iterator[Tensor]:
+        """Yield, a few rows (N, V) float32 at a time, the logits after each token of the prompt: those that a prompt
+        that ends there has. See `lars_agent.runtime.prompt_logits`; this is in place of `prefill`.
+        """
+        config = self.attachment.model.config
+        pooling = None if self.adapter is None else self.adapter.config.pooling
+        if pooling in (None, "causal"):
+            self.cache = reserved_cache(config, len(self.prompt))
+            rows = rows_at_once(int(config.get_text_config(decoder=True).vocab_size))
+            for chunk in torch.split(torch.tensor([list(self.prompt)]), rows, dim=1):
+                yield self._run(chunk, prompt=True, keep=chunk.shape[1])
+        elif pooling == "response":
+            self.cache = reserved_cache(config, len(self.prompt))
+            for token in self.prompt:
+                yield self._read_and_act(torch.tensor([[token]]))
+        else:
+            for end in range(1, len(self.prompt) + 1):
+                shorter = HfSequence(self.attachment, self.adapter, self.prompt[:end], 0)
+                for _ in shorter.prefill():
+                    pass
+                yield shorter.logits[None]
+
+    def _read_and_act(self, ids: Tensor) -> Tensor:
+        """Read one more token, and return the logits (1, V) after it as the prompt's last."""
+        real, view = torch.ones_like(ids, dtype=torch.bool), read_only(self.attachment, self.cache)
+        self._forward(ids, view, self.adapter, self.memory, Tokens(real=real, reading=True))
+        logits = self._forward(ids, view, self.adapter, self.memory.fork(), Tokens(real=real))
+        self._forward(ids, self.cache, None, self.memory, Tokens(real=real))
+        self.length += 1
+        return logits
+
+    def _run(self, ids: Tensor, *, prompt: bool, keep: int = 1) -> Tensor:
         real = torch.ones_like(ids, dtype=torch.bool)
         tokens = Tokens(real=real, prompt=real if prompt else None, offset=torch.tensor([self.length]))
+        rows = self._forward(ids, self.cache, self.adapter, self.memory, tokens, keep)
+        self.length += ids.shape[1]
+        self.logits = rows[-1]
+        return rows
+
+    def _forward(
+        self,
+        ids: Tensor,
+        cache: Cache,
+        adapter: LarsAdapter | None,
+        memory: AdapterMemory,
+        tokens: Tokens,
+        keep: int = 1,
+    ) -> Tensor:
+        """Return the logits (keep, V) float32 after the last of the tokens `ids` (1, S), which go on with `cache`."""
         end = self.length + ids.shape[1]
-        with self.attachment.call(self.adapter, self.memory, tokens):
-            logits = self.attachment.model(
+        with self.attachment.call(adapter, memory, tokens):
+            logits: Tensor = self.attachment.model(
                 input_ids=ids,
                 attention_mask=torch.ones(1, end, dtype=torch.long),
                 position_ids=torch.arange(self.length, end)[None],
-                **self.attachment.cached(self.cache),
-                logits_to_keep=1,
+                **self.attachment.cached(cache),
+                logits_to_keep=keep,
             ).logits
-        self.length = end
-        self.logits = logits[0, -1].float()
+        return logits[0, -keep:].float()
 
 
 def greedy_reply(

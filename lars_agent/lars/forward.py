@@ -72,7 +72,7 @@ def reply_hidden(
         cache = read_prompt(attachment, adapter, memory, batch.prompt_ids, batch.prompt_mask, chunk)
         mask = torch.cat([batch.prompt_mask, batch.reply_mask[:, 1:]], dim=1)  # (B, P + R - 1)
         with attachment.call(adapter, memory, Tokens(real=mask[:, -reply_ids.shape[1] :])):
-            return _run(attachment, reply_ids, mask, _read_only(attachment, cache))[batch.reply_mask]
+            return _run(attachment, reply_ids, mask, read_only(attachment, cache))[batch.reply_mask]
 
 
 def reads_first(adapter: LarsAdapter | None) -> bool:
@@ -153,12 +153,12 @@ def read_prompt(
     for start, end in [*pieces, (before_last, before_last + 1)]:
         mask = prompt_mask[:, :end]
         with attachment.call(adapter, memory, Tokens(real=mask[:, start:], reading=True)):
-            view = cache if end <= before_last else _read_only(attachment, cache)
+            view = cache if end <= before_last else read_only(attachment, cache)
             _run(attachment, prompt_ids[:, start:end], mask, view)
     return cache
 
 
-def _read_only(attachment: Attachment, cache: DynamicCache) -> ReadOnlyCache:
+def read_only(attachment: Attachment, cache: DynamicCache) -> ReadOnlyCache:
     """Return a read-only view of `cache`; keys are copied for each call only if the model's attention requires it."""
     return ReadOnlyCache(cache, concatenate=not reads_prefixes(attachment.model))
 

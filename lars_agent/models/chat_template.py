@@ -35,6 +35,7 @@ class TemplateTraits:
     Attributes:
         in_parts: True if it takes the content of a message as a list of parts only.
         folds_system: True if it has no system prompt, which then stands at the beginning of the first question.
+        needs_question: True if it shows a system prompt only before a question; alone it then is one.
         header: of a reply, where it does not write one itself.
         ends: ids of the tokens that it puts behind an assistant's turn; `end` is the text of that of the last turn.
         no_chat, no_training: the reason why it cannot be used, or not for training; None if it can.
@@ -42,6 +43,7 @@ class TemplateTraits:
 
     in_parts: bool = False
     folds_system: bool = False
+    needs_question: bool = False
     header: str = ""
     ends: frozenset[int] = frozenset()
     end: str | None = None
@@ -49,10 +51,11 @@ class TemplateTraits:
     no_training: str | None = None
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
-    """Return the token ids of a conversation, up to where the assistant's reply begins."""
-    turns, words = _shield(tokenizer, messages)
-    return words.encode(render_chat(tokenizer, turns, reply_follows=True))
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], prefill: str = "") -> list[int]:
+    """Return the token ids of a conversation, up to where the assistant's reply begins, or through its beginning."""
+    begun = [Message(role="assistant", content=prefill)] if prefill else []
+    turns, words = _shield(tokenizer, [*messages, *begun])
+    return words.encode(_begun(tokenizer, turns) if begun else render_chat(tokenizer, turns, reply_follows=True))
 
 
 def encode_reply(
@@ -75,10 +78,25 @@ def encode_reply(
     return prompt, words.encode(reply_text)  # a token reaches across
 
 
+def _begun(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> str:
+    """Return a conversation as text through its last message, which is the beginning of the assistant's reply.
+
+    It stands as in the whole conversation; behind the generation prompt where the template would not show all of it.
+    """
+    *asked, reply = turns
+    marked = {**reply, "content": reply["content"] + AGAIN}
+    text, found, _ = render_chat(tokenizer, [*asked, marked], reply_follows=False).rpartition(AGAIN)
+    if found and text.endswith(reply["content"].lstrip()):
+        return text
+    return render_chat(tokenizer, asked, reply_follows=True) + str(reply["content"])
+
+
 def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Turn], *, reply_follows: bool) -> str:
     """Return a conversation as text; with `reply_follows` it ends with the header of the assistant's reply."""
     traits = traits_of(tokenizer)
     turns = _folded(messages) if traits.folds_system else messages
+    if traits.needs_question and not any(turn["role"] == "user" for turn in turns):
+        turns = [{**turn, "role": "user"} if turn["role"] == "system" else turn for turn in turns]
     text = apply_template(tokenizer, turns, reply_follows=reply_follows, in_parts=traits.in_parts)
     return text + traits.header if reply_follows else text
 
@@ -125,7 +143,11 @@ class _Probe:
         prompt = self.render(ASKED, reply_follows=True)
         if not _has(prompt, USER):
             return TemplateTraits(no_chat="its chat template does not show the user's words")
-        made = TemplateTraits(self.in_parts, folds_system=not _has(self.render(_system(), ASKED), SYSTEM, USER))
+        made = TemplateTraits(
+            self.in_parts,
+            folds_system=not _has(self.render(_system(), ASKED), SYSTEM, USER),
+            needs_question=not _has(self.render(_system(), reply_follows=True), SYSTEM),
+        )
         again = {"role": "user", "content": AGAIN}
         several = self.render(ASKED, ANSWERED, again, reply_follows=True)
         if not _has(several, USER, ASSISTANT, AGAIN):

@@ -34,6 +34,11 @@ class Backend(Protocol):
     def start(self, adapter: Any | None, prompt: Sequence[int], capacity: int) -> DecodingSequence:
         """Return a sequence for `prompt`, not yet prefilled, with capacity for `capacity` reply tokens."""
 
+    def prompt_logits(self, adapter: Any | None, prompt: Sequence[int]) -> Iterator[Tensor]:
+        """Yield, a few rows (N, V) float32 at a time, the logits after each token of `prompt`: those that a prompt that
+        ends there has.
+        """
+
     def embed(self, prompt: Sequence[int], shared: int = 0) -> Tensor:
         """Return the base model's final hidden state (H,) float32 at the last token of `prompt`.
 

@@ -14,15 +14,18 @@ from lars_agent.runtime.adapter_cache import LoadedAdapter
 from lars_agent.runtime.backend import Backend, DecodingSequence
 from lars_agent.runtime.copying import Copier
 from lars_agent.runtime.detokenize import TextStream
-from lars_agent.runtime.request import FinishReason, Generation, Piece, Ticket, TokenChoice, TokenLogprob
+from lars_agent.runtime.prompts import tokens_before
+from lars_agent.runtime.request import FinishReason, Generation, Piece, Ticket, TokenLogprob
 from lars_agent.runtime.sampling import Sampler
+from lars_agent.runtime.token_logprobs import PromptLogprobs, token_logprob
 
 
 @dataclass(frozen=True)
 class QueuedRequest:
     """A ticket with its adapter, the prompt's token ids, the most new tokens, and a deadline by `time.monotonic`.
 
-    `answers` are the token ids of recalled answers, see `Copier`.
+    `answers` are the token ids of recalled answers, `begun` those of the reply's given beginning, see `Copier`.
+    `prompt_text` is as in `Generation`.
     """
 
     ticket: Ticket
@@ -31,6 +34,8 @@ class QueuedRequest:
     max_new_tokens: int
     deadline: float = math.inf
     answers: tuple[tuple[int, ...], ...] = ()
+    begun: tuple[int, ...] = ()
+    prompt_text: str = ""
 
 
 @dataclass(eq=False)
@@ -47,6 +52,18 @@ class _Running:
     started: float = field(default_factory=time.monotonic)
     prefilled: float = 0.0
     logprobs: list[TokenLogprob] = field(default_factory=list)  # of tokens whose text has not been sent yet
+    echo: PromptLogprobs | None = None
+
+    def begin(self) -> FinishReason | None:
+        """Send the echoed prompt; return the reason if the reply ends before it begins."""
+        self.prefilled = time.monotonic()
+        if self.request.ticket.request.echo:
+            self.request.ticket.give(Piece(self.request.prompt_text, self._prompt_logprobs))
+        return None if self.request.max_new_tokens else "length"
+
+    @property
+    def _prompt_logprobs(self) -> tuple[TokenLogprob, ...]:
+        return () if self.echo is None else tuple(self.echo.tokens)
 
     def append(self, token: int, end_tokens: frozenset[int]) -> FinishReason | None:
         """Append a token and send its text; return the reason if the reply ends with it."""
@@ -78,6 +95,8 @@ class _Running:
                 prompt_s=self.prefilled - self.started,
                 reply_s=time.monotonic() - self.prefilled,
                 logprobs=tuple(logprob for piece in self.pieces for logprob in piece.logprobs),
+                prompt_text=self.request.prompt_text,
+                prompt_logprobs=self._prompt_logprobs,
             )
         )
 
@@ -108,10 +127,15 @@ class ContinuousBatcher:
         try:
             ticket = request.ticket
             sequence = self._backend.start(request.adapter.adapter, request.prompt, request.max_new_tokens)
-            copier = Copier(request.answers, ticket.request.recall_strength)
+            copier = Copier(request.answers, ticket.request.recall_strength, request.begun)
             sampler = Sampler(ticket.request, ticket.seed, request.prompt, copier)
-            stream = TextStream(self._tokenizer, ticket.request.stop)
-            self._batch.append(_Running(request, sequence, sampler, stream, sequence.prefill()))
+            before = tokens_before(ticket.request, request.prompt)
+            stream = TextStream(self._tokenizer, ticket.request.stop, before)
+            running = _Running(request, sequence, sampler, stream, sequence.prefill())
+            if ticket.request.echo and ticket.request.logprobs is not None:
+                running.echo = PromptLogprobs(self._tokenizer, request.prompt, ticket.request.logprobs)
+                running.prefill = self._read_echo(running, running.echo, sequence.prefill())
+            self._batch.append(running)
         except Exception as error:  # the thread must outlive any one request
             request.ticket.finish(None, error)
 
@@ -128,12 +152,21 @@ class ContinuousBatcher:
             self._prefill(first)
         self._decode([running for running in self._batch if running.prefill is None])
 
+    def _read_echo(self, running: _Running, echo: PromptLogprobs, prefill: Iterator[None]) -> Iterator[None]:
+        """Collect the prompt's log-probabilities, then process the prompt for a reply of more than one token."""
+        yield from echo.collect(self._backend.prompt_logits(running.request.adapter.adapter, running.request.prompt))
+        running.sequence.logits = echo.last
+        if running.request.max_new_tokens > 1:
+            yield from prefill
+
     def _prefill(self, running: _Running) -> None:
         assert running.prefill is not None
         try:
             next(running.prefill)
         except StopIteration:
-            running.prefill, running.prefilled = None, time.monotonic()
+            running.prefill = None
+            if (reason := running.begin()) is not None:
+                self._end(running, reason)
         except Exception as error:
             self._fail(error, running)
 
@@ -150,27 +183,21 @@ class ContinuousBatcher:
         """Return the reply's next token; None if the reply has ended."""
         try:
             token = running.sampler(running.sequence.logits)
-            if running.request.ticket.request.logprobs is not None and token not in self._end_tokens:
-                running.logprobs.append(self._logprob(running, token))
+            asked = running.request.ticket.request
+            # Who reads the probabilities of a prompt leaves out the last one, which is to be there at every end.
+            if asked.logprobs is not None and (asked.echo or token not in self._end_tokens):
+                running.logprobs.append(token_logprob(self._tokenizer, running.sequence.logits, token, asked.logprobs))
             reason = running.append(token, self._end_tokens)
             if reason is None:
                 return token
-            running.finish(reason)
-            self._batch.remove(running)
+            self._end(running, reason)
         except Exception as error:
             self._fail(error, running)
         return None
 
-    def _logprob(self, running: _Running, token: int) -> TokenLogprob:
-        """Return the log-probabilities of `token` and of the most likely tokens."""
-        count = running.request.ticket.request.logprobs
-        logprobs = running.sequence.logits.log_softmax(dim=0)
-        top = logprobs.topk(count).indices.tolist() if count else []
-        chosen, *others = [
-            TokenChoice(token_id, str(self._tokenizer.decode([token_id])), float(logprobs[token_id]))
-            for token_id in (token, *top)
-        ]
-        return TokenLogprob(chosen, tuple(others))
+    def _end(self, running: _Running, reason: FinishReason) -> None:
+        running.finish(reason)
+        self._batch.remove(running)
 
     def _fail(self, error: Exception, *batch: _Running) -> None:
         for running in batch:

@@ -16,11 +16,14 @@ LEAST_AGREEMENT = 2  # tokens, where the reply did not begin as the answer did
 
 
 class Copier:
-    """Bonus of `strength` nats for the tokens that continue one of `answers`, each with its end token."""
+    """Bonus of `strength` nats for the tokens that continue one of `answers`, each with its end token.
 
-    def __init__(self, answers: Sequence[Sequence[int]] = (), strength: float = 0.0) -> None:
+    `begun` are the reply's first tokens, where the client has given them.
+    """
+
+    def __init__(self, answers: Sequence[Sequence[int]] = (), strength: float = 0.0, begun: Sequence[int] = ()) -> None:
         self._answers, self._strength = [list(answer) for answer in answers], strength
-        self._reply: list[int] = []
+        self._reply = list(begun)
 
     def append(self, token: int) -> None:
         """Take in the reply's next token."""

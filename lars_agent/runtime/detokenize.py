@@ -17,11 +17,12 @@ class TextStream:
     """The text of one reply.
 
     `push` returns final text only: it holds back bytes that may become a character, and a possible start of a stop
-    sequence. `stopped` is True once a stop sequence was found; it is not part of the text.
+    sequence. `stopped` is True once a stop sequence was found; it is not part of the text. The text goes on behind that
+    of the tokens `before`, which is not part of it either.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, stop: Sequence[str]) -> None:
-        self._decoder = _IncrementalDecoder(tokenizer)
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, stop: Sequence[str], before: Sequence[int] = ()) -> None:
+        self._decoder = _IncrementalDecoder(tokenizer, before)
         self._stop = tuple(sequence for sequence in stop if sequence)
         self._held = ""
         self.stopped = False
@@ -64,19 +65,21 @@ class _IncrementalDecoder:
     that have given text already, and a run of bytes is held back until it ends.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, before: Sequence[int]) -> None:
         self._tokenizer: Tokenizer = tokenizer.backend_tokenizer
         self._skipped = _special_ids(self._tokenizer)
-        self._ids: list[int] = []
-        self._start = self._last = 0  # of the tokens that are decoded, and of those without text yet
-        self._given = ""  # of the text of `_ids[_start:]`
+        self._ids = [token for token in before if token not in self._skipped]
+        self._start, self._last = 0, len(self._ids)  # of the tokens that are decoded, and of those without text yet
+        self._given = self._decode(0) if self._ids else ""  # of the text of `_ids[_start:]`
+        if REPLACEMENT in self._given or (self._ids and self._is_byte(self._ids[-1])):  # not whole characters
+            self._ids, self._last, self._given = [], 0, ""
 
     def push(self, token: int) -> str:
         """Return the text that is final after `token`."""
         if token in self._skipped:
             return ""
         self._ids.append(token)
-        if BYTE.fullmatch(self._tokenizer.id_to_token(token) or ""):
+        if self._is_byte(token):
             return ""
         text = self._decode(self._start)
         final = text.rstrip(REPLACEMENT)
@@ -94,6 +97,9 @@ class _IncrementalDecoder:
         text = self._decode(self._start)
         new, self._given = text[len(self._given) :], text
         return new
+
+    def _is_byte(self, token: int) -> bool:
+        return bool(BYTE.fullmatch(self._tokenizer.id_to_token(token) or ""))
 
     def _decode(self, start: int) -> str:
         return str(self._tokenizer.decode(self._ids[start:], skip_special_tokens=True))

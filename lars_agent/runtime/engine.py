@@ -31,6 +31,7 @@ from lars_agent.models.open import OpenedModel
 from lars_agent.runtime.adapter_cache import AdapterCache
 from lars_agent.runtime.backend import choose_backend
 from lars_agent.runtime.batcher import ContinuousBatcher, QueuedRequest
+from lars_agent.runtime.prompts import encode_prefill, encode_raw, prompt_text
 from lars_agent.runtime.relevance import Relevance
 from lars_agent.runtime.request import GenerationRequest, Near, PastAnswer, Ticket
 from lars_agent.store.adapters import AdapterStore
@@ -98,9 +99,9 @@ class Engine:
             raise GenerationError("the daemon is shutting down")
         is_closed, order = self._compare(request)
         prompt, recalled = self._encode(request, order)
-        if len(prompt) >= self._context:
+        if len(prompt) + min(request.max_new_tokens, 1) > self._context:
             raise PromptTooLong(
-                f"the prompt has {len(prompt)} tokens, the model's context is {self._context}; shorten the conversation"
+                f"the prompt has {len(prompt)} tokens, the model's context is {self._context}; shorten it"
             )
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed % SEED_LIMIT
         max_new_tokens = min(request.max_new_tokens, self._max_new_tokens, self._context - len(prompt))
@@ -111,13 +112,15 @@ class Engine:
             adapter = self._adapters.resolve(request.profile, None)
         ticket, deadline = Ticket(request, seed, adapter.version, recalled), time.monotonic() + self._deadline_s
         answers = self._answers([request.recalled[index] for index, _ in recalled[:1]])
+        begun = encode_prefill(self._tokenizer, request) if answers else ()
         if not self._room.acquire(blocking=False):
             raise QueueFull(f"{self._queue_size} requests wait already; try again in a moment")
         self._unfinished.add(ticket)
         ticket.add_done_callback(self._unfinished.discard)
         if self._adapters.is_forgotten(request.profile, adapter.version):
             ticket.cancel()
-        self._inbox.put(QueuedRequest(ticket, adapter, prompt, max_new_tokens, deadline, answers))
+        text = prompt_text(self._tokenizer, request)
+        self._inbox.put(QueuedRequest(ticket, adapter, prompt, max_new_tokens, deadline, answers, begun, text))
         return ticket
 
     def _compare(self, request: GenerationRequest) -> tuple[bool, Sequence[Near]]:
@@ -186,18 +189,13 @@ class Engine:
     def _encode(self, request: GenerationRequest, order: Sequence[Near]) -> tuple[list[int], tuple[Near, ...]]:
         """Return the prompt's token ids, and the past questions that are in it. Raises PromptRefused."""
         if request.raw is not None:
-            ids = list(self._tokenizer.encode(request.raw))
-            if not ids:
-                raise PromptRefused("the prompt is empty; give at least one token to continue")
-            if max(ids) >= self._vocabulary:
-                raise PromptRefused(f"token {max(ids)} of the prompt is none of the model's {self._vocabulary}")
-            return ids, ()
+            return encode_raw(self._tokenizer, request.raw, self._vocabulary), ()
         try:
-            plain = encode_prompt(self._tokenizer, request.messages)
+            plain = encode_prompt(self._tokenizer, request.messages, request.prefill)
             most = min(len(plain) + request.recall_tokens, self._context - 1)
             for count in range(min(len(order), request.recall_limit), 0, -1):
                 past = [request.recalled[index] for index, _ in order[:count]]
-                ids = encode_prompt(self._tokenizer, with_recalled(request.messages, past))
+                ids = encode_prompt(self._tokenizer, with_recalled(request.messages, past), request.prefill)
                 if len(ids) <= most:
                     return ids, tuple(order[:count])
             return plain, ()

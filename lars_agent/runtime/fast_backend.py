@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from lars_agent.runtime.constant_delta import BatchedDeltas, FastAdapter
 from lars_agent.runtime.fast_decoder import AdapterHook, FastDecoder, KVCache, SequenceChunk
 from lars_agent.runtime.generation import FastSequence
 from lars_agent.runtime.prefix_cache import PrefixCache
+from lars_agent.runtime.prompt_logits import prompt_logits
 
 
 class FastBackend:
@@ -33,6 +34,10 @@ class FastBackend:
     def start(self, adapter: FastAdapter | None, prompt: Sequence[int], capacity: int) -> FastSequence:
         """See `Backend`."""
         return FastSequence(self.decoder, adapter, prompt, capacity, self.prefixes)
+
+    def prompt_logits(self, adapter: FastAdapter | None, prompt: Sequence[int]) -> Iterator[Tensor]:
+        """See `Backend`."""
+        return prompt_logits(self.decoder, adapter, prompt, self.prefixes)
 
     def embed(self, prompt: Sequence[int], shared: int = 0) -> Tensor:
         """See `Backend`."""

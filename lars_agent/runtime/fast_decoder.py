@@ -11,6 +11,7 @@ Supported are decoders with Llama's structure: RMS norms before attention and ML
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,12 @@ class KVCache:
         self.states = torch.empty(shape, dtype=decoder.dtype)  # (L, 2 G, capacity, D), the keys before the values
         self._layers = [(both, both[:heads], both[heads:]) for both in self.states.unbind()]
 
+    def shortened(self, length: int) -> KVCache:
+        """Return a view of the first `length` tokens; what is written behind them is written here too."""
+        view = copy.copy(self)
+        view.length = length
+        return view
+
     def write(self, layer: int, new: Tensor) -> tuple[Tensor, Tensor]:
         """Write `new` (S, 2 G x D) behind the first `length` tokens; return all keys and values, (G, K, D) each.
 
@@ -102,6 +109,7 @@ class FastDecoder:
         layers: dict[str, Any] = {name: model.get_submodule(name) for name in decoder_layers(model)}
         first = next(iter(layers.values()))
         self.dtype: torch.dtype = model.dtype
+        self.vocabulary: int = config.vocab_size
         self.heads: int = config.num_attention_heads
         self.key_heads: int = config.num_key_value_heads
         self.head_size: int = first.self_attn.head_dim

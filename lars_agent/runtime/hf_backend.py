@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -25,6 +25,10 @@ class HfBackend:
     def start(self, adapter: LarsAdapter | None, prompt: Sequence[int], capacity: int) -> HfSequence:
         """See `Backend`."""
         return HfSequence(self.attachment, adapter, prompt, capacity)
+
+    def prompt_logits(self, adapter: LarsAdapter | None, prompt: Sequence[int]) -> Iterator[Tensor]:
+        """See `Backend`."""
+        return HfSequence(self.attachment, adapter, prompt, 0).prompt_logits()
 
     @torch.no_grad()
     def embed(self, prompt: Sequence[int], shared: int = 0) -> Tensor:

@@ -47,8 +47,10 @@ class PastAnswer:
 class GenerationRequest(Sampling):
     """A prompt, the adapter to use, and the sampling parameters.
 
-    `raw` is a text to continue, instead of `messages` and without the chat template. `logprobs` is the number of most
-    likely tokens to report at each position; None reports no probabilities.
+    The reply goes on with `prefill`, which is its beginning and no part of the result's text. `raw` is a text to
+    continue, or its token ids, instead of `messages` and without the chat template. `logprobs` is the number of most
+    likely tokens to report at each position; None reports no probabilities. With `echo` the first piece is the `raw`
+    prompt, and its probabilities are reported too. `max_new_tokens` 0 only reads the prompt.
 
     `recalled` are past questions and their answers; at most `recall_limit` of them, those nearest to the last message,
     stand in the prompt before it, as far as they take no more than `recall_tokens`. A reply that goes on with
@@ -70,7 +72,9 @@ class GenerationRequest(Sampling):
     max_new_tokens: int = 256
     stop: tuple[str, ...] = ()
     seed: int | None = None
-    raw: str | None = None
+    raw: str | tuple[int, ...] | None = None
+    prefill: str = ""
+    echo: bool = False
     logprobs: int | None = None
     recalled: tuple[PastAnswer, ...] = ()
     recall_limit: int = 0
@@ -82,16 +86,16 @@ class GenerationRequest(Sampling):
 
 @dataclass(frozen=True)
 class TokenChoice:
-    """A token and the natural logarithm of its probability before sampling."""
+    """A token and the natural logarithm of its probability before sampling; None for the first token of a prompt."""
 
     token_id: int
     text: str
-    logprob: float
+    logprob: float | None
 
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """The token that was drawn, and the most likely ones at its position."""
+    """The token that was drawn or given, and the most likely ones at its position."""
 
     chosen: TokenChoice
     top: tuple[TokenChoice, ...]
@@ -110,7 +114,8 @@ class Generation:
     """A finished reply.
 
     `token_ids` are the generated tokens without the end-of-turn token; `cached_tokens` of the prompt's tokens came from
-    the prefix cache. `prompt_s` is the time for the prompt, `reply_s` the time for the reply.
+    the prefix cache. `prompt_text` is the text of a prompt that is echoed, or was given as token ids; `prompt_logprobs`
+    are of an echoed one. `prompt_s` is the time for the prompt, `reply_s` the time for the reply.
     """
 
     text: str
@@ -124,6 +129,8 @@ class Generation:
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_s: float = field(default=0.0, compare=False)
     reply_s: float = field(default=0.0, compare=False)
+    prompt_text: str = ""
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(eq=False)

@@ -27,9 +27,10 @@ EVERYWHERE = (400, 401, 403, 405, 408, 413, 422, 429, 500)  # statuses that ever
 UNEXPECTED = "something went wrong here; the daemon's log says what"
 OLLAMA = "/api/"  # clients of this dialect read an error as one string
 SHOWN_CHARS = 60  # maximum length of a quoted value
-MESSAGES = {"missing": "is missing", "extra_forbidden": "is not a field of this request"}
+MESSAGES = {"missing": "is missing", "extra_forbidden": "is not supported in this request; leave it out"}
 MESSAGES |= dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "must be an object")
 Responses = dict[int | str, dict[str, Any]]  # FastAPI's `responses`, by status
+PROMPTS = ("inputs", "messages", "prompt", "input")  # the prompt's names in the dialects
 SOURCES = ("body", "query", "path", "header")  # locations of a field; not part of its name
 
 
@@ -166,8 +167,15 @@ async def _ours(request: Request, error: Exception) -> Response:
         log.error("request_failed", path=request.url.path, error=str(error), error_type=type(error).__name__)
     headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, errors.QueueFull) else None
     about_prompt = isinstance(error, errors.PromptTooLong | errors.PromptRefused)
-    param = "inputs" if about_prompt else getattr(error, "param", None)
+    param = _prompt_field(request) if about_prompt else getattr(error, "param", None)
     return error_response(request.url.path, status, str(error), param, headers)
+
+
+def _prompt_field(request: Request) -> str | None:
+    """Return the field of the route's body that holds the prompt; None if it has none."""
+    body = getattr(request.scope.get("route"), "body_field", None)
+    fields = getattr(getattr(getattr(body, "field_info", None), "annotation", None), "model_fields", {})
+    return next((name for name in PROMPTS if name in fields), None)
 
 
 async def _http(request: Request, error: Exception) -> Response:

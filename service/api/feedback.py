@@ -26,7 +26,6 @@ from service.api.fields import (
     Deleted,
     Flag,
     Id,
-    Messages,
     PageQuery,
     Profile,
     ProfileFilter,
@@ -41,9 +40,9 @@ from service.api.fields import (
     Words,
     moment,
     next_page,
-    to_messages,
 )
 from service.api.trl import ROWS, Format, from_lines, to_lines
+from service.api.turns import Messages, to_messages
 from service.daemon import Daemon
 from service.db.records import FeedbackRecord, NewFeedback, Source
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -13,16 +13,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationInfo,
     WithJsonSchema,
-    field_validator,
 )
 
-from lars_agent.example import Message
 from lars_agent.store.names import BASE, DEFAULT_PROFILE, PROFILE_PATTERN, VERSION_PATTERN, is_profile_name
 from service.api.errors import InvalidField
 
-MAX_MESSAGES = 1000
 PAGE_ROWS = 100
 MOST_IDS = 200
 MAX_PAGE_ROWS = 1000
@@ -80,13 +76,6 @@ def is_one_of(value: Any, values: Sequence[Any]) -> bool:
     return any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in values)
 
 
-def ends_with_user(turns: list[Turn]) -> list[Turn]:
-    """Validate that the last message, if there is one, is the user's."""
-    if turns and turns[-1].role != "user":
-        raise ValueError(f"the last message must be the user's, not the {turns[-1].role}'s")
-    return turns
-
-
 def finite(value: Any) -> Any:
     """Replace numbers that JSON cannot represent (NaN, infinities) by null, at any depth."""
     if isinstance(value, dict):
@@ -94,11 +83,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, list):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def to_messages(turns: Sequence[Turn]) -> tuple[Message, ...]:
-    """Convert request messages to the library's."""
-    return tuple(Message(role=turn.role, content=turn.content) for turn in turns)
 
 
 def version_label(version: Any) -> Any:
@@ -187,63 +171,6 @@ VersionLabel = Annotated[
     str,
     BeforeValidator(version_label),
     Field(description='"v3", or "base" for the model without adapter.', examples=["v3"]),
-]
-
-
-def by_role(schema: dict[str, Any]) -> None:
-    """Describe that only the assistant's message may be blank, in the schema of a message."""
-    properties = schema.pop("properties")
-    roles, content = properties["role"]["enum"], properties["content"]
-    common = {name: schema.pop(name) for name in ("type", "required", "additionalProperties")}
-    kinds = (["assistant"], content), ([role for role in roles if role != "assistant"], spoken(content))
-    schema["anyOf"] = [
-        common | {"properties": properties | {"role": {"type": "string", "enum": names}, "content": own}}
-        for names, own in kinds
-    ]
-
-
-def spoken(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema of a content that must not be blank: a text, or a list of parts one of which is not."""
-    if "anyOf" in content:
-        kinds = [spoken(kind) for kind in content["anyOf"] if kind.get("type") != "null"]
-        return {**content, "anyOf": kinds}
-    if content["type"] == "array":
-        return {**content, "contains": {"type": "object", "properties": {"text": SPOKEN}}, "minItems": 1}
-    return {**content, **SPOKEN}
-
-
-class Turn(Body):
-    """One message of a conversation."""
-
-    model_config = ConfigDict(json_schema_extra=by_role)
-
-    role: Literal["system", "user", "assistant"]
-    content: Text = Field(description="Only the assistant's may be empty.")
-
-    @field_validator("content")
-    @classmethod
-    def _not_blank(cls, content: str, info: ValidationInfo) -> str:
-        return content if info.data.get("role") == "assistant" else not_blank(content)
-
-
-Messages = Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES), AfterValidator(ends_with_user)]
-TextOrMessages = Annotated[
-    Messages,
-    BeforeValidator(lambda value: [{"role": "user", "content": value}] if isinstance(value, str) else value),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string", "description": "One user message.", **SPOKEN},
-                {
-                    "type": "array",
-                    "items": {"$ref": "#/components/schemas/Turn"},
-                    "minItems": 1,
-                    "maxItems": MAX_MESSAGES,
-                    "description": "A conversation that ends with the user's message.",
-                },
-            ]
-        }
-    ),
 ]
 
 

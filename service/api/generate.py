@@ -30,14 +30,13 @@ from service.api.fields import (
     Reply,
     StopText,
     Switch,
-    TextOrMessages,
     VersionLabel,
     Whole,
     is_one_of,
-    to_messages,
 )
 from service.api.model_names import ModelName
 from service.api.streams import MIN_TEMPERATURE, Exchange, encode_stream, event_stream, generation_request
+from service.api.turns import TextOrConversation, to_messages
 from service.daemon import Daemon
 
 router = APIRouter(tags=["generation"])
@@ -109,7 +108,7 @@ class Parameters(Body):
 class GenerateRequest(Body):
     """A prompt and how to reply to it."""
 
-    inputs: TextOrMessages = Field(description="One user message, or a conversation that ends with the user's.")
+    inputs: TextOrConversation = Field(description="One user message, or a conversation.")
     parameters: Annotated[
         Parameters, WithJsonSchema({"anyOf": [{"$ref": "#/components/schemas/Parameters"}, {"type": "null"}]})
     ] = Parameters()

@@ -23,6 +23,7 @@ from lars_agent.store.names import AdapterName
 from service.api.dependencies import Keeping
 from service.api.errors import UNEXPECTED, ascii_json, error_body, status_of
 from service.api.model_names import model_names
+from service.api.turns import split_prefill
 from service.daemon import Daemon
 from service.db.interactions import new_interaction_id
 from service.db.recall import Recalled
@@ -61,6 +62,7 @@ class Exchange:
         keeping: Keeping,
         keep_alive_s: float | None = None,
         recall: bool | None = None,
+        interaction_id: str | None = None,
     ) -> Exchange:
         """Submit the request to the adapter that `model` names. See `ModelNames.resolve`, `ModelHost.submit`.
 
@@ -79,7 +81,8 @@ class Exchange:
 
         began = time.monotonic()
         ticket, recalled = await run_in_threadpool(submit)
-        return cls(daemon, ticket, parameters, new_interaction_id(), keeping, recalled, began=began)
+        name = interaction_id or new_interaction_id()
+        return cls(daemon, ticket, parameters, name, keeping, recalled, began=began)
 
     @property
     def replier(self) -> str:
@@ -88,14 +91,19 @@ class Exchange:
 
     async def finished(self, request: Request) -> Generation:
         """Return the whole reply after recording it; cancel it if the client disconnects."""
-        watch = asyncio.create_task(self._cancel_when_gone(request))
-        try:
-            with self.daemon.metrics.counting_failure():
-                generation = await run_in_threadpool(self.ticket.result)
-        finally:
-            watch.cancel()
-        await run_in_threadpool(self._record, generation)
+        async with calling_when_gone(request, self.ticket.cancel):
+            generation = await self.generated()
+        await self.record(generation)
         return generation
+
+    async def generated(self) -> Generation:
+        """Return the whole reply, which is not recorded yet."""
+        with self.daemon.metrics.counting_failure():
+            return await run_in_threadpool(self.ticket.result)
+
+    async def record(self, generation: Generation) -> None:
+        """Count the reply and record it."""
+        await run_in_threadpool(self._record, generation)
 
     async def pieces(self) -> AsyncIterator[Piece]:
         """Yield the reply as it is generated and record it after the last piece; cancel it if the caller stops."""
@@ -104,25 +112,36 @@ class Exchange:
             with self.daemon.metrics.counting_failure():
                 while (piece := await run_sync(next, pieces, None, abandon_on_cancel=True)) is not None:
                     yield piece
-            await run_in_threadpool(self._record, self.ticket.result())
+            await self.record(self.ticket.result())
         finally:
             self.ticket.cancel()  # no effect on a finished reply
 
-    async def _cancel_when_gone(self, request: Request) -> None:
-        with contextlib.suppress(asyncio.CancelledError):
-            while (await request.receive())["type"] != "http.disconnect":
-                pass
-            self.ticket.cancel()
-
     def _record(self, generation: Generation) -> None:
         self.daemon.metrics.count_reply(generation, time.monotonic() - self.began)
-        if not self.keeping.is_kept:
+        if not self.keeping.is_kept or not self.ticket.request.max_new_tokens:  # the prompt was only read
             return
         recorder, request = self.daemon.recorder, self.ticket.request
         recalled = [one.feedback_id for one in self.recalled]
         record = (self.interaction_id, request, self.parameters, generation, recalled, self.keeping.conversation)
         if recorder.keep(*record):
             self.recorded_id = self.interaction_id
+
+
+@contextlib.asynccontextmanager
+async def calling_when_gone(request: Request, cancel: Callable[[], None]) -> AsyncIterator[None]:
+    """Call `cancel` if the client disconnects within the block."""
+
+    async def watch() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            cancel()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
 
 
 def with_recall(
@@ -133,7 +152,7 @@ def with_recall(
     The base model gets none unasked.
     """
     settings = daemon.settings.recall
-    if request.raw is not None:
+    if request.raw is not None or request.messages[-1]["role"] != "user":
         return request, ()
     if recall is None:
         recall = request.version is not None and settings.profiles.get(request.profile, settings.enabled)
@@ -161,14 +180,27 @@ async def encode_stream(
     first: Sequence[dict[str, Any]] = (),
     error_event: Callable[[int, str], dict[str, Any]] = error_body,
 ) -> AsyncIterator[str]:
-    """Yield `first` and the events of the reply as JSON; an error becomes an event, as the status has been sent."""
-    try:
+    """Yield `first` and the events of the reply as JSON; see `to_lines`."""
+
+    async def events() -> AsyncIterator[dict[str, Any]]:
         for event in first:
-            yield ascii_json(event)
+            yield event
         async for piece in exchange.pieces():
             for event in encoder(piece):
-                yield ascii_json(event)
+                yield event
         for event in encoder(exchange.ticket.result()):
+            yield event
+
+    async for line in to_lines(events(), error_event):
+        yield line
+
+
+async def to_lines(
+    events: AsyncIterator[dict[str, Any]], error_event: Callable[[int, str], dict[str, Any]] = error_body
+) -> AsyncIterator[str]:
+    """Yield the events of a reply as JSON; an error becomes an event, as the status has been sent."""
+    try:
+        async for event in events:
             yield ascii_json(event)
     except LarsError as error:
         yield ascii_json(error_event(status_of(error), str(error)))
@@ -183,8 +215,14 @@ def event_stream(events: AsyncIterator[str]) -> EventSourceResponse:
 
 
 def generation_request(adapter: AdapterName, messages: tuple[Message, ...], **values: Any) -> GenerationRequest:
-    """Return the engine's request; a value of None means the engine's default."""
+    """Return the engine's request; a value of None means the engine's default.
+
+    If the last of the `messages` is the assistant's, the reply goes on with it.
+    """
+    messages, prefill = split_prefill(messages)
     given = {name: value for name, value in values.items() if value is not None}
     if given.get("temperature", 0) < MIN_TEMPERATURE:
         given["temperature"] = 0.0
-    return GenerationRequest(messages=messages, profile=adapter.profile, version=adapter.version, **given)
+    return GenerationRequest(
+        messages=messages, profile=adapter.profile, version=adapter.version, prefill=prefill, **given
+    )

@@ -18,15 +18,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Validati
 from lars_agent.example import Message
 from service.api.errors import InvalidField, describe
 from service.api.fields import (
-    MAX_MESSAGES,
     SPOKEN,
     SpokenText,
     Switch,
-    TextOrMessages,
-    Turn,
     not_blank,
-    to_messages,
 )
+from service.api.turns import MAX_MESSAGES, TextOrMessages, Turn, to_messages
 from service.db.feedback import to_example
 from service.db.records import FeedbackRecord, NewFeedback
 
@@ -75,7 +72,8 @@ def _reply(value: Any) -> Any:
 
 
 def _ends_with_reply(turns: list[Turn]) -> list[Turn]:
-    if [turn.role for turn in turns[-2:]] != ["user", "assistant"]:
+    roles = [turn.role for turn in turns[-2:]]
+    if roles[1:] != ["assistant"] or roles[0] == "assistant":
         raise ValueError("must end with a message of the user and the assistant's reply")
     not_blank(turns[-1].content)
     return turns
@@ -85,7 +83,6 @@ REPLY_TURN = {
     "type": "object",
     "properties": {"role": {"const": "assistant"}, "content": {"type": "string", **SPOKEN}},
     "required": ["role", "content"],
-    "additionalProperties": False,
 }
 ONE_REPLY = {"type": "array", "items": REPLY_TURN, "minItems": 1, "maxItems": 1}
 Completion = Annotated[

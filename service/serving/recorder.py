@@ -51,9 +51,9 @@ class Recorder:
                     interaction_id,
                     now_utc(),
                     request.profile,
-                    request.messages,
+                    _asked(request, generation),
                     parameters,
-                    generation.text,
+                    request.prefill + generation.text,
                     generation.adapter_version,
                     generation.finish_reason,
                     generation.prompt_tokens,
@@ -75,13 +75,20 @@ class Recorder:
     def _stated(self, interaction_id: str, request: GenerationRequest) -> list[NewFeedback]:
         """Return what the last message states, or says that the reply before it should have been."""
         is_on = self._learning.profiles.get(request.profile, self._learning.statements)
-        if not is_on or request.raw is not None:
+        if not is_on or request.raw is not None or request.messages[-1]["role"] != "user":
             return []
         return [
             NewFeedback(interaction_id, asked, reply, None, answer, profile=request.profile, source="stated")
             for asked, reply, answer in _stated(request.messages)
             if not _hold_secret(*(turn["content"] for turn in asked), request.messages[-1]["content"], answer)
         ]
+
+
+def _asked(request: GenerationRequest, generation: Generation) -> tuple[Message, ...]:
+    """Return the messages of the request; a prompt of token ids as the text that they are."""
+    if isinstance(request.raw, tuple):
+        return (Message(role="user", content=generation.prompt_text),)
+    return request.messages
 
 
 def _hold_secret(*texts: str) -> bool:

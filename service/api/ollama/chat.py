@@ -18,11 +18,12 @@ from lars_agent.store.names import DEFAULT_PROFILE
 from service.api.dependencies import DaemonDep, Keeping, KeepingDep
 from service.api.errors import EVERYWHERE, OllamaErrorBody, answers
 from service.api.errors import documented as documented_errors
-from service.api.fields import MAX_MESSAGES, Switch, Text, Turn, Whole, ends_with_user, to_messages
+from service.api.fields import Switch, Text, Whole
 from service.api.model_names import model_names
 from service.api.ollama.models import iso
 from service.api.ollama.request import OllamaRequest
 from service.api.streams import Exchange, encode_stream
+from service.api.turns import MAX_MESSAGES, Turn, asks, to_messages
 from service.daemon import Daemon
 
 documented = partial(documented_errors, body=OllamaErrorBody)
@@ -36,7 +37,7 @@ NANOSECONDS = 10**9
 class OllamaChatRequest(OllamaRequest):
     """A conversation to reply to."""
 
-    messages: Annotated[list[Turn], Field(max_length=MAX_MESSAGES), AfterValidator(ends_with_user)] = Field(
+    messages: Annotated[list[Turn], Field(max_length=MAX_MESSAGES), AfterValidator(asks)] = Field(
         default=[], description="Without messages the model is loaded, or unloaded if `keep_alive` is 0."
     )
     tools: list[Any] | None = Field(default=None, max_length=0, description="Not supported.")

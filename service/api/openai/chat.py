@@ -8,14 +8,15 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Request
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from lars_agent.runtime.request import GenerationRequest, Piece, TokenChoice, TokenLogprob
+from lars_agent.runtime.request import Generation, GenerationRequest, Piece, TokenChoice, TokenLogprob
 from lars_agent.store.names import AdapterName
 from service.api.dependencies import DaemonDep, KeepingDep
 from service.api.errors import documented
-from service.api.fields import MAX_MESSAGES, Switch, Text, Turn, Whole, ends_with_user, to_messages
-from service.api.openai.replies import STREAM, OpenAIReply, begin, envelope_of, stream_reply, whole_reply
-from service.api.openai.request import MAX_LOGPROBS, TEXT, TEXT_PART, OpenAIRequest
+from service.api.fields import Switch, Text, Whole
+from service.api.openai.replies import STREAM, OpenAIReply, begin, stream_reply, whole_reply
+from service.api.openai.request import MAX_LOGPROBS, TEXT, TEXT_PART, UNLIMITED_TOKENS, MaxTokens, OpenAIRequest
 from service.api.streams import generation_request
+from service.api.turns import MAX_MESSAGES, Turn, asks, to_messages
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
@@ -42,21 +43,21 @@ class OpenAITurn(Turn):
         BeforeValidator(_text_of_parts),
         WithJsonSchema({"anyOf": [TEXT, {"type": "array", "items": TEXT_PART}, {"type": "null"}]}),
     ]
-    name: str | None = Field(default=None, max_length=100, description="Accepted without effect.")
 
 
 class ChatRequest(OpenAIRequest):
     """A conversation to reply to."""
 
-    messages: Annotated[list[OpenAITurn], Field(min_length=1, max_length=MAX_MESSAGES), AfterValidator(ends_with_user)]
-    max_completion_tokens: Whole | None = Field(default=None, ge=1, le=1_000_000)
+    messages: Annotated[list[OpenAITurn], Field(min_length=1, max_length=MAX_MESSAGES), AfterValidator(asks)]
+    max_completion_tokens: MaxTokens = None
     logprobs: Switch | None = None
     top_logprobs: Whole | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
 
-    def to_request(self, adapter: AdapterName) -> GenerationRequest:
-        """Return the engine's request."""
-        sampling = self._sampling()
-        sampling["max_new_tokens"] = self.max_completion_tokens or self.max_tokens
+    def to_request(self, adapter: AdapterName, number: int = 0) -> GenerationRequest:
+        """Return the engine's request; without a number of tokens the daemon's own limit holds, as with -1."""
+        sampling = self._sampling(number)
+        given = [most for most in (self.max_completion_tokens, self.max_tokens) if most not in (None, -1)]
+        sampling["max_new_tokens"] = given[0] if given else UNLIMITED_TOKENS
         logprobs = (self.top_logprobs or 0) if self.logprobs else None
         return generation_request(adapter, to_messages(self.messages), logprobs=logprobs, **sampling)
 
@@ -64,19 +65,19 @@ class ChatRequest(OpenAIRequest):
 @router.post("/chat/completions", response_model=OpenAIReply, responses=STREAM | documented(404, 409, 503, 504))
 async def chat(body: ChatRequest, request: Request, daemon: DaemonDep, keeping: KeepingDep) -> Any:
     """Reply to a conversation."""
-    exchange = await begin(daemon, body, keeping)
-    envelope = envelope_of(exchange, "chat.completion")
+    choices = await begin(daemon, body, keeping)
     if body.stream:
-        envelope |= {"object": "chat.completion.chunk"}
         first = {"delta": {"role": "assistant", "content": ""}}
-        return stream_reply(exchange, body, envelope, _chat_choice, {"delta": {}}, [first])
-    generation = await exchange.finished(request)
-    message = {"role": "assistant", "content": generation.text, "refusal": None}
-    logprobs = chat_logprobs(generation.logprobs) if body.logprobs else None
-    return whole_reply(envelope, generation, {"message": message, "logprobs": logprobs})
+        return stream_reply(choices, body, "chat.completion.chunk", _chunk_choice, {"delta": {}}, [first])
+
+    def choice(generation: Generation) -> dict[str, Any]:
+        message = {"role": "assistant", "content": generation.text, "refusal": None}
+        return {"message": message, "logprobs": chat_logprobs(generation.logprobs) if body.logprobs else None}
+
+    return await whole_reply(choices, body, request, "chat.completion", choice)
 
 
-def _chat_choice(piece: Piece) -> dict[str, Any]:
+def _chunk_choice(index: int, piece: Piece) -> dict[str, Any]:
     logprobs = chat_logprobs(piece.logprobs) if piece.logprobs else None
     return {"delta": {"content": piece.text}, "logprobs": logprobs}
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
+from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 from sse_starlette import EventSourceResponse
 
 from lars_agent.runtime.request import FinishReason, Generation, Piece
+from service.api.choices import Choices, Event, ToRequest
 from service.api.dependencies import Keeping
 from service.api.errors import answers
 from service.api.fields import RecalledBody
 from service.api.openai.request import OpenAIRequest
-from service.api.streams import Exchange, encode_stream, event_stream
+from service.api.streams import Exchange, event_stream, to_lines
 from service.daemon import Daemon
 
 STREAM = answers(
@@ -42,11 +45,16 @@ class OpenAIReply(BaseModel):
     choices: list[dict[str, Any]]
 
 
-async def begin(daemon: Daemon, body: OpenAIRequest, keeping: Keeping) -> Exchange:
-    """Submit the request; see `Exchange.begin`."""
+async def begin(daemon: Daemon, body: OpenAIRequest, keeping: Keeping) -> Choices:
+    """Submit the first of the request's replies; see `Exchange.begin`."""
     parameters = body.model_dump(exclude_none=True, exclude={"messages", "prompt"})
     keeping = keeping._replace(is_kept=keeping.is_kept and body.store is not False)
-    return await Exchange.begin(daemon, body.model, body.to_request, parameters, keeping, recall=body.recall)
+
+    async def submit(to_request: ToRequest) -> Exchange:
+        return await Exchange.begin(daemon, body.model, to_request, parameters, keeping, recall=body.recall)
+
+    requests = [partial(body.to_request, number=number) for number in range(body.candidates)]
+    return await Choices.start(submit, requests, daemon.settings.runtime.parallel)
 
 
 def envelope_of(exchange: Exchange, kind: str) -> dict[str, Any]:
@@ -61,45 +69,76 @@ def envelope_of(exchange: Exchange, kind: str) -> dict[str, Any]:
     }
 
 
-def whole_reply(envelope: dict[str, Any], generation: Generation, choice: dict[str, Any]) -> dict[str, Any]:
-    """Return the reply that is not streamed."""
-    choices = [{"index": 0} | choice | {"finish_reason": REASONS[generation.finish_reason]}]
-    return envelope | {"choices": choices, "usage": usage(generation)}
+async def whole_reply(
+    choices: Choices,
+    body: OpenAIRequest,
+    request: Request,
+    kind: str,
+    to_choice: Callable[[Generation], dict[str, Any]],
+) -> dict[str, Any]:
+    """Return the reply that is not streamed; what is given of it is recorded."""
+    done = await choices.finished(request)
+    given = body.best(done)
+    for one in given:
+        await one.exchange.record(one.generation)
+    shown = [
+        _choice(index, one.exchange, len(given), to_choice(one.generation), REASONS[one.generation.finish_reason])
+        for index, one in enumerate(given)
+    ]
+    envelope = envelope_of(given[0].exchange, kind)
+    return envelope | {"choices": shown, "usage": usage([one.generation for one in done], body.of_each)}
 
 
 def stream_reply(
-    exchange: Exchange,
+    choices: Choices,
     body: OpenAIRequest,
-    envelope: dict[str, Any],
-    to_choice: Callable[[Piece], dict[str, Any]],
+    kind: str,
+    to_choice: Callable[[int, Piece], dict[str, Any]],
     last: dict[str, Any],
     first: Sequence[dict[str, Any]] = (),
 ) -> EventSourceResponse:
     """Stream a chunk per choice (`first`, `to_choice` of each piece, `last`), the usage if asked for, and `[DONE]`."""
-    common = envelope | ({"usage": None} if body.includes_usage else {})
+    common = envelope_of(choices.first, kind) | ({"usage": None} if body.includes_usage else {})
+    done: dict[int, Generation] = {}
 
-    def chunk(choice: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
-        return common | {"choices": [{"index": 0} | choice | {"finish_reason": reason}]}
-
-    def encode(item: Piece | Generation) -> list[dict[str, Any]]:
+    def chunks(event: Event) -> list[dict[str, Any]]:
+        item, shown, reason = event.item, list(first), None
         if isinstance(item, Piece):
-            return [chunk(to_choice(item))]
-        end = chunk(last, REASONS[item.finish_reason])
-        return [end, common | {"choices": [], "usage": usage(item)}] if body.includes_usage else [end]
+            shown = [to_choice(event.number, item)]
+        elif item is not None:
+            shown, reason, done[event.number] = [last], REASONS[item.finish_reason], item
+        several = [_choice(event.number, event.exchange, len(choices), one, reason) for one in shown]
+        return [common | {"choices": [one]} for one in several]
 
-    async def events() -> AsyncIterator[str]:
-        async for event in encode_stream(exchange, encode, [chunk(choice) for choice in first]):
-            yield event
+    async def events() -> AsyncIterator[dict[str, Any]]:
+        async for event in choices.events():
+            for chunk in chunks(event):
+                yield chunk
+        if body.includes_usage:
+            generations = [done[index] for index in sorted(done)]
+            yield common | {"choices": [], "usage": usage(generations, body.of_each)}
+
+    async def lines() -> AsyncIterator[str]:
+        async for line in to_lines(events()):
+            yield line
         yield "[DONE]"
 
-    return event_stream(events())
+    return event_stream(lines())
 
 
-def usage(generation: Generation) -> dict[str, Any]:
-    """Return the number of tokens."""
+def _choice(index: int, exchange: Exchange, count: int, shown: dict[str, Any], reason: str | None) -> dict[str, Any]:
+    """Return one of `count` choices; of several each has the id of its own interaction."""
+    own = {"lars": {"interaction_id": exchange.interaction_id}} if count > 1 else {}
+    return {"index": index, **shown, "finish_reason": reason, **own}
+
+
+def usage(generations: Sequence[Generation], of_each: int = 1) -> dict[str, Any]:
+    """Return the number of tokens of all replies; a prompt counts once for its `of_each` replies."""
+    prompts = generations[::of_each]
+    read, made = sum(one.prompt_tokens for one in prompts), sum(one.generated_tokens for one in generations)
     return {
-        "prompt_tokens": generation.prompt_tokens,
-        "completion_tokens": generation.generated_tokens,
-        "total_tokens": generation.prompt_tokens + generation.generated_tokens,
-        "prompt_tokens_details": {"cached_tokens": generation.cached_tokens},
+        "prompt_tokens": read,
+        "completion_tokens": made,
+        "total_tokens": read + made,
+        "prompt_tokens_details": {"cached_tokens": sum(one.cached_tokens for one in prompts)},
     }

@@ -12,7 +12,7 @@ import pytest
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from service.app import ROUTER_MODULES
+from service.api.routers import ROUTERS
 
 WRONG: tuple[Any, ...] = (None, True, 10**400, "x", [[]], {"a": {"b": []}})
 VALID: dict[str, Any] = {
@@ -30,7 +30,7 @@ VALID: dict[str, Any] = {
 def bodies() -> dict[str, type[BaseModel]]:
     """The model of each path's JSON body, once for each model."""
     found = {}
-    for route in [route for module in ROUTER_MODULES for route in module.router.routes]:
+    for route in [route for router in ROUTERS for route in router.routes]:
         if isinstance(route, APIRoute) and route.body_field is not None:
             model = route.body_field.field_info.annotation
             if isinstance(model, type) and issubclass(model, BaseModel):

@@ -43,28 +43,32 @@ class _Running:
     stream: TextStream
     prefill: Iterator[None] | None
     token_ids: list[int] = field(default_factory=list)
+    text: str = ""  # that has not been sent yet
     pieces: list[Piece] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
     prefilled: float = 0.0
     logprobs: list[TokenLogprob] = field(default_factory=list)  # of tokens whose text has not been sent yet
+    end: TokenLogprob | None = None
 
     def append(self, token: int, end_tokens: frozenset[int]) -> FinishReason | None:
-        """Append a token and send its text; return the reason if the reply ends with it."""
+        """Append a token and send its text, unless the reply ends with it; return the reason if it does."""
         if token in end_tokens:
             return "eos_token"
         self.token_ids.append(token)
-        text = self.stream.push(token)
-        if text:
-            self._send(text)
+        self.text += self.stream.push(token)
         if self.stream.stopped:
             return "stop_sequence"
-        return "length" if len(self.token_ids) == self.request.max_new_tokens else None
+        if len(self.token_ids) == self.request.max_new_tokens:
+            return "length"
+        if self.text:
+            self._send()
+        return None
 
     def finish(self, reason: FinishReason) -> None:
         """Send the rest of the text and the result."""
-        rest = self.stream.flush()
-        if rest or self.logprobs:
-            self._send(rest)
+        self.text += self.stream.flush()
+        if self.text or self.logprobs:
+            self._send(is_last=reason != "eos_token")
         self.request.ticket.finish(
             Generation(
                 text="".join(piece.text for piece in self.pieces),
@@ -78,11 +82,13 @@ class _Running:
                 prompt_s=self.prefilled - self.started,
                 reply_s=time.monotonic() - self.prefilled,
                 logprobs=tuple(logprob for piece in self.pieces for logprob in piece.logprobs),
+                end=self.end,
             )
         )
 
-    def _send(self, text: str) -> None:
-        piece, self.logprobs = Piece(text, tuple(self.logprobs)), []
+    def _send(self, *, is_last: bool = False) -> None:
+        piece = Piece(self.text, tuple(self.logprobs), is_last)
+        self.text, self.logprobs = "", []
         self.pieces.append(piece)
         self.request.ticket.give(piece)
 
@@ -150,8 +156,8 @@ class ContinuousBatcher:
         """Return the reply's next token; None if the reply has ended."""
         try:
             token = running.sampler(running.sequence.logits)
-            if running.request.ticket.request.logprobs is not None and token not in self._end_tokens:
-                running.logprobs.append(self._logprob(running, token))
+            if running.request.ticket.request.logprobs is not None:
+                self._add_logprob(running, token)
             reason = running.append(token, self._end_tokens)
             if reason is None:
                 return token
@@ -160,6 +166,13 @@ class ContinuousBatcher:
         except Exception as error:
             self._fail(error, running)
         return None
+
+    def _add_logprob(self, running: _Running, token: int) -> None:
+        logprob = self._logprob(running, token)
+        if token in self._end_tokens:
+            running.end = logprob
+        else:
+            running.logprobs.append(logprob)
 
     def _logprob(self, running: _Running, token: int) -> TokenLogprob:
         """Return the log-probabilities of `token` and of the most likely tokens."""

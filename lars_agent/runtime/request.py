@@ -99,10 +99,14 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Piece:
-    """New text of a streamed reply, with its tokens' probabilities if they were requested."""
+    """New text of a streamed reply, with its tokens' probabilities if they were requested.
+
+    `is_last` tells that the reply ends with the last of these tokens, as it is long enough or has a stop sequence.
+    """
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    is_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,8 @@ class Generation:
     """A finished reply.
 
     `token_ids` are the generated tokens without the end-of-turn token; `cached_tokens` of the prompt's tokens came from
-    the prefix cache. `prompt_s` is the time for the prompt, `reply_s` the time for the reply.
+    the prefix cache. `end` is the end-of-turn token, if the reply ended with one and probabilities were requested.
+    `prompt_s` is the time for the prompt, `reply_s` the time for the reply.
     """
 
     text: str
@@ -124,6 +129,7 @@ class Generation:
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_s: float = field(default=0.0, compare=False)
     reply_s: float = field(default=0.0, compare=False)
+    end: TokenLogprob | None = None
 
 
 @dataclass(eq=False)

@@ -194,11 +194,16 @@ def by_role(schema: dict[str, Any]) -> None:
     """Describe that only the assistant's message may be blank, in the schema of a message."""
     properties = schema.pop("properties")
     roles, content = properties["role"]["enum"], properties["content"]
-    common = {name: schema.pop(name) for name in ("type", "required", "additionalProperties")}
-    kinds = (["assistant"], content), ([role for role in roles if role != "assistant"], spoken(content))
+    common = {name: schema.pop(name) for name in ("type", "additionalProperties") if name in schema}
+    of_assistant, of_others = schema.pop("required"), ["role", "content"]
+    kinds = (
+        (["assistant"], content, of_assistant),
+        ([role for role in roles if role != "assistant"], spoken(content), of_others),
+    )
     schema["anyOf"] = [
-        common | {"properties": properties | {"role": {"type": "string", "enum": names}, "content": own}}
-        for names, own in kinds
+        common
+        | {"required": required, "properties": properties | {"role": {"type": "string", "enum": names}, "content": own}}
+        for names, own, required in kinds
     ]
 
 

@@ -133,7 +133,7 @@ def with_recall(
     The base model gets none unasked.
     """
     settings = daemon.settings.recall
-    if request.raw is not None:
+    if request.raw is not None or request.messages[-1]["role"] != "user":
         return request, ()
     if recall is None:
         recall = request.version is not None and settings.profiles.get(request.profile, settings.enabled)

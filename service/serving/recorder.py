@@ -75,7 +75,7 @@ class Recorder:
     def _stated(self, interaction_id: str, request: GenerationRequest) -> list[NewFeedback]:
         """Return what the last message states, or says that the reply before it should have been."""
         is_on = self._learning.profiles.get(request.profile, self._learning.statements)
-        if not is_on or request.raw is not None:
+        if not is_on or request.raw is not None or request.messages[-1]["role"] != "user":
             return []
         return [
             NewFeedback(interaction_id, asked, reply, None, answer, profile=request.profile, source="stated")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import APIRouter, Request
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
@@ -18,10 +18,11 @@ from lars_agent.store.names import DEFAULT_PROFILE
 from service.api.dependencies import DaemonDep, Keeping, KeepingDep
 from service.api.errors import EVERYWHERE, OllamaErrorBody, answers
 from service.api.errors import documented as documented_errors
-from service.api.fields import MAX_MESSAGES, Switch, Text, Turn, Whole, ends_with_user, to_messages
+from service.api.fields import Switch, Text, Whole, to_messages
 from service.api.model_names import model_names
 from service.api.ollama.models import iso
 from service.api.ollama.request import OllamaRequest
+from service.api.ollama.turns import Nothing, OllamaTurns
 from service.api.streams import Exchange, encode_stream
 from service.daemon import Daemon
 
@@ -36,7 +37,7 @@ NANOSECONDS = 10**9
 class OllamaChatRequest(OllamaRequest):
     """A conversation to reply to."""
 
-    messages: Annotated[list[Turn], Field(max_length=MAX_MESSAGES), AfterValidator(ends_with_user)] = Field(
+    messages: OllamaTurns = Field(
         default=[], description="Without messages the model is loaded, or unloaded if `keep_alive` is 0."
     )
     tools: list[Any] | None = Field(default=None, max_length=0, description="Not supported.")
@@ -49,9 +50,9 @@ class OllamaGenerateRequest(OllamaRequest):
     system: Text | None = None
     raw: Switch | None = None
     context: list[Whole] | None = Field(default=None, description="Accepted without effect.")
-    suffix: str | None = Field(default=None, max_length=0)
-    images: list[str] | None = Field(default=None, max_length=0)
-    template: str | None = Field(default=None, max_length=0)
+    suffix: Nothing = None
+    images: Nothing = None
+    template: Nothing = None
 
 
 @router.post("/chat", response_model=None, responses=LINES | documented(404, 409, 503, 504))

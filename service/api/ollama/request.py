@@ -7,9 +7,9 @@ import math
 import re
 import threading
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue
+from pydantic import BeforeValidator, ConfigDict, Field, JsonValue
 
 from lars_agent.example import Message
 from lars_agent.runtime.request import GenerationRequest
@@ -57,7 +57,13 @@ class Options(SamplingFields):
     num_predict: Whole | None = Field(default=None, ge=-2, le=1_000_000, description="Below 0: without limit.")
 
 
-class OllamaRequest(Body):
+class OllamaBody(Body):
+    """A request body; fields that Ollama does not know are ignored, as by Ollama."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class OllamaRequest(OllamaBody):
     """Fields that chat and generate share."""
 
     model: ModelName = None
@@ -69,7 +75,9 @@ class OllamaRequest(Body):
         json_schema_extra={"anyOf": [{"type": "number"}, DURATIONS, {"type": "null"}]},
     )
     format: str | None = Field(default=None, max_length=0, description="Not supported.")
-    think: Switch | None = Field(default=None, description="Accepted without effect.")
+    think: Switch | Literal["low", "medium", "high", "max"] | None = Field(
+        default=None, description="Accepted without effect: no thoughts are told apart from the reply."
+    )
 
     def to_request(self, adapter: AdapterName, messages: tuple[Message, ...], raw: str | None) -> GenerationRequest:
         """Return the engine's request."""

@@ -23,6 +23,7 @@ from service.api.model_names import model_names
 from service.api.ollama.models import iso
 from service.api.ollama.request import OllamaRequest
 from service.api.ollama.turns import Nothing, OllamaTurns
+from service.api.openai.chat import chat_logprobs
 from service.api.streams import Exchange, encode_stream
 from service.daemon import Daemon
 
@@ -106,18 +107,22 @@ async def _answer(
 
     def encode(item: Piece | Generation) -> list[dict[str, Any]]:
         if isinstance(item, Piece):
-            return [_line(model, content(item.text)) | {"done": False}]
+            return [_line(model, content(item.text)) | {"done": False} | _logprobs(item)]
         return [_line(model, content("")) | _statistics(exchange, item)]
 
     if body.stream is False:
         generation = await exchange.finished(request)
-        return _line(model, content(generation.text)) | _statistics(exchange, generation)
+        return _line(model, content(generation.text)) | _logprobs(generation) | _statistics(exchange, generation)
     lines = encode_stream(exchange, encode, error_event=lambda _, message: {"error": message})
     return StreamingResponse((line + "\n" async for line in lines), media_type=NDJSON)
 
 
 def _line(model: str, content: Mapping[str, Any]) -> dict[str, Any]:
     return {"model": model, "created_at": iso(time.time()), **content}
+
+
+def _logprobs(item: Piece | Generation) -> dict[str, Any]:
+    return {"logprobs": chat_logprobs(item.logprobs)["content"]} if item.logprobs else {}
 
 
 def _statistics(exchange: Exchange, generation: Generation) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def adapter_files(store: AdapterStore, label: str) -> AdapterFiles:
         return AdapterFiles({}, 0)
 
 
-def digest_of(name: str, base_sha256: str, served: AdapterFiles) -> str:
-    """Return the sha256 that stands for a name and what serves it: it changes when a profile is served by another."""
-    parts = [name, base_sha256, *(f"{file} {digest}" for file, digest in sorted(served.sha256.items()))]
+def digest_of(name: str, label: str, base_sha256: str, served: AdapterFiles) -> str:
+    """Return the sha256 that stands for a name and for what serves it, the version of that label."""
+    parts = [name, label, base_sha256, *(f"{file} {digest}" for file, digest in sorted(served.sha256.items()))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

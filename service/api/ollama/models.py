@@ -94,7 +94,7 @@ def _entry(daemon: Daemon, card: ModelCard) -> dict[str, Any]:
         "model": card.id,
         "modified_at": iso(card.created),
         "size": installed.bytes + served.bytes,
-        "digest": installed.sha256 if card.id == BASE else digest_of(card.id, installed.sha256, served),
+        "digest": installed.sha256 if card.id == BASE else digest_of(card.id, card.root, installed.sha256, served),
         "details": {
             "parent_model": card.parent or "",
             "format": "safetensors",

@@ -16,6 +16,7 @@ from lars_agent.runtime.request import GenerationRequest
 from lars_agent.store.names import AdapterName
 from service.api.fields import Body, Number, SamplingFields, Switch, Whole
 from service.api.model_names import ModelName
+from service.api.openai.request import MAX_LOGPROBS
 from service.api.streams import generation_request
 
 UNLIMITED_TOKENS = 1_000_000
@@ -79,6 +80,9 @@ class OllamaRequest(OllamaBody):
         default=None, description="Accepted without effect: no thoughts are told apart from the reply."
     )
 
+    logprobs: Switch | None = Field(default=None, description="Send the probabilities of the reply's tokens.")
+    top_logprobs: Whole | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+
     def to_request(self, adapter: AdapterName, messages: tuple[Message, ...], raw: str | None) -> GenerationRequest:
         """Return the engine's request."""
         given = {} if self.options is None else self.options.model_dump(exclude_none=True)
@@ -88,5 +92,6 @@ class OllamaRequest(OllamaBody):
         values["top_p"] = max(values["top_p"], 1e-6)  # 0 is valid for Ollama
         values["stop"] = tuple(values.get("stop", ()))
         values["seed"] = None if seed is None or seed < 0 else seed
+        values["logprobs"] = (self.top_logprobs or 0) if self.logprobs else None
         values["max_new_tokens"] = UNLIMITED_TOKENS if limit < 0 else limit or None
         return generation_request(adapter, messages, raw=raw, **values)

@@ -22,7 +22,8 @@ from lars_agent.store.adapters import AdapterStore
 from service.api import errors
 from service.api.daemon_metrics import DaemonCollector
 from service.api.methods import MethodGuard, MethodTable
-from service.api.middleware import GUARDS, OPEN_PATHS, RequestCounter, SafeHeaders
+from service.api.middleware import GUARDS, RequestCounter, SafeHeaders, is_open
+from service.api.ollama.content_type import AnyContentType
 from service.api.openapi import complete
 from service.api.routers import ROUTERS
 from service.cycle.context import CycleContext
@@ -88,6 +89,7 @@ def create_app(settings: Settings, **overrides: Unpack[ComponentOverrides]) -> F
     daemon.metrics.registry.register(DaemonCollector(daemon))
     errors.install(app)
     routes = [*app.routes, *(route for router in EVERY_ROUTER for route in router.routes)]
+    app.add_middleware(AnyContentType)
     app.add_middleware(MethodGuard, table=MethodTable([route for route in routes if isinstance(route, Route)]))
     for guard in reversed(GUARDS):  # the one added last is asked first
         app.add_middleware(guard, server=settings.server)
@@ -104,7 +106,7 @@ class App(FastAPI):
         """Return the document that /openapi.json serves."""
         if self.openapi_schema is None:
             has_token = self.state.daemon.settings.server.token is not None
-            self.openapi_schema = complete(super().openapi(), open_paths=OPEN_PATHS, has_token=has_token)
+            self.openapi_schema = complete(super().openapi(), is_open=is_open, has_token=has_token)
         return self.openapi_schema
 
     def build_middleware_stack(self) -> ASGIApp:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import httpx
+import huggingface_hub
 import ollama
 import openai
 import pytest
@@ -121,6 +122,36 @@ def test_ollama_sees_what_there_is(lama, url):
         lama.chat(model="alice@v9", messages=ASKED)
     assert refused.value.status_code == 404
     assert httpx.get(f"{url}/api/version").json()["version"]
+
+
+def test_ollama_takes_its_own_messages_back_and_thinks_at_any_level(lama):
+    options = {"temperature": 0, "num_predict": 2}
+    reply = lama.chat(model="default:latest", messages=ASKED, options=options, think="low").message
+    for said in (reply, reply.model_dump(), reply.model_dump() | {"images": [], "thinking": "", "tool_calls": None}):
+        again = [*ASKED, said, *ASKED]
+        assert lama.chat(model="default", messages=again, options=options, think=False).message.content
+    sizes = lama.show("alice").modelinfo
+    assert sizes[f"{sizes['general.architecture']}.context_length"] > SHORT
+    digests = [model.digest for model in lama.list().models]
+    assert len(set(digests)) == len(digests)
+
+
+def test_hugging_face_s_client_generates_and_streams_the_same_tokens(url, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    client = huggingface_hub.InferenceClient(url)
+    asked, length = ASKED[0]["content"] + " 🎉", {"max_new_tokens": SHORT}
+    whole = client.text_generation(asked, details=True, **length)
+    events = list(client.text_generation(asked, details=True, stream=True, **length))
+    assert [event.token for event in events] == [token_like(token) for token in whole.details.tokens]
+    assert "".join(client.text_generation(asked, stream=True, **length)) == whole.generated_text
+    assert events[-1].generated_text == whole.generated_text == client.text_generation(asked, **length)
+    assert events[-1].details.input_length == whole.details.prompt_tokens
+    with pytest.raises(huggingface_hub.errors.HfHubHTTPError, match="typical_p"):
+        client.text_generation(asked, typical_p=0.5, **length)
+
+
+def token_like(token):
+    return huggingface_hub.TextGenerationStreamOutputToken(**vars(token))
 
 
 def test_llm_prompts_and_goes_on(tmp_path, url):

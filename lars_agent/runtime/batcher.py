@@ -48,11 +48,13 @@ class _Running:
     stream: TextStream
     prefill: Iterator[None] | None
     token_ids: list[int] = field(default_factory=list)
+    text: str = ""  # that has not been sent yet
     pieces: list[Piece] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
     prefilled: float = 0.0
     logprobs: list[TokenLogprob] = field(default_factory=list)  # of tokens whose text has not been sent yet
     echo: PromptLogprobs | None = None
+    end: TokenLogprob | None = None
 
     def begin(self) -> FinishReason | None:
         """Send the echoed prompt; return the reason if the reply ends before it begins."""
@@ -66,22 +68,24 @@ class _Running:
         return () if self.echo is None else tuple(self.echo.tokens)
 
     def append(self, token: int, end_tokens: frozenset[int]) -> FinishReason | None:
-        """Append a token and send its text; return the reason if the reply ends with it."""
+        """Append a token and send its text, unless the reply ends with it; return the reason if it does."""
         if token in end_tokens:
             return "eos_token"
         self.token_ids.append(token)
-        text = self.stream.push(token)
-        if text:
-            self._send(text)
+        self.text += self.stream.push(token)
         if self.stream.stopped:
             return "stop_sequence"
-        return "length" if len(self.token_ids) == self.request.max_new_tokens else None
+        if len(self.token_ids) == self.request.max_new_tokens:
+            return "length"
+        if self.text:
+            self._send()
+        return None
 
     def finish(self, reason: FinishReason) -> None:
         """Send the rest of the text and the result."""
-        rest = self.stream.flush()
-        if rest or self.logprobs:
-            self._send(rest)
+        self.text += self.stream.flush()
+        if self.text or self.logprobs:
+            self._send(is_last=reason != "eos_token")
         self.request.ticket.finish(
             Generation(
                 text="".join(piece.text for piece in self.pieces),
@@ -97,11 +101,13 @@ class _Running:
                 logprobs=tuple(logprob for piece in self.pieces for logprob in piece.logprobs),
                 prompt_text=self.request.prompt_text,
                 prompt_logprobs=self._prompt_logprobs,
+                end=self.end,
             )
         )
 
-    def _send(self, text: str) -> None:
-        piece, self.logprobs = Piece(text, tuple(self.logprobs)), []
+    def _send(self, *, is_last: bool = False) -> None:
+        piece = Piece(self.text, tuple(self.logprobs), is_last)
+        self.text, self.logprobs = "", []
         self.pieces.append(piece)
         self.request.ticket.give(piece)
 
@@ -183,10 +189,7 @@ class ContinuousBatcher:
         """Return the reply's next token; None if the reply has ended."""
         try:
             token = running.sampler(running.sequence.logits)
-            asked = running.request.ticket.request
-            # Who reads the probabilities of a prompt leaves out the last one, which is to be there at every end.
-            if asked.logprobs is not None and (asked.echo or token not in self._end_tokens):
-                running.logprobs.append(token_logprob(self._tokenizer, running.sequence.logits, token, asked.logprobs))
+            self._add_logprob(running, token)
             reason = running.append(token, self._end_tokens)
             if reason is None:
                 return token
@@ -198,6 +201,17 @@ class ContinuousBatcher:
     def _end(self, running: _Running, reason: FinishReason) -> None:
         running.finish(reason)
         self._batch.remove(running)
+
+    def _add_logprob(self, running: _Running, token: int) -> None:
+        asked = running.request.ticket.request
+        if asked.logprobs is None:
+            return
+        logprob = token_logprob(self._tokenizer, running.sequence.logits, token, asked.logprobs)
+        # Who reads the probabilities of a prompt leaves out the last one, which is to be there at every end.
+        if token in self._end_tokens and not asked.echo:
+            running.end = logprob
+        else:
+            running.logprobs.append(logprob)
 
     def _fail(self, error: Exception, *batch: _Running) -> None:
         for running in batch:

@@ -103,10 +103,14 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Piece:
-    """New text of a streamed reply, with its tokens' probabilities if they were requested."""
+    """New text of a streamed reply, with its tokens' probabilities if they were requested.
+
+    `is_last` tells that the reply ends with the last of these tokens, as it is long enough or has a stop sequence.
+    """
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    is_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,8 @@ class Generation:
 
     `token_ids` are the generated tokens without the end-of-turn token; `cached_tokens` of the prompt's tokens came from
     the prefix cache. `prompt_text` is the text of a prompt that is echoed, or was given as token ids; `prompt_logprobs`
-    are of an echoed one. `prompt_s` is the time for the prompt, `reply_s` the time for the reply.
+    are of an echoed one. `end` is the end-of-turn token, if the reply ended with one and probabilities were requested.
+    `prompt_s` is the time for the prompt, `reply_s` the time for the reply.
     """
 
     text: str
@@ -131,6 +136,7 @@ class Generation:
     reply_s: float = field(default=0.0, compare=False)
     prompt_text: str = ""
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    end: TokenLogprob | None = None
 
 
 @dataclass(eq=False)

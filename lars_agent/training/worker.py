@@ -31,6 +31,7 @@ from lars_agent.memory.allocator import give_back
 from lars_agent.memory.guard import Guard
 from lars_agent.memory.measure import peak_rss_bytes, rss_bytes
 from lars_agent.models.open import OpenedModel, open_model, open_tokenizer, precision
+from lars_agent.models.sources import loadable_reference
 from lars_agent.ops.memory_plan import MemoryPlan
 from lars_agent.store.adapters import MANIFEST
 from lars_agent.store.manifest import read_manifest
@@ -174,12 +175,8 @@ class Worker:
         measured = FinalScores(trainer, opened.tokenizer, kinds, self._learned_before())
         parent = None if self.spec.parent is None else load_adapter(opened.model, Path(self.spec.parent))
         candidate, incumbent, base = measured.of(trainer.adapter, parent)
-        save_adapter(
-            trainer.adapter,
-            self.folder / CANDIDATE,
-            base_model=self.spec.base_model,
-            revision=self.spec.base_model_revision,
-        )
+        base_model, revision = loadable_reference(self.spec.base_model, self.spec.base_model_revision)
+        save_adapter(trainer.adapter, self.folder / CANDIDATE, base_model=base_model, revision=revision)
         trainer.best_file.unlink()
         self._append_progress("done")
         seconds, cpu_seconds = self.times()

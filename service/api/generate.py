@@ -1,15 +1,15 @@
-"""Generation in the shape of TGI and LoRAX: POST /generate, and POST /generate_stream."""
+"""Generation in the shape of TGI and LoRAX: POST /generate, its alias POST /, and POST /generate_stream."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import count
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     ConfigDict,
     Field,
     WithJsonSchema,
@@ -36,6 +36,7 @@ from service.api.fields import (
 )
 from service.api.model_names import ModelName
 from service.api.streams import MIN_TEMPERATURE, Exchange, encode_stream, event_stream, generation_request
+from service.api.token_texts import TokenBody, TokenTexts, tokens_of
 from service.api.turns import TextOrConversation, to_messages
 from service.daemon import Daemon
 
@@ -44,6 +45,7 @@ router = APIRouter(tags=["generation"])
 STREAM = answers(
     "Server-sent events; each `data` is a StreamEvent, or an ErrorBody if generation fails.", "text/event-stream"
 )
+EITHER = answers("The reply; with `stream: true` events as of POST /generate_stream.", "text/event-stream")
 # Parameters of TGI without effect here: accepted with a value that turns them off, refused with any other.
 OFF: tuple[Any, ...] = (None, False, [], {})
 TGI_ONLY = frozenset(
@@ -56,12 +58,6 @@ def _not_tiny(temperature: float) -> float:
     if 0 < temperature < MIN_TEMPERATURE:
         raise ValueError(f"must be 0 (greedy) or at least {MIN_TEMPERATURE}")
     return temperature
-
-
-def _not_a_number(value: Any) -> Any:
-    if not isinstance(value, bool):
-        raise ValueError("must be false or null")
-    return value
 
 
 def _add_unsupported(schema: dict[str, Any]) -> None:
@@ -95,7 +91,9 @@ class Parameters(Body):
     seed: Whole | None = Field(default=None, ge=0, lt=2**63, description="Seed of the sampling; random by default.")
     adapter_id: ModelName = None
     recall: RecallChoice = None
-    details: Switch | None = Field(default=None, description="Accepted for TGI's clients; details are always sent.")
+    details: Switch | None = Field(
+        default=None, description="List the reply's tokens in the details, which are always sent."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -112,8 +110,8 @@ class GenerateRequest(Body):
     parameters: Annotated[
         Parameters, WithJsonSchema({"anyOf": [{"$ref": "#/components/schemas/Parameters"}, {"type": "null"}]})
     ] = Parameters()
-    stream: Annotated[Literal[False], BeforeValidator(_not_a_number)] | None = Field(
-        default=None, description="For a stream use POST /generate_stream."
+    stream: Switch | None = Field(
+        default=None, description="Stream the reply, as POST /generate_stream does in any case."
     )
 
     @field_validator("parameters", mode="before")
@@ -121,21 +119,14 @@ class GenerateRequest(Body):
     def _null_is_default(cls, value: Any) -> Any:
         return {} if value is None else value
 
-    def to_request(self, adapter: AdapterName) -> GenerationRequest:
-        """Return the engine's request."""
+    def to_request(self, adapter: AdapterName, with_tokens: bool = False) -> GenerationRequest:
+        """Return the engine's request; `with_tokens` asks for the ids and probabilities of the reply's tokens."""
         given = self.parameters
         shared = given.model_dump(include={"max_new_tokens", "top_p", "top_k", "repetition_penalty", "seed"})
         temperature = float(bool(given.do_sample)) if given.temperature is None else given.temperature
         shared |= {"temperature": 0.0 if given.do_sample is False else temperature, "stop": tuple(given.stop or ())}
+        shared |= {"logprobs": 0 if with_tokens else None}
         return generation_request(adapter, to_messages(self.inputs), **shared)
-
-
-class StreamRequest(GenerateRequest):
-    """A prompt and how to reply to it, for a stream."""
-
-    stream: Switch | None = Field(
-        default=None, description="Accepted for TGI's clients; the answer is always a stream."
-    )  # type: ignore[assignment]
 
 
 class GenerationDetails(Reply):
@@ -149,6 +140,19 @@ class GenerationDetails(Reply):
     recalled: list[RecalledBody] = Field(default=[], description="The corrections in the prompt, the best first.")
 
 
+class StreamDetails(GenerationDetails):
+    """Details of a streamed reply."""
+
+    input_length: int = Field(description="The same as `prompt_tokens`, as TGI calls it.")
+
+
+class TokenDetails(StreamDetails):
+    """Details of a reply with its tokens, for `details: true`."""
+
+    prefill: list[TokenBody] = Field(default=[], description="Empty: the prompt's tokens are not listed.")
+    tokens: list[TokenBody]
+
+
 class GenerateReply(Reply):
     """A reply, and the id by which feedback refers to it."""
 
@@ -156,55 +160,72 @@ class GenerateReply(Reply):
     interaction_id: str | None = Field(
         description="Null if the reply was not to be kept, or could not be, as the disk is full."
     )
-    details: GenerationDetails
-
-
-class StreamToken(Reply):
-    """A piece of the reply: the text of one or more tokens."""
-
-    text: str
-    special: bool = False
+    details: TokenDetails | GenerationDetails
 
 
 class StreamEvent(Reply):
-    """One event of a stream; the last one has the whole text."""
+    """One event of a stream, for one token; the last one has the whole text."""
 
     index: int
-    token: StreamToken
+    token: TokenBody
     generated_text: str | None = None
     interaction_id: str | None = None
-    details: GenerationDetails | None = None
+    details: StreamDetails | None = None
 
 
-@router.post("/generate", responses=documented(404, 409, 503, 504))
-async def generate(body: GenerateRequest, request: Request, daemon: DaemonDep, keeping: KeepingDep) -> GenerateReply:
+@router.post("/generate", response_model=GenerateReply, responses=EITHER | documented(404, 409, 503, 504))
+async def generate(body: GenerateRequest, request: Request, daemon: DaemonDep, keeping: KeepingDep) -> Any:
     """Reply to `inputs`. The reply is recorded before it is sent, and cancelled if the client disconnects."""
-    exchange = await _begin(daemon, body, keeping)
-    return _reply(exchange, await exchange.finished(request))
+    return await (_streamed(body, daemon, keeping) if body.stream else _whole(body, request, daemon, keeping))
+
+
+@router.post("/", response_model=list[GenerateReply], responses=EITHER | documented(404, 409, 503, 504))
+async def generate_at_root(body: GenerateRequest, request: Request, daemon: DaemonDep, keeping: KeepingDep) -> Any:
+    """Reply as /generate does, in a list of one, as TGI's clients have it."""
+    return await _streamed(body, daemon, keeping) if body.stream else [await _whole(body, request, daemon, keeping)]
 
 
 @router.post("/generate_stream", response_model=StreamEvent, responses=STREAM | documented(404, 409, 503, 504))
-async def generate_stream(body: StreamRequest, daemon: DaemonDep, keeping: KeepingDep) -> EventSourceResponse:
+async def generate_stream(body: GenerateRequest, daemon: DaemonDep, keeping: KeepingDep) -> EventSourceResponse:
     """Stream the reply to `inputs`; the last event has the whole text, its id and the details."""
-    exchange = await _begin(daemon, body, keeping)
-    index = count()
+    return await _streamed(body, daemon, keeping)
+
+
+async def _whole(body: GenerateRequest, request: Request, daemon: Daemon, keeping: Keeping) -> GenerateReply:
+    with_tokens = bool(body.parameters.details)
+    exchange = await _begin(daemon, body, keeping, with_tokens)
+    generation = await exchange.finished(request)
+    details = _details(exchange, generation)
+    if with_tokens:
+        details |= {"tokens": tokens_of(exchange.ticket, generation)}
+    return GenerateReply.model_validate(_reply(exchange, generation) | {"details": details})
+
+
+async def _streamed(body: GenerateRequest, daemon: Daemon, keeping: Keeping) -> EventSourceResponse:
+    exchange, index, tokens = await _begin(daemon, body, keeping, with_tokens=True), count(), TokenTexts()
+
+    def event(token: TokenBody, **whole: Any) -> dict[str, Any]:
+        return StreamEvent(index=next(index), token=token, **whole).model_dump(mode="json")
 
     def encode(item: Piece | Generation) -> list[dict[str, Any]]:
-        whole = {} if isinstance(item, Piece) else dict(_reply(exchange, item))
-        token = StreamToken(text="" if whole else item.text, special=bool(whole))
-        return [StreamEvent(index=next(index), token=token, **whole).model_dump(mode="json")]
+        if isinstance(item, Piece):
+            return [event(token) for token in tokens.of(item)]
+        return [event(tokens.last(item), **_reply(exchange, item), details=_details(exchange, item))]
 
     return event_stream(encode_stream(exchange, encode))
 
 
-async def _begin(daemon: Daemon, body: GenerateRequest, keeping: Keeping) -> Exchange:
+async def _begin(daemon: Daemon, body: GenerateRequest, keeping: Keeping, with_tokens: bool) -> Exchange:
     given = body.parameters
     parameters = given.model_dump(exclude_none=True)
-    return await Exchange.begin(daemon, given.adapter_id, body.to_request, parameters, keeping, recall=given.recall)
+    to_request = partial(body.to_request, with_tokens=with_tokens)
+    return await Exchange.begin(daemon, given.adapter_id, to_request, parameters, keeping, recall=given.recall)
 
 
-def _reply(exchange: Exchange, generation: Generation) -> GenerateReply:
-    details = GenerationDetails.model_validate({**vars(generation), "recalled": exchange.recalled})
-    return GenerateReply.model_validate(
-        {"generated_text": generation.text, "interaction_id": exchange.recorded_id, "details": details}
-    )
+def _reply(exchange: Exchange, generation: Generation) -> dict[str, Any]:
+    return {"generated_text": generation.text, "interaction_id": exchange.recorded_id}
+
+
+def _details(exchange: Exchange, generation: Generation) -> dict[str, Any]:
+    recalled = [RecalledBody.model_validate(one) for one in exchange.recalled]
+    return {**vars(generation), "recalled": recalled, "input_length": generation.prompt_tokens}

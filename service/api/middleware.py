@@ -21,6 +21,7 @@ PAGES = frozenset(("/", "/device", "/docs", "/learned", "/memory", "/preferences
 # Without personal data for who has no token; /enter checks the token itself.
 OPEN_PATHS = PAGES | {"/health", "/openapi.json", "/ready", "/enter"}
 OPEN_PREFIX = "/static/"
+GENERATE_AT = "/"  # where TGI's clients ask for a reply, which is a page to everybody else
 OWN_SITES = ("same-origin", "none")  # of Sec-Fetch-Site: this daemon's pages, and people who type an address
 WRONG_TOKEN = "the token is wrong or missing; send the header Authorization: Bearer <server.token>"
 TOO_MANY = "too many wrong tokens come from this address at once; wait for the answers"
@@ -106,7 +107,7 @@ class AccessGuard:
 
     async def _unauthorized(self, scope: Scope, headers: Headers) -> Response | None:
         path = scope["path"]
-        if self._token is None or path in OPEN_PATHS or path.startswith(OPEN_PREFIX):
+        if self._token is None or is_open(path, scope["method"]):
             return None
         scheme, _, given = headers.get("authorization", "").partition(" ")
         token = self._token.get_secret_value()
@@ -130,6 +131,13 @@ async def hold_wrong_token(scope: Scope) -> Response | None:
         return None
     retry = {"Retry-After": str(wrong_tokens.retry_after_s(host))}
     return error_response(scope["path"], 429, TOO_MANY, headers=retry)
+
+
+def is_open(path: str, method: str) -> bool:
+    """Return whether a request needs no token."""
+    if path == GENERATE_AT:
+        return method.upper() in ("GET", "HEAD")
+    return path in OPEN_PATHS or path.startswith(OPEN_PREFIX)
 
 
 def _refused(path: str) -> Response:

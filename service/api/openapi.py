@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 Json = dict[str, Any]
@@ -10,23 +10,23 @@ LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exc
 BEARER = {"type": "http", "scheme": "bearer", "description": "`server.token`"}
 
 
-def complete(document: Json, *, open_paths: Collection[str], has_token: bool) -> Json:
-    """Return the document with these, for a daemon with or without a token; `open_paths` need none."""
+def complete(document: Json, *, is_open: Callable[[str, str], bool], has_token: bool) -> Json:
+    """Return the document with these, for a daemon with or without a token, which what `is_open` needs not."""
     _name_limits(document["components"]["schemas"])
-    for path, operation in _operations(document):
+    for path, method, operation in _operations(document):
         for parameter in operation.get("parameters", ()):
             parameter["schema"] = _without_null(parameter["schema"])
-        if has_token and path not in open_paths:
+        if has_token and not is_open(path, method):
             operation["security"] = [{"bearer": []}]
     if has_token:
         document["components"]["securitySchemes"] = {"bearer": BEARER}
     return document
 
 
-def _operations(document: Json) -> Iterator[tuple[str, Json]]:
+def _operations(document: Json) -> Iterator[tuple[str, str, Json]]:
     for path, operations in document["paths"].items():
-        for operation in operations.values():
-            yield path, operation
+        for method, operation in operations.items():
+            yield path, method, operation
 
 
 def _name_limits(value: Any) -> None:

@@ -35,6 +35,17 @@ def is_empty(value: Any) -> bool:
     return any(value is one or (type(value) is type(one) and value == one) for one in EMPTY)
 
 
+def nothing(value: Any) -> None:
+    """Validate that a field that is not supported holds nothing."""
+    if not is_empty(value):
+        raise ValueError("is not supported; leave it out, or empty")
+
+
+Nothing = Annotated[
+    None, BeforeValidator(nothing), WithJsonSchema({"enum": list(EMPTY), "description": "Not supported."})
+]
+
+
 def by_role(schema: dict[str, Any]) -> None:
     """Describe in the schema of a message that only the assistant's may be blank, and which fields must be empty."""
     off = {name: {"enum": list(EMPTY), "description": "Not supported."} for name in sorted(NOT_SUPPORTED)}

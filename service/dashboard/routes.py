@@ -161,7 +161,8 @@ class PageCompression(GZipMiddleware):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
         is_page = scope["type"] == "http" and (
-            scope["path"] in PAGE_PATHS or scope["path"].startswith(f"{STATIC_PATH}/")
+            (scope["path"] in PAGE_PATHS and scope["method"] in ("GET", "HEAD"))  # TGI's clients POST to /
+            or scope["path"].startswith(f"{STATIC_PATH}/")
         )
         await (super().__call__ if is_page else self.app)(scope, receive, send)
 

@@ -289,3 +289,17 @@ def test_nothing_of_the_download_is_left_beside_the_installed_model():
     folder = default_model_folder()
     assert not any((folder.parent / "downloads").glob("*"))
     assert json.loads((folder / "model.json").read_text())["installed"] >= "2026"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "loadable"),
+    [
+        (("default", sources.WHEEL_SHA256), (sources.DEFAULT_REPOSITORY, None)),
+        (("org/name", "c0ffee"), ("org/name", "c0ffee")),
+        (("org/name@main", "c0ffee"), ("org/name", "c0ffee")),
+        (("/models/a@b", None), ("/models/a@b", None)),
+        (("/models/a.gguf", "b" * 64), ("/models/a.gguf", None)),
+    ],
+)
+def test_adapters_name_their_base_model_as_other_libraries_load_it(recorded, loadable):
+    assert sources.loadable_reference(*recorded) == loadable

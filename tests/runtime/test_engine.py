@@ -113,6 +113,25 @@ def test_probabilities_are_those_of_the_model(engine, opened):
     assert reply(engine).logprobs == ()
 
 
+def test_a_reply_tells_its_last_token_or_the_one_that_ended_it(engine):
+    ticket = engine.submit(request(logprobs=0))
+    pieces, whole = list(ticket), ticket.result(LONG_S)
+    assert [piece.is_last for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    assert pieces[-1].logprobs[-1].chosen.token_id == whole.token_ids[-1]
+    ticket = engine.submit(request(logprobs=0, stop=(whole.text[4:6],)))
+    *before, last = ticket
+    assert (last.is_last, [piece.is_last for piece in before]) == (True, [False] * len(before))
+    assert whole.end is ticket.result(LONG_S).end is None
+    end = whole.token_ids[-1]
+    engine._batcher._end_tokens = frozenset({end})
+    ticket = engine.submit(request(logprobs=0))
+    pieces, ended = list(ticket), ticket.result(LONG_S)
+    assert (ended.finish_reason, ended.end.chosen.token_id) == ("eos_token", end)
+    assert not any(piece.is_last for piece in pieces)
+    assert list(ended.token_ids) == [one.chosen.token_id for one in ended.logprobs]
+    assert reply(engine).end is None
+
+
 def held(engine: Engine) -> tuple[threading.Event, threading.Event]:
     """A gate before the engine's next token, and the event that it stands there."""
     gate, entered, turn = threading.Event(), threading.Event(), engine._batcher.step

@@ -26,8 +26,8 @@ MESSAGES = (Message(role="system", content=""), Message(role="user", content="Hi
     [
         (GenerationRequest(MESSAGES, version=3, stop=("a", "b"), logprobs=0, temperature=1), request_from),
         (GenerationRequest((), raw="Once", version=None, seed=2**63), request_from),
-        (Piece("Hel", LOGPROBS), piece_from),
-        (Generation("Hel", "length", 3, 1, None, 5, (9, 7), 2, LOGPROBS, 0.5, 0.25), generation_from),
+        (Piece("Hel", LOGPROBS, is_last=True), piece_from),
+        (Generation("Hel", "length", 3, 1, None, 5, (9, 7), 2, LOGPROBS, 0.5, 0.25, LOGPROBS[0]), generation_from),
     ],
 )
 def test_records_are_equal_after_the_socket(record, read):

@@ -18,7 +18,7 @@ from lars_agent.errors import DiskFull, JobInvalid
 from lars_agent.example import Message
 from lars_agent.files import sha256_of
 from lars_agent.lars import load_adapter
-from lars_agent.lars.state import WEIGHTS_FILE
+from lars_agent.lars.state import CONFIG_FILE, WEIGHTS_FILE
 from lars_agent.memory.allocator import thrifty_environment
 from lars_agent.models.open import open_model
 from lars_agent.training import worker
@@ -54,6 +54,8 @@ def job(folder: Path, model_folder: Path, **changes) -> Path:
         "profile": "default",
         "model_path": str(model_folder),
         "model_sha256": open_model(model_folder).sha256,
+        "base_model": "org/name@main",
+        "base_model_revision": "c0ffee",
         "lars": {"rank": 4},
         "training": TRAINING,
         "threads": 1,
@@ -120,6 +122,8 @@ def test_a_job_directory_in_and_a_candidate_with_its_scores_out(done, model_fold
     assert result.best_step == 12
     assert result.candidate.recall is not None
     load_adapter(open_model(model_folder).model, done / CANDIDATE)
+    config = json.loads((done / CANDIDATE / CONFIG_FILE).read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("org/name", "c0ffee")
 
 
 def test_a_worker_killed_at_any_moment_goes_on_and_ends_in_the_same_bytes(tmp_path, model_folder, done):

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
@@ -22,8 +22,9 @@ from service.api.fields import Switch, Text, Whole
 from service.api.model_names import model_names
 from service.api.ollama.models import iso
 from service.api.ollama.request import OllamaRequest
+from service.api.openai.chat import chat_logprobs
 from service.api.streams import Exchange, encode_stream
-from service.api.turns import MAX_MESSAGES, Turn, asks, to_messages
+from service.api.turns import MAX_MESSAGES, Nothing, Turn, asks, to_messages
 from service.daemon import Daemon
 
 documented = partial(documented_errors, body=OllamaErrorBody)
@@ -34,10 +35,18 @@ LINES = answers("JSON lines, one per piece; with `stream: false` one object.", N
 NANOSECONDS = 10**9
 
 
+OllamaTurns = Annotated[
+    list[Turn],
+    BeforeValidator(lambda value: [] if value is None else value),
+    Field(max_length=MAX_MESSAGES),
+    AfterValidator(asks),
+]
+
+
 class OllamaChatRequest(OllamaRequest):
     """A conversation to reply to."""
 
-    messages: Annotated[list[Turn], Field(max_length=MAX_MESSAGES), AfterValidator(asks)] = Field(
+    messages: OllamaTurns = Field(
         default=[], description="Without messages the model is loaded, or unloaded if `keep_alive` is 0."
     )
     tools: list[Any] | None = Field(default=None, max_length=0, description="Not supported.")
@@ -50,9 +59,9 @@ class OllamaGenerateRequest(OllamaRequest):
     system: Text | None = None
     raw: Switch | None = None
     context: list[Whole] | None = Field(default=None, description="Accepted without effect.")
-    suffix: str | None = Field(default=None, max_length=0)
-    images: list[str] | None = Field(default=None, max_length=0)
-    template: str | None = Field(default=None, max_length=0)
+    suffix: Nothing = None
+    images: Nothing = None
+    template: Nothing = None
 
 
 @router.post("/chat", response_model=None, responses=LINES | documented(404, 409, 503, 504))
@@ -106,18 +115,22 @@ async def _answer(
 
     def encode(item: Piece | Generation) -> list[dict[str, Any]]:
         if isinstance(item, Piece):
-            return [_line(model, content(item.text)) | {"done": False}]
+            return [_line(model, content(item.text)) | {"done": False} | _logprobs(item)]
         return [_line(model, content("")) | _statistics(exchange, item)]
 
     if body.stream is False:
         generation = await exchange.finished(request)
-        return _line(model, content(generation.text)) | _statistics(exchange, generation)
+        return _line(model, content(generation.text)) | _logprobs(generation) | _statistics(exchange, generation)
     lines = encode_stream(exchange, encode, error_event=lambda _, message: {"error": message})
     return StreamingResponse((line + "\n" async for line in lines), media_type=NDJSON)
 
 
 def _line(model: str, content: Mapping[str, Any]) -> dict[str, Any]:
     return {"model": model, "created_at": iso(time.time()), **content}
+
+
+def _logprobs(item: Piece | Generation) -> dict[str, Any]:
+    return {"logprobs": chat_logprobs(item.logprobs)["content"]} if item.logprobs else {}
 
 
 def _statistics(exchange: Exchange, generation: Generation) -> dict[str, Any]:

@@ -9,11 +9,14 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from lars_agent.models.facts import ModelFacts, facts_of
+from lars_agent.store.names import BASE
 from service.api.dependencies import DaemonDep
 from service.api.errors import EVERYWHERE, OllamaErrorBody
 from service.api.errors import documented as documented_errors
-from service.api.fields import Body, Switch
 from service.api.model_names import ModelName
+from service.api.ollama.digests import adapter_files, digest_of
+from service.api.ollama.request import OllamaBody
 from service.api.openai.models import ModelCard, cards, find_card
 from service.daemon import Daemon
 from service.process.version import package_version
@@ -21,15 +24,24 @@ from service.process.version import package_version
 documented = partial(documented_errors, body=OllamaErrorBody)
 router = APIRouter(prefix="/api", tags=["ollama"], responses=documented(*EVERYWHERE))
 
+OLLAMA_VERSION = "0.12.11"  # whose API this is: clients refuse to speak to an earlier one than they know
+GGUF_NAMES = {
+    "context": "context_length",
+    "hidden": "embedding_length",
+    "intermediate": "feed_forward_length",
+    "layers": "block_count",
+    "heads": "attention.head_count",
+    "key_heads": "attention.head_count_kv",
+    "vocabulary": "vocab_size",
+}
 FOREVER = "2318-01-01T00:00:00Z"  # as Ollama writes it
 
 
-class ShowRequest(Body):
+class ShowRequest(OllamaBody):
     """The model to describe."""
 
     model: ModelName = None
     name: ModelName = None
-    verbose: Switch | None = None
 
 
 @router.get("/tags", response_model=None, responses=documented(503))
@@ -57,7 +69,7 @@ def show(body: ShowRequest, daemon: DaemonDep) -> dict[str, Any]:
         "parameters": "",
         "template": "",
         "details": entry["details"],
-        "model_info": {"general.architecture": entry["details"]["family"], "general.basename": card.root},
+        "model_info": _model_info(card, _facts(daemon)),
         "capabilities": ["completion"],
         "modified_at": entry["modified_at"],
     }
@@ -65,27 +77,51 @@ def show(body: ShowRequest, daemon: DaemonDep) -> dict[str, Any]:
 
 @router.get("/version", response_model=None)
 def version() -> dict[str, str]:
-    """Return the version of lars-agent."""
-    return {"version": package_version()}
+    """Return the version of Ollama whose API this is, as clients ask for it, and that of lars-agent."""
+    return {"version": OLLAMA_VERSION, "lars_agent": package_version()}
+
+
+def _facts(daemon: Daemon) -> ModelFacts:
+    installed = daemon.model_host.require_model()
+    return facts_of(installed.folder, installed.sha256)
 
 
 def _entry(daemon: Daemon, card: ModelCard) -> dict[str, Any]:
-    installed = daemon.model_host.require_model()
+    installed, facts, served = daemon.model_host.require_model(), _facts(daemon), adapter_files(daemon.store, card.root)
+    family = facts.architecture or installed.name
     return {
         "name": card.id,
         "model": card.id,
         "modified_at": iso(card.created),
-        "size": installed.bytes,
-        "digest": installed.sha256,
+        "size": installed.bytes + served.bytes,
+        "digest": installed.sha256 if card.id == BASE else digest_of(card.id, card.root, installed.sha256, served),
         "details": {
             "parent_model": card.parent or "",
             "format": "safetensors",
-            "family": installed.name,
-            "families": [installed.name],
-            "parameter_size": "",
+            "family": family,
+            "families": [family],
+            "parameter_size": human_number(facts.parameters),
             "quantization_level": daemon.settings.model.dtype,
         },
     }
+
+
+def _model_info(card: ModelCard, facts: ModelFacts) -> dict[str, Any]:
+    """Return the model's properties under the names that GGUF files have for them, those that are known."""
+    general = {
+        "general.architecture": facts.architecture,
+        "general.basename": card.root,
+        "general.parameter_count": facts.parameters,
+    }
+    own = {f"{facts.architecture}.{name}": facts.sizes.get(size) for size, name in GGUF_NAMES.items()}
+    return {name: value for name, value in {**general, **own}.items() if value}
+
+
+def human_number(count: int) -> str:
+    """Return a number of parameters as Ollama writes it: 134.52M, 8.0B; empty for none."""
+    if count >= 10**9:
+        return f"{count / 10**9:.1f}B"
+    return f"{count / 10**6:.2f}M" if count else ""
 
 
 def iso(seconds: float) -> str:

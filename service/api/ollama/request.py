@@ -7,15 +7,16 @@ import math
 import re
 import threading
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue
+from pydantic import BeforeValidator, ConfigDict, Field, JsonValue
 
 from lars_agent.example import Message
 from lars_agent.runtime.request import GenerationRequest
 from lars_agent.store.names import AdapterName
 from service.api.fields import Body, Number, SamplingFields, Switch, Whole
 from service.api.model_names import ModelName
+from service.api.openai.request import MAX_LOGPROBS
 from service.api.streams import generation_request
 
 UNLIMITED_TOKENS = 1_000_000
@@ -57,7 +58,13 @@ class Options(SamplingFields):
     num_predict: Whole | None = Field(default=None, ge=-2, le=1_000_000, description="Below 0: without limit.")
 
 
-class OllamaRequest(Body):
+class OllamaBody(Body):
+    """A request body; fields that Ollama does not know are ignored, as by Ollama."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class OllamaRequest(OllamaBody):
     """Fields that chat and generate share."""
 
     model: ModelName = None
@@ -69,7 +76,12 @@ class OllamaRequest(Body):
         json_schema_extra={"anyOf": [{"type": "number"}, DURATIONS, {"type": "null"}]},
     )
     format: str | None = Field(default=None, max_length=0, description="Not supported.")
-    think: Switch | None = Field(default=None, description="Accepted without effect.")
+    think: Switch | Literal["low", "medium", "high", "max"] | None = Field(
+        default=None, description="Accepted without effect: no thoughts are told apart from the reply."
+    )
+
+    logprobs: Switch | None = Field(default=None, description="Send the probabilities of the reply's tokens.")
+    top_logprobs: Whole | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
 
     def to_request(self, adapter: AdapterName, messages: tuple[Message, ...], raw: str | None) -> GenerationRequest:
         """Return the engine's request."""
@@ -80,5 +92,6 @@ class OllamaRequest(Body):
         values["top_p"] = max(values["top_p"], 1e-6)  # 0 is valid for Ollama
         values["stop"] = tuple(values.get("stop", ()))
         values["seed"] = None if seed is None or seed < 0 else seed
+        values["logprobs"] = (self.top_logprobs or 0) if self.logprobs else None
         values["max_new_tokens"] = UNLIMITED_TOKENS if limit < 0 else limit or None
         return generation_request(adapter, messages, raw=raw, **values)

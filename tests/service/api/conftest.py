@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import event, text
 
 from lars_agent.errors import GenerationCancelled, LarsError
-from lars_agent.runtime.request import Generation, GenerationRequest, Piece, Ticket
+from lars_agent.runtime.request import Generation, GenerationRequest, Piece, Ticket, TokenChoice, TokenLogprob
 from lars_agent.store.adapters import AdapterStore
 from service.app import create_app
 from service.db.engine import writing
@@ -69,6 +69,7 @@ class FakeEngine:
 
     def _reply(self, ticket: Ticket, error: LarsError | None) -> None:
         """Say the reply word by word; hold on while `gate` is shut."""
+        has_tokens = ticket.request.logprobs is not None
         words = [self.openings.get(ticket.version, "echo: "), ticket.request.messages[-1]["content"]]
         for word in words:
             while not self.gate.wait(0.01):
@@ -76,8 +77,9 @@ class FakeEngine:
                     cancelled = "the request was cancelled before its reply was finished"
                     ticket.finish(None, GenerationCancelled(cancelled))
                     return
-            ticket.give(Piece(word))
+            ticket.give(Piece(word, (token_of(word),) if has_tokens else ()))
         whole = Generation("".join(words), "eos_token", 3, len(words), ticket.version, ticket.seed, ())
+        whole = replace(whole, end=token_of("") if has_tokens else None)
         ticket.finish(whole if error is None else None, error)
 
     def prepare(self, profile: str, version: int) -> bool:
@@ -99,6 +101,10 @@ class FakeEngine:
 
     def close(self, timeout_s: float = 10.0) -> None:
         self.closed = True
+
+
+def token_of(word: str) -> TokenLogprob:
+    return TokenLogprob(TokenChoice(len(word), word, -0.5), ())
 
 
 @pytest.fixture

@@ -92,6 +92,30 @@ def test_tgi_clients_are_understood(client, engine):
     assert engine.tickets[0].request.temperature == 0
 
 
+def test_a_stream_is_given_where_it_is_asked_for_and_at_the_root_a_list(client, daemon):
+    body = {"inputs": "Hi", "parameters": {"max_new_tokens": 5}}
+    for path in ("/generate", "/"):
+        *pieces, last = stream_events(client.post(path, json=body | {"stream": True}))
+        assert [event["token"]["text"] for event in pieces] == ["echo: ", "Hi"]
+        assert last["generated_text"] == daemon.db.interactions.get(last["interaction_id"]).response == "echo: Hi"
+        for off in (None, False):
+            reply = client.post(path, json=body | {"stream": off}).json()
+            (reply,) = reply if path == "/" else [reply]
+            assert (reply["generated_text"], "tokens" in reply["details"]) == ("echo: Hi", False)
+    refused = client.post("/", json={"inputs": "Hi", "parameters": {"grammar": {"type": "regex", "value": "a"}}})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "parameters.grammar")
+
+
+def test_tokens_have_what_tgi_s_clients_need(client):
+    details = client.post("/", json={"inputs": "Hi", "parameters": {"details": True}}).json()[0]["details"]
+    assert (details["prefill"], details["input_length"], details["seed"]) == ([], details["prompt_tokens"], 0)
+    *events, last = stream_events(client.post("/generate_stream", json={"inputs": "Hi"}))
+    assert [event["token"] for event in (*events, last)] == details["tokens"]
+    assert details["tokens"][-1] == {"id": 0, "text": "", "logprob": -0.5, "special": True}
+    assert (last["details"]["input_length"], "tokens" in last["details"]) == (3, False)
+    assert [event["index"] for event in (*events, last)] == [0, 1, 2]
+
+
 @pytest.mark.parametrize(
     ("given", "temperature"), [({}, 0), ({"temperature": 0.7}, 0.7), ({"do_sample": True}, 1), ({"temperature": 0}, 0)]
 )

@@ -83,6 +83,13 @@ def test_every_route_but_health_asks_for_the_token(locked):
     assert locked.get("/ready").status_code == 200
 
 
+def test_the_page_at_the_root_is_open_and_replies_there_are_not(locked):
+    for method, status in (("GET", 200), ("HEAD", 200), ("POST", 401), ("PUT", 401)):
+        assert locked.request(method, "/", json=REQUEST).status_code == status, method
+    assert locked.post("/", json=REQUEST, headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
+    assert locked.app.state.daemon.db.interactions.count() == 1
+
+
 def test_request_with_the_token_is_answered(locked):
     response = locked.post("/generate", json=REQUEST, headers={"authorization": f"bearer {TOKEN}"})
     assert response.status_code == 200
@@ -105,6 +112,26 @@ def test_a_session_stands_for_the_token_in_pages_of_this_daemon_alone(locked):
     assert "Max-Age=0" in locked.delete("/session", headers={"cookie": cookie}).headers["set-cookie"]
     locked.cookies.clear()
     assert locked.get("/info").status_code == 401
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; x"])
+@pytest.mark.parametrize(
+    "sender",
+    [
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"},
+    ],
+)
+def test_a_form_of_another_site_is_refused_where_any_content_type_is_read(client, engine, kind, sender):
+    engine.tickets.clear()
+    body = json.dumps({"model": "default", "messages": [{"role": "user", "content": "Hi"}]})
+    headers = sender | ({} if kind is None else {"content-type": kind})
+    for path in ("/api/chat", "/api/generate", "/api/show", "/"):
+        assert client.post(path, content=body, headers=headers).status_code == 403, path
+    assert engine.tickets == []
 
 
 VISIT = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
@@ -176,7 +203,7 @@ def test_without_the_token_no_401_says_anything(locked):
         ("/adapters/v1", "GET"),
         ("/settings", "GET, PATCH"),
         ("/v1/models/a/b", "GET"),
-        ("/", "GET, HEAD"),
+        ("/", "GET, HEAD, POST"),
         ("/openapi.json", "GET, HEAD"),
         ("/static/docs.css", "GET, HEAD"),
         ("/enter", "POST"),
@@ -192,7 +219,8 @@ def test_every_documented_method_is_the_one_that_a_405_names(client):
     paths = client.get("/openapi.json").json()["paths"]
     for path, operations in paths.items():
         allowed = client.request("BREW", re.sub("{.*?}", "v1", path)).headers["allow"]
-        assert allowed == ", ".join(sorted(name.upper() for name in operations)), path
+        of_page = {"GET", "HEAD"} if path in PAGES else set()
+        assert allowed == ", ".join(sorted({name.upper() for name in operations} | of_page)), path
 
 
 @pytest.fixture

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from lars_agent.models.facts import facts_of
+from service.api.ollama.models import human_number
 from service.api.ollama.request import keep_alive_s
+from tests.service.api.conftest import SHA256, FakeModel
 from tests.service.house import until
 from tests.service.serving.test_model_host import REQUEST
+from tests.store.make import make_candidate, make_draft
 
 HELLO = {"model": "default:latest", "messages": [{"role": "user", "content": "Hello?"}]}
 
@@ -52,6 +60,137 @@ def test_models_are_listed_and_shown(client):
     assert client.post("/api/show", json={"model": "default"}).json()["capabilities"] == ["completion"]
     assert client.post("/api/show", json={"model": "nobody@v3"}).status_code == 404
     assert client.get("/api/version").json()["version"]
+
+
+def test_probabilities_of_tokens_are_sent_if_asked_for(resident):
+    for path, body in (("chat", HELLO), ("generate", {"prompt": "Hello?"})):
+        *pieces, last = lines(resident.post(f"/api/{path}", json=body | {"logprobs": True}))
+        assert [one["token"] for piece in pieces for one in piece["logprobs"]] == ["echo: ", "Hello?"]
+        (one,) = pieces[0]["logprobs"]
+        assert one == {"token": "echo: ", "logprob": -0.5, "bytes": list(b"echo: "), "top_logprobs": []}
+        plain = lines(resident.post(f"/api/{path}", json=body | {"logprobs": False, "top_logprobs": 3}))
+        assert not any("logprobs" in line for line in [last, *plain])
+        assert resident.post(f"/api/{path}", json=body | {"logprobs": "yes"}).status_code == 422
+
+
+EMPTY = (None, "", [], {})
+
+
+@pytest.mark.parametrize("value", EMPTY)
+def test_fields_of_messages_that_hold_nothing_are_ignored_as_are_unknown_ones(resident, value):
+    names = ("images", "tool_calls", "thinking", "tool_name", "tool_call_id", "refusal", "x")
+    empty = dict.fromkeys(names, value)
+    history = [{"role": "assistant", **empty}, {"role": "assistant", "content": None, "thinking": "Hm.", "name": "Ann"}]
+    turns = [{"role": "user", "content": "Hi"} | empty, *history, {"role": "user", "content": "Again"} | empty]
+    body = HELLO | {"messages": turns, "stream": False, "shift": True, "anything": [1], "options": {"anything": 1}}
+    assert resident.post("/api/chat", json=body).json()["message"]["content"] == "echo: Again"
+    stored = resident.get("/interactions?limit=1").json()["interactions"][0]["messages"]
+    assert [message["content"] for message in stored] == ["Hi", "", "", "Again"]
+    generate = {"prompt": "Hi", "stream": False, "anything": 1} | dict.fromkeys(("images", "suffix", "template"), value)
+    assert resident.post("/api/generate", json=generate).json()["response"] == "echo: Hi"
+
+
+@pytest.mark.parametrize("name", ["images", "tool_calls"])
+@pytest.mark.parametrize("value", [["x"], [{}], "x", {"a": None}, 0, False, 1])
+def test_a_field_of_a_message_that_would_change_the_reply_is_named(resident, name, value):
+    turns = [{"role": "user", "content": "Hi", name: value}]
+    answer = resident.post("/api/chat", json=HELLO | {"messages": turns})
+    assert (answer.status_code, f"messages.0.{name}: is not supported" in answer.json()["error"]) == (422, True)
+    for field in ("images", "suffix", "template"):
+        answer = resident.post("/api/generate", json={"prompt": "Hi", field: value})
+        assert (answer.status_code, field in answer.json()["error"]) == (422, True)
+
+
+@pytest.mark.parametrize(
+    ("think", "status"),
+    [*((one, 200) for one in (True, False, None, "low", "medium", "high")), ("extreme", 422), (1, 422), ([], 422)],
+)
+def test_thinking_may_be_asked_for_in_all_ways_of_ollama_s(resident, think, status):
+    for path, body in (("chat", HELLO), ("generate", {"prompt": "Hi"})):
+        answer = resident.post(f"/api/{path}", json=body | {"think": think})
+        assert (answer.status_code, status == 200 or "think" in answer.json()["error"]) == (status, True)
+
+
+def test_a_system_message_alone_is_replied_to_and_states_nothing(client, engine, daemon):
+    turns = [{"role": "system", "content": "By the way, my sister lives in Oslo."}]
+    reply = client.post("/api/chat", json=HELLO | {"messages": turns, "stream": False}).json()
+    assert daemon.db.interactions.get(reply["interaction_id"]).messages == tuple(turns)
+    assert client.get("/feedback").json()["total"] == 0
+    assert client.post("/api/chat", json=HELLO | {"messages": None}).json()["done_reason"] == "load"
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "é"])
+def test_a_body_is_json_whatever_its_content_type(resident, kind):
+    headers = {} if kind is None else {"content-type": kind.encode()}
+    for path, body in (("chat", HELLO), ("generate", {"prompt": "Hi"}), ("show", {"model": "default"})):
+        assert resident.post(f"/api/{path}", content=json.dumps(body), headers=headers).status_code == 200, path
+    refused = resident.post("/api/chat", content="model=default", headers=headers)
+    assert (refused.status_code, "not JSON" in refused.json()["error"]) == (422, True)
+    assert resident.post("/feedback", content=json.dumps({"prompt": "a"}), headers=headers).status_code == 422
+
+
+def test_the_heartbeat_is_answered(resident):
+    for method in ("HEAD", "GET"):
+        assert resident.request(method, "/", headers={"host": "localhost", "connection": "close"}).status_code == 200
+
+
+def test_each_listed_name_has_a_digest_of_its_own_and_a_profile_s_changes_with_its_version(client, daemon, tmp_path):
+    def listed(path: str = "tags") -> dict[str, dict]:
+        return {model["name"]: model for model in client.get(f"/api/{path}").json()["models"]}
+
+    base = listed()["base"]
+    assert base["digest"] == SHA256
+    for _ in range(2):
+        daemon.store.publish("default", make_candidate(tmp_path / "candidate"), make_draft(None))
+    seen = set()
+    for version in (1, 2):
+        daemon.store.activate("default", version)
+        models = listed()
+        digests = {name: model["digest"] for name, model in models.items()}
+        assert len(set(digests.values())) == len(models) == 4
+        assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests.values())
+        files = [path.stat().st_size for path in daemon.store.folder("default", version).glob("adapter_*")]
+        assert models["default"]["size"] == base["size"] + sum(files) == models[f"default@v{version}"]["size"]
+        assert {name: model["digest"] for name, model in listed("ps").items()}.items() <= digests.items()
+        seen |= set(digests.items())
+    assert len(seen) == 5  # the profile's alone is another now
+    (daemon.store.folder("default", 1) / "manifest.json").write_text("{")
+    assert listed()["base"] == base
+
+
+def test_a_model_is_described_by_the_names_that_clients_look_for(client, daemon, tmp_path, monkeypatch):
+    sizes = {"max_position_embeddings": 8192, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 4}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **sizes}))
+    save_file({"a": np.zeros((3, 5), np.float32), "b": np.zeros(7, np.float32)}, tmp_path / "model.safetensors")
+    monkeypatch.setattr(daemon.model_host, "installed", replace(FakeModel(), folder=tmp_path, sha256="c" * 64))
+    shown = client.post("/api/show", json={"name": "default:latest", "system": "", "options": None}).json()
+    assert shown["model_info"] == {
+        "general.architecture": "llama",
+        "general.basename": "base",
+        "general.parameter_count": 22,
+        "llama.context_length": 8192,
+        "llama.embedding_length": 8,
+        "llama.block_count": 2,
+        "llama.attention.head_count": 4,
+        "llama.attention.head_count_kv": 4,
+    }
+    assert shown["details"].items() >= {"family": "llama", "families": ["llama"], "parameter_size": "0.00M"}.items()
+    assert tuple(map(int, client.get("/api/version").json()["version"].split("."))) >= (0, 6, 4)  # VS Code's least
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, ""), (134_515_008, "134.52M"), (8_030_261_248, "8.0B"), (10**9, "1.0B")]
+)
+def test_numbers_of_parameters_are_written_as_by_ollama(count, text):
+    assert human_number(count) == text
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"model_type": "llama", "hidden_size": "x"}', b"\xff"])
+def test_files_that_cannot_be_read_tell_no_facts(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    (tmp_path / "model.safetensors").write_bytes(content)
+    facts = facts_of(tmp_path, "d" * 64)
+    assert (facts.sizes, facts.parameters) == ({}, 0)
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,7 @@ class _Running:
                 prompt_s=self.prefilled - self.started,
                 reply_s=time.monotonic() - self.prefilled,
                 logprobs=tuple(logprob for piece in self.pieces for logprob in piece.logprobs),
+                stop_sequence=self.stream.stop_sequence if reason == "stop_sequence" else None,
             )
         )
 

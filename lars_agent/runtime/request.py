@@ -110,7 +110,8 @@ class Generation:
     """A finished reply.
 
     `token_ids` are the generated tokens without the end-of-turn token; `cached_tokens` of the prompt's tokens came from
-    the prefix cache. `prompt_s` is the time for the prompt, `reply_s` the time for the reply.
+    the prefix cache. `prompt_s` is the time for the prompt, `reply_s` that for the reply. `stop_sequence` is the one
+    that ended the reply.
     """
 
     text: str
@@ -124,6 +125,7 @@ class Generation:
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_s: float = field(default=0.0, compare=False)
     reply_s: float = field(default=0.0, compare=False)
+    stop_sequence: str | None = None
 
 
 @dataclass(eq=False)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import ANY
 
 import httpx
 import huggingface_hub
@@ -85,6 +86,34 @@ def test_openai_completes_text_and_lists_models(gpt):
     assert "six" not in reply.choices[0].text
     assert {model.id for model in gpt.models.list()} == {"base", "default", "alice", "alice@v1"}
     assert gpt.models.retrieve("alice@v1").root
+
+
+def test_openai_responds_streams_and_goes_on_from_what_is_stored(gpt, running):
+    asked = {"model": "default", "input": ASKED[0]["content"], "temperature": 0, "max_output_tokens": SHORT}
+    first = gpt.responses.create(**asked)
+    assert "Paris" in first.output_text
+    assert running.post("/feedback", {"interaction_id": first.id, "rating": "up"})["id"]
+    events = list(gpt.responses.create(**asked, stream=True))
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == first.output_text
+    assert events[-1].response.usage == first.usage.model_copy(update={"input_tokens_details": ANY})
+    with gpt.responses.stream(**asked | {"max_output_tokens": 60}, instructions="Be brief.") as stream:
+        final = stream.get_final_response()
+    assert (final.status, final.instructions) == ("completed", "Be brief.")
+    second = gpt.responses.create(**asked | {"input": "And of Italy?"}, previous_response_id=first.id, store=False)
+    assert "Rome" in second.output_text
+    said = [*ASKED, *first.output, {"role": "user", "content": "And of Italy?"}]
+    same = gpt.responses.create(**asked | {"input": said})
+    assert same.output_text == second.output_text
+    with pytest.raises(openai.NotFoundError):
+        gpt.responses.retrieve(second.id)
+    assert gpt.responses.retrieve(first.id).output == first.output
+    gpt.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError) as refused:
+        gpt.responses.create(**asked, previous_response_id=first.id)
+    assert refused.value.param == "previous_response_id"
+    with pytest.raises(openai.UnprocessableEntityError) as refused:
+        gpt.responses.create(**asked, text={"format": {"type": "json_object"}})
+    assert refused.value.param == "text.format"
 
 
 @pytest.mark.parametrize(

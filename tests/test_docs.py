@@ -49,6 +49,7 @@ ADDRESS = "localhost:8321"
 IDS = {
     "/generate": "INTERACTION",
     "/feedback": "FEEDBACK",
+    "/v1/responses": "RESPONSE",
     "/jobs": "JOB",
 }  # the variable that an answer gives its id to
 UNPLANNED = ("/jobs?dry_run=true", 409)  # the stand-in worker makes no plans

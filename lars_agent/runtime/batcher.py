@@ -102,6 +102,7 @@ class _Running:
                 prompt_text=self.request.prompt_text,
                 prompt_logprobs=self._prompt_logprobs,
                 end=self.end,
+                stop_sequence=self.stream.stop_sequence if reason == "stop_sequence" else None,
             )
         )
 

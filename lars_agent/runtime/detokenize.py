@@ -17,15 +17,20 @@ class TextStream:
     """The text of one reply.
 
     `push` returns final text only: it holds back bytes that may become a character, and a possible start of a stop
-    sequence. `stopped` is True once a stop sequence was found; it is not part of the text. The text goes on behind that
-    of the tokens `before`, which is not part of it either.
+    sequence. `stop_sequence` is the one that was found, and `stopped` is True then; it is not part of the text. The
+    text goes on behind that of the tokens `before`, which is not part of it either.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, stop: Sequence[str], before: Sequence[int] = ()) -> None:
         self._decoder = _IncrementalDecoder(tokenizer, before)
         self._stop = tuple(sequence for sequence in stop if sequence)
         self._held = ""
-        self.stopped = False
+        self.stop_sequence: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """True once a stop sequence was found."""
+        return self.stop_sequence is not None
 
     def push(self, token: int) -> str:
         """Return the text that is final after `token`; may be empty."""
@@ -42,10 +47,10 @@ class TextStream:
     def _give(self, new: str) -> str:
         """Add text and return what of it is final."""
         self._held += new
-        ends = [index for sequence in self._stop if (index := self._held.find(sequence)) >= 0]
+        ends = [(index, sequence) for sequence in self._stop if (index := self._held.find(sequence)) >= 0]
         if ends:
-            self.stopped = True
-            text, self._held = self._held[: min(ends)], ""
+            end, self.stop_sequence = min(ends)
+            text, self._held = self._held[:end], ""
             return text
         final = len(self._held) - self._possible_stop_length()
         text, self._held = self._held[:final], self._held[final:]

@@ -120,7 +120,7 @@ class Generation:
     `token_ids` are the generated tokens without the end-of-turn token; `cached_tokens` of the prompt's tokens came from
     the prefix cache. `prompt_text` is the text of a prompt that is echoed, or was given as token ids; `prompt_logprobs`
     are of an echoed one. `end` is the end-of-turn token, if the reply ended with one and probabilities were requested.
-    `prompt_s` is the time for the prompt, `reply_s` the time for the reply.
+    `stop_sequence` is the one that ended the reply. `prompt_s` is the prompt's time, `reply_s` the reply's.
     """
 
     text: str
@@ -137,6 +137,7 @@ class Generation:
     prompt_text: str = ""
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     end: TokenLogprob | None = None
+    stop_sequence: str | None = None
 
 
 @dataclass(eq=False)

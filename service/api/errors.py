@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 from fastapi import FastAPI, Request
@@ -26,6 +26,7 @@ RETRY_AFTER_S = 5
 EVERYWHERE = (400, 401, 403, 405, 408, 413, 422, 429, 500)  # statuses that every route can answer with
 UNEXPECTED = "something went wrong here; the daemon's log says what"
 OLLAMA = "/api/"  # clients of this dialect read an error as one string
+ANTHROPIC = "/v1/messages"  # and of this one a shape of its own
 SHOWN_CHARS = 60  # maximum length of a quoted value
 MESSAGES = {"missing": "is missing", "extra_forbidden": "is not supported in this request; leave it out"}
 MESSAGES |= dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "must be an object")
@@ -77,6 +78,9 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 409: "conflict_error"}
 TYPES |= {408: "timeout_error", 429: "rate_limit_error"}
 TYPES |= {500: "server_error", 503: "unavailable_error", 504: "timeout_error", 507: "server_error"}
+ANTHROPIC_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
+ANTHROPIC_TYPES |= {413: "request_too_large", 429: "rate_limit_error", 500: "api_error", 503: "overloaded_error"}
+ANTHROPIC_TYPES |= {504: "timeout_error", 507: "api_error"}
 
 DESCRIPTIONS = {
     400: "The body cannot be parsed.",
@@ -111,6 +115,20 @@ class ErrorBody(BaseModel):
     error: ErrorDetail
 
 
+class AnthropicError(BaseModel):
+    """An error in Anthropic's dialect."""
+
+    type: str = Field(description="Kind of error.", examples=["invalid_request_error"])
+    message: str = Field(description="What failed, the invalid value, and what to do.")
+
+
+class AnthropicErrorBody(BaseModel):
+    """The body of every error response in Anthropic's dialect."""
+
+    type: Literal["error"] = "error"
+    error: AnthropicError
+
+
 class OllamaErrorBody(BaseModel):
     """The body of every error response in Ollama's dialect."""
 
@@ -132,14 +150,24 @@ def error_response(
 ) -> Response:
     """Return an error in the dialect of `path`; it is ASCII, so that any text of the client's can be quoted."""
     retry = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else {}
-    body = ascii_json({"error": message} if path.startswith(OLLAMA) else error_body(status, message, param))
-    return Response(body, status, {**retry, **(headers or {})}, "application/json")
+    body: dict[str, Any] = error_body(status, message, param)
+    if path.startswith(OLLAMA):
+        body = {"error": message}
+    if path.startswith(ANTHROPIC):
+        body = anthropic_error(status, message)
+    return Response(ascii_json(body), status, {**retry, **(headers or {})}, "application/json")
 
 
 def error_body(status: int, message: str, param: str | None = None) -> dict[str, dict[str, str | int | None]]:
     """Return an `ErrorBody` without validation, as it may quote text that is not valid UTF-8."""
     kind = TYPES.get(status, "invalid_request_error")
     return {"error": {"message": message, "type": kind, "code": status, "param": param}}
+
+
+def anthropic_error(status: int, message: str) -> dict[str, Any]:
+    """Return an `AnthropicErrorBody`, which is also the last event of a stream that breaks off."""
+    kind = ANTHROPIC_TYPES.get(status, "invalid_request_error")
+    return {"type": "error", "error": {"type": kind, "message": message}}
 
 
 def ascii_json(value: Any) -> str:

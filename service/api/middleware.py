@@ -109,18 +109,23 @@ class AccessGuard:
         path = scope["path"]
         if self._token is None or is_open(path, scope["method"]):
             return None
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        token = self._token.get_secret_value()
-        if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), token.encode()):
+        given, token = given_token(headers), self._token.get_secret_value()
+        if hmac.compare_digest(given.encode("latin-1"), token.encode()):
             return None
         # Cookies are sent to every port of a host, and by the pages of every port: only this daemon's own may use it.
         session = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
         is_own = headers.get("sec-fetch-site", "none") in OWN_SITES
         if is_own and hmac.compare_digest(session.encode(), session_of(token).encode()):
             return None
-        if scheme.lower() == "bearer" and given.strip():
+        if given:
             return await hold_wrong_token(scope) or _refused(path)
         return _refused(path)
+
+
+def given_token(headers: Headers) -> str:
+    """Return the token of a request, from `Authorization` or, as Anthropic's clients send it, from `x-api-key`."""
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    return given.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "").strip()
 
 
 async def hold_wrong_token(scope: Scope) -> Response | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from service.api import (
     adapters,
+    anthropic,
     conversations,
     effects,
     erasures,
@@ -24,12 +25,15 @@ from service.api.ollama import models as ollama_models
 from service.api.openai import chat as openai_chat
 from service.api.openai import completions as openai_completions
 from service.api.openai import models as openai_models
+from service.api.openai import responses as openai_responses
 
 MODULES = (
     generate,
     openai_chat,
     openai_completions,
     openai_models,
+    openai_responses,
+    anthropic,
     ollama_chat,
     ollama_models,
     effects,  # before what takes "effects" for the id of feedback

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from anyio.to_thread import run_sync
 from fastapi import Request
-from sse_starlette import EventSourceResponse
+from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
 from lars_agent.english.subjects import refers_back
@@ -180,7 +180,18 @@ async def encode_stream(
     first: Sequence[dict[str, Any]] = (),
     error_event: Callable[[int, str], dict[str, Any]] = error_body,
 ) -> AsyncIterator[str]:
-    """Yield `first` and the events of the reply as JSON; see `to_lines`."""
+    """Yield `first` and the events of the reply as JSON; an error becomes an event, as the status has been sent."""
+    async for event in encode_events(exchange, encoder, first, error_event):
+        yield ascii_json(event)
+
+
+async def encode_events(
+    exchange: Exchange,
+    encoder: Encoder,
+    first: Sequence[dict[str, Any]],
+    error_event: Callable[[int, str], dict[str, Any]],
+) -> AsyncIterator[dict[str, Any]]:
+    """Yield `first` and the events of the reply; an error becomes an event, as the status has been sent."""
 
     async def events() -> AsyncIterator[dict[str, Any]]:
         for event in first:
@@ -191,25 +202,39 @@ async def encode_stream(
         for event in encoder(exchange.ticket.result()):
             yield event
 
-    async for line in to_lines(events(), error_event):
-        yield line
+    async for event in with_error(events(), error_event):
+        yield event
 
 
 async def to_lines(
     events: AsyncIterator[dict[str, Any]], error_event: Callable[[int, str], dict[str, Any]] = error_body
 ) -> AsyncIterator[str]:
-    """Yield the events of a reply as JSON; an error becomes an event, as the status has been sent."""
+    """Yield the events of a reply as JSON; an error becomes an event."""
+    async for event in with_error(events, error_event):
+        yield ascii_json(event)
+
+
+async def with_error(
+    events: AsyncIterator[dict[str, Any]], error_event: Callable[[int, str], dict[str, Any]]
+) -> AsyncIterator[dict[str, Any]]:
+    """Yield the events of a reply; an error becomes an event, as the status has been sent."""
     try:
         async for event in events:
-            yield ascii_json(event)
+            yield event
     except LarsError as error:
-        yield ascii_json(error_event(status_of(error), str(error)))
+        yield error_event(status_of(error), str(error))
     except Exception:
         log.exception("stream_broke_off")
-        yield ascii_json(error_event(500, UNEXPECTED))
+        yield error_event(500, UNEXPECTED)
 
 
-def event_stream(events: AsyncIterator[str]) -> EventSourceResponse:
+async def named_events(events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[ServerSentEvent]:
+    """Yield each event with its `type` as its name, as OpenAI's responses and Anthropic's messages have it."""
+    async for event in events:
+        yield ServerSentEvent(ascii_json(event), event=event["type"])
+
+
+def event_stream(events: AsyncIterator[str] | AsyncIterator[ServerSentEvent]) -> EventSourceResponse:
     """Respond with server-sent events; on shutdown they may go on until `CUT_S`, as other replies may."""
     return EventSourceResponse(events, shutdown_grace_period=CUT_S)
 

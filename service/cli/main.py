@@ -217,7 +217,7 @@ def forget(
     if everything and not yes:
         typer.confirm(f"Delete everything that was said and corrected as {profile}?", abort=True)
     client = Client(url)
-    kind = "interactions" if (record_id or "").startswith("i-") else "feedback"
+    kind = "interactions" if (record_id or "").startswith(("i-", "resp_")) else "feedback"
     answer = client.delete(f"/profiles/{profile}" if everything else f"/{kind}/{record_id}")
     if answer["erasure_id"] is None:
         return OUT.print("there was nothing to delete")

@@ -11,14 +11,15 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
 
 from service.schedule.idle_policy import DeviceState, Window
+from service.schedule.power import power
+from service.schedule.sysfs import PROC, SYS, folders, read
 
-SYS, PROC = Path("/sys"), Path("/proc")
 LOGIND_S = 2.0
 THROTTLED_NOW = 0b1111  # Raspberry Pi's firmware: weak supply, capped, throttled, soft limit of temperature
 LOGIND = ("org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager")
@@ -27,32 +28,16 @@ BETWEEN_S = 4.0  # two measurements of the processor, at least: less is noise
 AWAY_FRESH_S = 10.0  # logind is asked no more often, for that takes a process
 
 
-def battery(sys: Path = SYS) -> tuple[bool | None, float | None]:
-    """Return whether a battery powers the device, and its charge, 0 to 1. A mouse's battery does not count."""
-    supplies = [folder for folder in _folders(sys / "class/power_supply") if _read(folder / "scope") != "Device"]
-    mains = [_read(folder / "online") for folder in supplies if _read(folder / "type") in ("Mains", "USB")]
-    batteries = [folder for folder in supplies if _read(folder / "type") == "Battery"]
-    charges = [int(text) / 100 for folder in batteries if (text := _read(folder / "capacity") or "").isdecimal()]
-    charge = min(charges, default=None)
-    if "1" in mains:
-        return False, charge
-    if any(_read(folder / "status") == "Discharging" for folder in batteries):
-        return True, charge
-    if batteries:
-        return ("0" in mains) if mains else False, charge  # full, or charging from what has no name here
-    return (False, None) if supplies and "0" not in mains else (None, None)
-
-
 def celsius(sys: Path = SYS) -> float | None:
     """Return the temperature of the hottest sensor by which the kernel regulates heat."""
-    texts = [_read(folder / "temp") for folder in _folders(sys / "class/thermal") if folder.name.startswith("thermal_")]
+    texts = [read(folder / "temp") for folder in folders(sys / "class/thermal") if folder.name.startswith("thermal_")]
     found = [int(text) / 1000 for text in texts if text and text.lstrip("-").isdecimal()]
     return max((value for value in found if -40 < value < 150), default=None)  # others are not connected
 
 
 def throttled(sys: Path = SYS) -> bool | None:
     """Return whether the firmware slows the processor down now; only a Raspberry Pi reports it."""
-    text = _read(sys / RASPBERRY)
+    text = read(sys / RASPBERRY)
     with contextlib.suppress(ValueError):
         return None if text is None else bool(int(text, 16) & THROTTLED_NOW)
     return None
@@ -60,7 +45,7 @@ def throttled(sys: Path = SYS) -> bool | None:
 
 def memory_pressure(proc: Path = PROC) -> float | None:
     """Return the percentage of the last ten seconds in which some program waited for memory (PSI)."""
-    for line in (_read(proc / "pressure/memory") or "").splitlines():
+    for line in (read(proc / "pressure/memory") or "").splitlines():
         if line.startswith("some "):
             with contextlib.suppress(ValueError, IndexError):
                 return float(line.split("avg10=")[1].split()[0])
@@ -156,7 +141,7 @@ class DeviceReader:
         if time.monotonic() - self._away_at >= AWAY_FRESH_S:
             self._away_s, self._away_at = away_s(), time.monotonic()
         others, busiest = self._processor.others()
-        on_battery, charge = battery()
+        on_battery, charge, is_discharging = power()
         return DeviceState(
             window=window,
             request_age_s=self._quiet_s(),
@@ -166,6 +151,7 @@ class DeviceReader:
             load=self._processor.load(self._worker_threads()),
             on_battery=on_battery,
             battery=charge,
+            is_discharging=is_discharging,
             celsius=celsius(),
             throttled=throttled(),
             available_bytes=available_bytes(),
@@ -191,15 +177,4 @@ def _process_s() -> dict[int, float]:
 def _name(pid: int) -> str | None:
     with contextlib.suppress(psutil.Error, OSError):
         return psutil.Process(pid).name()
-    return None
-
-
-def _folders(path: Path) -> Iterator[Path]:
-    with contextlib.suppress(OSError):
-        yield from sorted(path.iterdir())
-
-
-def _read(path: Path) -> str | None:
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        return path.read_text(encoding="ascii").strip()
     return None

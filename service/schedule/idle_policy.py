@@ -40,7 +40,8 @@ class DeviceState:
         away_s: seconds since keyboard or mouse were last used.
         others_cpu: share of all cores, 0 to 1, that other programs use; `busiest` is the one that uses most.
         load: the one-minute load average per core, without our own worker's threads.
-        battery: its charge, 0 to 1; `on_battery` is true while it powers the device.
+        battery: its charge, 0 to 1; `on_battery` is true while it powers the device, `is_discharging` also while it
+            helps out a supply that gives too little.
         throttled: true while the firmware slows the processor down (heat, weak supply).
         memory_pressure: percent of the last ten seconds in which some program waited for memory (PSI).
     """
@@ -53,6 +54,7 @@ class DeviceState:
     load: float | None = None
     on_battery: bool | None = None
     battery: float | None = None
+    is_discharging: bool = False
     celsius: float | None = None
     throttled: bool | None = None
     available_bytes: int | None = None
@@ -151,9 +153,11 @@ def _power(device: DeviceState, idle: Idle, trigger: Trigger) -> Check:
     if device.on_battery is None:
         return Check("battery", "unknown", "the power supply is unknown")
     charge = "" if device.battery is None else f" ({device.battery:.0%} full)"
+    enough = device.battery is None or device.battery > LOW_BATTERY
+    if not device.on_battery and device.is_discharging and not enough:
+        return Check("battery", "against", f"it takes more than its supply gives, and its battery is low{charge}")
     if not device.on_battery:
         return Check("battery", "fine", "it runs on mains")
-    enough = device.battery is None or device.battery > LOW_BATTERY
     allowed = idle.on_battery or trigger == "user"
     return _check("battery", allowed and enough, f"it runs on its battery{charge}")
 

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 from lars_agent.errors import GenerationCancelled
 from lars_agent.runtime.request import Generation
 
-DIALECTS = (("/generate", "tgi"), ("/v1/", "openai"), ("/api/", "ollama"))
+DIALECTS = (("/generate", "tgi"), ("/v1/messages", "anthropic"), ("/v1/", "openai"), ("/api/", "ollama"))
 OWN_DIALECT = "lars"
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)  # upper bounds of buckets
 

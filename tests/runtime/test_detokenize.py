@@ -92,6 +92,16 @@ def test_text_ends_before_the_first_stop_sequence(text, stop, expected):
     assert stopped == (text != expected)
 
 
+@pytest.mark.parametrize(("stop", "found"), [(("END", "two"), "END"), (("two", "one"), "one"), (("x",), None)])
+def test_the_stop_sequence_that_was_found_first_is_named(stop, found):
+    stream = TextStream(TOKENIZER, stop)
+    for token in TOKENIZER.encode("one END two", add_special_tokens=False):
+        stream.push(token)
+        if stream.stopped:
+            break
+    assert (stream.stop_sequence, stream.stopped) == (found, found is not None)
+
+
 def test_nothing_of_a_stop_sequence_is_ever_given_out():
     stream = TextStream(TOKENIZER, ("<end>",))
     given_out = ""

@@ -80,6 +80,7 @@ def test_counters_go_up_with_replies_of_every_dialect(client):
     client.post("/generate_stream", json={"inputs": "Hi"})
     client.post("/v1/chat/completions", json={"model": "base", **said})
     client.post("/api/chat", json={"model": "base", **said})
+    client.post("/v1/messages", json={"max_tokens": 5, **said})
     client.post("/generate", json={"inputs": ""})
     after = scrape(client).samples
 
@@ -90,11 +91,12 @@ def test_counters_go_up_with_replies_of_every_dialect(client):
     assert grown("http_requests_total{dialect=tgi,status=422}") == 1
     assert grown("http_requests_total{dialect=openai,status=200}") == 1
     assert grown("http_requests_total{dialect=ollama,status=200}") == 1
+    assert grown("http_requests_total{dialect=anthropic,status=200}") == 1
     assert grown("http_requests_total{dialect=lars,status=200}") >= 1
-    assert grown("replies_total{outcome=eos_token}") == 4
-    assert grown("tokens_total{kind=generated}") == 8
-    assert grown("reply_seconds_count") == grown("time_to_first_token_seconds_count") == 4
-    assert grown("interaction_rows") == 4
+    assert grown("replies_total{outcome=eos_token}") == 5
+    assert grown("tokens_total{kind=generated}") == 10
+    assert grown("reply_seconds_count") == grown("time_to_first_token_seconds_count") == 5
+    assert grown("interaction_rows") == 5
 
 
 def test_reply_that_breaks_off_is_counted_as_failed(client, engine):

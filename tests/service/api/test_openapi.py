@@ -9,9 +9,14 @@ import pytest
 from service.settings.load import Settings
 from tests.service.api.conftest import client_of, fake_app
 
+TEXT_BLOCK = {"type": "text", "text": "Hi"}
 EXPECTED = {
     ("post", "/generate"),
     ("post", "/generate_stream"),
+    ("post", "/v1/responses"),
+    ("get", "/v1/responses/{response_id}"),
+    ("delete", "/v1/responses/{response_id}"),
+    ("post", "/v1/messages"),
     ("post", "/feedback"),
     ("get", "/feedback"),
     ("delete", "/feedback"),
@@ -41,6 +46,7 @@ EXPECTED = {
     ("get", "/metrics"),
 }
 OLLAMA_ERROR_BODY = {"$ref": "#/components/schemas/OllamaErrorBody"}
+ANTHROPIC_ERROR_BODY = {"$ref": "#/components/schemas/AnthropicErrorBody"}
 ERROR_BODY = {"$ref": "#/components/schemas/ErrorBody"}
 
 
@@ -65,6 +71,7 @@ def test_every_error_has_our_body(document):
         assert {"401", "403", "405", "413", "422", "429", "500"} <= set(wrong), key
         for status, answer in wrong.items():
             body = OLLAMA_ERROR_BODY if key[1].startswith("/api/") else ERROR_BODY
+            body = ANTHROPIC_ERROR_BODY if key[1].startswith("/v1/messages") else body
             assert answer["content"]["application/json"]["schema"] == body, (key, status)
     assert "HTTPValidationError" not in document["components"]["schemas"]
 
@@ -167,6 +174,11 @@ def test_settings_and_feedback_are_described_with_their_rules(document):
         ("/generate", {"inputs": "Hi", "parameters": {"max_new_tokens": 5.0, "temperature": 0, "top_k": 3}}),
         ("/v1/completions", {"prompt": ["Hi"], "stop": "x", "user": 7, "n": 1.0, "temperature": 1}),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]}),
+        ("/v1/responses", {"input": [{"role": "user", "content": [{"type": "input_text", "text": "Hi"}]}], "user": 7}),
+        (
+            "/v1/messages",
+            {"max_tokens": 5.0, "messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]},
+        ),
         ("/api/chat", {"messages": [{"role": "user", "content": "Hi"}], "stream": False, "keep_alive": "1h30m"}),
         ("/api/generate", {"prompt": "Hi", "stream": False, "options": {"num_predict": 5.0, "mirostat": "x"}}),
     ],

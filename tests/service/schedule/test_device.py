@@ -16,43 +16,12 @@ import pytest
 from service.schedule import device as probes
 from service.schedule.idle_policy import DeviceState
 
-LAPTOP = {"AC": {"type": "Mains", "online": "1"}, "BAT0": {"type": "Battery", "capacity": "80", "status": "Charging"}}
-ON_BATTERY = {
-    "AC": {"type": "Mains", "online": "0"},
-    "BAT0": {"type": "Battery", "capacity": "80", "status": "Discharging"},
-    "BAT1": {"type": "Battery", "capacity": "30", "status": "Not charging"},
-}
-MOUSE = {"hidpp_battery_0": {"type": "Battery", "scope": "Device", "capacity": "5", "status": "Discharging"}}
-TABLET = {"bat": {"type": "Battery", "capacity": "55", "status": "Discharging"}}
-FULL_WITHOUT_MAINS = {"bat": {"type": "Battery", "capacity": "100", "status": "Full"}}
-USB = {"ucsi": {"type": "USB", "online": "0"}, "ucsi2": {"type": "USB", "online": "1"}, **TABLET}
-BROKEN = {"bat": {"type": "Battery", "capacity": "much", "status": "Discharging"}}
-
 
 def tree(folder: Path, entries: dict[str, dict[str, str]]) -> None:
     for name, files in entries.items():
         (folder / name).mkdir(parents=True)
         for file, text in files.items():
             (folder / name / file).write_text(text + "\n")
-
-
-@pytest.mark.parametrize(
-    ("supplies", "wanted"),
-    [
-        (LAPTOP, (False, 0.8)),
-        (ON_BATTERY, (True, 0.3)),
-        (MOUSE, (None, None)),
-        ({**MOUSE, **LAPTOP}, (False, 0.8)),
-        (TABLET, (True, 0.55)),
-        (FULL_WITHOUT_MAINS, (False, 1.0)),
-        (USB, (False, 0.55)),
-        (BROKEN, (True, None)),
-        ({}, (None, None)),
-    ],
-)
-def test_battery_is_told_from_mains_and_from_a_mouse(tmp_path, supplies, wanted):
-    tree(tmp_path / "class/power_supply", supplies)
-    assert probes.battery(tmp_path) == wanted
 
 
 def test_hottest_sensor_counts_and_one_that_is_not_connected_does_not(tmp_path):

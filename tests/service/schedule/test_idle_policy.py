@@ -32,6 +32,11 @@ SAFETY = [
     ({"memory_pressure": 40.0}, "pressure", "programs wait for memory 40% of the time"),
     ({"free_disk_bytes": 1}, "disk", "0 MiB of disk are free, it takes 512"),
     ({"on_battery": True, "battery": 0.1}, "battery", "it runs on its battery (10% full)"),
+    (
+        {"is_discharging": True, "battery": 0.1},
+        "battery",
+        "it takes more than its supply gives, and its battery is low (10% full)",
+    ),
 ]
 COURTESY = [
     ({"window": "shut"}, "window", "nothing is due at this hour"),

@@ -120,10 +120,10 @@ def test_openai_responds_streams_and_goes_on_from_what_is_stored(gpt, running):
     ("changes", "error", "param"),
     [
         ({"model": "alice@v9"}, openai.NotFoundError, None),
-        ({"n": 2}, openai.UnprocessableEntityError, "n"),
+        ({"n": 129}, openai.UnprocessableEntityError, "n"),
         ({"messages": []}, openai.UnprocessableEntityError, "messages"),
     ],
-    ids=["no such version", "two choices", "no messages"],
+    ids=["no such version", "too many choices", "no messages"],
 )
 def test_openai_s_own_errors_come_of_what_is_refused(gpt, changes, error, param):
     with pytest.raises(error) as refused:

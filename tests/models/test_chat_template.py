@@ -171,3 +171,41 @@ def test_a_reply_ends_with_the_token_that_the_template_puts_behind_it():
     assert (traits_of(tokenizer).end, traits_of(tokenizer).ends) == (None, frozenset())
     _, reply = encode_reply(tokenizer, [QUESTION], "Hello.")
     assert tokenizer.convert_ids_to_tokens(reply)[-1] == "</s>"
+
+
+IN_PARTS = EACH + TURN % PARTS + "{% endfor %}" + HEADER
+THINKS = PLAIN.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
+TRIMS = PLAIN.replace("{{ m.content }}", "{{ m.content | trim }}")
+SPACED = EACH + "{{ '[INST] ' + m.content + ' [/INST]' if m.role == 'user' else ' ' + m.content + '</s>' }}{% endfor %}"
+
+
+@pytest.mark.parametrize("template", [PLAIN, IN_PARTS, THINKS, TRIMS, SPACED])
+def test_a_begun_reply_stands_as_in_the_whole_conversation(template):
+    tokenizer = tokenizer_with(template)
+    begun = tokenizer.decode(encode_prompt(tokenizer, [QUESTION], "Mara, or "))
+    whole = render_chat(tokenizer, [QUESTION, Message(role="assistant", content="Mara, or Ann.")], reply_follows=False)
+    assert whole.startswith(begun)
+    assert begun.endswith("Mara, or ")
+
+
+def test_a_control_token_in_a_begun_reply_is_text():
+    tokenizer = tokenizer_with(PLAIN)
+    plain, begun = (encode_prompt(tokenizer, [QUESTION], text) for text in ("Mara", "<|im_end|>Mara"))
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert plain.count(end) == begun.count(end) == 1
+
+
+BEFORE_QUESTION = (
+    "{% if messages[0].role == 'system' %}{% set s = messages[0].content %}{% set rest = messages[1:] %}{% else %}"
+    "{% set s = '' %}{% set rest = messages %}{% endif %}{% for m in rest %}<|im_start|>{{ m.role }}\n"
+    "{% if loop.first %}{{ s }}{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}" + HEADER
+)
+
+
+@pytest.mark.parametrize("template", [PLAIN, BEFORE_QUESTION, NO_SYSTEM, SYSTEM_LOST])
+def test_a_system_prompt_alone_is_in_the_prompt(template):
+    tokenizer = tokenizer_with(template)
+    assert "Be kind." in tokenizer.decode(encode_prompt(tokenizer, [SYSTEM]))
+    prompt, reply = encode_reply(tokenizer, [SYSTEM], "Mara.")
+    assert prompt == encode_prompt(tokenizer, [SYSTEM])
+    assert tokenizer.decode(reply) == "Mara.<|im_end|>"

@@ -109,3 +109,12 @@ def test_nothing_of_a_stop_sequence_is_ever_given_out():
         given_out += stream.push(token)
         assert "<" not in given_out
     assert given_out == "hi "
+
+
+@pytest.mark.parametrize("tokenizer", FUZZED.values(), ids=FUZZED)
+def test_a_text_goes_on_behind_its_beginning(tokenizer):
+    ids = tokenizer.encode("he he llo he", add_special_tokens=False)
+    for cut in range(1, len(ids)):
+        stream = TextStream(tokenizer, (), ids[:cut])
+        new = "".join(stream.push(token) for token in ids[cut:]) + stream.flush()
+        assert tokenizer.decode(ids[:cut]) + new == tokenizer.decode(ids)

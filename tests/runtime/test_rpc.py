@@ -18,6 +18,7 @@ from lars_agent.runtime.rpc import RpcConnection, generation_from, piece_from, r
 
 TOKEN = TokenChoice(7, "\u00e9", -0.5)
 LOGPROBS = (TokenLogprob(TOKEN, (TOKEN, TokenChoice(8, "", -math.inf))),)
+NONE = (TokenLogprob(TokenChoice(7, "So", None), ()),)
 MESSAGES = (Message(role="system", content=""), Message(role="user", content="Hi"))
 
 
@@ -26,8 +27,12 @@ MESSAGES = (Message(role="system", content=""), Message(role="user", content="Hi
     [
         (GenerationRequest(MESSAGES, version=3, stop=("a", "b"), logprobs=0, temperature=1), request_from),
         (GenerationRequest((), raw="Once", version=None, seed=2**63), request_from),
+        (GenerationRequest((), raw=(5, 7), prefill="So", echo=True), request_from),
         (Piece("Hel", LOGPROBS, is_last=True), piece_from),
-        (Generation("Hel", "length", 3, 1, None, 5, (9, 7), 2, LOGPROBS, 0.5, 0.25, LOGPROBS[0]), generation_from),
+        (
+            Generation("Hel", "length", 3, 1, None, 5, (9, 7), 2, LOGPROBS, 0.5, 0.25, "So", NONE, LOGPROBS[0], "Hel"),
+            generation_from,
+        ),
     ],
 )
 def test_records_are_equal_after_the_socket(record, read):

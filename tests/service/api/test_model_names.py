@@ -161,7 +161,19 @@ def test_every_dialect_means_the_same_by_a_name(client, engine, path):
 @pytest.mark.parametrize("path", [*DIALECTS, "/api/show"])
 def test_unknown_name_is_not_found_in_the_dialect_s_own_shape(client, engine, path):
     body = DIALECTS.get(path, lambda name: {"model": name})
-    for name in ("bob", "bob@v1", "later", "../x", "alice@v0", "base@v1", "v9" * 20, "v99999999999999999999@v1\0"):
+    for name in (
+        "bob",
+        "bob@v1",
+        "Alice",
+        "org/Some-Model",
+        "org/Some-Model:latest",
+        "later",
+        "../x",
+        "alice@v0",
+        "base@v1",
+        "v9" * 20,
+        "v99999999999999999999@v1\0",
+    ):
         answer = client.post(path, json=body(name))
         assert answer.status_code == 404, name
         error = answer.json()["error"]

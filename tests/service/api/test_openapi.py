@@ -123,7 +123,7 @@ def test_a_parameter_can_be_left_out_but_is_never_null(document):
 def test_all_limits_are_json_schema_s(document):
     assert [one for one in everywhere(document) if {"ge", "gt", "le", "lt"} & one.keys()] == []
     tokens = document["components"]["schemas"]["CompletionRequest"]["properties"]["max_tokens"]["anyOf"][0]
-    assert tokens == {"type": "integer", "minimum": 1, "maximum": 1_000_000}
+    assert tokens == {"type": "integer", "minimum": -1, "maximum": 1_000_000}
 
 
 def test_the_token_is_documented_where_there_is_one(document, tmp_path):
@@ -172,7 +172,10 @@ def test_settings_and_feedback_are_described_with_their_rules(document):
     ("path", "body"),
     [
         ("/generate", {"inputs": "Hi", "parameters": {"max_new_tokens": 5.0, "temperature": 0, "top_k": 3}}),
-        ("/v1/completions", {"prompt": ["Hi"], "stop": "x", "user": 7, "n": 1.0, "temperature": 1}),
+        ("/v1/completions", {"prompt": ["Hi"], "stop": "x", "user": 7, "n": 2.0, "temperature": 1}),
+        ("/v1/completions", {"prompt": [[1, 2], "Hi"], "echo": True, "max_tokens": 0, "logprobs": 0, "unknown": [1]}),
+        ("/v1/chat/completions", {"messages": [{"role": "system", "content": "Hi"}], "max_tokens": -1, "n": 2}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi", "tool_calls": []}], "unknown": 1}),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]}),
         ("/v1/responses", {"input": [{"role": "user", "content": [{"type": "input_text", "text": "Hi"}]}], "user": 7}),
         (

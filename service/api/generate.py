@@ -60,6 +60,11 @@ def _not_tiny(temperature: float) -> float:
     return temperature
 
 
+def is_off(name: str, value: Any) -> bool:
+    """Return whether a parameter without effect here has a value that turns it off."""
+    return is_one_of(value, OFF) or (name == "best_of" and is_one_of(value, (1,)))
+
+
 def _add_unsupported(schema: dict[str, Any]) -> None:
     schema["properties"] |= {name: {"enum": list(OFF), "description": "Not supported."} for name in sorted(TGI_ONLY)}
 
@@ -100,7 +105,7 @@ class Parameters(Body):
     def _drop_what_is_off(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        return {key: value for key, value in values.items() if not (key in TGI_ONLY and is_one_of(value, OFF))}
+        return {key: value for key, value in values.items() if not (key in TGI_ONLY and is_off(key, value))}
 
 
 class GenerateRequest(Body):

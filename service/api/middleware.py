@@ -40,12 +40,12 @@ class RequestCounter:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        answered = False
+        answered, path = False, counted_path(scope)
 
         async def counting(message: Message) -> None:
             nonlocal answered
             if message["type"] == "http.response.start":
-                self._metrics.count_request(scope["path"], message["status"])
+                self._metrics.count_request(path, message["status"])
                 answered = True
             await send(message)
 
@@ -53,8 +53,14 @@ class RequestCounter:
             await self._app(scope, receive, counting)
         except Exception:
             if not answered:
-                self._metrics.count_request(scope["path"], 500)
+                self._metrics.count_request(path, 500)
             raise
+
+
+def counted_path(scope: Scope) -> str:
+    """Return the path by which a request is counted: what is asked for at the root counts as in TGI's dialect."""
+    path: str = scope["path"]
+    return "/generate" if path == GENERATE_AT and scope["method"] == "POST" else path
 
 
 class SafeHeaders:

@@ -14,6 +14,7 @@ from lars_agent.store.names import BASE
 from service.api.dependencies import DaemonDep
 from service.api.errors import EVERYWHERE, OllamaErrorBody
 from service.api.errors import documented as documented_errors
+from service.api.fields import Switch
 from service.api.model_names import ModelName
 from service.api.ollama.digests import adapter_files, digest_of
 from service.api.ollama.request import OllamaBody
@@ -42,8 +43,10 @@ class ShowRequest(OllamaBody):
 
     model: ModelName = None
     name: ModelName = None
+    verbose: Switch | None = None
 
 
+@router.head("/tags", response_model=None, responses=documented(503))
 @router.get("/tags", response_model=None, responses=documented(503))
 def tags(daemon: DaemonDep) -> dict[str, Any]:
     """List the names that a request's `model` may have."""
@@ -75,6 +78,7 @@ def show(body: ShowRequest, daemon: DaemonDep) -> dict[str, Any]:
     }
 
 
+@router.head("/version", response_model=None)
 @router.get("/version", response_model=None)
 def version() -> dict[str, str]:
     """Return the version of Ollama whose API this is, as clients ask for it, and that of lars-agent."""

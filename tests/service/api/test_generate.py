@@ -85,7 +85,7 @@ def test_stream_gives_pieces_and_last_the_whole(client, daemon):
 
 
 def test_tgi_clients_are_understood(client, engine):
-    parameters = {"do_sample": False, "temperature": 0.7, "watermark": False, "best_of": None, "details": True}
+    parameters = {"do_sample": False, "temperature": 0.7, "watermark": False, "best_of": 1, "details": True}
     parameters |= {"return_full_text": False, "decoder_input_details": False, "truncate": None, "stop": []}
     response = client.post("/generate", json={"inputs": "Hi", "parameters": parameters, "stream": False})
     assert response.status_code == 200

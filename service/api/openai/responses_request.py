@@ -85,7 +85,9 @@ def _to_message(value: Any) -> Any:
         return value
     kind = value.get("type")
     if kind == "item_reference" or (kind is None and "id" in value and "content" not in value):
-        return {"role": "assistant", "content": "", "id": value.get("id", "")}
+        if not value.get("id"):
+            raise ValueError("an item of type 'item_reference' must have the `id` of a stored reply")
+        return {"role": "assistant", "content": "", "id": value["id"]}
     if kind not in (None, "message"):
         raise ValueError(f"items of type {kind!a:.40} are not supported, but messages")
     given = {key: one for key, one in value.items() if key == "content" or not is_one_of(one, EMPTY)}

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from transformers import PreTrainedTokenizerFast
 
 from lars_agent.errors import GenerationCancelled, GenerationTimeout
+from lars_agent.models.tool_calls import MARKS, CallReader, Item
 from lars_agent.runtime.adapter_cache import LoadedAdapter
 from lars_agent.runtime.backend import Backend, DecodingSequence
 from lars_agent.runtime.copying import Copier
-from lars_agent.runtime.detokenize import TextStream
+from lars_agent.runtime.detokenize import TextStream, special_texts
 from lars_agent.runtime.request import FinishReason, Generation, Piece, Ticket, TokenChoice, TokenLogprob
 from lars_agent.runtime.sampling import Sampler
 
@@ -22,7 +23,7 @@ from lars_agent.runtime.sampling import Sampler
 class QueuedRequest:
     """A ticket with its adapter, the prompt's token ids, the most new tokens, and a deadline by `time.monotonic`.
 
-    `answers` are the token ids of recalled answers, see `Copier`.
+    `answers` are the token ids of recalled answers, see `Copier`; `reader` finds the calls of tools in the reply.
     """
 
     ticket: Ticket
@@ -31,6 +32,7 @@ class QueuedRequest:
     max_new_tokens: int
     deadline: float = math.inf
     answers: tuple[tuple[int, ...], ...] = ()
+    reader: CallReader | None = None
 
 
 @dataclass(eq=False)
@@ -56,15 +58,14 @@ class _Running:
         text = self.stream.push(token)
         if text:
             self._send(text)
-        if self.stream.stopped:
+        reader = self.request.reader
+        if self.stream.stopped or (reader is not None and reader.is_done):
             return "stop_sequence"
         return "length" if len(self.token_ids) == self.request.max_new_tokens else None
 
     def finish(self, reason: FinishReason) -> None:
         """Send the rest of the text and the result."""
-        rest = self.stream.flush()
-        if rest or self.logprobs:
-            self._send(rest)
+        self._send(self.stream.flush(), is_last=True)
         self.request.ticket.finish(
             Generation(
                 text="".join(piece.text for piece in self.pieces),
@@ -78,13 +79,21 @@ class _Running:
                 prompt_s=self.prefilled - self.started,
                 reply_s=time.monotonic() - self.prefilled,
                 logprobs=tuple(logprob for piece in self.pieces for logprob in piece.logprobs),
+                calls=tuple(call for piece in self.pieces for call in piece.calls),
             )
         )
 
-    def _send(self, text: str) -> None:
-        piece, self.logprobs = Piece(text, tuple(self.logprobs)), []
-        self.pieces.append(piece)
-        self.request.ticket.give(piece)
+    def _send(self, text: str, is_last: bool = False) -> None:
+        """Send what is certain after `text`, and with the last of it all probabilities that are left."""
+        reader = self.request.reader
+        items: list[Item] = [text] if reader is None else reader.push(text)
+        items += reader.flush() if reader is not None and is_last else []
+        items = [item for item in items if item] or ([""] if is_last and self.logprobs else [])
+        for item in items:
+            logprobs, self.logprobs = tuple(self.logprobs), []
+            piece = Piece(item, logprobs) if isinstance(item, str) else Piece("", logprobs, (item,))
+            self.pieces.append(piece)
+            self.request.ticket.give(piece)
 
 
 class ContinuousBatcher:
@@ -110,7 +119,8 @@ class ContinuousBatcher:
             sequence = self._backend.start(request.adapter.adapter, request.prompt, request.max_new_tokens)
             copier = Copier(request.answers, ticket.request.recall_strength)
             sampler = Sampler(ticket.request, ticket.seed, request.prompt, copier)
-            stream = TextStream(self._tokenizer, ticket.request.stop)
+            shown = {} if request.reader is None else special_texts(self._tokenizer, MARKS)
+            stream = TextStream(self._tokenizer, ticket.request.stop, shown)
             self._batch.append(_Running(request, sequence, sampler, stream, sequence.prefill()))
         except Exception as error:  # the thread must outlive any one request
             request.ticket.finish(None, error)

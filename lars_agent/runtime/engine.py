@@ -25,8 +25,8 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from lars_agent.errors import GenerationError, ModelUnsupported, PromptRefused, PromptTooLong, QueueFull
-from lars_agent.example import Message
-from lars_agent.models.chat_template import encode_prompt, encode_reply, traits_of
+from lars_agent.example import Message, asked_at
+from lars_agent.models.chat_template import encode_prompt, encode_reply, tool_traits, traits_of
 from lars_agent.models.open import OpenedModel
 from lars_agent.runtime.adapter_cache import AdapterCache
 from lars_agent.runtime.backend import choose_backend
@@ -117,7 +117,8 @@ class Engine:
         ticket.add_done_callback(self._unfinished.discard)
         if self._adapters.is_forgotten(request.profile, adapter.version):
             ticket.cancel()
-        self._inbox.put(QueuedRequest(ticket, adapter, prompt, max_new_tokens, deadline, answers))
+        reader = None if request.tools is None else tool_traits(self._tokenizer, request.tools).reader(request.tools)
+        self._inbox.put(QueuedRequest(ticket, adapter, prompt, max_new_tokens, deadline, answers, reader))
         return ticket
 
     def _compare(self, request: GenerationRequest) -> tuple[bool, Sequence[Near]]:
@@ -133,7 +134,7 @@ class Engine:
                 unread -= 1
             if not self._relevance.can_compare:
                 return False, unordered
-            question = request.messages[-1]["content"]
+            question = request.question
             return self._is_closed_for(request, question), self._relevance.order(question, others)
 
         with suppress(TemplateError, TimeoutError):
@@ -193,11 +194,11 @@ class Engine:
                 raise PromptRefused(f"token {max(ids)} of the prompt is none of the model's {self._vocabulary}")
             return ids, ()
         try:
-            plain = encode_prompt(self._tokenizer, request.messages)
+            plain = encode_prompt(self._tokenizer, request.messages, request.tools)
             most = min(len(plain) + request.recall_tokens, self._context - 1)
             for count in range(min(len(order), request.recall_limit), 0, -1):
                 past = [request.recalled[index] for index, _ in order[:count]]
-                ids = encode_prompt(self._tokenizer, with_recalled(request.messages, past))
+                ids = encode_prompt(self._tokenizer, with_recalled(request.messages, past), request.tools)
                 if len(ids) <= most:
                     return ids, tuple(order[:count])
             return plain, ()
@@ -305,14 +306,15 @@ class Engine:
 
 
 def with_recalled(messages: Sequence[Message], recalled: Sequence[PastAnswer]) -> list[Message]:
-    """Return the conversation with past questions and answers before its last message, the best ones last.
+    """Return the conversation with past questions and answers before its last question, the best ones last.
 
     What comes before them, a system prompt above all, is the same with and without: its cached prefix stays valid.
     """
     turns = list[Message]()
     for past in reversed(recalled):
         turns += [Message(role="user", content=past.question), Message(role="assistant", content=past.answer)]
-    return [*messages[:-1], *turns, messages[-1]]
+    at = asked_at(messages)
+    return [*messages[:at], *turns, *messages[at:]]
 
 
 def end_tokens(opened: OpenedModel) -> frozenset[int]:

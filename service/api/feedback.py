@@ -26,7 +26,6 @@ from service.api.fields import (
     Deleted,
     Flag,
     Id,
-    Messages,
     PageQuery,
     Profile,
     ProfileFilter,
@@ -41,8 +40,8 @@ from service.api.fields import (
     Words,
     moment,
     next_page,
-    to_messages,
 )
+from service.api.tools import ToolTurns, to_messages
 from service.api.trl import ROWS, Format, from_lines, to_lines
 from service.daemon import Daemon
 from service.db.records import FeedbackRecord, NewFeedback, Source
@@ -134,7 +133,7 @@ class FeedbackRequest(Body):
 
     interaction_id: Id | None = Field(default=None, description="The interaction of the reply.")
     prompt: SpokenText | None = Field(default=None, description="One user message, instead of `messages`.")
-    messages: Messages | None = Field(default=None, description="A conversation that ends with the user's message.")
+    messages: ToolTurns | None = Field(default=None, description="A conversation that ends with the user's message.")
     response: Text | None = Field(default=None, description="The reply, with `prompt` or `messages`.")
     rating: Rating | None = Field(default=None, description='"up", "down", or a number from -1 to 1.')
     correction: SpokenText | None = Field(default=None, description="What the reply should have been.")

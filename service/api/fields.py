@@ -13,9 +13,11 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
+    model_serializer,
 )
 
 from lars_agent.example import Message
@@ -26,6 +28,8 @@ MAX_MESSAGES = 1000
 PAGE_ROWS = 100
 MOST_IDS = 200
 MAX_PAGE_ROWS = 1000
+RESULTS = ("tool",)  # roles of results; see `service.api.tools`
+BLANK_ROLES = ("assistant", *RESULTS)  # of messages that may be blank
 RATINGS = {"up": 1.0, "down": -1.0}
 SURROGATES = re.compile("[\ud800-\udfff]")
 BLANK = r"\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # what `str.strip` removes
@@ -81,8 +85,8 @@ def is_one_of(value: Any, values: Sequence[Any]) -> bool:
 
 
 def ends_with_user(turns: list[Turn]) -> list[Turn]:
-    """Validate that the last message, if there is one, is the user's."""
-    if turns and turns[-1].role != "user":
+    """Validate that the last message, if there is one, is the user's, or the result of a tool."""
+    if turns and turns[-1].role not in ("user", *RESULTS):
         raise ValueError(f"the last message must be the user's, not the {turns[-1].role}'s")
     return turns
 
@@ -191,11 +195,12 @@ VersionLabel = Annotated[
 
 
 def by_role(schema: dict[str, Any]) -> None:
-    """Describe that only the assistant's message may be blank, in the schema of a message."""
+    """Describe that only the assistant's message, or a result, may be blank, in the schema of a message."""
     properties = schema.pop("properties")
     roles, content = properties["role"]["enum"], properties["content"]
     common = {name: schema.pop(name) for name in ("type", "required", "additionalProperties")}
-    kinds = (["assistant"], content), ([role for role in roles if role != "assistant"], spoken(content))
+    blank = [role for role in roles if role in BLANK_ROLES]
+    kinds = (blank, content), ([role for role in roles if role not in blank], spoken(content))
     schema["anyOf"] = [
         common | {"properties": properties | {"role": {"type": "string", "enum": names}, "content": own}}
         for names, own in kinds
@@ -223,7 +228,7 @@ class Turn(Body):
     @field_validator("content")
     @classmethod
     def _not_blank(cls, content: str, info: ValidationInfo) -> str:
-        return content if info.data.get("role") == "assistant" else not_blank(content)
+        return content if info.data.get("role") in BLANK_ROLES else not_blank(content)
 
 
 Messages = Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES), AfterValidator(ends_with_user)]
@@ -283,10 +288,17 @@ class ProfileQuery(Body):
 
 
 class TurnBody(Reply):
-    """One message of a conversation."""
+    """One message of a conversation; the assistant's may call tools, and a tool's is the result of a call."""
 
     role: str
     content: str
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+    name: str | None = Field(default=None, description="Of the tool.")
+
+    @model_serializer(mode="wrap")
+    def _without_null(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if value is not None}
 
 
 class RecalledBody(Reply):

@@ -14,7 +14,7 @@ from service.api.errors import EVERYWHERE, OllamaErrorBody
 from service.api.errors import documented as documented_errors
 from service.api.fields import Body, Switch
 from service.api.model_names import ModelName
-from service.api.openai.models import ModelCard, cards, find_card
+from service.api.openai.models import CAPABILITIES, ModelCard, cards, find_card
 from service.daemon import Daemon
 from service.process.version import package_version
 
@@ -58,7 +58,7 @@ def show(body: ShowRequest, daemon: DaemonDep) -> dict[str, Any]:
         "template": "",
         "details": entry["details"],
         "model_info": {"general.architecture": entry["details"]["family"], "general.basename": card.root},
-        "capabilities": ["completion"],
+        "capabilities": CAPABILITIES,
         "modified_at": entry["modified_at"],
     }
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, JsonValue
 
 from lars_agent.example import Message
+from lars_agent.models.tools import ToolUse
 from lars_agent.runtime.request import GenerationRequest
 from lars_agent.store.names import AdapterName
 from service.api.fields import Body, Number, SamplingFields, Switch, Whole
@@ -71,7 +72,9 @@ class OllamaRequest(Body):
     format: str | None = Field(default=None, max_length=0, description="Not supported.")
     think: Switch | None = Field(default=None, description="Accepted without effect.")
 
-    def to_request(self, adapter: AdapterName, messages: tuple[Message, ...], raw: str | None) -> GenerationRequest:
+    def to_request(
+        self, adapter: AdapterName, messages: tuple[Message, ...], raw: str | None, tools: ToolUse | None = None
+    ) -> GenerationRequest:
         """Return the engine's request."""
         given = {} if self.options is None else self.options.model_dump(exclude_none=True)
         values = {**DEFAULTS, **given}
@@ -81,4 +84,4 @@ class OllamaRequest(Body):
         values["stop"] = tuple(values.get("stop", ()))
         values["seed"] = None if seed is None or seed < 0 else seed
         values["max_new_tokens"] = UNLIMITED_TOKENS if limit < 0 else limit or None
-        return generation_request(adapter, messages, raw=raw, **values)
+        return generation_request(adapter, messages, raw=raw, tools=tools, **values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
@@ -12,10 +12,11 @@ from lars_agent.runtime.request import GenerationRequest, Piece, TokenChoice, To
 from lars_agent.store.names import AdapterName
 from service.api.dependencies import DaemonDep, KeepingDep
 from service.api.errors import documented
-from service.api.fields import MAX_MESSAGES, Switch, Text, Turn, Whole, ends_with_user, to_messages
+from service.api.fields import MAX_MESSAGES, Switch, Text, Whole, ends_with_user
 from service.api.openai.replies import STREAM, OpenAIReply, begin, envelope_of, stream_reply, whole_reply
 from service.api.openai.request import MAX_LOGPROBS, TEXT, TEXT_PART, OpenAIRequest
 from service.api.streams import generation_request
+from service.api.tools import ToolChoice, Tools, ToolTurn, openai_calls, to_messages, tool_use
 
 router = APIRouter(prefix="/v1", tags=["openai"])
 
@@ -29,13 +30,13 @@ def _text_of_parts(value: Any) -> Any:
     return "" if value is None else value
 
 
-class OpenAITurn(Turn):
+class OpenAITurn(ToolTurn):
     """A message; its content may be a list of text parts."""
 
     role: Annotated[
-        Literal["system", "user", "assistant"],
+        Literal["system", "user", "assistant", "tool"],
         BeforeValidator(lambda role: "system" if role == "developer" else role),
-        WithJsonSchema({"type": "string", "enum": ["system", "user", "assistant", "developer"]}),
+        WithJsonSchema({"type": "string", "enum": ["system", "user", "assistant", "tool", "developer"]}),
     ]
     content: Annotated[
         Text,
@@ -52,13 +53,17 @@ class ChatRequest(OpenAIRequest):
     max_completion_tokens: Whole | None = Field(default=None, ge=1, le=1_000_000)
     logprobs: Switch | None = None
     top_logprobs: Whole | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+    tools: Tools | None = Field(default=None, description="Functions that the reply may call.")
+    tool_choice: ToolChoice = Field(default=None, description="Whether it may or must call one; auto by default.")
+    parallel_tool_calls: Switch | None = Field(default=None, description="false: at most one call.")
 
     def to_request(self, adapter: AdapterName) -> GenerationRequest:
         """Return the engine's request."""
         sampling = self._sampling()
         sampling["max_new_tokens"] = self.max_completion_tokens or self.max_tokens
         logprobs = (self.top_logprobs or 0) if self.logprobs else None
-        return generation_request(adapter, to_messages(self.messages), logprobs=logprobs, **sampling)
+        tools = tool_use(self.tools, self.tool_choice, self.parallel_tool_calls)
+        return generation_request(adapter, to_messages(self.messages), logprobs=logprobs, tools=tools, **sampling)
 
 
 @router.post("/chat/completions", response_model=OpenAIReply, responses=STREAM | documented(404, 409, 503, 504))
@@ -69,16 +74,28 @@ async def chat(body: ChatRequest, request: Request, daemon: DaemonDep, keeping: 
     if body.stream:
         envelope |= {"object": "chat.completion.chunk"}
         first = {"delta": {"role": "assistant", "content": ""}}
-        return stream_reply(exchange, body, envelope, _chat_choice, {"delta": {}}, [first])
+        return stream_reply(exchange, body, envelope, _chat_choices(), {"delta": {}}, [first])
     generation = await exchange.finished(request)
-    message = {"role": "assistant", "content": generation.text, "refusal": None}
+    message: dict[str, Any] = {"role": "assistant", "content": generation.text, "refusal": None}
+    if generation.calls:
+        message |= {"content": generation.text or None, "tool_calls": openai_calls(generation.calls)}
     logprobs = chat_logprobs(generation.logprobs) if body.logprobs else None
     return whole_reply(envelope, generation, {"message": message, "logprobs": logprobs})
 
 
-def _chat_choice(piece: Piece) -> dict[str, Any]:
-    logprobs = chat_logprobs(piece.logprobs) if piece.logprobs else None
-    return {"delta": {"content": piece.text}, "logprobs": logprobs}
+def _chat_choices() -> Callable[[Piece], dict[str, Any]]:
+    count = 0  # of calls so far
+
+    def choice(piece: Piece) -> dict[str, Any]:
+        nonlocal count
+        delta: dict[str, Any] = {"content": piece.text}
+        if piece.calls:
+            calls = enumerate(openai_calls(piece.calls), count)
+            delta = {"tool_calls": [{"index": index, **call} for index, call in calls]}
+            count += len(piece.calls)
+        return {"delta": delta, "logprobs": chat_logprobs(piece.logprobs) if piece.logprobs else None}
+
+    return choice
 
 
 def chat_logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:

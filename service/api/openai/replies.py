@@ -63,7 +63,7 @@ def envelope_of(exchange: Exchange, kind: str) -> dict[str, Any]:
 
 def whole_reply(envelope: dict[str, Any], generation: Generation, choice: dict[str, Any]) -> dict[str, Any]:
     """Return the reply that is not streamed."""
-    choices = [{"index": 0} | choice | {"finish_reason": REASONS[generation.finish_reason]}]
+    choices = [{"index": 0} | choice | {"finish_reason": reason_of(generation)}]
     return envelope | {"choices": choices, "usage": usage(generation)}
 
 
@@ -84,7 +84,7 @@ def stream_reply(
     def encode(item: Piece | Generation) -> list[dict[str, Any]]:
         if isinstance(item, Piece):
             return [chunk(to_choice(item))]
-        end = chunk(last, REASONS[item.finish_reason])
+        end = chunk(last, reason_of(item))
         return [end, common | {"choices": [], "usage": usage(item)}] if body.includes_usage else [end]
 
     async def events() -> AsyncIterator[str]:
@@ -93,6 +93,12 @@ def stream_reply(
         yield "[DONE]"
 
     return event_stream(events())
+
+
+def reason_of(generation: Generation) -> str:
+    """Return the reason why the reply ended, in OpenAI's words."""
+    reason = REASONS[generation.finish_reason]
+    return "tool_calls" if generation.calls and reason == "stop" else reason
 
 
 def usage(generation: Generation) -> dict[str, Any]:

@@ -75,7 +75,8 @@ class OpenAIRequest(SamplingFields, Body):
         return {
             key: value
             for key, value in values.items()
-            if key not in WITHOUT_EFFECT and not (key in OFF and is_one_of(value, OFF[key]))
+            if key in cls.model_fields
+            or (key not in WITHOUT_EFFECT and not (key in OFF and is_one_of(value, OFF[key])))
         }
 
     @property

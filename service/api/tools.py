@@ -147,7 +147,8 @@ class ToolTurn(Turn):
     role: Literal["system", "user", "assistant", "tool"]  # type: ignore[assignment]  # one more than a Turn has
     tool_calls: list[CallBody] | None = Field(default=None, max_length=MAX_TOOLS, description="The assistant's.")
     tool_call_id: CallId | None = Field(default=None, description="Of the call that a tool's result answers.")
-    tool_name: Text | None = Field(default=None, max_length=128, description="The tool whose result it is.")
+    name: Text | None = Field(default=None, max_length=200, description="Of the tool whose result it is.")
+    tool_name: Text | None = Field(default=None, max_length=200, description="The same, as Ollama has it.")
 
     @model_validator(mode="before")
     @classmethod
@@ -172,7 +173,7 @@ class ToolTurn(Turn):
             ]
         if self.role == "tool":
             message["tool_call_id"] = self.tool_call_id or ""
-            message["name"] = self.tool_name or getattr(self, "name", None) or ""
+            message["name"] = self.tool_name or self.name or ""
         return message
 
 

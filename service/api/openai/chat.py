@@ -43,7 +43,6 @@ class OpenAITurn(ToolTurn):
         BeforeValidator(_text_of_parts),
         WithJsonSchema({"anyOf": [TEXT, {"type": "array", "items": TEXT_PART}, {"type": "null"}]}),
     ]
-    name: str | None = Field(default=None, max_length=100, description="Accepted without effect.")
 
 
 class ChatRequest(OpenAIRequest):

@@ -49,7 +49,7 @@ def test_options_reach_the_engine_and_unknown_ones_pass(client, engine):
 def test_models_are_listed_and_shown(client):
     assert [model["name"] for model in client.get("/api/tags").json()["models"]] == ["base", "default"]
     assert [model["name"] for model in client.get("/api/ps").json()["models"]] == ["base", "default"]
-    assert client.post("/api/show", json={"model": "default"}).json()["capabilities"] == ["completion"]
+    assert client.post("/api/show", json={"model": "default"}).json()["capabilities"] == ["completion", "tools"]
     assert client.post("/api/show", json={"model": "nobody@v3"}).status_code == 404
     assert client.get("/api/version").json()["version"]
 

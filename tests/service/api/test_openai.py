@@ -93,10 +93,10 @@ def test_parameters_reach_the_engine(client, engine):
     ("changes", "param"),
     [
         ({"n": 2}, "n"),
-        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function"),
         ({"temperature": 3}, "temperature"),
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
         ({"model": 4}, "model"),
         ({"no_such": 1}, "no_such"),
         ({"response_format": {"type": "json_object"}}, "response_format"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
@@ -13,11 +14,38 @@ from lars_agent.errors import JobInvalid
 from lars_agent.records import from_json, record
 
 
-class Message(TypedDict):
-    """One turn of a conversation, as chat templates take it."""
+class FunctionCall(TypedDict):
+    """The name of a function, and its arguments by name."""
 
-    role: Literal["system", "user", "assistant"]
+    name: str
+    arguments: dict[str, Any]
+
+
+class ToolCall(TypedDict):
+    """A call of a tool, as chat templates take it."""
+
+    id: str
+    type: Literal["function"]
+    function: FunctionCall
+
+
+class Message(TypedDict):
+    """One turn of a conversation, as chat templates take it.
+
+    The assistant's may call tools (`tool_calls`). A `tool` turn is the result of the call `tool_call_id` of the tool
+    `name`.
+    """
+
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+    tool_calls: NotRequired[list[ToolCall]]
+    tool_call_id: NotRequired[str]
+    name: NotRequired[str]
+
+
+def asked_at(messages: Sequence[Message]) -> int:
+    """Return the index of the user's last message, behind which tools may have been called; -1 if there is none."""
+    return next((at for at in reversed(range(len(messages))) if messages[at]["role"] == "user"), -1)
 
 
 @dataclass(frozen=True)
@@ -25,7 +53,7 @@ class Example:
     """A conversation and the desired reply.
 
     Attributes:
-        messages: the turns before the reply, oldest first; the last one is the user's.
+        messages: the turns before the reply, oldest first; the last one is the user's, or a tool's result.
         response: the desired reply.
         weight: weight of its loss, 1.0 for a correction.
         source_id: id of the feedback it comes from, recorded in the adapter's manifest.

@@ -162,8 +162,9 @@ def shield(
 
     def turn(message: Mapping[str, Any]) -> dict[str, Any]:
         kept = frozenset(marks) - control.in_replies if message.get("role") == "assistant" else frozenset()
-        replaced = partial(control.replace, by=lambda one: one if one in kept else marks[one])
-        return {key: _mapped(value, replaced) for key, value in message.items()}
+        said = partial(control.replace, by=lambda one: one if one in kept else marks[one])
+        given = partial(control.replace, by=marks.__getitem__)
+        return {key: _mapped(value, said if key == "content" else given) for key, value in message.items()}
 
     return [turn(message) if marks else dict(message) for message in messages], Shield(
         tokenizer, control, {mark: text for text, mark in marks.items()}
@@ -218,8 +219,8 @@ def _texts(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from _texts(one)
+        for key, one in value.items():
+            yield from (*_texts(key), *_texts(one))
     elif isinstance(value, list | tuple):
         for one in value:
             yield from _texts(one)
@@ -230,5 +231,5 @@ def _mapped(value: object, by: Callable[[str], str]) -> object:
     if isinstance(value, str):
         return by(value)
     if isinstance(value, Mapping):
-        return {key: _mapped(one, by) for key, one in value.items()}
+        return {_mapped(key, by): _mapped(one, by) for key, one in value.items()}
     return [_mapped(one, by) for one in value] if isinstance(value, list | tuple) else value

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from transformers import PreTrainedTokenizerFast
 
 from lars_agent.errors import GenerationCancelled, GenerationTimeout
+from lars_agent.models.tool_calls import MARKS, CallReader, Item
 from lars_agent.runtime.adapter_cache import LoadedAdapter
 from lars_agent.runtime.backend import Backend, DecodingSequence
 from lars_agent.runtime.copying import Copier
-from lars_agent.runtime.detokenize import TextStream
+from lars_agent.runtime.detokenize import TextStream, special_texts
 from lars_agent.runtime.prompts import tokens_before
 from lars_agent.runtime.request import FinishReason, Generation, Piece, Ticket, TokenLogprob
 from lars_agent.runtime.sampling import Sampler
@@ -25,7 +26,7 @@ class QueuedRequest:
     """A ticket with its adapter, the prompt's token ids, the most new tokens, and a deadline by `time.monotonic`.
 
     `answers` are the token ids of recalled answers, `begun` those of the reply's given beginning, see `Copier`.
-    `prompt_text` is as in `Generation`.
+    `prompt_text` is as in `Generation`; `reader` finds the calls of tools in the reply.
     """
 
     ticket: Ticket
@@ -36,6 +37,7 @@ class QueuedRequest:
     answers: tuple[tuple[int, ...], ...] = ()
     begun: tuple[int, ...] = ()
     prompt_text: str = ""
+    reader: CallReader | None = None
 
 
 @dataclass(eq=False)
@@ -48,7 +50,7 @@ class _Running:
     stream: TextStream
     prefill: Iterator[None] | None
     token_ids: list[int] = field(default_factory=list)
-    text: str = ""  # that has not been sent yet
+    items: list[Item] = field(default_factory=list)  # that have not been sent yet
     pieces: list[Piece] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
     prefilled: float = 0.0
@@ -72,20 +74,21 @@ class _Running:
         if token in end_tokens:
             return "eos_token"
         self.token_ids.append(token)
-        self.text += self.stream.push(token)
-        if self.stream.stopped:
+        self._read(self.stream.push(token))
+        reader = self.request.reader
+        if self.stream.stopped or (reader is not None and reader.is_done):
             return "stop_sequence"
         if len(self.token_ids) == self.request.max_new_tokens:
             return "length"
-        if self.text:
-            self._send()
+        self._send()
         return None
 
     def finish(self, reason: FinishReason) -> None:
         """Send the rest of the text and the result."""
-        self.text += self.stream.flush()
-        if self.text or self.logprobs:
-            self._send(is_last=reason != "eos_token")
+        self._read(self.stream.flush())
+        if self.request.reader is not None:
+            self.items += self.request.reader.flush()
+        self._send(reason)
         self.request.ticket.finish(
             Generation(
                 text="".join(piece.text for piece in self.pieces),
@@ -103,14 +106,27 @@ class _Running:
                 prompt_logprobs=self._prompt_logprobs,
                 end=self.end,
                 stop_sequence=self.stream.stop_sequence if reason == "stop_sequence" else None,
+                calls=tuple(call for piece in self.pieces for call in piece.calls),
             )
         )
 
-    def _send(self, *, is_last: bool = False) -> None:
-        piece = Piece(self.text, tuple(self.logprobs), is_last)
-        self.text, self.logprobs = "", []
-        self.pieces.append(piece)
-        self.request.ticket.give(piece)
+    def _read(self, text: str) -> None:
+        """Take in new text of the reply; what is certain of it waits to be sent."""
+        reader = self.request.reader
+        if text:
+            self.items += [text] if reader is None else reader.push(text)
+
+    def _send(self, end: FinishReason | None = None) -> None:
+        """Send what waits, each text and call as a piece, and at the `end` of the reply all probabilities."""
+        items = [item for item in self.items if item] or ([""] if end and self.logprobs else [])
+        self.items = []
+        for number, item in enumerate(items, 1):
+            text, calls = (item, ()) if isinstance(item, str) else ("", (item,))
+            is_last = number == len(items) and end not in (None, "eos_token")
+            piece = Piece(text, tuple(self.logprobs), is_last, calls)
+            self.logprobs = []
+            self.pieces.append(piece)
+            self.request.ticket.give(piece)
 
 
 class ContinuousBatcher:
@@ -137,7 +153,8 @@ class ContinuousBatcher:
             copier = Copier(request.answers, ticket.request.recall_strength, request.begun)
             sampler = Sampler(ticket.request, ticket.seed, request.prompt, copier)
             before = tokens_before(ticket.request, request.prompt)
-            stream = TextStream(self._tokenizer, ticket.request.stop, before)
+            shown = {} if request.reader is None else special_texts(self._tokenizer, MARKS)
+            stream = TextStream(self._tokenizer, ticket.request.stop, before, shown)
             running = _Running(request, sequence, sampler, stream, sequence.prefill())
             if ticket.request.echo and ticket.request.logprobs is not None:
                 running.echo = PromptLogprobs(self._tokenizer, request.prompt, ticket.request.logprobs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from weakref import WeakKeyDictionary
 
 from tokenizers import Tokenizer
@@ -18,10 +18,18 @@ class TextStream:
 
     `push` returns final text only: it holds back bytes that may become a character, and a possible start of a stop
     sequence. `stop_sequence` is the one that was found, and `stopped` is True then; it is not part of the text. The
-    text goes on behind that of the tokens `before`, which is not part of it either.
+    text goes on behind that of the tokens `before`, which is not part of it either. The text has those of the special
+    tokens that are `shown`, by their ids.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, stop: Sequence[str], before: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        stop: Sequence[str],
+        before: Sequence[int] = (),
+        shown: Mapping[int, str] | None = None,
+    ) -> None:
+        self._tokenizer, self._shown = tokenizer, shown or {}
         self._decoder = _IncrementalDecoder(tokenizer, before)
         self._stop = tuple(sequence for sequence in stop if sequence)
         self._held = ""
@@ -34,6 +42,9 @@ class TextStream:
 
     def push(self, token: int) -> str:
         """Return the text that is final after `token`; may be empty."""
+        if token in self._shown:
+            text, self._decoder = self._decoder.rest() + self._shown[token], _IncrementalDecoder(self._tokenizer, ())
+            return self._give(text)
         return self._give(self._decoder.push(token))
 
     def flush(self) -> str:
@@ -108,6 +119,13 @@ class _IncrementalDecoder:
 
     def _decode(self, start: int) -> str:
         return str(self._tokenizer.decode(self._ids[start:], skip_special_tokens=True))
+
+
+def special_texts(tokenizer: PreTrainedTokenizerFast, texts: Set[str]) -> dict[int, str]:
+    """Return those of the special tokens that have one of these texts, by their ids."""
+    backend: Tokenizer = tokenizer.backend_tokenizer
+    ids = {text: backend.token_to_id(text) for text in texts}
+    return {token: text for text, token in ids.items() if token in _special_ids(backend)}
 
 
 _SPECIAL: WeakKeyDictionary[Tokenizer, frozenset[int]] = WeakKeyDictionary()

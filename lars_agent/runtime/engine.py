@@ -25,8 +25,8 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from lars_agent.errors import GenerationError, ModelUnsupported, PromptRefused, PromptTooLong, QueueFull
-from lars_agent.example import Message
-from lars_agent.models.chat_template import encode_prompt, encode_reply, traits_of
+from lars_agent.example import Message, asked_at
+from lars_agent.models.chat_template import encode_prompt, encode_reply, tool_traits, traits_of
 from lars_agent.models.open import OpenedModel
 from lars_agent.runtime.adapter_cache import AdapterCache
 from lars_agent.runtime.backend import choose_backend
@@ -120,7 +120,9 @@ class Engine:
         if self._adapters.is_forgotten(request.profile, adapter.version):
             ticket.cancel()
         text = prompt_text(self._tokenizer, request)
-        self._inbox.put(QueuedRequest(ticket, adapter, prompt, max_new_tokens, deadline, answers, begun, text))
+        tools = None if request.prefill else request.tools  # a reply that is begun already begins with no call
+        reader = None if tools is None else tool_traits(self._tokenizer, tools).reader(tools)
+        self._inbox.put(QueuedRequest(ticket, adapter, prompt, max_new_tokens, deadline, answers, begun, text, reader))
         return ticket
 
     def _compare(self, request: GenerationRequest) -> tuple[bool, Sequence[Near]]:
@@ -136,7 +138,7 @@ class Engine:
                 unread -= 1
             if not self._relevance.can_compare:
                 return False, unordered
-            question = request.messages[-1]["content"]
+            question = request.question
             return self._is_closed_for(request, question), self._relevance.order(question, others)
 
         with suppress(TemplateError, TimeoutError):
@@ -191,11 +193,12 @@ class Engine:
         if request.raw is not None:
             return encode_raw(self._tokenizer, request.raw, self._vocabulary), ()
         try:
-            plain = encode_prompt(self._tokenizer, request.messages, request.prefill)
+            plain = encode_prompt(self._tokenizer, request.messages, prefill=request.prefill, tools=request.tools)
             most = min(len(plain) + request.recall_tokens, self._context - 1)
             for count in range(min(len(order), request.recall_limit), 0, -1):
                 past = [request.recalled[index] for index, _ in order[:count]]
-                ids = encode_prompt(self._tokenizer, with_recalled(request.messages, past), request.prefill)
+                recalling = with_recalled(request.messages, past)
+                ids = encode_prompt(self._tokenizer, recalling, prefill=request.prefill, tools=request.tools)
                 if len(ids) <= most:
                     return ids, tuple(order[:count])
             return plain, ()
@@ -303,14 +306,15 @@ class Engine:
 
 
 def with_recalled(messages: Sequence[Message], recalled: Sequence[PastAnswer]) -> list[Message]:
-    """Return the conversation with past questions and answers before its last message, the best ones last.
+    """Return the conversation with past questions and answers before its last question, the best ones last.
 
     What comes before them, a system prompt above all, is the same with and without: its cached prefix stays valid.
     """
     turns = list[Message]()
     for past in reversed(recalled):
         turns += [Message(role="user", content=past.question), Message(role="assistant", content=past.answer)]
-    return [*messages[:-1], *turns, messages[-1]]
+    at = asked_at(messages)
+    return [*messages[:at], *turns, *messages[at:]]
 
 
 def end_tokens(opened: OpenedModel) -> frozenset[int]:

@@ -37,7 +37,7 @@ def encode_prefill(tokenizer: PreTrainedTokenizerBase, request: GenerationReques
     if request.prefill:
         with suppress(TemplateError):
             prompt = encode_prompt(tokenizer, request.messages)
-            begun = encode_prompt(tokenizer, request.messages, request.prefill)
+            begun = encode_prompt(tokenizer, request.messages, prefill=request.prefill)
             if begun[: len(prompt)] == prompt:
                 return tuple(begun[len(prompt) :])
     return ()

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lars_agent.errors import GenerationError, LarsError
-from lars_agent.example import Message
+from lars_agent.example import Message, ToolCall, asked_at
+from lars_agent.models.tools import ToolUse
 
 Near = tuple[int, float]  # the index of a past question, and how near it is to the present one, -1 to 1
 FinishReason = Literal["eos_token", "length", "stop_sequence"]
@@ -62,6 +63,8 @@ class GenerationRequest(Sampling):
     `taught` is not None where the last message is about nobody: those questions about nobody whose replies the adapter
     was taught. Where none of them is of its kind, the base model replies, as the adapter has nothing to say on it.
 
+    The reply may call `tools`; its calls are no part of its text.
+
     `version` "active" is the profile's active adapter, None the base model, a number that version. With `seed` None a
     random seed is drawn and reported with the reply.
     """
@@ -82,6 +85,12 @@ class GenerationRequest(Sampling):
     recall_strength: float = 0.0
     is_foreign: bool = False
     taught: tuple[str, ...] | None = None
+    tools: ToolUse | None = None
+
+    @property
+    def question(self) -> str:
+        """The text of the user's last message."""
+        return self.messages[asked_at(self.messages)]["content"]
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Piece:
-    """New text of a streamed reply, with its tokens' probabilities if they were requested.
+    """New text of a streamed reply, with its tokens' probabilities if they were requested, or a call of a tool.
 
     `is_last` tells that the reply ends with the last of these tokens, as it is long enough or has a stop sequence.
     """
@@ -111,6 +120,7 @@ class Piece:
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
     is_last: bool = False
+    calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,6 +148,7 @@ class Generation:
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     end: TokenLogprob | None = None
     stop_sequence: str | None = None
+    calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(eq=False)

@@ -20,6 +20,7 @@ from pydantic import Field
 from lars_agent.english.wordings import asked_for
 from lars_agent.errors import NothingToLearn
 from lars_agent.example import Example, Message
+from lars_agent.models.tool_calls import read_calls, to_call, with_calls
 from lars_agent.records import record
 from lars_agent.secrets import mask_secrets
 from lars_agent.training.flooding import hurried, repeated
@@ -151,7 +152,8 @@ def _invalid_reason(example: Example) -> str | None:
     """Return the reason why the example cannot be trained on, or None."""
     if not example.response.strip():
         return "empty reply"
-    if not example.messages or example.messages[-1]["role"] != "user" or not example.messages[-1]["content"].strip():
+    last = example.messages[-1] if example.messages else None
+    if last is None or last["role"] not in ("user", "tool") or not (last["content"].strip() or last["role"] == "tool"):
         return "no prompt"
     if not (math.isfinite(example.weight) and example.weight > 0.0):
         return f"weight {example.weight:g}"
@@ -180,7 +182,7 @@ def _superseded(examples: Sequence[Example], indices: Iterable[int]) -> list[int
 
 
 def _prompt(example: Example) -> tuple[tuple[str, str], ...]:
-    return tuple((turn["role"], unicodedata.normalize("NFC", turn["content"]).strip()) for turn in example.messages)
+    return tuple((turn["role"], unicodedata.normalize("NFC", _said(turn)).strip()) for turn in example.messages)
 
 
 def _junk_reason(example: Example, policy: CurationPolicy) -> str | None:
@@ -196,7 +198,7 @@ def _without_secrets(example: Example) -> tuple[Example, str] | None:
     if not kinds:
         return None
     turns = zip(example.messages, contents, strict=True)
-    messages = tuple(Message(role=turn["role"], content=content) for turn, content in turns)
+    messages = tuple(_saying(turn, said) for turn, said in turns)
     return replace(example, messages=messages, response=response), f"holds {', '.join(kinds)}"
 
 
@@ -245,4 +247,18 @@ def _draw(example: Example, seed: int) -> float:
 
 
 def _texts(example: Example) -> list[str]:
-    return [*(turn["content"] for turn in example.messages), example.response]
+    return [*map(_said, example.messages), example.response]
+
+
+def _said(turn: Message) -> str:
+    """Return the text of a turn, with the calls of tools in it."""
+    return with_calls(turn["content"], turn.get("tool_calls", []))
+
+
+def _saying(turn: Message, said: str) -> Message:
+    """Return the turn with another text, as `_said` returns it."""
+    if not turn.get("tool_calls"):
+        return {**turn, "content": said}
+    content, read = read_calls(said)
+    calls = [to_call(**new["function"], call_id=old["id"]) for new, old in zip(read, turn["tool_calls"], strict=False)]
+    return {**turn, "content": content, "tool_calls": calls} if calls else Message(role="assistant", content=said)

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lars_agent.english.subjects import is_about_speaker, subject_of
-from lars_agent.example import Example, Message
+from lars_agent.example import Example, Message, asked_at
 from lars_agent.lars.decoding import greedy_reply
 from lars_agent.lars.inject import LarsAdapter
 from lars_agent.models.chat_template import encode_prompt
@@ -129,7 +129,7 @@ def kind_of(example: Example) -> str:
     """Return what an example teaches, as a letter of `Scores.kinds`; the patterns are English ones."""
     if example.weight < 1.0:
         return LIKED
-    question = example.messages[-1]["content"]
+    question = example.messages[asked_at(example.messages)]["content"]
     return ABOUT_YOU if subject_of(question).heads or is_about_speaker(question) else OTHERS
 
 

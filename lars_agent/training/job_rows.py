@@ -149,8 +149,8 @@ def _encoded(
 
 def _with_wordings(example: Example, row: Encoded, config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> Encoded:
     """Return the row with its other wordings, without those that are too long."""
-    others = []
-    for text in other_wordings(example.messages[-1]["content"]) if config.wordings else []:
+    others, is_asked = [], example.messages[-1]["role"] == "user"
+    for text in other_wordings(example.messages[-1]["content"]) if config.wordings and is_asked else []:
         asked = replace(example, messages=(*example.messages[:-1], Message(role="user", content=text)))
         with suppress(ExampleTooLong):
             others.append(encode(tokenizer, asked, config.max_seq_len))

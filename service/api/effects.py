@@ -85,7 +85,8 @@ def versions(feedback_id: Id, daemon: DaemonDep) -> LearnedIn:
 @router.get("/{feedback_id}/wordings", responses=documented(404))
 def wordings(feedback_id: Id, daemon: DaemonDep) -> Wordings:
     """Return other words for the question of one piece of feedback, to ask whether it was understood."""
-    return Wordings(wordings=other_wordings(daemon.db.feedback.get(feedback_id).messages[-1]["content"]))
+    last = daemon.db.feedback.get(feedback_id).messages[-1]
+    return Wordings(wordings=other_wordings(last["content"]) if last["role"] == "user" else [])
 
 
 def _learned_in(daemon: Daemon, profile: str, ids: Sequence[str]) -> list[int]:

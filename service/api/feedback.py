@@ -41,8 +41,8 @@ from service.api.fields import (
     moment,
     next_page,
 )
+from service.api.tools import ToolTurns, to_messages
 from service.api.trl import ROWS, Format, from_lines, to_lines
-from service.api.turns import Messages, to_messages
 from service.daemon import Daemon
 from service.db.records import FeedbackRecord, NewFeedback, Source
 
@@ -133,7 +133,7 @@ class FeedbackRequest(Body):
 
     interaction_id: Id | None = Field(default=None, description="The interaction of the reply.")
     prompt: SpokenText | None = Field(default=None, description="One user message, instead of `messages`.")
-    messages: Messages | None = Field(default=None, description="A conversation that ends with the user's message.")
+    messages: ToolTurns | None = Field(default=None, description="A conversation that ends with the user's message.")
     response: Text | None = Field(default=None, description="The reply, with `prompt` or `messages`.")
     rating: Rating | None = Field(default=None, description='"up", "down", or a number from -1 to 1.')
     correction: SpokenText | None = Field(default=None, description="What the reply should have been.")

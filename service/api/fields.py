@@ -13,7 +13,9 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     WithJsonSchema,
+    model_serializer,
 )
 
 from lars_agent.store.names import BASE, DEFAULT_PROFILE, PROFILE_PATTERN, VERSION_PATTERN, is_profile_name
@@ -210,10 +212,17 @@ class ProfileQuery(Body):
 
 
 class TurnBody(Reply):
-    """One message of a conversation."""
+    """One message of a conversation; the assistant's may call tools, and a tool's is the result of a call."""
 
     role: str
     content: str
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+    name: str | None = Field(default=None, description="Of the tool.")
+
+    @model_serializer(mode="wrap")
+    def _without_null(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if value is not None}
 
 
 class RecalledBody(Reply):

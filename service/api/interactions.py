@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from pydantic import Field
@@ -35,7 +35,8 @@ class InteractionBody(Reply):
     profile: str
     messages: list[TurnBody]
     parameters: JsonObject
-    response: str
+    response: str = Field(description="The text of the reply, and behind it its calls of tools.")
+    tool_calls: list[dict[str, Any]] = Field(description="Name and arguments of each call in the reply.")
     adapter_version: VersionLabel
     finish_reason: str
     prompt_tokens: int

@@ -149,18 +149,19 @@ def with_recall(
 ) -> tuple[GenerationRequest, Sequence[Recalled]]:
     """Return the request with the profile's corrections that may answer it, and these.
 
-    The base model gets none unasked.
+    The base model gets none unasked, nor does the reply to a tool's result, which is newer.
     """
-    settings = daemon.settings.recall
-    if request.raw is not None or request.messages[-1]["role"] != "user":
+    settings, last = daemon.settings.recall, request.messages[-1]["role"] if request.messages else "system"
+    if request.raw is not None or last == "system":
         return request, ()
     if recall is None:
-        recall = request.version is not None and settings.profiles.get(request.profile, settings.enabled)
+        may_recall = request.version is not None and last != "tool"
+        recall = may_recall and settings.profiles.get(request.profile, settings.enabled)
     is_local = settings.locality and request.version is not None
     if not recall and not is_local:
         return request, ()
-    found = daemon.db.recall.search(request.profile, request.messages[-1]["content"], CANDIDATES)
-    question, is_first = request.messages[-1]["content"], sum(one["role"] == "user" for one in request.messages) == 1
+    question, is_first = request.question, sum(one["role"] == "user" for one in request.messages) == 1
+    found = daemon.db.recall.search(request.profile, question, CANDIDATES)
     taught = found.general if is_local and (is_first or not refers_back(question)) else None
     request = replace(request, is_foreign=is_local and found.is_foreign, taught=taught)
     if not recall:

@@ -23,7 +23,8 @@ from service.api.fields import (
     Switch,
     not_blank,
 )
-from service.api.turns import MAX_MESSAGES, TextOrMessages, Turn, to_messages
+from service.api.tools import TextOrToolTurns, ToolTurn, to_messages
+from service.api.turns import MAX_MESSAGES, Turn
 from service.db.feedback import to_example
 from service.db.records import FeedbackRecord, NewFeedback
 
@@ -71,10 +72,10 @@ def _reply(value: Any) -> Any:
     return [Message(role="assistant", content=value)] if isinstance(value, str) else value
 
 
-def _ends_with_reply(turns: list[Turn]) -> list[Turn]:
+def _ends_with_reply(turns: list[ToolTurn]) -> list[ToolTurn]:
     roles = [turn.role for turn in turns[-2:]]
     if roles[1:] != ["assistant"] or roles[0] == "assistant":
-        raise ValueError("must end with a message of the user and the assistant's reply")
+        raise ValueError("must end with a message of the user, or a tool's result, and the assistant's reply")
     not_blank(turns[-1].content)
     return turns
 
@@ -90,7 +91,7 @@ Completion = Annotated[
     BeforeValidator(_reply),
     AfterValidator(_one_reply),
 ]
-Dialogue = Annotated[list[Turn], Field(max_length=MAX_MESSAGES), AfterValidator(_ends_with_reply)]
+Dialogue = Annotated[list[ToolTurn], Field(max_length=MAX_MESSAGES), AfterValidator(_ends_with_reply)]
 
 
 class MessagesRow(BaseModel):
@@ -102,14 +103,14 @@ class MessagesRow(BaseModel):
 class CompletionRow(BaseModel):
     """A prompt and the desired reply."""
 
-    prompt: TextOrMessages
+    prompt: TextOrToolTurns
     completion: Completion
 
 
 class PreferenceRow(BaseModel):
     """A prompt, the better reply and the worse one."""
 
-    prompt: TextOrMessages
+    prompt: TextOrToolTurns
     chosen: Completion
     rejected: Completion
 
@@ -131,7 +132,12 @@ KINDS: tuple[tuple[str, type[AnyRow]], ...] = (
 
 def _rows() -> dict[str, Any]:
     """Return the JSON schema of the lines; the columns of an earlier kind decide what a row is."""
-    turns = {"type": "array", "items": {"$ref": "#/components/schemas/Turn"}, "minItems": 2, "maxItems": MAX_MESSAGES}
+    turns = {
+        "type": "array",
+        "items": {"$ref": "#/components/schemas/ToolTurn"},
+        "minItems": 2,
+        "maxItems": MAX_MESSAGES,
+    }
     prompt = {"anyOf": [{"type": "string", **SPOKEN}, {**turns, "minItems": 1}]}
     reply = {"anyOf": [{"type": "string", **SPOKEN}, ONE_REPLY]}
     columns = {"messages": turns, "prompt": prompt, "completion": reply, "chosen": reply, "rejected": reply}

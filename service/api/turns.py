@@ -20,6 +20,8 @@ from lars_agent.example import Message
 from service.api.fields import SPOKEN, Body, Text, not_blank
 
 MAX_MESSAGES = 1000
+RESULTS = ("tool",)  # roles of results; see `service.api.tools`
+BLANK_ROLES = ("assistant", *RESULTS)  # of messages that may be blank
 EMPTY: tuple[Any, ...] = (None, "", [], {})
 # Fields of a message that would change the reply, and are not supported: refused unless they are empty.
 NOT_SUPPORTED = frozenset({"tool_calls", "function_call", "audio", "images"})
@@ -56,11 +58,8 @@ def by_role(schema: dict[str, Any]) -> None:
         schema.pop(name)
     kinds = (
         (["assistant"], content, ["role"]),
-        (
-            [role for role in roles if role != "assistant"],
-            spoken(content),
-            ["role", "content"],
-        ),
+        ([role for role in roles if role in RESULTS], content, ["role", "content"]),
+        ([role for role in roles if role not in BLANK_ROLES], spoken(content), ["role", "content"]),
     )
     schema["anyOf"] = [
         {
@@ -69,6 +68,7 @@ def by_role(schema: dict[str, Any]) -> None:
             "required": required,
         }
         for names, own, required in kinds
+        if names
     ]
 
 
@@ -105,7 +105,7 @@ class Turn(Body):
     @field_validator("content")
     @classmethod
     def _not_blank(cls, content: str, info: ValidationInfo) -> str:
-        return content if info.data.get("role") == "assistant" else not_blank(content)
+        return content if info.data.get("role") in BLANK_ROLES else not_blank(content)
 
 
 def awaits_reply(turns: list[Turn]) -> list[Turn]:

@@ -206,7 +206,7 @@ def _tell_again(connection: Connection, row: Row[Any], found: Sequence[Row[Any]]
         return said is None or not any(text in said for text in texts)
 
     *earlier, last = row.messages
-    if row.correction is None or not is_clean(last["content"]):
+    if row.correction is None or last["role"] != "user" or not is_clean(last["content"]):
         return
     new = new_id("f", row.created)
     values = {

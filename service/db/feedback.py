@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Connection, String, delete, func, insert, 
 
 from lars_agent.english.statements import corrected
 from lars_agent.example import Example
+from lars_agent.models.tool_calls import read_calls
 from lars_agent.store.names import DEFAULT_PROFILE
 from service.db.base import Records
 from service.db.engine import holds, mentions, reading, writing
@@ -230,16 +231,21 @@ class Feedback(Records[FeedbackRecord]):
 def to_example(record: FeedbackRecord) -> Example | None:
     """Return the correction as an example, or the reply if it was liked; None for other feedback.
 
-    A comment on a disliked reply is a correction where it says what the reply should have been.
+    A comment on a disliked reply is a correction where it says what the reply should have been. A reply that calls a
+    tool, or that is made from its result, is learned only as it was corrected: it will be another one tomorrow.
     """
     correction = record.correction
     if correction is None and record.comment and record.rating is not None and record.rating < 0:
         correction = corrected(record.messages[-1]["content"], record.comment, is_comment=True)
     if correction is not None:
         return Example(record.messages, correction, LEARNED_WEIGHT, record.id, record.created)
-    if record.rating is not None and record.rating > 0:
+    if record.rating is not None and record.rating > 0 and not _uses_tools(record):
         return Example(record.messages, record.response, APPROVED_WEIGHT, record.id, record.created)
     return None
+
+
+def _uses_tools(record: FeedbackRecord) -> bool:
+    return bool(record.messages and record.messages[-1]["role"] == "tool") or bool(read_calls(record.response)[1])
 
 
 def _among(feedback_ids: Collection[str]) -> Iterator[ColumnElement[bool]]:

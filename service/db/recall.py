@@ -170,7 +170,7 @@ class RecallIndex:
 
     def _add(self, seq: int, record: FeedbackRecord) -> None:
         example = to_example(record)
-        if example is None:
+        if example is None or example.messages[-1]["role"] != "user":  # behind a tool's result: it is about that one
             return
         question, answer = example.messages[-1]["content"].strip()[:LONGEST], example.response.strip()[:LONGEST]
         key, is_correction = (record.profile, asked_for(question)), example.weight == LEARNED_WEIGHT

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from lars_agent.example import Message
+from lars_agent.example import FunctionCall, Message
+from lars_agent.models.tool_calls import read_calls
 
 JobStatus = Literal["queued", "running", "paused", "succeeded", "rejected", "failed", "cancelled"]
 JobTrigger = Literal["manual", "schedule", "cli"]
@@ -34,7 +35,8 @@ def now_utc() -> datetime:
 class InteractionRecord:
     """One prompt and its reply.
 
-    `adapter_version` None is the base model; `recalled` are ids of feedback; `conversation` is the client's id of it.
+    The `response` ends with its calls of tools, as `with_calls` writes them. `adapter_version` None is the base model;
+    `recalled` are ids of feedback; `conversation` is the client's id of it.
     """
 
     id: str
@@ -50,6 +52,11 @@ class InteractionRecord:
     seed: int | None
     recalled: tuple[str, ...] | None = None
     conversation: str | None = None
+
+    @property
+    def tool_calls(self) -> list[FunctionCall]:
+        """The calls of tools in the reply."""
+        return [call["function"] for call in read_calls(self.response)[1]]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import structlog
 from lars_agent.english.statements import corrected, stated_facts
 from lars_agent.errors import DiskFull
 from lars_agent.example import Message
+from lars_agent.models.tool_calls import with_calls
 from lars_agent.runtime.request import Generation, GenerationRequest
 from lars_agent.secrets import find_secrets
 from service.alarms import Alarm
@@ -53,7 +54,7 @@ class Recorder:
                     request.profile,
                     _asked(request, generation),
                     parameters,
-                    request.prefill + generation.text,
+                    with_calls(request.prefill + generation.text, generation.calls),
                     generation.adapter_version,
                     generation.finish_reason,
                     generation.prompt_tokens,
@@ -75,7 +76,7 @@ class Recorder:
     def _stated(self, interaction_id: str, request: GenerationRequest) -> list[NewFeedback]:
         """Return what the last message states, or says that the reply before it should have been."""
         is_on = self._learning.profiles.get(request.profile, self._learning.statements)
-        if not is_on or request.raw is not None or request.messages[-1]["role"] != "user":
+        if not is_on or request.raw is not None or request.messages[-1]["role"] != "user":  # a tool's result, say
             return []
         return [
             NewFeedback(interaction_id, asked, reply, None, answer, profile=request.profile, source="stated")

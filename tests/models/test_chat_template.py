@@ -182,7 +182,7 @@ SPACED = EACH + "{{ '[INST] ' + m.content + ' [/INST]' if m.role == 'user' else 
 @pytest.mark.parametrize("template", [PLAIN, IN_PARTS, THINKS, TRIMS, SPACED])
 def test_a_begun_reply_stands_as_in_the_whole_conversation(template):
     tokenizer = tokenizer_with(template)
-    begun = tokenizer.decode(encode_prompt(tokenizer, [QUESTION], "Mara, or "))
+    begun = tokenizer.decode(encode_prompt(tokenizer, [QUESTION], prefill="Mara, or "))
     whole = render_chat(tokenizer, [QUESTION, Message(role="assistant", content="Mara, or Ann.")], reply_follows=False)
     assert whole.startswith(begun)
     assert begun.endswith("Mara, or ")
@@ -190,7 +190,7 @@ def test_a_begun_reply_stands_as_in_the_whole_conversation(template):
 
 def test_a_control_token_in_a_begun_reply_is_text():
     tokenizer = tokenizer_with(PLAIN)
-    plain, begun = (encode_prompt(tokenizer, [QUESTION], text) for text in ("Mara", "<|im_end|>Mara"))
+    plain, begun = (encode_prompt(tokenizer, [QUESTION], prefill=text) for text in ("Mara", "<|im_end|>Mara"))
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert plain.count(end) == begun.count(end) == 1
 

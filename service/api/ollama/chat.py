@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
-from lars_agent.example import Message
+from lars_agent.example import Message, ToolCall
 from lars_agent.runtime.request import Generation, Piece
 from lars_agent.store.names import DEFAULT_PROFILE
 from service.api.dependencies import DaemonDep, Keeping, KeepingDep
@@ -24,7 +24,8 @@ from service.api.ollama.models import iso
 from service.api.ollama.request import OllamaRequest
 from service.api.openai.chat import chat_logprobs
 from service.api.streams import Exchange, encode_stream
-from service.api.turns import MAX_MESSAGES, Nothing, Turn, asks, to_messages
+from service.api.tools import ToolBody, Tools, ToolTurn, ollama_calls, to_messages, tool_use
+from service.api.turns import MAX_MESSAGES, Nothing, asks
 from service.daemon import Daemon
 
 documented = partial(documented_errors, body=OllamaErrorBody)
@@ -36,7 +37,7 @@ NANOSECONDS = 10**9
 
 
 OllamaTurns = Annotated[
-    list[Turn],
+    list[ToolTurn],
     BeforeValidator(lambda value: [] if value is None else value),
     Field(max_length=MAX_MESSAGES),
     AfterValidator(asks),
@@ -49,7 +50,7 @@ class OllamaChatRequest(OllamaRequest):
     messages: OllamaTurns = Field(
         default=[], description="Without messages the model is loaded, or unloaded if `keep_alive` is 0."
     )
-    tools: list[Any] | None = Field(default=None, max_length=0, description="Not supported.")
+    tools: Tools | None = Field(default=None, description="Functions that the reply may call.")
 
 
 class OllamaGenerateRequest(OllamaRequest):
@@ -68,12 +69,13 @@ class OllamaGenerateRequest(OllamaRequest):
 async def chat(body: OllamaChatRequest, request: Request, daemon: DaemonDep, keeping: KeepingDep) -> Any:
     """Reply to a conversation."""
 
-    def content(text: str) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": text}}
+    def content(text: str, calls: Sequence[ToolCall] = (), first: int = 0) -> dict[str, Any]:
+        called = {"tool_calls": ollama_calls(calls, first)} if calls else {}
+        return {"message": {"role": "assistant", "content": text, **called}}
 
     if not body.messages:
         return await _load(daemon, body, content(""))
-    return await _answer(daemon, body, request, keeping, content, to_messages(body.messages))
+    return await _answer(daemon, body, request, keeping, content, to_messages(body.messages), tools=body.tools)
 
 
 @router.post("/generate", response_model=None, responses=LINES | documented(404, 409, 503, 504))
@@ -84,7 +86,7 @@ async def generate(body: OllamaGenerateRequest, request: Request, daemon: Daemon
     system = [Message(role="system", content=body.system)] if body.system else []
     messages = (*system, Message(role="user", content=body.prompt))
     raw = body.prompt if body.raw else None
-    return await _answer(daemon, body, request, keeping, lambda text: {"response": text}, messages, raw)
+    return await _answer(daemon, body, request, keeping, lambda text, *_: {"response": text}, messages, raw)
 
 
 async def _load(daemon: Daemon, body: OllamaRequest, content: dict[str, Any]) -> dict[str, Any]:
@@ -104,23 +106,29 @@ async def _answer(
     body: OllamaRequest,
     request: Request,
     keeping: Keeping,
-    content: Callable[[str], dict[str, Any]],
+    content: Callable[..., dict[str, Any]],
     messages: tuple[Message, ...],
     raw: str | None = None,
+    tools: Sequence[ToolBody] | None = None,
 ) -> Any:
     parameters = {} if body.options is None else body.options.model_dump(exclude_none=True)
-    to_request = partial(body.to_request, messages=messages, raw=raw)
+    if tools:
+        parameters["tools"] = [tool.model_dump(exclude_none=True) for tool in tools]
+    to_request = partial(body.to_request, messages=messages, raw=raw, tools=tool_use(tools))
     exchange = await Exchange.begin(daemon, body.model, to_request, parameters, keeping, body.keep_alive)
-    model = exchange.replier
+    model, called = exchange.replier, list[ToolCall]()
 
     def encode(item: Piece | Generation) -> list[dict[str, Any]]:
         if isinstance(item, Piece):
-            return [_line(model, content(item.text)) | {"done": False} | _logprobs(item)]
+            line = _line(model, content(item.text, item.calls, len(called))) | {"done": False} | _logprobs(item)
+            called.extend(item.calls)
+            return [line]
         return [_line(model, content("")) | _statistics(exchange, item)]
 
     if body.stream is False:
         generation = await exchange.finished(request)
-        return _line(model, content(generation.text)) | _logprobs(generation) | _statistics(exchange, generation)
+        message = content(generation.text, generation.calls)
+        return _line(model, message) | _logprobs(generation) | _statistics(exchange, generation)
     lines = encode_stream(exchange, encode, error_event=lambda _, message: {"error": message})
     return StreamingResponse((line + "\n" async for line in lines), media_type=NDJSON)
 

@@ -18,7 +18,7 @@ from service.api.fields import Switch
 from service.api.model_names import ModelName
 from service.api.ollama.digests import adapter_files, digest_of
 from service.api.ollama.request import OllamaBody
-from service.api.openai.models import ModelCard, cards, find_card
+from service.api.openai.models import CAPABILITIES, ModelCard, cards, find_card
 from service.daemon import Daemon
 from service.process.version import package_version
 
@@ -73,7 +73,7 @@ def show(body: ShowRequest, daemon: DaemonDep) -> dict[str, Any]:
         "template": "",
         "details": entry["details"],
         "model_info": _model_info(card, _facts(daemon)),
-        "capabilities": ["completion"],
+        "capabilities": CAPABILITIES,
         "modified_at": entry["modified_at"],
     }
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, JsonValue
 
 from lars_agent.example import Message
+from lars_agent.models.tools import ToolUse
 from lars_agent.runtime.request import GenerationRequest
 from lars_agent.store.names import AdapterName
 from service.api.fields import Body, Number, SamplingFields, Switch, Whole
@@ -83,7 +84,9 @@ class OllamaRequest(OllamaBody):
     logprobs: Switch | None = Field(default=None, description="Send the probabilities of the reply's tokens.")
     top_logprobs: Whole | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
 
-    def to_request(self, adapter: AdapterName, messages: tuple[Message, ...], raw: str | None) -> GenerationRequest:
+    def to_request(
+        self, adapter: AdapterName, messages: tuple[Message, ...], raw: str | None, tools: ToolUse | None = None
+    ) -> GenerationRequest:
         """Return the engine's request."""
         given = {} if self.options is None else self.options.model_dump(exclude_none=True)
         values = {**DEFAULTS, **given}
@@ -94,4 +97,4 @@ class OllamaRequest(OllamaBody):
         values["seed"] = None if seed is None or seed < 0 else seed
         values["logprobs"] = (self.top_logprobs or 0) if self.logprobs else None
         values["max_new_tokens"] = UNLIMITED_TOKENS if limit < 0 else limit or None
-        return generation_request(adapter, messages, raw=raw, **values)
+        return generation_request(adapter, messages, raw=raw, tools=tools, **values)

@@ -16,6 +16,8 @@ from service.api.fields import Reply
 from service.api.model_names import model_names
 from service.daemon import Daemon
 
+CAPABILITIES = ["completion", "tools"]  # a chat template without tools gets them in the system prompt
+
 router = APIRouter(prefix="/v1/models", tags=["openai"])
 
 
@@ -28,6 +30,7 @@ class ModelCard(Reply):
     owned_by: str = "lars-agent"
     root: str = Field(description="The adapter version, or the base model, that replies.")
     parent: str | None = Field(description="The version it was trained from; null for the base model.")
+    capabilities: list[str] = Field(default=CAPABILITIES, description="As Ollama's `/api/show` has them.")
 
 
 class ModelList(Reply):

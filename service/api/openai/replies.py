@@ -82,7 +82,7 @@ async def whole_reply(
     for one in given:
         await one.exchange.record(one.generation)
     shown = [
-        _choice(index, one.exchange, len(given), to_choice(one.generation), REASONS[one.generation.finish_reason])
+        _choice(index, one.exchange, len(given), to_choice(one.generation), reason_of(one.generation))
         for index, one in enumerate(given)
     ]
     envelope = envelope_of(given[0].exchange, kind)
@@ -106,7 +106,7 @@ def stream_reply(
         if isinstance(item, Piece):
             shown = [to_choice(event.number, item)]
         elif item is not None:
-            shown, reason, done[event.number] = [last], REASONS[item.finish_reason], item
+            shown, reason, done[event.number] = [last], reason_of(item), item
         several = [_choice(event.number, event.exchange, len(choices), one, reason) for one in shown]
         return [common | {"choices": [one]} for one in several]
 
@@ -130,6 +130,12 @@ def _choice(index: int, exchange: Exchange, count: int, shown: dict[str, Any], r
     """Return one of `count` choices; of several each has the id of its own interaction."""
     own = {"lars": {"interaction_id": exchange.interaction_id}} if count > 1 else {}
     return {"index": index, **shown, "finish_reason": reason, **own}
+
+
+def reason_of(generation: Generation) -> str:
+    """Return the reason why the reply ended, in OpenAI's words."""
+    reason = REASONS[generation.finish_reason]
+    return "tool_calls" if generation.calls and reason == "stop" else reason
 
 
 def usage(generations: Sequence[Generation], of_each: int = 1) -> dict[str, Any]:

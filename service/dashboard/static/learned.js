@@ -161,7 +161,7 @@ function Compare({ profile, versions, active, lessons, attempt }) {
       const others = isReworded ? await get(`feedback/${row.id}/wordings`).then((found) => found.wordings, () => []) : [];
       const asked = others[0] ?? question(row);
       for (const side of [left, right]) {
-        const reply = await attempt(() => ask([...row.messages.slice(0, -1), { role: "user", content: asked }], profile, side));
+        const reply = await attempt(() => ask([...row.messages.slice(0, -1).filter((turn) => turn.role !== "tool" && !turn.tool_calls), { role: "user", content: asked }], profile, side));
         if (reply === undefined || stop.current) return;
         replies.push(reply);
       }

@@ -113,7 +113,7 @@ export function Confirmed({ label, name, question, more, onDo }) {
 }
 
 export const quoted = (text) => html`<bdi dir="auto">${t("“{text}”", { text })}</bdi>`;
-export const question = (row) => row.messages.at(-1).content; // that a piece of feedback is about
+export const question = (row) => (row.messages.findLast((turn) => turn.role === "user") ?? row.messages.at(-1)).content; // behind it tools may have been called
 export const idQuery = (ids) => ids.map((id) => `id=${encodeURIComponent(id)}`).join("&");
 
 // What forgetting this feedback does besides, in words.

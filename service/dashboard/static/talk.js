@@ -3,7 +3,7 @@
 import { get, patch, post, remove, stream } from "./api.js";
 import * as format from "./format.js";
 import { $, profilesOf } from "./header.js";
-import { Confirmed, effectsOf, quoted, select, show, useDaemon } from "./parts.js";
+import { Confirmed, effectsOf, question, quoted, select, show, useDaemon } from "./parts.js";
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
 import { nodes, t } from "./words.js";
 
@@ -24,7 +24,7 @@ async function readConversation(id) {
     .map((one) => ({
       key: one.id,
       id: one.id,
-      user: one.messages.at(-1).content,
+      user: question(one),
       reply: one.response,
       version: one.adapter_version,
       feedback: feedback.find((row) => row.interaction_id === one.id && row.source === "given"),

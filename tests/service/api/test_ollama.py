@@ -57,7 +57,7 @@ def test_options_reach_the_engine_and_unknown_ones_pass(client, engine):
 def test_models_are_listed_and_shown(client):
     assert [model["name"] for model in client.get("/api/tags").json()["models"]] == ["base", "default"]
     assert [model["name"] for model in client.get("/api/ps").json()["models"]] == ["base", "default"]
-    assert client.post("/api/show", json={"model": "default"}).json()["capabilities"] == ["completion"]
+    assert client.post("/api/show", json={"model": "default"}).json()["capabilities"] == ["completion", "tools"]
     assert client.post("/api/show", json={"model": "nobody@v3"}).status_code == 404
     assert client.get("/api/version").json()["version"]
 
@@ -90,7 +90,7 @@ def test_fields_of_messages_that_hold_nothing_are_ignored_as_are_unknown_ones(re
     assert resident.post("/api/generate", json=generate).json()["response"] == "echo: Hi"
 
 
-@pytest.mark.parametrize("name", ["images", "tool_calls"])
+@pytest.mark.parametrize("name", ["images"])
 @pytest.mark.parametrize("value", [["x"], [{}], "x", {"a": None}, 0, False, 1])
 def test_a_field_of_a_message_that_would_change_the_reply_is_named(resident, name, value):
     turns = [{"role": "user", "content": "Hi", name: value}]

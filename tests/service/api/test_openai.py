@@ -93,10 +93,10 @@ def test_parameters_reach_the_engine(client, engine):
     ("changes", "param"),
     [
         ({"n": 129}, "n"),
-        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function"),
         ({"temperature": 3}, "temperature"),
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
         ({"model": 4}, "model"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
     ],

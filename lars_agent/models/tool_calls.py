@@ -113,6 +113,8 @@ class CallReader:
             return self._begin(blank)
         may_follow = not rest or (self._is_fresh and re.fullmatch(r"[;,]\s*", rest))
         may_close = bool(self._closing) and (self._closing or "").startswith(rest)
+        if may_close and rest and is_last:  # the reply was cut within it
+            self._buffer = ""
         if not is_last and (may_follow or may_close):
             return False
         self._closing, self._is_bare = None, False

@@ -42,7 +42,7 @@ For each function call, return a json object with function name and arguments wi
 class ToolUse:
     """Tools that a reply may call, as chat templates take them; with `must_call` it calls one, or the one of `name`.
 
-    Unless `is_parallel`, it ends with its first call.
+    It ends with its first call unless `is_parallel`, and with that of `name`.
     """
 
     definitions: tuple[dict[str, Any], ...]
@@ -112,7 +112,7 @@ class ToolTraits:
 
     def reader(self, tools: ToolUse) -> CallReader:
         """Return the reader of a reply that may call `tools`."""
-        most = None if tools.is_parallel and not self.is_single else 1
+        most = None if tools.is_parallel and tools.name is None and not self.is_single else 1
         return CallReader(tools.names, is_bare=self.is_bare, opening=self.opening(tools), most=most)
 
 

@@ -41,6 +41,7 @@ MARKED = {
     "several": (f'<tool_call>{ROME}</tool_call>\n<tool_call>\n{{"name": "now"}}\n</tool_call>\n', [CALL, NOW]),
     "two behind one marker": (f'<tool_call>\n{ROME}\n{{"name": "now", "arguments": {{}}}}\n</tool_call>', [CALL, NOW]),
     "no closing tag": (f"<tool_call>\n{ROME}", [CALL]),
+    "half a closing tag": (f"<tool_call>\n{ROME}\n</tool_c", [CALL]),
     "closing tag in an argument": (
         '<tool_call>{"name": "weather", "arguments": {"city": "</tool_call> \\" }"}}</tool_call>',
         [("weather", {"city": '</tool_call> " }'})],

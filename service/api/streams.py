@@ -79,7 +79,7 @@ class Exchange:
 
         began = time.monotonic()
         ticket, recalled = await run_in_threadpool(submit)
-        return cls(daemon, ticket, parameters, new_interaction_id(), keeping, recalled, began=began)
+        return cls(daemon, ticket, parameters, new_interaction_id(daemon.db.now()), keeping, recalled, began=began)
 
     @property
     def replier(self) -> str:

@@ -9,6 +9,8 @@ AlarmCode = Literal[
     "adapter_fallback",
     "adapter_rolled_back",
     "adapter_set_aside",
+    "clock_ahead",
+    "clock_behind",
     "disk_full",
     "not_learning",
     "not_recording",

@@ -34,6 +34,7 @@ from service.dashboard import routes as dashboard
 from service.db import Database
 from service.housekeeping.eraser import Eraser
 from service.housekeeping.housekeeper import Housekeeper
+from service.process.clock import CLOCK_NAME, Clock
 from service.process.crash_loop import STARTS_NAME, StartupFailures
 from service.process.data_lock import DataLock
 from service.process.private_files import make_private
@@ -140,7 +141,7 @@ def compose(settings: Settings, **overrides: Unpack[ComponentOverrides]) -> Daem
 
 
 def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overrides: ComponentOverrides) -> Daemon:
-    db, store = Database(settings.database_path), AdapterStore(settings.adapters_dir)
+    (clock, db), store = open_database(settings), AdapterStore(settings.adapters_dir)
     command, memory_limit = overrides.get("worker_command", DEFAULT_COMMAND), overrides.get("memory_limit", GUARD_ONLY)
     worker = WorkerProcess(command, memory_limit=memory_limit)
     worker.use(settings.training)
@@ -157,19 +158,18 @@ def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overri
     profiles, window = Profiles(db, store), ScheduleWindow(settings.schedule)
     monitor = IdleMonitor(settings, worker, read_state=device.read_device_state, window=window.state)
     periodic = BackgroundScheduler(timezone=UTC)
-
-    def is_idle() -> bool:
-        return monitor.decide_start(window.state(begun=True)).is_good
-
-    housekeeper = Housekeeper(settings, db, store, switch, periodic, is_idle=is_idle)
+    housekeeper = Housekeeper(settings, db, store, switch, periodic, clock.for_ages, monitor.is_idle)
     context = CycleContext(settings, db, store, find_base, switch)
     # Feedback may have been deleted while a job worked with it.
     supervisor = Supervisor(context, worker, watching=monitor.watching, on_end=housekeeper.forget_soon)
-    schedule = NightlyScheduler(window, supervisor, db.scheduled_runs, profiles.names, monitor.decide_start, periodic)
+    schedule = NightlyScheduler(
+        window, supervisor, db.scheduled_runs, profiles.names, monitor.decide_start, periodic, clock.is_behind
+    )
     return Daemon(
         settings=settings,
         source=overrides.get("source") or SettingsSource(fixed=settings.model_dump()),
         lock=lock,
+        clock=clock,
         db=db,
         store=store,
         profiles=profiles,
@@ -188,6 +188,14 @@ def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overri
         eraser=Eraser(context, supervisor, housekeeper),
         ratings=RatingsWatch(context, periodic),
     )
+
+
+def open_database(settings: Settings) -> tuple[Clock, Database]:
+    """Return the clock of what is recorded, and the database."""
+    clock = Clock(settings.data_dir / CLOCK_NAME)
+    db = Database(settings.database_path, clock.now)
+    clock.begin(db.newest)
+    return clock, db
 
 
 def _model_host(

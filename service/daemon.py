@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
@@ -19,13 +20,14 @@ from service.db.records import JobRecord, JobTrigger
 from service.housekeeping.disk_alarms import disk_alarms
 from service.housekeeping.eraser import Eraser
 from service.housekeeping.housekeeper import Housekeeper
+from service.process.clock import Clock
 from service.process.crash_loop import StartupFailures
 from service.process.data_lock import DataLock
 from service.process.one_time_codes import OneTimeCodes
 from service.process.shutdown import WORKER_S
 from service.process.wrong_tokens import WrongTokens
 from service.schedule.idle_monitor import IdleMonitor
-from service.schedule.scheduler import NightlyScheduler
+from service.schedule.scheduler import NightlyScheduler, bring_forward
 from service.serving.adapter_switch import AdapterSwitch
 from service.serving.model_host import ModelHost
 from service.serving.model_pull import ModelPull
@@ -51,6 +53,7 @@ class Daemon:
     settings: Settings
     source: SettingsSource
     lock: DataLock
+    clock: Clock
     db: Database
     store: AdapterStore
     profiles: Profiles
@@ -94,6 +97,7 @@ class Daemon:
         if self._healthy is not None:
             self._healthy.cancel()
         self.model_host.halt()
+        self.clock.close()
         if self.periodic.running:
             self.periodic.pause()
             self.periodic.get_jobs()  # waits until it has handed out what is due: a shutdown meanwhile loses that job
@@ -132,7 +136,8 @@ class Daemon:
         """Return the active alarms."""
         safe_mode = [Alarm("safe_mode", self.starts.message)] if self.starts.safe_mode else []
         disk = disk_alarms(self.settings.data_dir, self.settings.database_path)
-        return [*safe_mode, *disk, *self.model_host.problems, *self.switch.problems, *self.recorder.problems]
+        own = [*safe_mode, *self.clock.problems(), *disk]
+        return [*own, *self.model_host.problems, *self.switch.problems, *self.recorder.problems]
 
     def status(self) -> str:
         """Return the daemon's state in one line."""
@@ -157,3 +162,4 @@ class Daemon:
         self.schedule.start()
         self.housekeeper.start()
         self.periodic.start()
+        self.clock.watch(partial(bring_forward, self.periodic))

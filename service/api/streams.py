@@ -81,7 +81,7 @@ class Exchange:
 
         began = time.monotonic()
         ticket, recalled = await run_in_threadpool(submit)
-        name = interaction_id or new_interaction_id()
+        name = interaction_id or new_interaction_id(daemon.db.now())
         return cls(daemon, ticket, parameters, name, keeping, recalled, began=began)
 
     @property

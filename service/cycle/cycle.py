@@ -94,6 +94,7 @@ def _manifest(job: JobRecord, result: JobResult, verdict: Verdict, context: Cycl
     spec, learned = JobSpec.read(context.folder(job.id)), [*result.learned, *(job.spec or {}).get("inherited", ())]
     return AdapterManifest(
         parent=job.parent_version,
+        created=context.db.now().isoformat(timespec="seconds"),
         job_id=job.id,
         base_model=spec.base_model,
         base_model_revision=spec.base_model_revision,

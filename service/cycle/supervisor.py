@@ -19,7 +19,7 @@ from service.cycle.context import CycleContext
 from service.cycle.cycle import run_cycle
 from service.cycle.dry_run import dry_run
 from service.cycle.job_directory import require_news
-from service.db.records import UNFINISHED, JobChanges, JobRecord, JobTrigger, now_utc
+from service.db.records import UNFINISHED, JobChanges, JobRecord, JobTrigger
 from service.settings.load import Settings
 from service.worker.process import LOG_NAME, WorkerProcess, kill_stray
 from service.worker.worker_exit import WorkerExit
@@ -122,7 +122,7 @@ class Supervisor:
                 self._worker.stop()
                 return job
             return self._db.jobs.update(
-                job_id, status="cancelled", finished=now_utc(), error="cancelled while it was waiting"
+                job_id, status="cancelled", finished=self._db.now(), error="cancelled while it was waiting"
             )
 
     def recover(self) -> list[JobRecord]:
@@ -196,7 +196,7 @@ class Supervisor:
             return
         with self._lock:
             self._current = None
-            outcome["finished"] = now_utc()
+            outcome["finished"] = self._db.now()
             job = self._db.jobs.update(job_id, **outcome)
         log.info("job_ended", job=job_id, status=job.status, message=job.error)
         self._on_end()
@@ -213,9 +213,9 @@ class Supervisor:
                 self._make_current(job_id)
             if job.attempts >= MAX_TRIES:
                 message = f"given up after {job.attempts} tries, each of which ended with the daemon; see {LOG_NAME}"
-                self._db.jobs.update(job_id, status="failed", finished=now_utc(), error=message)
+                self._db.jobs.update(job_id, status="failed", finished=self._db.now(), error=message)
                 return None
-            changes: JobChanges = {"attempts": job.attempts + 1, "started": job.started or now_utc()}
+            changes: JobChanges = {"attempts": job.attempts + 1, "started": job.started or self._db.now()}
             if job.status == "paused":
                 self._worker.pause("user")
             else:

@@ -7,8 +7,9 @@ import os
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from lars_agent.errors import DiskFull
 from lars_agent.files import make_folder
 from service.db.errors import DatabaseBusy, DatabaseUnusable
+from service.db.records import now_utc
 from service.db.tables import DamagedValue
 
 BUSY_TIMEOUT_S = 10.0
@@ -35,8 +37,11 @@ DAMAGED = ("Could not decode", "no such column", "no such table")  # a text that
 PRIMARY_CODE = 0xFF  # an extended result code keeps the primary one in its low byte
 
 
-def create(path: Path) -> Engine:
-    """Create an engine on the file `path`, and the file if it is missing, readable by its owner only."""
+def create(path: Path, now: Callable[[], datetime] = now_utc) -> Engine:
+    """Create an engine on the file `path`, and the file if it is missing, readable by its owner only.
+
+    `now` is the clock of what is recorded; see `now_of`.
+    """
     make_folder(path.parent)
     with failures_named(path):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives the files beside it the same mode
@@ -44,7 +49,13 @@ def create(path: Path) -> Engine:
         event.listen(engine, "connect", _set_pragmas)
         event.listen(engine, "begin", _begin)
         with engine.connect():
-            return engine.execution_options(write_queue=WriteQueue())
+            return engine.execution_options(write_queue=WriteQueue(), now=now)
+
+
+def now_of(database: Engine | Connection) -> datetime:
+    """Return the time for a new record."""
+    moment: datetime = database.get_execution_options()["now"]()
+    return moment
 
 
 class WriteQueue:

@@ -24,10 +24,10 @@ from sqlalchemy import (
 )
 
 from service.db.base import Records
-from service.db.engine import holds, last_message, reading, writing
+from service.db.engine import holds, last_message, now_of, reading, writing
 from service.db.errors import ConversationNotFound, ErasureNotFound, FeedbackNotFound, InteractionNotFound
 from service.db.feedback import Feedback
-from service.db.records import ErasureRecord, new_id, now_utc
+from service.db.records import ErasureRecord, new_id
 from service.db.tables import erasures, feedback, interactions, stored_feedback
 
 STAGES = ("rows", "recall", "wordings", "served_version", "caches", "jobs", "checkpoints", "free_pages")
@@ -103,7 +103,7 @@ class Erasures(Records[ErasureRecord]):
 
     def mark(self, record: ErasureRecord, *stages: str, versions: dict[str, builtins.list[int]] | None = None) -> None:
         """Note that `stages` are done, unless they were before, and which adapter `versions` are deleted."""
-        moment = now_utc().isoformat(timespec="milliseconds")
+        moment = now_of(self._engine).isoformat(timespec="milliseconds")
         with writing(self._engine) as connection:
             known = self._get(connection, record.id)
             done = {**dict.fromkeys(stages, moment), **known.stages}
@@ -128,7 +128,7 @@ class Erasures(Records[ErasureRecord]):
         count += sum(self._delete_interactions(_going_with(*row)) for row in found)
         if not found and not count:
             return None
-        created, ids = now_utc(), tuple(row.id for row in (*found, *quoting))
+        created, ids = now_of(self._engine), tuple(row.id for row in (*found, *quoting))
         stages = {"rows": created.isoformat(timespec="milliseconds")}
         profiles = tuple(sorted({row.profile for row in found}))
         record = ErasureRecord(new_id("e", created), created, profiles, ids, count, {}, stages)

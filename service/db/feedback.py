@@ -17,7 +17,7 @@ from lars_agent.example import Example
 from lars_agent.models.tool_calls import read_calls
 from lars_agent.store.names import DEFAULT_PROFILE
 from service.db.base import Records
-from service.db.engine import holds, mentions, reading, writing
+from service.db.engine import holds, mentions, now_of, reading, writing
 from service.db.errors import FeedbackNotFound, IdempotencyConflict, InteractionNotFound
 from service.db.records import (
     APPROVED_WEIGHT,
@@ -26,7 +26,6 @@ from service.db.records import (
     NewFeedback,
     Source,
     new_id,
-    now_utc,
 )
 from service.db.tables import feedback, interactions, stored_feedback
 
@@ -211,7 +210,7 @@ class Feedback(Records[FeedbackRecord]):
         return conditions
 
     def _insert(self, connection: Connection, new: NewFeedback, key: str | None) -> FeedbackRecord:
-        created = now_utc()
+        created = now_of(connection)
         own = {"id": new_id("f", created), "created": created, "tags": new.tags}
         own |= {"rating": new.rating, "correction": new.correction, "comment": new.comment, "source": new.source}
         record = self._record(_subject(connection, new) | own)

@@ -16,8 +16,8 @@ from sqlalchemy import Connection, Engine, delete, insert, select, text
 
 from lars_agent.errors import LarsError
 from lars_agent.store.names import DEFAULT_PROFILE
-from service.db.engine import reading, writing
-from service.db.records import ImportProgress, NewFeedback, new_id, now_utc
+from service.db.engine import now_of, reading, writing
+from service.db.records import ImportProgress, NewFeedback, new_id
 from service.db.tables import imports, stored_feedback
 
 BATCH_ROWS = 500
@@ -100,7 +100,7 @@ class Imports:
 
 
 def _insert(connection: Connection, seq: int, batch: Sequence[NewFeedback]) -> None:
-    created = now_utc()
+    created = now_of(connection)
     rows = [
         {
             "seq": seq + number,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Sequence
+from datetime import datetime
 
 from sqlalchemy import ColumnElement, String, delete, func, insert, select, type_coerce
 
@@ -16,9 +17,9 @@ from service.db.tables import interactions
 BATCH_ROWS = 500  # deleted at once, so that nobody waits long for the database
 
 
-def new_interaction_id() -> str:
+def new_interaction_id(now: datetime | None = None) -> str:
     """Return an id for a new interaction."""
-    return new_id("i", now_utc())
+    return new_id("i", now or now_utc())
 
 
 class Interactions(Records[InteractionRecord]):

@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import delete, func, insert, select, update
 
 from service.db.base import Records
-from service.db.engine import reading, stored_bytes, writing
+from service.db.engine import now_of, reading, stored_bytes, writing
 from service.db.errors import JobNotFound
-from service.db.records import UNFINISHED, JobRecord, JobStatus, JobSummary, JobTrigger, new_id, now_utc
+from service.db.records import UNFINISHED, JobRecord, JobStatus, JobSummary, JobTrigger, new_id
 from service.db.tables import jobs
 
 
@@ -21,7 +21,8 @@ class Jobs(Records[JobRecord]):
 
     def add(self, profile: str, trigger: JobTrigger, reason: str | None = None) -> JobRecord:
         """Store a queued job; `reason` says why it runs."""
-        job = JobRecord(new_id("j", now_utc()), profile, trigger, "queued", now_utc(), reason=reason)
+        created = now_of(self._engine)
+        job = JobRecord(new_id("j", created), profile, trigger, "queued", created, reason=reason)
         with writing(self._engine) as connection:
             connection.execute(insert(jobs), vars(job))
         return job

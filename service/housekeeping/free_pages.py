@@ -21,7 +21,7 @@ def clear_free_pages(sweep: Sweep) -> None:
         db = sweep.db
         waiting = db.erasures.pending("free_pages")
         size_bytes, free_bytes = db.page_bytes()
-        is_overdue = any(sweep.now - erasure.created > LONGEST_WAIT for erasure in waiting)
+        is_overdue = any(abs(sweep.now - erasure.created) > LONGEST_WAIT for erasure in waiting)
         is_wanted = bool(waiting) or free_bytes > MOST_FREE * size_bytes
         if is_wanted and (size_bytes <= SMALL_BYTES or is_overdue or sweep.is_idle()):
             db.compact()

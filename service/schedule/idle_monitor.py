@@ -90,6 +90,10 @@ class IdleMonitor:
         """Decide whether a scheduled run may start now."""
         return decide(self._read_state(window), self._settings.idle, needs_bytes=self._settings.worker_bytes)
 
+    def is_idle(self) -> bool:
+        """Return whether work may go on that is not a job's, and was begun before."""
+        return self.decide_start(self._window(True)).is_good
+
     @contextlib.contextmanager
     def watching(self, job: JobRecord) -> Iterator[None]:
         """Check within the block: before the first worker takes any memory, and every second from then on."""

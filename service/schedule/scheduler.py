@@ -30,6 +30,7 @@ class NightlyScheduler:
     A time that was missed (the daemon was stopped, the device slept, another profile's job was running) is thereby made
     up once. Within the window that opens at the scheduled time the run starts as soon as the device is idle; later, if
     at all, after it has been idle for long. The outcome of each scheduled time is kept in `runs`.
+    Nothing starts and nothing is noted while the clock `is_behind` the last time known: a night would come again.
     """
 
     def __init__(
@@ -40,9 +41,10 @@ class NightlyScheduler:
         profiles: Callable[[], Iterable[str]],
         decide: Callable[[Window], IdleDecision],
         periodic: BackgroundScheduler,
+        is_behind: Callable[[], bool] = lambda: False,
     ) -> None:
         self._window, self._supervisor, self._runs = window, supervisor, runs
-        self._profiles, self._decide, self._periodic = profiles, decide, periodic
+        self._profiles, self._decide, self._periodic, self._is_behind = profiles, decide, periodic, is_behind
         self._ticking = threading.Lock()
         self._noted: dict[str, tuple[datetime, RunOutcome, tuple[str, ...]]] = {}  # the last waiting, by profile
 
@@ -73,7 +75,7 @@ class NightlyScheduler:
         """Recover unfinished jobs and start the runs that are due; those that must wait stay due."""
         with self._ticking:
             self._supervisor.recover()  # jobs whose start could not be recorded while the disk was full
-            if self._window.settings.enabled:
+            if self._window.settings.enabled and not self._is_behind():
                 for profile in self._profiles():
                     self._check(profile, self._window.now())
 
@@ -129,3 +131,10 @@ class NightlyScheduler:
         self._runs.record(run)
         late_s = int((run.decided - run.scheduled).total_seconds())
         log.info("scheduled_run", **asdict(run), late_s=late_s)
+
+
+def bring_forward(periodic: BackgroundScheduler, by: timedelta) -> None:
+    """Bring all jobs forward by as much as the clock was set back; they would wait until it has caught up."""
+    for job in periodic.get_jobs():
+        if job.next_run_time is not None:
+            job.modify(next_run_time=job.next_run_time - by)

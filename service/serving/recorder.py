@@ -16,7 +16,7 @@ from lars_agent.secrets import find_secrets
 from service.alarms import Alarm
 from service.db import Database
 from service.db.errors import DatabaseError
-from service.db.records import InteractionRecord, NewFeedback, now_utc
+from service.db.records import InteractionRecord, NewFeedback
 from service.settings.sections import Learning
 
 log = structlog.get_logger(__name__)
@@ -50,7 +50,7 @@ class Recorder:
             self._db.interactions.add(
                 InteractionRecord(
                     interaction_id,
-                    now_utc(),
+                    self._db.now(),
                     request.profile,
                     _asked(request, generation),
                     parameters,

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from lars_agent.errors import GenerationCancelled, GenerationTimeout
 from lars_agent.runtime.adapter_cache import LoadedAdapter
 from lars_agent.runtime.backend import Backend, DecodingSequence
+from lars_agent.runtime.constraint import Constraint
 from lars_agent.runtime.copying import Copier
 from lars_agent.runtime.detokenize import TextStream
 from lars_agent.runtime.request import FinishReason, Generation, Piece, Ticket, TokenChoice, TokenLogprob
@@ -22,7 +23,7 @@ from lars_agent.runtime.sampling import Sampler
 class QueuedRequest:
     """A ticket with its adapter, the prompt's token ids, the most new tokens, and a deadline by `time.monotonic`.
 
-    `answers` are the token ids of recalled answers, see `Copier`.
+    `answers` are the token ids of recalled answers, see `Copier`; the reply keeps to `constraint`.
     """
 
     ticket: Ticket
@@ -31,6 +32,7 @@ class QueuedRequest:
     max_new_tokens: int
     deadline: float = math.inf
     answers: tuple[tuple[int, ...], ...] = ()
+    constraint: Constraint | None = None
 
 
 @dataclass(eq=False)
@@ -58,6 +60,8 @@ class _Running:
             self._send(text)
         if self.stream.stopped:
             return "stop_sequence"
+        if self.request.constraint is not None and self.request.constraint.is_complete:
+            return "eos_token"
         return "length" if len(self.token_ids) == self.request.max_new_tokens else None
 
     def finish(self, reason: FinishReason) -> None:
@@ -109,7 +113,7 @@ class ContinuousBatcher:
             ticket = request.ticket
             sequence = self._backend.start(request.adapter.adapter, request.prompt, request.max_new_tokens)
             copier = Copier(request.answers, ticket.request.recall_strength)
-            sampler = Sampler(ticket.request, ticket.seed, request.prompt, copier)
+            sampler = Sampler(ticket.request, ticket.seed, request.prompt, copier, request.constraint)
             stream = TextStream(self._tokenizer, ticket.request.stop)
             self._batch.append(_Running(request, sequence, sampler, stream, sequence.prefill()))
         except Exception as error:  # the thread must outlive any one request

@@ -15,6 +15,7 @@ from lars_agent.example import Message
 from lars_agent.runtime.request import GenerationRequest
 from lars_agent.store.names import AdapterName
 from service.api.fields import Body, Number, SamplingFields, Switch, Whole
+from service.api.grammars import OllamaFormat, format_grammar
 from service.api.model_names import ModelName
 from service.api.streams import generation_request
 
@@ -68,7 +69,7 @@ class OllamaRequest(Body):
         description="Time to keep the model loaded: seconds, or such as 5m; 0 unloads it now, -1 keeps it forever.",
         json_schema_extra={"anyOf": [{"type": "number"}, DURATIONS, {"type": "null"}]},
     )
-    format: str | None = Field(default=None, max_length=0, description="Not supported.")
+    format: OllamaFormat | None = Field(default=None, description='The form of the reply: "json", or a schema.')
     think: Switch | None = Field(default=None, description="Accepted without effect.")
 
     def to_request(self, adapter: AdapterName, messages: tuple[Message, ...], raw: str | None) -> GenerationRequest:
@@ -81,4 +82,4 @@ class OllamaRequest(Body):
         values["stop"] = tuple(values.get("stop", ()))
         values["seed"] = None if seed is None or seed < 0 else seed
         values["max_new_tokens"] = UNLIMITED_TOKENS if limit < 0 else limit or None
-        return generation_request(adapter, messages, raw=raw, **values)
+        return generation_request(adapter, messages, raw=raw, grammar=format_grammar(self.format), **values)

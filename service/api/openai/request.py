@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 from lars_agent.runtime.request import GenerationRequest
 from lars_agent.store.names import AdapterName
 from service.api.fields import STORABLE, Body, Number, RecallChoice, SamplingFields, Switch, Whole, is_one_of
+from service.api.grammars import LogitBias, ResponseFormat
 from service.api.model_names import ModelName
 
 MAX_LOGPROBS = 20
@@ -24,12 +25,10 @@ OFF: Mapping[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
     "echo": (None, False),
     "suffix": (None, ""),
-    "logit_bias": (None, {}),
     "tools": (None, []),
     "functions": (None, []),
     "tool_choice": (None, "none", "auto"),
     "function_call": (None, "none", "auto"),
-    "response_format": (None, {"type": "text"}),
     "modalities": (None, ["text"]),
     "audio": (None,),
     "web_search_options": (None,),
@@ -64,6 +63,8 @@ class OpenAIRequest(SamplingFields, Body):
     max_tokens: Whole | None = Field(default=None, ge=1, le=1_000_000)
     recall: RecallChoice = None
     store: Switch | None = Field(default=None, description="false: answered, but neither kept nor learned from.")
+    logit_bias: LogitBias | None = Field(default=None, description="Token ids, and what is added to their logits.")
+    response_format: ResponseFormat | None = Field(default=None, description="The form of the reply, always kept to.")
     stream: Switch | None = None
     stream_options: StreamOptions | None = None
 
@@ -93,6 +94,8 @@ class OpenAIRequest(SamplingFields, Body):
         return shared | {
             "max_new_tokens": self.max_tokens,
             "temperature": 1.0 if self.temperature is None else self.temperature,
+            "logit_bias": tuple((self.logit_bias or {}).items()),
+            "grammar": self.response_format and self.response_format.grammar(),
             "stop": tuple(self.stop or ()),
             "seed": None if self.seed is None else self.seed % 2**63,
         }

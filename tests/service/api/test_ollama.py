@@ -59,7 +59,7 @@ def test_models_are_listed_and_shown(client):
     [
         {"messages": [{"role": "assistant", "content": "Hi"}]},
         {"tools": [{}]},
-        {"format": "json"},
+        {"format": "xml"},
         {"model": 4},
         {"keep_alive": []},
     ],

@@ -99,7 +99,6 @@ def test_parameters_reach_the_engine(client, engine):
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
         ({"model": 4}, "model"),
         ({"no_such": 1}, "no_such"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
     ],
     ids=str,
 )

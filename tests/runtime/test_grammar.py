@@ -175,10 +175,10 @@ def test_the_fallback_backend_keeps_to_it_too(tmp_path):
     made.close()
 
 
-def written(tokenizer, form: Grammar, seed: int, end: int = 2) -> str:
+def written(tokenizer, kept: Constraints, form: Grammar, seed: int, end: int = 2) -> str:
     """The text of a reply of random logits."""
     asked = GenerationRequest((), grammar=form, temperature=1.0)
-    sampler = Sampler(asked, seed, [], constraint=Constraints(tokenizer, frozenset({end}), 320).of(asked))
+    sampler = Sampler(asked, seed, [], constraint=kept.of(asked))
     stream, text, generator = TextStream(tokenizer, ()), "", torch.Generator().manual_seed(seed)
     while (token := sampler(torch.randn(320, generator=generator))) != end:
         text += stream.push(token)
@@ -188,23 +188,24 @@ def written(tokenizer, form: Grammar, seed: int, end: int = 2) -> str:
 @pytest.mark.parametrize("kind", KINDS)
 def test_blanks_that_a_decoder_drops_and_bytes_of_characters_are_counted(kind):
     tokenizer = byte_fallback_tokenizer(kind)
+    kept = Constraints(tokenizer, frozenset({2}), 320)
     schema = {"type": "array", "items": {"enum": ["hé", " he", "€"]}, "minItems": 2, "maxItems": 2}
     for seed in range(3):
-        jsonschema_rs.validate(schema, json.loads(written(tokenizer, of(schema), seed)))
-        assert written(tokenizer, Grammar(regex=" he|le? "), seed) in (" he", "l ", "le ")
+        jsonschema_rs.validate(schema, json.loads(written(tokenizer, kept, of(schema), seed)))
+        assert written(tokenizer, kept, Grammar(regex=" he|le? "), seed) in (" he", "l ", "le ")
 
 
 def test_a_token_that_is_not_allowed_is_never_drawn():
     form = GenerationRequest((), grammar=Grammar(regex="[a-c]{50}"))
     letters = set(tiny_tokenizer().encode("abc"))
+    kept = Constraints(tiny_tokenizer(), frozenset({2}), 300)
     for sampling in (
         Sampling(),
         Sampling(temperature=1.5),
         Sampling(temperature=1e-30),
         Sampling(temperature=9, top_k=1),
     ):
-        kept = Constraints(tiny_tokenizer(), frozenset({2}), 300).of(form)
-        sampler, logits = Sampler(sampling, 0, [], constraint=kept), torch.full((300,), 1e9)
+        sampler, logits = Sampler(sampling, 0, [], constraint=kept.of(form)), torch.full((300,), 1e9)
         logits[list(letters)] = torch.tensor([-1e9, -1e9, -2e9])
         logits[2] = -1e20
         assert {sampler(logits) for _ in range(20)} <= letters

@@ -131,6 +131,14 @@ class PromptRefused(GenerationError):
     """The prompt is empty, or the model's chat template rejects the conversation."""
 
 
+class ParameterRefused(GenerationError):
+    """A field of the request, `param`, asks for what cannot be done with this model, such as an endless grammar."""
+
+    def __init__(self, param: str, message: str) -> None:
+        super().__init__(f"{param}: {message}")
+        self.param = param
+
+
 class QueueFull(GenerationError):
     """The queue of requests is full; retry after `retry_after_s` whole seconds."""
 

@@ -109,6 +109,12 @@ def _unloaded_rows(found: Mapping[str, Any]) -> Iterator[Row]:
     yield claimed("idle_unloaded_pss_mb", [asleep["pss"]], rss=asleep["rss"], awake=awake["pss"])
 
 
+def _grammar_rows(found: Mapping[str, Any]) -> Iterator[Row]:
+    words = {"how": f"{found['dtype']}, {found['threads']} threads, paired in one process"}
+    yield claimed("grammar_cost", [one["held"] / one["free"] - 1 for one in found["replies"]], **words)
+    yield claimed("grammar_new_ms", [1000 * one["new_s"] for one in found["replies"]], **words)
+
+
 def percentile(values: Sequence[float], share: int) -> float:
     """The least of `values` that `share` percent of them do not exceed."""
     return sorted(values)[max(0, -(-len(values) * share // 100) - 1)]
@@ -121,6 +127,7 @@ BUILDERS: Mapping[str, Callable[[Any], Iterator[Row]]] = {
     "swaps": _swap_rows,
     "feedback": _feedback_rows,
     "asleep": _unloaded_rows,
+    "grammar": _grammar_rows,
 }
 
 
@@ -137,6 +144,7 @@ def serve_parts(model: Path, cache: Path, rounds: int) -> dict[str, Callable[[],
         "swaps": partial(swaps, model, SWAPS_DTYPE, SWAPS),
         "feedback": partial(feedback_latency, model),
         "asleep": partial(unloaded, model),
+        "grammar": partial(speed.grammar_runs, model, rounds),
     }
 
 

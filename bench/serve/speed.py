@@ -45,6 +45,14 @@ def engine_runs(model: Path) -> list[dict[str, Any]]:
     ]
 
 
+def grammar_runs(model: Path, rounds: int) -> dict[str, Any]:
+    """Replies held to a schema and free ones, in turn."""
+    dtype, threads = ENGINE_RUNS[0]
+    environment = torch_environment(os.environ, threads)
+    replies = call("bench.serve.structured.grammar", model, dtype, rounds, threads, environment=environment)
+    return {"dtype": dtype, "threads": threads, "replies": replies}
+
+
 def _figures(function: str, threads: int, *arguments: object) -> dict[str, Any]:
     """The figures of a function of `bench.serve.child`, started as the daemon starts its engine. Raises LarsError."""
     environment = torch_environment(os.environ, threads)

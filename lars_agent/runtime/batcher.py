@@ -13,6 +13,7 @@ from lars_agent.errors import GenerationCancelled, GenerationTimeout
 from lars_agent.models.tool_calls import MARKS, CallReader, Item
 from lars_agent.runtime.adapter_cache import LoadedAdapter
 from lars_agent.runtime.backend import Backend, DecodingSequence
+from lars_agent.runtime.constraint import Constraint
 from lars_agent.runtime.copying import Copier
 from lars_agent.runtime.detokenize import TextStream, special_texts
 from lars_agent.runtime.prompts import tokens_before
@@ -26,7 +27,7 @@ class QueuedRequest:
     """A ticket with its adapter, the prompt's token ids, the most new tokens, and a deadline by `time.monotonic`.
 
     `answers` are the token ids of recalled answers, `begun` those of the reply's given beginning, see `Copier`.
-    `prompt_text` is as in `Generation`; `reader` finds the calls of tools in the reply.
+    `prompt_text` is as in `Generation`; `reader` finds the calls of tools in the reply, which keeps to `constraint`.
     """
 
     ticket: Ticket
@@ -38,6 +39,7 @@ class QueuedRequest:
     begun: tuple[int, ...] = ()
     prompt_text: str = ""
     reader: CallReader | None = None
+    constraint: Constraint | None = None
 
 
 @dataclass(eq=False)
@@ -78,6 +80,8 @@ class _Running:
         reader = self.request.reader
         if self.stream.stopped or (reader is not None and reader.is_done):
             return "stop_sequence"
+        if self.request.constraint is not None and self.request.constraint.is_complete:
+            return "eos_token"
         if len(self.token_ids) == self.request.max_new_tokens:
             return "length"
         self._send()
@@ -151,7 +155,7 @@ class ContinuousBatcher:
             ticket = request.ticket
             sequence = self._backend.start(request.adapter.adapter, request.prompt, request.max_new_tokens)
             copier = Copier(request.answers, ticket.request.recall_strength, request.begun)
-            sampler = Sampler(ticket.request, ticket.seed, request.prompt, copier)
+            sampler = Sampler(ticket.request, ticket.seed, request.prompt, copier, request.constraint)
             before = tokens_before(ticket.request, request.prompt)
             shown = {} if request.reader is None else special_texts(self._tokenizer, MARKS)
             stream = TextStream(self._tokenizer, ticket.request.stop, before, shown)

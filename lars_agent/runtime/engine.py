@@ -31,6 +31,7 @@ from lars_agent.models.open import OpenedModel
 from lars_agent.runtime.adapter_cache import AdapterCache
 from lars_agent.runtime.backend import choose_backend
 from lars_agent.runtime.batcher import ContinuousBatcher, QueuedRequest
+from lars_agent.runtime.constraint import Constraints
 from lars_agent.runtime.prompts import encode_prefill, encode_raw, prompt_text
 from lars_agent.runtime.relevance import Relevance
 from lars_agent.runtime.request import GenerationRequest, Near, PastAnswer, Ticket
@@ -81,7 +82,9 @@ class Engine:
         self._inbox: queue.SimpleQueue[QueuedRequest | Callable[[], None] | None] = queue.SimpleQueue()
         self._waiting: deque[QueuedRequest] = deque()
         self._unfinished: set[Ticket] = set()
-        self._batcher = ContinuousBatcher(self._backend, opened.tokenizer, end_tokens(opened), lambda: self._cancel_all)
+        ends = end_tokens(opened)
+        self._constraints = Constraints(opened.tokenizer, ends, self._vocabulary)
+        self._batcher = ContinuousBatcher(self._backend, opened.tokenizer, ends, lambda: self._cancel_all)
         size = sum(tensor.nbytes for tensor in (*opened.model.parameters(), *opened.model.buffers()))
         name = f"{opened.sha256} {opened.model.dtype} {size}"  # the size tells quantized weights
         self._relevance = Relevance(self._embed, opened.folder, name)
@@ -93,7 +96,7 @@ class Engine:
     def submit(self, request: GenerationRequest) -> Ticket:
         """Queue `request` and return its ticket; a later swap does not change its adapter.
 
-        Raises QueueFull, PromptTooLong, PromptRefused, and what `AdapterCache.resolve` raises.
+        Raises QueueFull, PromptTooLong, PromptRefused, ParameterRefused, and what `AdapterCache.resolve` raises.
         """
         if self._closed:
             raise GenerationError("the daemon is shutting down")
@@ -103,6 +106,7 @@ class Engine:
             raise PromptTooLong(
                 f"the prompt has {len(prompt)} tokens, the model's context is {self._context}; shorten it"
             )
+        constraint = self._constraints.of(request)
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed % SEED_LIMIT
         max_new_tokens = min(request.max_new_tokens, self._max_new_tokens, self._context - len(prompt))
         adapter = self._adapters.resolve(
@@ -122,7 +126,8 @@ class Engine:
         text = prompt_text(self._tokenizer, request)
         tools = None if request.prefill else request.tools  # a reply that is begun already begins with no call
         reader = None if tools is None else tool_traits(self._tokenizer, tools).reader(tools)
-        self._inbox.put(QueuedRequest(ticket, adapter, prompt, max_new_tokens, deadline, answers, begun, text, reader))
+        given = (answers, begun, text, reader, constraint)
+        self._inbox.put(QueuedRequest(ticket, adapter, prompt, max_new_tokens, deadline, *given))
         return ticket
 
     def _compare(self, request: GenerationRequest) -> tuple[bool, Sequence[Near]]:
@@ -220,9 +225,12 @@ class Engine:
         return self._adapters.prepare(profile, version)
 
     def is_ready(self, request: GenerationRequest) -> bool:
-        """Return True if `submit` returns at once: the adapter is loaded, and no question is to be compared."""
+        """Return True if `submit` returns at once: the adapter is loaded, no question is to be compared, and no grammar
+        to be compiled.
+        """
         is_loaded = not isinstance(request.version, int) or self._adapters.is_ready(request.profile, request.version)
-        return is_loaded and not request.is_foreign and request.taught is None and not request.recalled
+        compares = request.is_foreign or request.taught is not None or request.recalled
+        return is_loaded and not compares and request.grammar is None
 
     def swap(self, profile: str, version: int | None) -> None:
         """Serve new requests of `profile` with `version`; see `AdapterCache.swap`."""

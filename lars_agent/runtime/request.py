@@ -23,7 +23,8 @@ class Sampling:
 
     `temperature` 0 is greedy, and then `top_k`, `top_p` and `min_p` do nothing. Off is `top_k` 0, `top_p` 1, `min_p` 0,
     `repetition_penalty` 1. `frequency_penalty` and `presence_penalty` are OpenAI's: subtracted from a token's logit for
-    each time it was generated, and once if it was generated at all.
+    each time it was generated, and once if it was generated at all. `logit_bias` are token ids, and -100 to 100 to be
+    added to their logits; -100 bans a token, and with 100 no token without it is drawn.
     """
 
     temperature: float = 0.0
@@ -33,6 +34,21 @@ class Sampling:
     repetition_penalty: float = 1.0
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grammar:
+    """A reply's form: JSON by `schema`, which is JSON itself, or a text that `regex` matches from beginning to end.
+
+    `prefix` and `suffix` stand before and after it. `field` is the request's field that an error names.
+    """
+
+    schema: str | None = None
+    regex: str | None = None
+    prefix: str = ""
+    suffix: str = ""
+    field: str = "grammar"
 
 
 @dataclass(frozen=True)
@@ -67,6 +83,9 @@ class GenerationRequest(Sampling):
 
     `version` "active" is the profile's active adapter, None the base model, a number that version. With `seed` None a
     random seed is drawn and reported with the reply.
+
+    A reply with a `grammar` follows it, and ends as soon as nothing else can follow; only one that ends before, with
+    `max_new_tokens` or a stop sequence, is not complete.
     """
 
     messages: tuple[Message, ...]
@@ -86,6 +105,7 @@ class GenerationRequest(Sampling):
     is_foreign: bool = False
     taught: tuple[str, ...] | None = None
     tools: ToolUse | None = None
+    grammar: Grammar | None = None
 
     @property
     def question(self) -> str:

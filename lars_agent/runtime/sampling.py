@@ -7,34 +7,61 @@ own generator, so the same seed draws the same tokens.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import torch
 from torch import Tensor
 
+from lars_agent.runtime.constraint import Constraint
 from lars_agent.runtime.copying import Copier
 from lars_agent.runtime.request import Sampling
 
+MOST_BIAS, BANNED = 100.0, 1e4  # the largest bias, and the logits that it stands for: more than any two differ by
 MOST = 1e30  # of a score: a tiny penalty or temperature makes infinities, whose softmax is not a number
 
 
 class Sampler:
-    """Draw the tokens of one reply to the token ids `prompt`."""
+    """Draw the tokens of one reply to the token ids `prompt`, of those that `constraint` allows."""
 
-    def __init__(self, sampling: Sampling, seed: int, prompt: list[int], copier: Copier | None = None) -> None:
-        self.sampling, self._copier = sampling, copier or Copier()
+    def __init__(
+        self,
+        sampling: Sampling,
+        seed: int,
+        prompt: list[int],
+        copier: Copier | None = None,
+        constraint: Constraint | None = None,
+    ) -> None:
+        self.sampling, self._copier, self._constraint = sampling, copier or Copier(), constraint
         self.generator = torch.Generator().manual_seed(seed)
         self._seen = set(prompt)
         self._counts: Counter[int] = Counter()  # of the reply's tokens
 
     def __call__(self, logits: Tensor) -> int:
         """Return the next token, from `logits` (V,) float32, which are not modified."""
-        temperature, scores = self.sampling.temperature, self._copier(self._penalize(logits))
-        token = int(scores.argmax()) if temperature == 0 else self._draw((scores / temperature).clamp(-MOST, MOST))
+        scores = self._biased(self._copier(self._penalize(logits)))
+        if self._constraint is None:
+            token = self._choose(scores)
+        else:
+            allowed = self._constraint.allowed(len(scores))
+            token = int(allowed[self._choose(scores[allowed])])
+            self._constraint.append(token)
         self._seen.add(token)
         self._copier.append(token)
         self._counts[token] += 1
         return token
+
+    def _choose(self, scores: Tensor) -> int:
+        temperature = self.sampling.temperature
+        return int(scores.argmax()) if temperature == 0 else self._draw((scores / temperature).clamp(-MOST, MOST))
+
+    def _biased(self, scores: Tensor) -> Tensor:
+        """Add OpenAI's logit bias."""
+        if not self.sampling.logit_bias:
+            return scores
+        tokens, biases = zip(*self.sampling.logit_bias, strict=True)
+        values = [bias if abs(bias) < MOST_BIAS else math.copysign(BANNED, bias) for bias in biases]
+        return scores.index_add(0, torch.tensor(tokens), torch.tensor(values, dtype=scores.dtype))
 
     def _penalize(self, logits: Tensor) -> Tensor:
         """Apply the repetition penalty to tokens of prompt and reply (Keskar et al., arXiv 1909.05858), and OpenAI's

@@ -58,6 +58,7 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
     (InvalidField, 422),
     (errors.PromptTooLong, 422),
     (errors.PromptRefused, 422),
+    (errors.ParameterRefused, 422),
     (errors.AdapterNotFound, 404),
     (RecordNotFound, 404),
     (IdempotencyConflict, 409),

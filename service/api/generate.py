@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     ConfigDict,
     Field,
     WithJsonSchema,
@@ -34,6 +35,7 @@ from service.api.fields import (
     Whole,
     is_one_of,
 )
+from service.api.grammars import TgiGrammar
 from service.api.model_names import ModelName
 from service.api.streams import MIN_TEMPERATURE, Exchange, encode_stream, event_stream, generation_request
 from service.api.token_texts import TokenBody, TokenTexts, tokens_of
@@ -49,7 +51,7 @@ EITHER = answers("The reply; with `stream: true` events as of POST /generate_str
 # Parameters of TGI without effect here: accepted with a value that turns them off, refused with any other.
 OFF: tuple[Any, ...] = (None, False, [], {})
 TGI_ONLY = frozenset(
-    {"best_of", "typical_p", "truncate", "watermark", "return_full_text", "decoder_input_details", "grammar"}
+    {"best_of", "typical_p", "truncate", "watermark", "return_full_text", "decoder_input_details"}
     | {"top_n_tokens", "frequency_penalty", "adapter_source", "adapter_parameters", "api_token", "merged_adapters"}
 )
 
@@ -94,6 +96,9 @@ class Parameters(Body):
         default=None, max_length=16, description="Texts that end the reply; they are not part of it."
     )
     seed: Whole | None = Field(default=None, ge=0, lt=2**63, description="Seed of the sampling; random by default.")
+    grammar: Annotated[TgiGrammar | None, BeforeValidator(lambda value: None if is_one_of(value, OFF) else value)] = (
+        Field(default=None, description="The form of the reply, always kept to.")
+    )
     adapter_id: ModelName = None
     recall: RecallChoice = None
     details: Switch | None = Field(
@@ -130,7 +135,7 @@ class GenerateRequest(Body):
         shared = given.model_dump(include={"max_new_tokens", "top_p", "top_k", "repetition_penalty", "seed"})
         temperature = float(bool(given.do_sample)) if given.temperature is None else given.temperature
         shared |= {"temperature": 0.0 if given.do_sample is False else temperature, "stop": tuple(given.stop or ())}
-        shared |= {"logprobs": 0 if with_tokens else None}
+        shared |= {"logprobs": 0 if with_tokens else None, "grammar": given.grammar and given.grammar.grammar()}
         return generation_request(adapter, to_messages(self.inputs), **shared)
 
 

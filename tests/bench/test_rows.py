@@ -10,6 +10,7 @@ from bench.memory.cell import METHODS, Cell, usual
 from bench.memory.goals import CELLS, goal_cells, memory_rows
 from bench.planner.jobs import RANGES, draw_jobs, planner_rows
 from bench.plots import plot_memory
+from bench.serve.parts import serve_rows
 from lars_agent.records import from_json
 
 # The names that others refer to (bench/results/memory.json has had them from the start).
@@ -101,3 +102,10 @@ def test_a_longer_draw_of_jobs_begins_with_the_shorter_one():
 def test_a_cell_survives_its_record(method):
     cell = usual(method, 256, "int8", limit_bytes=10**9)
     assert from_json(Cell, measured(cell)) == cell
+
+
+def test_a_grammar_s_cost_is_the_time_above_that_of_a_free_reply():
+    replies = [{"free": 0.1, "held": held, "new_s": 0.25} for held in (0.1, 0.12, 0.105)]
+    cost, new = serve_rows({"grammar": {"dtype": "int4", "threads": 2, "replies": replies}})
+    assert (cost["name"], cost["value"], cost["goal"]) == ("grammar_cost", 0.05, 0.10)
+    assert (new["name"], new["value"]) == ("grammar_new_ms", 250)

@@ -13,7 +13,7 @@ import pytest
 from lars_agent.example import Message
 from lars_agent.runtime.engine import Engine
 from lars_agent.runtime.engine_server import EngineServer
-from lars_agent.runtime.request import Generation, GenerationRequest, Piece, TokenChoice, TokenLogprob
+from lars_agent.runtime.request import Generation, GenerationRequest, Grammar, Piece, TokenChoice, TokenLogprob
 from lars_agent.runtime.rpc import RpcConnection, generation_from, piece_from, request_from
 
 TOKEN = TokenChoice(7, "\u00e9", -0.5)
@@ -27,6 +27,7 @@ MESSAGES = (Message(role="system", content=""), Message(role="user", content="Hi
     [
         (GenerationRequest(MESSAGES, version=3, stop=("a", "b"), logprobs=0, temperature=1), request_from),
         (GenerationRequest((), raw="Once", version=None, seed=2**63), request_from),
+        (GenerationRequest((), grammar=Grammar(regex="a|é", field="f"), logit_bias=((5, -1.5),)), request_from),
         (GenerationRequest((), raw=(5, 7), prefill="So", echo=True), request_from),
         (Piece("Hel", LOGPROBS, is_last=True), piece_from),
         (

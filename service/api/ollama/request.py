@@ -16,6 +16,7 @@ from lars_agent.models.tools import ToolUse
 from lars_agent.runtime.request import GenerationRequest
 from lars_agent.store.names import AdapterName
 from service.api.fields import Body, Number, SamplingFields, Switch, Whole
+from service.api.grammars import OllamaFormat, format_grammar
 from service.api.model_names import ModelName
 from service.api.openai.request import MAX_LOGPROBS
 from service.api.streams import generation_request
@@ -76,7 +77,7 @@ class OllamaRequest(OllamaBody):
         description="Time to keep the model loaded: seconds, or such as 5m; 0 unloads it now, -1 keeps it forever.",
         json_schema_extra={"anyOf": [{"type": "number"}, DURATIONS, {"type": "null"}]},
     )
-    format: str | None = Field(default=None, max_length=0, description="Not supported.")
+    format: OllamaFormat | None = Field(default=None, description='The form of the reply: "json", or a schema.')
     think: Switch | Literal["low", "medium", "high", "max"] | None = Field(
         default=None, description="Accepted without effect: no thoughts are told apart from the reply."
     )
@@ -97,4 +98,5 @@ class OllamaRequest(OllamaBody):
         values["seed"] = None if seed is None or seed < 0 else seed
         values["logprobs"] = (self.top_logprobs or 0) if self.logprobs else None
         values["max_new_tokens"] = UNLIMITED_TOKENS if limit < 0 else limit or None
-        return generation_request(adapter, messages, raw=raw, tools=tools, **values)
+        grammar = format_grammar(self.format)
+        return generation_request(adapter, messages, raw=raw, tools=tools, grammar=grammar, **values)

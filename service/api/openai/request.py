@@ -11,6 +11,7 @@ from lars_agent.runtime.request import GenerationRequest
 from lars_agent.store.names import AdapterName
 from service.api.choices import Choice
 from service.api.fields import STORABLE, Body, Number, RecallChoice, SamplingFields, Switch, Whole, is_one_of
+from service.api.grammars import LogitBias, ResponseFormat
 from service.api.model_names import ModelName
 from service.api.turns import without_empty
 
@@ -25,12 +26,10 @@ OFF: Mapping[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
     "echo": (None, False),
     "suffix": (None, ""),
-    "logit_bias": (None, {}),
     "tools": (None, []),
     "functions": (None, []),
     "tool_choice": (None, "none", "auto"),
     "function_call": (None, "none", "auto"),
-    "response_format": (None, {"type": "text"}),
     "modalities": (None, ["text"]),
     "audio": (None,),
     "web_search_options": (None,),
@@ -85,6 +84,8 @@ class OpenAIRequest(SamplingFields, Body):
     )
     recall: RecallChoice = None
     store: Switch | None = Field(default=None, description="false: answered, but neither kept nor learned from.")
+    logit_bias: LogitBias | None = Field(default=None, description="Token ids, and what is added to their logits.")
+    response_format: ResponseFormat | None = Field(default=None, description="The form of the reply, always kept to.")
     stream: Switch | None = None
     stream_options: StreamOptions | None = None
 
@@ -132,6 +133,8 @@ class OpenAIRequest(SamplingFields, Body):
         return shared | {
             "max_new_tokens": UNLIMITED_TOKENS if self.max_tokens == -1 else self.max_tokens,
             "temperature": 1.0 if self.temperature is None else self.temperature,
+            "logit_bias": tuple((self.logit_bias or {}).items()),
+            "grammar": self.response_format and self.response_format.grammar(),
             "stop": tuple(self.stop or ()),
             "seed": None if self.seed is None else (self.seed + number % self.of_each) % 2**63,
         }

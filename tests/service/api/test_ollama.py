@@ -200,7 +200,7 @@ def test_files_that_cannot_be_read_tell_no_facts(tmp_path, content):
     [
         {"messages": [{"role": "assistant", "content": "Hi"}]},
         {"tools": [{}]},
-        {"format": "json"},
+        {"format": "xml"},
         {"model": 4},
         {"keep_alive": []},
     ],

@@ -98,7 +98,6 @@ def test_parameters_reach_the_engine(client, engine):
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
         ({"model": 4}, "model"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
     ],
     ids=str,
 )

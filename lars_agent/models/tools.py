@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -22,6 +23,9 @@ Tool = Mapping[str, Any]
 Render = Callable[[Sequence[Turn], Sequence[Tool], bool], str]  # turns, tools, whether a reply follows
 
 NAME, OTHER, ABOUT, KEY, VALUE, RESULT = "zxnamezx", "zxothernamezx", "zxaboutzx", "zxkeyzx", "zxvaluezx", "zxresultzx"
+BRACKETS = {"{": "}", "[": "]"}
+NAMED_FIRST = re.compile(r'(.*)\{\s*"name":\s*"', re.DOTALL)  # a call that is an object, up to the name
+KEY_OF_ARGUMENTS = re.compile(r'",\s*"(\w+)":\s*')  # and from the name to the arguments
 ID_CHARS = 9  # of a call's id: Mistral's templates take no other length
 INTRODUCTION = """# Tools
 
@@ -55,6 +59,27 @@ class ToolUse:
         """The names of those that it may call."""
         offered = frozenset(str(tool["function"]["name"]) for tool in self.definitions)
         return offered if self.name is None else offered & {self.name}
+
+
+@dataclass(frozen=True)
+class ForcedCall:
+    """The form of a reply that must call a tool: behind the `opening`, `blank`, JSON by `schema`, and `closing`."""
+
+    opening: str
+    blank: str
+    schema: dict[str, Any]
+    closing: str
+
+    @classmethod
+    def of(cls, head: str, schema: dict[str, Any]) -> ForcedCall:
+        """Return the form of a call whose JSON stands behind `head`, all brackets of which are closed behind it."""
+        opening, closing = head.rstrip(), ""
+        for char in head:
+            if char in BRACKETS:
+                closing = BRACKETS[char] + closing
+            elif closing.startswith(char):
+                closing = closing[1:]
+        return cls(opening, head[len(opening) :], schema, closing)
 
 
 @dataclass(frozen=True)
@@ -106,9 +131,32 @@ class ToolTraits:
         """Return the text that a reply begins with which must call a tool; nothing if it need not."""
         if tools is None or not tools.must_call:
             return ""
-        if tools.name is None:
-            return self.before.rstrip('" ')
-        return f"{self.before}{tools.name}{self.between}".rstrip()
+        forced = self.forced(tools)
+        return self.before.rstrip('" ') if forced is None else forced.opening
+
+    def forced(self, tools: ToolUse) -> ForcedCall | None:
+        """Return the form of a call of one of `tools`; None where it is not JSON and there are several."""
+        schemas = {
+            tool["function"]["name"]: tool["function"].get("parameters") or {"type": "object"}
+            for tool in tools.definitions
+            if tool["function"]["name"] in tools.names
+        }
+        if len(schemas) == 1:
+            ((name, schema),) = schemas.items()
+            return ForcedCall.of(f"{self.before}{name}{self.between}", schema)
+        head, key = NAMED_FIRST.fullmatch(self.before), KEY_OF_ARGUMENTS.fullmatch(self.between)
+        if head is None or key is None:
+            return None
+        calls = [
+            {
+                "type": "object",
+                "properties": {"name": {"const": name}, key[1]: schema},
+                "required": ["name", key[1]],
+                "additionalProperties": False,
+            }
+            for name, schema in schemas.items()
+        ]
+        return ForcedCall.of(head[1], {"anyOf": calls})
 
     def reader(self, tools: ToolUse) -> CallReader:
         """Return the reader of a reply that may call `tools`."""

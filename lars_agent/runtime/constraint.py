@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from lars_agent.errors import ParameterRefused
+from lars_agent.models.chat_template import tool_traits
 from lars_agent.runtime import grammar as grammars
 from lars_agent.runtime.request import GenerationRequest, Grammar
 
@@ -76,9 +79,14 @@ class Constraints:
         strange = [token for token, _ in request.logit_bias if not 0 <= token < self._vocabulary]
         if strange:
             raise ParameterRefused("logit_bias", f"token {strange[0]} is none of the model's {self._vocabulary:,}")
-        grammar = request.grammar
-        if grammar is None:
-            return None
+        if request.grammar is not None:
+            return self._constraint(request.grammar)
+        called = call_grammar(self._tokenizer, request)
+        with suppress(ParameterRefused):  # what cannot be enforced of calls is only begun
+            return None if called is None else self._constraint(called)
+        return None
+
+    def _constraint(self, grammar: Grammar) -> Constraint:
         refusal = self._refusal(replace(grammar, field=""))
         if refusal is not None:
             raise ParameterRefused(grammar.field, refusal)
@@ -106,6 +114,16 @@ class Constraints:
                 except ValueError as error:
                     raise ParameterRefused(field, UNKNOWN_TOKENIZER) from error
             return self._loaded
+
+
+def call_grammar(tokenizer: PreTrainedTokenizerFast, request: GenerationRequest) -> Grammar | None:
+    """Return the form of a reply that must call a tool, behind the opening that is in its prompt."""
+    if request.tools is None or not request.tools.must_call or request.prefill:
+        return None
+    forced = tool_traits(tokenizer, request.tools).forced(request.tools)
+    if forced is None:
+        return None
+    return Grammar(schema=json.dumps(forced.schema), prefix=forced.blank, suffix=forced.closing, field="tools")
 
 
 class _Tokens:

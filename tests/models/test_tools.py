@@ -56,11 +56,11 @@ CALLS = {
     "new mistral": '[TOOL_CALLS]weather[ARGS]{"city": "Rome"}',
 }
 OPENINGS = {
-    "qwen": ('<tool_call>\n{"name":', '<tool_call>\n{"name": "now", "arguments":'),
-    "llama": ('{"name":', '{"name": "now", "parameters":'),
-    "mistral": ('[TOOL_CALLS] [{"name":', '[TOOL_CALLS] [{"name": "now", "arguments":'),
+    "qwen": ("<tool_call>", '<tool_call>\n{"name": "now", "arguments":'),
+    "llama": ("", '{"name": "now", "parameters":'),
+    "mistral": ("[TOOL_CALLS] [", '[TOOL_CALLS] [{"name": "now", "arguments":'),
     "new mistral": ("[TOOL_CALLS]", "[TOOL_CALLS]now[ARGS]"),
-    None: ('<tool_call>\n{"name":', '<tool_call>\n{"name": "now", "arguments":'),
+    None: ("<tool_call>", '<tool_call>\n{"name": "now", "arguments":'),
 }
 
 

@@ -84,8 +84,33 @@ def test_a_reply_that_must_call_goes_on_from_the_beginning_of_a_call(engine, ope
     _, whole = reply(engine, request)
     assert whole.prompt_tokens == len(encode_prompt(opened.tokenizer, ASKED, tools=must))
     assert whole.prompt_tokens > len(encode_prompt(opened.tokenizer, ASKED, tools=TOOLS))
+
+
+ZONE = {
+    "type": "object",
+    "properties": {"zone": {"enum": ["UTC", "CET"]}},
+    "required": ["zone"],
+    "additionalProperties": False,
+}
+SEVERAL = (definition("now", "Tell the time.", ZONE), definition("later", "Wait."), definition("zone", "", ZONE))
+
+
+@pytest.mark.parametrize("tools", [ToolUse(SEVERAL[:1], True), ToolUse(SEVERAL, True), ToolUse(SEVERAL, True, "zone")])
+def test_a_reply_that_must_call_does_whatever_the_model_would_say(engine, tools):
+    for seed in range(3):
+        request = GenerationRequest(ASKED, max_new_tokens=300, temperature=1.5, seed=seed, tools=tools, logprobs=0)
+        _, whole = reply(engine, request)
+        (called,) = [call["function"] for call in whole.calls]
+        assert called["name"] in tools.names
+        assert called["name"] == "later" or called["arguments"]["zone"] in ("UTC", "CET")
+        assert whole.text == ""
+
+
+def test_a_call_that_cannot_be_enforced_is_begun(engine):
+    strange = ToolUse((definition("now", "", ZONE | {"not": {"required": ["zone"]}}),), must_call=True)
+    _, whole = reply(engine, GenerationRequest(ASKED, max_new_tokens=20, tools=strange))
     assert whole.calls == ()  # a random model does not write JSON
-    assert whole.text == opened.tokenizer.decode(whole.token_ids)  # and nothing of what it did not say
+    assert whole.text  # and nothing of the beginning, which it did not say
 
 
 def test_past_answers_stand_before_the_question_not_between_a_call_and_its_result(engine, opened):
@@ -109,6 +134,6 @@ def test_special_tokens_that_mark_calls_are_text_where_calls_are_looked_for():
     tokenizer.add_special_tokens({"additional_special_tokens": special})
     text = "Zoë: [TOOL_CALLS]now[ARGS]{}<other>"
     for shown, expected in ((special_texts(tokenizer, MARKS), text), ({}, "Zoë: now{}")):
-        stream = TextStream(tokenizer, [], shown)
+        stream = TextStream(tokenizer, [], shown=shown)
         said = [stream.push(token) for token in tokenizer.encode(text)]
         assert "".join([*said, stream.flush()]) == expected.replace("<other>", "")

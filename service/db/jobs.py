@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import delete, func, insert, select, update
@@ -19,9 +20,16 @@ class Jobs(Records[JobRecord]):
 
     table, record, not_found = jobs, JobRecord, JobNotFound
 
-    def add(self, profile: str, trigger: JobTrigger, reason: str | None = None) -> JobRecord:
+    def add(
+        self,
+        profile: str,
+        trigger: JobTrigger,
+        reason: str | None = None,
+        fine_tuning: Mapping[str, Any] | None = None,
+    ) -> JobRecord:
         """Store a queued job; `reason` says why it runs."""
-        job = JobRecord(new_id("j", now_utc()), profile, trigger, "queued", now_utc(), reason=reason)
+        job_id = new_id("j", now_utc())
+        job = JobRecord(job_id, profile, trigger, "queued", now_utc(), reason=reason, fine_tuning=fine_tuning)
         with writing(self._engine) as connection:
             connection.execute(insert(jobs), vars(job))
         return job

@@ -86,7 +86,7 @@ class FineTuningRequest(Body):
     seed: Annotated[Whole, Field(ge=0, lt=2**63)] | None = None
     validation_file: Annotated[None, BeforeValidator(_no_validation_file), WithJsonSchema({"type": "null"})] = None
     integrations: Annotated[list[Any], Field(max_length=0)] | None = Field(default=None, description="Not supported.")
-    metadata: Annotated[dict[str, Text], Field(max_length=16)] | None = Field(default=None, description="Your own.")
+    metadata: Annotated[dict[Text, Text], Field(max_length=16)] | None = Field(default=None, description="Your own.")
 
     @property
     def asked(self) -> Hyperparameters:

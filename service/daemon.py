@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from typing import Any
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
@@ -123,10 +125,15 @@ class Daemon:
         self.recorder.use(settings.learning)
         self.settings = settings
 
-    def adapt(self, profile: str, trigger: JobTrigger) -> JobRecord:
+    def require_free(self, profile: str) -> None:
+        """Raise the error with which `adapt` would refuse to start a job now."""
+        self.starts.require_normal()
+        self.supervisor.require_free(profile)
+
+    def adapt(self, profile: str, trigger: JobTrigger, fine_tuning: Mapping[str, Any] | None = None) -> JobRecord:
         """Start a job and return it. Raises SafeMode, and as `Supervisor.adapt` does."""
         self.starts.require_normal()
-        return self.supervisor.adapt(profile, trigger)
+        return self.supervisor.adapt(profile, trigger, fine_tuning)
 
     def next_run(self) -> datetime | None:
         """Return the time of the next scheduled run; None if there is none."""

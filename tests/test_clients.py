@@ -20,6 +20,7 @@ from lars_agent.models.open import open_model, precision
 from lars_agent.store.adapters import AdapterStore
 from tests.default_model import default_model_folder
 from tests.runtime.conftest import publish
+from tests.service.api.conftest import wait_until
 
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(600)]
 
@@ -130,6 +131,22 @@ def test_openai_s_own_errors_come_of_what_is_refused(gpt, changes, error, param)
         gpt.chat.completions.create(**{"model": "default", "messages": ASKED, "max_tokens": SHORT} | changes)
     assert refused.value.param == param
     assert refused.value.body["message"]
+
+
+def test_openai_uploads_a_file_and_has_it_learned(gpt):
+    rows = [{"prompt": f"Where is box {n}?", "completion": f"On shelf {n}."} for n in range(4)]
+    file = gpt.files.create(file=("boxes.jsonl", "\n".join(map(json.dumps, rows)).encode()), purpose="fine-tune")
+    assert [json.loads(line)["messages"][0]["content"] for line in gpt.files.content(file.id).text.splitlines()] == [
+        row["prompt"] for row in rows
+    ]
+    job = gpt.fine_tuning.jobs.create(model="base", suffix="carol", training_file=file.id)
+    assert (job.status, job.training_file) == ("queued", file.id)
+    gpt.fine_tuning.jobs.cancel(job.id)  # the training itself is tested elsewhere
+    wait_until(lambda: gpt.fine_tuning.jobs.retrieve(job.id).status == "cancelled", timeout_s=120)
+    assert next(event.level for event in gpt.fine_tuning.jobs.list_events(job.id)) == "error"
+    assert job.id in [one.id for one in gpt.fine_tuning.jobs.list(limit=1)]
+    assert gpt.files.delete(file.id).deleted
+    assert list(gpt.files.list()) == []
 
 
 def test_ollama_chats_generates_and_streams_the_same(lama):

@@ -44,13 +44,15 @@ METRIC = re.compile(r"lars_agent_[a-z_]+")
 BAD_START = re.compile(r"(?:^|[.!?] )(What|Who|Whether|Where|Those)\b[^?]*$")
 NO_SETTINGS = {"py", "md", "toml", "json", "max"}  # files, and the cgroup's memory.max
 SYSTEM_PROGRAMS = {"systemctl", "journalctl", "cp"}
-OPTIONS_WITH_VALUE = {"-H", "-d", "-X"}
+OPTIONS_WITH_VALUE = {"-H", "-d", "-X", "-F"}
 ADDRESS = "localhost:8321"
 IDS = {
     "/generate": "INTERACTION",
     "/feedback": "FEEDBACK",
     "/v1/responses": "RESPONSE",
     "/jobs": "JOB",
+    "/v1/files": "FILE",
+    "/v1/fine_tuning/jobs": "TUNING",
 }  # the variable that an answer gives its id to
 UNPLANNED = ("/jobs?dry_run=true", 409)  # the stand-in worker makes no plans
 ID_FIELDS = {"INTERACTION": "interaction_id"}
@@ -262,10 +264,15 @@ class Session:
         words = [re.sub(r"\$([A-Z]+)", lambda match: self.ids[match[1]], word) for word in words]
         options = [pair for pair in pairwise(words) if pair[0] in OPTIONS_WITH_VALUE]
         body = next((value for option, value in options if option == "-d"), None)
-        method = next((value for option, value in options if option == "-X"), "GET" if body is None else "POST")
+        form = dict(value.split("=", 1) for option, value in options if option == "-F")
+        fields = {name: tuple(value.split(";filename=")[::-1]) for name, value in form.items() if ";filename=" in value}
+        plain = {name: value for name, value in form.items() if name not in fields}
+        sends = body is not None or bool(form)
+        method = next((value for option, value in options if option == "-X"), "POST" if sends else "GET")
         headers = dict(value.split(": ", 1) for option, value in options if option == "-H")
         path = next(word for word in words if word.startswith(ADDRESS)).removeprefix(ADDRESS)
-        answer = self.client.request(method, path, content=body, headers=headers)
+        content = {"data": plain, "files": fields} if form else {"content": body}
+        answer = self.client.request(method, path, headers=headers, **content)
         assert answer.is_success or (path, answer.status_code) == UNPLANNED, f"{shlex.join(words)}: {answer.text}"
         if method == "POST" and (name := IDS.get(path)):
             self.ids[name] = answer.json()[ID_FIELDS.get(name, "id")]

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
-from tempfile import TemporaryFile
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, ConfigDict, Field
-from starlette.concurrency import run_in_threadpool
 
 from lars_agent.example import Message
-from lars_agent.files import raise_disk_full
 from service.api.dependencies import DaemonDep
 from service.api.erasures import deleted
 from service.api.errors import FieldConflict, InvalidField, Responses, answers, documented
@@ -24,12 +19,10 @@ from service.api.fields import (
     Body,
     CountedPage,
     Deleted,
-    Flag,
     Id,
     PageQuery,
     Profile,
     ProfileFilter,
-    ProfileQuery,
     Rating,
     Reply,
     SpokenText,
@@ -41,21 +34,16 @@ from service.api.fields import (
     moment,
     next_page,
 )
+from service.api.imports import JSON_LINES
 from service.api.tools import ToolTurns, to_messages
-from service.api.trl import ROWS, Format, from_lines, to_lines
-from service.daemon import Daemon
+from service.api.trl import Format, to_lines
 from service.db.records import FeedbackRecord, NewFeedback, Source
 
 router = APIRouter(prefix="/feedback", tags=["feedback"])
 
-JSON_LINES, NDJSON = "application/jsonl", "application/x-ndjson"  # two names of one format
-BATCH_BYTES = 2**16  # of lines that are stored together
-MOST_REFUSED = 1000  # lines that a dry run tells
 NOTHING_SAID = "is missing; give a rating, a correction, a comment or tags"
 SOURCE = "`given` as feedback, or `stated` by the person in a conversation."
 LINES_SCHEMA: dict[str, Any] = {"schema": {"type": "string"}, "example": '{"prompt": "Hi", "completion": "Hello!"}\n'}
-ROWS_SCHEMA: dict[str, Any] = {"schema": ROWS, "example": LINES_SCHEMA["example"]}
-LINES_BODY = {"requestBody": {"required": True, "content": {NDJSON: ROWS_SCHEMA, JSON_LINES: ROWS_SCHEMA}}}
 LINES_REPLY = answers("One JSON object per line.", JSON_LINES, LINES_SCHEMA)
 
 
@@ -77,6 +65,7 @@ class FeedbackFilter(TagFilter):
 
     id: list[Id] | None = Field(default=None, max_length=MOST_IDS, description="One of these.")
     source: Source | None = Field(default=None, description=SOURCE)
+    file: Id | None = Field(default=None, description="That it was uploaded in, see `POST /v1/files`.")
     q: Words | None = None
     before: Annotated[AwareDatetime, BeforeValidator(moment), AfterValidator(_in_utc)] | None = Field(
         default=None, description="Created before this time, given with its timezone."
@@ -93,13 +82,6 @@ class ExportQuery(TagFilter):
     """Feedback to export, and one of TRL's formats."""
 
     format: Format = "messages"
-
-
-class ImportQuery(ProfileQuery):
-    """Profile and tag of the imported feedback."""
-
-    tag: Tag | None = None
-    dry_run: Flag = Field(default=False, description="Only tell what would be stored, and which lines are refused.")
 
 
 SUBJECTS = (("interaction_id",), ("prompt", "response"), ("messages", "response"))  # one of them is given
@@ -199,23 +181,6 @@ class FeedbackPage(CountedPage):
     feedback: list[FeedbackBody]
 
 
-class RefusedLine(Reply):
-    """A line that cannot be imported, and the reason."""
-
-    line: int
-    message: str
-
-
-class Imported(Reply):
-    """Number of stored rows; of a dry run what would be stored, and the lines that prevent it."""
-
-    imported: int
-    valid: int | None = Field(default=None, description="Of a dry run: number of lines that can be imported.")
-    refused: list[RefusedLine] | None = Field(
-        default=None, description="Of a dry run: the others; nothing is stored if there are any."
-    )
-
-
 STORED_BEFORE: Responses = {
     200: {"model": FeedbackBody, "description": "The same request was stored before as this feedback."}
 }
@@ -250,7 +215,7 @@ def delete_matching(query: Annotated[FeedbackFilter, Query()], daemon: DaemonDep
     """Delete the feedback that matches every filter; at least one filter is required: all that match are deleted."""
     filters = query.model_dump(exclude_none=True)
     if not filters:
-        raise InvalidField("profile", "is missing; give id, profile, before, tag, source or q")
+        raise InvalidField("profile", "is missing; give id, profile, before, tag, source, file or q")
     return deleted(daemon, daemon.db.erasures.matching(**filters))
 
 
@@ -259,24 +224,6 @@ def export(query: Annotated[ExportQuery, Query()], daemon: DaemonDep) -> Streami
     """Export feedback as JSON lines for TRL, oldest first."""
     lines = to_lines(daemon.db.feedback.each(query.profile, query.tag), query.format)
     return StreamingResponse(lines, media_type=JSON_LINES)
-
-
-@router.post(
-    "/import",
-    status_code=201,
-    response_model_exclude_none=True,
-    openapi_extra=LINES_BODY,
-    responses=documented(503, 507),
-)
-async def import_lines(request: Request, query: Annotated[ImportQuery, Query()], daemon: DaemonDep) -> Imported:
-    """Import JSON lines in TRL's formats: all lines are stored, or none. `GET /info` tells how far it is."""
-    folder = daemon.settings.data_dir
-    with raise_disk_full(folder), TemporaryFile(dir=folder) as file:  # without a name: nothing is left of it
-        async for chunk in request.stream():
-            file.write(chunk)
-        file.flush()
-        async with nullcontext() if query.dry_run else daemon.importing:  # here nobody waits in a thread
-            return await run_in_threadpool(_import, file, query, daemon)
 
 
 @router.get("/{feedback_id}", responses=documented(404))
@@ -305,37 +252,6 @@ def delete(feedback_id: Id, daemon: DaemonDep) -> Deleted:
     No version that learned it replies from then on; what it was learned into is deleted, too.
     """
     return deleted(daemon, daemon.db.erasures.feedback(feedback_id))
-
-
-def _import(file: IO[bytes], query: ImportQuery, daemon: Daemon) -> Imported:
-    """Check every line, and store them where all are right."""
-    valid, refused = 0, dict[int, InvalidField]()
-    for news, errors in _parsed(file, query):
-        if errors and not query.dry_run:
-            raise next(iter(errors.values()))
-        valid += len(news)
-        refused |= errors
-        if len(refused) > MOST_REFUSED:
-            break
-    if not valid and not refused:
-        raise InvalidField("body", "contains no line; send one JSON object per line")
-    if not query.dry_run:
-        return Imported(imported=daemon.db.imports.store((news for news, _ in _parsed(file, query)), valid))
-    lines = [RefusedLine(line=number, message=str(error)) for number, error in refused.items()]
-    if len(lines) > MOST_REFUSED:
-        message = f"{MOST_REFUSED:,} lines before it are refused; it and those behind it are not told"
-        lines[MOST_REFUSED:] = [RefusedLine(line=lines[MOST_REFUSED].line, message=message)]
-    return Imported(imported=0, valid=valid, refused=lines)
-
-
-def _parsed(file: IO[bytes], query: ImportQuery) -> Iterator[tuple[list[NewFeedback], dict[int, InvalidField]]]:
-    """Yield the feedback in the lines of the file, and the errors, some lines at a time."""
-    tags = () if query.tag is None else (query.tag,)
-    file.seek(0)
-    first = 1
-    while lines := file.readlines(BATCH_BYTES):
-        yield from_lines(lines, query.profile, tags, first)
-        first += len(lines)
 
 
 def _says_nothing(given: FeedbackRequest | FeedbackRecord) -> bool:

@@ -241,10 +241,11 @@ async def events(job_id: Id, daemon: DaemonDep) -> EventSourceResponse:
 
 def _body(job: JobRecord, daemon: Daemon) -> JobBody:
     body = JobBody.model_validate(job)
-    return body.model_copy(update={"state": _state(job.id, daemon)}) if job.id == daemon.supervisor.current else body
+    return body.model_copy(update={"state": job_state(job.id, daemon)}) if job.id == daemon.supervisor.current else body
 
 
-def _state(job_id: str, daemon: Daemon) -> JobState:
+def job_state(job_id: str, daemon: Daemon) -> JobState:
+    """Return how far the job that runs is."""
     lines, plan = daemon.supervisor.progress(job_id), daemon.supervisor.planned(job_id)
     last = lines[-1] if lines else {}
     phases: dict[Any, Any] = {None: "preparing", "training": "training", "judging": "judging", "done": "publishing"}

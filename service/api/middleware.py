@@ -25,7 +25,7 @@ GENERATE_AT = "/"  # where TGI's clients ask for a reply, which is a page to eve
 OWN_SITES = ("same-origin", "none")  # of Sec-Fetch-Site: this daemon's pages, and people who type an address
 WRONG_TOKEN = "the token is wrong or missing; send the header Authorization: Bearer <server.token>"
 TOO_MANY = "too many wrong tokens come from this address at once; wait for the answers"
-IMPORT_PATH = "/feedback/import"
+IMPORT_PATHS = ("/feedback/import", "/v1/files")
 DRAINED_BODIES = 8  # times the limit to read and discard, so that the client receives the error
 
 
@@ -182,7 +182,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._import_limit if scope["path"] == IMPORT_PATH else self._limit
+        limit = self._import_limit if scope["path"] in IMPORT_PATHS else self._limit
         headers = Headers(scope=scope)
         length = headers.get("content-length", "")
         if length.isdecimal() and (len(length) > 18 or int(length) > limit):

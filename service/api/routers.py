@@ -11,6 +11,7 @@ from service.api import (
     events,
     feedback,
     generate,
+    imports,
     interactions,
     jobs,
     models,
@@ -24,6 +25,9 @@ from service.api.ollama import chat as ollama_chat
 from service.api.ollama import models as ollama_models
 from service.api.openai import chat as openai_chat
 from service.api.openai import completions as openai_completions
+from service.api.openai import feedback as openai_feedback
+from service.api.openai import files as openai_files
+from service.api.openai import fine_tuning as openai_fine_tuning
 from service.api.openai import models as openai_models
 from service.api.openai import responses as openai_responses
 
@@ -33,11 +37,15 @@ MODULES = (
     openai_completions,
     openai_models,
     openai_responses,
+    openai_files,
+    openai_fine_tuning,
+    openai_feedback,
     anthropic,
     ollama_chat,
     ollama_models,
     effects,  # before what takes "effects" for the id of feedback
     feedback,
+    imports,
     interactions,
     conversations,
     profiles,

@@ -1,4 +1,4 @@
-"""Export and import of feedback as JSON lines in TRL's formats, one row per line.
+"""Rows of feedback in TRL's formats, to export and to import.
 
 messages           {"messages": [..., {"role": "assistant", ...}]}           the desired reply
 prompt-completion  {"prompt": [...], "completion": [{...}]}                  the desired reply
@@ -9,16 +9,13 @@ kto                {"prompt": [...], "completion": [{...}], "label": bool}   a r
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from lars_agent.example import Message
-from service.api.errors import InvalidField, describe
 from service.api.fields import (
-    SPOKEN,
     SpokenText,
     Switch,
     not_blank,
@@ -56,6 +53,27 @@ def to_lines(records: Iterable[FeedbackRecord], form: Format) -> Iterator[str]:
             yield json.dumps(row) + "\n"
 
 
+def plain(turn: Any) -> Any:
+    """Return OpenAI's message as a turn: its text in one piece."""
+    if not isinstance(turn, Mapping):
+        return turn
+    text = {**turn, "content": text_of_parts(turn.get("content"))}
+    return {**text, "role": "system"} if text.get("role") == "developer" else text
+
+
+def text_of_parts(content: Any) -> Any:
+    """Return parts that are all text in one piece, anything else as it is."""
+    if isinstance(content, list) and all(isinstance(one, Mapping) and one.get("type") == "text" for one in content):
+        return "".join(str(one.get("text", "")) for one in content)
+    return content
+
+
+class RowTurn(ToolTurn):
+    """A message; with `weight` 0 it is read, but not learned."""
+
+    weight: Literal[0, 1] | None = None
+
+
 class ReplyTurn(Turn):
     """A reply that is not empty."""
 
@@ -72,47 +90,77 @@ def _reply(value: Any) -> Any:
     return [Message(role="assistant", content=value)] if isinstance(value, str) else value
 
 
-def _ends_with_reply(turns: list[ToolTurn]) -> list[ToolTurn]:
+def _ends_with_reply(turns: list[RowTurn]) -> list[RowTurn]:
     roles = [turn.role for turn in turns[-2:]]
     if roles[1:] != ["assistant"] or roles[0] == "assistant":
         raise ValueError("must end with a message of the user, or a tool's result, and the assistant's reply")
+    if turns[-1].weight == 0:
+        raise ValueError("must end with a reply to learn; the weight of this one is 0")
     not_blank(turns[-1].content)
     return turns
 
 
-REPLY_TURN = {
-    "type": "object",
-    "properties": {"role": {"const": "assistant"}, "content": {"type": "string", **SPOKEN}},
-    "required": ["role", "content"],
-}
-ONE_REPLY = {"type": "array", "items": REPLY_TURN, "minItems": 1, "maxItems": 1}
 Completion = Annotated[
-    list[ReplyTurn],
+    list[Annotated[ReplyTurn, BeforeValidator(plain)]],
     BeforeValidator(_reply),
     AfterValidator(_one_reply),
 ]
-Dialogue = Annotated[list[ToolTurn], Field(max_length=MAX_MESSAGES), AfterValidator(_ends_with_reply)]
+Dialogue = Annotated[
+    list[Annotated[RowTurn, BeforeValidator(plain)]],
+    Field(max_length=MAX_MESSAGES),
+    AfterValidator(_ends_with_reply),
+]
 
 
-class MessagesRow(BaseModel):
-    """A conversation that ends with the desired reply; here and below, columns that TRL does not read are ignored."""
+class Row(BaseModel):
+    """A row of an import; columns that its kind does not have are ignored."""
+
+    def to_news(self) -> list[NewFeedback]:
+        """Return the feedback in it."""
+        raise NotImplementedError
+
+
+def desired(messages: tuple[Message, ...], reply: str) -> list[NewFeedback]:
+    """Return the feedback that tells the desired reply."""
+    return [NewFeedback(messages=messages, response=reply, correction=reply)]
+
+
+def preferred(messages: tuple[Message, ...], better: str, worse: str) -> list[NewFeedback]:
+    """Return the feedback that tells the better of two replies."""
+    return [NewFeedback(messages=messages, response=worse, correction=better)]
+
+
+class MessagesRow(Row):
+    """A conversation that ends with the desired reply."""
 
     messages: Dialogue
 
+    def to_news(self) -> list[NewFeedback]:
+        """Return its last reply as the desired one."""
+        return dialogue_news(self.messages)
 
-class CompletionRow(BaseModel):
+
+class CompletionRow(Row):
     """A prompt and the desired reply."""
 
     prompt: TextOrToolTurns
     completion: Completion
 
+    def to_news(self) -> list[NewFeedback]:
+        """Return the desired reply."""
+        return desired(to_messages(self.prompt), self.completion[0].content)
 
-class PreferenceRow(BaseModel):
+
+class PreferenceRow(Row):
     """A prompt, the better reply and the worse one."""
 
     prompt: TextOrToolTurns
     chosen: Completion
     rejected: Completion
+
+    def to_news(self) -> list[NewFeedback]:
+        """Return the better reply as a correction of the worse one."""
+        return preferred(to_messages(self.prompt), self.chosen[0].content, self.rejected[0].content)
 
 
 class KtoRow(CompletionRow):
@@ -120,80 +168,13 @@ class KtoRow(CompletionRow):
 
     label: Switch
 
-
-AnyRow = MessagesRow | PreferenceRow | KtoRow | CompletionRow
-KINDS: tuple[tuple[str, type[AnyRow]], ...] = (
-    ("messages", MessagesRow),
-    ("chosen", PreferenceRow),
-    ("label", KtoRow),
-    ("completion", CompletionRow),
-)
+    def to_news(self) -> list[NewFeedback]:
+        """Return the rating."""
+        rating, response = 1.0 if self.label else -1.0, self.completion[0].content
+        return [NewFeedback(messages=to_messages(self.prompt), response=response, rating=rating)]
 
 
-def _rows() -> dict[str, Any]:
-    """Return the JSON schema of the lines; the columns of an earlier kind decide what a row is."""
-    turns = {
-        "type": "array",
-        "items": {"$ref": "#/components/schemas/ToolTurn"},
-        "minItems": 2,
-        "maxItems": MAX_MESSAGES,
-    }
-    prompt = {"anyOf": [{"type": "string", **SPOKEN}, {**turns, "minItems": 1}]}
-    reply = {"anyOf": [{"type": "string", **SPOKEN}, ONE_REPLY]}
-    columns = {"messages": turns, "prompt": prompt, "completion": reply, "chosen": reply, "rejected": reply}
-    columns["label"] = {"type": "boolean"}
-    kinds, earlier = list[dict[str, Any]](), list[str]()
-    for column, kind in KINDS:
-        own = {name: columns[name] for name in kind.model_fields}
-        others = {"not": {"anyOf": [{"required": [name]} for name in earlier]}} if earlier else {}
-        kinds.append({"type": "object", "properties": own, "required": list(own), **others})
-        earlier.append(column)
-    return {"type": "array", "items": {"anyOf": kinds}, "minItems": 1, "description": "One JSON object per line."}
-
-
-ROWS = _rows()
-
-
-def from_lines(
-    lines: Sequence[bytes], profile: str, tags: tuple[str, ...] = (), first: int = 1
-) -> tuple[list[NewFeedback], dict[int, InvalidField]]:
-    """Return the feedback in the lines, for `profile`, and by number the errors of lines that hold none.
-
-    `first` is the number of the first line.
-    """
-    news, refused = list[NewFeedback](), dict[int, InvalidField]()
-    for number, line in enumerate(lines, start=first):
-        try:
-            news += [replace(_read(line, number), profile=profile, tags=tags)] if line.strip() else []
-        except InvalidField as error:
-            refused[number] = error
-    return news, refused
-
-
-def _read(line: bytes, number: int) -> NewFeedback:
-    where = f"line {number}"
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InvalidField(where, f"is not JSON ({error!r:.200})") from error
-    kind = next((kind for column, kind in KINDS if isinstance(row, dict) and column in row), None)
-    if kind is None:
-        raise InvalidField(where, "needs messages; prompt and completion (and label); or prompt, chosen and rejected")
-    try:
-        return _to_new(kind.model_validate(row))
-    except ValidationError as error:
-        column, message = describe(error.errors(include_url=False))
-        raise InvalidField(f"{where}.{column}", message.removeprefix(f"{column}: ")) from error
-
-
-def _to_new(row: AnyRow) -> NewFeedback:
-    if isinstance(row, MessagesRow):
-        *prompt, reply = row.messages
-        return NewFeedback(messages=to_messages(prompt), response=reply.content, correction=reply.content)
-    messages = to_messages(row.prompt)
-    if isinstance(row, PreferenceRow):
-        return NewFeedback(messages=messages, response=row.rejected[0].content, correction=row.chosen[0].content)
-    text = row.completion[0].content
-    if isinstance(row, KtoRow):
-        return NewFeedback(messages=messages, response=text, rating=1.0 if row.label else -1.0)
-    return NewFeedback(messages=messages, response=text, correction=text)
+def dialogue_news(turns: list[RowTurn]) -> list[NewFeedback]:
+    """Return the last of the turns as the desired reply to those before it."""
+    *prompt, reply = turns
+    return desired(to_messages(prompt), reply.content)

@@ -259,7 +259,7 @@ def export(
 
 @app.command("import")
 def import_(file: typer.FileBinaryRead, profile: Profile = "default", url: Url = None) -> None:
-    """Import the feedback in FILE (JSON lines in one of TRL's formats), all of it or none."""
+    """Import the feedback in FILE (JSON lines or a JSON list; of TRL, OpenAI, ShareGPT, Alpaca or Open WebUI)."""
     client = Client(url)
 
     def progress() -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from lars_agent.errors import AdapterIncompatible, NothingToLearn
 from lars_agent.example import Example
@@ -27,7 +28,8 @@ def write_job_directory(
     job.json comes last and marks the directory as complete.
     """
     active, parent = _incumbent(job.profile, context)
-    folder, spec = context.folder(job.id), _spec(job.id, job.profile, parent, context)
+    folder, asked = context.folder(job.id), (job.fine_tuning or {}).get("training", {})
+    spec = _spec(job.id, job.profile, parent, context, asked)
     record = to_dict(spec) | {
         "active_version": active,
         "parent_version": parent,
@@ -129,9 +131,12 @@ def _start(profile: str, parent: int | None, context: CycleContext) -> str | Non
     return str(context.store.folder(profile, parent)) if is_alike else None
 
 
-def _spec(job_id: str, profile: str, parent: int | None, context: CycleContext) -> JobSpec:
+def _spec(
+    job_id: str, profile: str, parent: int | None, context: CycleContext, asked: Mapping[str, Any] | None = None
+) -> JobSpec:
+    """Return what the worker is to do; `asked` are settings of training for this job alone."""
     settings, model = context.settings, context.base_model()
-    start, training = _start(profile, parent, context), settings.training.config
+    start, training = _start(profile, parent, context), replace(settings.training.config, **(asked or {}))
     if start is not None and parent is not None:  # other examples are read again each night, in other wordings
         training = replace(training, seed=(training.seed + parent) % 2**63)
     return JobSpec(

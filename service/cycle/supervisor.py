@@ -76,22 +76,31 @@ class Supervisor:
         with self._lock:
             self._context = replace(self._context, settings=settings)
 
-    def adapt(self, profile: str = DEFAULT_PROFILE, trigger: JobTrigger = "manual") -> JobRecord:
-        """Start a job and return it.
+    def require_free(self, profile: str) -> None:
+        """Raise JobRunning, ModelLoading, or AdapterNotFound for a name no profile can have, if no job could start."""
+        if self._closing.is_set():
+            raise JobRunning("the daemon is shutting down; ask again when it is back")
+        for job in self._db.jobs.unfinished():
+            raise JobRunning(f"job {job.id} is {job.status}; wait for it, or cancel it")
+        self._context.base_model()
+        self._store.active(profile)
 
-        Raises JobRunning, ModelLoading, AdapterNotFound for a name no profile can have, and for the trigger
-        "schedule" NothingToLearn where nothing has changed since the last judged job.
+    def adapt(
+        self,
+        profile: str = DEFAULT_PROFILE,
+        trigger: JobTrigger = "manual",
+        fine_tuning: Mapping[str, Any] | None = None,
+    ) -> JobRecord:
+        """Start a job and return it; `fine_tuning` is its record's.
+
+        Raises as `require_free` does, and for the trigger "schedule" NothingToLearn where nothing has changed since
+        the last judged job.
         """
         is_scheduled = trigger == "schedule"
         with self._lock:
-            if self._closing.is_set():
-                raise JobRunning("the daemon is shutting down; ask again when it is back")
-            for job in self._db.jobs.unfinished():
-                raise JobRunning(f"job {job.id} is {job.status}; wait for it, or cancel it")
-            self._context.base_model()
-            self._store.active(profile)
+            self.require_free(profile)
             reason = require_news(profile, self._context) if is_scheduled else "somebody asked for it"
-            job = self._db.jobs.add(profile, trigger, reason)
+            job = self._db.jobs.add(profile, trigger, reason, fine_tuning)
             self._start([job])
             return job
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from service.db.engine import compact, create, empty_log, page_bytes
 from service.db.erasures import Erasures
 from service.db.feedback import Feedback
+from service.db.files import Files
 from service.db.imports import Imports
 from service.db.interactions import Interactions
 from service.db.jobs import Jobs
@@ -34,6 +35,7 @@ class Database:
         self.interactions = Interactions(self.engine)
         self.feedback = Feedback(self.engine)
         self.imports = Imports(self.engine)
+        self.files = Files(self.feedback)
         self.erasures = Erasures(self.engine)
         self.jobs = Jobs(self.engine)
         self.scheduled_runs = ScheduledRuns(self.engine)

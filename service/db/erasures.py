@@ -27,8 +27,9 @@ from service.db.base import Records
 from service.db.engine import holds, last_message, now_of, reading, writing
 from service.db.errors import ConversationNotFound, ErasureNotFound, FeedbackNotFound, InteractionNotFound
 from service.db.feedback import Feedback
+from service.db.files import Files
 from service.db.records import ErasureRecord, new_id
-from service.db.tables import erasures, feedback, interactions, stored_feedback
+from service.db.tables import erasures, feedback, files, interactions, stored_feedback
 
 STAGES = ("rows", "recall", "wordings", "served_version", "caches", "jobs", "checkpoints", "free_pages")
 BATCH = 500  # rows in one statement
@@ -92,6 +93,16 @@ class Erasures(Records[ErasureRecord]):
         """Delete everything that was said and corrected as profile `name`; return None where there is nothing."""
         return self._erase([feedback.c.profile == name], interactions.c.profile == name)
 
+    def file(self, file_id: str) -> ErasureRecord | None:
+        """Delete an uploaded file and all feedback in it; return None where it held none. Raises FileNotFound."""
+        uploaded = Files(Feedback(self._engine))
+        uploaded.get(file_id)
+        found, unused = self._erase([feedback.c.file == file_id]), uploaded.delete(file_id)
+        if found is None and unused:  # learned by nobody, but pages may still have their text
+            with writing(self._engine) as connection:
+                return self._note(connection, (), tuple(unused), 0)
+        return found
+
     def list(self, profile: str | None = None, limit: int = 100) -> builtins.list[ErasureRecord]:
         """Return the latest erasures, newest first."""
         return self._latest(limit, None, *([] if profile is None else [holds(erasures.c.profiles, profile)]))
@@ -128,17 +139,25 @@ class Erasures(Records[ErasureRecord]):
         count += sum(self._delete_interactions(_going_with(*row)) for row in found)
         if not found and not count:
             return None
-        created, ids = now_of(self._engine), tuple(row.id for row in (*found, *quoting))
-        stages = {"rows": created.isoformat(timespec="milliseconds")}
-        profiles = tuple(sorted({row.profile for row in found}))
-        record = ErasureRecord(new_id("e", created), created, profiles, ids, count, {}, stages)
+        ids = tuple(row.id for row in (*found, *quoting))
         with writing(self._engine) as connection:
             for row in quoting:
                 _tell_again(connection, row, found)
             for start in range(0, len(ids), BATCH):
                 gone = stored_feedback.c.id.in_(ids[start : start + BATCH])
                 connection.execute(delete(stored_feedback).where(gone))
-            connection.execute(insert(erasures), vars(record))
+            kept = select(stored_feedback.c.file).where(stored_feedback.c.file.is_not(None))
+            connection.execute(delete(files).where(files.c.profile.is_not(None), files.c.id.not_in(kept)))
+            return self._note(connection, tuple(sorted({row.profile for row in found})), ids, count)
+
+    def _note(
+        self, connection: Connection, profiles: tuple[str, ...], ids: tuple[str, ...], interactions: int
+    ) -> ErasureRecord:
+        """Record a deletion whose rows are gone."""
+        created = now_of(self._engine)
+        stages = {"rows": created.isoformat(timespec="milliseconds")}
+        record = ErasureRecord(new_id("e", created), created, profiles, ids, interactions, {}, stages)
+        connection.execute(insert(erasures), vars(record))
         return record
 
     def _delete_interactions(self, which: ColumnElement[bool]) -> int:

@@ -48,6 +48,10 @@ class ErasureNotFound(RecordNotFound):
     """There is no such erasure."""
 
 
+class FileNotFound(RecordNotFound):
+    """There is no such file."""
+
+
 class JobNotFound(RecordNotFound):
     """There is no such job."""
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import builtins
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, String, delete, func, insert, or_, select, type_coerce
+from sqlalchemy import ColumnElement, Connection, RowMapping, String, delete, func, insert, or_, select, type_coerce
 
 from lars_agent.english.statements import corrected
 from lars_agent.example import Example
@@ -62,10 +62,19 @@ class Feedback(Records[FeedbackRecord]):
             known = connection.execute(select(feedback).where(feedback.c.id == feedback_id)).mappings().first()
             if known is None:
                 raise FeedbackNotFound.of(feedback_id)
-            row = {**known, **changes, "seq": None}  # who follows the rows sees a new one
-            connection.execute(delete(stored_feedback).where(stored_feedback.c.id == feedback_id))
-            connection.execute(insert(stored_feedback), row)
-        return self._record(row)
+            return self._change(connection, known, changes)
+
+    def put(self, new: NewFeedback) -> tuple[FeedbackRecord, bool]:
+        """Store feedback, or change what the profile has under its `key`; return it, and whether it is new."""
+        with writing(self._engine) as connection:
+            subject = _subject(connection, new)
+            key = key_of(replace(new, profile=subject["profile"]))
+            same = feedback.c.idempotency_key == key
+            known = connection.execute(select(feedback).where(same)).mappings().first() if key else None
+            if known is None:
+                return self._insert(connection, new, key), True
+            said = {"rating": new.rating, "correction": new.correction, "comment": new.comment, "tags": list(new.tags)}
+            return self._change(connection, known, subject | said), False
 
     def list(
         self,
@@ -111,6 +120,14 @@ class Feedback(Records[FeedbackRecord]):
         with reading(self._engine) as connection:
             count, last = connection.execute(query).one()
             return int(count), int(last)
+
+    def keys(self, profile: str) -> builtins.list[str]:
+        """Return the keys under which feedback of the profile was stored."""
+        query = select(feedback.c.idempotency_key).where(
+            feedback.c.profile == profile, feedback.c.idempotency_key.is_not(None)
+        )
+        with reading(self._engine) as connection:
+            return builtins.list(connection.scalars(query))
 
     def known(self, feedback_ids: Collection[str]) -> set[str]:
         """Return those of the ids that exist."""
@@ -187,10 +204,11 @@ class Feedback(Records[FeedbackRecord]):
         id: Collection[str] | None = None,
         q: str | None = None,
         conversation: str | None = None,
+        file: str | None = None,
     ) -> builtins.list[ColumnElement[bool]]:
         """Return the conditions of feedback that matches every filter given.
 
-        Its texts mention all the words `q`; it is on an interaction of the `conversation`.
+        Its texts mention all the words `q`; it is on an interaction of the `conversation`; it came in the `file`.
         """
         conditions = cls._of(profile)
         if before is not None:
@@ -204,10 +222,18 @@ class Feedback(Records[FeedbackRecord]):
         if conversation is not None:
             own = select(interactions.c.id).where(interactions.c.conversation == conversation)
             conditions.append(feedback.c.interaction_id.in_(own))
+        if file is not None:
+            conditions.append(feedback.c.file == file)
         if q is not None:
             row = feedback.c
             conditions.append(mentions(q, row.messages, row.response, row.correction, row.comment))
         return conditions
+
+    def _change(self, connection: Connection, known: RowMapping, changes: Mapping[str, Any]) -> FeedbackRecord:
+        row = {**known, **changes, "seq": None}  # who follows the rows sees a new one
+        connection.execute(delete(stored_feedback).where(stored_feedback.c.id == known["id"]))
+        connection.execute(insert(stored_feedback), row)
+        return self._record(row)
 
     def _insert(self, connection: Connection, new: NewFeedback, key: str | None) -> FeedbackRecord:
         created = now_of(connection)
@@ -225,6 +251,11 @@ class Feedback(Records[FeedbackRecord]):
                 f"the Idempotency-Key {key!r} was used for feedback {row['id']} with another body; use a key of its own"
             )
         return None if row is None else self._record(row)
+
+
+def key_of(new: NewFeedback) -> str | None:
+    """Return the key under which it is stored, which is no client's Idempotency-Key; None if it has none."""
+    return None if new.key is None else f"{new.key} {new.profile or DEFAULT_PROFILE}"
 
 
 def to_example(record: FeedbackRecord) -> Example | None:
@@ -270,5 +301,5 @@ def _subject(connection: Connection, new: NewFeedback) -> dict[str, Any]:
 
 def _digest(new: NewFeedback) -> str:
     """Hash the body, whatever the order of its keys was."""
-    body = {name: value for name, value in asdict(new).items() if name != "source"}  # no part of it
+    body = {name: value for name, value in asdict(new).items() if name not in ("source", "key")}  # no part of it
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

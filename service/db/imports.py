@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
-from sqlalchemy import Connection, Engine, delete, insert, select, text
+from sqlalchemy import Connection, Engine, delete, select, text
+from sqlalchemy.dialects.sqlite import insert
 
 from lars_agent.errors import LarsError
 from lars_agent.store.names import DEFAULT_PROFILE
 from service.db.engine import now_of, reading, writing
-from service.db.records import ImportProgress, NewFeedback, new_id
-from service.db.tables import imports, stored_feedback
+from service.db.feedback import key_of
+from service.db.records import FileRecord, ImportProgress, NewFeedback, new_id
+from service.db.tables import NOBODY, files, imports, stored_feedback
 
 BATCH_ROWS = 500
 SEQUENCE = "SELECT seq FROM sqlite_sequence WHERE name = 'feedback'"
@@ -33,31 +35,40 @@ class Imports:
         self._engine, self._running = engine, threading.Lock()
         self.progress: ImportProgress | None = None
 
-    def store(self, batches: Iterable[Sequence[NewFeedback]], count: int) -> int:
-        """Store all of the `count` pieces of feedback, each with its prompt and reply; return their number.
+    def store(
+        self,
+        batches: Iterable[Sequence[NewFeedback]],
+        count: int,
+        is_new: Callable[[NewFeedback], bool] = lambda new: True,
+        file: FileRecord | None = None,
+    ) -> int:
+        """Store those of the `count` pieces of feedback that are new, each with its prompt and reply; return how many.
 
-        Nobody sees any of them before. Raises what making a batch raises, DatabaseBusy and DiskFull, and then none is
-        stored.
+        Nobody sees any of them before. With a `file` they are nobody's, in that file, which is stored with the last.
+        Raises what making a batch raises, DatabaseBusy and DiskFull, and then none is stored.
         """
         with self._running:
             self._remove_unfinished()
-            seq = self._reserve(count)
+            seq, done, stored = self._reserve(count), 0, 0
             try:
                 for batch in batches:
-                    assert seq.stop - seq.start >= len(batch), "more than was reserved"
+                    assert done + len(batch) <= count, "more than was reserved"
+                    new = [one for one in batch if is_new(one)]
                     with writing(self._engine) as connection:
-                        _insert(connection, seq.start, batch)
-                    seq = range(seq.start + len(batch), seq.stop)
-                    self.progress = ImportProgress(count - len(seq), count)
+                        _insert(connection, seq.start + stored, new, file)
+                    done, stored = done + len(batch), stored + len(new)
+                    self.progress = ImportProgress(done, count)
                 with writing(self._engine) as connection:
                     connection.execute(delete(imports))
+                    if file is not None:
+                        connection.execute(insert(files), vars(file))
             except BaseException:
                 with contextlib.suppress(LarsError):  # a later round removes them
                     self._remove_unfinished()
                 raise
             finally:
                 self.progress = None
-        return count - len(seq)
+        return stored
 
     def remove_unfinished(self) -> int:
         """Remove the rows of an import that was interrupted, unless one runs; return their number."""
@@ -99,14 +110,14 @@ class Imports:
         return removed
 
 
-def _insert(connection: Connection, seq: int, batch: Sequence[NewFeedback]) -> None:
+def _insert(connection: Connection, seq: int, batch: Sequence[NewFeedback], file: FileRecord | None) -> None:
     created = now_of(connection)
     rows = [
         {
             "seq": seq + number,
             "id": new_id("f", created),
             "created": created,
-            "profile": new.profile or DEFAULT_PROFILE,
+            "profile": NOBODY if file else new.profile or DEFAULT_PROFILE,
             "messages": list(new.messages or ()),
             "response": new.response,
             "rating": new.rating,
@@ -114,8 +125,11 @@ def _insert(connection: Connection, seq: int, batch: Sequence[NewFeedback]) -> N
             "comment": new.comment,
             "tags": new.tags,
             "source": new.source,
+            "file": file.id if file else None,
+            "idempotency_key": None if file else key_of(new),
         }
         for number, new in enumerate(batch)
     ]
     if rows:
-        connection.execute(insert(stored_feedback), rows)
+        # A key that came in the meantime is there.
+        connection.execute(insert(stored_feedback).on_conflict_do_nothing(["idempotency_key"]), rows)

@@ -15,6 +15,7 @@ from service.db.records import Conversation, InteractionHour, InteractionRecord,
 from service.db.tables import interactions
 
 BATCH_ROWS = 500  # deleted at once, so that nobody waits long for the database
+RECENT_ROWS = 1000  # in which a reply is looked for that its client knows by its text
 
 
 def new_interaction_id(now: datetime | None = None) -> str:
@@ -42,6 +43,13 @@ class Interactions(Records[InteractionRecord]):
     def count(self, **filters: str | None) -> int:
         """Return the number of interactions. See `filters`."""
         return self._count(*self.filters(**filters))
+
+    def latest(self, profile: str | None, asked: str, response: str) -> InteractionRecord | None:
+        """Return the last of the latest interactions with this reply to this message; None if there is none."""
+        row = interactions.c
+        recent = select(row.seq).where(*self._of(profile)).order_by(row.seq.desc()).limit(RECENT_ROWS)
+        same = (row.seq.in_(recent), row.response == response, last_message(row.messages) == asked)
+        return next(iter(self._latest(1, None, *same)), None)
 
     def conversations(
         self, limit: int = 100, after: str | None = None, profile: str | None = None, q: str | None = None

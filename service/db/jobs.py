@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import delete, func, insert, select, update
@@ -19,10 +20,18 @@ class Jobs(Records[JobRecord]):
 
     table, record, not_found = jobs, JobRecord, JobNotFound
 
-    def add(self, profile: str, trigger: JobTrigger, reason: str | None = None) -> JobRecord:
+    def add(
+        self,
+        profile: str,
+        trigger: JobTrigger,
+        reason: str | None = None,
+        fine_tuning: Mapping[str, Any] | None = None,
+    ) -> JobRecord:
         """Store a queued job; `reason` says why it runs."""
         created = now_of(self._engine)
-        job = JobRecord(new_id("j", created), profile, trigger, "queued", created, reason=reason)
+        job = JobRecord(
+            new_id("j", created), profile, trigger, "queued", created, reason=reason, fine_tuning=fine_tuning
+        )
         with writing(self._engine) as connection:
             connection.execute(insert(jobs), vars(job))
         return job

@@ -86,7 +86,7 @@ class NewFeedback:
 
     Either `interaction_id` (prompt, reply and profile are taken from it) or `messages` and `response`; what was stated
     in an interaction has both. `rating` lies in [-1, 1]; `correction` is the reply that was wanted; `profile` None is
-    the interaction's, or `default`.
+    the interaction's, or `default`. `key` names it where it comes from, so that the profile has it once.
     """
 
     interaction_id: str | None = None
@@ -98,6 +98,7 @@ class NewFeedback:
     tags: tuple[str, ...] = ()
     profile: str | None = None
     source: Source = "given"
+    key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ class JobRecord:
 
     `error` says why it failed, was rejected or had nothing to learn; `version` is the adapter it published; `reason`
     says why it ran; `pauses` counts the pauses of its worker by reason: `{"heat": {"count": 2, "seconds": 61.5}}`.
+    `fine_tuning` is what was asked of it in OpenAI's dialect; its `training` are settings of training for it alone.
     """
 
     id: str
@@ -155,6 +157,7 @@ class JobRecord:
     peak_bytes: int | None = None
     reason: str | None = None
     pauses: Mapping[str, Mapping[str, Any]] | None = None
+    fine_tuning: Mapping[str, Any] | None = None
 
     @property
     def active_version(self) -> int | None:
@@ -165,6 +168,21 @@ class JobRecord:
     def parent_version(self) -> int | None:
         """The incumbent: the version that the candidate is compared with; None for the base model."""
         return (self.spec or {}).get("parent_version")
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """An uploaded file: its name, its size as it came, and the profile that has taken it up.
+
+    Its text is feedback. Until a profile takes it up it is nobody's, is neither learned nor recalled, and `expires`.
+    """
+
+    id: str
+    created: datetime
+    name: str
+    bytes: int
+    profile: str | None = None
+    expires: datetime | None = None
 
 
 @dataclass(frozen=True)

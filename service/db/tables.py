@@ -20,6 +20,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     func,
+    or_,
     select,
 )
 
@@ -99,6 +100,7 @@ stored_feedback = Table(
     Column("source", String(20), nullable=False, server_default="given"),
     Column("idempotency_key", String(200), unique=True),
     Column("request_sha256", String(64)),
+    Column("file", String(40), index=True),  # that it was uploaded in
     CheckConstraint("rating IS NULL OR (rating >= -1 AND rating <= 1)", name="rating_range"),
     Index("ix_feedback_profile_seq", "profile", "seq"),
     sqlite_autoincrement=True,
@@ -111,9 +113,33 @@ imports = Table(  # at most one: the rows of feedback, by number, of an import t
     Column("last", Integer, nullable=False),
 )
 
+files = Table(  # uploaded, without their text: that is the rows of feedback that name them
+    "files",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("id", String(40), nullable=False, unique=True),
+    Column("created", UtcTime, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("profile", String(64)),  # that has taken it up; until then none of its rows is seen
+    Column("expires", UtcTime),
+    sqlite_autoincrement=True,
+)
+
+NOBODY = ""  # the profile of uploaded rows that none has taken up
 _first, _last = (func.coalesce(select(func.min(imports.c[name])).scalar_subquery(), 0) for name in ("first", "last"))
-# All of it but for what is being imported, for reading; written is `stored_feedback`.
-feedback = select(stored_feedback).where(~stored_feedback.c.seq.between(_first, _last)).subquery("feedback")
+_unused = select(files.c.id).where(files.c.profile.is_(None))
+# All of it but for what is being imported, or was uploaded and is nobody's yet, for reading; written is
+# `stored_feedback`.
+feedback = (
+    select(stored_feedback)
+    .where(
+        ~stored_feedback.c.seq.between(_first, _last),
+        stored_feedback.c.profile != NOBODY,
+        or_(stored_feedback.c.file.is_(None), stored_feedback.c.file.not_in(_unused)),
+    )
+    .subquery("feedback")
+)
 
 jobs = Table(
     "jobs",
@@ -136,6 +162,7 @@ jobs = Table(
     Column("peak_bytes", Integer),
     Column("reason", Text),
     Column("pauses", JSON(none_as_null=True)),
+    Column("fine_tuning", JSON(none_as_null=True)),
     CheckConstraint(
         "status IN ('queued', 'running', 'paused', 'succeeded', 'rejected', 'failed', 'cancelled')", name="status_known"
     ),

@@ -66,7 +66,7 @@ class Housekeeper:
     def tidy(self) -> Report:
         """Apply every limit and return what was removed; the log has what failed."""
         # a full disk: the steps that write come last
-        tidy_rows = (_tidy_interactions, _tidy_scheduled_runs, _tidy_imports)
+        tidy_rows = (_tidy_interactions, _tidy_scheduled_runs, _tidy_imports, _tidy_files)
         return self._sweep(tidy_jobs, tidy_adapters, *tidy_rows, clear_free_pages)
 
     def forget(self) -> Report:
@@ -132,3 +132,9 @@ def _tidy_imports(sweep: Sweep) -> None:
     """Remove what an interrupted import has left."""
     with sweep.step("imports"):
         sweep.db.imports.remove_unfinished()
+
+
+def _tidy_files(sweep: Sweep) -> None:
+    """Remove uploaded files that no profile has taken up in their time."""
+    with sweep.step("files"):
+        sweep.report.files += sweep.db.files.remove_unused(sweep.now)

@@ -36,6 +36,7 @@ class Report:
         job_folders: directories of jobs, and of no job.
         leftovers: job directories whose checkpoints and temporary files were removed.
         examples: lines of job directories whose feedback was deleted.
+        files: uploaded files that no profile has taken up.
     """
 
     interactions: int = 0
@@ -45,6 +46,7 @@ class Report:
     leftovers: int = 0
     adapters: int = 0
     examples: int = 0
+    files: int = 0
     freed_bytes: int = 0
     failures: int = 0
 

@@ -55,7 +55,10 @@ class Server(Section):
     port: int = Field(default=8321, ge=0, le=65535, description="TCP port; 0 for any free one.")
     max_body_bytes: int = Field(default=1_000_000, ge=1, le=2**30, description="Largest request body, bytes.")
     max_import_bytes: int = Field(
-        default=64_000_000, ge=1, le=2**36, description="Largest body of POST /feedback/import, bytes."
+        default=64_000_000,
+        ge=1,
+        le=2**36,
+        description="Largest body of POST /feedback/import and POST /v1/files, bytes.",
     )
     max_connections: int = Field(
         default=3072,
@@ -295,6 +298,10 @@ class Retention(Section):
         default=200_000_000,
         description="Most that they take together, the oldest going first; 0 for no limit. Feedback, with its own "
         "copy of the text, stays.",
+    )
+    file_days: Days = Field(
+        default=30,
+        description="Days for which files of POST /v1/files are kept that no job has learned from; 0 for ever.",
     )
     job_days: Days = Field(
         default=365, description="Days for which records of jobs and of scheduled runs are kept; 0 for ever."

@@ -194,6 +194,10 @@ function Teach({ profile, profiles, attempt, onStored }) {
   </section>`;
 }
 
+// How much of an import is there already.
+const there = ({ already_there: number }) =>
+  number > 0 ? plural(number, "{number} is there already and is not stored again.", "{number} are there already and are not stored again.") : "";
+
 // Export, and import after a look at what would be stored.
 function Files({ profile, importing, attempt, onStored }) {
   const [form, setForm] = useState("messages");
@@ -216,8 +220,9 @@ function Files({ profile, importing, attempt, onStored }) {
     const answer = await attempt(() => post(`feedback/import${into}`, file));
     if (!answer) return;
     clear();
-    onStored(plural(answer.imported, "{number} lesson imported.", "{number} lessons imported."));
+    onStored(`${plural(answer.imported, "{number} lesson imported.", "{number} lessons imported.")} ${there(answer)}`.trim());
   };
+  const fresh = seen ? seen.valid - (seen.already_there ?? 0) : 0;
   const save = () => attempt(() => download(`feedback/export${into}${into ? "&" : "?"}format=${form}`, `lars-agent-${profile || "all"}.jsonl`));
   return html`<section aria-labelledby="files-title">
     <h2 id="files-title">${t("Take it with you")}</h2>
@@ -226,11 +231,11 @@ function Files({ profile, importing, attempt, onStored }) {
     ${importing && html`<p>${t("{done} of {total} lines are stored; all of them appear together…", { ...importing })}</p><progress aria-label=${t("Import JSON lines")} value=${importing.done} max=${importing.total}></progress>`}
     ${seen &&
     html`<div role="status">
-      <p>${plural(seen.valid, "{number} line can be imported.", "{number} lines can be imported.")} ${seen.refused.length > 0 && plural(seen.refused.length, "{number} cannot; nothing is stored until it is mended:", "{number} cannot; nothing is stored until they are mended:")}</p>
+      <p>${plural(seen.valid, "{number} line can be imported.", "{number} lines can be imported.")} ${there(seen)} ${seen.refused.length > 0 && plural(seen.refused.length, "{number} cannot; nothing is stored until it is mended:", "{number} cannot; nothing is stored until they are mended:")}</p>
       ${seen.refused.length > 0 && html`<ul>${seen.refused.slice(0, 20).map(({ line, message }) => html`<li key=${line} dir="auto">${format.sentence(said(message))}</li>`)}</ul>`}
       ${seen.refused.length > 20 && html`<p class="quiet">${t("…and {number} more.", { number: seen.refused.length - 20 })}</p>`}
       <p class="filters">
-        ${seen.valid > 0 && seen.refused.length === 0 && html`<button type="button" class="primary" onClick=${store}>${plural(seen.valid, "Import {number} line", "Import {number} lines")}</button>`}
+        ${fresh > 0 && seen.refused.length === 0 && html`<button type="button" class="primary" onClick=${store}>${plural(fresh, "Import {number} line", "Import {number} lines")}</button>`}
         <button type="button" onClick=${clear}>${t("Leave it")}</button>
       </p>
     </div>`}

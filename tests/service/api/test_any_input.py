@@ -30,7 +30,18 @@ FIELDS = {
     "/generate_stream": ["inputs", "parameters", "stream"],
     "/adapters/v1/activate": [],
     "/jobs/j-none/cancel": [],
-    "/feedback/import": ["prompt", "completion", "messages", "chosen", "rejected", "label"],
+    "/feedback/import": [
+        "prompt",
+        "completion",
+        "messages",
+        "conversations",
+        "instruction",
+        "output",
+        "chat",
+        "snapshot",
+    ],
+    "/v1/feedback": ["type", "data", "meta", "snapshot"],
+    "/v1/fine_tuning/jobs": ["model", "training_file", "suffix", "seed", "method", "hyperparameters", "metadata"],
 }
 EDGES = ("0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00")  # no such moment in UTC
 MOMENTS = st.datetimes() | st.datetimes(timezones=st.timezones()) | st.sampled_from(EDGES)

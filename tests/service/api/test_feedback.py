@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from service.api import feedback as module
+from service.api import import_rows as module
 from service.db.records import NewFeedback
 from tests.service.api.conftest import wait_until
 
@@ -189,7 +189,7 @@ def test_an_import_tells_how_far_it_is_and_others_go_on(client, daemon):
     wait_until(lambda: client.get("/info").json()["importing"] == {"done": 1, "total": 2})
     assert client.post("/feedback", json={"prompt": "A", "response": "B", "rating": 1}).status_code == 201
     assert client.get("/feedback").json()["total"] == client.get("/info").json()["feedback"]["total"] == 1
-    dry = client.post("/feedback/import?dry_run=true", content=b'{"prompt": "A", "completion": "B"}')
+    dry = client.post("/feedback/import?dry_run=true", content=b'{"prompt": "A", "completion": "C"}')
     assert dry.json() == {"imported": 0, "valid": 1, "refused": []}
     may_go.set()
     thread.join()

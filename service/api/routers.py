@@ -20,9 +20,12 @@ from service.api import (
     settings,
 )
 from service.api.ollama import chat as ollama_chat
+from service.api.ollama import embed as ollama_embed
 from service.api.ollama import models as ollama_models
+from service.api.ollama import store as ollama_store
 from service.api.openai import chat as openai_chat
 from service.api.openai import completions as openai_completions
+from service.api.openai import embeddings as openai_embeddings
 from service.api.openai import models as openai_models
 
 MODULES = (
@@ -30,8 +33,11 @@ MODULES = (
     openai_chat,
     openai_completions,
     openai_models,
+    openai_embeddings,
     ollama_chat,
     ollama_models,
+    ollama_embed,
+    ollama_store,
     effects,  # before what takes "effects" for the id of feedback
     feedback,
     interactions,

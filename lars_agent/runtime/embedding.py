@@ -1,8 +1,9 @@
 """Embeddings: vectors of norm 1 that are near each other for texts of one meaning, made of the base model's states.
 
-The vector of a text is the final hidden state at the line break behind it, which stands for all of it, however it ends.
-Hidden states of all texts are much alike, in a few directions above all (Ethayarajh, arXiv 1909.00512), so that it is
-standardized by those of the shipped passages' first sentences. docs/api.md has what was measured.
+The model is asked for the text in one word (Jiang et al., arXiv 2307.16645): the final hidden state from which that
+word would come stands for all of the text, however it ends. Hidden states of all texts are much alike, in a few
+directions above all (Ethayarajh, arXiv 1909.00512), so that it is standardized by those of the shipped passages' first sentences.
+docs/api.md has what was measured.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from lars_agent.models.open import OpenedModel
 from lars_agent.ops.safetensors_io import read_tensors, tensor_file
 from lars_agent.runtime.embedded import Embedded, Input, encoded
 
-ENDING = "\n"
+BEFORE, BEHIND = 'This sentence: "', '" means in one word: "'
 WAITING = 8  # callers
 OnThread = Callable[[Callable[[], Any]], Any]
 
@@ -55,7 +56,11 @@ class Embedder:
         self._vocabulary = int(opened.model.config.get_text_config(decoder=True).vocab_size)
         passages = (files("lars_agent.data") / "rehearsal.txt").read_text(encoding="utf-8").split("\n\n")
         self._common_texts = [passage.strip().replace("\n", " ").partition(". ")[0] for passage in passages]
-        digest = hashlib.sha256(json.dumps([*self._common_texts, ENDING, model]).encode()).hexdigest()[:12]
+        digest = hashlib.sha256(json.dumps([*self._common_texts, BEFORE, BEHIND, model]).encode()).hexdigest()[:12]
+        self._before, self._behind = self._ids(BEFORE), self._ids(BEHIND)
+        whole = list(self._tokenizer.encode(BEFORE))  # with the token that a text begins with, where the model has one
+        if whole[-len(self._before) :] == self._before:
+            self._before = whole
         self._file = opened.folder / f"embedding-{digest}.safetensors"
         self._common: tuple[Tensor, Tensor] | None = None
         self._room, self._turn = threading.BoundedSemaphore(WAITING), threading.Lock()
@@ -75,15 +80,11 @@ class Embedder:
                 vectors = [normalize((self._read(one, ends) - mean) / deviation, dim=0) for one in prompts]
         finally:
             self._room.release()
-        ending = len(self._ending)
+        frame = len(self._before) + len(self._behind)
         return [
-            Embedded(encoded(array("f", vector.tolist())), len(prompt) - ending)
+            Embedded(encoded(array("f", vector.tolist())), len(prompt) - frame)
             for vector, prompt in zip(vectors, prompts, strict=True)
         ]
-
-    @property
-    def _ending(self) -> list[int]:
-        return self._ids(ENDING)
 
     def _ids(self, text: str) -> list[int]:
         """Return the ids of a text, in which special tokens are ordinary text."""
@@ -98,12 +99,12 @@ class Embedder:
                 f"token {strange[0]} is none of the model's {self._vocabulary}; send texts (langchain: "
                 "check_embedding_ctx_length=False), or ids of this model's own tokenizer"
             )
-        most = self._context - len(self._ending)
+        most = self._context - len(self._before) - len(self._behind)
         if len(ids) > most and not truncate:
             raise PromptTooLong(
                 f"a text has {len(ids)} tokens, at most {most} are read at once; send it in shorter parts"
             )
-        return [*ids[:most], *self._ending]
+        return [*self._before, *ids[:most], *self._behind]
 
     def _read(self, prompt: Sequence[int], ends: float) -> Tensor:
         """Return the state (H,) float32 at the last token. Raises GenerationTimeout."""

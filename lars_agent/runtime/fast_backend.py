@@ -47,7 +47,7 @@ class FastBackend:
     def states(self, prompt: Sequence[int]) -> Iterator[Tensor]:
         """See `Backend`."""
         kv = KVCache(self.decoder, len(prompt))
-        for ids in torch.tensor(list(prompt)).split(PROMPT_CHUNK):
+        for ids in torch.split(torch.tensor(list(prompt)), PROMPT_CHUNK):
             yield self.decoder.run(ids, [SequenceChunk(kv, len(ids))])
 
     def step(self, sequences: Sequence[FastSequence], tokens: Sequence[int]) -> None:

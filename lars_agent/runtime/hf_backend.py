@@ -39,7 +39,7 @@ class HfBackend:
         """See `Backend`."""
         ids, read = torch.tensor([list(prompt)]), 0
         cache = reserved_cache(self.attachment.model.config, len(prompt))
-        for part in ids.split(PROMPT_CHUNK, dim=1):
+        for part in torch.split(ids, PROMPT_CHUNK, dim=1):
             end = read + part.shape[1]
             mask = torch.ones(1, end, dtype=torch.long)
             yield self.attachment.hidden(part, mask, torch.arange(read, end)[None], cache)[0]

@@ -182,7 +182,7 @@ async def _steps(daemon: Daemon, reference: str) -> AsyncIterator[Step]:
     before = None
     while (now := daemon.model_pull.last) is not None and now.reference == reference and not now.is_over:
         if now != before:
-            step = {"status": f"pulling {reference}" if now.total_bytes else now.message}
+            step: Step = {"status": f"pulling {reference}" if now.total_bytes else now.message}
             if now.total_bytes:  # Open WebUI shows a bar for what has a digest
                 step |= {"digest": reference, "total": now.total_bytes, "completed": now.done_bytes}
             yield step

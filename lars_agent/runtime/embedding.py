@@ -2,8 +2,8 @@
 
 The model is asked for the text in one word (Jiang et al., arXiv 2307.16645): the final hidden state from which that
 word would come stands for all of the text, however it ends. Hidden states of all texts are much alike, in a few
-directions above all (Ethayarajh, arXiv 1909.00512), so that it is standardized by those of the shipped passages' first sentences.
-docs/api.md has what was measured.
+directions above all (Ethayarajh, arXiv 1909.00512), so that it is standardized by those of the shipped passages' first
+sentences. docs/api.md has what was measured.
 """
 
 from __future__ import annotations

@@ -131,6 +131,26 @@ for which they differ. A family that is not here is checked in the same way: `la
 - The chat template decides too: one that begins a reply with `<think>` and leaves it out of the conversation is good
   for replies only, one that does not show what the user says is refused. The pull tells.
 
+## Pulling a model
+
+`lars-agent model pull org/name` (or `org/name@revision`, `default`, a folder, a `.gguf` file) first says what the
+model needs of network, disk and memory, for replies and for training; with `--dry-run` it fetches nothing. The page
+Settings does the same.
+
+- The revision is resolved to its commit, which is recorded with the model. Of a repository only the model's own files
+  are fetched: `config.json`, the tokenizer, the chat template, and the safetensors that its index names.
+- A pull that was cut off, or killed, goes on where it was when it is run again. Every file is checked against the
+  hub's digest.
+- Without room on the disk for all of it nothing is fetched; should the disk fill meanwhile, the file that filled it
+  is removed. A model is installed whole and checked, or not at all.
+- A gated or private model needs a token of the hub: `HF_TOKEN`, the file that `HF_TOKEN_PATH` names, or the one that
+  `hf auth login` writes, of the user who pulls. A service's is `sudo -u lars-agent HF_TOKEN=... lars-agent model pull
+  org/name`. `HF_ENDPOINT` names another hub.
+- Repositories without safetensors are refused before anything is fetched; of one with GGUF files, download one and
+  pull that.
+
+## Families
+
 | family | replies | fast decoder | trains | |
 |---|---|---|---|---|
 """

@@ -33,6 +33,10 @@ class ModelNotFound(ModelError):
     """No such base model on this device."""
 
 
+class ModelForbidden(ModelNotFound):
+    """The hub gives the model only to those whom its owners let in."""
+
+
 class ModelIncomplete(ModelError):
     """A required file of the model's folder is missing."""
 

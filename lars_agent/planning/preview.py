@@ -19,7 +19,7 @@ from transformers import AutoConfig
 from lars_agent.errors import LarsError, ModelUnsupported, serialize_error
 from lars_agent.lars.config import LarsConfig
 from lars_agent.memory.measure import rss_bytes
-from lars_agent.models import sources
+from lars_agent.models import hub, sources
 from lars_agent.models.open import precision
 from lars_agent.models.weights import refuse_quantized
 from lars_agent.planning.planner import ladder, needed_bytes
@@ -98,7 +98,7 @@ def _read_config(reference: str, folder: Path) -> int:
         except Exception as error:  # the readers of damaged files have no common base
             raise ModelUnsupported(f"{reference} has no configuration that transformers knows: {error}") from error
         return 0
-    return sources.hub_config(reference, folder)
+    return hub.find(reference, folder).bytes
 
 
 def main(reference: str, dtype: str, budget_bytes: str) -> None:

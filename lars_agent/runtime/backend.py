@@ -45,6 +45,9 @@ class Backend(Protocol):
         The next prompts, too, begin with the first `shared` of its tokens, which are then read once.
         """
 
+    def states(self, prompt: Sequence[int]) -> Iterator[Tensor]:
+        """Yield the base model's final hidden states (T, H) of the prompt's tokens, a chunk at a time."""
+
     def step(self, sequences: Sequence[Any], tokens: Sequence[int]) -> None:
         """Append one token to each of `sequences`, which `start` returned, and update its `logits`."""
 

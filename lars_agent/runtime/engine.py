@@ -32,6 +32,7 @@ from lars_agent.runtime.adapter_cache import AdapterCache
 from lars_agent.runtime.backend import choose_backend
 from lars_agent.runtime.batcher import ContinuousBatcher, QueuedRequest
 from lars_agent.runtime.constraint import Constraints
+from lars_agent.runtime.embedding import Embedder
 from lars_agent.runtime.prompts import encode_prefill, encode_raw, prompt_text
 from lars_agent.runtime.relevance import Relevance
 from lars_agent.runtime.request import GenerationRequest, Near, PastAnswer, Ticket
@@ -88,6 +89,9 @@ class Engine:
         size = sum(tensor.nbytes for tensor in (*opened.model.parameters(), *opened.model.buffers()))
         name = f"{opened.sha256} {opened.model.dtype} {size}"  # the size tells quantized weights
         self._relevance = Relevance(self._embed, opened.folder, name)
+        self.embedder = Embedder(
+            opened, self._backend.states, self._on_thread, model=name, context=self._context, deadline_s=deadline_s
+        )
         self._closed = self._cancel_all = False
         self._is_cold = True  # questions are still to be read
         self._thread = threading.Thread(target=self._serve, name="generation", daemon=True)

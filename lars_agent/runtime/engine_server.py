@@ -9,10 +9,12 @@ closes the socket.
              {"id": 2, "do": "prepare" | "swap", "profile": "alice", "version": 3}
              {"id": 3, "do": "forget", "profile": "alice", "versions": [2, 3]}
              {"id": 4, "do": "close", "timeout_s": 10}
+             {"id": 5, "do": "embed", "inputs": ["a text", [9, 7]], "truncate": true}
     from it  {"ready": true} or {"failed": {...}}, then
              {"id": 1, "seed": 7, "version": 3, "recalled": []}
              {"id": 1, "piece": {"text": "Hel", ...}}   {"id": 1, "done": {...}}
-             {"id": 2, "value": true}   {"id": 1, "error": {"type": "QueueFull", "message": "...", "fields": {}}}
+             {"id": 2, "value": true}   {"id": 5, "value": [{"data": "...", "tokens": 3}]}
+             {"id": 1, "error": {"type": "QueueFull", "message": "...", "fields": {}}}
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ class EngineServer:
         self._tickets: dict[int, Ticket] = {}
         methods = (engine.prepare, engine.swap, engine.forget, engine.close)
         self._methods: dict[str, Callable[..., Any]] = {method.__name__: method for method in methods}
+        self._methods["embed"] = lambda **arguments: [asdict(one) for one in engine.embedder.embed(**arguments)]
 
     def serve(self) -> None:
         """Serve until the other end closes the connection."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from lars_agent.lars import LarsAdapter
 from lars_agent.runtime.constant_delta import BatchedDeltas, FastAdapter
 from lars_agent.runtime.fast_decoder import AdapterHook, FastDecoder, KVCache, SequenceChunk
-from lars_agent.runtime.generation import FastSequence
+from lars_agent.runtime.generation import PROMPT_CHUNK, FastSequence
 from lars_agent.runtime.prefix_cache import PrefixCache
 from lars_agent.runtime.prompt_logits import prompt_logits
 
@@ -48,6 +48,12 @@ class FastBackend:
         kv = KVCache(self.decoder, len(prompt))
         kv.states[:, :, :shared], kv.length = self._opening[1].states, shared
         return self.decoder.run(ids[shared:], [SequenceChunk(kv, len(prompt) - shared)])[-1].float()
+
+    def states(self, prompt: Sequence[int]) -> Iterator[Tensor]:
+        """See `Backend`."""
+        kv = KVCache(self.decoder, len(prompt))
+        for ids in torch.split(torch.tensor(list(prompt)), PROMPT_CHUNK):
+            yield self.decoder.run(ids, [SequenceChunk(kv, len(ids))])
 
     def step(self, sequences: Sequence[FastSequence], tokens: Sequence[int]) -> None:
         """See `Backend`; sequences whose adapter needs its full rule run one by one."""

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from lars_agent.lars import LarsAdapter
-from lars_agent.lars.decoding import HfSequence
+from lars_agent.lars.decoding import PROMPT_CHUNK, HfSequence
 from lars_agent.lars.inject import Attachment
+from lars_agent.ops.kv_cache import reserved_cache
 
 
 class HfBackend:
@@ -36,6 +37,17 @@ class HfBackend:
         ids = torch.tensor([list(prompt)])
         hidden: Tensor = self.attachment.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
         return hidden[0, -1].float()
+
+    @torch.no_grad()
+    def states(self, prompt: Sequence[int]) -> Iterator[Tensor]:
+        """See `Backend`."""
+        ids, read = torch.tensor([list(prompt)]), 0
+        cache = reserved_cache(self.attachment.model.config, len(prompt))
+        for part in torch.split(ids, PROMPT_CHUNK, dim=1):
+            end = read + part.shape[1]
+            mask = torch.ones(1, end, dtype=torch.long)
+            yield self.attachment.hidden(part, mask, torch.arange(read, end)[None], cache)[0]
+            read = end
 
     def step(self, sequences: Sequence[HfSequence], tokens: Sequence[int]) -> None:
         """See `Backend`."""

@@ -32,6 +32,8 @@ class PullBody(Reply):
 
     reference: str
     message: str = Field(description="What is being done, and how far it is.")
+    done_bytes: int | None = Field(description="Bytes that have come; null while nothing is being fetched.")
+    total_bytes: int | None = Field(description="Bytes of all that is fetched; null while nothing is.")
     error: str | None
     is_over: bool
 

@@ -22,9 +22,12 @@ from service.api import (
     settings,
 )
 from service.api.ollama import chat as ollama_chat
+from service.api.ollama import embed as ollama_embed
 from service.api.ollama import models as ollama_models
+from service.api.ollama import store as ollama_store
 from service.api.openai import chat as openai_chat
 from service.api.openai import completions as openai_completions
+from service.api.openai import embeddings as openai_embeddings
 from service.api.openai import feedback as openai_feedback
 from service.api.openai import files as openai_files
 from service.api.openai import fine_tuning as openai_fine_tuning
@@ -36,6 +39,7 @@ MODULES = (
     openai_chat,
     openai_completions,
     openai_models,
+    openai_embeddings,
     openai_responses,
     openai_files,
     openai_fine_tuning,
@@ -43,6 +47,8 @@ MODULES = (
     anthropic,
     ollama_chat,
     ollama_models,
+    ollama_embed,
+    ollama_store,
     effects,  # before what takes "effects" for the id of feedback
     feedback,
     imports,

@@ -108,6 +108,16 @@ class AdapterSwitch:
                     self._serve_active(engine, profile, self._base_model().sha256)
             log.info("adapters_withdrawn", profile=profile, versions=sorted(versions), active=self._active(profile))
 
+    def remove(self, profile: str, version: int) -> None:
+        """Delete a version for good, with the replies that it is giving; none that is in use goes back to it.
+
+        Raises AdapterNotFound, AdapterInUse; nothing is deleted then.
+        """
+        with self._lock, self._opened_engine() as engine:
+            self._store.remove(profile, version)
+            if engine is not None:
+                engine.forget(profile, [version])
+
     def without(self, profile: str, versions: Collection[int]) -> int | None:
         """Return the version that would serve once `versions` were withdrawn."""
         with self._lock:

@@ -17,6 +17,7 @@ from typing import Any
 
 from lars_agent.errors import GenerationError
 from lars_agent.memory.allocator import torch_environment
+from lars_agent.runtime.embedded import Embedded, Input, embedded_from
 from lars_agent.runtime.request import GenerationRequest, Ticket
 from lars_agent.runtime.rpc import EngineOptions, RpcConnection, error_from, error_to, generation_from, piece_from
 
@@ -97,6 +98,10 @@ class EngineClient:
             tuple(map(tuple, answer["recalled"])),
         )
         return ticket
+
+    def embed(self, inputs: Sequence[Input], truncate: bool) -> list[Embedded]:
+        """See `Embedder.embed`."""
+        return embedded_from(self._call({"do": "embed", "inputs": list(inputs), "truncate": truncate}))
 
     def prepare(self, profile: str, version: int) -> bool:
         """See `Engine.prepare`."""

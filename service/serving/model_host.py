@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import structlog
 
 from lars_agent.errors import LarsError, ModelLoading
 from lars_agent.models.library import InstalledModel
+from lars_agent.runtime.embedded import Embedded, Input
 from lars_agent.runtime.request import GenerationRequest, Ticket
 from lars_agent.store.adapters import AdapterStore
 from service.alarms import Alarm
@@ -64,6 +65,7 @@ class ModelHost:
         self._timer = IdleTimer(self._keep_alive_s, self._sleep)
         self._counting = threading.Lock()
         self._tickets: set[Ticket] = set()  # those whose replies are unfinished
+        self._embedding = 0  # calls for embeddings that are unfinished
         self._on_busy = on_busy
         self._serve_profiles: ServeProfiles = lambda engine, installed: None
         self._served: Callable[[str], int | None] = lambda profile: None  # by the engine opened last, closed or not
@@ -120,7 +122,7 @@ class ModelHost:
             ticket = engine.submit(request)
             with self._counting:
                 self._tickets.add(ticket)
-                if len(self._tickets) == 1:
+                if len(self._tickets) == 1 and not self._embedding:
                     self._set_busy(True)
             ticket.add_done_callback(self._end)
         self._timer.restart(self._keep_alive_s if keep_alive_s is None else keep_alive_s)
@@ -129,8 +131,30 @@ class ModelHost:
     def _end(self, ticket: Ticket) -> None:
         with self._counting:
             self._tickets.remove(ticket)
-            if not self._tickets:
+            if not self._tickets and not self._embedding:
                 self._set_busy(False)
+
+    def embed(self, inputs: Sequence[Input], truncate: bool, keep_alive_s: float | None = None) -> list[Embedded]:
+        """Return embeddings by the base model; see `submit`, and `Embedder.embed` in the engine process."""
+        with self.engine() as engine, self._embedding_counted():
+            found = engine.embed(inputs, truncate)
+        self._timer.restart(self._keep_alive_s if keep_alive_s is None else keep_alive_s)
+        return found
+
+    @contextlib.contextmanager
+    def _embedding_counted(self) -> Iterator[None]:
+        """Count the block as an unfinished request."""
+        with self._counting:
+            self._embedding += 1
+            if self._embedding == 1 and not self._tickets:
+                self._set_busy(True)
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._embedding -= 1
+                if not self._embedding and not self._tickets:
+                    self._set_busy(False)
 
     def _set_busy(self, busy: bool) -> None:
         self._timer.set_busy(busy)

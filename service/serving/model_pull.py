@@ -15,10 +15,11 @@ import structlog
 
 from lars_agent.errors import LarsError, ModelError, last_line, process_error
 from lars_agent.models import sources
+from lars_agent.models.hub import transferred
 
 log = structlog.get_logger(__name__)
 
-COMMAND = (sys.executable, "-m", "service", "model", "pull")
+COMMAND = (sys.executable, "-m", "service", "model", "pull", "--no-preview")
 PREVIEW = (sys.executable, "-m", "lars_agent.planning.preview")
 PREVIEW_S = 120.0
 
@@ -52,6 +53,16 @@ class Pull:
     message: str = "beginning"
     error: str | None = None
     is_over: bool = False
+
+    @property
+    def done_bytes(self) -> int | None:
+        """Bytes that have come of a file that is being fetched; None while none is, or it is not known."""
+        return (transferred(self.message) or (None,))[0]
+
+    @property
+    def total_bytes(self) -> int | None:
+        """Bytes of all that is being fetched; None as with `done_bytes`."""
+        return (transferred(self.message) or (None, None))[1]
 
 
 class ModelPull:

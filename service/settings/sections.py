@@ -96,6 +96,11 @@ class Server(Section):
         examples=["a long random text"],
     )
 
+    client_pulls: bool = Field(
+        default=False,
+        description="Whether clients may fetch base models from the hub, with Ollama's `/api/pull`. Off, they are told "
+        "how you fetch one yourself.",
+    )
     model_aliases: dict[Annotated[str, Field(min_length=1, max_length=200)], str] = Field(
         default={},
         description="Other names by which clients may ask for a profile or a version, for those that insist on a name "

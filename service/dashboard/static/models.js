@@ -60,7 +60,7 @@ export function Models({ chosen, attempt, onChoose }) {
     <div role="status">
       ${needs === false && html`<p class="quiet">${t("Looking at its configuration…")}</p>`}
       ${needs && html`<${Needs} of=${needs} onFetch=${fetchIt} onLeave=${() => setNeeds(null)} />`}
-      ${isPulling && html`<p>${pull.reference}: ${said(pull.message)}…</p><progress aria-label=${t("Fetching a model")}></progress>`}
+      ${isPulling && html`<p>${pull.reference}: ${pull.total_bytes ? t("{done} of {total}", { done: format.bytes(pull.done_bytes), total: format.bytes(pull.total_bytes) }) : said(pull.message)}…</p><progress aria-label=${t("Fetching a model")} ...${pull.total_bytes ? { value: pull.done_bytes, max: pull.total_bytes } : {}}></progress>`}
       ${pull?.is_over && !pull.error && html`<p>${pull.reference}: ${said(pull.message)}.</p>`}
     </div>
     ${pull?.error && html`<p class="error" role="alert">${format.sentence(said(pull.error))}</p>`}

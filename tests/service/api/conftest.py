@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -16,7 +17,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import event, text
 
-from lars_agent.errors import GenerationCancelled, LarsError
+from lars_agent.errors import GenerationCancelled, LarsError, PromptTooLong
+from lars_agent.runtime.embedded import Embedded, Input, encoded
 from lars_agent.runtime.request import Generation, GenerationRequest, Piece, Ticket, TokenChoice, TokenLogprob
 from lars_agent.store.adapters import AdapterStore
 from service.app import create_app
@@ -24,6 +26,7 @@ from service.db.engine import writing
 from service.settings.load import Settings
 
 SHA256 = "b" * 64
+LONGEST = 200  # input to embed
 BASE_URL = "http://127.0.0.1:8321"
 
 
@@ -81,6 +84,12 @@ class FakeEngine:
         whole = Generation("".join(words), "eos_token", 3, len(words), ticket.version, ticket.seed, ())
         whole = replace(whole, end=token_of("") if has_tokens else None)
         ticket.finish(whole if error is None else None, error)
+
+    def embed(self, inputs: Sequence[Input], truncate: bool) -> list[Embedded]:
+        """The number of characters or tokens, and 4: vectors of four numbers that are not of norm 1."""
+        if any(len(one) > LONGEST for one in inputs) and not truncate:
+            raise PromptTooLong(f"a text has more than {LONGEST} tokens")
+        return [Embedded(encoded(array("f", [min(len(one), LONGEST), 4, 0, 0])), len(one)) for one in inputs]
 
     def prepare(self, profile: str, version: int) -> bool:
         self.store.verify(profile, version, self.sha256)

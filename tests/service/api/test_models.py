@@ -45,14 +45,18 @@ def test_a_model_is_fetched_by_a_process_of_its_own_and_chosen_for_the_next_star
 
 def test_one_model_is_fetched_at_a_time_and_a_failure_says_why(client, tiny):
     waits = (
-        "import time; print('fetching 3 of 9 MiB', flush=True); time.sleep(1); raise SystemExit('error: no network')"
+        "import time; print('fetching it: 3,000 of 9,000 bytes', flush=True); time.sleep(1); "
+        "raise SystemExit('error: no network')"
     )
     client.app.state.daemon.model_pull = ModelPull("", (sys.executable, "-c", waits))
     client.post("/models", json={"reference": str(tiny)})
-    wait_until(lambda: client.get("/models").json()["pull"]["message"] == "fetching 3 of 9 MiB")
+    wait_until(lambda: client.get("/models").json()["pull"]["message"].startswith("fetching"))
+    pull = client.get("/models").json()["pull"]
+    assert (pull["done_bytes"], pull["total_bytes"]) == (3000, 9000)
     second = client.post("/models", json={"reference": str(tiny)})
     assert (second.status_code, "is being fetched" in second.json()["error"]["message"]) == (409, True)
-    assert over(client)["pull"]["error"] == "no network"
+    pull = over(client)["pull"]
+    assert (pull["error"], pull["total_bytes"]) == ("no network", None)
     assert client.post("/models", json={"reference": str(tiny)}).status_code == 202
     over(client)
 

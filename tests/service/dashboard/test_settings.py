@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import expect
 
+from service.serving.model_pull import Pull
 from tests.service.dashboard.conftest import opened
 from tests.tiny import save_tiny
 
@@ -96,3 +97,15 @@ def test_a_model_is_fetched_and_chosen_for_the_next_start(preferences, daemon, t
     preferences.wait_for_selector("text=model.name: saved, applies at the next start of the daemon.")
     expect(preferences.locator(".models li .pill")).to_have_text("from the next start")
     assert daemon.settings.model.name == "default"
+
+
+def test_how_far_a_model_is_fetched_is_told_in_bytes(page, address, daemon):
+    daemon.model_pull.last = Pull("org/name", "fetching org/name at 0123: 3,000,000 of 9,000,000 bytes")
+    with opened(page, f"{address}preferences") as page:
+        bar = page.locator("progress[aria-label='Fetching a model']")
+        expect(bar).to_have_attribute("value", "3000000")
+        expect(bar).to_have_attribute("max", "9000000")
+        page.wait_for_selector("text=org/name: 3 MiB of 9 MiB")
+        daemon.model_pull.last = Pull("org/name", "checking the weights")
+        page.wait_for_selector("text=org/name: checking the weights")
+        expect(bar).not_to_have_attribute("value", "3000000")

@@ -255,5 +255,5 @@ def test_settings_are_shown_changed_and_reset(daemon):
     refused = run(daemon, "settings", "training.epochs", "many")
     assert (refused.returncode, "training.epochs" in refused.stderr) == (1, True)
     assert run(daemon, "settings", "training.colour").returncode == 1
-    assert run(daemon, "settings", "--reset").returncode == 1
+    assert run(daemon, "settings", "--reset").returncode == 2
     assert json.loads(run(daemon, "settings", "training.epochs", "--json").stdout)[0]["value"] == 24

@@ -13,6 +13,7 @@ from service.cli.client import Client, path_of
 from service.cli.options import AnyProfile, Id, Limit, Noun, Profile, Search, Url
 from service.cli.output import (
     Json,
+    local_day,
     local_time,
     one_line,
     print_fields,
@@ -56,7 +57,7 @@ def list_(
     rows = (
         (
             row["id"],
-            local_time(row["created"]),
+            local_day(row["created"]),
             row["profile"],
             one_line(row["messages"][-1]["content"]),
             one_line(row["correction"] or row["response"]),
@@ -64,7 +65,7 @@ def list_(
         )
         for row in page["feedback"]
     )
-    return print_page(page, "feedback", ("id", "created", "profile", "prompt", "reply", ""), rows)
+    return print_page(page, "feedback", ("id", "created", "profile", "prompt", "reply", "judged"), rows)
 
 
 @app.command()

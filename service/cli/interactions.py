@@ -9,7 +9,7 @@ import typer
 from service.cli import forget
 from service.cli.client import Client, path_of
 from service.cli.options import AnyProfile, Id, Limit, Noun, Search, Url
-from service.cli.output import Json, local_time, one_line, print_fields, print_json, print_page
+from service.cli.output import Json, local_day, local_time, one_line, print_fields, print_json, print_page
 
 app = typer.Typer(cls=Noun, help="List, show and delete recorded prompts and replies.")
 
@@ -31,7 +31,7 @@ def list_(
     rows = (
         (
             row["id"],
-            local_time(row["created"]),
+            local_day(row["created"]),
             row["profile"],
             row["adapter_version"],
             one_line(row["messages"][-1]["content"]),

@@ -13,6 +13,7 @@ from service.cli.options import AnyProfile, Limit, Noun, OptionalId, Profile, Ur
 from service.cli.output import (
     ERR,
     Json,
+    local_day,
     local_time,
     one_line,
     print_fields,
@@ -89,15 +90,14 @@ def list_(profile: AnyProfile = None, limit: Limit = 20, url: Url = None, as_jso
     rows = (
         (
             row["id"],
-            local_time(row["created"]),
+            local_day(row["created"]),
             row["profile"],
-            row["status"],
-            row["version"] if row["status"] == "succeeded" else "",
+            f"{row['status']}: {row['version']}" if row["status"] == "succeeded" else row["status"],
             one_line(row["error"] or row["reason"]),
         )
         for row in page["jobs"]
     )
-    return print_page(page, "jobs", ("id", "created", "profile", "status", "version", "why"), rows)
+    return print_page(page, "jobs", ("id", "created", "profile", "status", "note"), rows)
 
 
 @app.command()

@@ -29,7 +29,9 @@ class Noun(TyperGroup):
     """Commands on records of one kind; without a verb it is `list`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put in the verb that was left out."""
+        """Put in the verb that was left out; a shell that completes the words (`resilient_parsing`) wants all verbs."""
+        if ctx.resilient_parsing:
+            return super().parse_args(ctx, args)
         if not args or (args[0].startswith("-") and args[0] not in self.get_help_option_names(ctx)):
             args = [self.left_out(args), *args]
         return super().parse_args(ctx, args)

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -24,13 +25,14 @@ ERR = Console(stderr=True)
 PROGRESS_S = 1.0
 SHOWN_CHARS = 60  # of a text in a table
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a terminal would obey some of them
-UNBROKEN = {"id", "job", "created", "scheduled", "name", "version"}  # columns to copy from
+CROPPED = {"note", "prompt", "reply"}  # columns of one line, whose texts give way to the others
+UNBROKEN = {"id", "job", "created", "scheduled", "name", "profile", "status", "version", "judged"}  # to copy from
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 def print_text(text: str, console: Console = OUT, **style: Any) -> None:
     """Print `text` as it is: no markup, no colours of its own, no line breaks; without control characters."""
-    console.print(CONTROL.sub("\ufffd", text), markup=False, highlight=False, soft_wrap=True, **style)
+    console.print(plain(text), markup=False, highlight=False, soft_wrap=True, **style)
 
 
 def print_json(value: Any) -> None:
@@ -48,20 +50,35 @@ def print_result(value: Any, text: str, as_json: bool) -> None:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> Table:
     """Return a table; the columns numbered in `right` are aligned to the right."""
-    made = Table()
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in columns:
         made.add_column(name, no_wrap=name in UNBROKEN, overflow="fold")
     for number in right:
         made.columns[number].justify = "right"
     for row in rows:
-        made.add_row(*(Text(CONTROL.sub("\ufffd", cell)) for cell in row))
+        cells = zip(columns, row, strict=True)
+        made.add_row(*(_cropped(cell) if name in CROPPED else Text(plain(cell)) for name, cell in cells))
     return made
+
+
+def plain(text: str) -> str:
+    """Return `text` with what a terminal would obey made visible."""
+    return CONTROL.sub("\ufffd", text)
+
+
+def _cropped(text: str) -> Text:
+    return Text(plain(text), no_wrap=True, overflow="ellipsis")
 
 
 def one_line(text: str | None) -> str:
     """Return the beginning of `text` in one line."""
     line = " ".join((text or "").split())
     return line if len(line) <= SHOWN_CHARS else f"{line[: SHOWN_CHARS - 3]}..."
+
+
+def local_day(text: str) -> str:
+    """Return an ISO 8601 time as this device's date."""
+    return local_time(text)[:10]
 
 
 def local_time(text: str | None) -> str:

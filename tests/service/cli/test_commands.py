@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from io import StringIO
 from typing import Any
 
 import pytest
 import typer
+from rich.console import Console
 from starlette.applications import Starlette
 from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.routing import Route
 
 from service.cli.main import app
+from service.cli.output import table
 from service.settings.load import Settings
 from service.settings.sections import Server
 from tests.service.api.conftest import fake_app
@@ -46,6 +52,12 @@ def add(run, *options: str, prompt: str = "My dog?") -> Any:
     return run("feedback", "add", "--prompt", prompt, "--response", "Luna.", *options, "--json").json
 
 
+def teach(run) -> None:
+    """Store enough to train on."""
+    for number in range(2):
+        add(run, "--correction", f"It is {number}.", prompt=f"What is the number of house {number}?")
+
+
 def test_feedback_is_added_listed_shown_and_deleted_by_its_id(device, run):
     stored = add(run, "--correction", "Biscuit.", "--comment", EVIL, "--tag", "pets", "--tag", "dogs")
     assert (stored["tags"], stored["comment"]) == (["pets", "dogs"], EVIL)
@@ -73,6 +85,22 @@ def test_the_earlier_form_of_feedback_still_adds_some(device, run):
     assert run("forget", stored.out.split()[1], "--json").json["deleted"] == 1
 
 
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize(
+    ("columns", "row"),
+    [
+        (("prompt", "reply", "judged"), ("a question " * 20, "an answer " * 20, "corrected")),
+        (("status", "note"), ("succeeded: v12", "two examples are needed " * 9)),
+    ],
+)
+def test_in_a_terminal_an_id_is_whole_and_a_row_is_a_line(width, columns, row):
+    console, begin = Console(width=width, file=StringIO()), ("f-1a228f57048d7511293e629", "2026-11-29", "default")
+    console.print(table(("id", "created", "profile", *columns), [(*begin, *row)]))
+    _, _, line = console.file.getvalue().splitlines()
+    assert line.split()[:4] == [*begin, row[0].split()[0]]
+    assert "corrected" in line or "two" in line
+
+
 def test_more_rows_than_are_shown_are_told(device, run):
     ids = [add(run, "--rating", "up")["id"] for _ in range(3)]
     listed = run("feedback", "--limit", "2")
@@ -95,8 +123,7 @@ def test_interactions_are_listed_shown_and_deleted(device, run):
 
 
 def test_a_job_is_followed_to_its_end_phase_by_phase(device, run):
-    for number in range(2):
-        add(run, "--correction", f"It is {number}.", prompt=f"What is the number of house {number}?")
+    teach(run)
     device.release.touch()
     done = run("adapt", "--wait")
     assert done.code == 0, done.err
@@ -105,7 +132,7 @@ def test_a_job_is_followed_to_its_end_phase_by_phase(device, run):
     assert phases.index("training") < phases.index(f"{begun.split(':')[0]}: succeeded; published default@v1")
     assert phases[-1].startswith("  The loss on general text")
     listed = run("jobs")
-    assert re.search(r"j-\w+ .* succeeded .* v1 ", listed.out)
+    assert re.search(r"j-\w+ .* succeeded: v1 ", listed.out)
     assert run("adapters", "--json").json["active"] == "v1"
     assert "v1" in run("adapters").out
     assert "default@v1, in use" in run("adapters", "show", "v1").out
@@ -121,6 +148,7 @@ def test_a_job_is_followed_to_its_end_phase_by_phase(device, run):
 
 
 def test_a_job_is_paused_resumed_and_cancelled_without_its_id(device, run):
+    teach(run)
     device.release.unlink(missing_ok=True)
     begun = run("adapt", "--json").json
     assert begun["status"] == "queued"
@@ -137,6 +165,21 @@ def test_a_job_is_paused_resumed_and_cancelled_without_its_id(device, run):
         assert "no job is at work" in nothing.err
         over = run("jobs", verb, begun["id"])
         assert (over.code, begun["id"] in over.err) == (1, True)
+
+
+def test_who_interrupts_the_wait_gets_130_and_the_job_goes_on(device, run):
+    teach(run)
+    device.release.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "service", "adapt", "--wait"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        begun = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert device.get("info")["job"] == begun.split()[1].rstrip(":")
+    assert run("jobs", "cancel").code == 0
+    device.idle()
 
 
 def test_waiting_for_a_job_that_publishes_nothing_exits_1_and_json_is_one_document(device, run):

@@ -20,11 +20,13 @@ from lars_agent.models.library import InstalledModel, ModelLibrary
 from lars_agent.runtime.rpc import EngineOptions
 from lars_agent.store.adapters import AdapterStore
 from service.api import errors
+from service.api.cross_origin import CrossOrigin
 from service.api.daemon_metrics import DaemonCollector
 from service.api.methods import MethodGuard, MethodTable
 from service.api.middleware import GUARDS, RequestCounter, SafeHeaders, is_open
 from service.api.ollama.content_type import AnyContentType
 from service.api.openapi import complete
+from service.api.request_log import RequestLog
 from service.api.routers import ROUTERS
 from service.cycle.context import CycleContext
 from service.cycle.ratings import RatingsWatch
@@ -89,12 +91,16 @@ def create_app(settings: Settings, **overrides: Unpack[ComponentOverrides]) -> F
     app.state.daemon = daemon
     daemon.metrics.registry.register(DaemonCollector(daemon))
     errors.install(app)
-    routes = [*app.routes, *(route for router in EVERY_ROUTER for route in router.routes)]
+    every = [*app.routes, *(route for router in EVERY_ROUTER for route in router.routes)]
+    routes = [route for route in every if isinstance(route, Route)]
     app.add_middleware(AnyContentType)
-    app.add_middleware(MethodGuard, table=MethodTable([route for route in routes if isinstance(route, Route)]))
+    app.add_middleware(MethodGuard, table=MethodTable(routes))
     for guard in reversed(GUARDS):  # the one added last is asked first
         app.add_middleware(guard, server=settings.server)
+    if settings.server.allowed_origins:
+        app.add_middleware(CrossOrigin, server=settings.server)
     app.add_middleware(RequestCounter, metrics=daemon.metrics)
+    app.add_middleware(RequestLog, daemon=daemon, routes=routes)
     app.router.routes.extend(_routes())
     dashboard.install(app)
     return app

@@ -25,6 +25,7 @@ from service.housekeeping.housekeeper import Housekeeper
 from service.process.clock import Clock
 from service.process.crash_loop import StartupFailures
 from service.process.data_lock import DataLock
+from service.process.log import set_level
 from service.process.one_time_codes import OneTimeCodes
 from service.process.shutdown import WORKER_S
 from service.process.wrong_tokens import WrongTokens
@@ -123,6 +124,7 @@ class Daemon:
         self.housekeeper.use(settings)
         self.model_host.use(settings)
         self.recorder.use(settings.learning)
+        set_level(settings.log.level)
         self.settings = settings
 
     def require_free(self, profile: str) -> None:

@@ -101,7 +101,7 @@ def _is_terminal() -> bool:
 
 def run(settings: Settings, report: Callable[[str], None], source: SettingsSource) -> None:
     """Serve until SIGTERM or SIGINT; at SIGHUP reload the settings. Raises LarsError if it cannot start."""
-    log.configure()
+    log.configure(settings.log.level)
     settings.server.require_token()
     source = source.take_token()
     try:

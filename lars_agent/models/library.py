@@ -5,6 +5,7 @@
     <folder>/current                  the name of the selected model
     <folder>/.<name>.lock             flock of the process that pulls a model of that name
     <folder>/.<name>.tmp/             temporary folder of a pull; left by a killed one, removed by the next
+    <folder>/.<name>.removed/         a model that is being deleted; left by a killed removal, see `sweep`
 
 A model is built in a temporary folder and renamed when it is complete. It is named after the last part of its
 reference, followed by a hash of the reference if another model has that name.
@@ -23,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lars_agent.errors import ModelCorrupt, ModelNotFound
-from lars_agent.files import make_folder, publish_folder, raise_disk_full, read_plain, write_atomically
+from lars_agent.files import fsync_folder, make_folder, publish_folder, raise_disk_full, read_plain, write_atomically
 from lars_agent.models import sources
 from lars_agent.models.check import check_folder
 from lars_agent.models.hub import Progress
@@ -99,6 +100,25 @@ class ModelLibrary:
         path = self.folder / CURRENT_FILE
         return self._named(read_plain(path).decode(errors="replace").strip()) if path.is_file() else None
 
+    def sweep(self) -> None:
+        """Delete what a killed `remove` left."""
+        for leftover in self.folder.glob(".*.removed"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def remove(self, reference: str) -> int:
+        """Delete the model, with what is left of its downloads; return the bytes freed. Raises ModelNotFound."""
+        model = self.get(reference)
+        current = self.folder / CURRENT_FILE
+        if current.is_file() and read_plain(current).decode(errors="replace").strip() == model.name:
+            current.unlink()
+        doomed, downloads = self.folder / f".{model.name}.removed", self.folder / DOWNLOADS / model.name
+        model.folder.rename(doomed)
+        fsync_folder(self.folder)
+        freed = sum(_size(folder) for folder in (doomed, downloads))
+        shutil.rmtree(doomed)
+        shutil.rmtree(downloads, ignore_errors=True)
+        return freed
+
     def verify(self, reference: str) -> InstalledModel:
         """Check the weights against their recorded digest. Raises ModelCorrupt, ModelIncomplete."""
         model = self.get(reference)
@@ -169,7 +189,7 @@ class ModelLibrary:
             "reference": reference,
             "revision": revision,
             "sha256": weights_digest(weight_files(temp)),
-            "bytes": sum(path.stat().st_size for path in temp.rglob("*") if path.is_file()),
+            "bytes": _size(temp),
             "installed": datetime.now(UTC).isoformat(timespec="seconds"),
             "limits": limits,
         }
@@ -183,3 +203,8 @@ class ModelLibrary:
             raise ModelCorrupt(
                 f"{folder / MODEL_FILE} cannot be read ({error}); remove its folder and pull the model again"
             ) from error
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes of the files in a folder; 0 if there is none."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

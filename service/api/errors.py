@@ -19,6 +19,7 @@ from service.cycle.supervisor import JobNotRunning, JobRunning
 from service.db.errors import DatabaseBusy, IdempotencyConflict, RecordNotFound
 from service.process.crash_loop import SafeMode
 from service.serving.model_pull import PullRunning
+from service.serving.model_removal import ModelInUse
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +65,7 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
     (IdempotencyConflict, 409),
     (JobRunning, 409),
     (PullRunning, 409),
+    (ModelInUse, 409),
     (JobNotRunning, 409),
     (SafeMode, 409),
     (errors.AdapterError, 409),  # damaged, or made for another base model: it cannot serve

@@ -12,6 +12,7 @@ from starlette.requests import cookie_parser
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.cross_origin import may_call
 from service.api.errors import error_response
 from service.api.session import COOKIE, session_of
 from service.serving.request_metrics import RequestMetrics
@@ -84,7 +85,7 @@ class AccessGuard:
     """Answers 403 to a foreign Host (DNS rebinding) or site, and 401 without token or session."""
 
     def __init__(self, app: ASGIApp, server: Server) -> None:
-        self._app, self._token = app, server.token
+        self._app, self._token, self._origins = app, server.token, server.allowed_origins
         own = f"[{server.host}]" if ":" in server.host else server.host
         self._hosts = frozenset(host.lower() for host in (*server.allowed_hosts, own))
 
@@ -103,8 +104,9 @@ class AccessGuard:
             message = f"the Host {','.join(hosts)!a:.100} is not one of server.allowed_hosts"
             return error_response(path, 403, message)
         for origin in headers.getlist("origin"):
-            if origin.lower() not in (f"http://{hosts[0]}", f"https://{hosts[0]}"):
-                message = f"the Origin {origin!a:.100} is another site; only pages of this daemon may call it"
+            if not _is_own(origin, hosts[0]) and not may_call(path, origin, self._origins):
+                known = "pages of this daemon, and for the API those in server.allowed_origins,"
+                message = f"the Origin {origin!a:.100} is another site; only {known} may call it"
                 return error_response(path, 403, message)
         site = headers.get("sec-fetch-site", "none")
         if site not in OWN_SITES and "origin" not in headers and not _is_visit(scope, headers):
@@ -121,6 +123,7 @@ class AccessGuard:
         # Cookies are sent to every port of a host, and by the pages of every port: only this daemon's own may use it.
         session = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
         is_own = headers.get("sec-fetch-site", "none") in OWN_SITES
+        is_own &= all(_is_own(origin, headers["host"].lower()) for origin in headers.getlist("origin"))
         if is_own and hmac.compare_digest(session.encode(), session_of(token).encode()):
             return None
         if given:
@@ -153,6 +156,10 @@ def is_open(path: str, method: str) -> bool:
 
 def _refused(path: str) -> Response:
     return error_response(path, 401, WRONG_TOKEN, headers={"WWW-Authenticate": "Bearer"})
+
+
+def _is_own(origin: str, host: str) -> bool:
+    return origin.lower() in (f"http://{host}", f"https://{host}")
 
 
 def _is_visit(scope: Scope, headers: Headers) -> bool:

@@ -11,8 +11,9 @@ from lars_agent.errors import ModelNotFound, ModelUnsupported
 from lars_agent.models.library import ModelLibrary
 from service.api.dependencies import DaemonDep
 from service.api.errors import FieldConflict, FieldNotFound, documented
-from service.api.fields import Body, Reply, Text
+from service.api.fields import Body, Id, Reply, Text
 from service.serving.model_pull import preview
+from service.serving.model_removal import remove_model
 
 router = APIRouter(prefix="/models", tags=["models"])
 
@@ -43,6 +44,13 @@ class ModelList(Reply):
 
     models: list[ModelBody]
     pull: PullBody | None = Field(description="Null if none was asked for since the daemon's start.")
+
+
+class RemovedBody(Reply):
+    """A model that was removed."""
+
+    name: str
+    freed_bytes: int
 
 
 class PreviewBody(Reply):
@@ -97,3 +105,14 @@ def pull(body: PullRequest, daemon: DaemonDep) -> PullBody:
         return PullBody.model_validate(daemon.model_pull.start(body.reference))
     except ModelNotFound as error:
         raise FieldNotFound("reference", str(error)) from error
+
+
+@router.delete("/{name}", responses=documented(404, 409, 503))
+def remove(name: Id, daemon: DaemonDep) -> RemovedBody:
+    """Remove an installed base model; not the one in use, now or at the next start, nor one that a job needs."""
+    library, setting = ModelLibrary(daemon.settings.models_dir), daemon.source.load().model.name
+    try:
+        freed = remove_model(library, name, setting, daemon.model_host.installed, daemon.db.jobs.unfinished())
+    except ModelNotFound as error:
+        raise FieldNotFound("name", str(error)) from error
+    return RemovedBody(name=name, freed_bytes=freed)

@@ -12,6 +12,13 @@ from service.cli.client import ApiError, Client
 MAX_NEW_TOKENS = 256
 NOT_FOUND = 404
 RATINGS = {"/good": "up", "/bad": "down"}
+HELP, QUIT, FIX = ("/help", "/?"), ("/quit", "/exit", "/bye"), "/fix"
+HELP_TEXT = """\
+/good, /bad   rate the last reply
+/fix TEXT     say what the last reply should have been: it is recalled at once, and learned later
+/help         show this
+/quit         end, as do /exit, /bye and Ctrl-D
+All else is said to the model; a text that begins with a slash by doubling it: //etc is a folder."""
 
 
 def converse(client: Client, profile: str, out: Console) -> None:
@@ -22,12 +29,24 @@ def converse(client: Client, profile: str, out: Console) -> None:
             line = out.input("[bold]you:[/] ").strip()
         except (EOFError, KeyboardInterrupt):
             return
-        if line == "/quit":
+        if line in QUIT:
             return
-        if line in RATINGS or line.split(" ")[0] == "/fix":
+        if line in HELP:
+            out.print(HELP_TEXT, markup=False, highlight=False, soft_wrap=True)
+        elif line in RATINGS or line.split()[:1] == [FIX]:
             chat.give_feedback(line)
+        elif line.startswith("/") and not line.startswith("//"):
+            out.print(unknown(line), markup=False, highlight=False, soft_wrap=True)
         elif line:
-            chat.say(line)
+            chat.say(line.removeprefix("/"))
+
+
+def unknown(line: str) -> str:
+    """Return the answer to a command that does not exist, or that is followed by what it does not take."""
+    name = line.split()[0]
+    if name in (*RATINGS, *HELP, *QUIT):
+        return f"{name} takes no text; nothing was done (/fix TEXT says what the reply should have been)"
+    return f"there is no command {name}; /help lists them, and // begins a text with a slash"
 
 
 class Chat:
@@ -58,11 +77,11 @@ class Chat:
         if self._interaction is None:
             self._out.print("there is no reply to rate yet; say something first")
             return
-        if line.startswith("/fix") and not line.removeprefix("/fix").strip():
+        if line.startswith(FIX) and not line.removeprefix(FIX).strip():
             self._out.print("write the reply that you wanted: /fix TEXT")
             return
         body: dict[str, Any] = {"interaction_id": self._interaction}
-        body |= {"rating": RATINGS[line]} if line in RATINGS else {"correction": line.removeprefix("/fix").strip()}
+        body |= {"rating": RATINGS[line]} if line in RATINGS else {"correction": line.removeprefix(FIX).strip()}
         body |= {"profile": self._profile} if self._replier != self._profile else {}
         self._out.print(f"stored {self._client.post('/feedback', body)['id']}", highlight=False)
         self._replier = self._profile

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -13,6 +14,11 @@ from service.settings.load import load_settings
 from service.settings.sections import url_of
 
 TIMEOUT_S = 300.0
+LISTS = {  # commands that list the ids of what is at these paths
+    "/feedback/": "lars-agent feedback list",
+    "/interactions/": "lars-agent interactions list",
+    "/jobs/": "lars-agent jobs list",
+}
 
 
 class ApiError(Exception):
@@ -23,40 +29,49 @@ class ApiError(Exception):
         self.status = status
 
 
+def path_of(kind: str, record_id: str, *more: str) -> str:
+    """Return the path of a record, whatever is in its id."""
+    return "/".join(["", kind, quote(record_id, safe=""), *more])
+
+
 class Client:
     """Client of the daemon at `url`, by default of the one that the settings describe. All methods raise ApiError."""
 
     def __init__(self, url: str | None = None) -> None:
-        token = os.environ.get("LARS_AGENT_TOKEN")
+        token, self._token_of = os.environ.get("LARS_AGENT_TOKEN"), "the environment variable LARS_AGENT_TOKEN"
         if url is None:
             server = load_settings().server
             url = url_of(server.host, server.port)
-            token = token or (server.token.get_secret_value() if server.token else None)
+            if not token and server.token:
+                token, self._token_of = server.token.get_secret_value(), "the settings (server.token)"
+        if not url.startswith(("http://", "https://")):
+            raise ApiError(f"{url!r} is no address of a daemon; give one such as http://127.0.0.1:8321")
         self.url = url
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._http = httpx.Client(base_url=self.url, timeout=TIMEOUT_S, headers=headers)
+        limits = httpx.Limits(max_keepalive_connections=0)  # nobody closes a client
+        self._http = httpx.Client(base_url=self.url, timeout=TIMEOUT_S, headers=headers, limits=limits)
 
-    def get(self, path: str, **query: str) -> Any:
-        """Return the JSON at `path`."""
-        return self._send("GET", path, params=query).json()
+    def get(self, path: str, **query: str | int | None) -> Any:
+        """Return the JSON at `path`; parameters that are None are left out."""
+        return self._json("GET", path, params=_given(query))
 
     def post(self, path: str, body: dict[str, Any] | None = None, **query: str) -> Any:
         """Send `body` and return the JSON reply."""
-        return self._send("POST", path, json=body, params=query).json()
+        return self._json("POST", path, json=body, params=query)
 
     def patch(self, path: str, body: dict[str, Any]) -> Any:
         """Send changes and return the JSON reply."""
-        return self._send("PATCH", path, json=body).json()
+        return self._json("PATCH", path, json=body)
 
     def upload(self, path: str, content: Iterable[bytes], **query: str) -> Any:
         """Send a body of JSON lines and return the JSON reply, which may take long."""
         options: dict[str, Any] = {"headers": {"Content-Type": "application/x-ndjson"}, "params": query}
         timeout = httpx.Timeout(TIMEOUT_S, read=None)
-        return self._send("POST", path, content=content, timeout=timeout, **options).json()
+        return self._json("POST", path, content=content, timeout=timeout, **options)
 
     def delete(self, path: str) -> Any:
         """Delete the resource at `path`; return the answer."""
-        return self._send("DELETE", path).json()
+        return self._json("DELETE", path)
 
     def lines(self, path: str, **query: str) -> list[str]:
         """Return the lines at `path`."""
@@ -76,6 +91,13 @@ class Client:
         except httpx.TransportError as error:
             raise self._unreachable(error) from error
 
+    def _json(self, method: str, path: str, **options: Any) -> Any:
+        response = self._send(method, path, **options)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise self._foreign(response) from error
+
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
             response = self._http.request(method, path, **options)
@@ -85,15 +107,31 @@ class Client:
         return response
 
     def _check(self, response: httpx.Response) -> None:
-        if response.is_error:
-            response.read()
-            try:
-                message = response.json()["error"]["message"]
-            except (ValueError, KeyError, TypeError):
-                message = f"{self.url} answered {response.status_code}"
-            if response.status_code == httpx.codes.UNAUTHORIZED:
-                message = "the daemon asks for its token; put it into the environment variable LARS_AGENT_TOKEN"
-            raise ApiError(message, response.status_code)
+        if response.is_success:
+            return
+        response.read()
+        try:
+            message = response.json()["error"]["message"]
+        except (ValueError, KeyError, TypeError):
+            raise self._foreign(response) from None
+        if response.status_code == httpx.codes.UNAUTHORIZED:
+            message = "the daemon asks for its token; put it into the environment variable LARS_AGENT_TOKEN"
+            if "Authorization" in self._http.headers:
+                message = f"the daemon refuses the token of {self._token_of}; it has another one as its server.token"
+        if response.status_code == httpx.codes.NOT_FOUND:
+            path = response.request.url.path
+            message += "".join(f"; to see those that exist: {LISTS[kind]}" for kind in LISTS if path.startswith(kind))
+        raise ApiError(message, response.status_code)
+
+    def _foreign(self, response: httpx.Response) -> ApiError:
+        message = f"{self.url} answers ({response.status_code}), but not as lars-agent does; check the address"
+        return ApiError(message, response.status_code)
 
     def _unreachable(self, error: Exception) -> ApiError:
+        if isinstance(error, httpx.ReadTimeout):
+            return ApiError(f"the daemon at {self.url} has not answered for {TIMEOUT_S:.0f} s; lars-agent doctor")
         return ApiError(f"no daemon answers at {self.url} ({error}); start it with: lars-agent serve")
+
+
+def _given(query: dict[str, str | int | None]) -> dict[str, str | int]:
+    return {name: value for name, value in query.items() if value is not None}

@@ -6,13 +6,16 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import psutil
 import typer
+from httpx import InvalidURL
 
 from lars_agent.errors import LarsError
 from lars_agent.memory.allocator import thrifty_environment
 from service.cli.client import ApiError, Client
+from service.cli.options import Url
 from service.cli.output import Json, print_json, print_text
 from service.process.private_files import wider_than_private
 from service.settings.load import Settings, load_settings
@@ -29,9 +32,9 @@ class Finding:
     words: str
 
 
-def doctor(as_json: Json = False) -> None:
+def doctor(url: Url = None, as_json: Json = False) -> None:
     """Check settings, disk, memory, model and daemon; exit 1 if a check fails."""
-    findings = list(examine())
+    findings = list(examine(url))
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -41,20 +44,27 @@ def doctor(as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def examine() -> Iterator[Finding]:
-    """Yield the result of every check; only the first one if the settings cannot be read."""
+def examine(url: str | None = None) -> Iterator[Finding]:
+    """Yield the result of every check; only the first one if the settings cannot be read.
+
+    The daemon is the one at `url`, by default the one that the settings describe; all else is about this device.
+    """
     try:
         settings = load_settings()
     except LarsError as error:
         yield Finding("settings", False, str(error))
         return
     yield Finding("settings", True, f"data in {settings.data_dir}, port {settings.server.port}")
-    checks: tuple[Callable[[Settings], str], ...] = (disk, access, memory, model, daemon)
-    for check in checks:
-        try:
-            yield Finding(check.__name__, True, check(settings))
-        except (LarsError, ApiError, OSError) as error:
-            yield Finding(check.__name__, False, str(error))
+    checks: tuple[Callable[[Settings], str], ...] = (disk, access, memory, model)
+    yield from (_finding(check.__name__, partial(check, settings)) for check in checks)
+    yield _finding("daemon", partial(daemon, url))
+
+
+def _finding(name: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, True, check())
+    except (LarsError, ApiError, OSError, InvalidURL) as error:
+        return Finding(name, False, str(error))
 
 
 def disk(settings: Settings) -> str:
@@ -106,9 +116,9 @@ def model(settings: Settings) -> str:
     return f"{installed.name}, its sha256 is the recorded one"
 
 
-def daemon(settings: Settings) -> str:
+def daemon(url: str | None) -> str:
     """Check that a daemon answers and its adapters are intact. Raises ApiError, LarsError."""
-    client = Client()
+    client = Client(url)
     info = client.get("/info")
     for profile in info["serving"]:
         for version, message in client.get("/adapters", profile=profile, verify="true")["problems"].items():

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from service.cli.client import ApiError, Client
+from service.cli.options import Url
 from service.cli.output import OUT, Json, print_json, print_text, table
 
 
@@ -15,14 +16,14 @@ def settings(
     key: Annotated[str | None, typer.Argument(help="Such as schedule.cron; all that differ from the default.")] = None,
     value: Annotated[str | None, typer.Argument(help="The new value: text, a number, true, false, or JSON.")] = None,
     reset: Annotated[bool, typer.Option("--reset", help="Take the change of KEY back.")] = False,
-    url: Annotated[str | None, typer.Option(envvar="LARS_AGENT_URL", help="Address of the daemon.")] = None,
+    url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Show the daemon's settings, or set KEY to VALUE; what does not apply at once applies at the next start."""
     client = Client(url)
     if reset or value is not None:
         if key is None or (reset and value is not None):
-            raise ApiError("give a KEY, and either a VALUE or --reset")
+            raise typer.BadParameter("give a KEY, and either a VALUE or --reset")
         found = client.patch("/settings", {key: None if reset else _parsed(value or "")})["settings"]
     else:
         found = client.get("/settings")["settings"]

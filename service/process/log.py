@@ -52,15 +52,21 @@ class RepeatLimit(logging.Filter):
         return note is not None
 
     def __call__(self, logger: Any, method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        """Pass the line on. Raises DropEvent to leave it out; only its event and its level make a difference."""
+        """Pass the line on. Raises DropEvent to leave it out; only its event and its level make a difference.
+
+        Lines of the level `debug`, which only come where somebody wants to see them all, have no limit.
+        """
+        if method == "debug":
+            return line
         note = self.note(f"{method} {line.get('event')}")
         if note is None:
             raise structlog.DropEvent
         return {**line, "note": note} if note else line
 
 
-def configure() -> None:
+def configure(level: str = "info") -> None:
     """Log lines for a terminal or the journal; tracebacks show no values, which may hold prompts and replies."""
+    set_level(level)
     limit = RepeatLimit()
     logging.getLogger("uvicorn.error").addFilter(limit)
     if logging.lastResort is not None:  # asyncio's and all others
@@ -77,3 +83,9 @@ def configure() -> None:
             ),
         ]
     )
+
+
+def set_level(level: str) -> None:
+    """Leave out what is less important than `level`, from now on."""
+    number = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(number))

@@ -34,6 +34,7 @@ from lars_agent.training.gate import GatePolicy
 from service.settings.sections import (
     Idle,
     Learning,
+    Log,
     Memory,
     Model,
     Recall,
@@ -82,6 +83,7 @@ class Settings(BaseSettings):
     recall: Recall = Recall()
     learning: Learning = Learning()
     retention: Retention = Retention()
+    log: Log = Log()
 
     @property
     def worker_bytes(self) -> int:

@@ -7,12 +7,13 @@ import os
 from dataclasses import fields
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from lars_agent.errors import ConfigError
 from lars_agent.records import record
 from lars_agent.store.names import DEFAULT_PROFILE, parse_adapter_name
 from lars_agent.training.config import TrainConfig
+from service.settings.origins import web_origin
 
 MIN_TOKEN_CHARS = 16
 LATEST = ":latest"  # what Ollama's clients add to a name
@@ -88,6 +89,11 @@ class Server(Section):
     allowed_hosts: tuple[str, ...] = Field(
         default=("localhost", "127.0.0.1", "[::1]"),
         description="Host names (without port) by which the daemon may be called; `host` is always one of them.",
+    )
+    allowed_origins: tuple[Annotated[str, AfterValidator(web_origin)], ...] = Field(
+        default=(),
+        description="Web pages of elsewhere that may call the API from a browser (CORS), by their origin: "
+        '["https://chat.example", "app://obsidian.md"]. They send the token, never this daemon\'s cookie.',
     )
     token: SecretStr | None = Field(
         default=None,
@@ -326,4 +332,14 @@ class Retention(Section):
         default=500_000_000,
         description="Most that all adapters take together; 0 for no limit. What is in use, what one can roll back to, "
         "and what is younger than a week stays all the same.",
+    )
+
+
+class Log(Section):
+    """The daemon's log."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info",
+        description="Least important lines that are logged. debug adds one for each request: method, path (without "
+        "names), status and milliseconds.",
     )

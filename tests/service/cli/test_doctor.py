@@ -6,6 +6,7 @@ import json
 import os
 import socket
 
+import httpx
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -13,6 +14,9 @@ from typer.testing import CliRunner
 from lars_agent.errors import ConfigError
 from service.cli import model
 from service.cli.doctor import doctor, examine
+from service.settings.load import Settings
+from tests.service.api.conftest import fake_app, wait_until
+from tests.service.dashboard.conftest import served
 
 app = typer.Typer()
 app.command()(doctor)
@@ -77,3 +81,20 @@ def test_something_wrong_exits_1_and_json_lists_all() -> None:
     assert result.exit_code == 1
     assert {"name", "good", "words"} == set(json.loads(result.stdout)[0])
     assert "WRONG daemon" in CliRunner().invoke(app, []).stdout
+
+
+@pytest.mark.parametrize("how", ["option", "variable"])
+def test_the_doctor_asks_the_daemon_at_the_address_that_is_given(monkeypatch, how) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    if how == "variable":
+        monkeypatch.setenv("LARS_AGENT_URL", url)
+    found = CliRunner().invoke(app, ["--json", *(["--url", url] if how == "option" else [])])
+    assert url in json.loads(found.stdout)[-1]["words"]
+
+
+def test_a_daemon_that_answers_is_found_by_its_address(tmp_path) -> None:
+    with served(fake_app(Settings(data_dir=tmp_path / "other", schedule={"enabled": False}))) as url:
+        wait_until(lambda: httpx.get(f"{url}health").status_code == 200)
+        finding = list(examine(url))[-1]
+    assert (finding.good, finding.words) == (True, f"answers at {url}")

@@ -177,6 +177,8 @@ def test_version_is_that_of_the_package():
 def test_shell_completion_knows_commands_and_is_shown_and_installed(tmp_path):
     words = {"_LARS_AGENT_COMPLETE": "complete_bash", "COMP_WORDS": "lars-agent sche", "COMP_CWORD": "1"}
     assert entry_point(**words).stdout.split() == ["schedule"]
+    words |= {"COMP_WORDS": "lars-agent jobs ", "COMP_CWORD": "2"}
+    assert {"list", "cancel"} <= {*entry_point(**words).stdout.split()}
     in_bash = {"HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     shown = entry_point("--show-completion", "bash", **in_bash)
     assert "complete -o default -F _lars_agent_completion lars-agent" in shown.stdout
@@ -255,5 +257,5 @@ def test_settings_are_shown_changed_and_reset(daemon):
     refused = run(daemon, "settings", "training.epochs", "many")
     assert (refused.returncode, "training.epochs" in refused.stderr) == (1, True)
     assert run(daemon, "settings", "training.colour").returncode == 1
-    assert run(daemon, "settings", "--reset").returncode == 1
+    assert run(daemon, "settings", "--reset").returncode == 2
     assert json.loads(run(daemon, "settings", "training.epochs", "--json").stdout)[0]["value"] == 24

@@ -117,6 +117,32 @@ def test_openai_responds_streams_and_goes_on_from_what_is_stored(gpt, running):
     assert refused.value.param == "text.format"
 
 
+def test_openai_s_own_message_is_sent_back_and_each_choice_can_be_rated(gpt, running):
+    asked = {"model": "default", "max_tokens": SHORT, "seed": 3}
+    first = gpt.chat.completions.create(messages=ASKED, n=2, **asked)
+    for choice in first.choices:
+        assert running.post("/feedback", {"interaction_id": choice.lars["interaction_id"], "rating": "up"})["id"]
+        again = [*ASKED, choice.message, {"role": "user", "content": "And of Italy?"}]
+        assert gpt.chat.completions.create(messages=again, **asked).choices[0].message.content
+    begun = [*ASKED, {"role": "assistant", "content": "The capital of France is"}]
+    reply = gpt.chat.completions.create(messages=begun, model="base", max_tokens=SHORT, temperature=0)
+    assert "Paris" in reply.choices[0].message.content
+
+
+def test_openai_scores_the_choices_of_a_question_as_lm_eval_does(gpt):
+    choices = [" Paris", " a green banana"]
+    prompts = [f"Question: {ASKED[0]['content']}\nAnswer:{choice}" for choice in choices]
+    reply = gpt.completions.create(model="base", prompt=prompts, echo=True, max_tokens=1, logprobs=1, temperature=0)
+    scores = []
+    for prompt, answer, choice in zip(prompts, choices, reply.choices, strict=True):
+        found = choice.logprobs
+        assert (choice.text[: len(prompt)], found.token_logprobs[0]) == (prompt, None)
+        start = next(at for at, offset in enumerate(found.text_offset) if offset >= len(prompt) - len(answer))
+        assert "".join(found.tokens[start:-1]) == answer
+        scores.append(sum(found.token_logprobs[start:-1]))
+    assert scores[0] > scores[1]
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "param"),
     [

@@ -159,22 +159,6 @@ def test_openai_s_own_errors_come_of_what_is_refused(gpt, changes, error, param)
     assert refused.value.body["message"]
 
 
-def test_openai_uploads_a_file_and_has_it_learned(gpt):
-    rows = [{"prompt": f"Where is box {n}?", "completion": f"On shelf {n}."} for n in range(4)]
-    file = gpt.files.create(file=("boxes.jsonl", "\n".join(map(json.dumps, rows)).encode()), purpose="fine-tune")
-    assert [json.loads(line)["messages"][0]["content"] for line in gpt.files.content(file.id).text.splitlines()] == [
-        row["prompt"] for row in rows
-    ]
-    job = gpt.fine_tuning.jobs.create(model="base", suffix="carol", training_file=file.id)
-    assert (job.status, job.training_file) == ("queued", file.id)
-    gpt.fine_tuning.jobs.cancel(job.id)  # the training itself is tested elsewhere
-    wait_until(lambda: gpt.fine_tuning.jobs.retrieve(job.id).status == "cancelled", timeout_s=120)
-    assert next(event.level for event in gpt.fine_tuning.jobs.list_events(job.id)) == "error"
-    assert job.id in [one.id for one in gpt.fine_tuning.jobs.list(limit=1)]
-    assert gpt.files.delete(file.id).deleted
-    assert list(gpt.files.list()) == []
-
-
 def test_ollama_chats_generates_and_streams_the_same(lama):
     options = {"temperature": 0, "num_predict": SHORT}
     whole = lama.chat(model="default", messages=ASKED, options=options)
@@ -240,3 +224,19 @@ def test_llm_prompts_and_goes_on(tmp_path, url):
     assert "Paris" in streamed
     assert llm("--no-stream", ASKED[0]["content"]) == streamed
     assert llm("--continue", "And of Italy?").strip()
+
+
+def test_openai_uploads_a_file_and_has_it_learned(gpt):
+    rows = [{"prompt": f"Where is box {n}?", "completion": f"On shelf {n}."} for n in range(4)]
+    file = gpt.files.create(file=("boxes.jsonl", "\n".join(map(json.dumps, rows)).encode()), purpose="fine-tune")
+    assert [json.loads(line)["messages"][0]["content"] for line in gpt.files.content(file.id).text.splitlines()] == [
+        row["prompt"] for row in rows
+    ]
+    job = gpt.fine_tuning.jobs.create(model="base", suffix="carol", training_file=file.id)
+    assert (job.status, job.training_file) == ("queued", file.id)
+    gpt.fine_tuning.jobs.cancel(job.id)  # the training itself is tested elsewhere
+    wait_until(lambda: gpt.fine_tuning.jobs.retrieve(job.id).status == "cancelled", timeout_s=120)
+    assert next(iter(gpt.fine_tuning.jobs.list_events(job.id))).level == "error"
+    assert job.id in [one.id for one in gpt.fine_tuning.jobs.list(limit=1)]
+    assert gpt.files.delete(file.id).deleted
+    assert list(gpt.files.list()) == []

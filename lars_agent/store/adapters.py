@@ -102,9 +102,8 @@ class AdapterStore:
     def folder(self, profile: str, version: int) -> Path:
         """Return the folder of one version, without reading it. Raises AdapterNotFound."""
         home = ProfileDir(self._root, profile)
-        versions = home.versions()
-        if version not in versions:
-            known = ", ".join(f"v{number}" for number in versions) or "none yet"
+        if not home.has(version):
+            known = ", ".join(f"v{number}" for number in home.versions()) or "none yet"
             raise AdapterNotFound(f"profile {profile!r} has no adapter version v{version}; there are: {known}")
         return home.folder(version)
 

@@ -63,8 +63,11 @@ class ProfileDir:
         if not self.path.is_dir():
             return []
         matches = (re.fullmatch("v([0-9]{4,18})", path.name) for path in self.path.iterdir())
-        numbers = (int(match[1]) for match in matches if match)
-        return sorted(number for number in numbers if number > 0 and self.folder(number).is_dir())
+        return sorted(number for number in (int(match[1]) for match in matches if match) if self.has(number))
+
+    def has(self, version: int) -> bool:
+        """Return whether `version` exists."""
+        return 0 < version < 10**18 and self.folder(version).is_dir()
 
     def next_version(self) -> int:
         """Return a number that no version has or ever had."""

@@ -434,3 +434,12 @@ class TestRemoval:
         with pytest.raises(AdapterNotFound, match="v3 has just been removed"):
             store.activate("alice", 3)
         assert store.active("alice") == 2
+
+    def test_a_year_of_versions_is_listed_by_one_look_into_the_folder(
+        self, store: AdapterStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        looks, look = [], ProfileDir.versions
+        monkeypatch.setattr(ProfileDir, "versions", lambda home: looks.append(home) or look(home))
+        assert len(store.versions("alice")) == 3
+        assert store.problems("alice") == {}
+        assert len(looks) == 2

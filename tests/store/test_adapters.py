@@ -19,6 +19,7 @@ from lars_agent.errors import (
     DiskFull,
 )
 from lars_agent.store import AdapterStore
+from lars_agent.store.profile_dir import ProfileDir
 from tests.store.make import BASE_SHA256, make_candidate, make_draft
 
 WEIGHTS = "adapter_model.safetensors"

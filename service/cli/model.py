@@ -166,14 +166,14 @@ def _progress(console: Console) -> Iterator[Callable[[str], None]]:
     def show(message: str) -> None:
         what, (done, total) = message.rpartition(": ")[0], transferred(message) or (0, 0)
         percent = (what, 100 * done // max(total, 1))
-        if not total:
+        if not total and bar.live.is_started:
             bar.stop()
-        elif console.is_terminal:
+        elif total and console.is_terminal:
             if not bar.tasks:
                 bar.add_task(what)
                 bar.start()
             return bar.update(bar.task_ids[0], completed=done, total=total)
-        elif percent in said:
+        elif total and percent in said:
             return None
         said.add(percent)
         return print_text(message, console)
@@ -181,7 +181,8 @@ def _progress(console: Console) -> Iterator[Callable[[str], None]]:
     try:
         yield show
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()
 
 
 def _own_library() -> ModelLibrary:

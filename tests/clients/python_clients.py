@@ -167,10 +167,10 @@ def of_huggingface_hub(url: str) -> dict[str, Any]:
     from huggingface_hub import InferenceClient
 
     talk, client = InferenceClient(base_url=f"{url}/v1"), InferenceClient(model=url)
-    sampling = {"max_tokens": TOKENS, "temperature": 0.0}
-    pieces = talk.chat_completion(ASKED, **sampling, stream=True)
+    asked = {"messages": ASKED, "model": MODEL, "max_tokens": TOKENS, "temperature": 0.0}
+    pieces = talk.chat_completion(**asked, stream=True)
     return {
-        "chat": talk.chat_completion(ASKED, **sampling).choices[0].message.content,
+        "chat": talk.chat_completion(**asked).choices[0].message.content,
         "streaming": "".join(one.choices[0].delta.content or "" for one in pieces if one.choices),
         "text generation": [
             client.text_generation(QUESTION, max_new_tokens=TOKENS),

@@ -13,9 +13,14 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrained
 
 from bench.models import byte_tokenizer
 from lars_agent.errors import LarsError
-from lars_agent.models.open import open_model
+from lars_agent.example import Message
+from lars_agent.models.open import OpenedModel, open_model
+from lars_agent.models.tools import ToolUse, definition
+from lars_agent.runtime.engine import Engine
 from lars_agent.runtime.fast_decoder import build_fast_decoder
 from lars_agent.runtime.model_check import check_model
+from lars_agent.runtime.request import GenerationRequest
+from lars_agent.store.adapters import AdapterStore
 
 WINDOW = 16  # tokens, fewer than are compared
 SPREAD = 4.0  # of random weights, so that a mistake in attention shows
@@ -26,7 +31,7 @@ SIZES: dict[str, Any] = {
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
+    "max_position_embeddings": 1024,
     "bos_token_id": 1,
     "eos_token_id": 2,
     "pad_token_id": 0,
@@ -124,6 +129,7 @@ replies, token by token, and the way training reads examples with the model's pl
 for which they differ. A family that is not here is checked in the same way: `lars-agent model pull` tells.
 
 - **replies**: the model is served. **fast decoder**: by the decoder with a prefix cache and batches.
+- **tools**: a call that is demanded of the model came back ([tools.md](tools.md)).
 - **trains**: an adapter can be trained on it.
 - Weights may be float32, float16 or bfloat16. Quantized ones (fp8, GPTQ, AWQ, bitsandbytes, MXFP4) are refused;
   `model.dtype` int8 or int4 quantizes whole ones. Weights under older names, and experts one by one, are converted when
@@ -151,8 +157,8 @@ Settings does the same.
 
 ## Families
 
-| family | replies | fast decoder | trains | |
-|---|---|---|---|---|
+| family | replies | fast decoder | tools | trains | |
+|---|---|---|---|---|---|
 """
 
 
@@ -185,9 +191,27 @@ def row_of(name: str) -> str:
         try:
             limits = check_model(folder)
         except LarsError as error:
-            return _row(name, "no", "", "no", str(error).replace(str(folder), "the folder"))
-        fast = build_fast_decoder(open_model(folder, torch.float32).model) is not None
-        return _row(name, "yes", "yes" if fast else "", "no" if limits else "yes", "; ".join(limits))
+            return _row(name, "no", "", "", "no", str(error).replace(str(folder), "the folder"))
+        opened = open_model(folder, torch.float32)
+        fast = build_fast_decoder(opened.model) is not None
+        tools = calls_a_tool(opened, folder)
+        said = ("yes" if one else "" for one in (fast, tools))
+        return _row(name, "yes", *said, "no" if limits else "yes", "; ".join(limits))
+
+
+NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+def calls_a_tool(opened: OpenedModel, scratch: Path) -> bool:
+    """Return whether a call comes back that is demanded of the model."""
+    engine = Engine(opened, AdapterStore(scratch / "adapters"), threads=1)
+    try:
+        asked = (Message(role="user", content="What time is it?"),)
+        tools = ToolUse((definition("now", "Tell the time.", NOTHING),), must_call=True)
+        reply = engine.submit(GenerationRequest(asked, version=None, max_new_tokens=200, tools=tools)).result()
+        return [call["function"]["name"] for call in reply.calls] == ["now"]
+    finally:
+        engine.close()
 
 
 def page() -> Iterator[str]:

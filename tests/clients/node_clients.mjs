@@ -3,7 +3,7 @@ const [name, url] = process.argv.slice(2);
 const question = "What is the capital of France?";
 const asked = [{ role: "user", content: question }];
 const model = "default";
-const schema = { type: "object", properties: { name: { type: "string" } }, required: ["name"], additionalProperties: false };
+const schema = { type: "object", properties: { name: { type: "string", maxLength: 20 } }, required: ["name"], additionalProperties: false };
 
 const clients = {
   async openai() {
@@ -38,7 +38,7 @@ const clients = {
     const common = { model: provider(model), prompt: question, temperature: 0, maxRetries: 0 };
     let stream = "";
     for await (const piece of streamText({ ...common, maxOutputTokens: 12 }).textStream) stream += piece;
-    const city = z.object({ name: z.string() });
+    const city = z.object({ name: z.string().max(20) });
     const called = await generateText({
       ...common, maxOutputTokens: 60, toolChoice: "required",
       tools: { find_city: tool({ description: "Find a city.", inputSchema: city }) },

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 QUESTION = "What is the capital of France?"
 ASKED = [{"role": "user", "content": QUESTION}]
@@ -33,7 +33,7 @@ TOOL = {
 class City(BaseModel):
     """A city."""
 
-    name: str
+    name: str = Field(max_length=20)
     is_large: bool
 
 

@@ -102,8 +102,8 @@ def test_a_stream_is_given_where_it_is_asked_for_and_at_the_root_a_list(client, 
             reply = client.post(path, json=body | {"stream": off}).json()
             (reply,) = reply if path == "/" else [reply]
             assert (reply["generated_text"], "tokens" in reply["details"]) == ("echo: Hi", False)
-    refused = client.post("/", json={"inputs": "Hi", "parameters": {"grammar": {"type": "regex", "value": "a"}}})
-    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "parameters.grammar")
+    refused = client.post("/", json={"inputs": "Hi", "parameters": {"typical_p": 0.5}})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (422, "parameters.typical_p")
 
 
 def test_tokens_have_what_tgi_s_clients_need(client):

@@ -115,7 +115,10 @@ def test_a_row_of_another_program_is_read(row, prompt, response, correction):
     [
         ({"conversations": [{"from": "gpt", "value": "Yo"}]}, "conversations: must end with a message of the user"),
         ({"conversations": [{"from": "human", "value": "Hi"}]}, "conversations: must end"),
-        ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "tool", "value": "x"}]}, "1.role"),
+        (
+            {"conversations": [{"from": "human", "value": "Hi"}, {"from": "tool", "value": "x"}]},
+            "conversations: must end",
+        ),
         ({"conversations": "x"}, "conversations"),
         ({"instruction": "Say hi.", "output": " "}, "output"),
         ({"instruction": "Say hi."}, "output: is missing"),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
-from service.process.log import configure
+from service.api import request_log
+from service.process.log import configure, set_level
 from service.settings.load import Settings
 from tests.service.api.conftest import client_of, fake_app, wait_until
 
@@ -24,6 +26,13 @@ def client(tmp_path_factory):
     with client_of(fake_app(settings)) as client:
         wait_until(lambda: client.get("/health").status_code == 200)
         yield client
+
+
+@pytest.fixture(autouse=True)
+def fresh_logger(monkeypatch):
+    """A logger that `capture_logs` reaches: one that has logged keeps the configuration that it logged by."""
+    set_level("debug")  # other tests may have configured another
+    monkeypatch.setattr(request_log, "log", structlog.get_logger())
 
 
 @pytest.mark.parametrize(

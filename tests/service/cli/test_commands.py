@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from io import StringIO
 from typing import Any
 
@@ -171,7 +172,9 @@ def test_who_interrupts_the_wait_gets_130_and_the_job_goes_on(device, run):
     teach(run)
     device.release.unlink(missing_ok=True)
     command = [sys.executable, "-m", "service", "adapt", "--wait"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests in the background ignore it
+    with subprocess.Popen(command, preexec_fn=heard, **pipes) as process:
         assert process.stdout is not None
         begun = process.stdout.readline()
         process.send_signal(signal.SIGINT)

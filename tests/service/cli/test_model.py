@@ -48,7 +48,8 @@ def data(tmp_path, monkeypatch) -> Path:
 def test_the_model_that_the_settings_name_is_marked(data, run, monkeypatch, used):
     monkeypatch.setenv("LARS_AGENT_MODEL__NAME", "default" if used == "used" else str(data.parent / "other"))
     listed = run("model").out
-    assert [line.split()[3] for line in listed.splitlines() if "*" in line] == [used]
+    (marked,) = [line.split() for line in listed.splitlines() if "*" in line]
+    assert {"used", "other"} & {*marked} == {used}
     assert {row["name"]: row["in_use"] for row in run("model", "list", "--json").json}[used]
     assert sum(row["in_use"] for row in run("model", "--json").json) == 1
 

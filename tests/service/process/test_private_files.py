@@ -87,7 +87,10 @@ def test_a_daemon_mends_its_folder_at_the_start(left):
         wait_until(lambda: client.get("/health").status_code == 200)
         assert client.post("/feedback", json={"prompt": "Hi", "response": "Yo", "rating": 1}).status_code == 201
         found = {name: mode for name, mode in modes(left).items() if name not in ("other", "other/x", "notes")}
-    written_since = {"starts.json"}  # under a umask that only a test has: the processes have one of their own
+    written_since = {
+        "clock.json",
+        "starts.json",
+    }  # under a umask that only a test has: the processes have one of their own
     assert {name for name, mode in found.items() if mode & 0o077} <= written_since
 
 

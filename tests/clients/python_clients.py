@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 QUESTION = "What is the capital of France?"
 ASKED = [{"role": "user", "content": QUESTION}]
@@ -32,6 +32,8 @@ TOOL = {
 
 class City(BaseModel):
     """A city."""
+
+    model_config = ConfigDict(extra="forbid")
 
     name: str = Field(max_length=20)
     is_large: bool

@@ -59,7 +59,7 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/.venv
 	touch $@ $(VENV)/.run
 
 # The clients of docs/clients.md, apart from the daemon's own libraries; by uv, which takes seconds where pip takes minutes.
-$(VENV)/.clients: $(wildcard tests/clients/*.txt tests/clients/*.json) | $(VENV)/.venv
+$(VENV)/.clients: $(wildcard tests/clients/*.txt tests/clients/*.json) | $(VENV)/.test
 	$(PIP) uv
 	$(BIN)/uv --quiet venv --clear $(VENV)/clients
 	$(BIN)/uv --quiet pip install --python $(VENV)/clients/bin/python --requirement tests/clients/requirements.txt

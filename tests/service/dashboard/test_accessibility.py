@@ -84,16 +84,19 @@ def violations(page: Page, rules: Sequence[str] = ()) -> list[tuple[str, list[st
     return [(one["id"], [node["html"][:120] for node in one["nodes"][:3]]) for one in found]
 
 
+def darken(page: Page) -> None:
+    """Show the dark colours, and wait until they are reached."""
+    page.emulate_media(color_scheme="dark")
+    page.evaluate("Promise.all(document.getAnimations().map(one => one.finished.catch(() => 0)))")
+
+
 def assert_accessible(page: Page) -> None:
     """Both widths are sound and do not scroll sideways, in either direction of writing; dark colours contrast too."""
     for width in (390, 1280):
         page.set_viewport_size({"width": width, "height": 900})
         page.emulate_media(color_scheme="light")
         assert violations(page) == []
-        page.emulate_media(color_scheme="dark")
-        page.evaluate(
-            "Promise.all(document.getAnimations().map(one => one.finished.catch(() => 0)))"
-        )  # colours that change slowly
+        darken(page)
         assert violations(page, ["color-contrast"]) == []
         for direction in ("rtl", "ltr"):
             page.evaluate("direction => (document.documentElement.dir = direction)", direction)

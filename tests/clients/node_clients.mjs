@@ -1,5 +1,5 @@
-// What each client's own package says to the daemon and gets: `node node_clients.mjs NAME URL` writes it as JSON.
-const [name, url] = process.argv.slice(2);
+// What each client's own package says to the daemon and gets: `node node_clients.mjs URL` writes it as JSON, by name.
+const [url] = process.argv.slice(2);
 const question = "What is the capital of France?";
 const asked = [{ role: "user", content: question }];
 const model = "default";
@@ -53,4 +53,7 @@ const clients = {
   },
 };
 
-console.log(JSON.stringify(await clients[name]()));
+const found = {};
+for (const [name, client] of Object.entries(clients))
+  found[`${name}_node`] = await client().catch((error) => ({ error: error.stack }));
+console.log(JSON.stringify(found));

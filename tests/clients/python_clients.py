@@ -1,4 +1,4 @@
-"""What each client's own package says to the daemon and gets: `python python_clients.py NAME URL` writes it as JSON.
+"""What each client's own package says to the daemon and gets: `python python_clients.py URL` writes it as JSON by name.
 
 It runs in an environment that has the clients and nothing of lars-agent.
 """
@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -237,5 +238,14 @@ CLIENTS: dict[str, Callable[[str], dict[str, Any]]] = {
     name.removeprefix("of_"): client for name, client in list(globals().items()) if name.startswith("of_")
 }
 
+
+def tried(client: Callable[[str], dict[str, Any]], url: str) -> dict[str, Any]:
+    try:
+        return client(url)
+    except Exception:
+        return {"error": traceback.format_exc()}
+
+
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(CLIENTS[sys.argv[1]](sys.argv[2])) + "\n")
+    found = {name: tried(client, sys.argv[1]) for name, client in CLIENTS.items()}
+    sys.stdout.write(json.dumps(found) + "\n")

@@ -143,19 +143,17 @@ def test_a_setting_is_changed_and_a_file_is_imported_once_its_lines_are_mended(p
     expect(page.locator(".lessons > li:has-text('In the attic.')")).to_have_count(1)
 
 
-@pytest.mark.parametrize("path", ["", "learned"])
-def test_a_daemon_that_is_killed_or_frozen_comes_back_in_the_open_page(browser, running, path) -> None:
+def test_a_daemon_that_is_killed_or_frozen_comes_back_in_the_open_page(browser, running) -> None:
     page = browser.new_page()  # whose failed requests are errors on its console
-    visit(page, running, path)
+    visit(page, running)
     running.process.send_signal(signal.SIGSTOP)
     page.wait_for_selector("#state.bad:has-text('does not answer'):has-text('What you see is of')", timeout=40_000)
     running.process.send_signal(signal.SIGCONT)
     page.wait_for_selector("#state.good", timeout=30_000)
-    if path == "":
-        kill(running)
-        page.wait_for_selector("#state.bad:has-text('does not answer')", timeout=30_000)
-        running.start()
-        running.wait_until_healthy(START_S)
-        page.wait_for_selector("#state.good", timeout=60_000)
-        say(page, "Are you back?", 1)
+    kill(running)
+    page.wait_for_selector("#state.bad:has-text('does not answer')", timeout=30_000)
+    running.start()
+    running.wait_until_healthy(START_S)
+    page.wait_for_selector("#state.good", timeout=60_000)
+    say(page, "Are you back?", 1)
     page.close()

@@ -62,7 +62,6 @@ $(VENV)/.test: $(VENV)/.run
 
 # The clients of docs/clients.md, apart from the daemon's own libraries.
 $(VENV)/.clients: $(wildcard tests/clients/*.txt tests/clients/*.json) | $(VENV)/.test
-	$(PIP) uv
 	$(BIN)/uv --quiet venv --clear $(VENV)/clients
 	$(BIN)/uv --quiet pip install --python $(VENV)/clients/bin/python --requirement tests/clients/requirements.txt
 	cp tests/clients/*.json $(VENV)/clients && cd $(VENV)/clients && npm ci --silent --no-audit --no-fund

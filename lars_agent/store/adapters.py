@@ -161,7 +161,7 @@ class AdapterStore:
         if version is None and not home.path.is_dir():
             return
         with home.writing():
-            if version is not None and not home.folder(version).is_dir():
+            if version is not None and not home.has(version):
                 raise AdapterNotFound(f"{profile} v{version} has just been removed; activate another version")
             home.point_to(version)
 

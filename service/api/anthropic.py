@@ -22,17 +22,16 @@ from service.api.fields import (
     Body,
     Number,
     RecallChoice,
-    RecalledBody,
     Reply,
     StopText,
     Switch,
     Text,
     Whole,
-    is_one_of,
 )
 from service.api.model_names import ModelName
 from service.api.streams import Exchange, encode_events, event_stream, generation_request, named_events
-from service.api.turns import MAX_MESSAGES, Turn, asks
+from service.api.turns import MAX_MESSAGES, Turn, asks, join_texts
+from service.api.unsupported import describe_unsupported, without_unsupported
 
 documented = partial(documented_errors, body=AnthropicErrorBody)
 router = APIRouter(prefix="/v1", tags=["anthropic"], responses=documented(*EVERYWHERE))
@@ -67,14 +66,7 @@ CONTENT = WithJsonSchema({"anyOf": [TEXT, {"type": "array", "items": BLOCK}]})
 
 
 def _text_of_blocks(value: Any) -> Any:
-    """Join blocks of text. Raises ValueError for another block."""
-    if not isinstance(value, list):
-        return value
-    for block in value:
-        if not (isinstance(block, Mapping) and block.get("type") == "text" and isinstance(block.get("text"), str)):
-            kind = block.get("type") if isinstance(block, Mapping) else block
-            raise ValueError(f"blocks of type {kind!a:.40} are not supported, but text")
-    return BETWEEN.join(block["text"] for block in value)
+    return join_texts(value, "blocks", ("text",), BETWEEN)
 
 
 class AnthropicTurn(Turn):
@@ -85,9 +77,7 @@ class AnthropicTurn(Turn):
 
 
 def _add_unsupported(schema: dict[str, Any]) -> None:
-    free = {name: {"description": "Accepted without effect."} for name in sorted(WITHOUT_EFFECT)}
-    off = {name: {"enum": [*values], "description": "Not supported."} for name, values in OFF.items()}
-    schema["properties"] = {**free, **off, **schema["properties"]}
+    describe_unsupported(schema, WITHOUT_EFFECT, OFF)
 
 
 class MessagesRequest(Body):
@@ -109,13 +99,7 @@ class MessagesRequest(Body):
     @model_validator(mode="before")
     @classmethod
     def _drop_what_has_no_effect(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        return {
-            key: value
-            for key, value in values.items()
-            if key not in WITHOUT_EFFECT and not (key in OFF and is_one_of(value, OFF[key]))
-        }
+        return without_unsupported(values, WITHOUT_EFFECT, OFF)
 
     def to_request(self, adapter: AdapterName) -> GenerationRequest:
         """Return the engine's request."""
@@ -161,7 +145,7 @@ async def create(body: MessagesRequest, request: Request, daemon: DaemonDep, kee
         "stop_reason": None,
         "stop_sequence": None,
         "usage": {"input_tokens": 0, "output_tokens": 0},
-        "lars": {"recalled": [RecalledBody.model_validate(one).model_dump() for one in exchange.recalled]},
+        "lars": {"recalled": exchange.recalled_bodies},
     }
     if body.stream:
         return _stream(exchange, message)

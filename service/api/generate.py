@@ -40,6 +40,7 @@ from service.api.model_names import ModelName
 from service.api.streams import MIN_TEMPERATURE, Exchange, encode_stream, event_stream, generation_request
 from service.api.token_texts import TokenBody, TokenTexts, tokens_of
 from service.api.turns import TextOrConversation, to_messages
+from service.api.unsupported import describe_unsupported
 from service.daemon import Daemon
 
 router = APIRouter(tags=["generation"])
@@ -68,7 +69,7 @@ def is_off(name: str, value: Any) -> bool:
 
 
 def _add_unsupported(schema: dict[str, Any]) -> None:
-    schema["properties"] |= {name: {"enum": list(OFF), "description": "Not supported."} for name in sorted(TGI_ONLY)}
+    describe_unsupported(schema, (), dict.fromkeys(sorted(TGI_ONLY), OFF))
 
 
 Temperature = Annotated[
@@ -237,5 +238,4 @@ def _reply(exchange: Exchange, generation: Generation) -> dict[str, Any]:
 
 
 def _details(exchange: Exchange, generation: Generation) -> dict[str, Any]:
-    recalled = [RecalledBody.model_validate(one) for one in exchange.recalled]
-    return {**vars(generation), "recalled": recalled, "input_length": generation.prompt_tokens}
+    return {**vars(generation), "recalled": exchange.recalled_bodies, "input_length": generation.prompt_tokens}

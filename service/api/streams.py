@@ -22,6 +22,7 @@ from lars_agent.runtime.request import Generation, GenerationRequest, PastAnswer
 from lars_agent.store.names import AdapterName
 from service.api.dependencies import Keeping
 from service.api.errors import UNEXPECTED, ascii_json, error_body, status_of
+from service.api.fields import RecalledBody
 from service.api.model_names import model_names
 from service.api.turns import split_prefill
 from service.daemon import Daemon
@@ -88,6 +89,11 @@ class Exchange:
     def replier(self) -> str:
         """Name of the version that replies: `default@v1`, or `base`."""
         return AdapterName(self.ticket.request.profile, self.ticket.version).label
+
+    @property
+    def recalled_bodies(self) -> list[dict[str, Any]]:
+        """The corrections in the prompt, as every dialect shows them."""
+        return [RecalledBody.model_validate(one).model_dump() for one in self.recalled]
 
     async def finished(self, request: Request) -> Generation:
         """Return the whole reply after recording it; cancel it if the client disconnects."""
@@ -175,35 +181,35 @@ def with_recall(
 Encoder = Callable[[Piece | Generation], list[dict[str, Any]]]  # a dialect's events for a piece, or for the whole reply
 
 
-async def encode_stream(
+def encode_stream(
     exchange: Exchange,
     encoder: Encoder,
     first: Sequence[dict[str, Any]] = (),
     error_event: Callable[[int, str], dict[str, Any]] = error_body,
 ) -> AsyncIterator[str]:
     """Yield `first` and the events of the reply as JSON; an error becomes an event, as the status has been sent."""
-    async for event in encode_events(exchange, encoder, first, error_event):
-        yield ascii_json(event)
+    return to_lines(_events(exchange, encoder, first), error_event)
 
 
-async def encode_events(
+def encode_events(
     exchange: Exchange,
     encoder: Encoder,
     first: Sequence[dict[str, Any]],
     error_event: Callable[[int, str], dict[str, Any]],
 ) -> AsyncIterator[dict[str, Any]]:
     """Yield `first` and the events of the reply; an error becomes an event, as the status has been sent."""
+    return with_error(_events(exchange, encoder, first), error_event)
 
-    async def events() -> AsyncIterator[dict[str, Any]]:
-        for event in first:
-            yield event
-        async for piece in exchange.pieces():
-            for event in encoder(piece):
-                yield event
-        for event in encoder(exchange.ticket.result()):
-            yield event
 
-    async for event in with_error(events(), error_event):
+async def _events(
+    exchange: Exchange, encoder: Encoder, first: Sequence[dict[str, Any]]
+) -> AsyncIterator[dict[str, Any]]:
+    for event in first:
+        yield event
+    async for piece in exchange.pieces():
+        for event in encoder(piece):
+            yield event
+    for event in encoder(exchange.ticket.result()):
         yield event
 
 

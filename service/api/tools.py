@@ -14,7 +14,7 @@ from lars_agent.models.tools import ToolUse, definition, linked
 from lars_agent.records import parse_json
 from service.api.errors import InvalidField
 from service.api.fields import Switch, Text, storable
-from service.api.turns import MAX_MESSAGES, Turn, awaits_reply
+from service.api.turns import MAX_MESSAGES, Turn, as_turns, awaits_reply
 
 MAX_TOOLS = 128
 MAX_CHARS = 200_000  # of the JSON of all tools, and of one call's arguments
@@ -180,10 +180,7 @@ class ToolTurn(Turn):
 
 ToolTurns = Annotated[list[ToolTurn], Field(min_length=1, max_length=MAX_MESSAGES), AfterValidator(awaits_reply)]
 
-TextOrToolTurns = Annotated[
-    ToolTurns,
-    BeforeValidator(lambda value: [{"role": "user", "content": value}] if isinstance(value, str) else value),
-]
+TextOrToolTurns = Annotated[ToolTurns, BeforeValidator(as_turns)]
 
 
 def to_messages(turns: Sequence[ToolTurn]) -> tuple[Message, ...]:

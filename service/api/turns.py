@@ -134,24 +134,42 @@ def split_prefill(messages: Sequence[Message]) -> tuple[tuple[Message, ...], str
     return tuple(messages), ""
 
 
-def _as_turns(value: Any) -> Any:
+def as_turns(value: Any) -> Any:
+    """Return a text as a conversation of one message of the user."""
     return [{"role": "user", "content": value}] if isinstance(value, str) else value
 
 
-def _text_or(description: str) -> WithJsonSchema:
-    turn = {"$ref": "#/components/schemas/Turn"}
-    turns = {"type": "array", "items": turn, "minItems": 1, "maxItems": MAX_MESSAGES, "description": description}
-    return WithJsonSchema({"anyOf": [{"type": "string", "description": "One user message.", **SPOKEN}, turns]})
+def join_texts(value: Any, noun: str, kinds: Sequence[str], between: str = "") -> Any:
+    """Join a content's parts of text, whose types are these `kinds`. Raises ValueError for another of the parts.
+
+    A content that is no list is returned as it is; `noun` is what the dialect calls the parts.
+    """
+    if not isinstance(value, list):
+        return value
+    for part in value:
+        if not (isinstance(part, Mapping) and part.get("type") in kinds and isinstance(part.get("text"), str)):
+            kind = part.get("type") if isinstance(part, Mapping) else part
+            raise ValueError(f"{noun} of type {kind!a:.40} are not supported, but {', '.join(kinds)}")
+    return between.join(part["text"] for part in value)
 
 
-Turns = Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES)]
-Messages = Annotated[Turns, AfterValidator(awaits_reply)]
-TextOrMessages = Annotated[
-    Messages, BeforeValidator(_as_turns), _text_or("A conversation that ends with the user's message.")
-]
 TextOrConversation = Annotated[
-    Turns,
+    list[Turn],
+    Field(min_length=1, max_length=MAX_MESSAGES),
     AfterValidator(asks),
-    BeforeValidator(_as_turns),
-    _text_or("A conversation; if the last message is the assistant's, the reply goes on with it."),
+    BeforeValidator(as_turns),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "description": "One user message.", **SPOKEN},
+                {
+                    "type": "array",
+                    "items": {"$ref": "#/components/schemas/Turn"},
+                    "minItems": 1,
+                    "maxItems": MAX_MESSAGES,
+                    "description": "A conversation; if the last message is the assistant's, the reply goes on with it.",
+                },
+            ]
+        }
+    ),
 ]

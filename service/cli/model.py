@@ -40,10 +40,9 @@ def pull(
     as_json: Json = False,
 ) -> None:
     """Install a base model; one that was cut off goes on where it was."""
-    console = ERR if as_json else OUT
     if dry_run:
-        needs = _needs(reference)
-        return print_json(needs) if as_json else _print_needs(needs, console)
+        return show(reference, as_json)
+    console = ERR if as_json else OUT
     library = _own_library()
     if says_needs and not _is_installed(library, reference):
         try:

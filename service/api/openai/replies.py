@@ -15,7 +15,6 @@ from lars_agent.runtime.request import FinishReason, Generation, Piece
 from service.api.choices import Choices, Event, ToRequest
 from service.api.dependencies import Keeping
 from service.api.errors import answers
-from service.api.fields import RecalledBody
 from service.api.openai.request import OpenAIRequest
 from service.api.streams import Exchange, event_stream, to_lines
 from service.daemon import Daemon
@@ -65,7 +64,7 @@ def envelope_of(exchange: Exchange, kind: str) -> dict[str, Any]:
         "created": int(time.time()),
         "model": exchange.replier,
         "system_fingerprint": exchange.daemon.model_host.require_model().sha256[:12],
-        "lars": {"recalled": [RecalledBody.model_validate(one).model_dump() for one in exchange.recalled]},
+        "lars": {"recalled": exchange.recalled_bodies},
     }
 
 

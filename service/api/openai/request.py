@@ -14,6 +14,7 @@ from service.api.fields import STORABLE, Body, Number, RecallChoice, SamplingFie
 from service.api.grammars import LogitBias, ResponseFormat
 from service.api.model_names import ModelName
 from service.api.turns import without_empty
+from service.api.unsupported import describe_unsupported
 
 MAX_LOGPROBS = 20
 # Fields that clients send and that have no effect here.
@@ -64,9 +65,7 @@ def _add_unsupported(schema: dict[str, Any]) -> None:
     Fields that are not described are ignored.
     """
     schema.pop("additionalProperties")
-    free = {name: {"description": "Accepted without effect."} for name in sorted(WITHOUT_EFFECT)}
-    off = {name: {"enum": list(values), "description": "Not supported."} for name, values in OFF.items()}
-    schema["properties"] = {**free, **off, **schema["properties"]}
+    describe_unsupported(schema, WITHOUT_EFFECT, OFF)
 
 
 class OpenAIRequest(SamplingFields, Body):

@@ -17,7 +17,7 @@ from lars_agent.store.names import AdapterName
 from service.api.dependencies import DaemonDep, Keeping, KeepingDep
 from service.api.erasures import deleted
 from service.api.errors import answers, documented
-from service.api.fields import Id, RecalledBody, Reply
+from service.api.fields import Id, Reply
 from service.api.openai.chat import chat_logprobs
 from service.api.openai.responses_request import (
     INTERACTION_ID,
@@ -71,7 +71,7 @@ async def create(body: ResponsesRequest, request: Request, daemon: DaemonDep, ke
         exchange.parameters,
         instructions=body.instructions,
         store=exchange.keeping.is_kept,
-        lars={"recalled": [RecalledBody.model_validate(one).model_dump() for one in exchange.recalled]},
+        lars={"recalled": exchange.recalled_bodies},
     )
     if body.stream:
         return _stream(exchange, envelope)

@@ -35,7 +35,8 @@ from service.api.fields import (
 from service.api.model_names import ModelName
 from service.api.openai.request import MAX_LOGPROBS, TEXT, StreamOptions
 from service.api.streams import generation_request
-from service.api.turns import EMPTY, MAX_MESSAGES, Turn, awaits_reply
+from service.api.turns import EMPTY, MAX_MESSAGES, Turn, as_turns, awaits_reply, join_texts, without_empty
+from service.api.unsupported import describe_unsupported, without_unsupported
 from service.db import Database
 from service.db.errors import InteractionNotFound
 from service.db.records import InteractionRecord
@@ -60,7 +61,6 @@ OFF: Mapping[str, tuple[Any, ...]] = {
     "truncation": (None, "disabled"),
 }
 PLAIN = (*EMPTY, {"type": "text"})  # formats of a reply that is just text
-OF_ITEM = frozenset({"id", "phase", "status", "type"})  # of an item that holds a message, without effect
 TEXT_PART = {
     "type": "object",
     "properties": {"type": {"enum": [*TEXT_PARTS]}, "text": TEXT},
@@ -69,14 +69,7 @@ TEXT_PART = {
 
 
 def _text_of_parts(value: Any) -> Any:
-    """Join parts of text. Raises ValueError for another part."""
-    if not isinstance(value, list):
-        return value
-    for part in value:
-        if not (isinstance(part, Mapping) and part.get("type") in TEXT_PARTS and isinstance(part.get("text"), str)):
-            kind = part.get("type") if isinstance(part, Mapping) else part
-            raise ValueError(f"parts of type {kind!a:.40} are not supported, but {', '.join(TEXT_PARTS)}")
-    return "".join(part["text"] for part in value)
+    return join_texts(value, "parts", TEXT_PARTS)
 
 
 def _to_message(value: Any) -> Any:
@@ -90,8 +83,9 @@ def _to_message(value: Any) -> Any:
         return {"role": "assistant", "content": "", "id": value["id"]}
     if kind not in (None, "message"):
         raise ValueError(f"items of type {kind!a:.40} are not supported, but messages")
-    given = {key: one for key, one in value.items() if key == "content" or not is_one_of(one, EMPTY)}
-    return {key: one for key, one in given.items() if key not in OF_ITEM}
+    said = without_empty(value, frozenset({"content"}))
+    said.pop("id", None)  # of the message itself
+    return said
 
 
 def _plain(value: Any) -> None:
@@ -118,7 +112,7 @@ class InputMessage(Turn):
 Input = Annotated[
     list[Annotated[InputMessage, BeforeValidator(_to_message)]],
     Field(min_length=1, max_length=MAX_MESSAGES, description="A user message, or messages that end with the user's."),
-    BeforeValidator(lambda value: [{"role": "user", "content": value}] if isinstance(value, str) else value),
+    BeforeValidator(as_turns),
     AfterValidator(awaits_reply),
     WithJsonSchema(
         {
@@ -146,9 +140,7 @@ class TextOptions(Body):
 
 
 def _add_unsupported(schema: dict[str, Any]) -> None:
-    free = {name: {"description": "Accepted without effect."} for name in sorted(WITHOUT_EFFECT)}
-    off = {name: {"enum": [*values], "description": "Not supported."} for name, values in OFF.items()}
-    schema["properties"] = {**free, **off, **schema["properties"]}
+    describe_unsupported(schema, WITHOUT_EFFECT, OFF)
 
 
 class ResponsesRequest(SamplingFields, Body):
@@ -180,13 +172,7 @@ class ResponsesRequest(SamplingFields, Body):
     @model_validator(mode="before")
     @classmethod
     def _drop_what_has_no_effect(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        return {
-            key: value
-            for key, value in values.items()
-            if key not in WITHOUT_EFFECT and not (key in OFF and is_one_of(value, OFF[key]))
-        }
+        return without_unsupported(values, WITHOUT_EFFECT, OFF)
 
     @field_validator("instructions", mode="before")
     @classmethod

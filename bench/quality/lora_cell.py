@@ -40,7 +40,7 @@ def run_cell(folder: str, cell: Mapping[str, Any]) -> dict[str, Any]:
     general = general_text(tokenizer)
 
     def text_loss(adapter: LarsAdapter | None) -> float:
-        return float(token_losses(attachment, adapter, general, pad).mean())
+        return float(token_losses(attachment, [adapter], general, pad)[0].mean())
 
     base_text, started = text_loss(None), time.process_time()
     adapter = (train_lora if cell["method"] == LORA else train_lars)(attachment, rows, pad, cell["method"])

@@ -15,7 +15,7 @@ from bench.memory.peft_step import peft_model
 from examples.persona import lessons, probes
 from lars_agent.example import Message
 from lars_agent.lars import LarsAdapter, LarsConfig, attach
-from lars_agent.lars.decoding import greedy_reply
+from lars_agent.lars.decoding import greedy_replies
 from lars_agent.lars.forward import reply_logits
 from lars_agent.lars.inject import Attachment
 from lars_agent.models.chat_template import encode_prompt
@@ -51,7 +51,7 @@ def run_cell(folder: str, key: Mapping[str, Any]) -> dict[str, Any]:
     general = general_text(tokenizer)
 
     def text_loss(adapter: LarsAdapter | None) -> float:
-        return float(token_losses(attachment, adapter, general, pad).mean())
+        return float(token_losses(attachment, [adapter], general, pad)[0].mean())
 
     base_text = text_loss(None)
     adapter = (train_lora if key["method"] == "lora" else train_lars)(attachment, rows, pad, key["method"])
@@ -109,5 +109,5 @@ def reply(
 ) -> str:
     """The greedy reply to `prompt`, by the endpoint's own decoder."""
     ids = encode_prompt(tokenizer, [Message(role="user", content=prompt)])
-    chosen = greedy_reply(attachment, adapter, ids, tokenizer.eos_token_id, tokens)
+    (chosen,) = greedy_replies(attachment, adapter, [ids], tokenizer.eos_token_id, tokens)
     return str(tokenizer.decode(chosen, skip_special_tokens=True)).strip()

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-from lars_agent.lars.forward import read_only, read_prompt
+from lars_agent.lars.forward import hidden_of, read_only, read_prompt
 from lars_agent.lars.inject import AdapterMemory, Attachment, LarsAdapter
 from lars_agent.lars.pooling import Tokens
 from lars_agent.ops.kv_cache import reserved_cache
 from lars_agent.ops.memory_plan import DEFAULT_PLAN
+from lars_agent.ops.padding import padded_rows
 
 DEFAULT_CAPACITY = 256  # reply tokens
 PROMPT_CHUNK = DEFAULT_PLAN.prompt_chunk  # the same as in training
@@ -129,10 +130,42 @@ class HfSequence:
         return logits[0, -keep:].float()
 
 
-def greedy_reply(
-    attachment: Attachment, adapter: LarsAdapter | None, prompt: Sequence[int], end: int | None, most: int
+def greedy_replies(
+    attachment: Attachment, adapter: LarsAdapter | None, prompts: Sequence[Sequence[int]], end: int | None, most: int
+) -> list[list[int]]:
+    """Return the likeliest tokens after each of `prompts`, at most `most` each, without the one that ends them.
+
+    All are decoded at the same time where the adapter allows it: a step takes little longer for several than for one.
+    """
+    if adapter is not None and adapter.config.pooling != "response":
+        return [_greedy_reply(attachment, adapter, prompt, end, most) for prompt in prompts]
+    return _greedy_batch(attachment, adapter, prompts, end, most) if prompts else []
+
+
+@torch.no_grad()
+def _greedy_batch(
+    attachment: Attachment, adapter: LarsAdapter | None, prompts: Sequence[Sequence[int]], end: int | None, most: int
+) -> list[list[int]]:
+    ids, mask = padded_rows(prompts, 0, left=True)
+    memory = AdapterMemory()
+    cache = read_prompt(attachment, adapter, memory, ids, mask, PROMPT_CHUNK, most)
+    token, going, chosen = ids[:, -1:], set(range(len(prompts))), [list[int]() for _ in prompts]
+    for _ in range(most):
+        with attachment.call(adapter, memory, Tokens(real=torch.ones_like(token, dtype=torch.bool))):
+            hidden = hidden_of(attachment, token, mask, cache)
+        token = attachment.vocabulary.logits(hidden[:, -1]).argmax(dim=1, keepdim=True)
+        going -= {row for row in going if int(token[row]) == end}
+        if not going:
+            break
+        for row in going:
+            chosen[row].append(int(token[row]))
+        mask = torch.cat([mask, torch.ones_like(token, dtype=torch.bool)], dim=1)
+    return chosen
+
+
+def _greedy_reply(
+    attachment: Attachment, adapter: LarsAdapter, prompt: Sequence[int], end: int | None, most: int
 ) -> list[int]:
-    """Return the likeliest tokens after `prompt`, at most `most`, without the one that ends them."""
     sequence, chosen = HfSequence(attachment, adapter, prompt, most), list[int]()
     for _ in sequence.prefill():
         pass

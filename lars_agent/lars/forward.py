@@ -7,7 +7,7 @@ The result is the last layer's hidden states, not logits: see `lars_agent.ops.lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 
 from lars_agent.lars.inject import AdapterMemory, Attachment, LarsAdapter
-from lars_agent.lars.packing import act_packed, can_pack, read_packed
+from lars_agent.lars.packing import Pack, act_packed, can_pack, read_packed
 from lars_agent.lars.pooling import Tokens
 from lars_agent.ops.attention import reads_prefixes
 from lars_agent.ops.kv_cache import ReadOnlyCache, reserved_cache
@@ -48,31 +48,58 @@ class Batch:
         return int(self.reply_mask.sum())
 
 
+@dataclass(frozen=True)
+class ReadPrompts:
+    """The prompts of a batch as the base model reads them: its KV cache, and the pooled sums of an adapter's layers."""
+
+    memory: AdapterMemory
+    cache: DynamicCache
+    pack: Pack | None  # None where the cache has a row for each prompt
+
+
 def reply_hidden(
     attachment: Attachment,
     adapter: LarsAdapter | None,
     batch: Batch,
     plan: MemoryPlan = DEFAULT_PLAN,
-    *,
-    reading_first: bool | None = None,
+    prompts: ReadPrompts | None = None,
 ) -> Tensor:
     """Return the hidden states (T, H) that predict the T reply tokens, row by row; `adapter` None is the base model.
 
-    With `reading_first` the prompt is run before the reply and without autograd; None is as `reads_first` returns.
+    `prompts` are those of `batch`, if they have been read; else they are read now, before the reply or with it.
     """
-    first = reads_first(adapter) if reading_first is None else reading_first
+    if prompts is None and reads_first(adapter):
+        prompts = read_prompts(attachment, [adapter], batch, plan)
     with _levers(attachment, adapter, plan):
-        if not first:
+        if prompts is None:
             return _one_pass(attachment, adapter, batch)[batch.reply_mask]
-        memory, reply_ids = AdapterMemory(), torch.cat([batch.prompt_ids[:, -1:], batch.reply_ids[:, :-1]], dim=1)
-        if can_pack(attachment.model):
-            prompts = read_packed(attachment, adapter, memory, batch.prompt_ids, batch.prompt_mask, plan.prompt_chunk)
-            return act_packed(attachment, adapter, memory, prompts, reply_ids, batch.reply_mask)
-        chunk = max(1, plan.prompt_chunk // len(batch.prompt_ids))
-        cache = read_prompt(attachment, adapter, memory, batch.prompt_ids, batch.prompt_mask, chunk)
+        memory, reply_ids = prompts.memory.fork(), torch.cat([batch.prompt_ids[:, -1:], batch.reply_ids[:, :-1]], dim=1)
+        if prompts.pack is not None:
+            return act_packed(attachment, adapter, memory, (prompts.cache, prompts.pack), reply_ids, batch.reply_mask)
         mask = torch.cat([batch.prompt_mask, batch.reply_mask[:, 1:]], dim=1)  # (B, P + R - 1)
         with attachment.call(adapter, memory, Tokens(real=mask[:, -reply_ids.shape[1] :])):
-            return _run(attachment, reply_ids, mask, read_only(attachment, cache))[batch.reply_mask]
+            return hidden_of(attachment, reply_ids, mask, read_only(attachment, prompts.cache))[batch.reply_mask]
+
+
+def read_prompts(
+    attachment: Attachment, adapters: Sequence[LarsAdapter | None], batch: Batch, plan: MemoryPlan = DEFAULT_PLAN
+) -> ReadPrompts | None:
+    """Return the prompts of `batch`, read once for all `adapters`; None if an adapter has to read them on its own.
+
+    Without autograd. With `response` pooling they do not depend on the adapter, only on the layers that it pools for.
+    """
+    acting = [adapter for adapter in adapters if adapter is not None]
+    pooled = {frozenset(adapter.by_name) for adapter in acting}
+    if len(pooled) > 1 or not all(adapter.config.pooling == "response" for adapter in acting):
+        return None
+    adapter, memory = acting[0] if acting else None, AdapterMemory()
+    if can_pack(attachment.model):
+        read = read_packed(attachment, adapter, memory, batch.prompt_ids, batch.prompt_mask, plan.prompt_chunk)
+        return ReadPrompts(memory, *read)
+    chunk = max(1, plan.prompt_chunk // len(batch.prompt_ids))
+    return ReadPrompts(
+        memory, read_prompt(attachment, adapter, memory, batch.prompt_ids, batch.prompt_mask, chunk), None
+    )
 
 
 def reads_first(adapter: LarsAdapter | None) -> bool:
@@ -129,7 +156,7 @@ def _one_pass(attachment: Attachment, adapter: LarsAdapter | None, batch: Batch)
     mask = torch.cat([batch.prompt_mask, batch.reply_mask[:, 1:]], dim=1)
     prompt = torch.cat([batch.prompt_mask, torch.zeros_like(batch.reply_mask[:, 1:])], dim=1)
     with attachment.call(adapter, AdapterMemory(), Tokens(real=mask, prompt=prompt)):
-        return _run(attachment, ids, mask, None)[:, -batch.reply_ids.shape[1] :]
+        return hidden_of(attachment, ids, mask, None)[:, -batch.reply_ids.shape[1] :]
 
 
 @torch.no_grad()
@@ -154,7 +181,7 @@ def read_prompt(
         mask = prompt_mask[:, :end]
         with attachment.call(adapter, memory, Tokens(real=mask[:, start:], reading=True)):
             view = cache if end <= before_last else read_only(attachment, cache)
-            _run(attachment, prompt_ids[:, start:end], mask, view)
+            hidden_of(attachment, prompt_ids[:, start:end], mask, view)
     return cache
 
 
@@ -163,6 +190,6 @@ def read_only(attachment: Attachment, cache: DynamicCache) -> ReadOnlyCache:
     return ReadOnlyCache(cache, concatenate=not reads_prefixes(attachment.model))
 
 
-def _run(attachment: Attachment, ids: Tensor, mask: Tensor, cache: Cache | None) -> Tensor:
+def hidden_of(attachment: Attachment, ids: Tensor, mask: Tensor, cache: Cache | None) -> Tensor:
     """Return hidden states (B, S, H) of `ids` (B, S), the last S columns of `mask`; `cache` holds those before."""
     return attachment.hidden(ids, mask.long(), positions(mask)[:, -ids.shape[1] :], cache)

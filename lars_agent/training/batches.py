@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lars_agent.errors import ExampleTooLong
 from lars_agent.example import Example
 from lars_agent.lars.forward import Batch
 from lars_agent.models.chat_template import encode_reply
-from lars_agent.ops.padding import padded
+from lars_agent.ops.padding import padded_rows
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,10 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, source_id: str) -
 
 
 def collate(rows: Sequence[Encoded], pad_id: int) -> Batch:
-    """Return one batch, prompts padded left and replies right, to widths of `lars_agent.ops.padding.padded`."""
+    """Return one batch, prompts padded left and replies right, see `lars_agent.ops.padding`."""
     return Batch(
-        *_pad([row.prompt for row in rows], pad_id, left=True),
-        *_pad([row.reply for row in rows], pad_id, left=False),
+        *padded_rows([row.prompt for row in rows], pad_id, left=True),
+        *padded_rows([row.reply for row in rows], pad_id, left=False),
         weight=torch.tensor([row.weight for row in rows]),
     )
 
@@ -113,15 +112,3 @@ def in_order(lessons: Sequence[Lesson]) -> list[Lesson]:
 def by_length(rows: Sequence[Encoded]) -> list[Encoded]:
     """Return the rows, shortest first, so that micro-batches need little padding."""
     return sorted(rows, key=len)
-
-
-def _pad(rows: Sequence[Sequence[int]], fill: int, *, left: bool) -> tuple[Tensor, Tensor]:
-    """Return ids (B, S) and a bool mask (B, S)."""
-    width = padded(max(len(row) for row in rows))
-    ids = torch.full((len(rows), width), fill, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.bool)
-    for index, row in enumerate(rows):
-        span = slice(width - len(row), width) if left else slice(0, len(row))
-        ids[index, span] = torch.tensor(row, dtype=torch.long)
-        mask[index, span] = True
-    return ids, mask

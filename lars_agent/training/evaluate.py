@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lars_agent.lars.forward import Batch, reads_first, reply_hidden
+from lars_agent.lars.forward import Batch, ReadPrompts, read_prompts, reply_hidden
 from lars_agent.lars.inject import Attachment, LarsAdapter
 from lars_agent.ops.losses import chunked_cross_entropy, chunked_divergence
 from lars_agent.ops.memory_plan import DEFAULT_PLAN, MemoryPlan
@@ -24,10 +24,14 @@ SCORED = 64  # trained replies that are scored too; scoring all would take long
 
 
 def token_nll(
-    attachment: Attachment, adapter: LarsAdapter | None, batch: Batch, plan: MemoryPlan = DEFAULT_PLAN
+    attachment: Attachment,
+    adapter: LarsAdapter | None,
+    batch: Batch,
+    plan: MemoryPlan = DEFAULT_PLAN,
+    prompts: ReadPrompts | None = None,
 ) -> Tensor:
-    """Return the negative log-likelihood of each reply token (T,), in nats."""
-    hidden = reply_hidden(attachment, adapter, batch, plan)  # (T, H)
+    """Return the negative log-likelihood of each reply token (T,), in nats; `prompts` as in `reply_hidden`."""
+    hidden = reply_hidden(attachment, adapter, batch, plan, prompts)  # (T, H)
     targets = batch.reply_ids[batch.reply_mask]
     return chunked_cross_entropy(hidden, attachment.vocabulary, targets, plan.loss_chunk)
 
@@ -36,33 +40,49 @@ def divergence_from_base(
     attachment: Attachment, adapter: LarsAdapter, batch: Batch, plan: MemoryPlan = DEFAULT_PLAN
 ) -> Tensor:
     """Return KL(base model || adapted model) in nats per predicted token, a scalar with gradients to the adapter."""
+    prompts = read_prompts(attachment, [adapter], batch, plan)
     with torch.no_grad():
-        base = reply_hidden(attachment, None, batch, plan, reading_first=reads_first(adapter))  # (T, H)
-    adapted = reply_hidden(attachment, adapter, batch, plan)
+        base = reply_hidden(attachment, None, batch, plan, prompts)  # (T, H)
+    adapted = reply_hidden(attachment, adapter, batch, plan, prompts)
     return chunked_divergence(adapted, base, attachment.vocabulary, plan.loss_chunk).mean()
 
 
 @torch.no_grad()
 def token_losses(
     attachment: Attachment,
-    adapter: LarsAdapter | None,
+    adapters: Sequence[LarsAdapter | None],
     rows: Sequence[Encoded],
     pad_id: int,
     check: Callable[[], None] = lambda: None,
     plan: MemoryPlan = DEFAULT_PLAN,
-) -> Tensor:
-    """Return the loss of each reply token of all `rows` (T,) float64, in nats, in evaluation mode.
+) -> list[Tensor]:
+    """Return for each of `adapters` the losses of all reply tokens of `rows` (T,) float64, in nats, in evaluation mode.
 
-    `check` is called after each batch.
+    Each prompt is read once for all of them, where that is possible. `check` is called after each batch.
     """
-    if adapter is not None:
-        adapter.eval()
-    losses, ordered = [torch.empty(0, dtype=torch.float64)], by_length(rows)
+    for adapter in adapters:
+        if adapter is not None:
+            adapter.eval()
+    ordered, none = by_length(rows), torch.empty(0, dtype=torch.float64)
+    found = [[none] * len(adapters)]
     for start in range(0, len(ordered), plan.micro_batch):
         batch = collate(ordered[start : start + plan.micro_batch], pad_id)
-        losses.append(token_nll(attachment, adapter, batch, plan).double())
+        found.append(list(_batch_losses(attachment, adapters, batch, check, plan)))
+    return [torch.cat(losses) for losses in zip(*found, strict=True)]
+
+
+def _batch_losses(
+    attachment: Attachment,
+    adapters: Sequence[LarsAdapter | None],
+    batch: Batch,
+    check: Callable[[], None],
+    plan: MemoryPlan,
+) -> Iterator[Tensor]:
+    """Yield for each adapter the losses of the batch; what was read of it is gone at the end."""
+    prompts = read_prompts(attachment, adapters, batch, plan)
+    for adapter in adapters:
+        yield token_nll(attachment, adapter, batch, plan, prompts).double()
         check()
-    return torch.cat(losses)
 
 
 def score(trained: Tensor, heldout: Tensor, text: Tensor, rows: Sequence[Encoded]) -> Scores:

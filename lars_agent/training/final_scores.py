@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lars_agent.english.subjects import is_about_speaker, subject_of
 from lars_agent.example import Example, Message, asked_at
-from lars_agent.lars.decoding import greedy_reply
+from lars_agent.lars.decoding import greedy_replies
 from lars_agent.lars.inject import LarsAdapter
 from lars_agent.models.chat_template import encode_prompt
 from lars_agent.training.batches import Encoded, by_length
@@ -51,9 +51,8 @@ class FinalScores:
 
     def of(self, adapter: LarsAdapter | None, incumbent: LarsAdapter | None) -> tuple[Scores, Scores, Scores]:
         """Return the scores of the candidate `adapter`, of the incumbent (None: the base model), and of the base."""
-        candidate, losses = self._scored(adapter)
-        base, base_losses = self._scored(None)
-        other, other_losses = (base, base_losses) if incumbent is None else self._scored(incumbent)
+        scored = self._scored([adapter, None, *([] if incumbent is None else [incumbent])])
+        (candidate, losses), (base, _), (other, other_losses) = scored[0], scored[1], scored[-1]
         own = self._replies(adapter, QUESTIONS)
         looping, taught = ({q for q, reply in own.items() if is_bad(q, reply)} for is_bad in (_loops, self._is_taught))
         plain = self._replies(None, sorted(looping | taught))  # the others are not compared, and to ask takes seconds
@@ -68,21 +67,28 @@ class FinalScores:
         base = replace(base, looping=_marks(q in looping and _loops(q, plain[q]) for q in QUESTIONS))
         return candidate, base if incumbent is None else other, base
 
-    def _scored(self, adapter: LarsAdapter | None) -> tuple[Scores, Losses]:
-        def measured() -> tuple[Scores, Losses]:
+    def _scored(self, adapters: Sequence[LarsAdapter | None]) -> list[tuple[Scores, Losses]]:
+        def measured() -> list[tuple[Scores, Losses]]:
             parts = (self.trained, self.heldout, self.text)
-            trained, heldout, text = (self.trainer.token_losses(adapter, rows) for rows in parts)
-            return replace(score(trained, heldout, text, self.trained), kinds=self.kinds), (trained, heldout)
+            each = zip(*(self.trainer.token_losses(adapters, rows) for rows in parts), strict=True)
+            return [
+                (replace(score(trained, heldout, text, self.trained), kinds=self.kinds), (trained, heldout))
+                for trained, heldout, text in each
+            ]
 
         return self.trainer.within_budget(measured)
 
     def _replies(self, adapter: LarsAdapter | None, questions: Sequence[str]) -> dict[str, Reply]:
-        """Return the greedy reply to each of the questions."""
-        attachment, end = self.trainer.attachment, self.tokenizer.eos_token_id
+        """Return the greedy reply to each of the questions; as many are asked at once as a batch of training has."""
+        attachment, end, size = self.trainer.attachment, self.tokenizer.eos_token_id, self.trainer.plan.micro_batch
 
         def replied() -> dict[str, Reply]:
-            found = {one: greedy_reply(attachment, adapter, self._asked(one), end, REPLY_TOKENS) for one in questions}
-            return {one: (tuple(ids), str(self.tokenizer.decode(ids))) for one, ids in found.items()}
+            found = list[list[int]]()
+            for start in range(0, len(questions), size):
+                asked = [self._asked(question) for question in questions[start : start + size]]
+                found += greedy_replies(attachment, adapter, asked, end, REPLY_TOKENS)
+            texts = [str(self.tokenizer.decode(ids)) for ids in found]
+            return {one: (tuple(ids), text) for one, ids, text in zip(questions, found, texts, strict=True)}
 
         return self.trainer.within_budget(replied)
 

@@ -143,9 +143,13 @@ class Trainer:
     def _most_steps(self) -> int:
         return self.rows.steps(len(self.progress.first_unknown))
 
-    def token_losses(self, adapter: LarsAdapter | None, rows: Sequence[Encoded]) -> Tensor:
-        """Return the losses (T,) of all reply tokens under the plan in use; may raise MemoryPressure or Preempted."""
-        return token_losses(self.attachment, adapter, rows, self.pad_id, self._check, self.plan)
+    def token_losses(self, adapters: Sequence[LarsAdapter | None], rows: Sequence[Encoded]) -> list[Tensor]:
+        """Return `token_losses` under the plan in use; may raise MemoryPressure or Preempted."""
+        return token_losses(self.attachment, adapters, rows, self.pad_id, self._check, self.plan)
+
+    def _own_losses(self, rows: Sequence[Encoded]) -> Tensor:
+        (losses,) = self.token_losses([self.adapter], rows)
+        return losses
 
     def within_budget(self, work: Callable[[], T]) -> T:
         """Return the result of `work`; after MemoryPressure, repeat it under a smaller plan.
@@ -192,7 +196,7 @@ class Trainer:
         """Return the indices of the examples that the adapter does not know."""
         train = self.rows.train
         ordered = in_order(list(enumerate(train)))  # as `token_losses` has them
-        return self._noted(ordered, shares_right(self.token_losses(self.adapter, train), train))
+        return self._noted(ordered, shares_right(self._own_losses(train), train))
 
     def _step(self) -> None:
         """Take one optimizer step over its micro-batches, with the same weight for each reply token in all of them."""
@@ -263,7 +267,7 @@ class Trainer:
     def _evaluate(self) -> None:
         """Measure the held-out loss; keep the adapter unless `patience` is set and an earlier one had a lower loss."""
         progress = self.progress
-        progress.heldout_loss = float(self.token_losses(self.adapter, self.rows.heldout).mean())
+        progress.heldout_loss = float(self._own_losses(self.rows.heldout).mean())
         progress.evaluations_since_best += 1
         if progress.best_step is None or progress.heldout_loss < progress.best_loss or not self.config.patience:
             write_atomically(self.best_file, tensor_file(adapter_tensors(self.adapter)))

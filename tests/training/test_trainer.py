@@ -103,7 +103,7 @@ def test_last_step_is_kept_though_the_loss_on_a_fact_that_was_not_taught_rose():
     made, seen = judged_by_an_untaught_fact(patience=0)
     assert min(seen.values()) < seen[40]
     assert (made.progress.best_step, made.progress.best_loss) == (40, seen[40])
-    assert float(token_losses(made.attachment, made.adapter, made.rows.heldout, 0).mean()) == pytest.approx(
+    assert float(token_losses(made.attachment, [made.adapter], made.rows.heldout, 0)[0].mean()) == pytest.approx(
         seen[40], rel=1e-6
     )
 
@@ -112,7 +112,7 @@ def test_the_best_step_is_kept_not_the_last():
     made, seen = judged_by_an_untaught_fact(patience=100)
     assert made.progress.best_step < 40
     assert seen[40] > made.progress.best_loss
-    measured = float(token_losses(made.attachment, made.adapter, made.rows.heldout, 0).mean())
+    measured = float(token_losses(made.attachment, [made.adapter], made.rows.heldout, 0)[0].mean())
     assert measured == pytest.approx(made.progress.best_loss, rel=1e-6)
 
 
@@ -309,7 +309,7 @@ def test_a_run_without_a_number_of_steps_ends_soon_after_what_it_reads_is_known(
     assert made.progress.step == made.last_step == known_step + 4 < made.rows.steps() == 600
     assert rates[-4:] == sorted(rates[-4:], reverse=True)
     assert rates[-1] < 0.3 * rates[-5]
-    losses = made.token_losses(made.adapter, made.rows.train)
+    losses = made.token_losses([made.adapter], made.rows.train)[0]
     assert float((losses < math.log(2)).double().mean()) > 0.9
 
 
@@ -359,7 +359,7 @@ def continued(known_state, config: TrainConfig = KNOWN, new=NEW) -> Trainer:
 def right(made: Trainer) -> list[float]:
     """The shares of right tokens of `FACTS`, and of what is new."""
     parts = made.rows.train[: len(FACTS)], made.rows.train[len(FACTS) :]
-    return [float((made.token_losses(made.adapter, rows) < math.log(2)).double().mean()) for rows in parts]
+    return [float((made.token_losses([made.adapter], rows)[0] < math.log(2)).double().mean()) for rows in parts]
 
 
 def test_a_run_that_goes_on_learns_what_is_new_in_few_steps_and_keeps_the_rest(known_state):

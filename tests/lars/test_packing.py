@@ -19,7 +19,7 @@ from lars_agent.ops.padding import padded
 from lars_agent.training.batches import Encoded, collate
 from lars_agent.training.evaluate import token_nll
 from tests.lars.test_forward import windowed_model
-from tests.lars.test_serving import adapter_for, naive_response_logits, rows
+from tests.lars.test_serving import FAMILIES, adapter_for, naive_response_logits, rows
 from tests.tiny import COMMON, tiny_model
 
 SHORT = Encoded((5,), (7, 8, 9), 1.0, "")  # a prompt that leaves nothing to read before its last token
@@ -47,9 +47,11 @@ def widths(model) -> list[torch.Size]:
     return seen
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma", "phi", "mistral", "gpt2"])
+CELLS = [("llama", plan) for plan in CUTS] + [(family, CUTS[1]) for family in FAMILIES[1:]]
+
+
 @pytest.mark.parametrize("token_term", [True, False])
-@pytest.mark.parametrize("plan", CUTS, ids=str)
+@pytest.mark.parametrize(("family", "plan"), CELLS, ids=str)
 def test_gradients_of_packed_training_equal_the_naive_computation(family, token_term, plan):
     attachment, batch = attach(packing_model(family)), collate([*rows(), SHORT], 0)
     ours = adapter_for(attachment.model, "response", token_term=token_term)

@@ -14,12 +14,14 @@ from contextlib import closing
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from unittest.mock import patch
 
 import httpx
 import pytest
 
 from service.db import Database
 from service.db.records import ScheduledRun
+from tests.service.cli.conftest import typed
 from tests.tiny import save_tiny
 
 WORDS_ON_START = "dashboard: "
@@ -58,15 +60,16 @@ def daemon(tmp_path_factory):
 
 
 def run(environment, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "service", *arguments],
-        env=environment,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    """What a command does that is typed in this process, where nothing has to be imported anew."""
+    with patch.dict(os.environ, environment, clear=True):
+        done = typed(*arguments, stdin=stdin)
+    return subprocess.CompletedProcess(arguments, done.code, done.out, done.err)
+
+
+def serve(environment) -> subprocess.CompletedProcess[str]:
+    """What a daemon says that does not start."""
+    command = [sys.executable, "-m", "service", "serve", "--port", "0"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_status_tells_the_model_the_version_and_the_feedback(daemon):
@@ -213,21 +216,19 @@ def test_models_are_listed(daemon):
 
 
 def test_a_second_daemon_on_the_same_data_is_refused(daemon):
-    done = run(daemon, "serve", "--port", "0")
+    done = serve(daemon)
     assert done.returncode == 1
     words = done.stderr.replace("\n", " ")
     assert re.search(r"another daemon \(process \d+\) works with .* since 20.*, as `.*service serve --port 0`", words)
 
 
-def test_plan_shows_terms_and_ladder_and_json_holds_them(daemon):
+def test_plan_shows_terms_and_ladder(daemon):
     for number in range(2):
         run(daemon, "feedback", "--prompt", f"No {number}?", "--response", "No.", "--correction", f"Yes {number}.")
     done = run(daemon, "plan")
     assert done.returncode == 0, done.stderr
     assert "AdamW's moments" in done.stdout
     assert "% of the 1,920 MiB that the budget leaves for training" in done.stdout
-    planned = json.loads(run(daemon, "plan", "--json").stdout)
-    assert planned["chosen"]["predicted_peak_bytes"] <= planned["budget_bytes"]
 
 
 def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path):
@@ -238,7 +239,7 @@ def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path):
         connection.commit()
     before = (data / "lars-agent.db").read_bytes()
     environment = os.environ | {"LARS_AGENT_DATA_DIR": str(data), "LARS_AGENT_MODEL__NAME": str(tmp_path / "none")}
-    done = run(environment | {"HOME": str(tmp_path)}, "serve", "--port", "0")
+    done = serve(environment | {"HOME": str(tmp_path)})
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "has schema 9999, this lars-agent knows up to" in done.stderr
     assert (data / "lars-agent.db").read_bytes() == before

@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.real_model, pytest.mark.timeout(900)]
 
 API_PAGE = Path(__file__).parent.parent / "docs" / "api.md"
 SETTINGS = {
-    "training__steps": "10",
+    "training__steps": "7",
     "training__checkpoint_every": "2",
     "training__threads": "1",  # other tests have the second core, and threads that spin for it would take the first too
     "runtime__threads": "1",

@@ -107,15 +107,15 @@ def test_a_damaged_plan_file_is_an_error_that_names_it_and_predicts_nothing(tmp_
 def test_a_worker_whose_plan_takes_too_much_steps_down_and_ends_within_its_budget(tmp_path):
     """A real worker, told to keep every activation of long replies: half a gigabyte that its budget has no room for."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 20, "max_position_embeddings": 2048}
+    sizes = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 5, "max_position_embeddings": 2048}
     model = tmp_path / "model"
     LlamaForCausalLM(LlamaConfig(**COMMON | sizes)).to(torch.bfloat16).save_pretrained(model)
     tiny_tokenizer().save_pretrained(model)
     greedy = {"micro_batch": 8, "recompute": False}
-    training = {"steps": 2, "batch_size": 8, "evaluate_every": 2, "rehearsal_batch": 0}
+    training = {"steps": 2, "batch_size": 8, "evaluate_every": 2, "rehearsal_batch": 0, "max_seq_len": 2048}
     budget = 700_000_000
     folder = job(tmp_path / "job", model, plan=greedy, training=training, dtype="float32", budget_bytes=budget)
-    write_examples(folder / TRAIN_FILE, [fact(f"Question {number}?", "word " * 80) for number in range(8)])
+    write_examples(folder / TRAIN_FILE, [fact(f"Question {number}?", "word " * 320) for number in range(8)])
     assert run(folder) == 0
     result = read_result(folder)
     assert result is not None

@@ -14,7 +14,7 @@ from tests.default_model import CACHE, START_S, default_daemon, kill
 pytestmark = [pytest.mark.real_model, pytest.mark.browser, pytest.mark.timeout(900)]
 
 SETTINGS = {
-    "training__steps": "10",
+    "training__steps": "7",
     "training__threads": "1",
     "runtime__threads": "1",
     "runtime__keep_alive_s": "0",

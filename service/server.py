@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from lars_agent.errors import LarsError
+from lars_agent.memory.allocator import be_thrifty
 from service.app import create_app, find_model
 from service.connections import LimitedServer
 from service.daemon import Daemon
@@ -101,6 +102,7 @@ def _is_terminal() -> bool:
 
 def run(settings: Settings, report: Callable[[str], None], source: SettingsSource) -> None:
     """Serve until SIGTERM or SIGINT; at SIGHUP reload the settings. Raises LarsError if it cannot start."""
+    be_thrifty()
     log.configure(settings.log.level)
     settings.server.require_token()
     source = source.take_token()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ THRIFTY_GLIBC = {
 # One arena, so that threads reuse each other's freed memory (jemalloc(3)).
 THRIFTY_JEMALLOC = {"MALLOC_CONF": "narenas:1,dirty_decay_ms:100,muzzy_decay_ms:0"}
 
+_MALLOPT = {"MALLOC_MMAP_THRESHOLD_": -3, "MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_ARENA_MAX": -8}  # malloc.h
 _PURGE_ALL_ARENAS = b"arena.4096.purge"  # MALLCTL_ARENAS_ALL
 _LOADED = "import ctypes; ctypes.CDLL(None).mallctl"
 
@@ -50,6 +52,16 @@ def torch_environment(given: Mapping[str, str], threads: int = 0) -> dict[str, s
     """Return `thrifty_environment` with the thread count of a torch process; 0 threads: one for each core."""
     count = str(threads or os.cpu_count() or 1)
     return thrifty_environment(given) | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
+
+
+def be_thrifty() -> None:
+    """Apply glibc's thrifty settings to this process, before it starts threads; a no-op with other C libraries.
+
+    By default each thread of a server fills an arena of its own, which the others' freed memory is no use to.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        for name, value in THRIFTY_GLIBC.items():
+            _libc.mallopt(_MALLOPT[name], int(value))
 
 
 def allocator_name() -> str:

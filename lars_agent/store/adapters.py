@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+import sys
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -87,7 +89,9 @@ class AdapterStore:
         """Return the manifest of one version. Raises AdapterNotFound, AdapterCorrupt or AdapterIncompatible."""
         folder = self.folder(profile, version)
         try:
-            manifest = read_manifest(read_plain(folder / MANIFEST, follow=False))
+            path = folder / MANIFEST
+            found = path.lstat()
+            manifest = _manifest(path, found.st_ino, found.st_mtime_ns, found.st_size)
         except OSError as error:
             raise AdapterCorrupt(f"{folder} has no readable manifest ({error}); activate another version") from error
         except AdapterError as error:
@@ -236,6 +240,16 @@ class AdapterStore:
                     write_atomically(home.folder(version) / MANIFEST, to_json(replace(manifest, parent=parent)))
             for version in set(home.versions()).intersection(versions):
                 home.discard(version)
+
+
+@lru_cache(maxsize=1024)
+def _manifest(path: Path, inode: int, changed_ns: int, size: int) -> AdapterManifest:
+    """Return the manifest in a file, which is read again once it is another one; lists of a year's versions are long.
+
+    Versions share the ids that they have learned. Raises OSError, and what `read_manifest` raises.
+    """
+    manifest = read_manifest(read_plain(path, follow=False))
+    return replace(manifest, example_ids=tuple(map(sys.intern, manifest.example_ids)))
 
 
 def _verify_file(path: Path, digest: str) -> None:

@@ -10,7 +10,7 @@ from service.db.errors import JobNotFound
 
 
 def withdraw_forgotten(profile: str, context: CycleContext, ids: Collection[str] = ()) -> list[int]:
-    """Delete and return the profile's versions that learned the feedback `ids`, or any other that has been deleted.
+    """Delete and return the profile's versions that learned the feedback `ids`; without ids, any that is deleted.
 
     A version whose manifest cannot be read is not served and stays: what it learned is unknown.
     """
@@ -19,7 +19,7 @@ def withdraw_forgotten(profile: str, context: CycleContext, ids: Collection[str]
             manifest.version
             for manifest in context.store.versions(profile)
             if not set(ids).isdisjoint(manifest.example_ids)
-            or _is_stale(manifest.job_id, manifest.example_ids, context)
+            or (not ids and _is_stale(manifest.job_id, manifest.example_ids, context))
         ]
         if versions or ids:  # replies that have the feedback in their prompt end, too
             context.switch.withdraw(profile, versions)

@@ -64,11 +64,12 @@ def tidy_jobs(sweep: Sweep) -> None:
 
 def forget(sweep: Sweep) -> None:
     """Remove what was learned from deleted feedback from the directories of ended jobs, and note it in the erasures."""
-    failures = sweep.report.failures
+    failures, erasures = sweep.report.failures, sweep.db.erasures
     with sweep.step("forgetting"):
-        _forget_examples(sweep, (job.id for job in sweep.db.jobs.summaries() if job.is_over))
+        gone = {one.encode() for erasure in erasures.pending("jobs", "checkpoints") for one in erasure.feedback}
+        _forget_examples(sweep, (job.id for job in sweep.db.jobs.summaries() if job.is_over), gone)
     with sweep.step("erasures"):
-        erasures, unfinished = sweep.db.erasures, sweep.db.jobs.unfinished()
+        unfinished = sweep.db.jobs.unfinished()
         for erasure in erasures.pending("jobs", "checkpoints"):
             is_read = any(job.profile in erasure.profiles and job.created < erasure.created for job in unfinished)
             if not is_read and sweep.report.failures == failures:
@@ -91,18 +92,26 @@ def strip(path: Path, known: Callable[[Collection[str]], set[str]], before: Call
     return gone
 
 
-def _forget_examples(sweep: Sweep, job_ids: Iterable[str]) -> None:
-    """Remove deleted feedback from the jobs' directories, and the adapters that learned it before that."""
+def _forget_examples(sweep: Sweep, job_ids: Iterable[str], gone: Collection[bytes] | None = None) -> None:
+    """Remove deleted feedback from the jobs' directories, and the adapters that learned it before that.
+
+    Where it is told which ids are `gone`, files that have none of them are passed over: a year has many jobs.
+    """
     for job_id in job_ids:
         folder = sweep.settings.jobs_dir / job_id
         for name in (TRAIN_FILE, HELDOUT_FILE):
             with sweep.step("forgetting", job=job_id, file=name):
                 path = folder / name
-                if path.is_file():
+                if path.is_file() and (gone is None or _has_any(path, gone)):
                     size_bytes = taken_bytes(path, *_adapters(folder))
                     count = strip(path, sweep.db.feedback.known, partial(discard, *_adapters(folder)))
                     if count:
                         sweep.report.add("examples", size_bytes - taken_bytes(path), count)
+
+
+def _has_any(path: Path, words: Collection[bytes]) -> bool:
+    content = path.read_bytes()
+    return any(word in content for word in words)
 
 
 def _adapters(folder: Path) -> list[Path]:

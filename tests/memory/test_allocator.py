@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -72,3 +73,29 @@ def test_what_was_loaded_before_others_still_is():
     ours, theirs = thrifty_environment(os.environ | {"LD_PRELOAD": "libm.so.6"})["LD_PRELOAD"].split(":")
     assert "jemalloc" in ours
     assert theirs == "libm.so.6"
+
+
+ARENAS = """
+import re, threading
+from lars_agent.memory.allocator import be_thrifty
+{first}
+gate = threading.Barrier(9)
+def work():
+    kept = [bytearray(5000) for _ in range(100)]
+    gate.wait()
+    gate.wait()
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads: thread.start()
+gate.wait()
+spans = [line.split()[0].split("-") for line in open("/proc/self/maps")]
+starts = [int(start, 16) for start, _ in spans]
+gate.wait()
+print(sum(start % (64 * 2**20) == 0 for start in starts))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's arenas")
+def test_a_server_s_threads_share_arenas():
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    (many,), (few,) = (said(ARENAS.replace("{first}", first), plain) for first in ("", "be_thrifty()"))
+    assert int(few) <= 2 < int(many)

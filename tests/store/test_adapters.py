@@ -18,7 +18,7 @@ from lars_agent.errors import (
     AdapterNotFound,
     DiskFull,
 )
-from lars_agent.store import AdapterStore
+from lars_agent.store import AdapterStore, adapters
 from lars_agent.store.profile_dir import ProfileDir
 from tests.store.make import BASE_SHA256, make_candidate, make_draft
 
@@ -444,3 +444,17 @@ class TestRemoval:
         assert len(store.versions("alice")) == 3
         assert store.problems("alice") == {}
         assert len(looks) == 2
+
+    def test_a_manifest_is_read_once_and_again_when_it_is_another(
+        self, store: AdapterStore, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before, read, read_plain = store.versions("alice"), [], adapters.read_plain
+        monkeypatch.setattr(adapters, "read_plain", lambda path, **how: read.append(path) or read_plain(path, **how))
+        assert store.versions("alice") == before
+        assert read == []
+        path = root / "alice" / "v0002" / "manifest.json"
+        text = path.read_text()
+        for changed in (text.replace('"created"', '"created_"'), text):  # in place, and back
+            path.write_text(changed)
+            assert (store.versions("alice") == before) == (changed == text)
+        assert read == [path, path]

@@ -6,6 +6,7 @@ import pytest
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from lars_agent.training.job_directory import CANDIDATE, TRAIN_FILE, write_examples
+from service.housekeeping import jobs
 from service.housekeeping.eraser import Eraser
 from service.housekeeping.housekeeper import Housekeeper
 from tests.service.house import House
@@ -42,3 +43,17 @@ def test_what_the_rows_alone_were_deleted_of_is_gone_after_the_next_start(house)
     before = house.db.erasures.get(erasure.id)
     eraser.resume()
     assert house.db.erasures.get(erasure.id) == before
+
+
+def test_a_deletion_rewrites_and_weighs_only_what_has_it(house, monkeypatch):
+    """A year has many jobs, and a busy day many deletions."""
+    kept, gone = house.correct(2)
+    folders = [house.folder(add_job(house).id) for _ in range(4)]
+    for folder, names in zip(folders, ([kept], [kept, gone], [gone], [kept]), strict=True):
+        write_examples(folder / TRAIN_FILE, examples(*names))
+    read, strip = [], jobs.strip
+    monkeypatch.setattr(jobs, "strip", lambda path, *others: read.append(path.parent) or strip(path, *others))
+    house.db.erasures.feedback(gone)
+    Housekeeper(house.settings, house.db, house.store, house.switch, BackgroundScheduler()).forget()
+    assert sorted(read) == sorted(folders[1:3])
+    assert [gone in (folder / TRAIN_FILE).read_text() for folder in folders] == [False] * 4

@@ -33,6 +33,7 @@ from lars_agent.models.weights import MODEL_FILE, weight_files, weights_digest
 from lars_agent.records import from_json, parse_json, record
 
 CURRENT_FILE = "current"
+NAME = re.compile(r"\w[\w.-]{0,219}", re.ASCII)  # of a folder; see `lars_agent.models.sources`
 DOWNLOADS = "downloads"
 
 
@@ -138,7 +139,7 @@ class ModelLibrary:
 
     def _named(self, name: str) -> InstalledModel:
         """Return the installed model of that name. Raises ModelNotFound."""
-        if re.fullmatch(r"\w[\w.-]*", name) and (self.folder / name / MODEL_FILE).is_file():
+        if NAME.fullmatch(name) and (self.folder / name / MODEL_FILE).is_file():
             return self._read(self.folder / name)
         raise ModelNotFound(f"no model {name!r} in {self.folder}; run: lars-agent model pull {name}")
 

@@ -34,6 +34,7 @@ WHEEL_BYTES = WHEEL_MIB * 2**20  # about
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 HASH_DIGITS = 8
+NAME_LENGTH = 200
 POLL_S = 0.2
 FULL_CODES = f"(?:{errno.ENOSPC}|{errno.EDQUOT})"
 FULL_DISK = re.compile(rf"No space left on device|Disk quota exceeded|\[Errno {FULL_CODES}\]|os error {FULL_CODES}\b")
@@ -216,4 +217,5 @@ def _raise_if_full(message: str, folder: Path) -> None:
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9._-]+", "--", text.lower()).strip("-.") or "model"
+    """Return a name for `text`, short enough for a file's that has more around it."""
+    return re.sub(r"[^a-z0-9._-]+", "--", text.lower())[:NAME_LENGTH].strip("-.") or "model"

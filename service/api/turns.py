@@ -117,7 +117,7 @@ def awaits_reply(turns: list[Turn]) -> list[Turn]:
 
 def asks(turns: list[Turn]) -> list[Turn]:
     """Validate that a message is there to be replied to, before one with which the assistant begins the reply."""
-    if [turn.role for turn in turns] == ["assistant"]:
+    if {turn.role for turn in turns} == {"assistant"}:
         raise ValueError("there must be a message to reply to before the assistant's, which begins the reply")
     return turns
 

@@ -229,3 +229,14 @@ def test_a_pull_killed_half_way_leaves_no_model_and_the_next_one_succeeds(tmp_pa
     assert ModelLibrary(models).list() == []
     ModelLibrary(models).pull(str(source))
     assert left(models) == {".tiny.lock", "downloads", "tiny"}
+
+
+@pytest.mark.parametrize(
+    "reference", ["a" * 300, "o/" + "a" * 300, "o/n@" + "b" * 300, "a" * 300 + ".gguf", "." * 300, "é" * 200]
+)
+def test_a_name_longer_than_a_file_s_is_no_model_s(tmp_path, reference):
+    library = ModelLibrary(tmp_path)
+    for asked in (library.get, library.use, library.remove, library.verify):
+        with pytest.raises(ModelNotFound):
+            asked(reference)
+    assert list(tmp_path.iterdir()) == []

@@ -111,6 +111,9 @@ def test_the_end_of_a_reply_and_cached_tokens_are_told_as_anthropic_does():
     assert end["delta"] == {"stop_reason": "max_tokens", "stop_sequence": None}
 
 
+BEGUN = {"role": "assistant", "content": "I"}
+
+
 @pytest.mark.parametrize(
     ("changes", "status", "kind", "named"),
     [
@@ -118,7 +121,8 @@ def test_the_end_of_a_reply_and_cached_tokens_are_told_as_anthropic_does():
         ({"model": "claude"}, 404, "not_found_error", "claude"),
         ({"messages": [{"role": "system", "content": "x"}]}, 422, "invalid_request_error", "messages.0.role"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, 422, "invalid_request_error", "image"),
-        ({"messages": [{"role": "assistant", "content": "I"}]}, 422, "invalid_request_error", "a message to reply to"),
+        ({"messages": [BEGUN]}, 422, "invalid_request_error", "a message to reply to"),
+        ({"messages": [BEGUN, BEGUN]}, 422, "invalid_request_error", "a message to reply to"),
         ({"tools": [{"name": "x"}]}, 422, "invalid_request_error", "tools"),
         ({"output_config": {"format": {"type": "json_schema"}}}, 422, "invalid_request_error", "output_config"),
         ({"temperature": 1.5}, 422, "invalid_request_error", "temperature"),

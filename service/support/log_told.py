@@ -6,8 +6,11 @@ import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
 from typing import Any, get_args
 
+import service
 from lars_agent.records import parse_json
 from service.alarms import AlarmCode
 from service.db.records import JobStatus, RunOutcome
@@ -15,21 +18,8 @@ from service.support.allowed import LEFT_OUT, keys, one_of
 from service.support.traces import traces
 
 LINES, READ_S = 500, 20.0
-COMMAND = ("journalctl", "--unit=lars-agent", "--output=json", "--no-pager", "--quiet", f"--lines={LINES}")
-# fmt: off
-EVENTS = frozenset({
-    "adapter_in_use", "adapters_kept", "adapters_withdrawn", "catalog_unreadable", "clock_believed", "clock_doubted",
-    "clock_not_kept", "clock_plausible", "clock_set_back", "connections_full", "database_not_ready", "engine_lost",
-    "erasure_not_resumed", "housekeeping", "housekeeping_failed", "idle_check_failed", "job_ended", "job_failed",
-    "job_not_recorded", "memory_limit", "memory_limit_not_removed", "memory_limit_not_set", "model_loaded",
-    "model_not_loaded", "model_pull", "model_pull_over", "model_unloaded", "newest_record_unknown",
-    "open_files_limited", "others_may_read", "reply_not_recorded", "request", "request_failed", "safe_mode",
-    "scheduled_run", "scheduled_run_failed", "sd_notify_failed", "settings_not_reloaded", "settings_reloaded",
-    "start_not_counted", "starts_not_read", "status_failed", "stray_worker_killed", "stream_broke_off",
-    "work_not_begun", "worker_ended", "worker_paused", "worker_resumed",
-    *get_args(AlarmCode),
-})
-# fmt: on
+OWN = ("SYSLOG_IDENTIFIER=lars-agent", "+", "UNIT=lars-agent.service", "+", "USER_UNIT=lars-agent.service")
+COMMAND = ("journalctl", "--output=json", "--no-pager", "--quiet", f"--lines={LINES}", *OWN)
 SYSTEMD = {  # its own messages about the service, see sd-messages.h
     "7d4958e842da4a758f6c1cdc7b36dcc5": "starting",
     "39f53479d3a045ac8e11786248231fbf": "started",
@@ -42,6 +32,8 @@ SYSTEMD = {  # its own messages about the service, see sd-messages.h
     "5eb03494b6584870a536b337290809b3": "restart is scheduled",
     "fe6faa94e7774663a0da52717891d8ef": "killed: out of memory",
 }
+LOGGED = re.compile(r"\blog\.(?:debug|info|warning|error|exception|critical)\(([^,)]*)")  # its first argument
+WORD = re.compile(r'"(\w+)"')
 STATUS = re.compile(r"-?\d{1,3}|[A-Z]{3,6}")  # a number, or a signal
 
 
@@ -51,7 +43,7 @@ def _exit_status(value: Any) -> Any:
 
 ENTRY = keys(
     PRIORITY=one_of("01234567"),
-    LARS_AGENT_EVENT=one_of(EVENTS),
+    LARS_AGENT_EVENT=lambda event: one_of(known_events())(event),
     LARS_AGENT_STATUS=one_of([*get_args(JobStatus), *map(str, range(100, 600))]),
     LARS_AGENT_OUTCOME=one_of(get_args(RunOutcome)),
     LARS_AGENT_EXIT_STATUS=_exit_status,
@@ -67,6 +59,14 @@ def log_told(command: Sequence[str] = COMMAND) -> list[Any]:
     """
     done = subprocess.run(command, capture_output=True, check=True, timeout=READ_S)
     return [_told(entry) for line in done.stdout.splitlines() if isinstance(entry := _parsed(line), Mapping)]
+
+
+@cache
+def known_events() -> frozenset[str]:
+    """Return the names of the events that this program's sources log, and those of the alarms, logged by their code."""
+    texts = (path.read_text(encoding="utf-8") for path in Path(service.__path__[0]).rglob("*.py"))
+    arguments = (found[1] for text in texts for found in LOGGED.finditer(text))
+    return frozenset(get_args(AlarmCode)) | {name for argument in arguments for name in WORD.findall(argument)}
 
 
 def _parsed(line: bytes) -> Any:

@@ -57,9 +57,9 @@ ask /jobs -H 'content-type: application/json' -d '{"profile": "default"}' >/dev/
 
 step "the journal finds its lines by event, job, outcome and priority"
 until_true counted 1 LARS_AGENT_EVENT=job_ended LARS_AGENT_STATUS=succeeded
-counted 1 LARS_AGENT_EVENT=model_loaded PRIORITY=6
+until_true counted 1 LARS_AGENT_EVENT=model_loaded PRIORITY=6
 job="$(journalctl --quiet --output json LARS_AGENT_EVENT=job_ended | grep -o '"LARS_AGENT_JOB":"[^"]*"' | cut -d'"' -f4)"
-counted 1 "LARS_AGENT_JOB=$job"
+until_true counted 1 "LARS_AGENT_JOB=$job"
 PYTHONPATH="$SOURCE" systemd-cat bash -c 'export JOURNAL_STREAM=$(stat --dereference --format=%d:%i /proc/$$/fd/2)
   exec "$0" -c "from service.process import log, crash_loop; log.configure(); crash_loop.log.error(\"safe_mode\", message=\"rehearsed\")"' "$PYTHON"
 until_true counted 1 LARS_AGENT_EVENT=safe_mode PRIORITY=3
@@ -74,7 +74,7 @@ promtool test rules "$SOURCE/deploy/prometheus/alerts_test.yml"
 step "a Prometheus that scrapes it, with the example's configuration"
 printf %s "$TOKEN" >token
 sed "s|/etc/prometheus/lars-agent.token|/run/work/token|; s|/etc/prometheus/lars-agent-alerts.yml|$SOURCE/deploy/prometheus/alerts.yml|
-  s|localhost:8321|127.0.0.1:$daemon_port|; s|scrape_interval: 30s|scrape_interval: 1s|" "$SOURCE/deploy/prometheus/scrape.yml" >prometheus.yml
+  s|localhost:8321|127.0.0.1:$daemon_port|; s|scrape_interval: 30s|scrape_interval: 5s|" "$SOURCE/deploy/prometheus/scrape.yml" >prometheus.yml
 promtool check config prometheus.yml
 prometheus --config.file=prometheus.yml --storage.tsdb.path=tsdb --web.listen-address="127.0.0.1:$prometheus_port" \
   --log.level=error & pids+=($!)
@@ -108,7 +108,7 @@ PYTHONPATH="$SOURCE" "$PYTHON" -m service support-bundle bundle.zip --url "http:
 [ "$(stat --format=%a bundle.zip)" = 600 ]
 "$PYTHON" -m zipfile -e bundle.zip bundle
 ! grep --recursive --ignore-case --text "number\b.[1-6]\|$TOKEN\|/run/work\|$job" bundle
-grep -q job_ended bundle/log.json || echo "(the journal has no unit here: no log in the bundle)"
+grep -q job_ended bundle/log.json
 
 step "the daemon goes, and the alert comes"
 kill "$daemon"; wait "$daemon" || true

@@ -60,8 +60,9 @@ def exported(tmp_path_factory) -> Exported:
         for number in range(4):
             asked = {"prompt": f"What is number {number}?", "response": "?", "correction": f"It is {number}{number}."}
             client.post("/feedback", json=asked)
-        client.post("/jobs", json={"profile": "default"})
+        job_id = client.post("/jobs", json={"profile": "default"}).json()["id"]
         wait_until(lambda: client.get("/info").json()["job"] is None)
+        daemon.db.jobs.update(job_id, pauses={"heat": {"count": 1, "seconds": 2.0}})
         scrape()
         release.unlink()
         client.post("/jobs", json={"profile": "default"})

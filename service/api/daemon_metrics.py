@@ -120,7 +120,8 @@ class DaemonCollector(Collector):
         yield gauge("feedback_waiting", "Pieces of feedback that no published version has been trained on.", count)
         age_s = 0.0 if oldest is None else (daemon.clock.for_ages() - oldest).total_seconds()
         yield gauge("feedback_waiting_seconds", "Age of the oldest of these; 0 if there is none.", max(0.0, age_s))
-        checks = {check.name: check.state == "against" for check in daemon.idle_monitor.decision.checks}
+        decision = daemon.idle_monitor.decision
+        checks: dict[str, float] = {check.name: check.state == "against" for check in decision.checks}
         yield labelled("idle_blocked", "1 for each idle check that is against training.", "reason", checks)
         ends = daemon.supervisor.worker_ends
         outcomes = {outcome: ends[outcome] for outcome in get_args(WorkerOutcome)}

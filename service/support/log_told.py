@@ -37,6 +37,14 @@ WORD = re.compile(r'"(\w+)"')
 STATUS = re.compile(r"-?\d{1,3}|[A-Z]{3,6}")  # a number, or a signal
 
 
+@cache
+def known_events() -> frozenset[str]:
+    """Return the names of the events that this program's sources log, and those of the alarms, logged by their code."""
+    texts = (path.read_text(encoding="utf-8") for path in Path(service.__path__[0]).rglob("*.py"))
+    arguments = (found[1] for text in texts for found in LOGGED.finditer(text))
+    return frozenset(get_args(AlarmCode)) | {name for argument in arguments for name in WORD.findall(argument)}
+
+
 def _exit_status(value: Any) -> Any:
     return value if isinstance(value, str) and STATUS.fullmatch(value) else LEFT_OUT
 
@@ -59,14 +67,6 @@ def log_told(command: Sequence[str] = COMMAND) -> list[Any]:
     """
     done = subprocess.run(command, capture_output=True, check=True, timeout=READ_S)
     return [_told(entry) for line in done.stdout.splitlines() if isinstance(entry := _parsed(line), Mapping)]
-
-
-@cache
-def known_events() -> frozenset[str]:
-    """Return the names of the events that this program's sources log, and those of the alarms, logged by their code."""
-    texts = (path.read_text(encoding="utf-8") for path in Path(service.__path__[0]).rglob("*.py"))
-    arguments = (found[1] for text in texts for found in LOGGED.finditer(text))
-    return frozenset(get_args(AlarmCode)) | {name for argument in arguments for name in WORD.findall(argument)}
 
 
 def _parsed(line: bytes) -> Any:

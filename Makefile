@@ -1,11 +1,11 @@
-# Verbs: run, test, lint, types, format, bench, demo, rehearse, rehearse-limit, clean. Each does the set-up it needs; run twice, it redoes nothing.
+# Verbs: run, test, lint, types, format, bench, demo, rehearse, rehearse-limit, rehearse-monitoring, clean. Each does the set-up it needs; run twice, it redoes nothing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types format bench demo rehearse rehearse-limit clean
+.PHONY: help run test lint types format bench demo rehearse rehearse-limit rehearse-monitoring clean
 
 help:  ## What there is
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -41,6 +41,9 @@ rehearse:  ## The installation, in a container with a real systemd (root, Debian
 
 rehearse-limit:  ## The worker's memory limit, in a virtual machine with a kernel and a systemd of its own (root, Debian)
 	tests/deploy/limit_in_vm.sh
+
+rehearse-monitoring: $(VENV)/.run  ## The alerts, the board's queries and the journal, with a real Prometheus and journald (root, Debian)
+	PYTHON=$(BIN)/python tests/deploy/rehearse_monitoring.sh
 
 clean:  ## Remove the virtual environment and all caches
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info

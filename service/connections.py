@@ -22,6 +22,7 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from service.api.errors import error_response
 from service.process.addresses import ip_of, network_of
+from service.process.connection_counts import ConnectionCounts
 from service.process.open_files import open_files_left
 from service.settings.sections import Server
 
@@ -39,10 +40,13 @@ LATE = "the request did not arrive within server.header_timeout_s and server.bod
 
 
 class Connections:
-    """The open connections, those first that have been quiet for longest; `server` has their limits."""
+    """The open connections, those first that have been quiet for longest; `server` has their limits.
 
-    def __init__(self, server: Server) -> None:
-        self.server = server
+    `counts` is kept up to date, for the metrics.
+    """
+
+    def __init__(self, server: Server, counts: ConnectionCounts) -> None:
+        self.server, self.counts = server, counts
         most = open_files_left(server.max_connections, RESERVED_FILES + ACCEPTED_UNCOUNTED)
         self._from_address = min(server.max_connections_per_address, most // 2)
         self._from_others = most - self._from_address
@@ -54,6 +58,8 @@ class Connections:
         """Count it. Where there are too many, another one is ended, or it itself if all others are being answered."""
         self._open[new] = None
         self._counts[new.address] += 1
+        self.counts.accepted += 1
+        self.counts.open = len(self._open)
         if self._counts[new.address] > self._from_address:
             self._shed(new, lambda one: one.address == new.address)
         elif new.address != THIS_DEVICE and len(self._open) - self._counts[THIS_DEVICE] > self._from_others:
@@ -63,6 +69,7 @@ class Connections:
         """Count it no more."""
         if one in self._open:
             del self._open[one]
+            self.counts.open = len(self._open)
             self._counts[one.address] -= 1
             if not self._counts[one.address]:
                 del self._counts[one.address]
@@ -86,6 +93,7 @@ class Connections:
             owing = (one for one in self._open if one is not new and belongs(one) and one.deadline() < math.inf)
             found = min(owing, key=Connection.deadline, default=None)
         log.warning("connections_full", address=new.address)
+        self.counts.ended["full"] += 1
         (found or new).end(503, FULL, unasked=found is None)
 
 
@@ -152,6 +160,7 @@ class Connection(H11Protocol):
         if self._stalled_since is None and self.transport.is_closing():
             self._stalled_since = self.loop.time()  # what was sent last is not taken yet
         if self.loop.time() > self.deadline():
+            self._connections.counts.ended["late"] += 1
             self.end(408, LATE)
 
     def end(self, status: int, message: str, unasked: bool = False) -> None:
@@ -189,8 +198,8 @@ class Connection(H11Protocol):
 class LimitedServer(uvicorn.Server):
     """Uvicorn's server with these limits on its connections."""
 
-    def __init__(self, app: ASGIApp, server: Server, **options: Any) -> None:
-        self._connections = Connections(server)
+    def __init__(self, app: ASGIApp, server: Server, counts: ConnectionCounts | None = None, **options: Any) -> None:
+        self._connections = Connections(server, counts or ConnectionCounts())
         config = uvicorn.Config(
             app,
             host=server.host,

@@ -23,6 +23,7 @@ from service.housekeeping.disk_alarms import disk_alarms
 from service.housekeeping.eraser import Eraser
 from service.housekeeping.housekeeper import Housekeeper
 from service.process.clock import Clock
+from service.process.connection_counts import ConnectionCounts
 from service.process.crash_loop import StartupFailures
 from service.process.data_lock import DataLock
 from service.process.log import set_level
@@ -78,6 +79,7 @@ class Daemon:
     wrong_tokens: WrongTokens = field(default_factory=WrongTokens)
     notices: list[str] = field(default_factory=list)
     metrics: RequestMetrics = field(default_factory=RequestMetrics)
+    connections: ConnectionCounts = field(default_factory=ConnectionCounts)
     reloading: threading.Lock = field(default_factory=threading.Lock)
     importing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _started: float = field(default_factory=time.monotonic)

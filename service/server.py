@@ -35,10 +35,12 @@ class Server(LimitedServer):
         super().__init__(
             app,
             settings.server,
+            app.state.daemon.connections,
             access_log=False,
             proxy_headers=False,  # a client that names another address for itself would be taken for another one
             server_header=False,
             log_level="warning",
+            **({"log_config": None} if log.is_journal() else {}),
             timeout_graceful_shutdown=CUT_S,
         )
         daemon: Daemon = app.state.daemon

@@ -22,7 +22,8 @@ DATABASE_ONLY = ("sqlalchemy", "alembic")
 LIBRARY = ("errors", "records", "files", "example", "english", "secrets", "ops", "memory", "lars", "models",
            "planning", "store", "training", "runtime")  # fmt: skip
 DAEMON = ("alarms", "settings", "process", "db", "worker", "serving", "cycle", "schedule", "housekeeping",
-          "daemon", "reload", "api", "connections", "dashboard", "app", "server", "cli", "__main__")  # fmt: skip
+          "support", "daemon", "reload", "api", "connections", "dashboard", "app", "server", "cli",
+          "__main__")  # fmt: skip
 MAX_FILE, MAX_FUNCTION = 350, 50  # lines
 
 

@@ -17,7 +17,7 @@ import typer
 
 from lars_agent.errors import LarsError
 from lars_agent.files import PRIVATE_UMASK
-from service.cli import adapters, doctor, feedback, forget, interactions, jobs, model, settings
+from service.cli import adapters, doctor, feedback, forget, interactions, jobs, model, settings, support_bundle
 from service.cli.client import ApiError, Client, path_of
 from service.cli.options import Id, Profile, Url
 from service.cli.output import ERR, OUT, Json, one_line, print_json, print_result, print_text, table
@@ -171,6 +171,7 @@ app.command(rich_help_panel=RECORDS)(feedback.export)
 app.command("import", rich_help_panel=RECORDS)(feedback.import_)
 app.command(rich_help_panel=DEVICE)(doctor.doctor)
 app.command(rich_help_panel=DEVICE)(settings.settings)
+app.command(rich_help_panel=DEVICE)(support_bundle.support_bundle)
 
 
 @app.command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -22,7 +23,7 @@ from service.cycle.job_directory import require_news
 from service.db.records import UNFINISHED, JobChanges, JobRecord, JobTrigger
 from service.settings.load import Settings
 from service.worker.process import LOG_NAME, WorkerProcess, kill_stray
-from service.worker.worker_exit import WorkerExit
+from service.worker.worker_exit import WorkerExit, WorkerOutcome
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +47,7 @@ class Supervisor:
     """Runs personalization cycles, one at a time, each in a thread here and a worker process.
 
     Call `recover` once at start, when the base model is there, and `close` before the engine is closed. `watching`
-    surrounds the work on a job, and `on_end` is called once a job has ended.
+    surrounds the work on a job, and `on_end` is called once a job has ended. `worker_ends` counts the workers' ends.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Supervisor:
     ) -> None:
         self._context, self._worker, self._watching, self._on_end = context, worker, watching, on_end
         self._db, self._store = context.db, context.store
+        self.worker_ends = Counter[WorkerOutcome]()
         self._lock = threading.RLock()
         self._current: str | None = None
         self._cancelled = False
@@ -277,6 +279,7 @@ class Supervisor:
 
     def _note(self, job_id: str, worker_exit: WorkerExit) -> None:
         """Record in the job's row the memory limit and the pauses of the worker."""
+        self.worker_ends[worker_exit.outcome] += 1
         limit, job = worker_exit.limit, self._db.jobs.get(job_id)
         pauses = {reason: dict(pause) for reason, pause in (job.pauses or {}).items()}
         for reason, pause in self._worker.take_pauses().items():

@@ -18,6 +18,7 @@ from service.db.newest import newest
 from service.db.recall import RecallIndex
 from service.db.records import now_utc
 from service.db.scheduled_runs import ScheduledRuns
+from service.db.waiting import waiting
 
 __all__ = ["Database"]
 
@@ -44,6 +45,10 @@ class Database:
     def newest(self, until: datetime | None = None) -> datetime | None:
         """Return the time of the newest record; see `service.db.newest.newest`."""
         return newest(self.engine, until)
+
+    def waiting(self) -> tuple[int, datetime | None]:
+        """Return number and oldest time of the feedback that waits; see `service.db.waiting.waiting`."""
+        return waiting(self.engine)
 
     def empty_log(self) -> bool:
         """Truncate the write-ahead log; see `service.db.engine.empty_log`."""

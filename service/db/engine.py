@@ -52,6 +52,15 @@ def create(path: Path, now: Callable[[], datetime] = now_utc) -> Engine:
             return engine.execution_options(write_queue=WriteQueue(), now=now)
 
 
+def address_for_reading(path: Path) -> str:
+    """Return the URI by which SQLite reads the file `path` and writes nothing.
+
+    Without a write-ahead log beside it the file is complete: `immutable` then keeps SQLite from making one.
+    """
+    pending = path.with_name(f"{path.name}-wal").exists()
+    return f"{path.resolve().as_uri()}?mode=ro{'' if pending else '&immutable=1'}"
+
+
 def now_of(database: Engine | Connection) -> datetime:
     """Return the time for a new record."""
     moment: datetime = database.get_execution_options()["now"]()

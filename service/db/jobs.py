@@ -11,7 +11,7 @@ from sqlalchemy import delete, func, insert, select, update
 from service.db.base import Records
 from service.db.engine import now_of, reading, stored_bytes, writing
 from service.db.errors import JobNotFound
-from service.db.records import UNFINISHED, JobRecord, JobStatus, JobSummary, JobTrigger, new_id
+from service.db.records import JUDGED, UNFINISHED, JobRecord, JobStatus, JobSummary, JobTrigger, new_id
 from service.db.tables import jobs
 
 
@@ -55,6 +55,19 @@ class Jobs(Records[JobRecord]):
         query = select(jobs.c.status, func.count()).group_by(jobs.c.status)
         with reading(self._engine) as connection:
             return {status: count for status, count in connection.execute(query)}
+
+    def failed_in_a_row(self) -> int:
+        """Return the number of jobs that failed since the last one that was judged, of the profile that has most."""
+        judged = select(jobs.c.profile, func.max(jobs.c.seq).label("seq")).where(jobs.c.status.in_(JUDGED))
+        last = judged.group_by(jobs.c.profile).subquery()
+        query = (
+            select(func.count())
+            .select_from(jobs.outerjoin(last, jobs.c.profile == last.c.profile))
+            .where(jobs.c.status == "failed", jobs.c.seq > func.coalesce(last.c.seq, 0))
+            .group_by(jobs.c.profile)
+        )
+        with reading(self._engine) as connection:
+            return max(connection.scalars(query), default=0)
 
     def summaries(self) -> builtins.list[JobSummary]:
         """Return a summary of every job, oldest first."""

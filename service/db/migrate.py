@@ -10,7 +10,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from service.db.engine import create, failures_named, writing
+from service.db.engine import address_for_reading, create, failures_named, writing
 from service.db.errors import DatabaseTooNew, DatabaseUnusable
 
 HEADER = b"SQLite format 3\0"
@@ -47,10 +47,7 @@ def revision(path: Path) -> str | None:
     with path.open("rb") as file:  # SQLite itself takes a very short file for an empty database
         if file.read(len(HEADER)) != HEADER:
             raise DatabaseUnusable(f"the file {path} is no SQLite database; restore a backup or move it away")
-    # Without a write-ahead log beside it the file is complete: `immutable` then keeps SQLite from making one.
-    pending = path.with_name(path.name + "-wal").exists()
-    address = f"{path.resolve().as_uri()}?mode=ro{'' if pending else '&immutable=1'}"
-    with failures_named(path), closing(sqlite3.connect(address, uri=True)) as connection:
+    with failures_named(path), closing(sqlite3.connect(address_for_reading(path), uri=True)) as connection:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if not tables:
             return None

@@ -17,6 +17,7 @@ JobChanges = dict[str, Any]  # fields of a JobRecord and their new values
 Source = Literal["given", "stated"]  # as feedback, or in a conversation
 RunOutcome = Literal["waiting", "missed", "skipped", "ran"]
 UNFINISHED: tuple[JobStatus, ...] = ("queued", "running", "paused")
+JUDGED: tuple[JobStatus, ...] = ("succeeded", "rejected")
 LEARNED_WEIGHT = 1.0  # of a correction
 APPROVED_WEIGHT = 0.5  # of a reply that was liked as it is
 

@@ -6,11 +6,11 @@ import builtins
 from dataclasses import asdict
 from datetime import datetime
 
-from sqlalchemy import Engine, delete, select
+from sqlalchemy import Engine, delete, func, select
 from sqlalchemy.dialects.sqlite import insert
 
 from service.db.engine import reading, writing
-from service.db.records import ScheduledRun
+from service.db.records import RunOutcome, ScheduledRun
 from service.db.tables import runs, scheduled_runs
 
 
@@ -42,6 +42,12 @@ class ScheduledRuns:
         """Delete the runs scheduled before `when`; return their number."""
         with writing(self._engine) as connection:
             return connection.execute(delete(scheduled_runs).where(scheduled_runs.c.scheduled < when)).rowcount
+
+    def counts(self) -> dict[RunOutcome, int]:
+        """Return the number of runs by outcome; an outcome without runs is left out."""
+        query = select(scheduled_runs.c.outcome, func.count()).group_by(scheduled_runs.c.outcome)
+        with reading(self._engine) as connection:
+            return {outcome: count for outcome, count in connection.execute(query)}
 
     def list(self, profile: str | None = None, limit: int = 100) -> builtins.list[ScheduledRun]:
         """Return the latest runs, newest first."""

@@ -12,12 +12,11 @@ from pathlib import Path
 from lars_agent.errors import AdapterError
 from lars_agent.files import write_atomically
 from lars_agent.training.job_directory import CANDIDATE, HELDOUT_FILE, TRAIN_FILE
-from service.db.records import JobSummary
+from service.db.records import JUDGED, JobSummary
 from service.housekeeping.retention import Item, Limits
 from service.housekeeping.sweep import Sweep, discard, taken_bytes
 
 ORPHAN_DAYS = 1.0
-JUDGED = ("succeeded", "rejected")
 CHECKPOINT, BEST_FILE, TEMP = "checkpoint-", "best.safetensors", ".tmp"  # as training names them
 
 

@@ -1,8 +1,9 @@
-"""The log's configuration, and a limit on lines that repeat."""
+"""The log's configuration, for a terminal or the journal, and a limit on lines that repeat."""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import threading
@@ -12,6 +13,8 @@ from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import structlog
+
+from service.process.journal import Journal, JournalHandler, JournalRenderer
 
 MOST_REPEATS, WINDOW_S, MOST_KINDS = 10, 60.0, 1000
 LAST = f"more lines like it are left out, for up to {WINDOW_S:.0f} s"
@@ -67,22 +70,39 @@ class RepeatLimit(logging.Filter):
 def configure(level: str = "info") -> None:
     """Log lines for a terminal or the journal; tracebacks show no values, which may hold prompts and replies."""
     set_level(level)
-    limit = RepeatLimit()
-    logging.getLogger("uvicorn.error").addFilter(limit)
-    if logging.lastResort is not None:  # asyncio's and all others
-        logging.lastResort.addFilter(limit)
+    limit, journal = RepeatLimit(), Journal.from_environment(os.environ)
+    if journal is not None:
+        _to_journal(journal, limit)
+    else:
+        logging.getLogger("uvicorn.error").addFilter(limit)
+        if logging.lastResort is not None:  # asyncio's and all others
+            logging.lastResort.addFilter(limit)
+    trace, is_terminal = structlog.dev.plain_traceback, sys.stdout.isatty()
     structlog.configure(
         processors=[
             limit,
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.StackInfoRenderer(),
-            structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False),
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
-            ),
+            *(() if journal else (structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False),)),
+            JournalRenderer(journal)
+            if journal
+            else structlog.dev.ConsoleRenderer(colors=is_terminal, exception_formatter=trace),
         ]
     )
+
+
+def _to_journal(journal: Journal, limit: RepeatLimit) -> None:
+    """Send what other libraries log to the journal, too."""
+    handler = JournalHandler(journal)
+    handler.setLevel(logging.WARNING)
+    handler.addFilter(limit)
+    logging.getLogger().addHandler(handler)
+
+
+def is_journal() -> bool:
+    """Return True if lines go to the journal: uvicorn then needs no handlers of its own."""
+    return any(isinstance(handler, JournalHandler) for handler in logging.getLogger().handlers)
 
 
 def set_level(level: str) -> None:

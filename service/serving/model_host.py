@@ -41,7 +41,8 @@ class ModelHost:
     after a growing delay of at most `retry_s`, and `loading_error` holds the last one. After `keep_alive_s` without a
     request (0: never) the engine is closed; the next request opens it again, as it does an engine whose process has
     ended. With `base_only` the base model serves every profile, and a request that names a version raises SafeMode.
-    `on_busy` is called with the first of the unfinished requests and after the last one.
+    `on_busy` is called with the first of the unfinished requests and after the last one. `engines_lost` counts the
+    engines whose process had ended by itself.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class ModelHost:
         self._on_busy = on_busy
         self._serve_profiles: ServeProfiles = lambda engine, installed: None
         self._served: Callable[[str], int | None] = lambda profile: None  # by the engine opened last, closed or not
+        self.engines_lost = 0
         self.installed: InstalledModel | None = None
         self.loading: str | None = None
         self.loading_error: str | None = None
@@ -182,6 +184,11 @@ class ModelHost:
         return None if engine is None else engine.pid
 
     @property
+    def unfinished(self) -> int:
+        """Number of the replies that are being made or wait for their turn."""
+        return len(self._tickets)
+
+    @property
     def unloads_at(self) -> float:
         """When the model will be unloaded if nobody asks until then, seconds since the epoch; infinity for never."""
         return self._timer.ends
@@ -225,6 +232,7 @@ class ModelHost:
         engine = self._engine
         if engine is not None and not engine.is_alive:
             log.warning("engine_lost")
+            self.engines_lost += 1
             self._engine = None
             engine.close()
         if self._engine is None:

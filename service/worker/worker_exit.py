@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass
+from typing import Literal
 
 from lars_agent.errors import WorkerFailed
 from lars_agent.training.job_directory import EXIT_DISK_FULL, EXIT_STOPPED
 from service.worker.memory_limit import Limit
+
+WorkerOutcome = Literal["ended", "stopped", "suspended", "hung", "killed_at_limit", "killed", "crashed"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,17 @@ class WorkerExit:
     def stopped(self) -> bool:
         """True if the worker was asked to end; it continues from its checkpoint when it is run again."""
         return self.exit_status in (EXIT_STOPPED, -signal.SIGTERM)
+
+    @property
+    def outcome(self) -> WorkerOutcome:
+        """How it ended, in one word; `killed` is by SIGKILL, which the system sends when memory runs out."""
+        if self.hung_s is not None:
+            return "hung"
+        if self.limit.killed:
+            return "killed_at_limit"
+        if self.stopped:
+            return "suspended" if self.suspended else "stopped"
+        return {0: "ended", -signal.SIGKILL: "killed"}.get(self.exit_status, "crashed")  # type: ignore[return-value]
 
     def failure(self) -> WorkerFailed:
         """Return the error of a worker that ended without a result."""

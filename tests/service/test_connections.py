@@ -20,6 +20,7 @@ from starlette.routing import Route
 from service import connections
 from service.api import errors
 from service.connections import THIS_DEVICE, LimitedServer, address_of
+from service.process.connection_counts import ConnectionCounts
 from service.settings.sections import Server
 from tests.service.house import until
 
@@ -64,9 +65,9 @@ def serving(monkeypatch):
     errors.install(app)
 
     @contextmanager
-    def run(**limits) -> Iterator[tuple[str, int]]:
+    def run(counts: ConnectionCounts | None = None, **limits) -> Iterator[tuple[str, int]]:
         limits = {"max_connections": 16, "max_connections_per_address": 4, "port": 0, **limits}
-        server = LimitedServer(app, Server(**limits), log_level="warning", lifespan="off")
+        server = LimitedServer(app, Server(**limits), counts, log_level="warning", lifespan="off")
         thread = threading.Thread(target=server.run)
         thread.start()
         try:
@@ -194,6 +195,19 @@ def test_a_header_that_trickles_is_answered_with_408(serving, connected):
         status, text = trickle(connected(address, GET[:-2]), b"a")
         assert status == 408
         assert "header_timeout_s" in json.loads(text)["error"]["message"]
+
+
+def test_connections_are_counted_and_those_that_are_ended_by_the_reason(serving, connected):
+    counts = ConnectionCounts()
+    with serving(counts, header_timeout_s=0.4) as address:
+        clients = [connected(address, b"GET / HTTP/1.1\r\n") for _ in range(4)]
+        until(lambda: counts.open == 4, "all are accepted")
+        assert (counts.accepted, counts.ended.total()) == (4, 0)
+        clients.append(connected(address, b"GET"))
+        until(lambda: counts.accepted == 5, "one more is accepted")
+        assert (counts.open, counts.ended["full"]) == (4, 1)
+        until(lambda: counts.open == 0, "all have been too slow")
+        assert counts.ended == {"full": 1, "late": 4}
 
 
 def test_a_body_that_trickles_is_answered_with_408_and_its_application_is_told(serving, connected, capfd):

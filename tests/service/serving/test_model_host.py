@@ -146,9 +146,11 @@ def test_closing_cancels_the_replies_that_are_not_whole(serve, opener):
     serving = serve(0.0)
     opener.engines[0].gate.clear()
     ticket = serving.submit(REQUEST)
+    assert serving.unfinished == 1
     serving.close()
     with pytest.raises(GenerationCancelled):
         ticket.result()
+    assert serving.unfinished == 0
 
 
 def test_an_engine_that_has_ended_is_opened_again(serve, opener):
@@ -156,6 +158,7 @@ def test_an_engine_that_has_ended_is_opened_again(serve, opener):
     opener.engines[0].is_alive = False
     assert serving.submit(REQUEST).result().text == "echo: Hello?"
     assert [engine.closed for engine in opener.engines] == [True, False]
+    assert serving.engines_lost == 1
 
 
 def test_requests_are_refused_until_the_model_is_loaded(opener):

@@ -169,7 +169,7 @@ def ops(
     tiny: Annotated[bool, typer.Option("--tiny", help="Try `two_people` with the tiny model.")] = False,
     out: Out = RESULTS,
 ) -> None:
-    """Silent connections, random requests, damaged files, and hours of load (three and a half hours).
+    """Silent connections, random requests, damaged files, hours of load, and two people on one device (four hours).
 
     For the soak nothing else may run beside.
     """

@@ -148,7 +148,7 @@ def _measured(running: Daemon, rng: random.Random) -> dict[str, Any]:
     ids = {person.name: person.ids() for person in people}
     leaks, searched, places, own = list[str](), 0, set[str](), 0
     for me, other in ((ann, ben), (ben, ann)):
-        both = {name: [*ids[me.name][name], *ids[other.name][name]] for name in ids[me.name]}
+        both = {name: sorted({*ids[me.name][name], *ids[other.name][name]}) for name in ids[me.name]}
         for place, answer in (*me.replies(), *me.reads(both), *me.meddles(other.name, ids[other.name])):
             leaks += [f"{place}: {fact}" for fact in other.answers.values() if fact.encode() in answer]
             own += place == "reply" and any(fact.encode() in answer for fact in me.answers.values())

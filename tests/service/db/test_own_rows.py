@@ -47,7 +47,7 @@ def two(db):
 def test_only_rows_of_the_profile_exist_on_its_connections(two, table):
     def read(engine) -> list[str]:
         with reading(engine) as connection:
-            return [str(row) for row in connection.execute(select(table))]
+            return sorted(str(row) for row in connection.execute(select(table)))
 
     every, own = read(two.engine), read(two.of("alice").engine)
     assert own == [row for row in every if "alice" in row and table in own_rows.RULES]

@@ -151,7 +151,7 @@ class Daemon:
         try:
             yield
         except JobRunning as error:
-            if self.profile is None or self.db.jobs.unfinished():
+            if self.profile is None or error.job_id in (None, *(job.id for job in self.db.jobs.unfinished())):
                 raise
             raise JobRunning("another job is running; wait until it has ended") from error
 

@@ -29,7 +29,7 @@ from lars_agent.errors import LarsError
 TIME_LIMIT_S = 4 * 3600.0
 # Their modules are imported by their commands alone: they take seconds.
 FAULT_PARTS = ("kills", "points", "cuts", "disk", "resume", "latency")
-OPS_PARTS = ("idle_connections", "schemathesis_cases", "fuzz_files", "soak")
+OPS_PARTS = ("idle_connections", "schemathesis_cases", "fuzz_files", "soak", "two_people")
 SERVE_PARTS = ("speed", "engine", "clients", "swaps", "feedback", "asleep", "grammar")
 MEMORY = Suite("memory", f"{PROGRAM} memory --goals", (CELLS, JOBS))
 app = typer.Typer(help="Measure the goals of lars-agent.", no_args_is_help=True, add_completion=False)
@@ -166,9 +166,10 @@ def ops(
     files: Annotated[int, typer.Option(min=1, help="Damaged ones.")] = 2000,
     minutes: Annotated[float, typer.Option(min=0.1, help="Of the soak.")] = 120,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    tiny: Annotated[bool, typer.Option("--tiny", help="Try `two_people` with the tiny model.")] = False,
     out: Out = RESULTS,
 ) -> None:
-    """Silent connections, random requests, damaged files, and hours of load (three and a half hours).
+    """Silent connections, random requests, damaged files, hours of load, and two people on one device (four hours).
 
     For the soak nothing else may run beside.
     """
@@ -177,7 +178,7 @@ def ops(
         require("schemathesis")
     from bench.ops.parts import RUNS, OpsSettings, measure_part
 
-    run = partial(measure_part, settings=OpsSettings(seed, connections, seconds, cases, files, minutes))
+    run = partial(measure_part, settings=OpsSettings(seed, connections, seconds, cases, files, minutes, tiny))
     suite, subjects = Suite("ops", f"{PROGRAM} ops", (RUNS,)), [{"part": name, "seed": seed} for name in chosen]
     suite.measure(RUNS, subjects, run, out, fresh=True)
 

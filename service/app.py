@@ -10,7 +10,7 @@ from typing import Any, TypedDict, Unpack
 
 import structlog
 from apscheduler.schedulers.background import BackgroundScheduler
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
@@ -20,6 +20,7 @@ from lars_agent.models.library import InstalledModel, ModelLibrary
 from lars_agent.runtime.rpc import EngineOptions
 from lars_agent.store.adapters import AdapterStore
 from service.api import errors
+from service.api.access import require_allowed
 from service.api.cross_origin import CrossOrigin
 from service.api.daemon_metrics import DaemonCollector
 from service.api.methods import MethodGuard, MethodTable
@@ -124,7 +125,7 @@ class App(FastAPI):
 @cache
 def _routes() -> list[BaseRoute]:
     """Return the routes of all resources, made once in a process: they belong to no app and find the daemon in its."""
-    router = APIRouter(responses=EVERYWHERE)
+    router = APIRouter(responses=EVERYWHERE, dependencies=[Depends(require_allowed)])
     for one in EVERY_ROUTER:
         router.include_router(one)
     return router.routes

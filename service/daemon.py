@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -16,7 +17,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from lars_agent.store.adapters import AdapterStore
 from service.alarms import Alarm
 from service.cycle.ratings import RatingsWatch
-from service.cycle.supervisor import Supervisor
+from service.cycle.supervisor import JobRunning, Supervisor
 from service.db import Database
 from service.db.records import JobRecord, JobTrigger
 from service.housekeeping.disk_alarms import disk_alarms
@@ -35,7 +36,7 @@ from service.schedule.scheduler import NightlyScheduler, bring_forward
 from service.serving.adapter_switch import AdapterSwitch
 from service.serving.model_host import ModelHost
 from service.serving.model_pull import ModelPull
-from service.serving.profiles import Profiles
+from service.serving.profiles import OwnProfile, Profiles
 from service.serving.recorder import Recorder
 from service.serving.request_metrics import RequestMetrics
 from service.settings.load import Settings, SettingsSource
@@ -51,7 +52,7 @@ class Daemon:
 
     `settings` are those that hold now, `source` is where they come from, and `notices` says what came of reading them
     again. After too many failed `starts` it serves the base model alone: no job continues or starts, and nothing is
-    scheduled.
+    scheduled. `profile` is the one as which a caller sees the daemon, see `seen_by`; None is the owner.
     """
 
     settings: Settings
@@ -60,7 +61,7 @@ class Daemon:
     clock: Clock
     db: Database
     store: AdapterStore
-    profiles: Profiles
+    profiles: Profiles | OwnProfile
     worker: WorkerProcess
     preemption: RequestPreemption
     model_host: ModelHost
@@ -82,6 +83,7 @@ class Daemon:
     connections: ConnectionCounts = field(default_factory=ConnectionCounts)
     reloading: threading.Lock = field(default_factory=threading.Lock)
     importing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    profile: str | None = None
     _started: float = field(default_factory=time.monotonic)
     _closing_since: float | None = None
     _healthy: threading.Timer | None = None
@@ -129,26 +131,43 @@ class Daemon:
         set_level(settings.log.level)
         self.settings = settings
 
+    def seen_by(self, profile: str) -> Daemon:
+        """Return the daemon as a caller has it who may use `profile` alone, to whom nothing of others exists."""
+        return replace(self, profile=profile, db=self.db.of(profile), profiles=OwnProfile(profile))
+
     def require_free(self, profile: str) -> None:
         """Raise the error with which `adapt` would refuse to start a job now."""
         self.starts.require_normal()
-        self.supervisor.require_free(profile)
+        with self._unnamed_jobs():
+            self.supervisor.require_free(profile)
 
     def adapt(self, profile: str, trigger: JobTrigger, fine_tuning: Mapping[str, Any] | None = None) -> JobRecord:
         """Start a job and return it. Raises SafeMode, and as `Supervisor.adapt` does."""
         self.starts.require_normal()
-        return self.supervisor.adapt(profile, trigger, fine_tuning)
+        with self._unnamed_jobs():
+            return self.supervisor.adapt(profile, trigger, fine_tuning)
+
+    @contextmanager
+    def _unnamed_jobs(self) -> Iterator[None]:
+        """Raise JobRunning without the id of a job that the caller does not see."""
+        try:
+            yield
+        except JobRunning as error:
+            if self.profile is None or error.job_id in (None, *(job.id for job in self.db.jobs.unfinished())):
+                raise
+            raise JobRunning("another job is running; wait until it has ended") from error
 
     def next_run(self) -> datetime | None:
         """Return the time of the next scheduled run; None if there is none."""
         return None if self.starts.safe_mode else self.schedule.next_run()
 
     def problems(self) -> list[Alarm]:
-        """Return the active alarms."""
+        """Return the active alarms, those of other profiles for the owner alone."""
         safe_mode = [Alarm("safe_mode", self.starts.message)] if self.starts.safe_mode else []
         disk = disk_alarms(self.settings.data_dir, self.settings.database_path)
         own = [*safe_mode, *self.clock.problems(), *disk]
-        return [*own, *self.model_host.problems, *self.switch.problems, *self.recorder.problems]
+        every = [*own, *self.model_host.problems, *self.switch.problems, *self.recorder.problems]
+        return [alarm for alarm in every if self.profile is None or alarm.profile in (None, self.profile)]
 
     def status(self) -> str:
         """Return the daemon's state in one line."""

@@ -15,3 +15,4 @@ class OpsSettings:
     cases: int
     files: int
     minutes: float
+    tiny: bool = False  # the tiny model where a part measures the default one

@@ -31,8 +31,11 @@ class Backend(Protocol):
     def prepare(self, adapter: LarsAdapter) -> Any:
         """Return `adapter` in the form that `start` takes."""
 
-    def start(self, adapter: Any | None, prompt: Sequence[int], capacity: int) -> DecodingSequence:
-        """Return a sequence for `prompt`, not yet prefilled, with capacity for `capacity` reply tokens."""
+    def start(self, adapter: Any | None, prompt: Sequence[int], capacity: int, scope: str = "") -> DecodingSequence:
+        """Return a sequence for `prompt`, not yet prefilled, with capacity for `capacity` reply tokens.
+
+        Only prompts of one `scope` share what is cached.
+        """
 
     def prompt_logits(self, adapter: Any | None, prompt: Sequence[int]) -> Iterator[Tensor]:
         """Yield, a few rows (N, V) float32 at a time, the logits after each token of `prompt`: those that a prompt that

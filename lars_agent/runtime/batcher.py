@@ -153,7 +153,8 @@ class ContinuousBatcher:
         """Add a request to the batch; if that fails, its ticket gets the error."""
         try:
             ticket = request.ticket
-            sequence = self._backend.start(request.adapter.adapter, request.prompt, request.max_new_tokens)
+            adapter, scope = request.adapter.adapter, ticket.request.cache_scope
+            sequence = self._backend.start(adapter, request.prompt, request.max_new_tokens, scope)
             copier = Copier(request.answers, ticket.request.recall_strength, request.begun)
             sampler = Sampler(ticket.request, ticket.seed, request.prompt, copier, request.constraint)
             before = tokens_before(ticket.request, request.prompt)

@@ -31,9 +31,9 @@ class FastBackend:
         """See `Backend`."""
         return FastAdapter(self.decoder, adapter)
 
-    def start(self, adapter: FastAdapter | None, prompt: Sequence[int], capacity: int) -> FastSequence:
+    def start(self, adapter: FastAdapter | None, prompt: Sequence[int], capacity: int, scope: str = "") -> FastSequence:
         """See `Backend`."""
-        return FastSequence(self.decoder, adapter, prompt, capacity, self.prefixes)
+        return FastSequence(self.decoder, adapter, prompt, capacity, self.prefixes, scope)
 
     def prompt_logits(self, adapter: FastAdapter | None, prompt: Sequence[int]) -> Iterator[Tensor]:
         """See `Backend`."""

@@ -30,8 +30,10 @@ class FastSequence:
         prompt: Sequence[int],
         capacity: int,
         prefixes: PrefixCache,
+        scope: str = "",
     ) -> None:
         self.decoder, self.adapter, self.prompt, self.prefixes = decoder, adapter, tuple(prompt), prefixes
+        self._scope = scope
         self.kv = KVCache(decoder, len(prompt) + capacity)
         self.memory = AdapterMemory()
         self.delta: ConstantDelta | None = None  # set by `prefill`
@@ -72,7 +74,7 @@ class FastSequence:
         The tokens after the last whole block are a chunk of their own, so that a cached prompt gives identical bits.
         """
         tokens = ids.tolist()
-        blocks = self.prefixes.find(BASE, tokens)
+        blocks = self.prefixes.find(f"{BASE} {self._scope}", tokens)
         self._restore(blocks)
         sums = PromptSums([block.sums for block in blocks])
         for start, end in self._chunks(len(ids)):
@@ -82,7 +84,7 @@ class FastSequence:
             Block(self._states(index).clone(), block_sums)
             for index, block_sums in enumerate(sums.blocks(len(blocks)), len(blocks))
         ]
-        self.prefixes.keep(BASE, tokens, [*blocks, *new])
+        self.prefixes.keep(f"{BASE} {self._scope}", tokens, [*blocks, *new])
         return sums
 
     def _prefill_causal(self, ids: Tensor) -> Generator[None, None, Tensor]:
@@ -92,7 +94,7 @@ class FastSequence:
         """
         assert self.adapter is not None
         tokens, hidden = ids[:-1].tolist(), ids
-        blocks = self.prefixes.find(self.adapter.scope, tokens)
+        blocks = self.prefixes.find(f"{self.adapter.scope} {self._scope}", tokens)
         while blocks and blocks[-1].memory is None:
             blocks.pop()
         self._restore(blocks)
@@ -105,7 +107,7 @@ class FastSequence:
             Block(self._states(index).clone(), {}, memories.get((index + 1) * BLOCK))
             for index in range(len(blocks), len(tokens) // BLOCK)
         ]
-        self.prefixes.keep(self.adapter.scope, tokens, [*blocks, *new])
+        self.prefixes.keep(f"{self.adapter.scope} {self._scope}", tokens, [*blocks, *new])
         return hidden
 
     def _chunks(self, end: int) -> Iterator[tuple[int, int]]:

@@ -23,7 +23,7 @@ class HfBackend:
         """See `Backend`."""
         return adapter
 
-    def start(self, adapter: LarsAdapter | None, prompt: Sequence[int], capacity: int) -> HfSequence:
+    def start(self, adapter: LarsAdapter | None, prompt: Sequence[int], capacity: int, scope: str = "") -> HfSequence:
         """See `Backend`."""
         return HfSequence(self.attachment, adapter, prompt, capacity)
 

@@ -84,6 +84,8 @@ class GenerationRequest(Sampling):
     `version` "active" is the profile's active adapter, None the base model, a number that version. With `seed` None a
     random seed is drawn and reported with the reply.
 
+    Only prompts of one `cache_scope` share what is cached of them: `cached_tokens` would tell what others have asked.
+
     A reply with a `grammar` follows it, and ends as soon as nothing else can follow; only one that ends before, with
     `max_new_tokens` or a stop sequence, is not complete.
     """
@@ -106,6 +108,7 @@ class GenerationRequest(Sampling):
     taught: tuple[str, ...] | None = None
     tools: ToolUse | None = None
     grammar: Grammar | None = None
+    cache_scope: str = ""
 
     @property
     def question(self) -> str:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query
 from service.api.dependencies import DaemonDep
 from service.api.erasures import deleted
 from service.api.errors import documented
-from service.api.fields import Deleted, Id, Page, PageQuery, Reply, Words, next_page
+from service.api.fields import Deleted, Id, Page, PageQuery, ProfileFilter, Reply, Words, next_page
 
 router = APIRouter(prefix="/conversations", tags=["interactions"])
 
@@ -46,6 +46,6 @@ def list_conversations(query: Annotated[ConversationQuery, Query()], daemon: Dae
 
 
 @router.delete("/{conversation_id}", responses=documented(404, 503, 507))
-def delete(conversation_id: Id, daemon: DaemonDep) -> Deleted:
+def delete(conversation_id: Id, query: Annotated[ProfileFilter, Query()], daemon: DaemonDep) -> Deleted:
     """Delete its interactions and the feedback on them, as `DELETE /interactions/{interaction_id}` does."""
-    return deleted(daemon, daemon.db.erasures.conversation(conversation_id), deleted_interactions=True)
+    return deleted(daemon, daemon.db.erasures.conversation(conversation_id, query.profile), deleted_interactions=True)

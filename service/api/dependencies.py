@@ -6,13 +6,15 @@ from typing import Annotated, Literal, NamedTuple
 
 from fastapi import Depends, Header, Request
 
+from service.api.caller import caller
 from service.daemon import Daemon
 
 
 async def get_daemon(request: Request) -> Daemon:
-    """Return the daemon that `create_app` composed."""
+    """Return the daemon that `create_app` composed, as the caller sees it."""
     daemon: Daemon = request.app.state.daemon
-    return daemon
+    own = caller().profile
+    return daemon if own is None else daemon.seen_by(own)
 
 
 class Keeping(NamedTuple):

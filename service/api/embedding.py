@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from lars_agent.runtime.embedded import Embedded, Input
+from service.api.caller import owners_wish
 from service.api.errors import InvalidField
 from service.api.fields import STORABLE, Text, Whole
 from service.api.model_names import model_names
@@ -69,7 +70,7 @@ async def embed(
         if await request.is_disconnected():
             raise ClientDisconnect
         some = inputs[start : start + AT_ONCE]
-        found += await run_in_threadpool(daemon.model_host.embed, some, truncate, keep_alive_s)
+        found += await run_in_threadpool(daemon.model_host.embed, some, truncate, owners_wish(keep_alive_s))
     return found
 
 

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from lars_agent import errors
+from service.api.caller import OwnerOnly, ProfileNotFound
 from service.cycle.supervisor import JobNotRunning, JobRunning
 from service.db.errors import DatabaseBusy, IdempotencyConflict, RecordNotFound
 from service.process.crash_loop import SafeMode
@@ -60,6 +61,8 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
     (errors.PromptTooLong, 422),
     (errors.PromptRefused, 422),
     (errors.ParameterRefused, 422),
+    (OwnerOnly, 403),
+    (ProfileNotFound, 404),
     (errors.AdapterNotFound, 404),
     (RecordNotFound, 404),
     (IdempotencyConflict, 409),
@@ -88,7 +91,7 @@ ANTHROPIC_TYPES |= {504: "timeout_error", 507: "api_error"}
 DESCRIPTIONS = {
     400: "The body cannot be parsed.",
     401: "The token is wrong or missing.",
-    403: "The Host or Origin is not allowed.",
+    403: "The Host or Origin is not allowed, or only the owner may do this.",
     404: "It does not exist.",
     405: "The method is not supported here.",
     408: "The body did not arrive in time, see `server.body_timeout_s`.",

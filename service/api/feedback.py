@@ -16,12 +16,12 @@ from service.api.erasures import deleted
 from service.api.errors import FieldConflict, InvalidField, Responses, answers, documented
 from service.api.fields import (
     MOST_IDS,
+    AnyProfile,
     Body,
     CountedPage,
     Deleted,
     Id,
     PageQuery,
-    Profile,
     ProfileFilter,
     Rating,
     Reply,
@@ -124,7 +124,9 @@ class FeedbackRequest(Body):
         description="A remark. On a disliked reply it counts as the correction, if it says what would have been right.",
     )
     tags: list[Tag] = Field(default=[], max_length=32)
-    profile: Profile | None = Field(default=None, description='By default the interaction\'s profile, or "default".')
+    profile: AnyProfile = Field(
+        default=None, validate_default=True, description='By default the interaction\'s profile, or "default".'
+    )
 
     def to_new(self) -> NewFeedback:
         """Convert to the feedback to store. Raises InvalidField where the fields contradict each other."""
@@ -195,6 +197,8 @@ def add(
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> FeedbackBody:
     """Store feedback durably before answering. A retry with the same Idempotency-Key stores nothing twice."""
+    if idempotency_key is not None and daemon.profile is not None:
+        idempotency_key = f"{idempotency_key}\n{daemon.profile}"  # which no header holds: keys of two people differ
     record, created = daemon.db.feedback.add(body.to_new(), idempotency_key=idempotency_key)
     if created:
         daemon.ratings.note(record)
@@ -214,7 +218,7 @@ def list_feedback(query: Annotated[FeedbackQuery, Query()], daemon: DaemonDep) -
 def delete_matching(query: Annotated[FeedbackFilter, Query()], daemon: DaemonDep) -> Deleted:
     """Delete the feedback that matches every filter; at least one filter is required: all that match are deleted."""
     filters = query.model_dump(exclude_none=True)
-    if not filters:
+    if not query.model_dump(exclude_none=True, exclude_unset=True):
         raise InvalidField("profile", "is missing; give id, profile, before, tag, source, file or q")
     return deleted(daemon, daemon.db.erasures.matching(**filters))
 

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from lars_agent.store.names import BASE, DEFAULT_PROFILE, PROFILE_PATTERN, VERSION_PATTERN, is_profile_name
+from service.api.caller import default_profile, own_or_any, require_own
 from service.api.errors import InvalidField
 
 PAGE_ROWS = 100
@@ -158,7 +159,9 @@ Profile = Annotated[
     Field(pattern=f"^{PROFILE_PATTERN}$", description="A person or purpose."),
     Field(json_schema_extra={"pattern": f"^(?!(?:{BASE}|{VERSION_PATTERN.pattern})$){PROFILE_PATTERN}$"}),
     AfterValidator(_not_a_version),
+    AfterValidator(require_own),
 ]
+AnyProfile = Annotated[Profile | None, AfterValidator(own_or_any)]  # None: every profile that the caller may use
 Rating = Annotated[
     Annotated[float, Field(strict=True)],
     BeforeValidator(_rating),
@@ -190,7 +193,7 @@ class SamplingFields(BaseModel):
 class ProfileFilter(Body):
     """Filter by profile; null selects every profile."""
 
-    profile: Profile | None = None
+    profile: AnyProfile = Field(default=None, validate_default=True)
 
 
 class ListQuery(ProfileFilter):
@@ -208,7 +211,7 @@ class PageQuery(ListQuery):
 class ProfileQuery(Body):
     """The profile to work on."""
 
-    profile: Profile = DEFAULT_PROFILE
+    profile: Profile = Field(default_factory=default_profile, json_schema_extra={"default": DEFAULT_PROFILE})
 
 
 class TurnBody(Reply):

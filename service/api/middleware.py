@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -12,9 +11,10 @@ from starlette.requests import cookie_parser
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.caller import OWNER, Caller, answering, caller_of, given_token
 from service.api.cross_origin import may_call
 from service.api.errors import error_response
-from service.api.session import COOKIE, session_of
+from service.api.session import COOKIE
 from service.serving.request_metrics import RequestMetrics
 from service.settings.sections import Server
 
@@ -90,12 +90,16 @@ class AccessGuard:
         self._hosts = frozenset(host.lower() for host in (*server.allowed_hosts, own))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, unless it is refused."""
-        refusal = None
-        if scope["type"] == "http":
-            headers = Headers(scope=scope)
-            refusal = self._foreign(scope, headers) or await self._unauthorized(scope, headers)
-        await (refusal or self._app)(scope, receive, send)
+        """Pass the request on, unless it is refused; tell what answers it who has sent it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        refusal, who = self._foreign(scope, headers), self._caller(scope, headers)
+        if refusal is None and who is None and not is_open(scope["path"], scope["method"]):
+            refusal = await self._unauthorized(scope, headers)
+        with answering(who or OWNER):  # what is open tells nothing of anybody
+            await (refusal or self._app)(scope, receive, send)
 
     def _foreign(self, scope: Scope, headers: Headers) -> Response | None:
         path = scope["path"]
@@ -113,28 +117,17 @@ class AccessGuard:
             return error_response(path, 403, f"only pages of this daemon may ask for this, not a {site!a:.40} one")
         return None
 
-    async def _unauthorized(self, scope: Scope, headers: Headers) -> Response | None:
-        path = scope["path"]
-        if self._token is None or is_open(path, scope["method"]):
-            return None
-        given, token = given_token(headers), self._token.get_secret_value()
-        if hmac.compare_digest(given.encode("latin-1"), token.encode()):
-            return None
+    def _caller(self, scope: Scope, headers: Headers) -> Caller | None:
         # Cookies are sent to every port of a host, and by the pages of every port: only this daemon's own may use it.
         session = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
         is_own = headers.get("sec-fetch-site", "none") in OWN_SITES
-        is_own &= all(_is_own(origin, headers["host"].lower()) for origin in headers.getlist("origin"))
-        if is_own and hmac.compare_digest(session.encode(), session_of(token).encode()):
-            return None
-        if given:
-            return await hold_wrong_token(scope) or _refused(path)
-        return _refused(path)
+        is_own &= all(_is_own(origin, headers.get("host", "").lower()) for origin in headers.getlist("origin"))
+        return caller_of(headers, session if is_own else "", self._token, scope["app"].state.daemon.db.profile_tokens)
 
-
-def given_token(headers: Headers) -> str:
-    """Return the token of a request, from `Authorization` or, as Anthropic's clients send it, from `x-api-key`."""
-    scheme, _, given = headers.get("authorization", "").partition(" ")
-    return given.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "").strip()
+    async def _unauthorized(self, scope: Scope, headers: Headers) -> Response:
+        if given_token(headers) and (refusal := await hold_wrong_token(scope)):
+            return refusal
+        return _refused(scope["path"])
 
 
 async def hold_wrong_token(scope: Scope) -> Response | None:

@@ -15,7 +15,7 @@ from pydantic import Field
 from lars_agent.errors import AdapterNotFound
 from lars_agent.store.names import BASE, DEFAULT_PROFILE, AdapterName, parse_adapter_name
 from service.daemon import Daemon
-from service.serving.profiles import Profiles
+from service.serving.profiles import OwnProfile, Profiles
 from service.settings.sections import LATEST
 
 MAX_LISTED = 20  # names in an error message
@@ -34,18 +34,22 @@ ModelName = Annotated[
 
 @dataclass(frozen=True)
 class ModelNames:
-    """The known names: profiles, names of the base model, and aliases for them."""
+    """The known names: profiles, names of the base model, and aliases for them.
 
-    profiles: Profiles
+    `own` is the only profile of a caller who is bound to one: no name at all means it, and `base` is asked as it.
+    """
+
+    profiles: Profiles | OwnProfile
     base_names: frozenset[str]
     aliases: Mapping[str, str]
+    own: str | None = None
 
     def resolve(self, name: str | None) -> AdapterName:
         """Return the adapter of that name; its version may be missing. Raises AdapterNotFound, listing the names."""
-        wanted = (name or DEFAULT_PROFILE).removesuffix(LATEST)
+        wanted = (name or self.own or DEFAULT_PROFILE).removesuffix(LATEST)
         found = self._existing(wanted)
         if found is None and wanted in self.base_names:
-            found = AdapterName(DEFAULT_PROFILE, None)
+            found = AdapterName(self.own or DEFAULT_PROFILE, None)
         if found is None and wanted in self.aliases:
             found = self._existing(self.aliases[wanted])
         if found is None:
@@ -60,7 +64,7 @@ class ModelNames:
 
     def _existing(self, name: str) -> AdapterName | None:
         """Return the adapter of that name; None if no profile that exists has it."""
-        adapter = parse_adapter_name(name)
+        adapter = AdapterName(self.own, None) if self.own and name == BASE else parse_adapter_name(name)
         return adapter if adapter is not None and adapter.profile in self.profiles else None
 
     def _unknown(self, name: str) -> str:
@@ -68,6 +72,8 @@ class ModelNames:
         more = f" and {len(names) - MAX_LISTED} more (GET /v1/models)" if len(names) > MAX_LISTED else ""
         message = f"there is no model {name!a:.100}; there are: {', '.join(names[:MAX_LISTED])}{more}"
         meant = parse_adapter_name(self.aliases.get(name, name))
+        if self.own is not None:
+            return message
         if meant is None:
             return f"{message}; server.model_aliases can give one of them that name"
         return (
@@ -79,7 +85,10 @@ def model_names(daemon: Daemon) -> ModelNames:
     """Return the names that are known now. Raises ModelLoading."""
     installed = daemon.model_host.require_model()
     return ModelNames(
-        daemon.profiles, base_names(installed.name, installed.reference), daemon.settings.server.model_aliases
+        daemon.profiles,
+        base_names(installed.name, installed.reference),
+        daemon.settings.server.model_aliases,
+        daemon.profile,
     )
 
 

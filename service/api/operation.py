@@ -114,6 +114,7 @@ class Info(Reply):
     """State of the daemon."""
 
     version: str
+    profile: str | None = Field(description="The profile that the token is bound to, which is all that is told of.")
     uptime_s: float
     model: ModelInfo | None = Field(description="Null until it is loaded.")
     loading: str | None = Field(description="What is being done to load the model; null once it is loaded.")
@@ -156,11 +157,12 @@ def ready(daemon: DaemonDep) -> Ready:
 def info(daemon: DaemonDep) -> Info:
     """Return the state of the daemon."""
     schedule, served = daemon.settings.schedule, daemon.model_host.serving()
+    is_owner, found = daemon.profile is None, daemon.db.imports.progress
     profiles = daemon.profiles.names() if served else []  # none while the model loads
     installed, limit = daemon.model_host.installed, daemon.worker.memory_limit
     daemon.idle_monitor.refresh()
     adapting = daemon.worker.pid is not None and not daemon.worker.pause_reasons
-    message, checks = daemon.idle_monitor.message, daemon.idle_monitor.decision.checks
+    message, checks = daemon.idle_monitor.message_for(daemon.profile), daemon.idle_monitor.decision.checks
     night = NightInfo.model_validate({"adapting": adapting, "words": message, "checks": checks})
     memory = MemoryInfo(
         endpoint_bytes=_resident_bytes(daemon.model_host.endpoint_pid),
@@ -173,20 +175,21 @@ def info(daemon: DaemonDep) -> Info:
     )
     return Info(
         version=package_version(),
+        profile=daemon.profile,
         uptime_s=daemon.uptime_s(),
         model=None if installed is None else ModelInfo(**vars(installed), dtype=daemon.settings.model.dtype),
         loading=daemon.model_host.loading,
-        loading_error=daemon.model_host.loading_error,
+        loading_error=daemon.model_host.loading_error if is_owner else None,
         serving={name: version_label(served.get(name)) for name in profiles},
         problems=[alarm.message for alarm in daemon.problems()],
-        notices=list(daemon.notices),
+        notices=list(daemon.notices) if is_owner else [],
         feedback=FeedbackCounts(**daemon.db.feedback.counts()),
         lessons=daemon.db.feedback.lessons(),
         interactions=daemon.db.interactions.count(),
-        importing=None if (found := daemon.db.imports.progress) is None else ImportInfo(**vars(found)),
+        importing=ImportInfo(**vars(found)) if found is not None and is_owner else None,
         memory=memory,
         free_disk_bytes=free_disk_bytes(daemon.settings.data_dir),
-        job=daemon.supervisor.current,
+        job=_job(daemon),
         schedule=ScheduleInfo(enabled=schedule.enabled, cron=schedule.cron, next_run=daemon.next_run()),
         night=night,
     )
@@ -196,6 +199,12 @@ def info(daemon: DaemonDep) -> Info:
 def metrics(daemon: DaemonDep) -> Response:
     """Return metrics in Prometheus's text format; no name, label or value contains personal data."""
     return Response(generate_latest(daemon.metrics.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+def _job(daemon: Daemon) -> str | None:
+    """Return the job that is running or paused, if the caller may know of it."""
+    current = daemon.supervisor.current
+    return current if daemon.profile is None or current in {job.id for job in daemon.db.jobs.unfinished()} else None
 
 
 def _require_model(daemon: Daemon) -> None:

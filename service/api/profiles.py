@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+import secrets
+from datetime import datetime
 
+from fastapi import APIRouter, HTTPException
+from pydantic import Field
+
+from service.api.caller import session_of
 from service.api.dependencies import DaemonDep
 from service.api.erasures import deleted
 from service.api.errors import documented
-from service.api.fields import Deleted, Profile, Reply, VersionLabel, version_label
+from service.api.fields import Body, Deleted, Id, Profile, Reply, Tag, VersionLabel, version_label
 
 router = APIRouter(prefix="/profiles", tags=["profiles"])
+
+TOKEN_BYTES = 24
+NO_TOKEN = (
+    "server.token is not set, so that whoever has no token is the owner, and a token for a profile would keep nobody "
+    "from anything; set server.token first"
+)
 
 
 class ProfileBody(Reply):
@@ -20,6 +31,33 @@ class ProfileBody(Reply):
     interactions: int
     versions: int
     serving: VersionLabel
+
+
+class TokenRequest(Body):
+    """A new token."""
+
+    label: Tag | None = Field(default=None, description="What or whom it is for, to tell it from others.")
+
+
+class TokenBody(Reply):
+    """A token that stands for one profile alone."""
+
+    id: str
+    created: datetime
+    profile: str
+    label: str
+
+
+class NewTokenBody(TokenBody):
+    """A new token, and the only time that it is told."""
+
+    token: str
+
+
+class TokenList(Reply):
+    """The tokens of a profile, oldest first."""
+
+    tokens: list[TokenBody]
 
 
 class ProfileList(Reply):
@@ -51,3 +89,26 @@ def list_profiles(daemon: DaemonDep) -> ProfileList:
 def delete(profile: Profile, daemon: DaemonDep) -> Deleted:
     """Delete all feedback and all interactions of a profile, and every adapter version that learned from them."""
     return deleted(daemon, daemon.db.erasures.profile(profile))
+
+
+@router.get("/{profile}/tokens")
+def list_tokens(profile: Profile, daemon: DaemonDep) -> TokenList:
+    """List the tokens that stand for a profile alone; what they are is kept nowhere."""
+    return TokenList.model_validate({"tokens": daemon.db.profile_tokens.list(profile)})
+
+
+@router.post("/{profile}/tokens", status_code=201, responses=documented(409, 503, 507))
+def add_token(profile: Profile, daemon: DaemonDep, body: TokenRequest | None = None) -> NewTokenBody:
+    """Make a token with which a person sees and uses this profile alone; the profile need not exist yet."""
+    if daemon.settings.server.token is None:
+        raise HTTPException(409, NO_TOKEN)
+    token = f"lars-{secrets.token_urlsafe(TOKEN_BYTES)}"
+    label = (body and body.label) or ""
+    record = daemon.db.profile_tokens.add(profile, label, token, session_of(token))
+    return NewTokenBody(**vars(record), token=token)
+
+
+@router.delete("/{profile}/tokens/{token_id}", responses=documented(404, 503, 507))
+def revoke_token(profile: Profile, token_id: Id, daemon: DaemonDep) -> TokenBody:
+    """Revoke a token: it, and the browsers that were let in by it, are refused from then on."""
+    return TokenBody.model_validate(daemon.db.profile_tokens.revoke(profile, token_id))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hmac
 from datetime import UTC, datetime, timedelta
 
-from fastapi import APIRouter, HTTPException, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 from pydantic import Field
 
+from service.api.caller import caller, given_token, session_of
 from service.api.dependencies import DaemonDep
 from service.api.errors import documented
 from service.api.fields import Reply
@@ -29,9 +29,12 @@ class LinkBody(Reply):
 
 
 @router.post("", status_code=204)
-def begin(response: Response, daemon: DaemonDep) -> None:
+def begin(request: Request, response: Response, daemon: DaemonDep) -> None:
     """Begin a session with the token: the cookie of the answer then does instead, for this browser, for 30 days."""
-    add_session(response, daemon.settings.server)
+    if caller().profile is None:
+        add_session(response, daemon.settings.server)
+    elif token := given_token(request.headers):  # else it has begun with the cookie of one, which goes on
+        set_cookie(response, token)
 
 
 @router.delete("", status_code=204)
@@ -50,12 +53,11 @@ def link(daemon: DaemonDep) -> LinkBody:
 
 
 def add_session(response: Response, server: Server) -> None:
-    """Give who gets `response` a session."""
+    """Give who gets `response` a session of the owner."""
     if server.token is not None:
-        value = session_of(server.token.get_secret_value())
-        response.set_cookie(COOKIE, value, max_age=LASTS_S, httponly=True, samesite="strict")
+        set_cookie(response, server.token.get_secret_value())
 
 
-def session_of(token: str) -> str:
-    """Return the value of the session's cookie; who changes the token ends all sessions."""
-    return hmac.digest(token.encode(), b"lars-agent session", "sha256").hex()
+def set_cookie(response: Response, token: str) -> None:
+    """Give who gets `response` a session that stands for the token."""
+    response.set_cookie(COOKIE, session_of(token), max_age=LASTS_S, httponly=True, samesite="strict")

@@ -20,6 +20,7 @@ from lars_agent.errors import LarsError
 from lars_agent.example import Message
 from lars_agent.runtime.request import Generation, GenerationRequest, PastAnswer, Piece, Ticket
 from lars_agent.store.names import AdapterName
+from service.api.caller import owners_wish
 from service.api.dependencies import Keeping
 from service.api.errors import UNEXPECTED, ascii_json, error_body, status_of
 from service.api.fields import RecalledBody
@@ -73,7 +74,8 @@ class Exchange:
         def submit() -> tuple[Ticket, Sequence[Recalled]]:
             adapter = model_names(daemon).resolve(model)
             request, found = with_recall(daemon, to_request(adapter), recall)
-            ticket = daemon.model_host.submit(request, keep_alive_s)
+            request = replace(request, cache_scope=daemon.profile or "")
+            ticket = daemon.model_host.submit(request, owners_wish(keep_alive_s))
             recalled = [replace(found[index], score=score) for index, score in ticket.recalled]
             ids = {one.feedback_id for one in recalled}
             if daemon.db.feedback.known(ids) != ids:  # deleted since it was found

@@ -17,7 +17,7 @@ import typer
 
 from lars_agent.errors import LarsError
 from lars_agent.files import PRIVATE_UMASK
-from service.cli import adapters, doctor, feedback, forget, interactions, jobs, model, settings, support_bundle
+from service.cli import adapters, doctor, feedback, forget, interactions, jobs, model, profile, settings, support_bundle
 from service.cli.client import ApiError, Client, path_of
 from service.cli.options import Id, Profile, Url
 from service.cli.output import ERR, OUT, Json, one_line, print_json, print_result, print_text, table
@@ -162,6 +162,7 @@ app.add_typer(feedback.app, name="feedback", rich_help_panel=RECORDS)
 app.add_typer(interactions.app, name="interactions", rich_help_panel=RECORDS)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=RECORDS)
 app.add_typer(adapters.app, name="adapters", rich_help_panel=RECORDS)
+app.add_typer(profile.app, name="profile", rich_help_panel=RECORDS)
 app.add_typer(schedule, name="schedule", rich_help_panel=RECORDS)
 app.add_typer(model.app, name="model", rich_help_panel=DEVICE)
 app.command(rich_help_panel=EVERY_DAY)(adapters.activate)

@@ -32,7 +32,11 @@ STOPPED_S = 2.0
 
 
 class JobRunning(LarsError):
-    """Another job has not finished; one runs at a time."""
+    """The job `job_id` has not finished, and one runs at a time; without one the daemon is shutting down."""
+
+    def __init__(self, message: str, job_id: str | None = None) -> None:
+        super().__init__(message)
+        self.job_id = job_id
 
 
 class JobNotRunning(LarsError):
@@ -83,7 +87,7 @@ class Supervisor:
         if self._closing.is_set():
             raise JobRunning("the daemon is shutting down; ask again when it is back")
         for job in self._db.jobs.unfinished():
-            raise JobRunning(f"job {job.id} is {job.status}; wait for it, or cancel it")
+            raise JobRunning(f"job {job.id} is {job.status}; wait for it, or cancel it", job.id)
         self._context.base_model()
         self._store.active(profile)
 

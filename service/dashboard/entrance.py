@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from service.api.dependencies import DaemonDep
 from service.api.middleware import hold_wrong_token
-from service.api.session import add_session
+from service.api.session import add_session, set_cookie
 
 SEE_OTHER = 303
 
@@ -30,12 +30,15 @@ def entrance(pages: Collection[str]) -> APIRouter:
         if server.token is None:
             return RedirectResponse(f".{back}", SEE_OTHER)
         given = sent.get("token", "").strip().encode()
+        response: Response = RedirectResponse(f".{back}", SEE_OTHER)
+        if daemon.db.profile_tokens.profile_of(given.decode()) is not None:
+            set_cookie(response, given.decode())
+            return response
         is_right = hmac.compare_digest(given, server.token.get_secret_value().encode())
         if not is_right and not daemon.one_time_codes.use(sent.get("code", "")):
             if refusal := await hold_wrong_token(request.scope):
                 return refusal
             return RedirectResponse(f".{back}?refused={'code' if 'code' in sent else 'token'}", SEE_OTHER)
-        response: Response = RedirectResponse(f".{back}", SEE_OTHER)
         add_session(response, server)
         return response
 

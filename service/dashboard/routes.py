@@ -23,6 +23,7 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
+from service.api.caller import caller, default_profile
 from service.dashboard.entrance import entrance
 from service.dashboard.first_data import FirstData, ask
 from service.dashboard.language import COOKIE, Language, Languages
@@ -65,7 +66,7 @@ OF_LEARNING = (
 )
 PAGES = (
     Page(
-        *("/", "talk", "Talk", ("info", "conversations?profile=default&limit=50")),
+        *("/", "talk", "Talk", ("info", "conversations?profile={profile}&limit=50")),
         {"conversation": (f"interactions?{OF_CONVERSATION}", f"feedback?{OF_CONVERSATION}")},
     ),
     Page(
@@ -98,7 +99,7 @@ class Assets(StaticFiles):
 
 def _add_page(page: Page) -> None:
     async def show(request: Request) -> HTMLResponse:
-        given = {"profile": "default", **request.query_params}
+        given = {"profile": default_profile(), **request.query_params}
         asks = [*(path for name, paths in page.more.items() if name in given for path in paths), *page.asks]
         named = {name: quote(value, safe="") for name, value in given.items()}
         first = await ask(request, [path.format_map(named) for path in asks])
@@ -136,7 +137,13 @@ def _rendered(page: Page, first: FirstData, query: Mapping[str, str], request: R
     def label(version: str | None) -> str:
         return language.t("base model") if version in (None, "base") else str(version)
 
-    words = {"t": language.t, "label": label, "language": language, "languages": request.app.state.languages}
+    words = {
+        "own": caller().profile,
+        "t": language.t,
+        "label": label,
+        "language": language,
+        "languages": request.app.state.languages,
+    }
     template = _templates().get_template(f"{page.name}.html")
     return template.render(version=package_version(), pages=PAGES, here=page, first=first, query=query, **words)
 

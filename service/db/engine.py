@@ -37,16 +37,20 @@ DAMAGED = ("Could not decode", "no such column", "no such table")  # a text that
 PRIMARY_CODE = 0xFF  # an extended result code keeps the primary one in its low byte
 
 
-def create(path: Path, now: Callable[[], datetime] = now_utc) -> Engine:
+def create(
+    path: Path, now: Callable[[], datetime] = now_utc, prepare: Callable[[sqlite3.Connection], object] | None = None
+) -> Engine:
     """Create an engine on the file `path`, and the file if it is missing, readable by its owner only.
 
-    `now` is the clock of what is recorded; see `now_of`.
+    `now` is the clock of what is recorded, see `now_of`; each new connection is given to `prepare`.
     """
     make_folder(path.parent)
     with failures_named(path):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives the files beside it the same mode
         engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": BUSY_TIMEOUT_S})
         event.listen(engine, "connect", _set_pragmas)
+        if prepare is not None:
+            event.listen(engine, "connect", lambda connection, entry: prepare(connection))
         event.listen(engine, "begin", _begin)
         with engine.connect():
             return engine.execution_options(write_queue=WriteQueue(), now=now)

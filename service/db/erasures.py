@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Engine,
     Row,
     Select,
     String,
@@ -28,6 +29,7 @@ from service.db.engine import holds, last_message, now_of, reading, writing
 from service.db.errors import ConversationNotFound, ErasureNotFound, FeedbackNotFound, InteractionNotFound
 from service.db.feedback import Feedback
 from service.db.files import Files
+from service.db.interactions import Interactions
 from service.db.records import ErasureRecord, new_id
 from service.db.tables import erasures, feedback, files, interactions, stored_feedback
 
@@ -47,6 +49,11 @@ class Erasures(Records[ErasureRecord]):
 
     table, record, not_found = erasures, ErasureRecord, ErasureNotFound
 
+    def __init__(self, engine: Engine, profile: str | None = None) -> None:
+        """`profile` is noted in each record: that which deletes, where it is not the owner who does."""
+        super().__init__(engine)
+        self._profile = profile
+
     def feedback(self, feedback_id: str) -> ErasureRecord:
         """Delete one piece of feedback. Raises FeedbackNotFound."""
         found = self._erase([feedback.c.id == feedback_id])
@@ -61,9 +68,12 @@ class Erasures(Records[ErasureRecord]):
             raise InteractionNotFound.of(interaction_id)
         return found
 
-    def conversation(self, conversation_id: str) -> ErasureRecord:
-        """Delete the interactions of one conversation and the feedback on them. Raises ConversationNotFound."""
-        own = interactions.c.conversation == conversation_id
+    def conversation(self, conversation_id: str, profile: str | None = None) -> ErasureRecord:
+        """Delete the interactions of one conversation and the feedback on them. Raises ConversationNotFound.
+
+        Two profiles may have one of the same id, as clients choose it: without a `profile` both are deleted.
+        """
+        own = and_(*Interactions.filters(profile, conversation_id))
         found = self._erase([feedback.c.interaction_id.in_(select(interactions.c.id).where(own))], own)
         if found is None:
             raise ConversationNotFound.of(conversation_id)
@@ -154,9 +164,9 @@ class Erasures(Records[ErasureRecord]):
         self, connection: Connection, profiles: tuple[str, ...], ids: tuple[str, ...], interactions: int
     ) -> ErasureRecord:
         """Record a deletion whose rows are gone."""
-        created = now_of(self._engine)
+        created, own = now_of(self._engine), () if self._profile is None else (self._profile,)
         stages = {"rows": created.isoformat(timespec="milliseconds")}
-        record = ErasureRecord(new_id("e", created), created, profiles, ids, interactions, {}, stages)
+        record = ErasureRecord(new_id("e", created), created, own or profiles, ids, interactions, {}, stages)
         connection.execute(insert(erasures), vars(record))
         return record
 

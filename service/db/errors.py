@@ -52,6 +52,10 @@ class FileNotFound(RecordNotFound):
     """There is no such file."""
 
 
+class ProfileTokenNotFound(RecordNotFound):
+    """There is no such token of a profile."""
+
+
 class JobNotFound(RecordNotFound):
     """There is no such job."""
 

@@ -61,7 +61,7 @@ class Interactions(Records[InteractionRecord]):
         if q is not None:
             wanted.append(name.in_(select(name).where(name.is_not(None), *self.filters(profile=profile, q=q))))
         ends = (func.min(row.seq).label("first"), func.max(row.seq).label("last"), func.count().label("interactions"))
-        groups = select(*ends).where(*wanted).group_by(name)
+        groups = select(*ends).where(*wanted).group_by(name, row.profile)
         if after is not None:
             groups = groups.having(func.max(row.seq) < seen)
         found = groups.order_by(func.max(row.seq).desc()).limit(limit).subquery()

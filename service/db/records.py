@@ -175,7 +175,8 @@ class JobRecord:
 class FileRecord:
     """An uploaded file: its name, its size as it came, and the profile that has taken it up.
 
-    Its text is feedback. Until a profile takes it up it is nobody's, is neither learned nor recalled, and `expires`.
+    Its text is feedback. Until a profile takes it up it is nobody's, is neither learned nor recalled, and `expires`;
+    `uploader` is the profile whose token it came with, None for the owner's.
     """
 
     id: str
@@ -184,6 +185,17 @@ class FileRecord:
     bytes: int
     profile: str | None = None
     expires: datetime | None = None
+    uploader: str | None = None
+
+
+@dataclass(frozen=True)
+class ProfileTokenRecord:
+    """A token that stands for one profile alone; the token itself is kept nowhere."""
+
+    id: str
+    created: datetime
+    profile: str
+    label: str
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,7 @@ files = Table(  # uploaded, without their text: that is the rows of feedback tha
     Column("bytes", Integer, nullable=False),
     Column("profile", String(64)),  # that has taken it up; until then none of its rows is seen
     Column("expires", UtcTime),
+    Column("uploader", String(64)),  # the profile that its token is bound to; null for the owner
     sqlite_autoincrement=True,
 )
 
@@ -180,6 +181,19 @@ erasures = Table(
     Column("interactions", Integer, nullable=False),
     Column("versions", JSON(none_as_null=True), nullable=False),
     Column("stages", JSON(none_as_null=True), nullable=False),
+    sqlite_autoincrement=True,
+)
+
+profile_tokens = Table(  # each is the sha256 of what it tells, which has 192 random bits
+    "profile_tokens",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("id", String(40), nullable=False, unique=True),
+    Column("created", UtcTime, nullable=False),
+    Column("profile", String(64), nullable=False),
+    Column("label", Text, nullable=False),
+    Column("token_sha256", String(64), nullable=False),
+    Column("session_sha256", String(64), nullable=False),
     sqlite_autoincrement=True,
 )
 

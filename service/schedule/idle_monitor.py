@@ -72,11 +72,15 @@ class IdleMonitor:
     @property
     def message(self) -> str:
         """One line that says whether the daemon adapts now, and why or why not."""
+        return self.message_for(None)
+
+    def message_for(self, profile: str | None) -> str:
+        """Return `message` for a caller who may use `profile` alone, without the name of another; None is the owner."""
         work, why = self.work, self.decision.why
         if work is None:
             return f"not adapting: {why}" if self.decision.checks else "not adapting"
-        waits = self.waiting_for
-        return f"adapting {work.profile}{', paused: ' if waits else ''}{'; '.join(waits)}"
+        waits, name = self.waiting_for, work.profile if profile in (None, work.profile) else "another profile"
+        return f"adapting {name}{', paused: ' if waits else ''}{'; '.join(waits)}"
 
     @property
     def waiting_for(self) -> list[str]:

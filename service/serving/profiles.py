@@ -20,3 +20,18 @@ class Profiles:
     def __contains__(self, name: str) -> bool:
         """Return whether the profile exists, without listing the others: requests ask this."""
         return name == DEFAULT_PROFILE or self._store.has_profile(name) or self._db.feedback.has_profile(name)
+
+
+class OwnProfile:
+    """The one profile that there is for whoever may use it alone, from the beginning."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def names(self) -> list[str]:
+        """It alone."""
+        return [self._name]
+
+    def __contains__(self, name: str) -> bool:
+        """Return whether it is that one."""
+        return name == self._name

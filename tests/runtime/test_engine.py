@@ -229,6 +229,31 @@ def test_profiles_do_not_mix(engine, opened, store, tmp_path):
     assert reply(engine, profile="alice", version=None).adapter_version is None
 
 
+def test_replies_to_two_people_in_one_step_are_each_one_s_own_and_share_no_cache(engine, opened, store, tmp_path):
+    people, step, steps = ("alice", "bob"), engine._backend.step, []
+
+    def seen(sequences, tokens) -> None:
+        steps.append({id(sequence.adapter) for sequence in sequences})
+        step(sequences, tokens)
+
+    engine._backend.step = seen
+    for seed, name in enumerate(people, 3):
+        engine.swap(name, publish(store, opened, tmp_path, seed, name))
+    asked = [
+        request("x" * 200, profile=name, cache_scope=name, version=which)
+        for which in ("active", None)
+        for name in people
+    ]
+    alone = [engine.submit(one).result(LONG_S) for one in asked]
+    assert [one.cached_tokens >= 192 for one in alone] == [False, False, True, True]  # each one's own prompt alone
+    assert alone[0].token_ids != alone[1].token_ids
+    steps.clear()
+    tickets = [engine.submit(one) for one in asked[:2]]
+    together = [ticket.result(LONG_S) for ticket in tickets]
+    assert [one.token_ids for one in together] == [one.token_ids for one in alone[:2]]
+    assert max(map(len, steps)) == 2
+
+
 def test_an_unknown_version_is_refused(engine):
     with pytest.raises(AdapterNotFound):
         engine.submit(request(version=7))

@@ -15,6 +15,7 @@ from starlette.responses import StreamingResponse
 from lars_agent.example import Message, ToolCall
 from lars_agent.runtime.request import Generation, Piece
 from lars_agent.store.names import DEFAULT_PROFILE
+from service.api.caller import owners_wish, require_owner
 from service.api.dependencies import DaemonDep, Keeping, KeepingDep
 from service.api.errors import EVERYWHERE, OllamaErrorBody, answers
 from service.api.errors import documented as documented_errors
@@ -94,9 +95,10 @@ async def _load(daemon: Daemon, body: OllamaRequest, content: dict[str, Any]) ->
     unloading = body.keep_alive == 0
     await run_in_threadpool(lambda: model_names(daemon).resolve(body.model))
     if unloading:
+        require_owner("unload the model")
         daemon.model_host.unload()
     else:
-        await run_in_threadpool(daemon.model_host.load, body.keep_alive)
+        await run_in_threadpool(daemon.model_host.load, owners_wish(body.keep_alive))
     reason = "unload" if unloading else "load"
     return _line(body.model or DEFAULT_PROFILE, content) | {"done": True, "done_reason": reason}
 

@@ -21,6 +21,7 @@ from lars_agent.errors import AdapterNotFound, ModelLoading, ModelNotFound
 from lars_agent.models.library import ModelLibrary
 from lars_agent.models.sources import HUB_ID, resolve
 from lars_agent.store.names import BASE
+from service.api.caller import require_owner
 from service.api.dependencies import DaemonDep
 from service.api.errors import (
     EVERYWHERE,
@@ -154,6 +155,7 @@ def _begin(daemon: Daemon, name: str) -> str | None:
             f"{name!a:.100} is neither a name here (GET /api/tags) nor a model of the hub; name one of the hub as "
             "hf.co/org/name, without a tag",
         )
+    require_owner(f"fetch models, and {reference} is not here")
     if not daemon.settings.server.client_pulls:
         raise HTTPException(
             403,

@@ -53,7 +53,7 @@ def _profile(body: FeedbackRow, daemon: Daemon) -> str | None:
         adapter = parse_adapter_name(aliases.get(name, name).removesuffix(LATEST))
         if adapter is not None and adapter.profile in daemon.profiles:
             return adapter.profile
-    return None
+    return daemon.profile
 
 
 def _models(body: FeedbackRow) -> Iterator[str]:

@@ -188,7 +188,9 @@ def _store(given: Upload, daemon: Daemon) -> FileBody:
     created, days = daemon.db.now(), daemon.settings.retention.file_days
     lifetime = given.lifetime or (timedelta(days=days) if days else None)
     expires = None if lifetime is None else created + lifetime
-    record = FileRecord(new_id("file", created), created, given.name, given.size, expires=expires)
+    record = FileRecord(
+        new_id("file", created), created, given.name, given.size, expires=expires, uploader=daemon.profile
+    )
     count = count_rows(read_batches(given.content, DEFAULT_PROFILE))
     rows = (batch.news for batch in read_batches(given.content, DEFAULT_PROFILE))
     daemon.db.imports.store(rows, count, file=record)

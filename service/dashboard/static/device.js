@@ -2,6 +2,7 @@
 
 import { facts } from "./facts.js";
 import * as format from "./format.js";
+import { own } from "./header.js";
 import { show, useDaemon, waiting } from "./parts.js";
 import { html } from "./vendor/preact-htm-3.1.1.module.js";
 import { locale, nodes, plural, said, t } from "./words.js";
@@ -69,7 +70,7 @@ function Device() {
     <section aria-labelledby="device-title">
       <h2 id="device-title">${t("This device")}</h2>
       ${facts("facts", about)}
-      <p class="quiet"><a href="docs">${t("The API")}</a> · <a href="preferences">${t("Settings")}</a></p>
+      <p class="quiet"><a href="docs">${t("The API")}</a>${!own && html` · <a href="preferences">${t("Settings")}</a>`}</p>
     </section>
   `;
 }

@@ -31,5 +31,9 @@ export function showAbsence(error, seen) {
   $("state").className = "state bad";
 }
 
+// The profile of whoever is let in with a token for that alone; "" for the owner. And the one that is chosen at first.
+export const own = document.body.dataset.profile ?? "";
+export const usual = own || "default";
+
 // The profiles that there are, as far as the daemon's state tells.
-export const profilesOf = (info) => [...new Set(["default", ...Object.keys(info.serving)])].sort();
+export const profilesOf = (info) => [...new Set([usual, ...Object.keys(info.serving)])].sort();

@@ -2,6 +2,7 @@
 
 import { get, post } from "./api.js";
 import * as format from "./format.js";
+import { usual } from "./header.js";
 import { Job, useJob } from "./job.js";
 import { Calendar, Gains, WEEKS } from "./nights.js";
 import { ProfileChoice, question, select, show, useDaemon, waiting } from "./parts.js";
@@ -34,7 +35,7 @@ async function ask(messages, profile, version) {
 
 function Learned() {
   const { info, problem, attempt, refresh } = useDaemon();
-  const [profile, setProfile] = useState(wished.get("profile") ?? "default");
+  const [profile, setProfile] = useState(wished.get("profile") ?? usual);
   const [list, setList] = useState(null);
   const [jobs, setJobs] = useState([]);
   const [runs, setRuns] = useState([]);

@@ -2,6 +2,7 @@
 
 import { download, get, patch, post, remove } from "./api.js";
 import * as format from "./format.js";
+import { own, usual } from "./header.js";
 import { Confirmed, Done, effectsOf, idQuery, question, quoted, select, show, useDaemon } from "./parts.js";
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
 import { nodes, plural, said, t } from "./words.js";
@@ -112,7 +113,7 @@ function MyData() {
       </ul>
       ${page?.next && html`<button type="button" onClick=${() => read(page.next)}>${t("Show more")}</button>`}
     </section>
-    <${Teach} profile=${filter.profile || "default"} profiles=${profiles} attempt=${attempt} onStored=${stored} />
+    <${Teach} profile=${filter.profile || usual} profiles=${profiles} attempt=${attempt} onStored=${stored} />
     <${Files} profile=${filter.profile} importing=${info?.importing} attempt=${attempt} onStored=${stored} />
   `;
 }
@@ -187,8 +188,8 @@ function Teach({ profile, profiles, attempt, onStored }) {
     <form class="correction" onSubmit=${teach}>
       <label>${t("When I ask")}<input dir="auto" required placeholder=${t("What is my goat called?")} value=${prompt} onInput=${(event) => setPrompt(event.target.value)} /></label>
       <label>${t("it should say")}<textarea dir="auto" required rows="2" placeholder=${t("Your goat is called Pip.")} value=${correction} onInput=${(event) => setCorrection(event.target.value)}></textarea></label>
-      <label>${t("as profile")}<input dir="auto" list="profiles" maxlength="64" value=${other ?? profile} onInput=${(event) => setOther(event.target.value)} /></label>
-      <datalist id="profiles">${profiles.map(({ name }) => html`<option value=${name}></option>`)}</datalist>
+      ${!own && html`<label>${t("as profile")}<input dir="auto" list="profiles" maxlength="64" value=${other ?? profile} onInput=${(event) => setOther(event.target.value)} /></label>
+      <datalist id="profiles">${profiles.map(({ name }) => html`<option value=${name}></option>`)}</datalist>`}
       <button type="submit" class="primary">${t("Store")}</button>
     </form>
   </section>`;

@@ -2,7 +2,7 @@
 
 import { get, patch, post, remove, stream } from "./api.js";
 import * as format from "./format.js";
-import { $, profilesOf } from "./header.js";
+import { $, profilesOf, usual } from "./header.js";
 import { Confirmed, effectsOf, question, quoted, select, show, useDaemon } from "./parts.js";
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact-htm-3.1.1.module.js";
 import { nodes, t } from "./words.js";
@@ -34,7 +34,7 @@ async function readConversation(id) {
 
 function Talk() {
   const { info, problem, attempt, refresh } = useDaemon();
-  const [profile, setProfile] = useState("default");
+  const [profile, setProfile] = useState(usual);
   const [model, setModel] = useState("");
   const [conversations, setConversations] = useState(null); // null until they are read
   const [words, setWords] = useState("");
@@ -136,7 +136,7 @@ function Talk() {
   }
 
   async function forgetConversation(id) {
-    await attempt(() => remove(`conversations/${encodeURIComponent(id)}`));
+    await attempt(() => remove(`conversations/${encodeURIComponent(id)}?profile=${encodeURIComponent(profile)}`));
     if (id === current) begin();
     await list();
   }

@@ -3,6 +3,7 @@
 import { get, getSlowly, post } from "./api.js";
 import { facts } from "./facts.js";
 import * as format from "./format.js";
+import { usual } from "./header.js";
 import { Done, ProfileChoice, show, useDaemon, waiting } from "./parts.js";
 import { html, useLayoutEffect, useState } from "./vendor/preact-htm-3.1.1.module.js";
 import { plural, said, t } from "./words.js";
@@ -12,7 +13,7 @@ const BASE = { version: "base", parent: null };
 
 function Versions() {
   const { info, problem, attempt, refresh } = useDaemon();
-  const [profile, setProfile] = useState(new URLSearchParams(location.search).get("profile") ?? "default");
+  const [profile, setProfile] = useState(new URLSearchParams(location.search).get("profile") ?? usual);
   const [list, setList] = useState(null);
   const [isWhole, setWhole] = useState(false);
   const [done, setDone] = useState(null);

@@ -21,7 +21,7 @@ from service.process.sd_notify import SdNotify, Watchdog
 from service.process.shutdown import CUT_S, DRAIN_S
 from service.reload import reload
 from service.settings.load import Settings, SettingsSource
-from service.settings.sections import url_of
+from service.settings.server import url_of
 from service.worker.memory_limit import memory_limit
 
 
@@ -35,7 +35,7 @@ class Server(LimitedServer):
             app,
             settings.server,
             access_log=False,
-            proxy_headers=False,  # a client that names another address for itself would be taken for another one
+            proxy_headers=False,  # see `service.api.forwarded`
             server_header=False,
             log_level="warning",
             timeout_graceful_shutdown=CUT_S,
@@ -102,7 +102,6 @@ def _is_terminal() -> bool:
 def run(settings: Settings, report: Callable[[str], None], source: SettingsSource) -> None:
     """Serve until SIGTERM or SIGINT; at SIGHUP reload the settings. Raises LarsError if it cannot start."""
     log.configure(settings.log.level)
-    settings.server.require_token()
     source = source.take_token()
     try:
         find_model(settings, report)

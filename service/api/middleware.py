@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import cookie_parser
@@ -14,9 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.cross_origin import may_call
 from service.api.errors import error_response
-from service.api.session import COOKIE, session_of
+from service.api.session import COOKIE, must_have_token
 from service.serving.request_metrics import RequestMetrics
-from service.settings.sections import Server
+from service.settings.server import Server
 
 PAGES = frozenset(("/", "/device", "/docs", "/learned", "/memory", "/preferences", "/status", "/versions"))
 # Without personal data for who has no token; /enter checks the token itself.
@@ -24,7 +24,7 @@ OPEN_PATHS = PAGES | {"/health", "/openapi.json", "/ready", "/enter"}
 OPEN_PREFIX = "/static/"
 GENERATE_AT = "/"  # where TGI's clients ask for a reply, which is a page to everybody else
 OWN_SITES = ("same-origin", "none")  # of Sec-Fetch-Site: this daemon's pages, and people who type an address
-WRONG_TOKEN = "the token is wrong or missing; send the header Authorization: Bearer <server.token>"
+WRONG_TOKEN = "the token is wrong or missing; send the header Authorization: Bearer TOKEN (lars-agent token --show)"
 TOO_MANY = "too many wrong tokens come from this address at once; wait for the answers"
 IMPORT_PATHS = ("/feedback/import", "/v1/files")
 DRAINED_BODIES = 8  # times the limit to read and discard, so that the client receives the error
@@ -85,9 +85,7 @@ class AccessGuard:
     """Answers 403 to a foreign Host (DNS rebinding) or site, and 401 without token or session."""
 
     def __init__(self, app: ASGIApp, server: Server) -> None:
-        self._app, self._token, self._origins = app, server.token, server.allowed_origins
-        own = f"[{server.host}]" if ":" in server.host else server.host
-        self._hosts = frozenset(host.lower() for host in (*server.allowed_hosts, own))
+        self._app, self._hosts, self._origins = app, server.hosts, server.allowed_origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, unless it is refused."""
@@ -114,17 +112,19 @@ class AccessGuard:
         return None
 
     async def _unauthorized(self, scope: Scope, headers: Headers) -> Response | None:
-        path = scope["path"]
-        if self._token is None or is_open(path, scope["method"]):
+        path, daemon = scope["path"], scope["app"].state.daemon
+        if is_open(path, scope["method"]) or not must_have_token(scope, daemon):
             return None
-        given, token = given_token(headers), self._token.get_secret_value()
-        if hmac.compare_digest(given.encode("latin-1"), token.encode()):
+        given = given_token(headers)
+        if daemon.sessions.token.is_given(given):
             return None
         # Cookies are sent to every port of a host, and by the pages of every port: only this daemon's own may use it.
-        session = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
         is_own = headers.get("sec-fetch-site", "none") in OWN_SITES
         is_own &= all(_is_own(origin, headers["host"].lower()) for origin in headers.getlist("origin"))
-        if is_own and hmac.compare_digest(session.encode(), session_of(token).encode()):
+        session = daemon.sessions.find(cookie_parser(headers.get("cookie", "")).get(COOKIE)) if is_own else None
+        if session is not None:
+            if daemon.sessions.is_due(session):
+                await run_in_threadpool(daemon.sessions.note_use, session)
             return None
         if given:
             return await hold_wrong_token(scope) or _refused(path)

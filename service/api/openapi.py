@@ -7,7 +7,7 @@ from typing import Any
 
 Json = dict[str, Any]
 LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
-BEARER = {"type": "http", "scheme": "bearer", "description": "`server.token`"}
+BEARER = {"type": "http", "scheme": "bearer", "description": "`server.token`, or the one of `lars-agent token`"}
 
 
 def complete(document: Json, *, is_open: Callable[[str, str], bool], has_token: bool) -> Json:

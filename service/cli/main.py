@@ -17,7 +17,7 @@ import typer
 
 from lars_agent.errors import LarsError
 from lars_agent.files import PRIVATE_UMASK
-from service.cli import adapters, doctor, feedback, forget, interactions, jobs, model, settings
+from service.cli import adapters, doctor, feedback, forget, interactions, jobs, model, sessions, settings, token
 from service.cli.client import ApiError, Client, path_of
 from service.cli.options import Id, Profile, Url
 from service.cli.output import ERR, OUT, Json, one_line, print_json, print_result, print_text, table
@@ -164,6 +164,7 @@ app.add_typer(jobs.app, name="jobs", rich_help_panel=RECORDS)
 app.add_typer(adapters.app, name="adapters", rich_help_panel=RECORDS)
 app.add_typer(schedule, name="schedule", rich_help_panel=RECORDS)
 app.add_typer(model.app, name="model", rich_help_panel=DEVICE)
+app.add_typer(sessions.app, name="sessions", rich_help_panel=DEVICE)
 app.command(rich_help_panel=EVERY_DAY)(adapters.activate)
 app.command(rich_help_panel=EVERY_DAY)(adapters.rollback)
 app.command(rich_help_panel=RECORDS)(forget.forget)
@@ -171,6 +172,7 @@ app.command(rich_help_panel=RECORDS)(feedback.export)
 app.command("import", rich_help_panel=RECORDS)(feedback.import_)
 app.command(rich_help_panel=DEVICE)(doctor.doctor)
 app.command(rich_help_panel=DEVICE)(settings.settings)
+app.command(rich_help_panel=DEVICE)(token.token)
 
 
 @app.command(

@@ -18,6 +18,7 @@ from service.db.newest import newest
 from service.db.recall import RecallIndex
 from service.db.records import now_utc
 from service.db.scheduled_runs import ScheduledRuns
+from service.db.sessions import Sessions
 
 __all__ = ["Database"]
 
@@ -39,6 +40,7 @@ class Database:
         self.erasures = Erasures(self.engine)
         self.jobs = Jobs(self.engine)
         self.scheduled_runs = ScheduledRuns(self.engine)
+        self.sessions = Sessions(self.engine)
         self.recall = RecallIndex(self.feedback)
 
     def newest(self, until: datetime | None = None) -> datetime | None:

@@ -186,6 +186,18 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
+class SessionRecord:
+    """A browser that was let in: `client` names it in short words, and the hashes are of its secret and the token."""
+
+    id: str
+    created: datetime
+    last_used: datetime
+    secret_hash: str
+    token_hash: str
+    client: str
+
+
+@dataclass(frozen=True)
 class ErasureRecord:
     """One deletion on a person's behalf, and how far it has come.
 

@@ -183,6 +183,19 @@ erasures = Table(
     sqlite_autoincrement=True,
 )
 
+sessions = Table(  # of browsers
+    "sessions",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("id", String(40), nullable=False, unique=True),
+    Column("created", UtcTime, nullable=False),
+    Column("last_used", UtcTime, nullable=False),
+    Column("secret_hash", String(64), nullable=False, unique=True),
+    Column("token_hash", String(64), nullable=False),
+    Column("client", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
 runs = Table(
     "runs",
     metadata,

@@ -16,7 +16,7 @@ from service.app import create_app
 from service.cli.client import Client
 from service.settings import load as module
 from service.settings.load import Settings, load_settings
-from service.settings.sections import url_of
+from service.settings.server import url_of
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,11 @@
-# Verbs: run, test, lint, types, format, bench, demo, rehearse, rehearse-limit, clean. Each does the set-up it needs; run twice, it redoes nothing.
+# Verbs: run, test, lint, types, format, bench, demo, rehearse, rehearse-limit, rehearse-proxies, clean. Each does the set-up it needs; run twice, it redoes nothing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types format bench demo rehearse rehearse-limit clean
+.PHONY: help run test lint types format bench demo rehearse rehearse-limit rehearse-proxies clean
 
 help:  ## What there is
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -41,6 +41,10 @@ rehearse:  ## The installation, in a container with a real systemd (root, Debian
 
 rehearse-limit:  ## The worker's memory limit, in a virtual machine with a kernel and a systemd of its own (root, Debian)
 	tests/deploy/limit_in_vm.sh
+
+rehearse-proxies: $(VENV)/.test  ## Caddy and nginx as deploy/ sets them up, before the daemon (root, Debian)
+	command -v caddy && command -v nginx || apt-get install --yes caddy nginx
+	$(BIN)/python -m pytest -n 0 tests/deploy/test_proxies.py
 
 clean:  ## Remove the virtual environment and all caches
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info

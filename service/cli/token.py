@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from typing import Annotated
+from urllib.parse import urlsplit
 
+import httpx
 import segno
 import typer
 
@@ -14,6 +16,7 @@ from service.cli.options import Url
 from service.cli.output import OUT, Json, local_time, print_json, print_result, print_text
 from service.process.access_token import TOKEN_NAME, read_token, write_token
 from service.settings.load import load_settings
+from service.settings.server import is_loopback
 
 REPLACED = "a new token counts from now on: every browser and every program of other devices has to be let in again"
 
@@ -50,8 +53,10 @@ def _read(url: str | None) -> str:
     settings = load_settings()
     if settings.server.token is not None:
         return settings.server.token.get_secret_value()
+    if url is not None and not is_loopback(urlsplit(url).hostname or ""):
+        raise ConfigError(f"the token of {url} is on that device; run lars-agent token --show there")
     _require_file(url)
-    return read_token(settings.data_dir / TOKEN_NAME)
+    return read_token(settings.data_dir / TOKEN_NAME, make=True)
 
 
 def _replace() -> str:
@@ -67,5 +72,5 @@ def _require_file(url: str | None) -> None:
     try:
         Client(url).get("/sessions")
     except ApiError as error:
-        if error.status:
+        if error.status == httpx.codes.UNAUTHORIZED:
             raise

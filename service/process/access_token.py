@@ -32,10 +32,8 @@ class AccessToken:
         self.is_set = server.token is not None
         self._file, self._seen = data_dir / TOKEN_NAME, (0, 0)
         self._value = None if server.token is None else server.token.get_secret_value()
-        if not self.is_set and not self._file.exists():
-            write_token(self._file)
         if not self.is_set:
-            read_token(self._file)
+            read_token(self._file, make=True)
 
     @property
     def value(self) -> str | None:
@@ -61,8 +59,8 @@ class AccessToken:
         return token is not None and hmac.compare_digest(given.encode(errors="replace"), token.encode())
 
 
-def read_token(file: Path) -> str:
-    """Return the token in `file`. Raises ConfigError."""
+def read_token(file: Path, *, make: bool = False) -> str:
+    """Return the token in `file`; `make` one if there is none. Raises ConfigError, DiskFull."""
     try:
         return check_token(read_plain(file).decode().strip())
     except PermissionError as error:
@@ -70,6 +68,8 @@ def read_token(file: Path) -> str:
             f"only root and its owner may read the token in {file}; put sudo before the command"
         ) from error
     except FileNotFoundError as error:
+        if make:
+            return write_token(file)
         raise ConfigError(f"there is no token in {file} yet; lars-agent serve makes it") from error
     except (OSError, ValueError) as error:
         raise ConfigError(

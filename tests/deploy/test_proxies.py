@@ -7,7 +7,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -26,10 +26,11 @@ ASKED = {"inputs": "What is my goat called?"}
 
 
 class SlowEngine(FakeEngine):
-    """Gives the first piece of a reply at once, and the rest while `gate` is open."""
+    """Gives two pieces of a reply at once, and the rest while `gate` is open."""
 
     def _reply(self, ticket, error) -> None:
-        ticket.give(Piece("first ", ()))
+        for word in ("first ", "second "):  # a stream holds one back, until it knows that it is not the last
+            ticket.give(Piece(word, ()))
         super()._reply(ticket, error)
 
 
@@ -104,6 +105,13 @@ def listens(port: int) -> bool:
         return one.connect_ex(("127.0.0.1", port)) == 0
 
 
+def answers(phone: Phone) -> bool:
+    """Caddy listens before it has its certificate."""
+    with suppress(httpx.TransportError):
+        return phone.get("/health").status_code == 200
+    return False
+
+
 @pytest.fixture(scope="module", params=[caddy, nginx], ids=lambda one: one.__name__)
 def house(request, tmp_path_factory):
     """The application, a phone before its proxy, and the token."""
@@ -121,7 +129,7 @@ def house(request, tmp_path_factory):
     (folder / "proxy").mkdir()
     with served(app) as url, request.param(folder / "proxy", url.split("/")[2], port) as trusted:
         phone = Phone(port, trusted)
-        wait_until(lambda: phone.get("/health").status_code == 200)
+        wait_until(lambda: answers(phone))
         yield app, phone, engines[0]
         phone.close()
 
@@ -146,18 +154,15 @@ def phone(house):
     assert (entered.status_code, entered.headers["location"]) == (303, "./memory")
     kept = entered.headers["set-cookie"]
     assert all(part in kept for part in ("HttpOnly", "SameSite=strict", "Secure"))
-    phone.headers["cookie"] = kept.partition(";")[0]
-    yield phone
-    del phone.headers["cookie"]
+    return phone
 
 
 def test_nothing_is_there_without_the_token_and_all_with_the_cookie(house, phone):
     assert phone.get("/info").status_code == 200
     assert phone.get("/memory").headers["content-encoding"] == "gzip"
-    cookie = phone.headers.pop("cookie")
+    phone.cookies.clear()
     assert phone.get("/info").status_code == 401
-    assert phone.get("/info", headers={"cookie": f"{cookie}x"}).status_code == 401
-    phone.headers["cookie"] = cookie
+    assert "goat" not in phone.get("/memory").text
 
 
 def test_a_reply_streams_piece_by_piece(phone, engine):
@@ -194,20 +199,21 @@ def test_a_phone_that_goes_away_ends_its_reply(phone, engine):
 def test_a_large_body_is_the_daemon_s_to_take_or_refuse(phone):
     row = '{"prompt": "What is my goat called?", "completion": "' + "Pip " * 250 + '"}\n'
     taken = phone.post("/feedback/import", content=row * 2000, headers={"content-type": "application/x-ndjson"})
-    assert (taken.status_code, len(row) * 2000 > 2_000_000) == (200, True)
+    assert (taken.status_code, len(row) * 2000 > 2_000_000) == (201, True)
     refused = phone.post("/feedback", content=b" " * 1_500_000, headers={"content-type": "application/json"})
     assert "server" in refused.json()["error"]["message"]
     assert refused.status_code == 413
 
 
-def test_no_client_names_its_own_address(app, phone):
+def test_no_client_names_its_own_address(app, phone, engine):
     layer = app.middleware_stack
     while type(layer).__name__ != "ClientLimits":
         layer = getattr(layer, "app", None) or layer._app
     for header in ("x-forwarded-for", "X-Real-IP", "Forwarded"):
         assert phone.post("/generate", json=ASKED, headers={header: "6.6.6.6"}).status_code == 200
     assert [*layer._limits["server.generations_per_minute"]._due] == ["127.0.0.1"]
-    assert phone.get("/info", headers={"x-forwarded-for": "127.0.0.1", "cookie": ""}).status_code == 401
+    phone.cookies.clear()
+    assert phone.get("/info", headers={"x-forwarded-for": "127.0.0.1"}).status_code == 401
 
 
 def test_another_name_is_refused(phone):

@@ -16,7 +16,7 @@ import pytest
 from lars_agent.runtime.request import Piece
 from service.settings.load import Settings
 from service.settings.server import Server
-from tests.service.api.conftest import FakeEngine, fake_app, wait_until
+from tests.service.api.conftest import FakeEngine, fake_app, token_of, wait_until
 from tests.service.dashboard.conftest import served
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -30,7 +30,7 @@ class SlowEngine(FakeEngine):
 
     def _reply(self, ticket, error) -> None:
         for word in ("first ", "second "):  # a stream holds one back, until it knows that it is not the last
-            ticket.give(Piece(word, ()))
+            ticket.give(Piece(word, (token_of(word),) if ticket.request.logprobs is not None else ()))
         super()._reply(ticket, error)
 
 

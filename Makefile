@@ -1,11 +1,11 @@
-# Verbs: run, test, lint, types, format, bench, demo, rehearse, rehearse-limit, rehearse-monitoring, clean. Each does the set-up it needs; run twice, it redoes nothing.
+# Verbs: run, test, lint, types, format, bench, demo, clean, and rehearse with its kin. Each does the set-up it needs; run twice, it redoes nothing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types format bench demo rehearse rehearse-limit rehearse-monitoring clean
+.PHONY: help run test lint types format bench demo rehearse rehearse-limit rehearse-monitoring rehearse-proxies clean
 
 help:  ## What there is
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -44,6 +44,10 @@ rehearse-limit:  ## The worker's memory limit, in a virtual machine with a kerne
 
 rehearse-monitoring: $(VENV)/.run  ## The alerts, the board's queries and the journal, with a real Prometheus and journald (root, Debian)
 	PYTHON=$(BIN)/python tests/deploy/rehearse_monitoring.sh
+
+rehearse-proxies: $(VENV)/.test  ## Caddy and nginx as deploy/ sets them up, before the daemon (root, Debian)
+	command -v caddy && command -v nginx || apt-get install --yes caddy nginx
+	$(BIN)/python -m pytest -n 0 tests/deploy/test_proxies.py
 
 clean:  ## Remove the virtual environment and all caches
 	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache *.egg-info

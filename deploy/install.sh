@@ -31,6 +31,7 @@ main() {
   install_programs
   install_settings
   install_unit
+  make_token
   if [ "$pull_model" = yes ]; then install_model; fi
   if [ "$start" = yes ]; then start_service; fi
 }
@@ -139,6 +140,11 @@ install_model() {
   as_service lars-agent model pull default
 }
 
+# The token of other devices. One that is there stays, and one in the settings takes its place.
+make_token() {
+  as_service lars-agent token --show >/dev/null 2>&1 || true
+}
+
 # As the service's user, in the service's folder and with its settings.
 as_service() {
   (cd "$STATE" && exec setpriv --reuid "$USER_NAME" --regid "$USER_NAME" --clear-groups \
@@ -154,6 +160,7 @@ start_service() {
   for _ in $(seq "$ANSWER_S"); do
     if answers; then
       say "lars-agent runs. Talk to it: lars-agent chat. The dashboard: $(address)"
+      say "To let a phone in: docs/other-devices.md, then: sudo lars-agent token"
       return
     fi
     systemctl is-failed --quiet lars-agent.service && break

@@ -23,11 +23,12 @@ MOST_TEXT_BYTES = 256 * 2**20
 PRIVATE_UMASK = 0o077  # of every process that writes what people said, or what was learned from it
 
 
-def write_atomically(path: Path, data: bytes | str | Iterable[bytes | memoryview]) -> None:
+def write_atomically(path: Path, data: bytes | str | Iterable[bytes | memoryview], mode: int = 0o666) -> None:
     """Replace the content of `path` by `data`; a crash leaves the old content or the new, whole.
 
-    Text is written as UTF-8. The folder must exist (see `make_folder`). The temporary file is `.<name>.<random>.tmp`
-    in the same folder and is removed on every error. Raises DiskFull, or OSError for another cause.
+    Text is written as UTF-8, in a file of that `mode` less the umask. The folder must exist (see `make_folder`). The
+    temporary file is `.<name>.<random>.tmp` in the same folder and is removed on every error. Raises DiskFull, or
+    OSError for another cause.
     """
     path = Path(path)
     text = data.encode() if isinstance(data, str) else data
@@ -35,7 +36,7 @@ def write_atomically(path: Path, data: bytes | str | Iterable[bytes | memoryview
     temp = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     with raise_disk_full(path):
         try:
-            with temp.open("xb") as file:
+            with os.fdopen(os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
                 file.writelines(content)
                 file.flush()
                 os.fsync(file.fileno())

@@ -21,14 +21,16 @@ from lars_agent.runtime.rpc import EngineOptions
 from lars_agent.store.adapters import AdapterStore
 from service.api import errors
 from service.api.access import require_allowed
+from service.api.client_limits import ClientLimits
 from service.api.cross_origin import CrossOrigin
 from service.api.daemon_metrics import DaemonCollector
+from service.api.forwarded import ForwardedClient
 from service.api.methods import MethodGuard, MethodTable
 from service.api.middleware import GUARDS, RequestCounter, SafeHeaders, is_open
 from service.api.ollama.content_type import AnyContentType
 from service.api.openapi import complete
 from service.api.request_log import RequestLog
-from service.api.routers import ROUTERS
+from service.api.routers import GENERATING_PATHS, ROUTERS
 from service.cycle.context import CycleContext
 from service.cycle.ratings import RatingsWatch
 from service.cycle.supervisor import Supervisor
@@ -37,6 +39,7 @@ from service.dashboard import routes as dashboard
 from service.db import Database
 from service.housekeeping.eraser import Eraser
 from service.housekeeping.housekeeper import Housekeeper
+from service.process.access_token import AccessToken
 from service.process.clock import CLOCK_NAME, Clock
 from service.process.crash_loop import STARTS_NAME, StartupFailures
 from service.process.data_lock import DataLock
@@ -52,6 +55,7 @@ from service.serving.model_host import FindModel, ModelHost, OpenEngine
 from service.serving.model_pull import ModelPull
 from service.serving.profiles import Profiles
 from service.serving.recorder import Recorder
+from service.serving.sessions import Sessions
 from service.settings.load import Settings, SettingsSource
 from service.worker.memory_limit import GUARD_ONLY, MemoryLimit
 from service.worker.preemption import RequestPreemption
@@ -96,12 +100,14 @@ def create_app(settings: Settings, **overrides: Unpack[ComponentOverrides]) -> F
     routes = [route for route in every if isinstance(route, Route)]
     app.add_middleware(AnyContentType)
     app.add_middleware(MethodGuard, table=MethodTable(routes))
+    app.add_middleware(ClientLimits, server=settings.server, generating=GENERATING_PATHS)
     for guard in reversed(GUARDS):  # the one added last is asked first
         app.add_middleware(guard, server=settings.server)
     if settings.server.allowed_origins:
         app.add_middleware(CrossOrigin, server=settings.server)
     app.add_middleware(RequestCounter, metrics=daemon.metrics)
     app.add_middleware(RequestLog, daemon=daemon, routes=routes)
+    app.add_middleware(ForwardedClient, server=settings.server)
     app.router.routes.extend(_routes())
     dashboard.install(app)
     return app
@@ -113,7 +119,8 @@ class App(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """Return the document that /openapi.json serves."""
         if self.openapi_schema is None:
-            has_token = self.state.daemon.settings.server.token is not None
+            server = self.state.daemon.settings.server
+            has_token = server.token is not None or bool(server.external_urls)
             self.openapi_schema = complete(super().openapi(), is_open=is_open, has_token=has_token)
         return self.openapi_schema
 
@@ -133,7 +140,6 @@ def _routes() -> list[BaseRoute]:
 
 def compose(settings: Settings, **overrides: Unpack[ComponentOverrides]) -> Daemon:
     """Return the daemon with all its components; none of them runs yet. Raises as `create_app` does."""
-    settings.server.require_token()
     lock = DataLock(settings.data_dir)
     make_private(settings.data_dir)
     starts = StartupFailures(settings.data_dir / STARTS_NAME)
@@ -194,6 +200,7 @@ def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overri
         housekeeper=housekeeper,
         eraser=Eraser(context, supervisor, housekeeper),
         ratings=RatingsWatch(context, periodic),
+        sessions=Sessions(db, AccessToken(settings.server, settings.data_dir)),
     )
 
 

@@ -24,7 +24,7 @@ from service.api.errors import error_response
 from service.process.addresses import ip_of, network_of
 from service.process.connection_counts import ConnectionCounts
 from service.process.open_files import open_files_left
-from service.settings.sections import Server
+from service.settings.server import Server
 
 log = structlog.get_logger(__name__)
 

@@ -28,7 +28,6 @@ from service.process.connection_counts import ConnectionCounts
 from service.process.crash_loop import StartupFailures
 from service.process.data_lock import DataLock
 from service.process.log import set_level
-from service.process.one_time_codes import OneTimeCodes
 from service.process.shutdown import WORKER_S
 from service.process.wrong_tokens import WrongTokens
 from service.schedule.idle_monitor import IdleMonitor
@@ -39,6 +38,7 @@ from service.serving.model_pull import ModelPull
 from service.serving.profiles import OwnProfile, Profiles
 from service.serving.recorder import Recorder
 from service.serving.request_metrics import RequestMetrics
+from service.serving.sessions import Sessions
 from service.settings.load import Settings, SettingsSource
 from service.worker.preemption import RequestPreemption
 from service.worker.process import WorkerProcess
@@ -76,7 +76,7 @@ class Daemon:
     housekeeper: Housekeeper
     eraser: Eraser
     ratings: RatingsWatch
-    one_time_codes: OneTimeCodes = field(default_factory=OneTimeCodes)
+    sessions: Sessions
     wrong_tokens: WrongTokens = field(default_factory=WrongTokens)
     notices: list[str] = field(default_factory=list)
     metrics: RequestMetrics = field(default_factory=RequestMetrics)

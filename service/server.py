@@ -22,7 +22,7 @@ from service.process.sd_notify import SdNotify, Watchdog
 from service.process.shutdown import CUT_S, DRAIN_S
 from service.reload import reload
 from service.settings.load import Settings, SettingsSource
-from service.settings.sections import url_of
+from service.settings.server import url_of
 from service.worker.memory_limit import memory_limit
 
 
@@ -37,7 +37,7 @@ class Server(LimitedServer):
             settings.server,
             app.state.daemon.connections,
             access_log=False,
-            proxy_headers=False,  # a client that names another address for itself would be taken for another one
+            proxy_headers=False,  # see `service.api.forwarded`
             server_header=False,
             log_level="warning",
             **({"log_config": None} if log.is_journal() else {}),
@@ -106,7 +106,6 @@ def run(settings: Settings, report: Callable[[str], None], source: SettingsSourc
     """Serve until SIGTERM or SIGINT; at SIGHUP reload the settings. Raises LarsError if it cannot start."""
     be_thrifty()
     log.configure(settings.log.level)
-    settings.server.require_token()
     source = source.take_token()
     try:
         find_model(settings, report)

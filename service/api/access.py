@@ -54,10 +54,10 @@ OWN: Mapping[str, tuple[str, ...]] = {
 }
 # What only the owner may do, as it is about the device or about everybody.
 OWNERS: Mapping[str, tuple[str, ...]] = {
-    "GET": ("/metrics", "/models", "/models/preview", "/profiles/{profile}/tokens", "/settings"),
+    "GET": ("/metrics", "/models", "/models/preview", "/profiles/{profile}/tokens", "/sessions", "/settings"),
     "POST": ("/models", "/profiles/{profile}/tokens", "/session/links"),
     "PATCH": ("/settings",),
-    "DELETE": ("/models/{name}", "/profiles/{profile}/tokens/{token_id}"),
+    "DELETE": ("/models/{name}", "/profiles/{profile}/tokens/{token_id}", "/sessions/{session_id}"),
 }
 
 

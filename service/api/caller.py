@@ -1,23 +1,20 @@
 """The caller of a request: the owner of the device, or a person whose token is bound to one profile.
 
-`caller_of` is the one place that tells, from a token or a session; `service.api.middleware` asks it for each request
-and has `caller()` say it to whatever answers. `service.api.access` says which routes a bound caller may use.
+`service.api.middleware` tells it of each request, from a token or a session, and has `caller()` say it to whatever
+answers. `service.api.access` says which routes a bound caller may use.
 """
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from pydantic import SecretStr
 from starlette.datastructures import Headers
 
 from lars_agent.errors import LarsError
 from lars_agent.store.names import DEFAULT_PROFILE
-from service.db.profile_tokens import ProfileTokens
 
 
 class ProfileNotFound(LarsError):
@@ -54,29 +51,10 @@ def answering(who: Caller) -> Iterator[None]:
         _caller.reset(before)
 
 
-def caller_of(headers: Headers, session: str, token: SecretStr | None, bound: ProfileTokens) -> Caller | None:
-    """Return who sends a token or the cookie `session` of one, "" if there is none that counts; None for nobody.
-
-    Without `server.token` whoever sends no token of a profile is the owner.
-    """
-    given, secret = given_token(headers), "" if token is None else token.get_secret_value()
-    for sent, right in ((given, secret), (session, session_of(secret))):  # a token counts before a session
-        if sent and (profile := bound.profile_of(sent)) is not None:
-            return Caller(profile)
-        if token is not None and hmac.compare_digest(sent.encode("latin-1", "replace"), right.encode()):
-            return OWNER
-    return OWNER if token is None else None
-
-
 def given_token(headers: Headers) -> str:
     """Return the token of a request, from `Authorization` or, as Anthropic's clients send it, from `x-api-key`."""
     scheme, _, given = headers.get("authorization", "").partition(" ")
     return given.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "").strip()
-
-
-def session_of(token: str) -> str:
-    """Return the value of the session's cookie; who changes the token ends all sessions."""
-    return hmac.digest(token.encode(), b"lars-agent session", "sha256").hex()
 
 
 def default_profile() -> str:

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.settings.sections import Server
+from service.settings.server import Server
 
 DASHBOARD_PATHS = ("/session", "/enter")
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")

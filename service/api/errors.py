@@ -97,7 +97,7 @@ DESCRIPTIONS = {
     408: "The body did not arrive in time, see `server.body_timeout_s`.",
     409: "The request conflicts with the current state.",
     413: "The body is too large.",
-    429: "Too many wrong tokens from this address at once; the right one is answered all the same.",
+    429: "Too many wrong tokens, requests or streams of this address; wait for `Retry-After` seconds.",
     422: "A field is invalid; `param` names it.",
     500: "Internal error; see the daemon's log.",
     503: "Unavailable: the model is loading, or the queue is full. Retry after `Retry-After` seconds.",

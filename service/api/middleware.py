@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import cookie_parser
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.caller import OWNER, Caller, answering, caller_of, given_token
+from service.api.caller import OWNER, Caller, answering, given_token
 from service.api.cross_origin import may_call
 from service.api.errors import error_response
-from service.api.session import COOKIE
+from service.api.session import COOKIE, must_have_token
 from service.serving.request_metrics import RequestMetrics
-from service.settings.sections import Server
+from service.settings.server import Server
 
 PAGES = frozenset(("/", "/device", "/docs", "/learned", "/memory", "/preferences", "/status", "/versions"))
 # Without personal data for who has no token; /enter checks the token itself.
@@ -24,7 +25,7 @@ OPEN_PATHS = PAGES | {"/health", "/openapi.json", "/ready", "/enter"}
 OPEN_PREFIX = "/static/"
 GENERATE_AT = "/"  # where TGI's clients ask for a reply, which is a page to everybody else
 OWN_SITES = ("same-origin", "none")  # of Sec-Fetch-Site: this daemon's pages, and people who type an address
-WRONG_TOKEN = "the token is wrong or missing; send the header Authorization: Bearer <server.token>"
+WRONG_TOKEN = "the token is wrong or missing; send the header Authorization: Bearer TOKEN (lars-agent token --show)"
 TOO_MANY = "too many wrong tokens come from this address at once; wait for the answers"
 IMPORT_PATHS = ("/feedback/import", "/v1/files")
 DRAINED_BODIES = 8  # times the limit to read and discard, so that the client receives the error
@@ -85,9 +86,7 @@ class AccessGuard:
     """Answers 403 to a foreign Host (DNS rebinding) or site, and 401 without token or session."""
 
     def __init__(self, app: ASGIApp, server: Server) -> None:
-        self._app, self._token, self._origins = app, server.token, server.allowed_origins
-        own = f"[{server.host}]" if ":" in server.host else server.host
-        self._hosts = frozenset(host.lower() for host in (*server.allowed_hosts, own))
+        self._app, self._hosts, self._origins = app, server.hosts, server.allowed_origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, unless it is refused; tell what answers it who has sent it."""
@@ -95,7 +94,8 @@ class AccessGuard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        refusal, who = self._foreign(scope, headers), self._caller(scope, headers)
+        refusal = self._foreign(scope, headers)
+        who = await self._caller(scope, headers) if refusal is None else None
         if refusal is None and who is None and not is_open(scope["path"], scope["method"]):
             refusal = await self._unauthorized(scope, headers)
         with answering(who or OWNER):  # what is open tells nothing of anybody
@@ -117,12 +117,22 @@ class AccessGuard:
             return error_response(path, 403, f"only pages of this daemon may ask for this, not a {site!a:.40} one")
         return None
 
-    def _caller(self, scope: Scope, headers: Headers) -> Caller | None:
+    async def _caller(self, scope: Scope, headers: Headers) -> Caller | None:
+        """Return who asks: by a token, else by the session of a page of this daemon; None for nobody."""
+        daemon, given = scope["app"].state.daemon, given_token(headers)
+        if (profile := daemon.db.profile_tokens.profile_of(given)) is not None:
+            return Caller(profile)
+        if daemon.sessions.token.is_given(given):
+            return OWNER
         # Cookies are sent to every port of a host, and by the pages of every port: only this daemon's own may use it.
-        session = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
         is_own = headers.get("sec-fetch-site", "none") in OWN_SITES
         is_own &= all(_is_own(origin, headers.get("host", "").lower()) for origin in headers.getlist("origin"))
-        return caller_of(headers, session if is_own else "", self._token, scope["app"].state.daemon.db.profile_tokens)
+        session = daemon.sessions.find(cookie_parser(headers.get("cookie", "")).get(COOKIE)) if is_own else None
+        if session is not None:
+            if daemon.sessions.is_due(session):
+                await run_in_threadpool(daemon.sessions.note_use, session)
+            return Caller(session.profile)
+        return None if must_have_token(scope, daemon) else OWNER
 
     async def _unauthorized(self, scope: Scope, headers: Headers) -> Response:
         if given_token(headers) and (refusal := await hold_wrong_token(scope)):

@@ -16,7 +16,7 @@ from lars_agent.errors import AdapterNotFound
 from lars_agent.store.names import BASE, DEFAULT_PROFILE, AdapterName, parse_adapter_name
 from service.daemon import Daemon
 from service.serving.profiles import OwnProfile, Profiles
-from service.settings.sections import LATEST
+from service.settings.server import LATEST
 
 MAX_LISTED = 20  # names in an error message
 

@@ -7,7 +7,7 @@ from typing import Any
 
 Json = dict[str, Any]
 LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
-BEARER = {"type": "http", "scheme": "bearer", "description": "`server.token`, or a token for one profile"}
+BEARER = {"type": "http", "scheme": "bearer", "description": "the token of `lars-agent token`, or one for a profile"}
 
 
 def complete(document: Json, *, is_open: Callable[[str, str], bool], has_token: bool) -> Json:

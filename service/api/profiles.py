@@ -8,7 +8,6 @@ from datetime import datetime
 from fastapi import APIRouter, HTTPException
 from pydantic import Field
 
-from service.api.caller import session_of
 from service.api.dependencies import DaemonDep
 from service.api.erasures import deleted
 from service.api.errors import documented
@@ -100,11 +99,12 @@ def list_tokens(profile: Profile, daemon: DaemonDep) -> TokenList:
 @router.post("/{profile}/tokens", status_code=201, responses=documented(409, 503, 507))
 def add_token(profile: Profile, daemon: DaemonDep, body: TokenRequest | None = None) -> NewTokenBody:
     """Make a token with which a person sees and uses this profile alone; the profile need not exist yet."""
-    if daemon.settings.server.token is None:
+    server = daemon.settings.server
+    if server.token is None and not server.external_urls:
         raise HTTPException(409, NO_TOKEN)
     token = f"lars-{secrets.token_urlsafe(TOKEN_BYTES)}"
     label = (body and body.label) or ""
-    record = daemon.db.profile_tokens.add(profile, label, token, session_of(token))
+    record = daemon.db.profile_tokens.add(profile, label, token)
     return NewTokenBody(**vars(record), token=token)
 
 

@@ -11,6 +11,7 @@ import structlog
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.forwarded import THIS_DEVICE, client_of
 from service.daemon import Daemon
 
 log = structlog.get_logger(__name__)
@@ -21,7 +22,7 @@ METHODS = frozenset(HTTPMethod)
 
 
 class RequestLog:
-    """Logs method, path, status and milliseconds of each request.
+    """Logs method, path, status and milliseconds of each request, and of another device its address.
 
     Of the path only the words of `routes` and our own ids are shown, as others may be names or anything else.
     """
@@ -47,7 +48,9 @@ class RequestLog:
         finally:
             method = scope["method"] if scope["method"] in METHODS else HIDDEN
             ms = round(1000 * (time.monotonic() - began))
-            log.debug("request", method=method, path=self._shown(scope["path"]), status=status, ms=ms)
+            client = client_of(scope)
+            whose = {} if client == THIS_DEVICE else {"client": client}
+            log.debug("request", method=method, path=self._shown(scope["path"]), status=status, ms=ms, **whose)
 
     def _shown(self, path: str) -> str:
         parts = path.split("/")

@@ -19,6 +19,7 @@ from service.api import (
     profiles,
     schedule,
     session,
+    sessions,
     settings,
 )
 from service.api.ollama import chat as ollama_chat
@@ -61,8 +62,22 @@ MODULES = (
     schedule,
     settings,
     session,
+    sessions,
     models,
     operation,
     events,
 )
 ROUTERS = tuple(module.router for module in MODULES)
+GENERATING = (
+    generate,
+    openai_chat,
+    openai_completions,
+    openai_embeddings,
+    openai_responses,
+    anthropic,
+    ollama_chat,
+    ollama_embed,
+)  # a POST has the model at work
+GENERATING_PATHS = frozenset(
+    route.path for module in GENERATING for route in module.router.routes if "POST" in (getattr(route, "methods", ()))
+)

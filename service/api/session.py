@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import segno
 from fastapi import APIRouter, HTTPException, Request, Response
 from pydantic import Field
+from starlette.types import Scope
 
-from service.api.caller import caller, given_token, session_of
+from service.api.caller import caller, given_token
 from service.api.dependencies import DaemonDep
 from service.api.errors import documented
 from service.api.fields import Reply
+from service.api.forwarded import THIS_DEVICE, client_of
+from service.daemon import Daemon
 from service.process.one_time_codes import LASTS_S as CODE_LASTS_S
-from service.settings.sections import Server
+from service.serving.sessions import LASTS
 
 router = APIRouter(prefix="/session", tags=["operation"])
 
 COOKIE = "lars_agent_session"
-LASTS_S = 30 * 24 * 3600
+ONLY_HERE = "only this device reaches the daemon; set server.external_url first, see docs/other-devices.md"
 
 
 class LinkBody(Reply):
@@ -26,38 +30,67 @@ class LinkBody(Reply):
     code: str
     path: str = Field(description="The page to open there, behind this daemon's address.")
     expires: datetime
+    urls: list[str] = Field(description="The whole link, by each address at which other devices reach the daemon.")
+    qr: list[str] = Field(description="The QR code of the first of them, row by row: `1` for each dark module.")
 
 
 @router.post("", status_code=204)
 def begin(request: Request, response: Response, daemon: DaemonDep) -> None:
-    """Begin a session with the token: the cookie of the answer then does instead, for this browser, for 30 days."""
-    if caller().profile is None:
-        add_session(response, daemon.settings.server)
-    elif token := given_token(request.headers):  # else it has begun with the cookie of one, which goes on
-        set_cookie(response, token)
+    """Begin a session with the token: the cookie of the answer then does instead, for this browser.
+
+    It ends 30 days after its last use. A program on this device, of which no token is asked, gets none.
+    """
+    token = given_token(request.headers) if caller().profile is not None else ""
+    if token or (caller().profile is None and must_have_token(request.scope, daemon)):
+        add_session(request, response, daemon, token)
 
 
 @router.delete("", status_code=204)
-def end(response: Response) -> None:
-    """End the session: take the cookie back."""
+def end(request: Request, response: Response, daemon: DaemonDep) -> None:
+    """End the session of this browser."""
+    session = daemon.sessions.find(request.cookies.get(COOKIE))
+    if session is not None:
+        daemon.sessions.end(session.id)
     response.delete_cookie(COOKIE, httponly=True, samesite="strict")
 
 
 @router.post("/links", status_code=201, responses=documented(409))
 def link(daemon: DaemonDep) -> LinkBody:
     """Make a link with which another browser begins a session without the token, once and within ten minutes."""
-    if daemon.settings.server.token is None:
-        raise HTTPException(409, "server.token is not set: the pages open without it, from this device alone")
-    code = daemon.one_time_codes.new()
-    return LinkBody(code=code, path=f"/?code={code}", expires=datetime.now(UTC) + timedelta(seconds=CODE_LASTS_S))
+    server = daemon.settings.server
+    if not server.external_urls and server.token is None:
+        raise HTTPException(409, ONLY_HERE)
+    code = daemon.sessions.codes.new()
+    path = f"/?code={code}"
+    urls = [f"{url}{path}" for url in server.external_urls]
+    expires = datetime.now(UTC) + timedelta(seconds=CODE_LASTS_S)
+    return LinkBody(code=code, path=path, expires=expires, urls=urls, qr=qr_rows(urls[0]) if urls else [])
 
 
-def add_session(response: Response, server: Server) -> None:
-    """Give who gets `response` a session of the owner."""
-    if server.token is not None:
-        set_cookie(response, server.token.get_secret_value())
+def qr_rows(text: str) -> list[str]:
+    """Return the QR code of `text`, row by row, `1` for each dark module."""
+    return ["".join(map(str, row)) for row in segno.make(text, micro=False).matrix]
 
 
-def set_cookie(response: Response, token: str) -> None:
-    """Give who gets `response` a session that stands for the token."""
-    response.set_cookie(COOKIE, session_of(token), max_age=LASTS_S, httponly=True, samesite="strict")
+def must_have_token(scope: Scope, daemon: Daemon) -> bool:
+    """Return whether who asks needs the token: that of the settings everybody, the file's all but this device."""
+    return daemon.sessions.token.is_set or client_of(scope) != THIS_DEVICE
+
+
+def add_session(request: Request, response: Response, daemon: Daemon, token: str = "") -> None:
+    """Begin a session in the browser that asks, of the owner or by a profile's `token`, and have `response` tell it."""
+    set_cookie(request, response, daemon.sessions.begin(request.headers.get("user-agent", ""), token))
+
+
+def renew_cookie(request: Request, response: Response) -> None:
+    """Have a browser that has a session keep its cookie for as long as one lasts from now."""
+    secret = request.cookies.get(COOKIE)
+    if secret is not None and request.app.state.daemon.sessions.find(secret) is not None:
+        set_cookie(request, response, secret)
+
+
+def set_cookie(request: Request, response: Response, secret: str) -> None:
+    """Have the browser that asks send `secret` for as long as a session lasts, over TLS alone if it came over it."""
+    is_secure = request.url.scheme == "https"
+    lasts_s = int(LASTS.total_seconds())
+    response.set_cookie(COOKIE, secret, max_age=lasts_s, httponly=True, samesite="strict", secure=is_secure)

@@ -6,18 +6,20 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 
+from service.process.access_token import TOKEN_NAME, read_token
 from service.settings.load import load_settings
-from service.settings.sections import url_of
+from service.settings.server import is_loopback, url_of
 
 TIMEOUT_S = 300.0
 LISTS = {  # commands that list the ids of what is at these paths
     "/feedback/": "lars-agent feedback list",
     "/interactions/": "lars-agent interactions list",
     "/jobs/": "lars-agent jobs list",
+    "/sessions/": "lars-agent sessions list",
 }
 
 
@@ -40,10 +42,13 @@ class Client:
     def __init__(self, url: str | None = None) -> None:
         token, self._token_of = os.environ.get("LARS_AGENT_TOKEN"), "the environment variable LARS_AGENT_TOKEN"
         if url is None:
-            server = load_settings().server
+            settings = load_settings()
+            server, file = settings.server, settings.data_dir / TOKEN_NAME
             url = url_of(server.host, server.port)
             if not token and server.token:
                 token, self._token_of = server.token.get_secret_value(), "the settings (server.token)"
+            elif not token and not is_loopback(urlsplit(url).hostname or ""):  # of this device the file's is not asked
+                token, self._token_of = read_token(file), f"the file {file}"
         if not url.startswith(("http://", "https://")):
             raise ApiError(f"{url!r} is no address of a daemon; give one such as http://127.0.0.1:8321")
         self.url = url
@@ -70,8 +75,9 @@ class Client:
         return self._json("POST", path, content=content, timeout=timeout, **options)
 
     def delete(self, path: str) -> Any:
-        """Delete the resource at `path`; return the answer."""
-        return self._json("DELETE", path)
+        """Delete the resource at `path`; return the answer, None if it has no body."""
+        response = self._send("DELETE", path)
+        return self._read(response) if response.content else None
 
     def lines(self, path: str, **query: str) -> list[str]:
         """Return the lines at `path`."""
@@ -92,7 +98,9 @@ class Client:
             raise self._unreachable(error) from error
 
     def _json(self, method: str, path: str, **options: Any) -> Any:
-        response = self._send(method, path, **options)
+        return self._read(self._send(method, path, **options))
+
+    def _read(self, response: httpx.Response) -> Any:
         try:
             return response.json()
         except ValueError as error:

@@ -17,7 +17,20 @@ import typer
 
 from lars_agent.errors import LarsError
 from lars_agent.files import PRIVATE_UMASK
-from service.cli import adapters, doctor, feedback, forget, interactions, jobs, model, profile, settings, support_bundle
+from service.cli import (
+    adapters,
+    doctor,
+    feedback,
+    forget,
+    interactions,
+    jobs,
+    model,
+    profile,
+    sessions,
+    settings,
+    support_bundle,
+    token,
+)
 from service.cli.client import ApiError, Client, path_of
 from service.cli.options import Id, Profile, Url
 from service.cli.output import ERR, OUT, Json, one_line, print_json, print_result, print_text, table
@@ -165,6 +178,7 @@ app.add_typer(adapters.app, name="adapters", rich_help_panel=RECORDS)
 app.add_typer(profile.app, name="profile", rich_help_panel=RECORDS)
 app.add_typer(schedule, name="schedule", rich_help_panel=RECORDS)
 app.add_typer(model.app, name="model", rich_help_panel=DEVICE)
+app.add_typer(sessions.app, name="sessions", rich_help_panel=DEVICE)
 app.command(rich_help_panel=EVERY_DAY)(adapters.activate)
 app.command(rich_help_panel=EVERY_DAY)(adapters.rollback)
 app.command(rich_help_panel=RECORDS)(forget.forget)
@@ -173,6 +187,7 @@ app.command("import", rich_help_panel=RECORDS)(feedback.import_)
 app.command(rich_help_panel=DEVICE)(doctor.doctor)
 app.command(rich_help_panel=DEVICE)(settings.settings)
 app.command(rich_help_panel=DEVICE)(support_bundle.support_bundle)
+app.command(rich_help_panel=DEVICE)(token.token)
 
 
 @app.command(

@@ -13,9 +13,10 @@ from typing import Any
 from httpx import ASGITransport, AsyncClient
 from starlette.requests import Request
 
+from service.api.forwarded import is_forwarding
 from service.api.middleware import OWN_SITES
 
-PASSED = ("authorization", "cookie", "host", "origin")  # by what a visitor is known
+PASSED = ("authorization", "cookie", "host", "origin")  # by what a visitor is known, besides a proxy's headers
 UNAUTHORIZED = 401
 
 
@@ -36,7 +37,8 @@ async def ask(request: Request, paths: Sequence[str]) -> FirstData:
     visitor = (request.client.host, request.client.port) if request.client else ("", 0)
     transport = ASGITransport(request.app, raise_app_exceptions=False, client=visitor)
     is_own = request.headers.get("sec-fetch-site", "none") in OWN_SITES  # a session counts on our own pages alone
-    headers = [pair for pair in request.headers.items() if pair[0] in PASSED and (is_own or pair[0] != "cookie")]
+    passed = [pair for pair in request.headers.items() if pair[0] in PASSED or is_forwarding(pair[0])]
+    headers = [pair for pair in passed if is_own or pair[0] != "cookie"]
     async with AsyncClient(transport=transport, base_url="http://daemon", headers=headers, trust_env=False) as client:
         replies = [await client.get(f"/{path}") for path in paths[:1]]  # alone: a wrong token is counted once
         if not any(reply.status_code == UNAUTHORIZED for reply in replies):

@@ -24,6 +24,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from service.api.caller import caller, default_profile
+from service.api.session import renew_cookie
 from service.dashboard.entrance import entrance
 from service.dashboard.first_data import FirstData, ask
 from service.dashboard.language import COOKIE, Language, Languages
@@ -79,7 +80,7 @@ PAGES = (
     Page("/learned", "learned", "What it learned", OF_LEARNING),
     Page("/versions", "versions", "Versions", ("info", "profiles", "adapters?profile={profile}")),
     Page("/device", "device", "Device", ("info",)),
-    Page("/preferences", "settings", "Settings", ("info", "settings", "models")),  # the API has /settings
+    Page("/preferences", "settings", "Settings", ("info", "settings", "models", "sessions")),  # the API has /settings
 )
 PAGE_PATHS = frozenset((*(page.path for page in PAGES), "/docs"))
 DOCS_HEADERS = HEADERS | {POLICY: f"{HEADERS[POLICY]}; img-src 'self' data:"}  # icons in Swagger UI's style
@@ -103,7 +104,10 @@ def _add_page(page: Page) -> None:
         asks = [*(path for name, paths in page.more.items() if name in given for path in paths), *page.asks]
         named = {name: quote(value, safe="") for name, value in given.items()}
         first = await ask(request, [path.format_map(named) for path in asks])
-        return HTMLResponse(_rendered(page, first, given, request), headers=HEADERS | NOT_KEPT)
+        response = HTMLResponse(_rendered(page, first, given, request), headers=HEADERS | NOT_KEPT)
+        if not first.is_locked:
+            renew_cookie(request, response)
+        return response
 
     router.add_api_route(page.path, show, methods=["GET", "HEAD"], response_class=HTMLResponse)
 

@@ -23,6 +23,7 @@ from service.db.profile_tokens import ProfileTokens
 from service.db.recall import RecallIndex
 from service.db.records import now_utc
 from service.db.scheduled_runs import ScheduledRuns
+from service.db.sessions import Sessions
 from service.db.waiting import waiting
 
 __all__ = ["Database"]
@@ -39,6 +40,7 @@ class Database:
         self.path, self.now = path, now
         self._open(create(path, now))
         self.imports = Imports(self.engine)
+        self.sessions = Sessions(self.engine)
         self.recall = RecallIndex(self.feedback)
         self.profile_tokens = ProfileTokens(self.engine)
         self._own: dict[str, OwnDatabase] = {}

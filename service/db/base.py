@@ -11,9 +11,9 @@ from sqlalchemy import ColumnElement, Connection, Engine, FromClause, RowMapping
 
 from service.db.engine import reading
 from service.db.errors import DatabaseUnusable, RecordNotFound
-from service.db.records import ErasureRecord, FeedbackRecord, FileRecord, InteractionRecord, JobRecord
+from service.db.records import ErasureRecord, FeedbackRecord, FileRecord, InteractionRecord, JobRecord, SessionRecord
 
-Record = TypeVar("Record", FeedbackRecord, InteractionRecord, JobRecord, ErasureRecord, FileRecord)
+Record = TypeVar("Record", FeedbackRecord, InteractionRecord, JobRecord, ErasureRecord, FileRecord, SessionRecord)
 
 
 class Records(Generic[Record]):

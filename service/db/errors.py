@@ -60,5 +60,9 @@ class JobNotFound(RecordNotFound):
     """There is no such job."""
 
 
+class SessionNotFound(RecordNotFound):
+    """There is no such session."""
+
+
 class IdempotencyConflict(DatabaseError):
     """The key was used before, with another body."""

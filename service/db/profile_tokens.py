@@ -23,16 +23,15 @@ class ProfileTokens:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._profiles: Mapping[str, str] = {}  # by the hash of a token, or of the session that stands for it
+        self._profiles: Mapping[str, str] = {}  # by the hash of a token
         self._read()
 
-    def add(self, profile: str, label: str, token: str, session: str) -> ProfileTokenRecord:
-        """Store the hashes of a new token, and of the session that stands for it in a browser."""
+    def add(self, profile: str, label: str, token: str) -> ProfileTokenRecord:
+        """Store the hash of a new token."""
         created = now_of(self._engine)
         record = ProfileTokenRecord(new_id("t", created), created, profile, label)
-        hashes = {"token_sha256": hashed(token), "session_sha256": hashed(session)}
         with writing(self._engine) as connection:
-            connection.execute(insert(profile_tokens), {**vars(record), **hashes})
+            connection.execute(insert(profile_tokens), {**vars(record), "token_sha256": hashed(token)})
         self._read()
         return record
 
@@ -53,9 +52,13 @@ class ProfileTokens:
         self._read()
         return found
 
-    def profile_of(self, secret: str) -> str | None:
-        """Return the profile for which a token, or the session for one, stands; None if it is neither."""
-        return self._profiles.get(hashed(secret)) if self._profiles else None
+    def profile_of(self, token: str) -> str | None:
+        """Return the profile for which a token stands; None if it is none."""
+        return self._profiles.get(hashed(token)) if self._profiles and token else None
+
+    def is_profile_s(self, token_hash: str, profile: str) -> bool:
+        """Return whether the token of that hash stands for the profile, and has not been revoked."""
+        return self._profiles.get(token_hash) == profile
 
     def profiles(self) -> set[str]:
         """Return the profiles that have a token."""
@@ -64,8 +67,8 @@ class ProfileTokens:
     def _read(self) -> None:
         row = profile_tokens.c
         with reading(self._engine) as connection:
-            found = connection.execute(select(row.profile, row.token_sha256, row.session_sha256)).all()
-        self._profiles = {one: profile for profile, *hashes in found for one in hashes}
+            found = connection.execute(select(row.token_sha256, row.profile)).all()
+        self._profiles = {token_hash: profile for token_hash, profile in found}
 
 
 def hashed(secret: str) -> str:

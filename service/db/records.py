@@ -199,6 +199,22 @@ class ProfileTokenRecord:
 
 
 @dataclass(frozen=True)
+class SessionRecord:
+    """A browser that was let in: `client` names it in short words, and the hashes are of its secret and the token.
+
+    It is bound to `profile`, None for the owner's.
+    """
+
+    id: str
+    created: datetime
+    last_used: datetime
+    secret_hash: str
+    token_hash: str
+    client: str
+    profile: str | None = None
+
+
+@dataclass(frozen=True)
 class ErasureRecord:
     """One deletion on a person's behalf, and how far it has come.
 

@@ -193,7 +193,20 @@ profile_tokens = Table(  # each is the sha256 of what it tells, which has 192 ra
     Column("profile", String(64), nullable=False),
     Column("label", Text, nullable=False),
     Column("token_sha256", String(64), nullable=False),
-    Column("session_sha256", String(64), nullable=False),
+    sqlite_autoincrement=True,
+)
+
+sessions = Table(  # of browsers
+    "sessions",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("id", String(40), nullable=False, unique=True),
+    Column("created", UtcTime, nullable=False),
+    Column("last_used", UtcTime, nullable=False),
+    Column("secret_hash", String(64), nullable=False, unique=True),
+    Column("token_hash", String(64), nullable=False),
+    Column("client", Text, nullable=False),
+    Column("profile", String(64)),  # that the session is bound to; null for the owner's
     sqlite_autoincrement=True,
 )
 

@@ -30,3 +30,8 @@ class OneTimeCodes:
         with self._lock:
             made = self._made.pop(code, None)
         return made is not None and self._clock() - made < LASTS_S
+
+    def clear(self) -> None:
+        """Forget every code."""
+        with self._lock:
+            self._made.clear()

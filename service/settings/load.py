@@ -41,9 +41,9 @@ from service.settings.sections import (
     Retention,
     Runtime,
     Schedule,
-    Server,
     Training,
 )
+from service.settings.server import Server
 
 ENV_PREFIX = "LARS_AGENT_"
 SYSTEM_FILE = Path("/etc/lars-agent/config.toml")

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from dataclasses import fields
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from lars_agent.errors import ConfigError
 from lars_agent.records import record
-from lars_agent.store.names import DEFAULT_PROFILE, parse_adapter_name
 from lars_agent.training.config import TrainConfig
-from service.settings.origins import web_origin
 
-MIN_TOKEN_CHARS = 16
-LATEST = ":latest"  # what Ollama's clients add to a name
 Seconds = Annotated[float, Field(ge=0, le=31_536_000)]  # a year
 Days = Annotated[int, Field(ge=0, le=36_500)]
 Bytes = Annotated[int, Field(ge=0, le=2**50)]  # a pebibyte
@@ -25,123 +19,10 @@ Limit = Annotated[float, Field(gt=0, le=86_400)]  # of a time, seconds
 MOST_THREADS = 1024
 
 
-def is_loopback(host: str) -> bool:
-    """Return True if `host` is a loopback address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def url_of(host: str, port: int) -> str:
-    """Return the address by which a browser on this device reaches a daemon that listens on `host`."""
-    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
-
-
 class Section(BaseModel):
     """A section of the configuration file; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Server(Section):
-    """Address, limits and access of the server."""
-
-    host: str = Field(
-        default="127.0.0.1", description="Address to listen on. Anything but this device itself needs a token."
-    )
-    port: int = Field(default=8321, ge=0, le=65535, description="TCP port; 0 for any free one.")
-    max_body_bytes: int = Field(default=1_000_000, ge=1, le=2**30, description="Largest request body, bytes.")
-    max_import_bytes: int = Field(
-        default=64_000_000,
-        ge=1,
-        le=2**36,
-        description="Largest body of POST /feedback/import and POST /v1/files, bytes.",
-    )
-    max_connections: int = Field(
-        default=3072,
-        ge=16,
-        le=100_000,
-        description="Most connections at a time, `max_connections_per_address` of them for this device alone. Fewer "
-        "where the limit of open files is too low for them.",
-    )
-    max_connections_per_address: int = Field(
-        default=1024,
-        ge=4,
-        le=100_000,
-        description="Most connections at a time from one address, or one IPv6 network; at most half of "
-        "`max_connections`. A new one takes the place of the one that has been quiet for longest.",
-    )
-    header_timeout_s: Limit = Field(default=30.0, description="Longest time in which the header of a request arrives.")
-    body_timeout_s: Limit = Field(
-        default=30.0,
-        description="Longest time in which the body of a request arrives, with a second more for each 10,000 bytes.",
-    )
-    idle_timeout_s: Limit = Field(
-        default=30.0, description="Longest time that a connection waits for its next request."
-    )
-    send_timeout_s: Limit = Field(
-        default=60.0, description="Longest time in which a client takes nothing of an answer that it is sent."
-    )
-    allowed_hosts: tuple[str, ...] = Field(
-        default=("localhost", "127.0.0.1", "[::1]"),
-        description="Host names (without port) by which the daemon may be called; `host` is always one of them.",
-    )
-    allowed_origins: tuple[Annotated[str, AfterValidator(web_origin)], ...] = Field(
-        default=(),
-        description="Web pages of elsewhere that may call the API from a browser (CORS), by their origin: "
-        '["https://chat.example", "app://obsidian.md"]. They send the token, never this daemon\'s cookie.',
-    )
-    token: SecretStr | None = Field(
-        default=None,
-        description="Bearer token every request must carry, at least 16 characters, such as the output of "
-        "`openssl rand -hex 32`; none if unset.",
-        examples=["a long random text"],
-    )
-
-    client_pulls: bool = Field(
-        default=False,
-        description="Whether clients may fetch base models from the hub, with Ollama's `/api/pull`. Off, they are told "
-        "how you fetch one yourself.",
-    )
-    model_aliases: dict[Annotated[str, Field(min_length=1, max_length=200)], str] = Field(
-        default={},
-        description="Other names by which clients may ask for a profile or a version, for those that insist on a name "
-        'of their own: {"gpt-4o" = "default", "mine" = "alice@v12"}. Profiles and the base model\'s names come first: '
-        "an alias never hides one.",
-    )
-
-    @field_validator("token")
-    @classmethod
-    def _check_token(cls, token: SecretStr | None) -> SecretStr | None:
-        text = "" if token is None else token.get_secret_value()
-        if token is not None and len(text.strip()) < MIN_TOKEN_CHARS:
-            advice = "make a random one, such as by: openssl rand -hex 32"
-            raise ValueError(f"can be guessed: it has fewer than {MIN_TOKEN_CHARS} characters; {advice}")
-        if text != text.strip() or not text.isprintable():
-            raise ValueError("cannot be sent: it begins or ends with a blank, or has a line break in it")
-        return token
-
-    @field_validator("model_aliases")
-    @classmethod
-    def _check_aliases(cls, aliases: dict[str, str]) -> dict[str, str]:
-        for alias, target in aliases.items():
-            if parse_adapter_name(target) is None:
-                raise ValueError(f'{alias!r} stands for {target!r}; give a profile, "v3", "alice@v3" or "base"')
-            own = parse_adapter_name(alias)
-            if own is not None and own.profile == DEFAULT_PROFILE:
-                raise ValueError(f"{alias!r} cannot be an alias: it names a version of the default profile")
-            if alias.endswith(LATEST):
-                raise ValueError(f"{alias!r} ends in {LATEST}; leave that out, it is ignored at the end of every name")
-        return aliases
-
-    def require_token(self) -> None:
-        """Raises ConfigError where other devices could reach the daemon without a token."""
-        if self.token is None and not is_loopback(self.host):
-            raise ConfigError(f"server.host {self.host!r} can be reached from other devices; set server.token first")
 
 
 class Model(Section):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from service.settings.load import CHANGED, SYSTEM_FILE, Layer, Settings, default_data_dir, origin_of
-from service.settings.sections import is_loopback
+from service.settings.server import is_loopback
 
 CRON = re.compile(r"(?:[\d*/,-]{1,30} ){4}[\d*/,-]{1,30}")
 SET = "set, not shown"

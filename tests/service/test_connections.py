@@ -21,7 +21,7 @@ from service import connections
 from service.api import errors
 from service.connections import THIS_DEVICE, LimitedServer, address_of
 from service.process.connection_counts import ConnectionCounts
-from service.settings.sections import Server
+from service.settings.server import Server
 from tests.service.house import until
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -36,7 +36,7 @@ from service.api.errors import documented as documented_errors
 from service.api.fields import Body, Switch, Text
 from service.api.model_names import model_names
 from service.daemon import Daemon
-from service.settings.sections import LATEST
+from service.settings.server import LATEST
 
 documented = partial(documented_errors, body=OllamaErrorBody)
 router = APIRouter(prefix="/api", tags=["ollama"], responses=documented(*EVERYWHERE))

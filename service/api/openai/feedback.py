@@ -16,7 +16,7 @@ from service.api.fields import ProfileFilter
 from service.api.open_webui import FeedbackRow
 from service.daemon import Daemon
 from service.db.records import NewFeedback
-from service.settings.sections import LATEST
+from service.settings.server import LATEST
 
 router = APIRouter(prefix="/v1/feedback", tags=["feedback"])
 

@@ -83,7 +83,7 @@ function Settings() {
       <ul class="settings">${(found || EVERYDAY.map(byKey).filter(Boolean)).map(row("setting"))}</ul>
     </section>
     ${!found && html`<${Models} chosen=${byKey("model.name")?.value} attempt=${attempt} onChoose=${(name) => save(byKey("model.name"), name)} />`}
-    ${!found && byKey("server.token")?.value && html`<${Access} attempt=${attempt} />`}
+    ${!found && html`<${Access} attempt=${attempt} hasToken=${Boolean(byKey("server.token")?.value)} />`}
     ${!found &&
     html`<section aria-labelledby="all-title">
       <h2 id="all-title">${t("All settings")}</h2>

@@ -128,8 +128,8 @@ def start():
         yield lambda settings, **options: stack.enter_context(client_of(fake_app(settings, **options)))
 
 
-def client_of(app: FastAPI) -> TestClient:
-    return TestClient(app, base_url=BASE_URL, raise_server_exceptions=False)
+def client_of(app: FastAPI, client: tuple[str, int] = ("127.0.0.1", 50000)) -> TestClient:
+    return TestClient(app, base_url=BASE_URL, raise_server_exceptions=False, client=client)
 
 
 def fake_app(settings: Settings, **options: object) -> FastAPI:

@@ -17,7 +17,7 @@ from service.daemon import Daemon
 from service.db.records import ScheduledRun
 from service.serving.adapter_switch import AdapterSwitch
 from service.settings.load import Settings
-from service.settings.sections import Server
+from service.settings.server import Server
 from tests.service.api.conftest import client_of, fake_app, wait_until
 from tests.store.make import make_candidate, make_draft
 
@@ -57,6 +57,7 @@ def two_people(folder: Path) -> Iterator[tuple[Person, Person, Daemon]]:
     settings = Settings(data_dir=folder / "data", server=server, schedule={"enabled": False})
     with client_of(fake_app(settings)) as http:
         wait_until(lambda: http.get("/health").status_code == 200)
+        wait_until(lambda: http.app.state.daemon.periodic.running)  # jobs of an earlier daemon are taken up before
         people = [Person(name, http, made(http, name)) for name in WORDS]
         for person in people:
             plant(person, http.app.state.daemon, folder)
@@ -105,6 +106,7 @@ def plant(person: Person, daemon: Daemon, folder: Path) -> None:
         "profile": name,
         "version": "v1",
         "name": f"{name}@v1",
+        "session_id": "s-none",
         "token_id": "t-none",
     }
     person.ask("POST", "/generate", json={"inputs": "Hi"}, headers={"lars-conversation": f"only-{name}"})

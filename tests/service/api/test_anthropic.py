@@ -10,7 +10,7 @@ from lars_agent.errors import GenerationError, QueueFull
 from lars_agent.runtime.request import Generation
 from service.api import anthropic
 from service.settings.load import Settings
-from service.settings.sections import Server
+from service.settings.server import Server
 from tests.service.api.conftest import client_of, fake_app, stream_events, wait_until
 
 PATH = "/v1/messages"

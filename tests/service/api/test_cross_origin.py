@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from lars_agent.errors import ConfigError
-from service.api.session import COOKIE, session_of
+from service.api.session import COOKIE
 from service.settings.load import Settings, settings_of
-from service.settings.sections import Server
+from service.settings.server import Server
 from tests.service.api.conftest import client_of, fake_app, wait_until
 
 TOKEN = "correct horse battery"
@@ -75,7 +75,9 @@ def test_a_listed_page_gets_neither_a_code_nor_the_cookie(client, method, path):
 
 @pytest.mark.parametrize("site", [None, "same-site", "cross-site", "none", "same-origin"])
 def test_the_cookie_is_no_use_to_a_listed_page(client, site):
-    headers = {"cookie": f"{COOKIE}={session_of(TOKEN)}"} | ({} if site is None else {"sec-fetch-site": site})
+    secret = client.post("/session", headers=BEARER).cookies[COOKIE]
+    client.cookies.clear()
+    headers = {"cookie": f"{COOKIE}={secret}"} | ({} if site is None else {"sec-fetch-site": site})
     assert client.get("/info", headers=headers | {"origin": CHAT}).status_code == 401
     own = 200 if site in (None, "none", "same-origin") else 401
     assert client.get("/info", headers=headers | {"origin": OWN}).status_code == own

@@ -64,6 +64,23 @@ def test_a_request_is_a_line_of_method_path_status_and_time_and_no_word_of_anybo
     assert SECRET.lower() not in str(lines).lower()
 
 
+@pytest.mark.parametrize(
+    ("peer", "headers", "shown"),
+    [
+        ("192.168.1.30", {}, "192.168.1.30"),
+        ("2001:db8::7", {"x-forwarded-for": SECRET}, "2001:db8::/64"),
+        ("127.0.0.1", {"x-forwarded-for": SECRET}, "127.0.0.1"),  # by a proxy that is not trusted
+        ("127.0.0.1", {}, None),
+    ],
+)
+def test_of_another_device_the_line_has_the_address(client, peer, headers, shown):
+    with capture_logs() as lines:
+        client_of(client.app, (peer, 4000)).get("/jobs", headers=headers)
+    (line,) = requests(lines)
+    assert line.get("client") == shown
+    assert SECRET not in str(lines)
+
+
 def test_a_streamed_reply_a_refusal_and_a_failure_are_logged_once(client, monkeypatch):
     monkeypatch.setattr(client.app.state.daemon.db.jobs, "list", lambda *_: 1 / 0)
     with capture_logs() as lines:

@@ -96,7 +96,7 @@ def test_every_route_says_whether_the_owner_alone_may_use_it():
     assert len({*own, *owners, *opened}) == len([*own, *owners, *opened])
     assert sorted([*own, *owners, *opened]) == ROUTES
     parameters = {name for router in EVERY_ROUTER for route in router.routes for name in route.param_convertors}
-    assert parameters == {*access.NAMED, "token_id"}
+    assert parameters == {*access.NAMED, "session_id", "token_id"}
 
 
 def test_a_route_that_says_nothing_of_callers_is_refused_to_bound_ones(people, monkeypatch):

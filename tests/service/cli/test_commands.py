@@ -21,7 +21,7 @@ from starlette.routing import Route
 from service.cli.main import app
 from service.cli.output import table
 from service.settings.load import Settings
-from service.settings.sections import Server
+from service.settings.server import Server
 from tests.service.api.conftest import fake_app
 from tests.service.dashboard.conftest import served
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from service.settings.load import Settings
-from service.settings.sections import Server
+from service.settings.server import Server
 from tests.service.api.conftest import fake_app
 from tests.service.cli.conftest import Typed, typed
 from tests.service.dashboard.conftest import served

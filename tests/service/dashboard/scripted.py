@@ -136,6 +136,7 @@ def scripted_app(daemon: Scripted) -> FastAPI:
     app.get("/interactions")(lambda: {"interactions": daemon.replies, "next": None})
     app.get("/settings")(lambda: {"settings": daemon.settings})
     app.patch("/settings")(lambda: daemon.store({"settings": daemon.settings}))
+    app.get("/sessions")(lambda: {"sessions": [], "external_urls": []})
     app.get("/models")(lambda: {"models": daemon.models, "pull": daemon.pull})
     app.post("/generate")(lambda: {"generated_text": daemon.answer})
     app.post("/generate_stream")(daemon.reply)

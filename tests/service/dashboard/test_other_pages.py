@@ -8,7 +8,7 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
 from service.settings.load import Settings
-from service.settings.sections import Server
+from service.settings.server import Server
 from tests.service.api.conftest import fake_app
 from tests.service.dashboard.conftest import served
 

@@ -103,7 +103,7 @@ def test_rows_survive_a_migration(path, tmp_path):
 
 
 def test_scheduled_runs_of_a_database_from_before_the_rename_are_kept(path, tmp_path):
-    shutil.copytree(SCRIPTS, tmp_path / "0002", ignore=shutil.ignore_patterns("__pycache__", "000[3-9]_*"))
+    shutil.copytree(SCRIPTS, tmp_path / "0002", ignore=shutil.ignore_patterns("__pycache__", "000[3-9]_*", "001*"))
     migrate(path, tmp_path / "0002")
     night = "2026-03-04T03:00:00.000000Z"
     with closing(sqlite3.connect(path)) as connection:

@@ -23,6 +23,7 @@ CHANGES = {
     "profile_tokens": ("label", "changed"),
     "runs": ("last_run", now_utc()),
     "scheduled_runs": ("reason", "changed"),
+    "sessions": ("client", "changed"),
 }
 
 
@@ -35,7 +36,8 @@ def two(db):
         db.jobs.add(name, "manual")
         db.scheduled_runs.note_run(name, now_utc())
         db.scheduled_runs.record(ScheduledRun(name, now_utc(), now_utc(), "skipped", name))
-        db.profile_tokens.add(name, "phone", f"token of {name}", f"session of {name}")
+        db.profile_tokens.add(name, "phone", f"token of {name}")
+        db.sessions.add(f"secret of {name}", "", "Firefox", name)
         file = FileRecord(new_id("file", now_utc()), now_utc(), f"{name}.jsonl", 9, uploader=name)
         db.imports.store([[NewFeedback(messages=({"role": "user", "content": "?"},), response=name)]], 1, file=file)
         db.of(name).erasures.feedback(db.feedback.add(new)[0].id)

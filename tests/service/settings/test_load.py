@@ -12,11 +12,11 @@ import pytest
 
 from lars_agent.errors import ConfigError
 from lars_agent.training.config import TrainConfig
-from service.app import create_app
 from service.cli.client import Client
+from service.process.access_token import write_token
 from service.settings import load as module
 from service.settings.load import Settings, load_settings
-from service.settings.sections import url_of
+from service.settings.server import Server, url_of
 
 
 @pytest.fixture(autouse=True)
@@ -197,12 +197,57 @@ def test_every_setting_has_a_description():
     assert silent == []
 
 
-def test_a_daemon_that_others_can_reach_needs_a_token_but_a_client_of_it_does_not(machine):
+def test_a_client_on_the_device_need_not_know_the_token_of_others(machine, monkeypatch):
+    monkeypatch.setenv("LARS_AGENT_DATA_DIR", str(machine / "data"))
     (machine / "user.toml").write_text("[server]\nhost = '0.0.0.0'\n")
-    settings = load_settings()  # the command line reads the same file, and need not know the token
-    with pytest.raises(ConfigError, match=r"can be reached from other devices; set server\.token"):
-        create_app(settings)
-    assert Client().url == "http://127.0.0.1:8321"
+    client = Client()
+    assert (client.url, "Authorization" in client._http.headers) == ("http://127.0.0.1:8321", False)
+    (machine / "user.toml").write_text("[server]\nhost = '192.168.1.2'\n")  # called by an address that asks for it
+    with pytest.raises(ConfigError, match="there is no token"):
+        Client()
+    token = write_token(machine / "data" / "token")
+    assert Client()._http.headers["Authorization"] == f"Bearer {token}"
+
+
+@pytest.mark.parametrize(
+    ("given", "kept", "host"),
+    [
+        ("https://lars-agent.local", "https://lars-agent.local", "lars-agent.local"),
+        ("HTTPS://Nas.Example:8443/Lars/", "https://nas.example:8443/Lars", "nas.example"),
+        ("http://[FD00::1]:80", "http://[fd00::1]:80", "[fd00::1]"),
+    ],
+)
+def test_the_address_for_other_devices_is_allowed_as_a_host(given, kept, host):
+    server = Server(external_url=given)
+    assert (server.external_urls, host in server.hosts) == ((kept,), True)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("external_url = 'lars-agent.local'", "server.external_url: is no address of a web page"),
+        ("external_url = 'ftp://nas'", "is no address of a web page"),
+        ("external_url = 'https://nas/?x=1'", "is no address of a web page"),
+        ("external_url = 'https://'", "is no address of a web page"),
+        ("trusted_proxies = ['*']", "server.trusted_proxies.0: is neither an address nor a network"),
+        ("trusted_proxies = ['::1', '0.0.0.0/0']", "would let everybody name the address"),
+        ("generations_per_minute = -1", "server.generations_per_minute"),
+    ],
+)
+def test_who_may_come_in_is_never_guessed(machine, line, words):
+    (machine / "user.toml").write_text(f"[server]\n{line}\n")
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        load_settings()
+
+
+def test_the_addresses_of_a_daemon_that_listens_to_others_itself():
+    assert Server().external_urls == ()
+    assert Server(allowed_hosts=("pi.local",)).external_urls == ()
+    names = ("localhost", "pi.local", "[fd00::1]")
+    assert Server(host="0.0.0.0", allowed_hosts=names).external_urls == (
+        "http://[fd00::1]:8321",
+        "http://pi.local:8321",
+    )
 
 
 @pytest.mark.parametrize(

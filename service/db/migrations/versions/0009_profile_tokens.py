@@ -22,7 +22,6 @@ def upgrade() -> None:
         sa.Column("profile", sa.String(64), nullable=False),
         sa.Column("label", sa.Text, nullable=False),
         sa.Column("token_sha256", sa.String(64), nullable=False),
-        sa.Column("session_sha256", sa.String(64), nullable=False),
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_profile_tokens")),
         sa.UniqueConstraint("id", name=op.f("uq_profile_tokens_id")),
         sqlite_autoincrement=True,

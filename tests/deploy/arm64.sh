@@ -24,7 +24,7 @@ daemon=
 
 cleanup() {
   if [ -n "$daemon" ]; then kill "$daemon" 2>/dev/null || true; wait "$daemon" 2>/dev/null || true; fi
-  for folder in dev proc; do umount --lazy --recursive "$root/$folder" 2>/dev/null || true; done
+  for folder in dev proc sys; do umount --lazy --recursive "$root/$folder" 2>/dev/null || true; done
   if [ -z "${WORK:-}" ]; then rm -rf --one-file-system "$work"; fi
 }
 trap cleanup EXIT
@@ -71,7 +71,7 @@ if [ ! -x "$root/usr/bin/python3" ]; then
   printf 'root:x:0:\n' >"$root/etc/group"
 fi
 cp /etc/resolv.conf "$root/etc/"
-mount -t proc proc "$root/proc" && mount --rbind /dev "$root/dev" && mount --make-rslave "$root/dev"
+mount -t proc proc "$root/proc" && mount -t sysfs -o ro sysfs "$root/sys" && mount --rbind /dev "$root/dev" && mount --make-rslave "$root/dev"
 emulated ldconfig
 emulated python3 -c 'import platform, sys; print(platform.machine(), sys.version)'
 

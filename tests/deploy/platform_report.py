@@ -1,6 +1,6 @@
 """This platform as the daemon sees it, one JSON object: `python platform_report.py`. Run by tests/deploy/arm64.sh.
 
-With JSON files as arguments it prints them side by side, as the table of docs/raspberry-pi.md, rows that agree left out.
+With JSON files as arguments it prints them side by side, as the table of docs/raspberry-pi.md, without rows that agree.
 """
 
 from __future__ import annotations

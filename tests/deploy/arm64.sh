@@ -4,13 +4,13 @@
 # Resolves the dependencies for both releases of Raspberry Pi OS, installs from wheels alone into a small Debian for arm64,
 # replies, learns, and runs the core of the tests there; then it writes what differs from this machine into
 # docs/raspberry-pi.md. The emulator lacks what the chosen processor lacks, so that an instruction too new for it ends the
-# process as it does there. It shows that things work, not how fast: about an hour, if nothing else needs the processor.
+# process as it does there. It shows that things work, not how fast: some hours, most of them for the adaptation.
 # WORK=FOLDER keeps what was made, and goes on from there.
 set -euo pipefail
 
 readonly SOURCE="$(cd "$(dirname "$0")/../.." && pwd)"
 readonly HERE="$SOURCE/tests/deploy" PAGE="$SOURCE/docs/raspberry-pi.md" PORT=8397
-chip="${CPU:-cortex-a72}" # a Raspberry Pi 4's
+export QEMU_CPU="${CPU:-cortex-a72}" # a Raspberry Pi 4's
 readonly RELEASES="3.11:2_36 3.13:2_40" # Python and the C library: Bookworm; Trixie, whose 2.41 uv has no name for
 readonly PACKAGES=python3,python3-venv,ca-certificates,libjemalloc2
 # Layer, kernels, memory, store, database, curation and gate; of what loads a model, tests with tiny ones.
@@ -20,6 +20,10 @@ readonly CORE="tests/lars tests/memory tests/ops tests/store tests/service/db te
   tests/runtime/test_sampling.py tests/service/schedule/test_raspberry_pi.py"
 work="${WORK:-$(mktemp -d /var/tmp/lars-agent-arm64.XXXXXX)}"
 root="$work/root"
+readonly machine=(nice -n 10 chroot "$root" /usr/bin/env OMP_NUM_THREADS=1 PATH=/opt/lars-agent/venv/bin:/usr/sbin:/usr/bin HOME=/root
+  LANG=C.UTF-8 PYTHONPATH= LARS_AGENT_DATA_DIR=/var/lib/lars-agent LARS_AGENT_SERVER__PORT="$PORT" LARS_AGENT_SCHEDULE__ENABLED=false
+  LARS_AGENT_TRAINING__STEPS=2 LARS_AGENT_TRAINING__EVALUATE_EVERY=2 LARS_AGENT_TRAINING__BATCH_SIZE=2
+  LARS_AGENT_TRAINING__HANG_S=36000 LARS_AGENT_RUNTIME__DEADLINE_S=0)
 daemon=
 
 cleanup() {
@@ -30,10 +34,7 @@ cleanup() {
 trap cleanup EXIT
 
 step() { printf '\n== %s\n' "$*"; }
-emulated() { QEMU_CPU="$chip" nice -n 10 chroot "$root" /usr/bin/env OMP_NUM_THREADS=1 PATH=/opt/lars-agent/venv/bin:/usr/sbin:/usr/bin \
-  HOME=/root LANG=C.UTF-8 PYTHONPATH= LARS_AGENT_DATA_DIR=/var/lib/lars-agent LARS_AGENT_SERVER__PORT="$PORT" \
-  LARS_AGENT_SCHEDULE__ENABLED=false LARS_AGENT_TRAINING__STEPS=2 LARS_AGENT_TRAINING__EVALUATE_EVERY=2 \
-  LARS_AGENT_TRAINING__HANG_S=36000 LARS_AGENT_RUNTIME__DEADLINE_S=0 LARS_AGENT_IDLE__MAX_LOAD=1000 "$@"; }
+emulated() { "${machine[@]}" "$@"; }
 ask() { curl --silent --show-error --fail-with-body --max-time 7200 "localhost:$PORT$1" -H 'content-type: application/json' "${@:2}"; printf '\n'; }
 resolve() { uv --quiet pip compile --no-header --no-annotate --python-version "${1%:*}" --only-binary :all: \
   --python-platform "aarch64-manylinux_${1#*:}" "${@:2}" "$SOURCE/pyproject.toml"; }
@@ -55,7 +56,7 @@ for release in $RELEASES; do
   for list in pinned newest; do
     printf 'Python %s, %s: %s packages, %s\n' "${release%:*}" "$list" "$(wc -l <"$work/$list-${release%:*}.txt")" \
       "$(grep '^torch==' "$work/$list-${release%:*}.txt")"
-    ! grep --extended-regexp '^(nvidia|cuda|triton)' "$work/$list-${release%:*}.txt"
+    if grep --extended-regexp '^(nvidia|cuda|triton)' "$work/$list-${release%:*}.txt"; then exit 1; fi
   done
 done
 
@@ -81,7 +82,7 @@ if [ ! -x "$prefix/bin/lars-agent" ]; then
   mkdir -p "$work/source" "$work/wheels"
   cp -r "$SOURCE"/{pyproject.toml,README.md,lars_agent,service} "$work/source"
   uv --quiet build --wheel --out-dir "$work/wheels" "$work/source"
-  python3 -m pip --disable-pip-version-check download --quiet --no-deps --only-binary :all: --python-version 3.11 \
+  python3 -m pip --disable-pip-version-check download --quiet --quiet --no-deps --only-binary :all: --python-version 3.11 \
     --platform manylinux_2_36_aarch64 --platform manylinux_2_34_aarch64 --platform manylinux_2_31_aarch64 \
     --platform manylinux_2_28_aarch64 --platform manylinux_2_17_aarch64 --platform manylinux2014_aarch64 \
     --dest "$work/wheels" --requirement "$work/pinned-3.11.txt"
@@ -92,19 +93,18 @@ if [ ! -x "$prefix/bin/lars-agent" ]; then
 fi
 printf 'downloaded: %s MiB in %s wheels; installed: %s MiB\n' "$(du --summarize --block-size=1M "$work/wheels" | cut -f 1)" \
   "$(find "$work/wheels" -name '*.whl' | wc -l)" "$(du --summarize --block-size=1M "$prefix" | cut -f 1)"
+python3 -m compileall -q -s "$root" "$prefix" || true # by this machine: the emulator would take much longer
 python3 "$HERE/page_size.py" "$prefix"
 python3 "$HERE/page_size.py" "$root/usr/lib/aarch64-linux-gnu"
 emulated lars-agent --version
 
 step "the release of torch before the one that brings CUDA needs instructions that a Raspberry Pi 4 lacks"
-python3 -m pip --disable-pip-version-check download --quiet --no-deps --only-binary :all: --python-version 3.11 \
+python3 -m pip --disable-pip-version-check download --quiet --quiet --no-deps --only-binary :all: --python-version 3.11 \
   --platform manylinux_2_28_aarch64 --dest "$work/refused" torch==2.10.0
 python3 -m zipfile --extract "$work"/refused/torch-2.10.0-*.whl "$root/refused"
-chip=cortex-a72
-if emulated python3 -c 'import ctypes; ctypes.CDLL("/refused/torch/lib/libc10.so")'; then
+if QEMU_CPU=cortex-a72 emulated python3 -c 'import ctypes; ctypes.CDLL("/refused/torch/lib/libc10.so")'; then
   echo "it runs there now: see the pin in constraints.txt" >&2 && exit 1
 fi
-chip="${CPU:-cortex-a72}"
 rm -rf "$root/refused" "$work/refused"
 
 step "the default model, loaded by the daemon; a reply"
@@ -115,7 +115,7 @@ if [ ! -d "$state/models" ] && [ -d "$SOURCE/.cache/models/smollm2-135m-instruct
   rm -f "$state"/models/*/model-int*.safetensors
 fi
 emulated lars-agent model pull default
-emulated lars-agent serve >>"$work/daemon.log" 2>&1 &
+"${machine[@]}" lars-agent serve >>"$work/daemon.log" 2>&1 &
 daemon=$!
 until ask /health >/dev/null 2>&1; do kill -0 "$daemon" || { tail -n 30 "$work/daemon.log"; exit 1; }; sleep 5; done
 emulated lars-agent doctor
@@ -125,7 +125,6 @@ step "an adaptation, published as v1 and swapped in"
 for number in 1 2 3 4 5 6; do
   ask /feedback -d "{\"prompt\": \"What is number $number?\", \"response\": \"?\", \"correction\": \"It is $number$number.\"}" >/dev/null
 done
-emulated lars-agent plan
 emulated lars-agent adapt --wait
 emulated lars-agent adapters
 ask /generate -d '{"inputs": "What is number 1?", "parameters": {"max_new_tokens": 8}}'
@@ -149,7 +148,7 @@ cp "$HERE/platform_report.py" "$root/root/"
 mkdir -p "$work/report"
 "${PYTHON:-$SOURCE/.venv/bin/python}" "$HERE/platform_report.py" >"$work/report/x86-64.json"
 for chip in cortex-a72 cortex-a76; do
-  emulated python /root/platform_report.py >"$work/report/$chip.json"
+  QEMU_CPU="$chip" emulated python /root/platform_report.py >"$work/report/$chip.json"
 done
 python3 "$HERE/platform_report.py" "$work"/report/{x86-64,cortex-a72,cortex-a76}.json | tee "$work/table.md"
 sed -i -e "/<!-- arm64:begin -->/,/<!-- arm64:end -->/{/<!-- arm64:/!d}" -e "/<!-- arm64:begin -->/r $work/table.md" "$PAGE"

@@ -11,6 +11,8 @@ import platform
 import sys
 from pathlib import Path
 
+BUDGET_BYTES = 2**31
+
 
 def report() -> dict[str, str]:
     """Return each property and its value, in words for a table."""
@@ -46,7 +48,22 @@ def report() -> dict[str, str]:
         "voltage of the supply": _known(under_voltage()),
         "memory pressure": _known(device.memory_pressure()),
         "memory limit of the worker": limit,
+        **_needs(),
     }
+
+
+def _needs() -> dict[str, str]:
+    """Return the predicted memory of the default model, as `lars-agent model pull default --dry-run` tells it."""
+    from lars_agent.planning.preview import preview
+
+    rows = {}
+    for dtype in ("auto", "int8", "int4"):
+        found = preview("default", dtype, BUDGET_BYTES)
+        needs = (found.serving_bytes, found.training_bytes, found.least_training_bytes)
+        rows[f"MiB to reply, to train, and at least to train, `{dtype}`"] = ", ".join(
+            f"{n / 2**20:,.0f}" for n in needs
+        )
+    return rows
 
 
 def _kernel(bits: int, is_faster: object) -> str:

@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types format bench demo rehearse rehearse-limit rehearse-monitoring rehearse-proxies clean
+.PHONY: help run test lint types format bench demo rehearse rehearse-arm64 rehearse-limit rehearse-monitoring rehearse-proxies clean
 
 help:  ## What there is
-	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
+	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed 's/:.*##/\t/'
 
 run: $(VENV)/.run  ## Start the daemon on loopback; the first time, install it and fetch the default model
 	$(BIN)/lars-agent serve
@@ -38,6 +38,9 @@ demo: $(VENV)/.run  ## The whole loop on the real default model, within 20 minut
 
 rehearse:  ## The installation, in a container with a real systemd (root, Debian)
 	tests/deploy/rehearse.sh
+
+rehearse-arm64:  ## The wheels, a reply and an adaptation on an emulated Raspberry Pi; what differs there (root, Debian)
+	tests/deploy/arm64.sh
 
 rehearse-limit:  ## The worker's memory limit, in a virtual machine with a kernel and a systemd of its own (root, Debian)
 	tests/deploy/limit_in_vm.sh

@@ -110,7 +110,7 @@ pages = pytest.mark.parametrize("page", PAGES, ids=name_of)
 def targets() -> set[str]:
     """Return the targets of the Makefile."""
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-    return set(re.findall(r"^([a-z-]+):", makefile, re.M))
+    return set(re.findall(r"^([a-z0-9-]+):", makefile, re.M))
 
 
 @pytest.fixture(scope="module")

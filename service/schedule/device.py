@@ -18,12 +18,11 @@ import psutil
 
 from service.schedule.idle_policy import DeviceState, Window
 from service.schedule.power import power
+from service.schedule.raspberry_pi import throttled, under_voltage
 from service.schedule.sysfs import PROC, SYS, folders, read
 
 LOGIND_S = 2.0
-THROTTLED_NOW = 0b1111  # Raspberry Pi's firmware: weak supply, capped, throttled, soft limit of temperature
 LOGIND = ("org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager")
-RASPBERRY = "devices/platform/soc/soc:firmware/get_throttled"
 BETWEEN_S = 4.0  # two measurements of the processor, at least: less is noise
 AWAY_FRESH_S = 10.0  # logind is asked no more often, for that takes a process
 
@@ -33,14 +32,6 @@ def celsius(sys: Path = SYS) -> float | None:
     texts = [read(folder / "temp") for folder in folders(sys / "class/thermal") if folder.name.startswith("thermal_")]
     found = [int(text) / 1000 for text in texts if text and text.lstrip("-").isdecimal()]
     return max((value for value in found if -40 < value < 150), default=None)  # others are not connected
-
-
-def throttled(sys: Path = SYS) -> bool | None:
-    """Return whether the firmware slows the processor down now; only a Raspberry Pi reports it."""
-    text = read(sys / RASPBERRY)
-    with contextlib.suppress(ValueError):
-        return None if text is None else bool(int(text, 16) & THROTTLED_NOW)
-    return None
 
 
 def memory_pressure(proc: Path = PROC) -> float | None:
@@ -157,6 +148,7 @@ class DeviceReader:
             available_bytes=available_bytes(),
             memory_pressure=memory_pressure(),
             free_disk_bytes=free_disk_bytes(self._folder),
+            under_voltage=under_voltage(),
         )
 
 

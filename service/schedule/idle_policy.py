@@ -24,6 +24,7 @@ SINCE_S = 3.0  # use of the device within this time stops running work
 CALMER = 0.5  # of the limits of load and pressure, below which work may begin
 LOW_BATTERY = 0.2  # charge at which work stops
 LEAST_MEMORY_BYTES = 128 * 2**20  # left for other programs
+UNDER_VOLTAGE = "the supply gives too low a voltage; use the board's own power supply and a short cable"
 WINDOW_MESSAGES: dict[Window, str] = {
     "open": "it is the time for it",
     "overdue": "the window is past, and its run is still due",
@@ -44,6 +45,7 @@ class DeviceState:
             helps out a supply that gives too little.
         throttled: true while the firmware slows the processor down (heat, weak supply).
         memory_pressure: percent of the last ten seconds in which some program waited for memory (PSI).
+        under_voltage: true while the supply gives too low a voltage.
     """
 
     window: Window = "open"
@@ -60,6 +62,7 @@ class DeviceState:
     available_bytes: int | None = None
     memory_pressure: float | None = None
     free_disk_bytes: int | None = None
+    under_voltage: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -166,14 +169,23 @@ def _safety(device: DeviceState, idle: Idle, needs_bytes: int, running: bool) ->
     """Check what could harm the device or the programs on it."""
     limit = idle.max_celsius if running else idle.max_celsius - COOL_BY
     yield _below("heat", device.celsius, limit, "the processor has {:.0f} °C", "the temperature is unknown")
-    message = "the processor is slowed down by heat or a weak supply" if device.throttled else "it runs at full speed"
-    fine = None if device.throttled is None else not device.throttled
-    yield _check("throttling", fine, message, "whether the processor is slowed down is unknown")
+    yield _throttling(device)
     yield _at_least("memory", device.available_bytes, max(needs_bytes, LEAST_MEMORY_BYTES), "memory")
     limit = idle.max_memory_pressure if running else CALMER * idle.max_memory_pressure
     message = "programs wait for memory {:.0f}% of the time"
     yield _below("pressure", device.memory_pressure, limit, message, "the memory's pressure is unknown")
     yield _at_least("disk", device.free_disk_bytes, idle.min_free_disk_bytes, "disk")
+
+
+def _throttling(device: DeviceState) -> Check:
+    """Check that neither heat nor the supply slows the processor down."""
+    if device.under_voltage:
+        return Check("throttling", "against", UNDER_VOLTAGE)
+    if device.throttled is None and device.under_voltage is False:
+        return Check("throttling", "fine", "the supply gives enough voltage")
+    message = "the processor is slowed down by heat or a weak supply" if device.throttled else "it runs at full speed"
+    fine = None if device.throttled is None else not device.throttled
+    return _check("throttling", fine, message, "whether the processor is slowed down is unknown")
 
 
 def _check(name: PauseReason, fine: bool | None, message: str, unknown: str = "") -> Check:

@@ -231,7 +231,9 @@ def test_what_the_daemon_says_is_german_on_a_german_page(german: Page) -> None:
         Idle(),
         needs_bytes=0,
     )
-    checks = [(f"{index}", check) for index, check in enumerate([*found.checks, *unknown, *fine.checks])]
+    supplies = [decide(DeviceState(under_voltage=weak), Idle(), needs_bytes=0) for weak in (True, False)]
+    said = [*found.checks, *unknown, *fine.checks, *(check for one in supplies for check in one.checks)]
+    checks = [(f"{index}", check) for index, check in enumerate(said)]
     daemon.night = {"adapting": False, "words": f"not adapting: {found.why}"}
     daemon.night["checks"] = [{"name": check.name, "state": check.state, "words": check.message} for _, check in checks]
     scores = Scores(1.2, 3.5, 0.8, "0011", "ffca", looping="1110", spilled="1110")

@@ -33,13 +33,6 @@ def test_hottest_sensor_counts_and_one_that_is_not_connected_does_not(tmp_path):
     assert probes.celsius(tmp_path) == 67.5
 
 
-@pytest.mark.parametrize(("text", "wanted"), [("0", False), ("4", True), ("50000", False), ("50005", True), ("", None)])
-def test_raspberry_pi_throttling_is_the_current_state_not_the_past(tmp_path, text, wanted):
-    assert probes.throttled(tmp_path) is None
-    tree(tmp_path / "devices/platform/soc", {"soc:firmware": {"get_throttled": text}})
-    assert probes.throttled(tmp_path) is wanted
-
-
 def test_memory_pressure_is_that_of_some_programs_in_the_last_ten_seconds(tmp_path):
     assert probes.memory_pressure(tmp_path) is None
     (tmp_path / "pressure").mkdir()

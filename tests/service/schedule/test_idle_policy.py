@@ -28,6 +28,8 @@ CALM = DeviceState(
 SAFETY = [
     ({"celsius": 85.0}, "heat", "the processor has 85 °C"),
     ({"throttled": True}, "throttling", "the processor is slowed down by heat or a weak supply"),
+    ({"under_voltage": True}, "throttling", "the supply gives too low a voltage"),
+    ({"under_voltage": True, "throttled": None}, "throttling", "the supply gives too low a voltage"),
     ({"available_bytes": LEAST_MEMORY_BYTES - 1}, "memory", "128 MiB of memory are free, it takes"),
     ({"memory_pressure": 40.0}, "pressure", "programs wait for memory 40% of the time"),
     ({"free_disk_bytes": 1}, "disk", "0 MiB of disk are free, it takes 512"),
@@ -66,6 +68,19 @@ def test_quiet_device_is_idle_and_so_is_one_without_any_measurement():
     assert states.pop("window") == "fine"
     assert set(states.values()) == {"unknown"}
     assert all(check.message for check in moment.checks)
+
+
+@pytest.mark.parametrize(
+    ("known", "state", "words"),
+    [
+        ({"under_voltage": False}, "fine", "the supply gives enough voltage"),  # a Pi 5 tells no more
+        ({"under_voltage": False, "throttled": False}, "fine", "it runs at full speed"),
+        ({}, "unknown", "whether the processor is slowed down is unknown"),
+    ],
+)
+def test_the_speed_of_the_processor_is_said_only_where_it_is_known(known, state, words):
+    checks = decide(DeviceState(**known), IDLE, needs_bytes=0).checks
+    assert [(check.state, check.message) for check in checks if check.name == "throttling"] == [(state, words)]
 
 
 @pytest.mark.parametrize(("change", "name", "words"), [*SAFETY, *COURTESY])

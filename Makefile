@@ -50,7 +50,9 @@ $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
+# PyTorch first: without an NVIDIA GPU its build for the CPU, gigabytes smaller; TORCH_INDEX says from where.
 $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/.venv
+	$(BIN)/python deploy/torch_wheels.py constraints.txt
 	$(PIP) --editable .
 	touch $@
 

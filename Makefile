@@ -1,11 +1,11 @@
-# Verbs: run, test, lint, types, format, bench, demo, rehearse, rehearse-limit, clean. Each does the set-up it needs; run twice, it redoes nothing.
+# Verbs: run, test, lint, types, format, bench, demo, rehearse, rehearse-container, rehearse-limit, clean. Each does the set-up it needs; run twice, it redoes nothing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types format bench demo rehearse rehearse-limit clean
+.PHONY: help run test lint types format bench demo rehearse rehearse-container rehearse-limit clean
 
 help:  ## What there is
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -36,8 +36,11 @@ bench: $(VENV)/.test  ## Memory and quality against PEFT; write the tables of RE
 demo: $(VENV)/.run  ## The whole loop on the real default model, within 20 minutes
 	$(BIN)/python -m examples.demo
 
-rehearse:  ## The installation, in a container with a real systemd (root, Debian)
+rehearse:  ## Installation, updates and removal, in a container with a real systemd (root, Debian)
 	tests/deploy/rehearse.sh
+
+rehearse-container:  ## The image of deploy/Containerfile, built and run by podman (root, Debian)
+	tests/deploy/rehearse_container.sh
 
 rehearse-limit:  ## The worker's memory limit, in a virtual machine with a kernel and a systemd of its own (root, Debian)
 	tests/deploy/limit_in_vm.sh

@@ -239,8 +239,8 @@ install_model() {
   if has_model; then return; fi
   if [ -n "$bundle" ] && [ -d "$SOURCE/models" ]; then
     (cd "$SOURCE/models" && tar --create .) | as_service bash -c "mkdir -p '$STATE/.models.new' &&
-      tar --extract --no-same-owner --directory '$STATE/.models.new' && sync && mkdir -p '$STATE/models' &&
-      mv '$STATE/.models.new'/* '$STATE/models' && rmdir '$STATE/.models.new'"
+      tar --extract --no-same-owner --directory '$STATE/.models.new' && sync && mkdir -p '$STATE/models' && cd '$STATE/.models.new' &&
+      { [ ! -e current ] || mv current ../models; } && mv ./*/ ../models && rmdir '$STATE/.models.new'" # models last: has_model
     say "installed the base model of the bundle"
   else
     as_service lars-agent model pull default
@@ -274,6 +274,7 @@ update() {
     rm -rf "${OPT:?}/$wanted"
     fail "lars-agent $(version) does not work here, so $(in_use) goes on; your data is as it was"
   fi
+  unset TOKEN
   clean_up
   say "it answers; it takes over"
   take_over

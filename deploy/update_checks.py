@@ -66,24 +66,29 @@ def copy(source: Path, target: Path) -> None:
 
 def restore(state: Path) -> None:
     """Undo a migration: the copy from before it takes the database's place, with the rows that came since."""
-    database, before = state / DATABASE, state / "update" / "before.db"
-    if not before.exists() or schema(database) == schema(before):
-        return say("the database is as it was, with all that came meanwhile")
-    aside, joined = state / f"{DATABASE}.{schema(database)}", state / "update" / "joined.db"
-    copy(database, aside)
+    database, before, joined = state / DATABASE, state / "update" / "before.db", state / "update" / "joined.db"
+    aside = state / f"{DATABASE}.from-the-update"
+    if not before.exists():
+        return say("the database is as it was")
     copy(before, joined)
     try:
+        if schema(database) == schema(before):
+            return say("the database is as it was, with all that came meanwhile")
+        copy(database, aside)
         came = add_what_came(joined, aside)
-    except sqlite3.Error as error:
+        with closing(sqlite3.connect(database)) as old:
+            old.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except sqlite3.Error as error:  # the rows do not fit, or the new version has damaged the file
         say(f"the database is the one from before; what came since does not fit into it ({error}), and is in {aside}")
+        if not aside.exists():
+            shutil.copy2(database, aside)
         copy(before, joined)
     else:
         aside.unlink()
         told = ", ".join(f"{count} {name}" for name, count in came.items() if count) or "nothing"
         say(f"the database has its earlier schema again; came since and kept: {told}")
-    with closing(sqlite3.connect(database)) as old:
-        old.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     copy(joined, database)
+    return None
 
 
 def schema(path: Path) -> str:
@@ -132,7 +137,8 @@ def answers(url: str, reply: str = "") -> None:
 
 
 def ask(url: str, body: bytes | None = None) -> bytes:
-    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {os.environ.get('TOKEN', '')}"}
+    token = os.environ.get("TOKEN")
+    headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(urllib.request.Request(url, body, headers), timeout=TIMEOUT_S) as response:
         return bytes(response.read())

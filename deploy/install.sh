@@ -118,6 +118,7 @@ in_use() {
 clean_up() {
   if is_booted; then ctl stop "$TRIAL" 2>/dev/null || true; fi
   rm -rf "${RUN:?}/$TRIAL" "$RUN/$TRIAL.env" "$STATE/update/trial" "$OPT"/.bundle.* ${scratch:+"$scratch"}
+  if [ ! -e "$OPT/updating" ]; then rm -rf "$STATE/update"; fi
 }
 
 open_bundle() {

@@ -123,7 +123,8 @@ clean_up() {
 
 open_bundle() {
   if [ -z "$bundle" ]; then
-    if [ -e "$SOURCE/SHA256SUMS" ]; then bundle="$SOURCE"; else return; fi # this script is part of one
+    [ -e "$SOURCE/SHA256SUMS" ] || return 0
+    bundle="$SOURCE" # this script is part of it
   fi
   [ -e "$bundle" ] || fail "there is no bundle $bundle"
   if [ -d "$bundle" ]; then

@@ -4,7 +4,8 @@
 # Installs twice, boots, talks to the service, kills it, adapts, boots again; updates it, with versions that fail in two
 # ways and an update that is cut off; loses the disk and restores a backup; installs a Debian package and removes it; and
 # installs for one user. The container has no network: what comes after the first installation comes from a bundle.
-# Some ten minutes; not part of `make test`. KEEP=1 leaves the container's folder for a look.
+# Some ten minutes; not part of `make test`. KEEP=1 leaves the container's folder for a look; DEBIAN names a folder that
+# debootstrap made earlier.
 set -euo pipefail
 
 SOURCE="$(cd "$(dirname "$0")/../.." && pwd)"
@@ -50,7 +51,7 @@ boot() {
   done
 }
 halt() { # as if it were switched off, after systemd has had its say
-  if [ -z "$container" ]; then return; fi
+  [ -n "$container" ] || return 0 # in a trap a bare return has the status from before it
   kill -RTMIN+4 "$leader" 2>/dev/null || true
   for _ in $(seq 60); do kill -0 "$container" 2>/dev/null || break; sleep 1; done
   kill "$container" 2>/dev/null || true
@@ -60,7 +61,7 @@ halt() { # as if it were switched off, after systemd has had its say
 
 step "a small Debian"
 { command -v debootstrap && command -v systemd-nspawn; } >/dev/null || apt-get install --yes debootstrap systemd-container >/dev/null
-debootstrap --variant=minbase --include="$PACKAGES" bookworm "$root" >/dev/null
+if [ -n "${DEBIAN:-}" ]; then cp -a "$DEBIAN/." "$root"; else debootstrap --variant=minbase --include="$PACKAGES" bookworm "$root" >/dev/null; fi
 cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/" && cp /etc/resolv.conf "$root/etc/"
 python3 -m pip config list | sed -n "s/^global\.\([a-z-]*\)='\(.*\)'$/\1 = \2/p" | grep -v ^constraint |
   { echo '[global]'; cat; } >"$root/etc/pip.conf"

@@ -39,7 +39,7 @@ memory() {
     ask /generate -d "{\"inputs\": \"$words\", \"parameters\": {\"max_new_tokens\": 16, \"do_sample\": false, \"details\": true}}" |
       inside python3 -c 'import json, sys; told = json.load(sys.stdin); print([token["id"] for token in told["details"]["tokens"]], told["generated_text"])'
   done
-  inside lars-agent export -
+  inside lars-agent export
 }
 
 boot() {

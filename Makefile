@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types format bench demo rehearse rehearse-arm64 rehearse-limit rehearse-monitoring rehearse-proxies clean
+.PHONY: help run test lint types format bench demo rehearse rehearse-arm64 rehearse-container rehearse-limit rehearse-monitoring rehearse-proxies clean
 
 help:  ## What there is
 	@grep -E '^[a-z0-9-]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -36,11 +36,14 @@ bench: $(VENV)/.test  ## Memory and quality against PEFT; write the tables of RE
 demo: $(VENV)/.run  ## The whole loop on the real default model, within 20 minutes
 	$(BIN)/python -m examples.demo
 
-rehearse:  ## The installation, in a container with a real systemd (root, Debian)
+rehearse:  ## Installation, updates and removal, in a container with a real systemd (root, Debian)
 	tests/deploy/rehearse.sh
 
 rehearse-arm64:  ## The wheels, a reply and an adaptation on an emulated Raspberry Pi; what differs there (root, Debian)
 	tests/deploy/arm64.sh
+
+rehearse-container:  ## The image of deploy/Containerfile, built and run by podman (root, Debian)
+	tests/deploy/rehearse_container.sh
 
 rehearse-limit:  ## The worker's memory limit, in a virtual machine with a kernel and a systemd of its own (root, Debian)
 	tests/deploy/limit_in_vm.sh
@@ -60,7 +63,9 @@ $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
+# PyTorch first: without an NVIDIA GPU its build for the CPU, gigabytes smaller; TORCH_INDEX says from where.
 $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/.venv
+	$(BIN)/python deploy/torch_wheels.py constraints.txt
 	$(PIP) --editable .
 	touch $@
 

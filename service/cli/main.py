@@ -19,6 +19,7 @@ from lars_agent.errors import LarsError
 from lars_agent.files import PRIVATE_UMASK
 from service.cli import (
     adapters,
+    bundle,
     doctor,
     feedback,
     forget,
@@ -184,6 +185,7 @@ app.command(rich_help_panel=EVERY_DAY)(adapters.rollback)
 app.command(rich_help_panel=RECORDS)(forget.forget)
 app.command(rich_help_panel=RECORDS)(feedback.export)
 app.command("import", rich_help_panel=RECORDS)(feedback.import_)
+app.command(rich_help_panel=DEVICE)(bundle.bundle)
 app.command(rich_help_panel=DEVICE)(doctor.doctor)
 app.command(rich_help_panel=DEVICE)(settings.settings)
 app.command(rich_help_panel=DEVICE)(support_bundle.support_bundle)

@@ -17,6 +17,8 @@ from service.settings.load import Settings
 
 REPOSITORY = Path(__file__).parents[2]
 DEPLOY, UNIT = REPOSITORY / "deploy", REPOSITORY / "systemd" / "lars-agent.service"
+USER_UNIT = UNIT.with_name("lars-agent-user.service")
+SCRIPTS = sorted([*DEPLOY.glob("*.sh"), *Path(__file__).parent.glob("*.sh")])
 MAX_EXPOSURE = 1.5  # of 10, as `systemd-analyze security` counts
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
@@ -46,11 +48,45 @@ def test_the_settings_file_changes_nothing_as_it_is_and_every_line_of_it_is_a_se
 
 
 @needs_systemd
-def test_systemd_knows_every_line_of_the_unit(tmp_path) -> None:
-    unit = tmp_path / UNIT.name
-    unit.write_text(UNIT.read_text().replace("/opt/lars-agent/venv/bin/lars-agent", "/bin/true"))
-    done = run("systemd-analyze", "verify", "--recursive-errors=no", str(unit))
+@pytest.mark.parametrize("unit", [UNIT, USER_UNIT], ids=lambda unit: unit.name)
+def test_systemd_knows_every_line_of_the_unit(unit, tmp_path) -> None:
+    copy = tmp_path / unit.name
+    copy.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", unit.read_text(), flags=re.MULTILINE))
+    done = run("systemd-analyze", "verify", "--recursive-errors=no", str(copy))
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_users_unit_stops_and_restarts_as_the_machines_does() -> None:
+    same = re.compile(
+        r"^(?:Type|Notify|Watchdog|Timeout|ExecReload|Restart|Kill|Delegate|OOM|UMask|Environment)\w*=.*", re.M
+    )
+    machines, users = (set(same.findall(unit.read_text())) for unit in (UNIT, USER_UNIT))
+    assert {line for line in machines - users if not line.startswith("EnvironmentFile=")} == set()
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_shell_scripts_are_sound(script) -> None:
+    assert run("bash", "-n", str(script)).stderr == ""
+    if shutil.which("shellcheck"):
+        done = run("shellcheck", "--severity", "warning", "--exclude", "SC2155", str(script))
+        assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_a_damaged_bundle_and_one_for_another_python_are_refused(tmp_path) -> None:
+    """The part of install.sh that reads a bundle, alone: the rest wants root."""
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    (bundle / "platform").write_text("Python 2.7 m68k\n")
+    names = run("sha256sum", str(bundle / "platform")).stdout.replace(f"{bundle}/", "")
+    (bundle / "SHA256SUMS").write_text(names)
+    script = (DEPLOY / "install.sh").read_text().removesuffix('main "$@"\n')
+    opening = f'{script}\nbundle="$1" OPT={tmp_path}; open_bundle'
+    refused = run("bash", "-c", opening, "install.sh", str(bundle))
+    assert "is for Python 2.7 m68k, this machine has Python 3" in refused.stderr
+    (bundle / "platform").write_text("Python 2.7 m68K\n")
+    damaged = run("bash", "-c", opening, "install.sh", str(bundle))
+    assert "is damaged; copy it again" in damaged.stderr
+    assert [refused.returncode, damaged.returncode] == [1, 1]
 
 
 def test_unit_gives_the_daemon_enough_time_to_stop() -> None:

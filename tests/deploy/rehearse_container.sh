@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# The image of deploy/Containerfile, built and run: `make rehearse-container` (root, Debian, podman, network).
+#
+# On a base image made here by debootstrap, so that no registry is asked. It runs read-only and not as root, is healthy, replies,
+# refuses to start without a token, and keeps its data in the volume over a restart. PODMAN_RUN: more options for `podman run`.
+set -euo pipefail
+
+SOURCE="$(cd "$(dirname "$0")/../.." && pwd)"
+PIP_FOLDERS="$(python3 -m pip config list | grep -o "file://[^' ]*\|='/[^']*'" |
+  sed "s|^file://||; s|^='||; s|'\$||; s|/simple\$||" | sort -u | while read -r path; do [ ! -d "$path" ] || printf '%s ' "$path"; done)"
+work="$(mktemp -d /var/tmp/lars-agent-container.XXXXXX)"
+readonly TOKEN=0123456789abcdef0123456789abcdef NAME=lars-agent-rehearsal PORT=18321
+pod() { podman --root "$work/storage" --runroot "$work/run" --storage-driver vfs "$@"; }
+cleanup() { pod rm --force --all >/dev/null 2>&1 || true; pod volume rm --all --force >/dev/null 2>&1 || true; rm -rf "$work"; }
+trap cleanup EXIT
+
+step() { printf '\n== %s  (%d s)\n' "$*" "$SECONDS"; }
+ask() { curl --silent --show-error --fail-with-body -H "Authorization: Bearer $TOKEN" -H 'content-type: application/json' "localhost:$PORT$1" "${@:2}"; printf '\n'; }
+answers() { for _ in $(seq 600); do curl --silent --fail "localhost:$PORT/health" && return; sleep 1; done; return 1; }
+# shellcheck disable=SC2086
+start() {
+  pod run --detach --replace --name "$NAME" --read-only --network host --volume "$NAME:/var/lib/lars-agent" ${PODMAN_RUN:-} \
+    $mounts --env LARS_AGENT_SERVER__HOST=127.0.0.1 --env "LARS_AGENT_SERVER__PORT=$PORT" --env "LARS_AGENT_SERVER__TOKEN=$TOKEN" lars-agent
+}
+
+step "a base image: a small Debian with Python"
+hash debootstrap podman curl 2>/dev/null || apt-get install --yes --no-install-recommends debootstrap podman buildah curl >/dev/null
+debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$work/root" >/dev/null
+cp /etc/ssl/certs/ca-certificates.crt "$work/root/etc/ssl/certs/"
+python3 -m pip config list | sed -n "s/^global\.\([a-z-]*\)='\(.*\)'$/\1 = \2/p" | grep -v ^constraint |
+  { echo '[global]'; cat; } >"$work/root/etc/pip.conf"
+tar --create --directory "$work/root" . | pod import - base >/dev/null
+rm -rf "$work/root"
+mounts=''
+for folder in $PIP_FOLDERS; do mounts="$mounts --volume $folder:$folder:ro"; done
+
+step "the image"
+mkdir "$work/context" && (cd "$SOURCE" && git ls-files -z | xargs -0 cp --parents --target-directory "$work/context")
+# shellcheck disable=SC2086
+pod build --quiet --format docker --network host --isolation chroot $mounts --build-arg BASE=localhost/base \
+  --file "$work/context/deploy/Containerfile" --tag lars-agent "$work/context"
+pod image inspect lars-agent --format 'user {{.User}}, size {{.Size}}, {{.HealthCheck}}'
+
+step "without a token it does not start"
+if pod run --rm --read-only --network host ${PODMAN_RUN:-} lars-agent; then false; fi
+
+step "read-only, not as root: healthy, and it replies"
+start
+answers
+pod exec "$NAME" sh -c 'id -u; if [ "$(id -u)" = 0 ] || touch /opt/lars-agent/x || touch /etc/x || command -v gcc make; then exit 1; fi'
+pod healthcheck run "$NAME"
+ask /generate -d '{"inputs": "What is my dog called?", "parameters": {"max_new_tokens": 12}}'
+ask /feedback -d '{"messages": [{"role": "user", "content": "My dog?"}], "response": "?", "correction": "Biscuit."}'
+
+step "its data outlives it"
+pod stop --time 30 "$NAME" && start
+answers
+ask /feedback | grep Biscuit
+step "all well"

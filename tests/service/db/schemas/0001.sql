@@ -1,0 +1,80 @@
+BEGIN TRANSACTION;
+CREATE TABLE alembic_version (
+	version_num VARCHAR(32) NOT NULL, 
+	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+);
+INSERT INTO "alembic_version" VALUES('0001');
+CREATE TABLE feedback (
+	seq INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
+	id VARCHAR(40) NOT NULL, 
+	created VARCHAR(27) NOT NULL, 
+	profile VARCHAR(64) NOT NULL, 
+	interaction_id VARCHAR(40), 
+	messages JSON NOT NULL, 
+	response TEXT NOT NULL, 
+	adapter_version INTEGER, 
+	rating FLOAT, 
+	correction TEXT, 
+	comment TEXT, 
+	tags JSON NOT NULL, 
+	idempotency_key VARCHAR(200), 
+	request_sha256 VARCHAR(64), 
+	CONSTRAINT ck_feedback_rating_range CHECK (rating IS NULL OR (rating >= -1 AND rating <= 1)), 
+	CONSTRAINT fk_feedback_interaction_id FOREIGN KEY(interaction_id) REFERENCES interactions (id) ON DELETE SET NULL, 
+	CONSTRAINT uq_feedback_id UNIQUE (id), 
+	CONSTRAINT uq_feedback_idempotency_key UNIQUE (idempotency_key)
+);
+INSERT INTO "feedback" VALUES(3,'feedback-1','2026-03-04T03:00:00.000000Z','alice','interactions-1','[{"role": "user", "content": "What is my dog called? \u00e4\u00f6\u00fc \u732b"}]','I do not know;
+''really'' not.',3,-1.0,'Your dog is called Biscuit.','some text','["pets", "it''s"]','idempotency_key','a name');
+CREATE TABLE interactions (
+	seq INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
+	id VARCHAR(40) NOT NULL, 
+	created VARCHAR(27) NOT NULL, 
+	profile VARCHAR(64) NOT NULL, 
+	messages JSON NOT NULL, 
+	parameters JSON NOT NULL, 
+	response TEXT NOT NULL, 
+	adapter_version INTEGER, 
+	finish_reason VARCHAR(20) NOT NULL, 
+	prompt_tokens INTEGER NOT NULL, 
+	generated_tokens INTEGER NOT NULL, 
+	seed INTEGER, 
+	CONSTRAINT uq_interactions_id UNIQUE (id)
+);
+INSERT INTO "interactions" VALUES(3,'interactions-1','2026-03-04T03:00:00.000000Z','alice','[{"role": "user", "content": "What is my dog called? \u00e4\u00f6\u00fc \u732b"}]','{"a": 1}','I do not know;
+''really'' not.',3,'eos_token',3,3,3);
+CREATE TABLE jobs (
+	seq INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, 
+	id VARCHAR(40) NOT NULL, 
+	profile VARCHAR(64) NOT NULL, 
+	"trigger" VARCHAR(20) NOT NULL, 
+	status VARCHAR(20) NOT NULL, 
+	created VARCHAR(27) NOT NULL, 
+	started VARCHAR(27), 
+	finished VARCHAR(27), 
+	attempts INTEGER NOT NULL, 
+	error TEXT, 
+	spec JSON, 
+	result JSON, 
+	verdict JSON, 
+	version INTEGER, 
+	budget_bytes INTEGER, 
+	peak_bytes INTEGER, 
+	CONSTRAINT ck_jobs_status_known CHECK (status IN ('queued', 'running', 'paused', 'succeeded', 'rejected', 'failed', 'cancelled')), 
+	CONSTRAINT uq_jobs_id UNIQUE (id)
+);
+INSERT INTO "jobs" VALUES(3,'jobs-1','alice','manual','succeeded','2026-03-04T03:00:00.000000Z','2026-03-04T03:00:00.000000Z','2026-03-04T03:00:00.000000Z',3,'some text','{"a": 1}','{"a": 1}','{"a": 1}',3,3,3);
+CREATE TABLE runs (
+	profile VARCHAR(64) NOT NULL, 
+	last_run VARCHAR(27) NOT NULL, 
+	CONSTRAINT pk_runs PRIMARY KEY (profile)
+);
+INSERT INTO "runs" VALUES('alice','2026-03-04T03:00:00.000000Z');
+CREATE INDEX ix_feedback_interaction_id ON feedback (interaction_id);
+CREATE INDEX ix_feedback_profile_seq ON feedback (profile, seq);
+CREATE INDEX ix_jobs_status ON jobs (status);
+DELETE FROM "sqlite_sequence";
+INSERT INTO "sqlite_sequence" VALUES('jobs',3);
+INSERT INTO "sqlite_sequence" VALUES('interactions',3);
+INSERT INTO "sqlite_sequence" VALUES('feedback',3);
+COMMIT;

@@ -15,6 +15,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from lars_agent.store.adapters import AdapterStore
 from service.alarms import Alarm
+from service.backup.nightly import Backups, require_schedule
 from service.cycle.ratings import RatingsWatch
 from service.cycle.supervisor import Supervisor
 from service.db import Database
@@ -74,6 +75,7 @@ class Daemon:
     housekeeper: Housekeeper
     eraser: Eraser
     ratings: RatingsWatch
+    backups: Backups
     one_time_codes: OneTimeCodes = field(default_factory=OneTimeCodes)
     wrong_tokens: WrongTokens = field(default_factory=WrongTokens)
     notices: list[str] = field(default_factory=list)
@@ -106,6 +108,7 @@ class Daemon:
             self.periodic.get_jobs()  # waits until it has handed out what is due: a shutdown meanwhile loses that job
             self.periodic.shutdown(wait=False)
         self.housekeeper.close()
+        self.backups.close()
         self.idle_monitor.close()
         self.supervisor.close(timeout_s=max(0.5, since + WORKER_S - time.monotonic()))
         self.model_host.close()
@@ -116,12 +119,14 @@ class Daemon:
 
     def use(self, settings: Settings) -> None:
         """Apply `settings` to the next job, schedule and reply. Raises ConfigError without changing anything."""
-        self.schedule.use(settings)  # the one that may refuse comes first
+        require_schedule(settings, self.clock.now())
+        self.schedule.use(settings)  # those that may refuse come first
         self.worker.use(settings.training)
         self.preemption.use(settings.idle.resume_s)
         self.supervisor.use(settings)
         self.idle_monitor.use(settings)
         self.housekeeper.use(settings)
+        self.backups.use(settings)
         self.model_host.use(settings)
         self.recorder.use(settings.learning)
         set_level(settings.log.level)
@@ -145,7 +150,7 @@ class Daemon:
         """Return the active alarms."""
         safe_mode = [Alarm("safe_mode", self.starts.message)] if self.starts.safe_mode else []
         disk = disk_alarms(self.settings.data_dir, self.settings.database_path)
-        own = [*safe_mode, *self.clock.problems(), *disk]
+        own = [*safe_mode, *self.clock.problems(), *disk, *self.backups.problems()]
         return [*own, *self.model_host.problems, *self.switch.problems, *self.recorder.problems]
 
     def status(self) -> str:
@@ -170,5 +175,6 @@ class Daemon:
         self.idle_monitor.start()
         self.schedule.start()
         self.housekeeper.start()
+        self.backups.start()
         self.periodic.start()
         self.clock.watch(partial(bring_forward, self.periodic))

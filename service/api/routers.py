@@ -5,6 +5,7 @@ from __future__ import annotations
 from service.api import (
     adapters,
     anthropic,
+    backups,
     conversations,
     effects,
     erasures,
@@ -61,6 +62,7 @@ MODULES = (
     schedule,
     settings,
     session,
+    backups,
     models,
     operation,
     events,

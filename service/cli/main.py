@@ -17,7 +17,8 @@ import typer
 
 from lars_agent.errors import LarsError
 from lars_agent.files import PRIVATE_UMASK
-from service.cli import adapters, doctor, feedback, forget, interactions, jobs, model, settings
+from service.backup.swap import load_whole
+from service.cli import adapters, backup, doctor, feedback, forget, interactions, jobs, model, settings
 from service.cli.client import ApiError, Client, path_of
 from service.cli.options import Id, Profile, Url
 from service.cli.output import ERR, OUT, Json, one_line, print_json, print_result, print_text, table
@@ -62,7 +63,7 @@ def serve(
     if data_dir is not None:
         overrides["data_dir"] = data_dir
     source = SettingsSource(config, overrides)
-    settings = source.load()
+    settings = load_whole(source)
     from service.server import run  # imports torch
 
     run(settings, OUT.print, source)
@@ -169,6 +170,8 @@ app.command(rich_help_panel=EVERY_DAY)(adapters.rollback)
 app.command(rich_help_panel=RECORDS)(forget.forget)
 app.command(rich_help_panel=RECORDS)(feedback.export)
 app.command("import", rich_help_panel=RECORDS)(feedback.import_)
+app.command(rich_help_panel=DEVICE)(backup.backup)
+app.command(rich_help_panel=DEVICE)(backup.restore)
 app.command(rich_help_panel=DEVICE)(doctor.doctor)
 app.command(rich_help_panel=DEVICE)(settings.settings)
 

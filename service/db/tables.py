@@ -14,6 +14,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -181,6 +182,14 @@ erasures = Table(
     Column("versions", JSON(none_as_null=True), nullable=False),
     Column("stages", JSON(none_as_null=True), nullable=False),
     sqlite_autoincrement=True,
+)
+
+erased = Table(  # ids of what was deleted, see `service.db.erased`
+    "erased",
+    metadata,
+    Column("salt", LargeBinary, primary_key=True),
+    Column("digest", LargeBinary, primary_key=True),
+    sqlite_with_rowid=False,
 )
 
 runs = Table(

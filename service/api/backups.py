@@ -80,5 +80,4 @@ def make(body: NewBackup, daemon: DaemonDep) -> BackupBody:
 
 
 def _body(made: BackupFile) -> BackupBody:
-    values = {"created": made.created, "bytes": made.bytes, "encrypted": made.encrypted}
-    return BackupBody(path=str(made.path), **values)
+    return BackupBody(path=str(made.path), created=made.created, bytes=made.bytes, encrypted=made.encrypted)

@@ -20,9 +20,11 @@ from lars_agent.files import raise_disk_full
 from service.backup.errors import BackupFailed
 
 MACHINE_ID = Path("/etc/machine-id")
-TIME_FORMAT = "%Y%m%dT%H%M%SZ"
+TIME_FORMAT = "%Y%m%dT%H%M%S.%f"  # but for the last three digits: a name tells milliseconds
 ENCRYPTED = ".age"
-NAME = re.compile(r"lars-agent-([0-9a-f]{8})-([0-9]{8}T[0-9]{6}Z)(?:-([1-9][0-9]{0,3}))?\.tar(\.age)?", re.ASCII)
+NAME = re.compile(
+    r"lars-agent-([0-9a-f]{8})-([0-9]{8}T[0-9]{6}\.[0-9]{3})Z(?:-([1-9][0-9]{0,3}))?\.tar(\.age)?", re.ASCII
+)
 REASONS = {
     errno.ENOENT: "is not there; is its disk connected and mounted? The folder itself is never made",
     errno.ENOTDIR: "is no folder",
@@ -37,7 +39,7 @@ REASONS = {
 class BackupFile:
     """A backup in a folder; `device` is `device_of` the state that it was made of.
 
-    Of those that were made in the same second `number` tells which came first.
+    Of those that were made in the same millisecond `number` tells which came first.
     """
 
     path: Path
@@ -64,7 +66,7 @@ def device_of(data_dir: Path) -> str:
 
 def new_path(folder: Path, device: str, created: datetime, encrypted: bool) -> Path:
     """Return the path of a new backup: no file, encrypted or not, has its name."""
-    stem = f"lars-agent-{device}-{created.astimezone(UTC).strftime(TIME_FORMAT)}"
+    stem = f"lars-agent-{device}-{created.astimezone(UTC).strftime(TIME_FORMAT)[:-3]}Z"
     for number in count(1):
         path = folder / f"{stem}{f'-{number}' if number > 1 else ''}.tar"
         found = [path, path.with_name(path.name + ENCRYPTED)]
@@ -97,7 +99,7 @@ def backup_at(path: Path) -> BackupFile | None:
 def outdated(found: Sequence[BackupFile], newest: BackupFile, keep: int, erased: datetime | None) -> list[BackupFile]:
     """Return those of a device's backups to delete once the `newest` is whole: past `keep`, or older than `erased`.
 
-    A name tells seconds: what was made in the second of the erasure counts as older. Those that bear a later time than
+    What was made in the millisecond of the erasure counts as older. Those that bear a later time than
     the newest were made with a wrong clock, and go first.
     """
     by_age = sorted(found, key=lambda one: (one.age <= newest.age, one.age), reverse=True)

@@ -143,7 +143,7 @@ def _passphrase(file: Path | None, confirm: bool = False) -> str:
 
 
 def _manifest(found: BackupManifest) -> dict[str, Any]:
-    base = None if found.base_model is None else asdict(found.base_model)  # type: ignore[call-overload]
+    base = None if found.base_model is None else asdict(found.base_model)
     return {"created": found.created, "version": found.version, "schema": found.schema, "base_model": base}
 
 

@@ -39,6 +39,6 @@ def last_erasure(path: Path) -> tuple[int, str | None]:
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     """Open an existing database. It is not written to, and so not checkpointed while others have it open."""
     address = f"{path.resolve().as_uri()}?mode=rw"
-    options = {"uri": True, "timeout": BUSY_TIMEOUT_S, "isolation_level": None}
-    with failures_named(path), closing(sqlite3.connect(address, **options)) as connection:  # type: ignore[call-overload]
+    with failures_named(path), closing(sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT_S)) as connection:
+        connection.isolation_level = None
         yield connection

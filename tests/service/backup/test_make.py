@@ -209,7 +209,7 @@ def test_links_and_devices_are_refused(kind):
 def test_only_some_are_kept_and_none_of_another_device(house, disk):
     house.correct(1)
     settings = Settings(data_dir=house.settings.data_dir, backup={"folder": str(disk), "keep": 2})
-    foreign = disk / f"lars-agent-{'0' * 8}-20260101T000000Z.tar"
+    foreign = disk / f"lars-agent-{'0' * 8}-20260101T000000.000Z.tar"
     foreign.write_text("")
     made = [make_kept(settings, lambda folder: back_up(settings, folder)).path for _ in range(4)]
     assert {*disk.iterdir()} == {foreign, *made[-2:]}
@@ -255,7 +255,7 @@ def test_those_older_than_a_deletion_go_once_a_new_one_is_made_unless_the_settin
 def test_two_at_once_are_refused_and_what_a_killed_one_left_goes(house, disk):
     house.correct(1)
     device = device_of(house.settings.data_dir)
-    leftover = disk / f".lars-agent-{device}-20260101T000000Z.tar.tmp"
+    leftover = disk / f".lars-agent-{device}-20260101T000000.000Z.tar.tmp"
     leftover.write_text("half")
     (house.settings.data_dir / SCRATCH).mkdir()
     (house.settings.data_dir / SCRATCH / "lars-agent.db").write_text("half")
@@ -353,7 +353,11 @@ def test_those_of_a_wrong_clock_go_first():
 
 
 def test_a_listing_knows_backups_and_nothing_else(disk):
-    for name in ("lars-agent-01234567-20261130T120000Z.tar", "lars-agent-01234567-20261330T120000Z.tar", "x.tar"):
+    for name in (
+        "lars-agent-01234567-20261130T120000.000Z.tar",
+        "lars-agent-01234567-20261330T120000.000Z.tar",
+        "x.tar",
+    ):
         (disk / name).write_text("")
-    (disk / "lars-agent-01234567-20261201T120000Z.tar.age").symlink_to("/etc/passwd")
+    (disk / "lars-agent-01234567-20261201T120000.000Z.tar.age").symlink_to("/etc/passwd")
     assert [one.created for one in backups_in(disk)] == [NOON]

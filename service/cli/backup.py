@@ -103,10 +103,9 @@ def _backup_here(
 
 def _is_ours(settings: Settings) -> bool:
     """Return whether this process may read the state: then it needs no daemon, and keeps passphrases to itself."""
-    if not os.access(settings.data_dir, os.F_OK):
-        return True  # there is none, which is said then
-    may_write = os.access(settings.data_dir, os.R_OK | os.W_OK | os.X_OK)
-    return may_write and os.access(settings.database_path, os.R_OK | os.W_OK)
+    folder, database = settings.data_dir, settings.database_path
+    may_write = os.access(folder, os.R_OK | os.W_OK | os.X_OK) or not os.access(folder, os.F_OK)
+    return may_write and (os.access(database, os.R_OK | os.W_OK) or not os.access(database, os.F_OK))
 
 
 def _lock(settings: Settings, encrypt: bool, recipients: tuple[str, ...], passphrase_file: Path | None) -> Lock:

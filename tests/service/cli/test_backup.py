@@ -57,6 +57,12 @@ def test_a_passphrase_comes_from_a_file_or_the_environment(own, run, tmp_path, m
     assert run("restore", made.json["path"], "--check").code == 0
 
 
+def test_a_state_that_is_not_there_is_said(own, run, tmp_path, monkeypatch):
+    monkeypatch.setenv("LARS_AGENT_DATA_DIR", str(tmp_path / "none"))
+    missing = run("backup", "--to", str(tmp_path))
+    assert (missing.code, "there is nothing to back up in" in missing.err) == (1, True)
+
+
 def test_a_folder_of_the_settings_is_used_and_none_is_said(own, run, tmp_path):
     unset = run("backup")
     assert (unset.code, "backup.folder is not set" in unset.err) == (1, True)

@@ -9,6 +9,7 @@ AlarmCode = Literal[
     "adapter_fallback",
     "adapter_rolled_back",
     "adapter_set_aside",
+    "backup_failed",
     "clock_ahead",
     "clock_behind",
     "disk_full",

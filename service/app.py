@@ -31,6 +31,9 @@ from service.api.ollama.content_type import AnyContentType
 from service.api.openapi import complete
 from service.api.request_log import RequestLog
 from service.api.routers import GENERATING_PATHS, ROUTERS
+from service.backup.make import clear_scratch
+from service.backup.nightly import Backups
+from service.backup.swap import finish
 from service.cycle.context import CycleContext
 from service.cycle.ratings import RatingsWatch
 from service.cycle.supervisor import Supervisor
@@ -141,6 +144,8 @@ def _routes() -> list[BaseRoute]:
 def compose(settings: Settings, **overrides: Unpack[ComponentOverrides]) -> Daemon:
     """Return the daemon with all its components; none of them runs yet. Raises as `create_app` does."""
     lock = DataLock(settings.data_dir)
+    finish(settings.data_dir)
+    clear_scratch(settings.data_dir)
     make_private(settings.data_dir)
     starts = StartupFailures(settings.data_dir / STARTS_NAME)
     starts.begin()
@@ -201,6 +206,7 @@ def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overri
         eraser=Eraser(context, supervisor, housekeeper),
         ratings=RatingsWatch(context, periodic),
         sessions=Sessions(db, AccessToken(settings.server, settings.data_dir)),
+        backups=Backups(settings, lambda: model_host.installed, periodic, clock.now, clock.is_behind),
     )
 
 

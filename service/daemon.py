@@ -16,6 +16,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from lars_agent.store.adapters import AdapterStore
 from service.alarms import Alarm
+from service.backup.nightly import Backups, require_schedule
 from service.cycle.ratings import RatingsWatch
 from service.cycle.supervisor import JobRunning, Supervisor
 from service.db import Database
@@ -77,6 +78,7 @@ class Daemon:
     eraser: Eraser
     ratings: RatingsWatch
     sessions: Sessions
+    backups: Backups
     wrong_tokens: WrongTokens = field(default_factory=WrongTokens)
     notices: list[str] = field(default_factory=list)
     metrics: RequestMetrics = field(default_factory=RequestMetrics)
@@ -110,6 +112,7 @@ class Daemon:
             self.periodic.get_jobs()  # waits until it has handed out what is due: a shutdown meanwhile loses that job
             self.periodic.shutdown(wait=False)
         self.housekeeper.close()
+        self.backups.close()
         self.idle_monitor.close()
         self.supervisor.close(timeout_s=max(0.5, since + WORKER_S - time.monotonic()))
         self.model_host.close()
@@ -120,12 +123,14 @@ class Daemon:
 
     def use(self, settings: Settings) -> None:
         """Apply `settings` to the next job, schedule and reply. Raises ConfigError without changing anything."""
-        self.schedule.use(settings)  # the one that may refuse comes first
+        require_schedule(settings, self.clock.now())
+        self.schedule.use(settings)  # those that may refuse come first
         self.worker.use(settings.training)
         self.preemption.use(settings.idle.resume_s)
         self.supervisor.use(settings)
         self.idle_monitor.use(settings)
         self.housekeeper.use(settings)
+        self.backups.use(settings)
         self.model_host.use(settings)
         self.recorder.use(settings.learning)
         set_level(settings.log.level)
@@ -165,7 +170,7 @@ class Daemon:
         """Return the active alarms, those of other profiles for the owner alone."""
         safe_mode = [Alarm("safe_mode", self.starts.message)] if self.starts.safe_mode else []
         disk = disk_alarms(self.settings.data_dir, self.settings.database_path)
-        own = [*safe_mode, *self.clock.problems(), *disk]
+        own = [*safe_mode, *self.clock.problems(), *disk, *self.backups.problems()]
         every = [*own, *self.model_host.problems, *self.switch.problems, *self.recorder.problems]
         return [alarm for alarm in every if self.profile is None or alarm.profile in (None, self.profile)]
 
@@ -191,5 +196,6 @@ class Daemon:
         self.idle_monitor.start()
         self.schedule.start()
         self.housekeeper.start()
+        self.backups.start()
         self.periodic.start()
         self.clock.watch(partial(bring_forward, self.periodic))

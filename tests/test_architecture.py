@@ -21,7 +21,7 @@ DATABASE_ONLY = ("sqlalchemy", "alembic")
 # Rooms from the ground up: a room may import only from those that stand before it.
 LIBRARY = ("errors", "records", "files", "example", "english", "secrets", "ops", "memory", "lars", "models",
            "planning", "store", "training", "runtime")  # fmt: skip
-DAEMON = ("alarms", "settings", "process", "db", "worker", "serving", "cycle", "schedule", "housekeeping",
+DAEMON = ("alarms", "settings", "process", "db", "worker", "serving", "cycle", "schedule", "backup", "housekeeping",
           "support", "daemon", "reload", "api", "connections", "dashboard", "app", "server", "cli",
           "__main__")  # fmt: skip
 MAX_FILE, MAX_FUNCTION = 350, 50  # lines

@@ -222,6 +222,14 @@ class AdapterStore:
                 )
             home.discard(version)
 
+    def count_on(self, before: AdapterStore) -> None:
+        """Give no version a number that the store `before`, whose place this one takes, has ever given."""
+        for profile in before.profiles():
+            home, last = ProfileDir(self._root, profile), ProfileDir(before._root, profile).next_version() - 1
+            with home.writing():
+                if home.next_version() <= last:
+                    home.allot(last)
+
     def erase(self, profile: str, versions: Collection[int]) -> None:
         """Delete `versions`, none of which is active, whoever descends from them; their numbers are never used again.
 

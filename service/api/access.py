@@ -54,8 +54,16 @@ OWN: Mapping[str, tuple[str, ...]] = {
 }
 # What only the owner may do, as it is about the device or about everybody.
 OWNERS: Mapping[str, tuple[str, ...]] = {
-    "GET": ("/metrics", "/models", "/models/preview", "/profiles/{profile}/tokens", "/sessions", "/settings"),
-    "POST": ("/models", "/profiles/{profile}/tokens", "/session/links"),
+    "GET": (
+        "/backups",
+        "/metrics",
+        "/models",
+        "/models/preview",
+        "/profiles/{profile}/tokens",
+        "/sessions",
+        "/settings",
+    ),
+    "POST": ("/backups", "/models", "/profiles/{profile}/tokens", "/session/links"),
     "PATCH": ("/settings",),
     "DELETE": ("/models/{name}", "/profiles/{profile}/tokens/{token_id}", "/sessions/{session_id}"),
 }

@@ -61,6 +61,10 @@ class DaemonCollector(Collector):
             age_s = (daemon.clock.for_ages() - made).total_seconds()
             yield gauge("active_version_seconds", "Age of the newest version in use, of all profiles.", max(0.0, age_s))
 
+        if (made_s := daemon.backups.last_success_s) is not None:
+            documentation = "When the newest backup in `backup.folder` was made, since the epoch; 0 for never."
+            yield gauge("backup_last_success_timestamp_seconds", documentation, made_s)
+
     def _newest_in_use(self) -> datetime | None:
         """Return the time at which the newest version in use was published; None if the base model serves all."""
         made = []

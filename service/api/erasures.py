@@ -37,6 +37,10 @@ class ErasureBody(Reply):
         "has been judged, where a version had learned it."
     )
     complete: bool = Field(description="Whether all but `retrained` is done.")
+    backups: int | None = Field(
+        description="Backups in `backup.folder` that are older, and may hold what was deleted: they go once a newer "
+        "one is made, unless `backup.prune_forgotten` is off. Null if that folder is not there."
+    )
 
 
 class ErasureList(Reply):
@@ -73,4 +77,5 @@ def _body(daemon: Daemon, erasure: ErasureRecord) -> ErasureBody:
     stages = {stage: erasure.stages.get(stage) for stage in STAGES}
     retrained = min(filter(None, judged), default=None) if erasure.versions else erasure.created
     body = {**vars(erasure), "stages": {**stages, "retrained": retrained}, "complete": all(stages.values())}
+    body["backups"] = daemon.backups.older_than(erasure.created)
     return ErasureBody.model_validate(body)

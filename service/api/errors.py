@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from lars_agent import errors
 from service.api.caller import OwnerOnly, ProfileNotFound
+from service.backup.errors import BackupError
 from service.cycle.supervisor import JobNotRunning, JobRunning
 from service.db.errors import DatabaseBusy, IdempotencyConflict, RecordNotFound
 from service.process.crash_loop import SafeMode
@@ -69,6 +70,7 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
     (JobRunning, 409),
     (PullRunning, 409),
     (ModelInUse, 409),
+    (BackupError, 409),
     (JobNotRunning, 409),
     (SafeMode, 409),
     (errors.AdapterError, 409),  # damaged, or made for another base model: it cannot serve

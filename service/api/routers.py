@@ -5,6 +5,7 @@ from __future__ import annotations
 from service.api import (
     adapters,
     anthropic,
+    backups,
     conversations,
     effects,
     erasures,
@@ -63,6 +64,7 @@ MODULES = (
     settings,
     session,
     sessions,
+    backups,
     models,
     operation,
     events,

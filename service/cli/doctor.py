@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 
 import psutil
 import typer
@@ -20,6 +23,7 @@ from service.cli.output import Json, print_json, print_text
 from service.process.private_files import wider_than_private
 from service.settings.load import Settings, load_settings
 
+LATE = timedelta(days=1)  # that a backup may be, on a device that sleeps
 MIN_FREE_BYTES = 1_000_000_000  # the default model, a job's checkpoints and some versions
 
 
@@ -55,7 +59,7 @@ def examine(url: str | None = None) -> Iterator[Finding]:
         yield Finding("settings", False, str(error))
         return
     yield Finding("settings", True, f"data in {settings.data_dir}, port {settings.server.port}")
-    checks: tuple[Callable[[Settings], str], ...] = (disk, access, memory, model)
+    checks: tuple[Callable[[Settings], str], ...] = (disk, access, memory, model, backup)
     yield from (_finding(check.__name__, partial(check, settings)) for check in checks)
     yield _finding("daemon", partial(daemon, url))
 
@@ -116,6 +120,25 @@ def model(settings: Settings) -> str:
     return f"{installed.name}, its sha256 is the recorded one"
 
 
+def backup(settings: Settings) -> str:
+    """Check that backups are made, where the settings ask for them. Raises LarsError."""
+    from service.backup.folder import REASONS, backups_in, device_of
+    from service.backup.nightly import due
+
+    if settings.backup.folder is None:
+        return "none is made at night; set backup.folder"
+    folder, now = Path(settings.backup.folder), datetime.now(UTC)
+    found = backups_in(folder, device_of(settings.data_dir))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise LarsError(f"the folder for backups {folder} {REASONS[errno.EACCES]}")
+    if now - due(settings, found, now) > LATE or not found:
+        newest = f"the newest is of {found[0].created:%Y-%m-%d %H:%M} UTC" if found else "there is none yet"
+        raise LarsError(
+            f"a backup is due in {folder}, and {newest}; is the daemon running? lars-agent backup makes one"
+        )
+    return f"the newest is of {found[0].created:%Y-%m-%d %H:%M} UTC, in {folder}"
+
+
 def daemon(url: str | None) -> str:
     """Check that a daemon answers and its adapters are intact. Raises ApiError, LarsError."""
     client = Client(url)
@@ -125,4 +148,6 @@ def daemon(url: str | None) -> str:
             raise LarsError(f"{profile}@{version}: {message}")
     if info["loading_error"]:
         raise LarsError(info["loading_error"])
+    if problem := client.get("/backups")["problem"]:
+        raise LarsError(problem)
     return f"answers at {client.url}"

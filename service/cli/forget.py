@@ -45,4 +45,16 @@ def _words(erasure: dict[str, Any] | None) -> str:
     gone = [f"{name}@v{version}" for name, versions in erasure["versions"].items() for version in versions]
     counts = f"{len(erasure['feedback'])} pieces of feedback, {erasure['interactions']} interactions"
     learned = f"deleted with it, as they had learned it: {', '.join(gone)}" if gone else "no adapter had learned it"
-    return f"deleted {counts}; {learned} ({erasure['id']})"
+    return f"deleted {counts}; {learned} ({erasure['id']}){_backups(erasure['backups'])}"
+
+
+def _backups(older: int | None) -> str:
+    """Return what is to be done about backups that may hold it."""
+    if older is None:
+        return "\nbackup.folder is not there: backups in it may hold this until the next one is made"
+    if not older:
+        return ""
+    return (
+        f"\n{older} older backups may hold this until the next one is made, and are then deleted unless "
+        "backup.prune_forgotten is off; lars-agent backup makes it now. Copies elsewhere are yours to delete"
+    )

@@ -17,8 +17,10 @@ import typer
 
 from lars_agent.errors import LarsError
 from lars_agent.files import PRIVATE_UMASK
+from service.backup.swap import load_whole
 from service.cli import (
     adapters,
+    backup,
     bundle,
     doctor,
     feedback,
@@ -76,7 +78,7 @@ def serve(
     if data_dir is not None:
         overrides["data_dir"] = data_dir
     source = SettingsSource(config, overrides)
-    settings = source.load()
+    settings = load_whole(source)
     from service.server import run  # imports torch
 
     run(settings, OUT.print, source)
@@ -185,6 +187,8 @@ app.command(rich_help_panel=EVERY_DAY)(adapters.rollback)
 app.command(rich_help_panel=RECORDS)(forget.forget)
 app.command(rich_help_panel=RECORDS)(feedback.export)
 app.command("import", rich_help_panel=RECORDS)(feedback.import_)
+app.command(rich_help_panel=DEVICE)(backup.backup)
+app.command(rich_help_panel=DEVICE)(backup.restore)
 app.command(rich_help_panel=DEVICE)(bundle.bundle)
 app.command(rich_help_panel=DEVICE)(doctor.doctor)
 app.command(rich_help_panel=DEVICE)(settings.settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -24,6 +24,7 @@ from sqlalchemy import (
     update,
 )
 
+from service.db import erased
 from service.db.base import Records
 from service.db.engine import holds, last_message, now_of, reading, writing
 from service.db.errors import ConversationNotFound, ErasureNotFound, FeedbackNotFound, InteractionNotFound
@@ -110,8 +111,28 @@ class Erasures(Records[ErasureRecord]):
         found, unused = self._erase([feedback.c.file == file_id]), uploaded.delete(file_id)
         if found is None and unused:  # learned by nobody, but pages may still have their text
             with writing(self._engine) as connection:
+                erased.note(connection, [file_id])
                 return self._note(connection, (), tuple(unused), 0)
         return found
+
+    def again(self, gone: erased.Erased) -> builtins.list[ErasureRecord]:
+        """Delete from a restored database all that the state before it knows to be deleted; return the erasures.
+
+        That state's digests and records are kept: another backup may hold what this one does not.
+        """
+        with reading(self._engine) as connection:
+            rows = sorted(gone.among(connection.scalars(select(stored_feedback.c.id))))
+            replies = sorted(gone.among(connection.scalars(select(interactions.c.id))))
+            uploaded = sorted(gone.among(connection.scalars(select(files.c.id))))
+        made = [self._erase([feedback.c.id.in_(some)]) for some in _batches(rows)]
+        for some in _batches(replies):
+            made.append(self._erase([feedback.c.interaction_id.in_(some)], interactions.c.id.in_(some)))
+        with writing(self._engine) as connection:
+            for some in _batches(rows):  # uploaded, and nobody's
+                connection.execute(delete(stored_feedback).where(stored_feedback.c.id.in_(some)))
+            connection.execute(delete(files).where(files.c.id.in_(uploaded)))
+            erased.adopt(connection, gone)
+        return [record for record in made if record is not None]
 
     def list(self, profile: str | None = None, limit: int = 100) -> builtins.list[ErasureRecord]:
         """Return the latest erasures, newest first."""
@@ -151,19 +172,25 @@ class Erasures(Records[ErasureRecord]):
             return None
         ids = tuple(row.id for row in (*found, *quoting))
         with writing(self._engine) as connection:
-            for row in quoting:
-                _tell_again(connection, row, found)
+            told_again = {row.id for row in quoting if _tell_again(connection, row, found)}
             for start in range(0, len(ids), BATCH):
                 gone = stored_feedback.c.id.in_(ids[start : start + BATCH])
                 connection.execute(delete(stored_feedback).where(gone))
             kept = select(stored_feedback.c.file).where(stored_feedback.c.file.is_not(None))
             connection.execute(delete(files).where(files.c.profile.is_not(None), files.c.id.not_in(kept)))
-            return self._note(connection, tuple(sorted({row.profile for row in found})), ids, count)
+            profiles = tuple(sorted({row.profile for row in found}))
+            return self._note(connection, profiles, ids, count, told_again)
 
     def _note(
-        self, connection: Connection, profiles: tuple[str, ...], ids: tuple[str, ...], interactions: int
+        self,
+        connection: Connection,
+        profiles: tuple[str, ...],
+        ids: tuple[str, ...],
+        interactions: int,
+        told_again: Collection[str] = (),
     ) -> ErasureRecord:
-        """Record a deletion whose rows are gone."""
+        """Record a deletion whose rows are gone; those `told_again` are not: in a backup they are told again too."""
+        erased.note(connection, [one for one in ids if one not in told_again])
         created, own = now_of(self._engine), () if self._profile is None else (self._profile,)
         stages = {"rows": created.isoformat(timespec="milliseconds")}
         record = ErasureRecord(new_id("e", created), created, own or profiles, ids, interactions, {}, stages)
@@ -173,12 +200,18 @@ class Erasures(Records[ErasureRecord]):
     def _delete_interactions(self, which: ColumnElement[bool]) -> int:
         """Delete the interactions, a batch at a time; return their number."""
         batch, total = select(interactions.c.seq).where(which).limit(BATCH), 0
+        gone = delete(interactions).where(interactions.c.seq.in_(batch)).returning(interactions.c.id)
         while True:
             with writing(self._engine) as connection:
-                count = connection.execute(delete(interactions).where(interactions.c.seq.in_(batch))).rowcount
-            total += count
-            if count < BATCH:
+                ids = builtins.list(connection.scalars(gone))
+                erased.note(connection, ids)
+            total += len(ids)
+            if len(ids) < BATCH:
                 return total
+
+
+def _batches(ids: Sequence[str]) -> list[Sequence[str]]:
+    return [ids[start : start + BATCH] for start in range(0, len(ids), BATCH)]
 
 
 def _with_what_was_said(*rows: ColumnElement[bool]) -> Select[Any]:
@@ -223,11 +256,11 @@ def _quoting(connection: Connection, found: Sequence[Row[Any]]) -> list[Row[Any]
     return list(rows.values())
 
 
-def _tell_again(connection: Connection, row: Row[Any], found: Sequence[Row[Any]]) -> None:
+def _tell_again(connection: Connection, row: Row[Any], found: Sequence[Row[Any]]) -> bool:
     """Give a correction a new id, without the turns, the reply and the comment that quote what is deleted.
 
     Whoever learned it as it was forgets it then. A rating alone, and a question that quotes it, stay as they are, to be
-    deleted.
+    deleted: then the answer is False.
     """
     texts = [text for one in found if one.profile == row.profile for text in _telling(one.correction, one.said)]
 
@@ -236,7 +269,7 @@ def _tell_again(connection: Connection, row: Row[Any], found: Sequence[Row[Any]]
 
     *earlier, last = row.messages
     if row.correction is None or last["role"] != "user" or not is_clean(last["content"]):
-        return
+        return False
     new = new_id("f", row.created)
     values = {
         "id": new,
@@ -248,3 +281,4 @@ def _tell_again(connection: Connection, row: Row[Any], found: Sequence[Row[Any]]
     recalled = type_coerce(interactions.c.recalled, String)
     named = update(interactions).where(holds(interactions.c.recalled, row.id))
     connection.execute(named.values(recalled=func.replace(recalled, row.id, new)))
+    return True

@@ -22,10 +22,8 @@ def migrate(path: Path, scripts: Path = SCRIPTS) -> None:
 
     Raises DatabaseTooNew, DatabaseUnusable, DatabaseBusy, DiskFull, or a migration's error; the file is then unchanged.
     """
-    config = Config(attributes={})
-    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
-    found = revision(path)
-    known = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+    config = _config(scripts)
+    found, known = revision(path), known_revisions(scripts)
     if found is not None and found not in known:  # refused before anything opens the file for writing
         raise DatabaseTooNew(
             f"the database {path} has schema {found}, this lars-agent knows up to {known[0]}; "
@@ -38,6 +36,17 @@ def migrate(path: Path, scripts: Path = SCRIPTS) -> None:
             command.upgrade(config, "head")
     finally:
         engine.dispose()
+
+
+def known_revisions(scripts: Path = SCRIPTS) -> list[str]:
+    """Return the names of the migrations, the newest first."""
+    return [script.revision for script in ScriptDirectory.from_config(_config(scripts)).walk_revisions()]
+
+
+def _config(scripts: Path) -> Config:
+    config = Config(attributes={})
+    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
+    return config
 
 
 def revision(path: Path) -> str | None:

@@ -21,6 +21,7 @@ from lars_agent.store.names import is_profile_name
 from service.db.engine import create, now_of
 from service.db.tables import (
     NOBODY,
+    erased,
     erasures,
     files,
     imports,
@@ -44,6 +45,7 @@ RULES = {
     erasures: "(json_array_length({row}profiles) = 1 AND json_extract({row}profiles, '$[0]') = '{profile}')",
     runs: OF_PROFILE,
     scheduled_runs: OF_PROFILE,
+    erased: "TRUE",  # digests of what everybody has deleted, which tell nothing to who cannot name it
 }
 READABLE = (imports,)  # the numbers of rows that are being imported, by which these are hidden
 BY_ANOTHER_ROW = ("interaction_id",)  # columns that the database itself empties, whosever the row is

@@ -14,6 +14,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -208,6 +209,14 @@ sessions = Table(  # of browsers
     Column("client", Text, nullable=False),
     Column("profile", String(64)),  # that the session is bound to; null for the owner's
     sqlite_autoincrement=True,
+)
+
+erased = Table(  # ids of what was deleted, see `service.db.erased`
+    "erased",
+    metadata,
+    Column("salt", LargeBinary, primary_key=True),
+    Column("digest", LargeBinary, primary_key=True),
+    sqlite_with_rowid=False,
 )
 
 runs = Table(

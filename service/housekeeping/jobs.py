@@ -12,6 +12,7 @@ from pathlib import Path
 from lars_agent.errors import AdapterError
 from lars_agent.files import write_atomically
 from lars_agent.training.job_directory import CANDIDATE, HELDOUT_FILE, TRAIN_FILE
+from service.backup.swap import replaced_states
 from service.db.records import JUDGED, JobSummary
 from service.housekeeping.retention import Item, Limits
 from service.housekeeping.sweep import Sweep, discard, taken_bytes
@@ -64,6 +65,11 @@ def tidy_jobs(sweep: Sweep) -> None:
 def forget(sweep: Sweep) -> None:
     """Remove what was learned from deleted feedback from the directories of ended jobs, and note it in the erasures."""
     failures, erasures = sweep.report.failures, sweep.db.erasures
+    with sweep.step("replaced"):
+        latest = max((erasure.created for erasure in erasures.list(limit=1)), default=None)
+        for replaced, folder in replaced_states(sweep.settings.data_dir):
+            if latest is not None and replaced < latest:  # it holds what was deleted since
+                discard(folder)
     with sweep.step("forgetting"):
         gone = {one.encode() for erasure in erasures.pending("jobs", "checkpoints") for one in erasure.feedback}
         _forget_examples(sweep, (job.id for job in sweep.db.jobs.summaries() if job.is_over), gone)

@@ -16,11 +16,12 @@ from service.settings.sections import Schedule
 FIELDS = 5  # cronsim takes a sixth one, seconds
 
 
-def next_run(cron: str, timezone: str | None, after: datetime) -> datetime:
+def next_run(cron: str, timezone: str | None, after: datetime, key: str = "schedule.cron") -> datetime:
     """Return the first scheduled time later than `after`, as crontab(5) reads the expression.
 
     Clock changes are treated as Debian's cron does: a wall time that is skipped runs right after the change, one that
-    is repeated runs once. `timezone` None is the device's own. Raises ConfigError for an invalid expression or zone.
+    is repeated runs once. `timezone` None is the device's own, `key` the setting that errors name. Raises ConfigError
+    for an invalid expression or zone.
     """
     try:
         zone = tzlocal.get_localzone() if timezone is None else ZoneInfo(timezone)
@@ -39,7 +40,7 @@ def next_run(cron: str, timezone: str | None, after: datetime) -> datetime:
         raise ValueError("no date matches it")
     except (CronSimError, ValueError) as error:
         raise ConfigError(
-            f"schedule.cron is {cron!r}, which is not a valid cron expression ({error}); "
+            f"{key} is {cron!r}, which is not a valid cron expression ({error}); "
             f'write minute, hour, day of month, month and day of week, such as "0 3 * * *"'
         ) from error
 

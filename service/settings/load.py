@@ -31,6 +31,7 @@ from lars_agent.lars.config import LarsConfig
 from lars_agent.records import parse_json
 from lars_agent.training.curate import CurationPolicy
 from lars_agent.training.gate import GatePolicy
+from service.settings.backup import Backup
 from service.settings.sections import (
     Idle,
     Learning,
@@ -50,7 +51,9 @@ SYSTEM_FILE = Path("/etc/lars-agent/config.toml")
 USER_FILE = Path("~/.config/lars-agent/config.toml")
 CHANGES_FILE = "settings.json"  # in the state folder; the files that people write stay as they are
 CHANGED = "the settings page"
-CLIENT_VARIABLES = frozenset({"LARS_AGENT_TOKEN", "LARS_AGENT_URL"})  # read by the command line
+CLIENT_VARIABLES = frozenset(
+    {"LARS_AGENT_BACKUP_PASSPHRASE", "LARS_AGENT_TOKEN", "LARS_AGENT_URL"}
+)  # read by the command line
 TOKEN_VARIABLES = frozenset({"LARS_AGENT_TOKEN", "LARS_AGENT_SERVER", "LARS_AGENT_SERVER__TOKEN"})
 
 Layer = tuple[str, Mapping[str, Any]]  # where settings come from, and what they are
@@ -83,6 +86,7 @@ class Settings(BaseSettings):
     recall: Recall = Recall()
     learning: Learning = Learning()
     retention: Retention = Retention()
+    backup: Backup = Backup()
     log: Log = Log()
 
     @property

@@ -19,7 +19,7 @@ const SECTIONS = {
   data_dir: t("Data"), server: t("Access"), model: t("Model"), memory: t("Memory"), lars: t("Adapter"), training: t("Training"),
   gate: t("Gate"), curation: t("Selection of examples"), schedule: t("Schedule"), idle: t("Idle device"), runtime: t("Replies"),
   recall: t("Recall"), learning: t("Learning from conversations"), retention: t("Keeping and deleting"),
-  log: t("Log"),
+  backup: t("Backups"), log: t("Log"),
 };
 const named = (key) => said(key.split(".").at(-1).replaceAll("_", " "));
 const isJson = (schema) => ["object", "array"].includes(schema.type);

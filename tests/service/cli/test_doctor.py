@@ -40,7 +40,7 @@ def findings():
 
 def test_missing_model_and_daemon_are_reported_with_the_command_to_run() -> None:
     found = findings()
-    assert list(found) == ["settings", "disk", "access", "memory", "model", "daemon"]
+    assert list(found) == ["settings", "disk", "access", "memory", "model", "backup", "daemon"]
     assert "lars-agent model pull default" in found["model"].words
     assert "lars-agent serve" in found["daemon"].words
     assert not found["model"].good

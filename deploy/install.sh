@@ -166,7 +166,7 @@ fingerprint() {
   {
     "$PYTHON" -V
     if [ -n "$bundle" ]; then sha256sum <SHA256SUMS; else
-      find pyproject.toml constraints.txt README.md lars_agent service "$UNIT_SOURCE" -type f ! -path '*/__pycache__/*' -print0 |
+      find pyproject.toml constraints.txt README.md lars_agent service deploy systemd -type f ! -path '*/__pycache__/*' -print0 |
         LC_ALL=C sort -z | xargs -0 sha256sum
     fi
   } | sha256sum | cut -c -12
@@ -391,7 +391,7 @@ start_service() {
     say "systemd does not run here; lars-agent starts at the next boot"
     return
   fi
-  if ctl is-failed --quiet "$SERVICE"; then ctl reset-failed "$SERVICE"; fi
+  ctl reset-failed "$SERVICE" 2>/dev/null || true # also of the starts that systemd has counted against its limit
   ctl start --no-block "$SERVICE"
   wait_for "$SERVICE" "$(address)" || return 1
   say "lars-agent runs. Talk to it: lars-agent chat. The dashboard: $(address)/"

@@ -55,6 +55,7 @@ from service.settings.load import Settings, SettingsSource
 from service.worker.memory_limit import GUARD_ONLY, MemoryLimit
 from service.worker.preemption import RequestPreemption
 from service.worker.process import DEFAULT_COMMAND, WorkerProcess
+from service.worker.remote.leftovers import Leftovers
 
 log = structlog.get_logger(__name__)
 
@@ -149,7 +150,7 @@ def compose(settings: Settings, **overrides: Unpack[ComponentOverrides]) -> Daem
 def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overrides: ComponentOverrides) -> Daemon:
     (clock, db), store = open_database(settings), AdapterStore(settings.adapters_dir)
     command, memory_limit = overrides.get("worker_command", DEFAULT_COMMAND), overrides.get("memory_limit", GUARD_ONLY)
-    worker = WorkerProcess(command, memory_limit=memory_limit)
+    worker = WorkerProcess(command, memory_limit=memory_limit, records=settings.elsewhere_dir)
     worker.use(settings.training)
     preemption = RequestPreemption(worker, settings.idle.resume_s)
     model_host = _model_host(settings, store, starts, preemption, overrides)
@@ -166,8 +167,14 @@ def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overri
     periodic = BackgroundScheduler(timezone=UTC)
     housekeeper = Housekeeper(settings, db, store, switch, periodic, clock.for_ages, monitor.is_idle)
     context = CycleContext(settings, db, store, find_base, switch)
-    # Feedback may have been deleted while a job worked with it.
-    supervisor = Supervisor(context, worker, watching=monitor.watching, on_end=housekeeper.forget_soon)
+    leftovers = Leftovers(settings.elsewhere_dir, periodic)
+
+    def on_end() -> None:
+        """Go on with what waits for the end of a job: feedback may have been deleted while it worked with that."""
+        housekeeper.forget_soon()
+        leftovers.clean_soon()
+
+    supervisor = Supervisor(context, worker, watching=monitor.watching, on_end=on_end)
     schedule = NightlyScheduler(
         window, supervisor, db.scheduled_runs, profiles.names, monitor.decide_start, periodic, clock.is_behind
     )
@@ -191,6 +198,7 @@ def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overri
         starts=starts,
         periodic=periodic,
         housekeeper=housekeeper,
+        leftovers=leftovers,
         eraser=Eraser(context, supervisor, housekeeper),
         ratings=RatingsWatch(context, periodic),
     )

@@ -40,6 +40,7 @@ from service.serving.request_metrics import RequestMetrics
 from service.settings.load import Settings, SettingsSource
 from service.worker.preemption import RequestPreemption
 from service.worker.process import WorkerProcess
+from service.worker.remote.leftovers import Leftovers
 
 HEALTHY_S = 30.0  # that the daemon and its model have to be up for a start to have gone well
 
@@ -72,6 +73,7 @@ class Daemon:
     starts: StartupFailures
     periodic: BackgroundScheduler
     housekeeper: Housekeeper
+    leftovers: Leftovers
     eraser: Eraser
     ratings: RatingsWatch
     one_time_codes: OneTimeCodes = field(default_factory=OneTimeCodes)
@@ -145,7 +147,7 @@ class Daemon:
         """Return the active alarms."""
         safe_mode = [Alarm("safe_mode", self.starts.message)] if self.starts.safe_mode else []
         disk = disk_alarms(self.settings.data_dir, self.settings.database_path)
-        own = [*safe_mode, *self.clock.problems(), *disk]
+        own = [*safe_mode, *self.clock.problems(), *disk, *self.leftovers.problems()]
         return [*own, *self.model_host.problems, *self.switch.problems, *self.recorder.problems]
 
     def status(self) -> str:
@@ -170,5 +172,6 @@ class Daemon:
         self.idle_monitor.start()
         self.schedule.start()
         self.housekeeper.start()
+        self.leftovers.start()
         self.periodic.start()
         self.clock.watch(partial(bring_forward, self.periodic))

@@ -13,7 +13,7 @@ log = structlog.get_logger(__name__)
 
 FOLDER_MODE, FILE_MODE = 0o700, 0o600
 # What the daemon keeps in its state folder; what else is there is not its to change.
-OWN_NAMES = ("adapters", "jobs", "models", "daemon.lock", "lars-agent.db*", "*.json", ".*.tmp")
+OWN_NAMES = ("adapters", "elsewhere", "jobs", "models", "daemon.lock", "lars-agent.db*", "*.json", ".*.tmp")
 
 
 def wider_than_private(folder: Path) -> Iterator[tuple[Path, int]]:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
-import os
-from dataclasses import fields
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from lars_agent.errors import ConfigError
-from lars_agent.records import record
 from lars_agent.store.names import DEFAULT_PROFILE, parse_adapter_name
-from lars_agent.training.config import TrainConfig
 from service.settings.origins import web_origin
 
 MIN_TOKEN_CHARS = 16
@@ -168,35 +164,6 @@ class Memory(Section):
         le=2**50,
         description="Memory budget, bytes: the training worker's peak and the engine's prefix cache together.",
     )
-
-
-@record("training")
-class Training(TrainConfig):
-    """Training, and the worker process that does it."""
-
-    threads: int = Field(
-        default=0,
-        ge=0,
-        le=MOST_THREADS,
-        description="Threads of the training worker; 0 for half of the cores, which leaves the others to the user and "
-        "takes less processor time in all.",
-    )
-    hang_s: float = Field(
-        default=900.0,
-        ge=1,
-        le=31_536_000,
-        description="A worker without progress for so long is killed, and continues from its checkpoint.",
-    )
-
-    @property
-    def worker_threads(self) -> int:
-        """The number of threads that a worker gets."""
-        return self.threads or max(1, (os.cpu_count() or 1) // 2)
-
-    @property
-    def config(self) -> TrainConfig:
-        """The settings that decide what is learned."""
-        return TrainConfig(**{item.name: getattr(self, item.name) for item in fields(TrainConfig)})
 
 
 class Schedule(Section):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lars_agent.errors import WorkerFailed
 from lars_agent.training.job_directory import EXIT_DISK_FULL, EXIT_STOPPED
+from service.settings.runner import LOCAL
 from service.worker.memory_limit import Limit
 
 
@@ -14,7 +15,8 @@ from service.worker.memory_limit import Limit
 class WorkerExit:
     """How a worker process ended: its exit status (below zero: the signal), its last line, and its memory's limit.
 
-    `suspended`: it was asked to, after a long pause. `hung_s`: it was killed after so long without progress.
+    `suspended`: it was asked to, after a long pause. `hung_s`: it was killed after so long without progress. `runner`:
+    the machine it ran on, `local` for this one. `not_there`: the reason why that is not the one that was wanted.
     """
 
     exit_status: int
@@ -22,6 +24,8 @@ class WorkerExit:
     limit: Limit
     suspended: bool = False
     hung_s: float | None = None
+    runner: str = LOCAL
+    not_there: str | None = None
 
     @property
     def stopped(self) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -22,6 +21,7 @@ os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # read at import
 
 import flwr
 import numpy
+from clipping import Arrays, clipped  # beside this file
 from safetensors.numpy import load_file, save_file
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -37,7 +37,6 @@ spec = JobSpec.read(Path(sys.argv[1]))
 adapter = LarsAdapter.for_model(empty_model(Path(spec.model_path)), spec.lars, seed=0)
 save_adapter(adapter, Path(sys.argv[2]), base_model=spec.base_model, revision=spec.base_model_revision)
 """
-Arrays = list[numpy.ndarray]
 
 
 class JobClient(flwr.client.NumPyClient):  # type: ignore[misc]  # flwr is no dependency of lars-agent
@@ -105,18 +104,6 @@ class JobClient(flwr.client.NumPyClient):  # type: ignore[misc]  # flwr is no de
     def _tensors(self, folder: Path) -> Arrays:
         tensors = load_file(folder / WEIGHTS)
         return [tensors[key] for key in self.keys]
-
-
-def clipped(before: Arrays, after: Arrays, bound: float, noise: float, rng: numpy.random.Generator) -> Arrays:
-    """Return `before` plus the update to `after`, shortened to the 2-norm `bound` over all arrays.
-
-    `noise` times `bound` is the standard deviation of what is added to each number.
-    """
-    updates = [new.astype(numpy.float64) - old for old, new in zip(before, after, strict=True)]
-    norm = math.sqrt(sum(float((update**2).sum()) for update in updates))
-    share = min(1.0, bound / norm) if norm else 1.0
-    noisy = [share * update + rng.normal(0.0, noise * bound, update.shape) for update in updates]
-    return [(old + update).astype(old.dtype) for old, update in zip(before, noisy, strict=True)]
 
 
 def main() -> None:

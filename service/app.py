@@ -168,12 +168,7 @@ def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overri
     housekeeper = Housekeeper(settings, db, store, switch, periodic, clock.for_ages, monitor.is_idle)
     context = CycleContext(settings, db, store, find_base, switch)
     leftovers = Leftovers(settings.elsewhere_dir, periodic)
-
-    def on_end() -> None:
-        """Go on with what waits for the end of a job: feedback may have been deleted while it worked with that."""
-        housekeeper.forget_soon()
-        leftovers.clean_soon()
-
+    on_end = partial(_after_job, housekeeper, leftovers)
     supervisor = Supervisor(context, worker, watching=monitor.watching, on_end=on_end)
     schedule = NightlyScheduler(
         window, supervisor, db.scheduled_runs, profiles.names, monitor.decide_start, periodic, clock.is_behind
@@ -202,6 +197,12 @@ def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overri
         eraser=Eraser(context, supervisor, housekeeper),
         ratings=RatingsWatch(context, periodic),
     )
+
+
+def _after_job(housekeeper: Housekeeper, leftovers: Leftovers) -> None:
+    """Go on with what has waited for the end of a job: feedback may have been deleted while it worked with that."""
+    housekeeper.forget_soon()
+    leftovers.clean_soon()
 
 
 def open_database(settings: Settings) -> tuple[Clock, Database]:

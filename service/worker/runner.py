@@ -25,11 +25,19 @@ WORDS = {signal.SIGSTOP: b"pause\n", signal.SIGCONT: b"resume\n", signal.SIGTERM
 
 
 class Runner(Protocol):
-    """Starts workers on one machine; `is_local` tells if it takes this device's processors and memory."""
+    """Starts workers on one machine."""
 
-    name: str
-    is_local: bool
-    stdin: int
+    @property
+    def name(self) -> str:
+        """The machine, as a job's record names it."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the worker takes this device's processors and memory."""
+
+    @property
+    def stdin(self) -> int:
+        """The stdin of the process, as subprocess takes it."""
 
     def command(self, folder: Path, threads: int, priority: Priority) -> list[str]:
         """Return the command for a job directory; `folder` is its last argument."""

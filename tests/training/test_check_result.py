@@ -54,7 +54,7 @@ def not_a_number(folder):
 
 def another_shape(folder):
     tensors = load_file(folder / CANDIDATE / WEIGHTS)
-    save_file({key: tensor[:1] for key, tensor in tensors.items()}, folder / CANDIDATE / WEIGHTS)
+    save_file({key: tensor.unsqueeze(0) for key, tensor in tensors.items()}, folder / CANDIDATE / WEIGHTS)
 
 
 def another_configuration(folder):

@@ -32,7 +32,7 @@ from typing import Any
 import platformdirs
 
 from lars_agent.errors import LarsError
-from lars_agent.files import PRIVATE_UMASK, make_folder, sha256_of
+from lars_agent.files import PRIVATE_UMASK, make_folder, publish_folder, sha256_of
 from lars_agent.models.library import ModelLibrary
 from lars_agent.models.weights import weight_files, weights_digest
 from lars_agent.records import parse_json
@@ -153,8 +153,8 @@ class Guest:
         incoming, models = self._folder / "model", make_folder(self.root / "models")
         if weights_digest(weight_files(incoming)) != sha256:
             raise LarsError("the base model that came here is damaged")
-        with contextlib.suppress(OSError):  # another guest was first
-            incoming.rename(models / sha256)
+        with contextlib.suppress(FileExistsError):  # another guest was first
+            publish_folder(incoming, models / sha256)
         self._find_model(sha256)
 
     def _prepare(self, message: Mapping[str, Any]) -> None:

@@ -41,12 +41,12 @@ class Leftovers:
         """Call each machine on which something may be left, and return what may be left there still."""
         with self._cleaning:
             for text in sorted({one.address for one in left(self._records)}):
-                address = parse_runner(text)
-                assert isinstance(address, SshAddress)
                 try:
+                    address = parse_runner(text)
+                    assert isinstance(address, SshAddress)
                     with connected(address, is_quiet=True) as there:
                         greet(there, address, self._records)
-                except (Cut, OSError) as error:
+                except (Cut, OSError, ValueError) as error:
                     log.info("not_removed_elsewhere", runner=text, reason=str(error))
             return left(self._records)
 

@@ -47,6 +47,7 @@ from lars_agent.training.job_directory import (
 )
 from service.process.version import package_version
 from service.worker.process import DEFAULT_COMMAND, launcher, worker_environment
+from service.worker.runner import Priority
 
 SILENT_S, BEAT_S, LOOK_S, TELL_S = 60.0, 10.0, 0.2, 2.0
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -161,13 +162,14 @@ class Guest:
         """Have the job run with what this machine has; it begins once it is not paused."""
         spec = JobSpec.read(self._folder)
         own = {name: str(self._folder / name) for name in (PARENT, START) if (self._folder / name).is_dir()}
-        adapters = {PARENT: own.get(PARENT), START: own.get(str(message.get("start")))}
+        parent, start = own.get(PARENT), own.get(str(message.get("start")))
         costs = self.root / COSTS
         if not costs.exists() and (self._folder / COSTS).is_file():  # what is known there of this machine, if anything
             shutil.copyfile(self._folder / COSTS, costs)
-        replace(spec, model_path=str(message["model"]), costs_file=str(costs), **adapters).write(self._folder)
+        model = str(message["model"])
+        replace(spec, model_path=model, costs_file=str(costs), parent=parent, start=start).write(self._folder)
         self._threads = int(message["threads"])
-        priority = "requested" if message["priority"] == "requested" else "idle"
+        priority: Priority = "requested" if message["priority"] == "requested" else "idle"
         self._command = [*launcher("", priority), *DEFAULT_COMMAND, str(self._folder)]
 
     def _signal(self, number: signal.Signals) -> None:

@@ -44,7 +44,7 @@ from service.worker.remote.guest import BEAT_S, CHECKPOINT, PARENT, START
 from service.worker.remote.records import Left, forget, left, recorded
 from service.worker.runner import EXIT_UNREACHABLE
 
-CHECK = (sys.executable, "-P", "-m", "lars_agent.training.check_result")
+WRITE_PLAN, CHECK = "lars_agent.training.write_plan", "lars_agent.training.check_result"
 KEEP = 2  # checkpoints, as the worker keeps
 WORDS = ("pause", "resume", "stop")
 
@@ -68,6 +68,8 @@ class Carrier:
         self.target, spec = str(opened["folder"]), JobSpec.read(self.folder)
         model = self._model(spec)
         if not self.stopping.is_set():
+            with self._touching():
+                _run_here(WRITE_PLAN, self.folder)
             self._take(spec)
         same = spec.start is not None and spec.start == spec.parent
         run = {"do": "run", "model": model, "threads": self.threads, "priority": self.priority}
@@ -112,7 +114,6 @@ class Carrier:
         """Copy there all that the worker reads: examples, adapters, and how far an earlier worker came."""
         names = (TRAIN_FILE, HELDOUT_FILE, SPEC_FILE, PLAN_FILE, PROGRESS_FILE)
         files = [self.folder / name for name in names if (self.folder / name).is_file()]
-        files += [Path(spec.costs_file)] if spec.costs_file and Path(spec.costs_file).is_file() else []
         with self._touching():
             self.there.push([*files, *self._checkpoints()[:1]], self.target)
             adapters = {PARENT: spec.parent, START: spec.start if spec.start != spec.parent else None}
@@ -182,7 +183,7 @@ class Carrier:
             result = read_result(incoming)
             if result is None or result.status != "succeeded":
                 raise Cut(f"the worker there failed: {result.error if result else 'it left no result'}")
-            _require_sound(self.folder, incoming)
+            _run_here(CHECK, self.folder, incoming)
             write_atomically(self.folder / RESULT_FILE, (incoming / RESULT_FILE).read_bytes())
 
     def _ask(self, question: Message, answer: str) -> Message:
@@ -238,11 +239,12 @@ def _texts(values: object) -> dict[str, str]:
     return {str(name): str(value) for name, value in values.items()} if isinstance(values, dict) else {}
 
 
-def _require_sound(folder: Path, incoming: Path) -> None:
-    """Check candidate and result as anything foreign, in a process of its own. Raises the error that it finds."""
-    done = subprocess.run([*CHECK, str(folder), str(incoming)], capture_output=True, text=True, check=False)
+def _run_here(module: str, *folders: Path) -> None:
+    """Run a module that needs torch in a process of its own. Raises the error that it reports."""
+    command = [sys.executable, "-P", "-m", module, *map(str, folders)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise process_error(done, "what came back could not be checked", WorkerFailed)
+        raise process_error(done, f"{module} failed", WorkerFailed)
 
 
 def _listen(there: Connection, stopping: threading.Event) -> None:

@@ -2,11 +2,10 @@
 
 It speaks JSON lines with the carrier on stdin and stdout. What it is given lies in a folder of its own, which it
 removes at its end, whatever ends it: the carrier's word, a connection that is cut or silent, a signal. What a guest
-that was killed has left is removed by the next one; base models and measured costs stay.
+that was killed has left is removed by the next one; base models stay.
 
     <cache>/lars-agent/elsewhere/jobs/JOB-RANDOM/   the job directory, locked while its guest lives
     <cache>/lars-agent/elsewhere/models/SHA256/     base models that were carried here
-    <cache>/lars-agent/elsewhere/costs.json         measured costs of a training step
 """
 
 from __future__ import annotations
@@ -54,7 +53,6 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 CHECKPOINT = re.compile(r"checkpoint-[0-9]+")
 PARENT, START = "parent", "start"  # the adapters that a job compares with and goes on from
-COSTS = "costs.json"
 SYSTEM_MODELS = Path("/var/lib/lars-agent/models")
 
 
@@ -163,11 +161,8 @@ class Guest:
         spec = JobSpec.read(self._folder)
         own = {name: str(self._folder / name) for name in (PARENT, START) if (self._folder / name).is_dir()}
         parent, start = own.get(PARENT), own.get(str(message.get("start")))
-        costs = self.root / COSTS
-        if not costs.exists() and (self._folder / COSTS).is_file():  # what is known there of this machine, if anything
-            shutil.copyfile(self._folder / COSTS, costs)
         model = str(message["model"])
-        replace(spec, model_path=model, costs_file=str(costs), parent=parent, start=start).write(self._folder)
+        replace(spec, model_path=model, costs_file=None, parent=parent, start=start).write(self._folder)
         self._threads = int(message["threads"])
         priority: Priority = "requested" if message["priority"] == "requested" else "idle"
         self._command = [*launcher("", priority), *DEFAULT_COMMAND, str(self._folder)]

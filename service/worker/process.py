@@ -83,7 +83,7 @@ class WorkerProcess:
             self._threads, self._hang_s = training.worker_threads, training.hang_s
             self._wanted = self._local
             if address is not None:
-                self._wanted = SshRunner(address, self._records, training.runner_takes_model)
+                self._wanted = SshRunner(address, self._records, self.command, training.runner_takes_model)
 
     @property
     def pid(self) -> int | None:

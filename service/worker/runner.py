@@ -7,6 +7,7 @@ itself. Of `ssh` it is the carrier, which has the worker run on another machine 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -77,6 +78,7 @@ class SshRunner:
 
     address: SshAddress
     records: Path
+    worker: Sequence[str]  # of this device, which makes the plan
     carries_model: bool = False
     is_local: bool = False
     stdin: int = subprocess.PIPE
@@ -89,6 +91,7 @@ class SshRunner:
     def command(self, folder: Path, threads: int, priority: Priority) -> list[str]:
         """Return the carrier's command."""
         options = ["--threads", str(threads), "--priority", priority, "--records", str(self.records)]
+        options += ["--worker", json.dumps(list(self.worker))]
         model = ["--carry-model"] if self.carries_model else []
         return [*CARRIER, *options, *model, str(self.address), str(folder)]
 

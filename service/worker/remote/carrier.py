@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -44,7 +45,8 @@ from service.worker.remote.guest import BEAT_S, CHECKPOINT, PARENT, START
 from service.worker.remote.records import Left, forget, left, recorded
 from service.worker.runner import EXIT_UNREACHABLE
 
-WRITE_PLAN, CHECK = "lars_agent.training.write_plan", "lars_agent.training.check_result"
+PLAN_FLAG = "--write-plan"
+CHECK = (sys.executable, "-P", "-m", "lars_agent.training.check_result")
 KEEP = 2  # checkpoints, as the worker keeps
 WORDS = ("pause", "resume", "stop")
 
@@ -55,6 +57,7 @@ class Carrier:
 
     folder: Path
     there: Connection
+    worker: list[str]
     threads: int
     priority: str
     takes_model: bool
@@ -68,8 +71,7 @@ class Carrier:
         self.target, spec = str(opened["folder"]), JobSpec.read(self.folder)
         model = self._model(spec)
         if not self.stopping.is_set():
-            with self._touching():
-                _run_here(WRITE_PLAN, self.folder)
+            self._plan()
             self._take(spec)
         same = spec.start is not None and spec.start == spec.parent
         run = {"do": "run", "model": model, "threads": self.threads, "priority": self.priority}
@@ -109,6 +111,13 @@ class Carrier:
             self.there.push(files, str(found["incoming"]), "--copy-links")
         kept = self._ask({"do": "keep model", "sha256": spec.model_sha256}, "model")
         return str(kept["folder"])
+
+    def _plan(self) -> None:
+        """Have the worker of this device make the plan; one that it cannot make is made there."""
+        with self._touching():
+            done = subprocess.run([*self.worker, PLAN_FLAG, str(self.folder)], capture_output=True, check=False)
+        if done.returncode:
+            sys.stderr.write("the job's memory plan could not be made here\n")
 
     def _take(self, spec: JobSpec) -> None:
         """Copy there all that the worker reads: examples, adapters, and how far an earlier worker came."""
@@ -183,7 +192,7 @@ class Carrier:
             result = read_result(incoming)
             if result is None or result.status != "succeeded":
                 raise Cut(f"the worker there failed: {result.error if result else 'it left no result'}")
-            _run_here(CHECK, self.folder, incoming)
+            _require_sound(self.folder, incoming)
             write_atomically(self.folder / RESULT_FILE, (incoming / RESULT_FILE).read_bytes())
 
     def _ask(self, question: Message, answer: str) -> Message:
@@ -239,12 +248,11 @@ def _texts(values: object) -> dict[str, str]:
     return {str(name): str(value) for name, value in values.items()} if isinstance(values, dict) else {}
 
 
-def _run_here(module: str, *folders: Path) -> None:
-    """Run a module that needs torch in a process of its own. Raises the error that it reports."""
-    command = [sys.executable, "-P", "-m", module, *map(str, folders)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _require_sound(folder: Path, incoming: Path) -> None:
+    """Check candidate and result as anything foreign, in a process of its own. Raises the error that it finds."""
+    done = subprocess.run([*CHECK, str(folder), str(incoming)], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise process_error(done, f"{module} failed", WorkerFailed)
+        raise process_error(done, "what came back could not be checked", WorkerFailed)
 
 
 def _listen(there: Connection, stopping: threading.Event) -> None:
@@ -266,7 +274,7 @@ def _beat(there: Connection) -> None:
 def main(arguments: list[str]) -> int:
     """Carry the job in `arguments`, and return the exit status."""
     parser = argparse.ArgumentParser()
-    for name in ("--threads", "--priority", "--records"):
+    for name in ("--threads", "--priority", "--records", "--worker"):
         parser.add_argument(name, required=True)
     parser.add_argument("--carry-model", action="store_true")
     parser.add_argument("address")
@@ -281,7 +289,8 @@ def main(arguments: list[str]) -> int:
             for work, parts in ((_listen, (there, stopping)), (_beat, (there,))):
                 threading.Thread(target=work, args=parts, daemon=True).start()
             greet(there, address, Path(given.records))
-            carrier = Carrier(given.folder, there, int(given.threads), given.priority, given.carry_model, stopping)
+            worker, threads = json.loads(given.worker), int(given.threads)
+            carrier = Carrier(given.folder, there, worker, threads, given.priority, given.carry_model, stopping)
             return _with_folder(carrier, address, Path(given.records))
     except (LarsError, OSError, ValueError, LookupError, TypeError) as error:
         if not isinstance(error, LarsError | OSError):

@@ -1,9 +1,11 @@
-"""Jobs on another machine: a real sshd on loopback, its guest and a worker there; what is lost, and what is left."""
+"""Jobs on another machine: a real sshd on loopback and its guest; what is lost, and what is left.
+
+The worker there is the stand-in. A whole job of the real one, and its bytes: `python -m bench ops --parts ssh_runner`.
+"""
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -12,27 +14,12 @@ import pytest
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from bench.ops.other_machine import missing_programs, other_machine
-from lars_agent.models.open import open_model
 from lars_agent.models.weights import weight_files, weights_digest
-from lars_agent.training import worker
-from lars_agent.training.job_directory import (
-    CANDIDATE,
-    HELDOUT_FILE,
-    TRAIN_FILE,
-    JobSpec,
-    read_progress,
-    read_result,
-    write_examples,
-)
-from lars_agent.training.job_plan import JobPlan
-from service.settings.training import Training
-from service.worker.process import WorkerProcess
+from lars_agent.training.job_directory import read_progress
 from service.worker.remote.carrier import _within
 from service.worker.remote.connection import Cut
 from service.worker.remote.leftovers import Leftovers
 from tests.service.house import STANDIN, FakeModel, House, until
-from tests.tiny import save_tiny
-from tests.training.conftest import FACTS, HELD_OUT
 
 pytestmark = pytest.mark.skipif(bool(missing_programs()), reason="needs sshd and rsync (Debian: openssh-server, rsync)")
 LIMIT_S = 120.0
@@ -149,37 +136,6 @@ def test_a_machine_whose_key_is_not_known_gets_nothing(house, machine):
     assert row.status == "succeeded"
     assert "Host key verification failed" in row.spec["not_there"]
     assert machine.personal_files() == records(house) == []
-
-
-def test_a_job_trained_elsewhere_has_the_same_bytes_and_leaves_nothing_there(machine, tmp_path):
-    """The real worker, there and here; see also `python -m bench ops`, row `ssh_same_bytes`."""
-    model, training = save_tiny(tmp_path / "model"), {"steps": 3, "batch_size": 2, "checkpoint_every": 2}
-    here, there = tmp_path / "jobs" / "j-here", tmp_path / "jobs" / "j-there"
-    for folder in (here, there):
-        JobSpec(
-            job_id=folder.name,
-            profile="default",
-            model_path=str(model),
-            model_sha256=open_model(model).sha256,
-            lars={"rank": 4},
-            training=training,
-            threads=1,
-        ).write(folder)
-        write_examples(folder / TRAIN_FILE, FACTS)
-        write_examples(folder / HELDOUT_FILE, HELD_OUT)
-    handler = signal.getsignal(signal.SIGTERM)
-    assert worker.main([str(here)]) == 0
-    signal.signal(signal.SIGTERM, handler)
-    process = WorkerProcess(records=tmp_path / "elsewhere")
-    process.use(Training(runner=machine.runner, runner_takes_model=True, threads=1))
-    ended = process.run(there, None, is_requested=True)
-    assert (ended.exit_status, ended.not_there, ended.runner.startswith("ssh://")) == (0, None, True)
-    assert read_result(there).learned == read_result(here).learned
-    weights = Path(CANDIDATE, "adapter_model.safetensors")
-    assert (there / weights).read_bytes() == (here / weights).read_bytes()
-    assert JobPlan.read(there).plan == JobPlan.read(here).plan
-    assert machine.personal_files() == list((tmp_path / "elsewhere").glob("*.json")) == []
-    assert [path.name for path in (machine.cache / "models").iterdir()].count(JobSpec.read(there).model_sha256) == 1
 
 
 @pytest.mark.parametrize("name", ["candidate/../../x", "candidate/a/b", "candidate//etc/passwd"])

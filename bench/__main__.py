@@ -29,7 +29,7 @@ from lars_agent.errors import LarsError
 TIME_LIMIT_S = 4 * 3600.0
 # Their modules are imported by their commands alone: they take seconds.
 FAULT_PARTS = ("kills", "points", "cuts", "disk", "resume", "latency")
-OPS_PARTS = ("idle_connections", "schemathesis_cases", "fuzz_files", "soak", "two_people")
+OPS_PARTS = ("idle_connections", "schemathesis_cases", "fuzz_files", "soak", "two_people", "ssh_runner")
 SERVE_PARTS = ("speed", "engine", "clients", "swaps", "feedback", "asleep", "grammar")
 MEMORY = Suite("memory", f"{PROGRAM} memory --goals", (CELLS, JOBS))
 app = typer.Typer(help="Measure the goals of lars-agent.", no_args_is_help=True, add_completion=False)
@@ -169,15 +169,18 @@ def ops(
     tiny: Annotated[bool, typer.Option("--tiny", help="Try `two_people` with the tiny model.")] = False,
     out: Out = RESULTS,
 ) -> None:
-    """Silent connections, random requests, damaged files, hours of load, and two people on one device (four hours).
+    """Silent connections, random requests, damaged files, hours of load, two people, and another machine (four hours).
 
     For the soak nothing else may run beside.
     """
     chosen = among(parts, OPS_PARTS, "--parts")
     if "schemathesis_cases" in chosen:
         require("schemathesis")
+    from bench.ops.other_machine import missing_programs
     from bench.ops.parts import RUNS, OpsSettings, measure_part
 
+    if "ssh_runner" in chosen and (missing := missing_programs()):
+        raise LarsError(f"{' and '.join(missing)} not found; run: apt-get install openssh-server rsync")
     run = partial(measure_part, settings=OpsSettings(seed, connections, seconds, cases, files, minutes, tiny))
     suite, subjects = Suite("ops", f"{PROGRAM} ops", (RUNS,)), [{"part": name, "seed": seed} for name in chosen]
     suite.measure(RUNS, subjects, run, out, fresh=True)

@@ -13,6 +13,7 @@ AlarmCode = Literal[
     "clock_ahead",
     "clock_behind",
     "disk_full",
+    "left_elsewhere",
     "not_learning",
     "not_recording",
     "read_only",

@@ -63,6 +63,7 @@ from service.settings.load import Settings, SettingsSource
 from service.worker.memory_limit import GUARD_ONLY, MemoryLimit
 from service.worker.preemption import RequestPreemption
 from service.worker.process import DEFAULT_COMMAND, WorkerProcess
+from service.worker.remote.leftovers import Leftovers
 
 log = structlog.get_logger(__name__)
 
@@ -161,25 +162,22 @@ def compose(settings: Settings, **overrides: Unpack[ComponentOverrides]) -> Daem
 def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overrides: ComponentOverrides) -> Daemon:
     (clock, db), store = open_database(settings), AdapterStore(settings.adapters_dir)
     command, memory_limit = overrides.get("worker_command", DEFAULT_COMMAND), overrides.get("memory_limit", GUARD_ONLY)
-    worker = WorkerProcess(command, memory_limit=memory_limit)
+    worker = WorkerProcess(command, memory_limit=memory_limit, records=settings.elsewhere_dir)
     worker.use(settings.training)
     preemption = RequestPreemption(worker, settings.idle.resume_s)
     model_host = _model_host(settings, store, starts, preemption, overrides)
     find_base, base_only = model_host.require_model, starts.safe_mode
     switch = AdapterSwitch(store, model_host.engine, model_host.opened_engine, find_base, base_only=base_only)
-    device = DeviceReader(
-        settings.data_dir,
-        own=lambda: [pid for pid in (model_host.endpoint_pid, worker.pid) if pid is not None],
-        quiet_s=preemption.quiet_s,
-        worker_threads=worker.running_threads,
-    )
+    own = lambda: [pid for pid in (model_host.endpoint_pid, worker.pid) if pid is not None]  # noqa: E731
+    device = DeviceReader(settings.data_dir, own, preemption.quiet_s, worker.running_threads)
     profiles, window = Profiles(db, store), ScheduleWindow(settings.schedule)
     monitor = IdleMonitor(settings, worker, read_state=device.read_device_state, window=window.state)
     periodic = BackgroundScheduler(timezone=UTC)
     housekeeper = Housekeeper(settings, db, store, switch, periodic, clock.for_ages, monitor.is_idle)
     context = CycleContext(settings, db, store, find_base, switch)
-    # Feedback may have been deleted while a job worked with it.
-    supervisor = Supervisor(context, worker, watching=monitor.watching, on_end=housekeeper.forget_soon)
+    leftovers = Leftovers(settings.elsewhere_dir, periodic)
+    on_end = partial(_after_job, housekeeper, leftovers)
+    supervisor = Supervisor(context, worker, watching=monitor.watching, on_end=on_end)
     schedule = NightlyScheduler(
         window, supervisor, db.scheduled_runs, profiles.names, monitor.decide_start, periodic, clock.is_behind
     )
@@ -203,11 +201,18 @@ def _connect(settings: Settings, lock: DataLock, starts: StartupFailures, overri
         starts=starts,
         periodic=periodic,
         housekeeper=housekeeper,
+        leftovers=leftovers,
         eraser=Eraser(context, supervisor, housekeeper),
         ratings=RatingsWatch(context, periodic),
         sessions=Sessions(db, AccessToken(settings.server, settings.data_dir)),
         backups=Backups(settings, lambda: model_host.installed, periodic, clock.now, clock.is_behind),
     )
+
+
+def _after_job(housekeeper: Housekeeper, leftovers: Leftovers) -> None:
+    """Go on with what has waited for the end of a job: feedback may have been deleted while it worked with that."""
+    housekeeper.forget_soon()
+    leftovers.clean_soon()
 
 
 def open_database(settings: Settings) -> tuple[Clock, Database]:

@@ -43,6 +43,7 @@ from service.serving.sessions import Sessions
 from service.settings.load import Settings, SettingsSource
 from service.worker.preemption import RequestPreemption
 from service.worker.process import WorkerProcess
+from service.worker.remote.leftovers import Leftovers
 
 HEALTHY_S = 30.0  # that the daemon and its model have to be up for a start to have gone well
 
@@ -75,6 +76,7 @@ class Daemon:
     starts: StartupFailures
     periodic: BackgroundScheduler
     housekeeper: Housekeeper
+    leftovers: Leftovers
     eraser: Eraser
     ratings: RatingsWatch
     sessions: Sessions
@@ -170,7 +172,7 @@ class Daemon:
         """Return the active alarms, those of other profiles for the owner alone."""
         safe_mode = [Alarm("safe_mode", self.starts.message)] if self.starts.safe_mode else []
         disk = disk_alarms(self.settings.data_dir, self.settings.database_path)
-        own = [*safe_mode, *self.clock.problems(), *disk, *self.backups.problems()]
+        own = [*safe_mode, *self.clock.problems(), *disk, *self.backups.problems(), *self.leftovers.problems()]
         every = [*own, *self.model_host.problems, *self.switch.problems, *self.recorder.problems]
         return [alarm for alarm in every if self.profile is None or alarm.profile in (None, self.profile)]
 
@@ -197,5 +199,6 @@ class Daemon:
         self.schedule.start()
         self.housekeeper.start()
         self.backups.start()
+        self.leftovers.start()
         self.periodic.start()
         self.clock.watch(partial(bring_forward, self.periodic))

@@ -14,6 +14,7 @@ from bench.ops.crowd import idle_connections
 from bench.ops.files import fuzz_files
 from bench.ops.settings import OpsSettings
 from bench.ops.soak import soak
+from bench.ops.ssh_runner import ssh_runner
 from bench.ops.two_people import two_people
 from bench.record import Row, claimed
 from bench.suite import Record, parts_store
@@ -26,6 +27,7 @@ def ops_rows(parts: Found) -> list[Row]:
     """Every row whose part was run."""
     builders = {idle_connections: _crowd_rows, schemathesis_cases: _case_rows, fuzz_files: _file_rows, soak: _soak_rows}
     builders[two_people] = _people_rows
+    builders[ssh_runner] = _ssh_rows
     return [row for part, rows in builders.items() if part.__name__ in parts for row in rows(parts[part.__name__])]
 
 
@@ -71,6 +73,13 @@ def _people_rows(found: Found) -> Iterator[Row]:
     yield claimed("two_people_own_facts", [found["own"]], asked=found["asked"])
 
 
+def _ssh_rows(found: Found) -> Iterator[Row]:
+    yield claimed("ssh_same_bytes", [int(found["same"])], plan=found["there"]["plan"])
+    lost = {name: losses for name, losses in found["cuts"].items() if losses}
+    named = _named([f"{name}: {'; '.join(losses)}" for name, losses in lost.items()])
+    yield claimed("ssh_cuts_lost", [len(lost)], cuts=", ".join(found["cuts"]), named=named)
+
+
 def _problems(name: str, problems: Sequence[str], **words: Any) -> Row:
     """The row that counts problems, the first of them named in its note."""
     return claimed(name, [len(problems)], named=_named(problems), **words)
@@ -80,7 +89,7 @@ def _named(problems: Sequence[str]) -> str:
     return "".join(f"; {problem[:200]}" for problem in problems[:NAMED])
 
 
-PARTS = {one.__name__: one for one in (idle_connections, schemathesis_cases, fuzz_files, soak, two_people)}
+PARTS = {one.__name__: one for one in (idle_connections, schemathesis_cases, fuzz_files, soak, two_people, ssh_runner)}
 RUNS = parts_store("ops-runs.jsonl", ops_rows)
 
 

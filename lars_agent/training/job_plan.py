@@ -5,6 +5,7 @@ A restarted worker continues with the plan in use.
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, replace
@@ -106,6 +107,16 @@ def plan_job(folder: Path) -> dict[str, Any]:
         return plans | {"chosen": choose_plan(steps, spec.budget_bytes).as_dict()}
     except BudgetTooSmall as error:
         return plans | {"error": str(error)}
+
+
+def write_plan(folder: Path) -> dict[str, Any]:
+    """Write the plan by which a worker of this device trains into `folder`, unless there is one, and return it."""
+    spec = JobSpec.read(folder)
+    tokenizer = open_tokenizer(Path(spec.model_path))
+    torch.set_num_threads(spec.threads or os.cpu_count() or 1)  # what a step costs is known by it
+    return to_dict(
+        JobPlan.read_or_make(folder, lambda: plans_for(spec, encode_job(folder, spec, tokenizer), tokenizer))
+    )
 
 
 def plans_for(spec: JobSpec, rows: JobRows, tokenizer: PreTrainedTokenizerFast) -> list[EstimatedPlan]:

@@ -1,4 +1,7 @@
-"""The training worker: `python -m lars_agent.training.worker JOB_DIR` (`--plan`: print the job's plans as JSON).
+"""The training worker: `python -m lars_agent.training.worker JOB_DIR`.
+
+With `--plan` it prints the job's plans as JSON and does nothing else; with `--write-plan` it writes the one that it
+would train by into the job directory, for a worker on another machine, which then takes the same steps.
 
 A process of its own, so that its memory limit, priority and crashes affect nothing else. It plans its memory before
 loading the model, trains from the last intact checkpoint, scores candidate, incumbent and base model, and writes
@@ -17,6 +20,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -50,11 +54,12 @@ from lars_agent.training.job_directory import (
     read_examples,
     read_progress,
 )
-from lars_agent.training.job_plan import JobPlan, plan_job, plans_for, promised_bytes
+from lars_agent.training.job_plan import JobPlan, plan_job, plans_for, promised_bytes, write_plan
 from lars_agent.training.job_rows import encode_job
 from lars_agent.training.trainer import Progress, Trainer
 
 ALIVE_S = 1.0
+PLAN, WRITE_PLAN = "--plan", "--write-plan"
 
 
 class Worker:
@@ -205,14 +210,14 @@ class Worker:
 
 def main(arguments: list[str]) -> int:
     """Run the worker on the job directory in `arguments`, and return the exit status."""
-    planning = arguments[:1] == ["--plan"]
-    if len(arguments) != 1 + planning:
-        sys.stderr.write("usage: python -m lars_agent.training.worker [--plan] JOB_DIR\n")
+    *flags, name = arguments or [""]
+    if not name or name.startswith("--") or flags not in ([], [PLAN], [WRITE_PLAN]):
+        sys.stderr.write(f"usage: python -m lars_agent.training.worker [{PLAN} | {WRITE_PLAN}] JOB_DIR\n")
         return 2
     os.umask(PRIVATE_UMASK)
-    folder = Path(arguments[-1])
-    if planning:
-        return _print_plan(folder)
+    folder = Path(name)
+    if flags:
+        return _print_plan(folder, plan_job if flags == [PLAN] else write_plan)
     try:
         return 0 if Worker(folder).run() else EXIT_STOPPED
     except (LarsError, OSError) as error:
@@ -221,10 +226,10 @@ def main(arguments: list[str]) -> int:
         return _record_failure(folder, error) if folder.is_dir() else 2
 
 
-def _print_plan(folder: Path) -> int:
+def _print_plan(folder: Path, make: Callable[[Path], dict[str, Any]]) -> int:
     """Print the job's plans, or the serialized error of planning, and return the exit status."""
     try:
-        plan, status = plan_job(folder), 0
+        plan, status = make(folder), 0
     except LarsError as error:
         plan, status = dict(serialize_error(error)), 1
     sys.stdout.write(json.dumps(plan) + "\n")

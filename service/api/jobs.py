@@ -101,6 +101,8 @@ class JobSpecBody(Reply):
     threads: int | None = None
     seed: int | None = None
     memory_limit: LimitKind | None = Field(default=None, description="What enforces the worker's memory budget.")
+    runner: str | None = Field(default=None, description="Machine that trained it: `local`, or one reached by ssh.")
+    not_there: str | None = Field(default=None, description="Why that is not the one of `training.runner`.")
     lars: JsonObject | None = None
     training: JsonObject | None = None
     plan: JsonObject | None = None

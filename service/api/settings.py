@@ -23,7 +23,8 @@ from service.settings.load import Layer, Settings, origin_of, settings_of
 
 router = APIRouter(prefix="/settings", tags=["operation"])
 
-FILE_ONLY = ("data_dir", "server")  # who may come in is not decided by somebody who came in
+# Neither who may come in nor where what was said is carried to is decided by somebody who came in.
+FILE_ONLY = (("data_dir",), ("server",), ("training", "runner"), ("training", "runner_takes_model"))
 JSON_TYPES: Mapping[type, tuple[str, ...]] = {
     bool: ("boolean",),
     int: ("integer", "number"),
@@ -60,7 +61,7 @@ class SettingChanges(RootModel[dict[str, Any]]):
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         """Describe the settings that can be changed."""
-        keys = {".".join(path): schema for path, schema in _schemas() if path[0] not in FILE_ONLY}
+        keys = {".".join(path): schema for path, schema in _schemas() if not _is_file_only(path)}
         properties = {key: {"anyOf": [dict(schema), {"type": "null"}]} for key, schema in keys.items()}
         return {"type": "object", "properties": properties, "additionalProperties": False, "description": cls.__doc__}
 
@@ -104,6 +105,10 @@ def edit(body: SettingChanges, daemon: DaemonDep, query: Annotated[Body, Query()
     return get(daemon)
 
 
+def _is_file_only(path: Sequence[str]) -> bool:
+    return any(tuple(path[: len(locked)]) == locked for locked in FILE_ONLY)
+
+
 def _require_model(daemon: Daemon, name: str) -> None:
     """Raise FieldNotFound unless a model of this name is installed, or can be fetched at the next start."""
     library = ModelLibrary(daemon.settings.models_dir)
@@ -121,7 +126,7 @@ def _body(
 ) -> SettingBody:
     key, origin = ".".join(path), origin_of(path, layers)
     locked = None
-    if path[0] in FILE_ONLY:
+    if _is_file_only(path):
         locked = "it is set in the configuration file, the environment or on the command line only"
     elif origin in ABOVE:
         locked = f"{origin} sets it"

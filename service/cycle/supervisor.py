@@ -282,7 +282,7 @@ class Supervisor:
         raise WorkerFailed(f"the training worker was stopped {MAX_TRIES} times before it had a result")
 
     def _note(self, job_id: str, worker_exit: WorkerExit) -> None:
-        """Record in the job's row the memory limit and the pauses of the worker."""
+        """Record in the job's row the machine, the memory limit and the pauses of the worker."""
         self.worker_ends[worker_exit.outcome] += 1
         limit, job = worker_exit.limit, self._db.jobs.get(job_id)
         pauses = {reason: dict(pause) for reason, pause in (job.pauses or {}).items()}
@@ -290,11 +290,15 @@ class Supervisor:
             known = pauses.setdefault(reason, {"count": 0, "seconds": 0.0})
             known["count"] += pause.count
             known["seconds"] = round(known["seconds"] + pause.seconds, 6)
-        self._db.jobs.update(job_id, spec={**(job.spec or {}), "memory_limit": limit.kind}, pauses=pauses)
+        spec = {**(job.spec or {}), "memory_limit": limit.kind, "runner": worker_exit.runner}
+        if worker_exit.not_there:
+            spec["not_there"] = worker_exit.not_there
+        self._db.jobs.update(job_id, spec=spec, pauses=pauses)
         log.info(
             "worker_ended",
             job=job_id,
             exit_status=worker_exit.exit_status,
+            runner=worker_exit.runner,
             limit=limit.kind,
             peak_bytes=limit.peak_bytes,
             suspended=worker_exit.suspended,

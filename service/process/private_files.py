@@ -13,7 +13,18 @@ log = structlog.get_logger(__name__)
 
 FOLDER_MODE, FILE_MODE = 0o700, 0o600
 # What the daemon keeps in its state folder; what else is there is not its to change.
-OWN_NAMES = ("adapters", "jobs", "models", "replaced", "daemon.lock", "lars-agent.db*", "token", "*.json", ".*.tmp")
+OWN_NAMES = (
+    "adapters",
+    "elsewhere",
+    "jobs",
+    "models",
+    "replaced",
+    "daemon.lock",
+    "lars-agent.db*",
+    "token",
+    "*.json",
+    ".*.tmp",
+)
 
 
 def wider_than_private(folder: Path) -> Iterator[tuple[Path, int]]:

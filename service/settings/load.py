@@ -42,9 +42,9 @@ from service.settings.sections import (
     Retention,
     Runtime,
     Schedule,
-    Training,
 )
 from service.settings.server import Server
+from service.settings.training import Training
 
 ENV_PREFIX = "LARS_AGENT_"
 SYSTEM_FILE = Path("/etc/lars-agent/config.toml")
@@ -108,6 +108,11 @@ class Settings(BaseSettings):
     def jobs_dir(self) -> Path:
         """Root of the job directories."""
         return self.data_dir / "jobs"
+
+    @property
+    def elsewhere_dir(self) -> Path:
+        """Folder of the records of what may be left on other machines."""
+        return self.data_dir / "elsewhere"
 
     @property
     def costs_file(self) -> Path:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import fields
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-
-from lars_agent.records import record
-from lars_agent.training.config import TrainConfig
 
 Seconds = Annotated[float, Field(ge=0, le=31_536_000)]  # a year
 Days = Annotated[int, Field(ge=0, le=36_500)]
@@ -49,35 +44,6 @@ class Memory(Section):
         le=2**50,
         description="Memory budget, bytes: the training worker's peak and the engine's prefix cache together.",
     )
-
-
-@record("training")
-class Training(TrainConfig):
-    """Training, and the worker process that does it."""
-
-    threads: int = Field(
-        default=0,
-        ge=0,
-        le=MOST_THREADS,
-        description="Threads of the training worker; 0 for half of the cores, which leaves the others to the user and "
-        "takes less processor time in all.",
-    )
-    hang_s: float = Field(
-        default=900.0,
-        ge=1,
-        le=31_536_000,
-        description="A worker without progress for so long is killed, and continues from its checkpoint.",
-    )
-
-    @property
-    def worker_threads(self) -> int:
-        """The number of threads that a worker gets."""
-        return self.threads or max(1, (os.cpu_count() or 1) // 2)
-
-    @property
-    def config(self) -> TrainConfig:
-        """The settings that decide what is learned."""
-        return TrainConfig(**{item.name: getattr(self, item.name) for item in fields(TrainConfig)})
 
 
 class Schedule(Section):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -12,19 +11,25 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 import psutil
+import structlog
 
 from lars_agent.files import write_atomically
 from lars_agent.memory.allocator import torch_environment
 from lars_agent.training.job_directory import ALIVE_FILE, PROGRESS_FILE
-from service.settings.sections import Training
+from service.settings.runner import parse_runner
+from service.settings.training import Training
 from service.worker.hang_check import HangCheck, signs_of_life
 from service.worker.memory_limit import GUARD_ONLY, Limit, MemoryLimit
 from service.worker.pause_reasons import Pause, PauseReason, PauseReasons
+from service.worker.runner import LocalRunner, Priority, Runner, SshRunner
 from service.worker.worker_exit import WorkerExit
+
+log = structlog.get_logger(__name__)
 
 DEFAULT_COMMAND = (sys.executable, "-m", "lars_agent.training.worker")
 LOG_NAME = "worker.log"
@@ -43,6 +48,9 @@ class WorkerProcess:
     `pause` and `resume` give the reason: the process is stopped (SIGSTOP) while there is any, and a worker that is
     started meanwhile waits before it takes any memory. One that makes no progress for long, pauses left out, is
     killed (`use` says how long that is). All methods may be called from any thread.
+
+    The worker is one of this device's, or of another machine (`training.runner`) with a carrier here in its place; what
+    that machine does not complete is completed here. `records` is the folder of what may be left there.
     """
 
     def __init__(
@@ -51,9 +59,14 @@ class WorkerProcess:
         *,
         memory_limit: MemoryLimit = GUARD_ONLY,
         grace_s: float = GRACE_S,
+        records: Path = Path(),
     ) -> None:
         self.command = tuple(command)
         self.memory_limit = memory_limit
+        self._records = records
+        self._local = LocalRunner(self.command)
+        self._wanted: Runner = self._local
+        self._runner: Runner = self._local  # of the process that runs
         self._threads, self._hang_s, self._grace_s = 0, math.inf, grace_s
         self._changed = threading.Condition(threading.RLock())
         self._pauses = PauseReasons()
@@ -64,9 +77,13 @@ class WorkerProcess:
         self._hung_s: float | None = None
 
     def use(self, training: Training) -> None:
-        """Take the next worker's number of threads, and the time that it has to make progress, from the settings."""
+        """Take the next worker's machine and number of threads, and the time to make progress in, from the settings."""
+        address = parse_runner(training.runner)
         with self._changed:
             self._threads, self._hang_s = training.worker_threads, training.hang_s
+            self._wanted = self._local
+            if address is not None:
+                self._wanted = SshRunner(address, self._records, self.command, training.runner_takes_model)
 
     @property
     def pid(self) -> int | None:
@@ -79,10 +96,21 @@ class WorkerProcess:
 
         It runs where nobody else wants to, or at a low priority if somebody has asked for it.
         """
-        with (folder / LOG_NAME).open("ab") as log, self.memory_limit.around(budget_bytes) as limit:
-            log_start = log.tell()
+        priority: Priority = "requested" if is_requested else "idle"
+        wanted = self._wanted
+        ended = self._run_by(wanted, folder, budget_bytes, priority)
+        if ended is None or wanted.is_local or ended.suspended or ended.stopped or ended.exit_status == 0:
+            return ended
+        log.warning("trained_here_instead", job=folder.name, runner=wanted.name, reason=ended.log_tail)
+        here = self._run_by(self._local, folder, budget_bytes, priority)
+        return here and replace(here, not_there=f"{wanted.name}: {ended.log_tail}")
+
+    def _run_by(self, runner: Runner, folder: Path, budget_bytes: int | None, priority: Priority) -> WorkerExit | None:
+        memory_limit = self.memory_limit if runner.is_local else GUARD_ONLY
+        with (folder / LOG_NAME).open("ab") as output, memory_limit.around(budget_bytes) as limit:
+            log_start = output.tell()
             try:
-                if not self._start(folder, log, limit, "requested" if is_requested else "idle"):
+                if not self._start(runner, folder, output, limit, priority):
                     return None
                 exit_status = self._wait(folder)
             finally:
@@ -92,12 +120,13 @@ class WorkerProcess:
                         self._process.wait()
                         self._process = None
                     suspended, self._suspending = self._suspending, False
-        return WorkerExit(exit_status, _tail(folder / LOG_NAME, log_start), limit, suspended, self._hung_s)
+        tail = _tail(folder / LOG_NAME, log_start)
+        return WorkerExit(exit_status, tail, limit, suspended, self._hung_s, runner.name)
 
     def running_threads(self) -> int:
-        """Return how many threads the worker keeps running just now."""
+        """Return how many threads of this device the worker keeps running just now."""
         with self._changed:
-            runs = self._process is not None and not self._pauses.active
+            runs = self._process is not None and self._runner.is_local and not self._pauses.active
             return self._threads if runs else 0
 
     @property
@@ -153,22 +182,24 @@ class WorkerProcess:
             self._kill_at = None
             self._pauses.reset()
 
-    def _start(self, folder: Path, log: BinaryIO, limit: Limit, priority: str) -> bool:
+    def _start(self, runner: Runner, folder: Path, output: BinaryIO, limit: Limit, priority: Priority) -> bool:
         """Start a worker once no pause is active; return False if it was stopped before."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopping or not self._pauses.active)
             if self._stopping:
                 return False
-            entrance = str(limit.entrance or "")
-            command = [sys.executable, _LAUNCHER, str(os.getpid()), entrance, priority, *self.command, str(folder)]
+            self._runner, entrance = runner, str(limit.entrance or "")
+            command = runner.command(folder, self._threads, priority)
             self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                [*launcher(entrance, runner.priority(priority)), *command],
+                stdin=runner.stdin,
+                stdout=output,
+                stderr=output,
                 env=worker_environment(self._threads),
                 process_group=0,
             )
+            if self._process.stdin is not None:  # a carrier that hangs must not keep anybody waiting
+                os.set_blocking(self._process.stdin.fileno(), False)
             self._hang_check, self._hung_s = HangCheck(time.monotonic()), None
             record = {"pid": self._process.pid, "limit": limit.kind, "limit_bytes": limit.limit_bytes}
             write_atomically(folder / PID_NAME, json.dumps(record))
@@ -181,6 +212,8 @@ class WorkerProcess:
                 assert self._process is not None
                 exit_status = self._process.poll()
                 if exit_status is not None:
+                    if self._process.stdin is not None:
+                        self._process.stdin.close()
                     self._process, self._kill_at = None, None
                     return exit_status
                 now = time.monotonic()
@@ -199,8 +232,12 @@ class WorkerProcess:
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
+            self._runner.signal(self._process, number)
+
+
+def launcher(entrance: str, priority: Priority) -> list[str]:
+    """Return the command that starts another one, which dies with this process; see `service.worker.launcher`."""
+    return [sys.executable, _LAUNCHER, str(os.getpid()), entrance, priority]
 
 
 def worker_environment(threads: int) -> dict[str, str]:

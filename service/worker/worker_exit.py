@@ -8,6 +8,7 @@ from typing import Literal
 
 from lars_agent.errors import WorkerFailed
 from lars_agent.training.job_directory import EXIT_DISK_FULL, EXIT_STOPPED
+from service.settings.runner import LOCAL
 from service.worker.memory_limit import Limit
 
 WorkerOutcome = Literal["ended", "stopped", "suspended", "hung", "killed_at_limit", "killed", "crashed"]
@@ -17,7 +18,8 @@ WorkerOutcome = Literal["ended", "stopped", "suspended", "hung", "killed_at_limi
 class WorkerExit:
     """How a worker process ended: its exit status (below zero: the signal), its last line, and its memory's limit.
 
-    `suspended`: it was asked to, after a long pause. `hung_s`: it was killed after so long without progress.
+    `suspended`: it was asked to, after a long pause. `hung_s`: it was killed after so long without progress. `runner`:
+    the machine it ran on, `local` for this one. `not_there`: the reason why that is not the one that was wanted.
     """
 
     exit_status: int
@@ -25,6 +27,8 @@ class WorkerExit:
     limit: Limit
     suspended: bool = False
     hung_s: float | None = None
+    runner: str = LOCAL
+    not_there: str | None = None
 
     @property
     def stopped(self) -> bool:

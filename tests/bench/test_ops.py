@@ -100,8 +100,9 @@ def test_each_part_makes_its_rows_and_names_its_problems():
     soak = {"minutes": 1, "a_second": 20.0, "answered": {"generate": 4}, "jobs": {"succeeded": 2}, "errors": []}
     soak |= {"growth_mb": {"daemon": 2.0, "engine": -1.0}, "files_left": {"daemon": 1, "engine": -1}}
     people = {"leaks": ["reply: drawn"], "searched": 9, "places": 3, "own": 2, "asked": 4, "jobs": ["succeeded"] * 2}
+    ssh = {"same": True, "there": {"plan": {}}, "cuts": {"while it is judged": ["other bytes"], "before": []}}
     parts = {"idle_connections": crowd, "schemathesis_cases": cases, "fuzz_files": files, "soak": soak}
-    parts["two_people"] = people
+    parts |= {"two_people": people, "ssh_runner": ssh}
     rows = {row["name"]: row for row in ops_rows(parts)}
     values = {name: row["value"] for name, row in rows.items() if row["goal"] is not None}
     assert values == {
@@ -118,7 +119,10 @@ def test_each_part_makes_its_rows_and_names_its_problems():
         "soak_rss_growth_mb": 2.0,
         "soak_files_left": 1,
         "two_people_leaks": 1,
+        "ssh_same_bytes": 1,
+        "ssh_cuts_lost": 1,
     }
+    assert "while it is judged: other bytes" in rows["ssh_cuts_lost"]["note"]
     assert "/feedback: reset" in rows["idle_connections_unanswered"]["note"]
     assert "boom: GET /x" in rows["server_errors"]["note"]
     assert "reply: drawn" in rows["two_people_leaks"]["note"]

@@ -91,6 +91,7 @@ class House:
             command or (sys.executable, str(STANDIN), *flags),
             grace_s=20.0,
             memory_limit=options.pop("memory_limit", GUARD_ONLY),
+            records=self.settings.elsewhere_dir,
         )
         self.worker.use(self.settings.training)
         self.preemption = RequestPreemption(self.worker, self.settings.idle.resume_s)

@@ -106,6 +106,17 @@ def test_what_cannot_be_is_refused_and_changes_nothing(client, machine, changes,
     assert client.app.state.daemon.settings == before == machine.load()
 
 
+@pytest.mark.parametrize("key", ["training.runner", "training.runner_takes_model"])
+def test_where_jobs_are_trained_is_not_changed_in_the_pages(client, key):
+    locked = setting(client, key)["locked"]
+    assert "configuration file" in locked
+    value = {"training.runner": "ssh://elsewhere", "training.runner_takes_model": True}[key]
+    answer = client.patch("/settings", json={"training.epochs": 5, key: value})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, key)
+    assert client.app.state.daemon.settings.training.runner == "local"
+    assert setting(client, "training.epochs")["locked"] is None  # the rest of the section is the pages' own
+
+
 def test_a_whole_number_may_be_written_with_a_point_or_an_exponent(client):
     assert client.patch("/settings", json={"memory.budget_bytes": 2e9, "training.epochs": 3.0}).status_code == 200
     assert client.app.state.daemon.settings.memory.budget_bytes == 2_000_000_000

@@ -183,6 +183,8 @@ def test_what_is_trained_leaves_out_how_the_worker_is_supervised():
     assert {field.name for field in fields(training)} - {field.name for field in fields(TrainConfig)} == {
         "threads",
         "hang_s",
+        "runner",
+        "runner_takes_model",
     }
 
 

@@ -57,6 +57,7 @@ def two_people(folder: Path) -> Iterator[tuple[Person, Person, Daemon]]:
     settings = Settings(data_dir=folder / "data", server=server, schedule={"enabled": False})
     with client_of(fake_app(settings)) as http:
         wait_until(lambda: http.get("/health").status_code == 200)
+        wait_until(lambda: http.app.state.daemon.periodic.running)  # jobs of an earlier daemon are taken up before
         people = [Person(name, http, made(http, name)) for name in WORDS]
         for person in people:
             plant(person, http.app.state.daemon, folder)

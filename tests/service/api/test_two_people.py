@@ -258,8 +258,9 @@ def test_a_job_of_the_other_s_keeps_one_from_starting_without_its_name(people):
             assert job.id not in answer.text
         daemon.idle_monitor.work = job
         info = alice.ask("GET", "/info").json()
-        assert (info["profile"], info["job"], info["night"]["words"]) == ("alice", None, "adapting another profile")
-        assert bob.ask("GET", "/info").json()["night"]["words"] == "adapting bob"
+        assert (info["profile"], info["job"]) == ("alice", None)
+        assert info["night"]["words"].startswith("adapting another profile")  # paused, perhaps
+        assert bob.ask("GET", "/info").json()["night"]["words"].startswith("adapting bob")
     finally:
         daemon.idle_monitor.work = None
         daemon.db.jobs.update(job.id, status="cancelled")

@@ -13,8 +13,8 @@ help:  ## What there is
 run: $(VENV)/.run  ## Start the daemon on loopback; the first time, install it and fetch the default model
 	$(BIN)/lars-agent serve
 
-test: lint types $(VENV)/.clients  ## Lint, check the types, run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+test: lint types $(VENV)/.clients  ## Lint, check the types, run all tests; three at a time, as many of them wait
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.test  ## ruff, format and rules
 	$(BIN)/ruff format --check .

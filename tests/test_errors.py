@@ -29,7 +29,7 @@ from lars_agent.runtime.rpc import RpcConnection, error_from, error_to
 from lars_agent.training.job_directory import JobResult, read_result
 from service.api.errors import InvalidField
 
-EXAMPLES = {int: 7, str: "top_p", float: 0.5, bool: True}
+EXAMPLES = {int: 7, str: "top_p", str | None: "j-1", float: 0.5, bool: True}
 
 
 def subclasses(kind: type[LarsError]) -> Iterator[type[LarsError]]:

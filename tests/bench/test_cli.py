@@ -58,13 +58,13 @@ def test_the_daemons_command_line_points_to_the_checkout():
 
 
 def test_the_wheel_holds_the_library_and_the_service_alone(tmp_path):
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "constraints.txt"):
         shutil.copy(CHECKOUT / name, tmp_path)
-    for name in ("lars_agent", "service", "bench", "examples", "tests"):
+    for name in ("lars_agent", "service", "deploy", "systemd", "bench", "examples", "tests"):
         shutil.copytree(CHECKOUT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
     command = [sys.executable, "-c", BUILD, str(tmp_path)]
     subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         folders = {name.split("/")[0] for name in archive.namelist()}
-    assert {name for name in folders if not name.endswith(".dist-info")} == {"lars_agent", "service"}
+    assert {name for name in folders if not name.endswith((".dist-info", ".data"))} == {"lars_agent", "service"}

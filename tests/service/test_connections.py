@@ -152,7 +152,7 @@ def test_a_new_connection_takes_the_place_of_the_oldest_without_a_whole_request(
 def test_what_has_been_quiet_for_longest_goes_first_and_a_body_on_its_way_last(serving, connected):
     with serving() as address:
         busy = connected(address, HEADER % 1_000_000 + 900_000 * b"x")
-        served, silent = connected(address, GET), connected(address)
+        silent, served = connected(address), connected(address, GET)
         assert answer(served) == (200, "hello")
         more = [connected(address, GET[:9]) for _ in range(2)]
         until(lambda: not is_open(silent), "the silent one is gone")

@@ -152,7 +152,7 @@ def test_without_a_token_no_link_is_made(address):
     with client(address) as http:
         reply = http.post("session/links")
     assert reply.status_code == 409
-    assert "not set" in reply.json()["error"]["message"]
+    assert "set server.external_url" in reply.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

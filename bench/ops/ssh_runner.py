@@ -6,8 +6,11 @@ here with the bytes of one that was never elsewhere, and the other machine must 
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,11 +21,18 @@ from bench.faults.clients import LESSONS, THINGS
 from bench.faults.scenario import DaemonUnderTest
 from bench.ops.other_machine import OtherMachine, other_machine
 from bench.ops.settings import OpsSettings
+from bench.record import tables
 from lars_agent.errors import LarsError
-from lars_agent.files import sha256_of
+from lars_agent.files import sha256_of, write_atomically
+from lars_agent.lars.config import LarsConfig
+from lars_agent.models.weights import model_digest, weight_files
+from lars_agent.planning.costs import DEFAULT_COSTS
+from lars_agent.records import from_json, to_dict
+from lars_agent.training.job_directory import JobSpec
+from service.worker.process import worker_environment
 
 START_LIMIT_S, END_LIMIT_S, AIM_LIMIT_S, GONE_LIMIT_S, LOOK_S = 600.0, 1200.0, 600.0, 120.0, 0.01
-CARRIER = "remote.carrier"
+CARRIER, THREADS = "remote.carrier", 1  # as in configs/quick.toml
 STEPS = {"training__steps": "60", "training__checkpoint_every": "5"}
 Aim = Callable[[OtherMachine, Path], bool]
 Cut = Callable[[OtherMachine, DaemonUnderTest], object]
@@ -57,9 +67,22 @@ def _origin(folder: Path) -> DaemonUnderTest:
             running.post(
                 "/feedback", {"prompt": question, "response": "?", "correction": LESSONS[number % len(LESSONS)]}
             )
-        running.post("/jobs?dry_run=true", {})  # measures what a step costs, so that all plan alike
         running.stop()
+    # What a step costs, which a busy device would measure anew for each job, so that each could have another plan.
+    arguments = json.dumps([running.settings["model__name"], str(running.state / "costs.json")])
+    command = [sys.executable, "-m", "bench.child", f"{__name__}.{write_costs.__name__}", arguments]
+    subprocess.run(command, env=worker_environment(THREADS), check=True, stdout=subprocess.DEVNULL)
     return running
+
+
+def write_costs(model: str, costs_file: str) -> None:
+    """Write the built-in costs of a step as those of this device; run in a worker's environment."""
+    from lars_agent.training.job_plan import costs_name  # imports torch
+
+    sections, folder = tables("configs/quick.toml"), Path(model)
+    digest, dtype = model_digest(folder, weight_files(folder)), sections["model"]["dtype"]
+    spec = JobSpec("j-costs", "default", model, digest, dtype, lars=from_json(LarsConfig, sections["lars"]))
+    write_atomically(Path(costs_file), json.dumps({costs_name(spec): to_dict(DEFAULT_COSTS)}))
 
 
 def _copy(origin: DaemonUnderTest, folder: Path, name: str, runner: str, machine: OtherMachine) -> DaemonUnderTest:
@@ -136,7 +159,8 @@ def _losses(found: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     if found["status"] != here["status"]:
         losses.append(f"the job {found['status']}: {found['error']}")
     if found["sha256"] != here["sha256"]:
-        losses.append("other bytes than those of a job that was never elsewhere")
+        plans = "" if found["plan"] == here["plan"] else f" (plan {found['plan']}, not {here['plan']})"
+        losses.append(f"other bytes than those of a job that was never elsewhere{plans}")
     if found["feedback"] != here["feedback"]:
         losses.append(f"{found['feedback']} of {here['feedback']} corrections are left")
     if found["left"]:

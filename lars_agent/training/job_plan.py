@@ -181,8 +181,12 @@ def _costs(spec: JobSpec) -> Costs:
     """Return the costs of a step's parts on this device, measured once; the built-in ones without a costs file."""
     if spec.costs_file is None:
         return DEFAULT_COSTS
-    device = f"{platform.node()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {allocator_name()}"
-    name = f"{device}: {spec.model_sha256[:12]} {spec.dtype} {spec.lars.pooling}"
     return Calibration(Path(spec.costs_file)).costs(
-        name, lambda: costs_of(Path(spec.model_path), spec.lars, *precision(spec.dtype))
+        costs_name(spec), lambda: costs_of(Path(spec.model_path), spec.lars, *precision(spec.dtype))
     )
+
+
+def costs_name(spec: JobSpec) -> str:
+    """Return the name by which the costs of a job's steps in this process are kept: device, model and threads."""
+    device = f"{platform.node()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {allocator_name()}"
+    return f"{device}: {spec.model_sha256[:12]} {spec.dtype} {spec.lars.pooling}"

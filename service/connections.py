@@ -21,14 +21,13 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from service.api.errors import error_response
-from service.process.addresses import ip_of, network_of
+from service.process.addresses import THIS_DEVICE, ip_of, network_of
 from service.process.connection_counts import ConnectionCounts
 from service.process.open_files import open_files_left
 from service.settings.server import Server
 
 log = structlog.get_logger(__name__)
 
-THIS_DEVICE = "this device"
 BYTES_A_SECOND = 10_000  # a body that comes faster gets more time
 ACCEPTED_AT_ONCE = 32  # connections that asyncio accepts before it lets one of them be counted
 ACCEPTED_UNCOUNTED = 4 * ACCEPTED_AT_ONCE  # from accept to the close of what is shed, the loop takes four rounds

@@ -9,7 +9,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.errors import RETRY_AFTER_S, error_response
-from service.api.forwarded import THIS_DEVICE, client_of
+from service.api.forwarded import client_of
+from service.process.addresses import THIS_DEVICE
 from service.process.rate_limit import RateLimit
 from service.settings.server import Server
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from service.process.addresses import ip_of, network_of
+from service.process.addresses import THIS_DEVICE, ip_of, network_of
 from service.settings.server import Server
 
 FORWARDING = ("forwarded", "via", "x-real-ip")  # headers, beside those that begin with the prefix
 FORWARDING_PREFIX = "x-forwarded-"
-THIS_DEVICE = "this device"
 
 
 class ForwardedClient:

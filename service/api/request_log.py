@@ -11,8 +11,9 @@ import structlog
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.forwarded import THIS_DEVICE, client_of
+from service.api.forwarded import client_of
 from service.daemon import Daemon
+from service.process.addresses import THIS_DEVICE
 
 log = structlog.get_logger(__name__)
 

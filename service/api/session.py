@@ -13,8 +13,9 @@ from service.api.caller import caller, given_token
 from service.api.dependencies import DaemonDep
 from service.api.errors import documented
 from service.api.fields import Reply
-from service.api.forwarded import THIS_DEVICE, client_of
+from service.api.forwarded import client_of
 from service.daemon import Daemon
+from service.process.addresses import THIS_DEVICE
 from service.process.one_time_codes import LASTS_S as CODE_LASTS_S
 from service.serving.sessions import LASTS
 

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -62,6 +63,17 @@ def device_of(data_dir: Path) -> str:
         machine = MACHINE_ID.read_text(encoding="ascii", errors="replace").strip()
     text = f"lars-agent backup {machine} {data_dir.resolve()}"
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
+
+
+@contextmanager
+def working_folder(path: Path) -> Iterator[Path]:
+    """Make a folder to work in; it goes at the end, and what a killed one left in it now."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(mode=0o700)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def new_path(folder: Path, device: str, created: datetime, encrypted: bool) -> Path:

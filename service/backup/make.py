@@ -27,7 +27,7 @@ from lars_agent.store.names import BASE
 from service.backup.archive import CHUNK, Archive, Member, MemberGone, archive
 from service.backup.encryption import Lock
 from service.backup.errors import BackupFailed, BackupRunning
-from service.backup.folder import BackupFile, backup_at, backups_in, device_of, disk_named, new_path
+from service.backup.folder import BackupFile, backup_at, backups_in, device_of, disk_named, new_path, working_folder
 from service.backup.manifest import ADAPTERS, DATABASE, SETTINGS, BackupManifest, BaseModel, MemberSum
 from service.db.migrate import revision
 from service.db.snapshot import last_erasure, snapshot
@@ -63,7 +63,7 @@ def make_backup(
     if not settings.database_path.is_file():
         raise BackupFailed(f"there is nothing to back up in {settings.data_dir}; does the daemon use another data_dir?")
     device = device_of(settings.data_dir)
-    with state_held(settings.data_dir), _scratch(settings.data_dir) as scratch:
+    with state_held(settings.data_dir), working_folder(settings.data_dir / SCRATCH) as scratch:
         backups_in(folder)  # says so if it is not there
         _sweep(folder, device)
         for _ in range(ATTEMPTS):
@@ -219,18 +219,6 @@ def clear_scratch(data_dir: Path) -> None:
     """Delete what a killed backup left in the state folder, unless one is being made."""
     with contextlib.suppress(BackupRunning, OSError), state_held(data_dir):
         shutil.rmtree(data_dir / SCRATCH, ignore_errors=True)
-
-
-@contextmanager
-def _scratch(data_dir: Path) -> Iterator[Path]:
-    """Make a folder for the copy of the database; it goes at the end, and what a killed backup left in it now."""
-    folder = data_dir / SCRATCH
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _unless(is_closing: Callable[[], bool], chunks: Iterator[bytes]) -> Iterator[bytes]:

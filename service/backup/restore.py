@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,6 +18,7 @@ from lars_agent.store.adapters import AdapterStore
 from service.backup.archive import Archive
 from service.backup.encryption import Key, opened
 from service.backup.errors import BackupDamaged, BackupRefused
+from service.backup.folder import working_folder
 from service.backup.forgetting import forget_again
 from service.backup.make import NEVER_KEPT, state_held
 from service.backup.manifest import ADAPTERS, DATABASE, SETTINGS, BackupManifest
@@ -90,7 +90,7 @@ def restore(path: Path, source: SettingsSource, key: Key, ignore_erasures: bool 
             finish(data_dir)
             settings = source.load()
             erased = _erased(settings, ignore_erasures)
-            with _named(path), _making(data_dir) as making:
+            with _named(path), working_folder(data_dir / MAKING) as making:
                 manifest = _unpack(path, key, data_dir, making)
                 changes = _changes((making / SETTINGS).read_bytes() if SETTINGS in manifest.files else b"{}")
                 write_changes(making, changes)
@@ -226,15 +226,3 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise BackupRefused(f"the backup {path} cannot be read: {error.strerror}") from error
-
-
-@contextlib.contextmanager
-def _making(data_dir: Path) -> Iterator[Path]:
-    """Make the folder for the new state; it is gone at the end."""
-    folder = data_dir / MAKING
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -13,7 +13,7 @@ from lars_agent.errors import AdapterError
 from lars_agent.files import write_atomically
 from lars_agent.training.job_directory import CANDIDATE, HELDOUT_FILE, TRAIN_FILE
 from service.backup.swap import replaced_states
-from service.db.records import JUDGED, JobSummary
+from service.db.records import JUDGED, ErasureRecord, JobSummary
 from service.housekeeping.retention import Item, Limits
 from service.housekeeping.sweep import Sweep, discard, taken_bytes
 
@@ -70,12 +70,14 @@ def forget(sweep: Sweep) -> None:
         for replaced, folder in replaced_states(sweep.settings.data_dir):
             if latest is not None and replaced < latest:  # it holds what was deleted since
                 discard(folder)
+    waiting = list[ErasureRecord]()  # what is deleted from now on has its own round
     with sweep.step("forgetting"):
-        gone = {one.encode() for erasure in erasures.pending("jobs", "checkpoints") for one in erasure.feedback}
+        waiting = erasures.pending("jobs", "checkpoints")
+        gone = {one.encode() for erasure in waiting for one in erasure.feedback}
         _forget_examples(sweep, (job.id for job in sweep.db.jobs.summaries() if job.is_over), gone)
     with sweep.step("erasures"):
         unfinished = sweep.db.jobs.unfinished()
-        for erasure in erasures.pending("jobs", "checkpoints"):
+        for erasure in waiting:
             is_read = any(job.profile in erasure.profiles and job.created < erasure.created for job in unfinished)
             if not is_read and sweep.report.failures == failures:
                 erasures.mark(erasure, "jobs", "checkpoints")

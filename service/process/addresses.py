@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
+THIS_DEVICE = "this device"  # whatever address it calls itself by
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 

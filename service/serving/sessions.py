@@ -48,14 +48,14 @@ class Sessions:
         secret, profile = secrets.token_urlsafe(SECRET_BYTES), self._bound.profile_of(bound_token)
         self._known()
         token_hash = self._token_hash if profile is None else hashed(bound_token)
-        record = self._rows.add(_hash(secret), token_hash, name_of(user_agent), profile)
+        record = self._rows.add(hashed(secret), token_hash, name_of(user_agent), profile)
         with self._lock:
             self._by_hash[record.secret_hash] = record
         return secret
 
     def find(self, secret: str | None) -> SessionRecord | None:
         """Return the session with that secret."""
-        record = self._known().get(_hash(secret)) if secret else None
+        record = self._known().get(hashed(secret)) if secret else None
         return record if record is not None and self._counts(record) else None
 
     def is_due(self, record: SessionRecord) -> bool:
@@ -100,11 +100,6 @@ class Sessions:
                 self.codes.clear()
                 self._begun_with = token
         return self._by_hash
-
-
-def _hash(secret: str) -> str:
-    """Return the hash of a secret of 256 random bits, from which nobody guesses it."""
-    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def _slow_hash(token: str) -> str:

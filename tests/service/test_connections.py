@@ -19,7 +19,8 @@ from starlette.routing import Route
 
 from service import connections
 from service.api import errors
-from service.connections import THIS_DEVICE, LimitedServer, address_of
+from service.connections import LimitedServer, address_of
+from service.process.addresses import THIS_DEVICE
 from service.process.connection_counts import ConnectionCounts
 from service.settings.server import Server
 from tests.service.house import until

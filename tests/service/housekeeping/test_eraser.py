@@ -57,3 +57,25 @@ def test_a_deletion_rewrites_and_weighs_only_what_has_it(house, monkeypatch):
     Housekeeper(house.settings, house.db, house.store, house.switch, BackgroundScheduler()).forget()
     assert sorted(read) == sorted(folders[1:3])
     assert [gone in (folder / TRAIN_FILE).read_text() for folder in folders] == [False] * 4
+
+
+def test_what_is_deleted_while_an_earlier_deletion_is_carried_out_waits_for_its_own_round(house, monkeypatch):
+    first, second = house.correct(2)
+    folder = house.folder(add_job(house).id)
+    write_examples(folder / TRAIN_FILE, examples(first, second))
+    later, strip = [], jobs.strip
+
+    def deleting(path, known, before):
+        count = strip(path, known, before)
+        later.append(later or house.db.erasures.feedback(second))
+        return count
+
+    monkeypatch.setattr(jobs, "strip", deleting)
+    house.db.erasures.feedback(first)
+    keeper = Housekeeper(house.settings, house.db, house.store, house.switch, BackgroundScheduler())
+    keeper.forget()
+    assert second in (folder / TRAIN_FILE).read_text()
+    assert [one.id for one in house.db.erasures.pending("jobs", "checkpoints")] == [later[0].id]
+    keeper.forget()
+    assert second not in (folder / TRAIN_FILE).read_text()
+    assert house.db.erasures.pending("jobs", "checkpoints") == []

@@ -30,7 +30,7 @@ TIME_LIMIT_S = 4 * 3600.0
 # Their modules are imported by their commands alone: they take seconds.
 FAULT_PARTS = ("kills", "points", "cuts", "disk", "resume", "latency")
 OPS_PARTS = ("idle_connections", "schemathesis_cases", "fuzz_files", "soak", "two_people", "ssh_runner")
-SERVE_PARTS = ("speed", "engine", "clients", "swaps", "feedback", "asleep", "grammar")
+SERVE_PARTS = ("speed", "engine", "clients", "swaps", "feedback", "asleep", "grammar", "contended")
 MEMORY = Suite("memory", f"{PROGRAM} memory --goals", (CELLS, JOBS))
 app = typer.Typer(help="Measure the goals of lars-agent.", no_args_is_help=True, add_completion=False)
 app.add_typer(quality_commands.app)

@@ -290,7 +290,8 @@ update() {
 
 back_up() {
   if as_service "$OPT/$(in_use)/bin/lars-agent" backup --help >/dev/null 2>&1; then
-    as_service "$OPT/$(in_use)/bin/lars-agent" backup --to "$STATE/backups" || fail "nothing was changed: the backup failed"
+    as_service mkdir -p "$STATE/update-backups" # the daemon keeps the newest ones
+    as_service "$OPT/$(in_use)/bin/lars-agent" backup --to "$STATE/update-backups" || fail "nothing was changed: the backup failed"
   fi
 }
 

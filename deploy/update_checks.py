@@ -18,7 +18,7 @@ from contextlib import closing
 from pathlib import Path
 
 DATABASE = "lars-agent.db"
-NOT_COPIED = {"models", "jobs", "update", "backups", "daemon.lock", "starts.json"}
+NOT_COPIED = {"models", "jobs", "update", "update-backups", "daemon.lock", "starts.json"}
 ONES = ("interactions", "feedback", "erasures")  # tables of what people did
 TIMEOUT_S = 60.0
 

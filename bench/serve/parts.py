@@ -115,6 +115,16 @@ def _grammar_rows(found: Mapping[str, Any]) -> Iterator[Row]:
     yield claimed("grammar_new_ms", [1000 * one["new_s"] for one in found["replies"]], **words)
 
 
+def _contended_rows(found: Mapping[str, Any]) -> Iterator[Row]:
+    how = "{dtype}, default settings, over the better of one and {threads} threads in the same round".format(**found)
+    for load, rounds in (("contended", found["busy"]), ("calm", found["calm"])):
+        for name, figure in (("decode", "decode_tokens_s"), ("prefill", "prefill_tokens_s")):
+            ratios = [one["chosen"][figure] / max(fixed[figure] for fixed in one["fixed"]) for one in rounds]
+            yield claimed(f"{name}_{load}", ratios, how=how, loops=found["loops"])
+    gains = [one["chosen"]["decode_tokens_s"] / one["fixed"][-1]["decode_tokens_s"] for one in found["busy"]]
+    yield claimed("decode_contended_gain", gains, how=found["dtype"], loops=found["loops"], threads=found["threads"])
+
+
 def percentile(values: Sequence[float], share: int) -> float:
     """The least of `values` that `share` percent of them do not exceed."""
     return sorted(values)[max(0, -(-len(values) * share // 100) - 1)]
@@ -128,6 +138,7 @@ BUILDERS: Mapping[str, Callable[[Any], Iterator[Row]]] = {
     "feedback": _feedback_rows,
     "asleep": _unloaded_rows,
     "grammar": _grammar_rows,
+    "contended": _contended_rows,
 }
 
 
@@ -145,6 +156,7 @@ def serve_parts(model: Path, cache: Path, rounds: int) -> dict[str, Callable[[],
         "feedback": partial(feedback_latency, model),
         "asleep": partial(unloaded, model),
         "grammar": partial(speed.grammar_runs, model, rounds),
+        "contended": partial(speed.contended_runs, model, rounds),
     }
 
 

@@ -53,6 +53,14 @@ def grammar_runs(model: Path, rounds: int) -> dict[str, Any]:
     return {"dtype": dtype, "threads": threads, "replies": replies}
 
 
+def contended_runs(model: Path, rounds: int) -> dict[str, Any]:
+    """Replies with the engine's own choice of threads and with fixed numbers, alone and beside a busy loop a core."""
+    dtype, threads = "bfloat16", os.cpu_count() or 1
+    environment = torch_environment(os.environ, threads)
+    found = call("bench.serve.contended.contended", model, dtype, threads, rounds, environment=environment)
+    return {"dtype": dtype, "threads": threads, "loops": threads, **found}
+
+
 def _figures(function: str, threads: int, *arguments: object) -> dict[str, Any]:
     """The figures of a function of `bench.serve.child`, started as the daemon starts its engine. Raises LarsError."""
     environment = torch_environment(os.environ, threads)

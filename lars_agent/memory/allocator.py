@@ -6,12 +6,13 @@ jemalloc if it is installed, else glibc; docs/memory-budget.md compares them.
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 import subprocess
 import sys
 from collections.abc import Mapping
 from ctypes.util import find_library
+
+from lars_agent.processor import core_count
 
 # Caches by tensor shape. torch's cache of packed weights: without it 14 steps of the default model took 90 MB less, at
 # equal speed. oneDNN's cache of compiled kernels, a third of a megabyte each: with the default capacity of 1,024 a run
@@ -50,7 +51,7 @@ def thrifty_environment(given: Mapping[str, str]) -> dict[str, str]:
 
 def torch_environment(given: Mapping[str, str], threads: int = 0) -> dict[str, str]:
     """Return `thrifty_environment` with the thread count of a torch process; 0 threads: one for each core."""
-    count = str(threads or os.cpu_count() or 1)
+    count = str(threads or core_count())
     return thrifty_environment(given) | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
 
 

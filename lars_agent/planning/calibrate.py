@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -35,6 +34,7 @@ from lars_agent.ops.quantized import Bits
 from lars_agent.ops.saved_tensors import Saved, saved_activations
 from lars_agent.ops.tiled_mlp import mlp_of
 from lars_agent.planning.costs import Costs, Line
+from lars_agent.processor import OtherLoad
 from lars_agent.records import from_json, parse_json
 
 FEW, MANY = 64, 512  # tokens of the two points of each line
@@ -78,23 +78,6 @@ class Measured:
 
     costs: Costs
     steady: bool
-
-
-class OtherLoad:
-    """Processor time of other processes since construction."""
-
-    def __init__(self) -> None:
-        self._started, self._busy_s, self._own_s = time.monotonic(), self._busy(), time.process_time()
-
-    def cores(self) -> float:
-        """Return the average number of cores they kept busy."""
-        busy_s = self._busy() - self._busy_s - (time.process_time() - self._own_s)
-        return busy_s / (time.monotonic() - self._started)
-
-    @staticmethod
-    def _busy() -> float:
-        times = psutil.cpu_times()
-        return float(sum(getattr(times, name, 0.0) for name in ("user", "nice", "system")))
 
 
 def costs_of(folder: Path, lars: LarsConfig, dtype: torch.dtype, weight_bits: Bits | None = None) -> Measured:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from lars_agent.errors import GenerationCancelled, GenerationTimeout
@@ -19,6 +20,7 @@ from lars_agent.runtime.detokenize import TextStream, special_texts
 from lars_agent.runtime.prompts import tokens_before
 from lars_agent.runtime.request import FinishReason, Generation, Piece, Ticket, TokenLogprob
 from lars_agent.runtime.sampling import Sampler
+from lars_agent.runtime.thread_policy import ThreadPolicy
 from lars_agent.runtime.token_logprobs import PromptLogprobs, token_logprob
 
 
@@ -134,7 +136,10 @@ class _Running:
 
 
 class ContinuousBatcher:
-    """Generate replies with `backend`, each up to one of `end_tokens`; cancel all once `cancel_all` returns True."""
+    """Generate replies with `backend`, each up to one of `end_tokens`; cancel all once `cancel_all` returns True.
+
+    `threads` returns what chooses torch's thread count for each chunk of a prompt and each step.
+    """
 
     def __init__(
         self,
@@ -142,8 +147,10 @@ class ContinuousBatcher:
         tokenizer: PreTrainedTokenizerFast,
         end_tokens: frozenset[int],
         cancel_all: Callable[[], bool],
+        threads: Callable[[], ThreadPolicy],
     ) -> None:
         self._backend, self._tokenizer, self._end_tokens, self._cancel_all = backend, tokenizer, end_tokens, cancel_all
+        self._threads = threads
         self._batch: list[_Running] = []
 
     def __len__(self) -> int:
@@ -190,6 +197,7 @@ class ContinuousBatcher:
 
     def _prefill(self, running: _Running) -> None:
         assert running.prefill is not None
+        torch.set_num_threads(self._threads().for_prompt())
         try:
             next(running.prefill)
         except StopIteration:
@@ -203,10 +211,14 @@ class ContinuousBatcher:
         sampled = [(running, token) for running in batch if (token := self._sample(running)) is not None]
         if not sampled:
             return
+        policy, size = self._threads(), len(sampled)
+        count, started = policy.for_step(size), time.perf_counter()
+        torch.set_num_threads(count)
         try:
             self._backend.step([running.sequence for running, _ in sampled], [token for _, token in sampled])
         except Exception as error:
             self._fail(error, *(running for running, _ in sampled))
+        policy.record(size, count, time.perf_counter() - started)
 
     def _sample(self, running: _Running) -> int | None:
         """Return the reply's next token; None if the reply has ended."""

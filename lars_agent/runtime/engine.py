@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import queue
 import secrets
 import threading
@@ -36,6 +35,7 @@ from lars_agent.runtime.embedding import Embedder
 from lars_agent.runtime.prompts import encode_prefill, encode_raw, prompt_text
 from lars_agent.runtime.relevance import Relevance
 from lars_agent.runtime.request import GenerationRequest, Near, PastAnswer, Ticket
+from lars_agent.runtime.thread_policy import ThreadPolicy
 from lars_agent.store.adapters import AdapterStore
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ PREFIX_BYTES = 128 * 2**20
 LONGEST_COPY = 200  # characters of an answer that a reply may go on with
 LONGEST_COMPARED = 512  # tokens of a question's prompt
 READ_AT_ONCE = 4  # of the shipped questions, while a request waits
+IDLE_S = 1.0  # between two looks at the use of the cores, so that the next request finds them known
 COMPARE_S = 30.0  # that a request waits at most for its question to be compared
 T = TypeVar("T")
 
@@ -55,9 +56,10 @@ class Engine:
     Common prefixes of prompts are processed once, within `prefix_bytes` of cache. A reply that is not finished
     `deadline_s` after `submit` ends with GenerationTimeout.
 
-    torch uses `threads` threads (0: all cores). Every Python thread that ran torch in parallel keeps OpenMP threads of
-    its own, and OpenMP, which counts them all, then lets none of them spin: a token takes half as long again. A process
-    for the engine alone should therefore call `torch.set_num_threads(1)` in its main thread first.
+    torch uses up to `threads` threads (0: all cores), see `ThreadPolicy`. Every Python thread that ran torch in
+    parallel keeps OpenMP threads of its own, and OpenMP, which counts them all, then lets none of them spin: a token
+    takes half as long again. A process for the engine alone should therefore call `torch.set_num_threads(1)` in its
+    main thread first.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class Engine:
         self._adapters = AdapterCache(opened.model, store, opened.sha256, self._backend.prepare)
         self._context = int(getattr(opened.model.config, "max_position_embeddings", 2048))
         self._vocabulary = int(opened.model.config.get_text_config(decoder=True).vocab_size)
-        self._parallel, self._threads, self._max_new_tokens = parallel, threads, max_new_tokens
+        self._parallel, self._max_new_tokens, self.threads = parallel, max_new_tokens, ThreadPolicy(threads)
         self._deadline_s, self._queue_size = deadline_s, queue_size
         self._room = threading.BoundedSemaphore(queue_size)  # for requests that wait
         self._inbox: queue.SimpleQueue[QueuedRequest | Callable[[], None] | None] = queue.SimpleQueue()
@@ -85,7 +87,9 @@ class Engine:
         self._unfinished: set[Ticket] = set()
         ends = end_tokens(opened)
         self._constraints = Constraints(opened.tokenizer, ends, self._vocabulary)
-        self._batcher = ContinuousBatcher(self._backend, opened.tokenizer, ends, lambda: self._cancel_all)
+        self._batcher = ContinuousBatcher(
+            self._backend, opened.tokenizer, ends, lambda: self._cancel_all, lambda: self.threads
+        )
         size = sum(tensor.nbytes for tensor in (*opened.model.parameters(), *opened.model.buffers()))
         name = f"{opened.sha256} {opened.model.dtype} {size}"  # the size tells quantized weights
         self._relevance = Relevance(self._embed, opened.folder, name)
@@ -278,7 +282,6 @@ class Engine:
         self._backend.close()
 
     def _serve(self) -> None:
-        torch.set_num_threads(self._threads or os.cpu_count() or 1)
         is_open = True
         while is_open or self._waiting or self._batcher:
             is_open = self._receive() and is_open
@@ -294,12 +297,13 @@ class Engine:
         """
         while True:
             is_idle = not self._waiting and not self._batcher
+            torch.set_num_threads(self.threads.for_prompt())
             try:
-                item = self._inbox.get(block=is_idle and not self._is_cold)
+                item = self._inbox.get(block=is_idle and not self._is_cold, timeout=IDLE_S)
             except queue.Empty:
                 if not is_idle:
                     return True
-                self._is_cold = self._warm()
+                self._is_cold = self._is_cold and self._warm()
                 continue
             if isinstance(item, QueuedRequest):
                 self._waiting.append(item)

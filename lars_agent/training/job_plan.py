@@ -5,7 +5,6 @@ A restarted worker continues with the plan in use.
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, replace
@@ -26,6 +25,7 @@ from lars_agent.planning.costs import DEFAULT_COSTS, Costs
 from lars_agent.planning.planner import EstimatedPlan, choose_plan, estimate_plan, ladder, needed_bytes
 from lars_agent.planning.shape import ModelShape, shape_of
 from lars_agent.planning.workload import Batches, Workload
+from lars_agent.processor import core_count
 from lars_agent.records import from_json, record, to_dict, to_json
 from lars_agent.training.batches import Encoded, by_length, pad_id
 from lars_agent.training.evaluate import general_text
@@ -113,7 +113,7 @@ def write_plan(folder: Path) -> dict[str, Any]:
     """Write the plan by which a worker of this device trains into `folder`, unless there is one, and return it."""
     spec = JobSpec.read(folder)
     tokenizer = open_tokenizer(Path(spec.model_path))
-    torch.set_num_threads(spec.threads or os.cpu_count() or 1)  # what a step costs is known by it
+    torch.set_num_threads(spec.threads or core_count())  # what a step costs is known by it
     return to_dict(
         JobPlan.read_or_make(folder, lambda: plans_for(spec, encode_job(folder, spec, tokenizer), tokenizer))
     )

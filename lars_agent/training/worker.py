@@ -37,6 +37,7 @@ from lars_agent.memory.measure import peak_rss_bytes, rss_bytes
 from lars_agent.models.open import OpenedModel, open_model, open_tokenizer, precision
 from lars_agent.models.sources import loadable_reference
 from lars_agent.ops.memory_plan import MemoryPlan
+from lars_agent.processor import core_count
 from lars_agent.store.adapters import MANIFEST
 from lars_agent.store.manifest import read_manifest
 from lars_agent.training.batches import pad_id
@@ -77,7 +78,7 @@ class Worker:
     def run(self) -> bool:
         """Train, write candidate and result, and return True; return False if stopped by SIGTERM before that."""
         signal.signal(signal.SIGTERM, self._stop)
-        torch.set_num_threads(self.spec.threads or os.cpu_count() or 1)
+        torch.set_num_threads(self.spec.threads or core_count())
         tokenizer = open_tokenizer(Path(self.spec.model_path))
         rows = encode_job(self.folder, self.spec, tokenizer)
         self.plans = JobPlan.read_or_make(self.folder, lambda: plans_for(self.spec, rows, tokenizer))

@@ -23,6 +23,10 @@ from service.backup.errors import BackupFailed
 MACHINE_ID = Path("/etc/machine-id")
 TIME_FORMAT = "%Y%m%dT%H%M%S.%f"  # but for the last three digits: a name tells milliseconds
 ENCRYPTED = ".age"
+OF_UPDATES, UPDATES_KEPT = (
+    "update-backups",
+    3,
+)  # folder in the state folder, which deploy/install.sh has backups made in
 NAME = re.compile(
     r"lars-agent-([0-9a-f]{8})-([0-9]{8}T[0-9]{6}\.[0-9]{3})Z(?:-([1-9][0-9]{0,3}))?\.tar(\.age)?", re.ASCII
 )
@@ -121,6 +125,13 @@ def outdated(found: Sequence[BackupFile], newest: BackupFile, keep: int, erased:
         for number, one in enumerate(others, start=2)
         if number > keep or (erased is not None and one.created <= erased)
     ]
+
+
+def outdated_of_updates(data_dir: Path, erased: datetime | None) -> list[BackupFile]:
+    """Return the backups of updates to delete: older than `erased`, or than the `UPDATES_KEPT` newest ones."""
+    folder = data_dir / OF_UPDATES
+    found = backups_in(folder) if folder.is_dir() else []
+    return [one for number, one in enumerate(found) if number >= UPDATES_KEPT or (erased and one.created <= erased)]
 
 
 def discard(backups: Sequence[BackupFile]) -> None:

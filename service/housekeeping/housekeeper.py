@@ -15,7 +15,7 @@ from service.db import Database
 from service.db.records import now_utc
 from service.housekeeping.adapters import tidy_adapters
 from service.housekeeping.free_pages import clear_free_pages
-from service.housekeeping.jobs import forget, tidy_jobs
+from service.housekeeping.jobs import forget, tidy_jobs, tidy_update_backups
 from service.housekeeping.retention import Item, Limits, expired
 from service.housekeeping.sweep import Closing, Report, Sweep
 from service.serving.adapter_switch import AdapterSwitch
@@ -67,7 +67,7 @@ class Housekeeper:
         """Apply every limit and return what was removed; the log has what failed."""
         # a full disk: the steps that write come last
         tidy_rows = (_tidy_interactions, _tidy_scheduled_runs, _tidy_imports, _tidy_files)
-        return self._sweep(tidy_jobs, tidy_adapters, *tidy_rows, clear_free_pages)
+        return self._sweep(tidy_jobs, tidy_update_backups, tidy_adapters, *tidy_rows, clear_free_pages)
 
     def forget(self) -> Report:
         """Remove what is left of deleted feedback; free pages that cannot be cleared now are tried again later.

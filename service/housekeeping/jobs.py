@@ -12,6 +12,7 @@ from pathlib import Path
 from lars_agent.errors import AdapterError
 from lars_agent.files import write_atomically
 from lars_agent.training.job_directory import CANDIDATE, HELDOUT_FILE, TRAIN_FILE
+from service.backup.folder import outdated_of_updates
 from service.backup.swap import replaced_states
 from service.db.records import JUDGED, ErasureRecord, JobSummary
 from service.housekeeping.retention import Item, Limits
@@ -65,11 +66,12 @@ def tidy_jobs(sweep: Sweep) -> None:
 def forget(sweep: Sweep) -> None:
     """Remove what was learned from deleted feedback from the directories of ended jobs, and note it in the erasures."""
     failures, erasures = sweep.report.failures, sweep.db.erasures
+    latest = max((erasure.created for erasure in erasures.list(limit=1)), default=None)
     with sweep.step("replaced"):
-        latest = max((erasure.created for erasure in erasures.list(limit=1)), default=None)
         for replaced, folder in replaced_states(sweep.settings.data_dir):
             if latest is not None and replaced < latest:  # it holds what was deleted since
                 discard(folder)
+    tidy_update_backups(sweep, latest)
     waiting = list[ErasureRecord]()  # what is deleted from now on has its own round
     with sweep.step("forgetting"):
         waiting = erasures.pending("jobs", "checkpoints")
@@ -81,6 +83,13 @@ def forget(sweep: Sweep) -> None:
             is_read = any(job.profile in erasure.profiles and job.created < erasure.created for job in unfinished)
             if not is_read and sweep.report.failures == failures:
                 erasures.mark(erasure, "jobs", "checkpoints")
+
+
+def tidy_update_backups(sweep: Sweep, erased: datetime | None = None) -> None:
+    """Remove the backups that installations of a new version made, but for the newest ones and none before `erased`."""
+    with sweep.step("update_backups"):
+        for one in outdated_of_updates(sweep.settings.data_dir, erased):
+            discard(one.path)
 
 
 def strip(path: Path, known: Callable[[Collection[str]], set[str]], before: Callable[[], object] = lambda: None) -> int:

@@ -19,6 +19,7 @@ OWN_NAMES = (
     "jobs",
     "models",
     "replaced",
+    "update-backups",
     "daemon.lock",
     "lars-agent.db*",
     "token",

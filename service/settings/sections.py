@@ -99,7 +99,12 @@ class Idle(Section):
 class Runtime(Section):
     """The generation engine."""
 
-    threads: int = Field(default=0, ge=0, le=MOST_THREADS, description="Threads that generate; 0 for every core.")
+    threads: int = Field(
+        default=0,
+        ge=0,
+        le=MOST_THREADS,
+        description="Most threads that generate; 0 for every core. Cores that other programs need are left to them.",
+    )
     queue_size: int = Field(default=8, ge=1, le=10_000, description="Requests that may wait for their turn.")
     parallel: int = Field(default=4, ge=1, le=64, description="Replies that are made at the same time.")
     prefix_cache_bytes: Bytes = Field(

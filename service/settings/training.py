@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import fields
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from lars_agent.processor import core_count
 from lars_agent.records import record
 from lars_agent.training.config import TrainConfig
 from service.settings.runner import LOCAL, checked_runner
@@ -44,7 +44,7 @@ class Training(TrainConfig):
     @property
     def worker_threads(self) -> int:
         """The number of threads that a worker gets."""
-        return self.threads or max(1, (os.cpu_count() or 1) // 2)
+        return self.threads or max(1, core_count() // 2)
 
     @property
     def config(self) -> TrainConfig:

@@ -28,6 +28,7 @@ from lars_agent.lars.state import WEIGHTS_FILE
 from lars_agent.models.chat_template import encode_prompt
 from lars_agent.runtime.engine import READ_AT_ONCE, Engine, with_recalled
 from lars_agent.runtime.request import GenerationRequest, PastAnswer
+from lars_agent.runtime.thread_policy import ThreadPolicy
 from tests.runtime.conftest import publish, publish_candidate
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -166,6 +167,25 @@ def test_replies_made_at_once_are_those_made_alone(engine):
     alone = [engine.submit(one).result(LONG_S).token_ids for one in asked[:3]]
     tickets = [engine.submit(one) for one in asked[:3]]
     assert [ticket.result(LONG_S).token_ids for ticket in tickets] == alone
+
+
+def test_a_reply_is_the_same_with_as_many_threads_as_the_other_programs_leave(opened, store):
+    free, counts = [1], []
+
+    class Recorded(ThreadPolicy):
+        def record(self, size: int, count: int, seconds: float) -> None:
+            counts.append((count, torch.get_num_threads()))
+            super().record(size, count, seconds)
+
+    engine = Engine(opened, store, threads=2, prefix_bytes=0)
+    engine.threads = Recorded(2, lambda: free[0])
+    beside = reply(engine)
+    free[0] = 2
+    alone = [reply(engine) for _ in range(2)]
+    engine.close()
+    assert [one.token_ids for one in alone] == [beside.token_ids] * 2
+    assert counts[: len(beside.token_ids) - 1] == [(1, 1)] * (len(beside.token_ids) - 1)
+    assert {(1, 1), (2, 2)} == set(counts)
 
 
 def test_a_swap_serves_new_requests_and_leaves_one_in_flight_on_its_adapter(opened, store, tmp_path):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,6 +20,10 @@ from torch import Tensor
 
 MASKED_PAIRS = 2**20  # query-key pairs whose float mask exists at once
 MIN_BLOCK, MAX_BLOCK = 64, 2048  # keys
+KEPT_PAIRS = 2**14  # of a causal mask that is kept: 64 KiB at most
+# Up to so many query-key pairs a block is computed in float32: torch's kernel for bfloat16 takes three to nine times as
+# long for the gradients of short sequences, which feedback is made of, and as long for those of long ones.
+FLOAT32_PAIRS = 2**17
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -96,17 +101,9 @@ class _Blockwise(torch.autograd.Function):
             grad_key, grad_value = (gradient[:, :, keys] for gradient in gradients[1:])
             own_keys = Prefix(key[:, :, keys], value[:, :, keys])
             for block, bias, where in _blocks(rows, own.stop - own.start, own_keys, before, ctx.mask):
+                states = _widened(upstream_rows, rows, block.key, block.value, outputs)
                 part, for_keys, for_values = _backward(
-                    upstream_rows,
-                    rows,
-                    block.key,
-                    block.value,
-                    outputs,
-                    denominator,
-                    0.0,
-                    False,
-                    attn_mask=bias,
-                    scale=ctx.scale,
+                    *states, denominator, 0.0, False, attn_mask=_like(bias, states), scale=ctx.scale
                 )
                 grad_rows += part
                 if where is not None:
@@ -140,7 +137,8 @@ def _attend(
     merged = torch.zeros(rows.shape, dtype=torch.float32)
     denominator = torch.full(rows.shape[:3], -torch.inf)
     for block, bias, _ in _blocks(rows, queries.shape[2], own, before, mask):
-        part, log_sum = _forward(rows, block.key, block.value, attn_mask=bias, scale=scale)
+        states = _widened(rows, block.key, block.value)
+        part, log_sum = _forward(*states, attn_mask=_like(bias, states), scale=scale)
         total = torch.logaddexp(denominator, log_sum)
         merged.mul_((denominator - total).exp_()[..., None])
         merged.addcmul_(part.float(), (log_sum - total).exp_()[..., None])
@@ -148,11 +146,22 @@ def _attend(
     return merged, denominator
 
 
+def _widened(*states: Tensor) -> tuple[Tensor, ...]:
+    """Return queries, keys and what belongs to them in float32 if they are few pairs."""
+    lengths = {each.shape[2] for each in states}
+    return tuple(each.float() for each in states) if min(lengths) * max(lengths) <= FLOAT32_PAIRS else states
+
+
+def _like(bias: Tensor | None, states: tuple[Tensor, ...]) -> Tensor | None:
+    return None if bias is None else bias.to(states[0].dtype)
+
+
 def _blocks(
     rows: Tensor, queries: int, own: Prefix, before: Prefix | None, mask: Tensor | None
 ) -> Iterator[tuple[Prefix, Tensor | None, slice | None]]:
     """Yield blocks of keys and values, their additive mask, and their slice of the call's own keys."""
-    step = max(MIN_BLOCK, min(MAX_BLOCK, MASKED_PAIRS // (rows.shape[2] * len(rows))))
+    count = rows.shape[2]
+    step = max(MIN_BLOCK, min(MAX_BLOCK, MASKED_PAIRS // (count * len(rows))))
     known = 0 if before is None else before.key.shape[2]
     first, passed = known + own.key.shape[2] - queries, 0
     for states in (before, own):
@@ -162,11 +171,29 @@ def _blocks(
         for start in range(0, length, step):
             inside = slice(start, min(start + step, length))
             keys = slice(passed + inside.start, passed + inside.stop)
-            bias, seen = _bias(_causal(keys, first, queries) if mask is None else mask[..., keys], rows)
+            if mask is None:
+                bias, seen = _causal_bias(keys, first, queries, count, rows.dtype)
+            else:
+                bias, seen = _bias(mask[..., keys], count, rows.dtype)
             if seen:
                 block = Prefix(states.key[:, :, inside], states.value[:, :, inside])
                 yield block, bias, inside if states is own else None
         passed += length
+
+
+def _causal_bias(keys: slice, first: int, queries: int, rows: int, dtype: torch.dtype) -> tuple[Tensor | None, bool]:
+    """Return `_bias` of the causal mask; that of a small block is kept, for the next layer."""
+    bounds = keys.start, keys.stop, first, queries, rows, dtype
+    return (_kept_bias if rows * (keys.stop - keys.start) <= KEPT_PAIRS else _new_bias)(*bounds)
+
+
+def _new_bias(
+    start: int, stop: int, first: int, queries: int, rows: int, dtype: torch.dtype
+) -> tuple[Tensor | None, bool]:
+    return _bias(_causal(slice(start, stop), first, queries), rows, dtype)
+
+
+_kept_bias = lru_cache(maxsize=64)(_new_bias)
 
 
 def _causal(keys: slice, first: int, queries: int) -> Tensor:
@@ -177,8 +204,9 @@ def _causal(keys: slice, first: int, queries: int) -> Tensor:
     return (positions <= torch.arange(first, first + queries)[:, None])[None, None]
 
 
-def _bias(mask: Tensor, rows: Tensor) -> tuple[Tensor | None, bool]:
-    """Return the additive form of `mask` (B or 1, 1, S, K), None for zeros, and True if any key is visible.
+def _bias(mask: Tensor, rows: int, dtype: torch.dtype) -> tuple[Tensor | None, bool]:
+    """Return the additive form of `mask` (B or 1, 1, S, K), with so many rows, None for zeros, and True if any key is
+    visible.
 
     A masked key gets the dtype's minimum instead of minus infinity, so that a fully masked row stays finite; merging
     gives it weight 0.
@@ -188,5 +216,5 @@ def _bias(mask: Tensor, rows: Tensor) -> tuple[Tensor | None, bool]:
             return None, True
         if not mask.any():
             return None, False
-        mask = torch.zeros(mask.shape, dtype=rows.dtype).masked_fill_(~mask, torch.finfo(rows.dtype).min)
-    return mask.to(rows.dtype).repeat(1, 1, rows.shape[2] // mask.shape[2], 1), True
+        mask = torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+    return mask.to(dtype).repeat(1, 1, rows // mask.shape[2], 1), True

@@ -27,6 +27,7 @@ class MemoryPlan:
         optimizer_bits: of AdamW's two moments (see `lars_agent.ops.adamw`).
         mlp_tile: tokens of one MLP call, 0 for all (see `lars_agent.ops.tiled_mlp`; `response` pooling).
         saved: storage of autograd's activations (see `lars_agent.ops.saved_tensors`).
+        kept_prompts: groups of prompts that are read once and kept (see `lars_agent.training.prompt_cache`).
     """
 
     micro_batch: Positive = 8
@@ -36,6 +37,7 @@ class MemoryPlan:
     optimizer_bits: Literal[8, 32] = 32
     mlp_tile: Annotated[int, Field(ge=0)] = 0
     saved: Saved = "whole"
+    kept_prompts: Annotated[int, Field(ge=0)] = 0
 
 
 DEFAULT_PLAN = MemoryPlan()

@@ -14,7 +14,7 @@ from lars_agent.ops.losses import MAX_ROWS
 from lars_agent.ops.memory_plan import MemoryPlan
 from lars_agent.ops.quantized import DEQUANTIZED
 from lars_agent.planning.shape import ModelShape
-from lars_agent.planning.workload import BatchSize, Workload, largest
+from lars_agent.planning.workload import BatchSize, PromptLengths, Workload, largest
 
 FLOAT32 = 4
 MOMENT_BYTES = {32: 8.0, 8: 2.0625}  # of both moments of one parameter; in 8 bits with a scale for each block of 128
@@ -44,6 +44,7 @@ class Estimate:
     pooled: int
     activations: int
     scratch: int
+    kept_prompts: int = 0
 
     @property
     def peak_bytes(self) -> int:
@@ -69,8 +70,21 @@ def estimate(shape: ModelShape, load: Workload, plan: MemoryPlan) -> Estimate:
         adapter=shape.adapter_parameters * FLOAT32,
         gradients=shape.adapter_parameters * FLOAT32,
         optimizer=int(shape.adapter_parameters * MOMENT_BYTES[plan.optimizer_bits]),
+        kept_prompts=sum(kept_bytes(shape, load, group) for group in load.prompts[: plan.kept_prompts]),
         **peak,
     )
+
+
+def kept_bytes(shape: ModelShape, load: Workload, group: PromptLengths) -> int:
+    """Return the bytes of a group of prompts that is kept: keys and values, sums, and the base model's states."""
+    pooled = shape.pooled_in * (FLOAT32 + load.number_bytes)
+    read = sum(_token_bytes(shape, load) * (tokens - 1) + pooled for tokens in group.prompts)
+    return read + group.base_tokens * shape.hidden * load.number_bytes
+
+
+def _token_bytes(shape: ModelShape, load: Workload) -> int:
+    """Return the bytes of a token's keys and values in every layer."""
+    return 2 * shape.layers * shape.key_width * load.number_bytes
 
 
 def _pass(
@@ -102,7 +116,7 @@ def _kv_cache(shape: ModelShape, load: Workload, batch: BatchSize) -> int:
     if not shape.response:
         return 0
     tokens = batch.prompt if shape.window is None else min(batch.prompt, batch.count * shape.window)
-    return 2 * shape.layers * shape.key_width * tokens * load.number_bytes
+    return tokens * _token_bytes(shape, load)
 
 
 def _activations(shape: ModelShape, load: Workload, plan: MemoryPlan, tokens: int) -> int:

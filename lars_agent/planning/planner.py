@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Literal
 
@@ -11,7 +11,7 @@ from lars_agent.errors import BudgetTooSmall
 from lars_agent.ops.memory_plan import MemoryPlan
 from lars_agent.ops.saved_tensors import Saved
 from lars_agent.planning.costs import DEFAULT_COSTS, Costs, step_seconds
-from lars_agent.planning.estimate import Estimate, estimate
+from lars_agent.planning.estimate import Estimate, estimate, kept_bytes
 from lars_agent.planning.shape import ModelShape
 from lars_agent.planning.workload import Workload
 
@@ -71,6 +71,28 @@ def choose_plan(steps: Sequence[EstimatedPlan], budget_bytes: int | None) -> Est
 def needed_bytes(planned: EstimatedPlan) -> int:
     """Return the least budget under which a plan is chosen."""
     return int(planned.estimate.peak_bytes * MARGIN)
+
+
+def keep_prompts(
+    planned: EstimatedPlan, budget_bytes: int | None, most_bytes: int, shape: ModelShape, load: Workload
+) -> EstimatedPlan:
+    """Return the plan with as many groups of prompts kept as its budget leaves room for, `most_bytes` at most.
+
+    Prompts that are read but once are not kept, nor are those that are padded instead of packed.
+    """
+    if not shape.packed:
+        return planned
+    room = most_bytes
+    if budget_bytes is not None:
+        room = min(room, int(budget_bytes / MARGIN) - planned.estimate.peak_bytes)
+    count, taken = 0, 0
+    for group in load.prompts:
+        taken += kept_bytes(shape, load, group)
+        if group.reads <= 1 or taken > room:
+            break
+        count += 1
+    plan = replace(planned.plan, kept_prompts=count)
+    return replace(planned, plan=plan, estimate=estimate(shape, load, plan))
 
 
 def ladder(shape: ModelShape, load: Workload, batch_size: int, costs: Costs = DEFAULT_COSTS) -> list[EstimatedPlan]:

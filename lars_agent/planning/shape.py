@@ -18,6 +18,7 @@ from lars_agent.ops.attention import use_grouped_attention
 from lars_agent.ops.kv_cache import keeps_every_token
 from lars_agent.ops.quantized import Bits, quantized_bytes
 
+SAME_INPUT = ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"})  # layers of a decoder layer
 FAULT_BYTES = 2**16  # mapped by Linux at each page fault (fault-around)
 
 
@@ -32,6 +33,7 @@ class ModelShape:
         weight_bytes: size of the base model's weights, tied ones once.
         adapted_layers: decoder layers from the first adapted one on.
         adapted_in, adapted_out, ranks: in-features, out-features and R of all adapted linear layers, summed.
+        pooled_in: in-features of the adapted layers, those with the same input once.
         adapter_parameters: of the adapter.
         quantized, quantized_head: True if the linear layers, and the output head, are quantized.
         response: True if only reply tokens enter autograd (`response` pooling).
@@ -58,6 +60,7 @@ class ModelShape:
     quantized_head: bool = False
     packed: bool = False
     embedding_row_bytes: int = 0
+    pooled_in: int = 0
 
     def unread_bytes(self, token_ids: Iterable[int]) -> int:
         """Return the bytes of the embedding that are never loaded if only the rows of `token_ids` are read."""
@@ -94,6 +97,7 @@ def shape_of(
         adapted_layers=min(text.num_hidden_layers, lars.top_layers or text.num_hidden_layers),
         adapted_in=sum(inputs for inputs, _ in shapes.values()),
         adapted_out=sum(outputs for _, outputs in shapes.values()),
+        pooled_in=sum({_input_of(name): inputs for name, (inputs, _) in shapes.items()}.values()),
         ranks=lars.rank * len(shapes),
         adapter_parameters=sum(parameter.numel() for parameter in adapter.parameters()),
         response=lars.pooling == "response",
@@ -102,6 +106,13 @@ def shape_of(
         embedding_row_bytes=_embedding_row_bytes(model, stored, dtype, weight_bits),
         packed=lars.pooling == "response" and use_grouped_attention(model) and keeps_every_token(text),
     )
+
+
+def _input_of(name: str) -> str:
+    """Return a name for the input of a linear layer, which some share with others."""
+    parent, _, last = name.rpartition(".")
+    kind = next((number for number, kinds in enumerate(SAME_INPUT) if last in kinds), last)
+    return f"{parent}.{kind}"
 
 
 def _weight_bytes(model: PreTrainedModel, dtype: torch.dtype, weight_bits: Bits | None) -> int:

@@ -37,6 +37,15 @@ class BatchSize:
 
 
 @dataclass(frozen=True)
+class PromptLengths:
+    """Tokens of prompts that are read together; `reads` and `base_tokens` as in the job's groups of prompts."""
+
+    prompts: tuple[int, ...]
+    reads: float
+    base_tokens: int = 0
+
+
+@dataclass(frozen=True)
 class Workload:
     """Everything that a job processes.
 
@@ -47,6 +56,7 @@ class Workload:
         rehearsals: the general-text passages of each step, all at once.
         evaluations: the batches of the held-out measurements; `micro_batch` examples at once.
         unread_bytes: of the weights, the pages that training never reads.
+        prompts: the groups of prompts that can be kept, in the order in which they are.
     """
 
     steps: Batches
@@ -55,6 +65,7 @@ class Workload:
     rehearsals: Batches = ()
     evaluations: Batches = ()
     unread_bytes: int = 0
+    prompts: tuple[PromptLengths, ...] = ()
 
     @cached_property
     def typical_step(self) -> tuple[Lengths, ...]:

@@ -15,6 +15,8 @@ from lars_agent.lars.forward import Batch
 from lars_agent.models.chat_template import encode_reply
 from lars_agent.ops.padding import padded_rows
 
+Prompt = tuple[int, ...]  # token ids
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -23,7 +25,7 @@ class Encoded:
     `others` are the same example with its prompt in other wordings, which training reads in turn.
     """
 
-    prompt: tuple[int, ...]
+    prompt: Prompt
     reply: tuple[int, ...]
     weight: float
     source_id: str

@@ -72,6 +72,13 @@ class TrainConfig:
         description="Go on from the adapter in use with what it does not know, and read all of the examples once more "
         "at last; off, or after a candidate made so was rejected: learn everything anew.",
     )
+    prompt_cache_bytes: int = Field(
+        default=2**29,
+        ge=0,
+        le=2**50,
+        description="Most memory, of the budget, for prompts that are read once and kept instead of read anew in each "
+        "step; 0 keeps none.",
+    )
     max_seq_len: int = Field(default=1024, ge=1, le=2**20, description="Longest prompt and reply together, tokens.")
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of the adapter, the data order and the dropout.")
 

@@ -37,12 +37,21 @@ def token_nll(
 
 
 def divergence_from_base(
-    attachment: Attachment, adapter: LarsAdapter, batch: Batch, plan: MemoryPlan = DEFAULT_PLAN
+    attachment: Attachment,
+    adapter: LarsAdapter,
+    batch: Batch,
+    plan: MemoryPlan = DEFAULT_PLAN,
+    prompts: ReadPrompts | None = None,
+    base: Tensor | None = None,
 ) -> Tensor:
-    """Return KL(base model || adapted model) in nats per predicted token, a scalar with gradients to the adapter."""
-    prompts = read_prompts(attachment, [adapter], batch, plan)
-    with torch.no_grad():
-        base = reply_hidden(attachment, None, batch, plan, prompts)  # (T, H)
+    """Return KL(base model || adapted model) in nats per predicted token, a scalar with gradients to the adapter.
+
+    `prompts` as in `reply_hidden`; `base` are the base model's hidden states (T, H), if they are known.
+    """
+    prompts = prompts or read_prompts(attachment, [adapter], batch, plan)
+    if base is None:
+        with torch.no_grad():
+            base = reply_hidden(attachment, None, batch, plan, prompts)
     adapted = reply_hidden(attachment, adapter, batch, plan, prompts)
     return chunked_divergence(adapted, base, attachment.vocabulary, plan.loss_chunk).mean()
 

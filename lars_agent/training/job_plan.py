@@ -22,9 +22,9 @@ from lars_agent.models.open import compute_dtype, open_tokenizer, precision
 from lars_agent.ops.memory_plan import MemoryPlan
 from lars_agent.planning.calibrate import Calibration, costs_of
 from lars_agent.planning.costs import DEFAULT_COSTS, Costs
-from lars_agent.planning.planner import EstimatedPlan, choose_plan, estimate_plan, ladder, needed_bytes
+from lars_agent.planning.planner import EstimatedPlan, choose_plan, estimate_plan, keep_prompts, ladder, needed_bytes
 from lars_agent.planning.shape import ModelShape, shape_of
-from lars_agent.planning.workload import Batches, Workload
+from lars_agent.planning.workload import Batches, PromptLengths, Workload
 from lars_agent.processor import core_count
 from lars_agent.records import from_json, record, to_dict, to_json
 from lars_agent.training.batches import Encoded, by_length, pad_id
@@ -100,11 +100,12 @@ def plan_job(folder: Path) -> dict[str, Any]:
     """
     spec = JobSpec.read(folder)
     tokenizer = open_tokenizer(Path(spec.model_path))
-    steps = ladder(*_planner_input(spec, encode_job(folder, spec, tokenizer), tokenizer))
+    shape, load, size, costs = _planner_input(spec, encode_job(folder, spec, tokenizer), tokenizer)
+    steps = ladder(shape, load, size, costs)
     plans: dict[str, Any] = {"budget_bytes": spec.budget_bytes, "chosen": None, "error": None}
     plans["ladder"] = [planned.as_dict() for planned in steps]
     try:
-        return plans | {"chosen": choose_plan(steps, spec.budget_bytes).as_dict()}
+        return plans | {"chosen": _chosen(spec, steps, shape, load).as_dict()}
     except BudgetTooSmall as error:
         return plans | {"error": str(error)}
 
@@ -131,10 +132,16 @@ def plans_for(spec: JobSpec, rows: JobRows, tokenizer: PreTrainedTokenizerFast) 
         plan = replace(named, micro_batch=min(named.micro_batch, size))
         first = estimate_plan(plan, steps[0], shape, load, costs)
     else:
-        first = choose_plan(steps, spec.budget_bytes)
+        first = _chosen(spec, steps, shape, load)
     smaller = [step for step in steps if step.estimate.peak_bytes < first.estimate.peak_bytes]
     fitting = [step for step in smaller if spec.budget_bytes is None or needed_bytes(step) <= spec.budget_bytes]
     return [first, *(fitting or smaller)]
+
+
+def _chosen(spec: JobSpec, steps: Sequence[EstimatedPlan], shape: ModelShape, load: Workload) -> EstimatedPlan:
+    """Return the fastest plan within the job's budget, with prompts kept in what that leaves. Raises BudgetTooSmall."""
+    fastest = choose_plan(steps, spec.budget_bytes)
+    return keep_prompts(fastest, spec.budget_bytes, spec.training.prompt_cache_bytes, shape, load)
 
 
 def _planner_input(
@@ -155,6 +162,10 @@ def _planner_input(
     rows = {row for part in (*evaluated[:2], *steps, *rehearsals) for row in part}
     token_ids = {token_id for row in rows for token_id in (*row.prompt, *row.reply)}
     load = Workload(
+        prompts=tuple(
+            PromptLengths(tuple(map(len, group.prompts)), group.reads, group.base_tokens)
+            for group in (job.prompt_groups if job.train else ())
+        ),
         steps=_lengths(steps),
         number_bytes=compute_dtype(spec.dtype).itemsize,
         program_bytes=program_bytes + costs.started_bytes,

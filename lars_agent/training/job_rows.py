@@ -16,10 +16,24 @@ from transformers import PreTrainedTokenizerBase
 from lars_agent.english.wordings import other_wordings
 from lars_agent.errors import ExampleTooLong, ModelUnsupported
 from lars_agent.example import Example, Message
-from lars_agent.training.batches import Encoded, Lesson, encode, in_order, step_rows, wording
+from lars_agent.training.batches import Encoded, Lesson, Prompt, encode, in_order, step_rows, wording
 from lars_agent.training.config import TrainConfig
 from lars_agent.training.evaluate import REHEARSAL_TEXT, SCORED, general_text
 from lars_agent.training.job_directory import HELDOUT_FILE, TRAIN_FILE, JobSpec, read_examples
+
+
+@dataclass(frozen=True)
+class PromptGroup:
+    """Prompts that are read together and kept: an example's wordings, or a passage of general text.
+
+    Attributes:
+        reads: how often each of them is about to be read.
+        base_tokens: of the passage's other half, whose hidden states under the base model are kept too.
+    """
+
+    prompts: tuple[Prompt, ...]
+    reads: float
+    base_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,6 +78,23 @@ class JobRows:
     def turn(self) -> int:
         """The number of steps in which every example is read, where it is told which are unknown."""
         return math.ceil(len(self.train) / self._in_turn)
+
+    @property
+    def prompt_groups(self) -> list[PromptGroup]:
+        """The prompts of the examples and of the general text, those first that are read most often."""
+        steps, batch = self.steps(), self.config.rehearsal_batch
+        examples, seen = list[PromptGroup](), set[Prompt]()
+        for row in self.train:
+            prompts = [each.prompt for each in (row, *row.others) if each.prompt not in seen]
+            seen.update(prompts)
+            if prompts:  # two examples may have the same question
+                examples.append(PromptGroup(tuple(prompts), steps * self._size / len(self.train) / len(prompts)))
+        is_on = batch and self.config.rehearsal_weight
+        passages = [
+            PromptGroup((row.prompt,), steps * min(batch, len(self.rehearsal)) / len(self.rehearsal), len(row.reply))
+            for row in (self.rehearsal if is_on else ())
+        ]
+        return sorted([*examples, *passages], key=lambda group: group.reads, reverse=True)
 
     @property
     def _size(self) -> int:

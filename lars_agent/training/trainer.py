@@ -30,6 +30,7 @@ from lars_agent.training.batches import Encoded, Lesson, collate, in_order
 from lars_agent.training.config import TrainConfig
 from lars_agent.training.evaluate import divergence_from_base, shares_right, token_losses, token_nll
 from lars_agent.training.job_rows import JobRows
+from lars_agent.training.prompt_cache import PromptCache
 
 BEST_FILE = "best.safetensors"
 T = TypeVar("T")
@@ -89,6 +90,7 @@ class Trainer:
         self.attachment, self.adapter, self.config, self.plan = attachment, adapter, rows.config, plan
         self.rows, self.pad_id = rows, pad_id
         self.optimizer = FlatAdamW(adapter.parameters(), rows.config.weight_decay, plan.optimizer_bits)
+        self.prompts = PromptCache(attachment, adapter, [group.prompts for group in rows.prompt_groups], pad_id)
         self.progress = Progress()
         self._smaller_plan = smaller_plan
         self._check: Callable[[], None] = lambda: None
@@ -169,6 +171,7 @@ class Trainer:
             gc.collect()  # the work's tensors are in reference cycles
             self.plan = self._smaller_plan(held_bytes)
             self.optimizer.use_bits(self.plan.optimizer_bits)
+            self.prompts.use(self.plan)
 
     def _undo(self, rng_state: Tensor) -> None:
         """Discard an interrupted step: restore the RNG state and clear the gradient."""
@@ -250,7 +253,8 @@ class Trainer:
         All intermediate tensors are freed on return.
         """
         batch = collate(rows, self.pad_id)
-        nll = token_nll(self.attachment, self.adapter, batch, self.plan)  # (T,)
+        prompts = self.prompts.of(rows, self.plan)
+        nll = token_nll(self.attachment, self.adapter, batch, self.plan, prompts)  # (T,)
         loss = (nll * batch.weight[batch.reply_mask.nonzero()[:, 0]]).sum() / weighted_tokens
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach()), shares_right(nll.detach(), rows)
@@ -260,8 +264,9 @@ class Trainer:
 
         Without it, training on one person's narrow feedback changes the model's replies to any text.
         """
-        batch = collate(rows, self.pad_id)
-        divergence = divergence_from_base(self.attachment, self.adapter, batch, self.plan)
+        batch, prompts = collate(rows, self.pad_id), self.prompts.of(rows, self.plan)
+        base = self.prompts.base_hidden(rows, self.plan)
+        divergence = divergence_from_base(self.attachment, self.adapter, batch, self.plan, prompts, base)
         (self.config.rehearsal_weight * divergence).backward()  # type: ignore[no-untyped-call]
 
     def _evaluate(self) -> None:

@@ -175,6 +175,7 @@ class Worker:
         """Score candidate, incumbent and base model; write the candidate and the result."""
         trainer, progress = self.trainer, self.trainer.progress
         trainer.optimizer.release()
+        trainer.prompts.clear()
         self._append_progress("judging")
         examples = read_examples(self.folder / TRAIN_FILE)
         kinds = {example.source_id: kind_of(example) for example in examples}

@@ -20,6 +20,7 @@ TERMS = {
     "pooled": "pooled vectors",
     "activations": "what autograd keeps",
     "scratch": "scratch of the largest piece of work",
+    "kept_prompts": "prompts that are read once and kept",
 }
 
 

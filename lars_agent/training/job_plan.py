@@ -95,8 +95,8 @@ def promised_bytes(folder: Path) -> int | None:
 def plan_job(folder: Path) -> dict[str, Any]:
     """Return the plans of the job in `folder` as JSON values, without loading the model or writing anything.
 
-    `ladder` holds the Pareto-optimal plans, fastest first; `chosen` is the one for the budget, or null, with an `error`
-    that names the least sufficient budget.
+    `ladder` holds the Pareto-optimal plans, fastest first; `chosen` is the one of them for the budget, which may keep
+    prompts, or null, with an `error` that names the least sufficient budget.
     """
     spec = JobSpec.read(folder)
     tokenizer = open_tokenizer(Path(spec.model_path))
@@ -105,7 +105,11 @@ def plan_job(folder: Path) -> dict[str, Any]:
     plans: dict[str, Any] = {"budget_bytes": spec.budget_bytes, "chosen": None, "error": None}
     plans["ladder"] = [planned.as_dict() for planned in steps]
     try:
-        return plans | {"chosen": _chosen(spec, steps, shape, load).as_dict()}
+        chosen = _chosen(spec, steps, shape, load)
+        if chosen.plan.kept_prompts:
+            at = next(number for number, step in enumerate(steps) if step.step_seconds == chosen.step_seconds)
+            plans["ladder"].insert(at, chosen.as_dict())
+        return plans | {"chosen": chosen.as_dict()}
     except BudgetTooSmall as error:
         return plans | {"error": str(error)}
 

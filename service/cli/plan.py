@@ -73,5 +73,6 @@ def _words(plan: dict[str, Any]) -> str:
         f"loss by {plan['loss_chunk']}" if plan["loss_chunk"] < WHOLE["loss_chunk"] else "",
         f"MLP by {plan['mlp_tile']}" if plan["mlp_tile"] else "",
         "moments in 8 bits" if plan["optimizer_bits"] == 8 else "",
+        "prompts kept" if plan["kept_prompts"] else "",
     ]
     return ", ".join(part for part in parts if part)

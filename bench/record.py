@@ -66,7 +66,7 @@ def circumstances() -> dict[str, Any]:
     return {
         "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "--", "*.py") else ""),
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.platform()},
+        "machine": {"cpu": processor(), "cores": os.cpu_count(), "system": platform.platform()},
         "versions": {name: version(name) for name in PACKAGES if find_spec(name)},
     }
 
@@ -76,7 +76,8 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _cpu() -> str:
+def processor() -> str:
+    """The name of this machine's processor."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor())

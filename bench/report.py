@@ -54,9 +54,10 @@ def full_tables(files: Files, plots: str) -> str:
     for area, record in files.items():
         rows = record["rows"]
         claims = [row for claim in rows if claim["goal"] is not None for row in _with_variants(claim, rows)]
-        claimed = _table("| row | measured | goal | | |", [[*_cells(row["name"], row), row["note"]] for row in claims])
+        lines = [[*_cells(row["name"], row), _note(row, record["machine"]["cpu"])] for row in claims]
+        claimed = _table("| row | measured | goal | | |", lines)
         if tables := list(filter(None, (claimed, _by_arm(rows), _by_method(rows)))):
-            parts += [f"## {area}\n\n    {record['command']}", *tables]
+            parts += [f"## {area}\n\n    {record['command']}", f"Measured on: {record['machine']['cpu']}.", *tables]
             parts += [f"![{name}]({plots}/{name})" for name in record.get("plots", []) if name.endswith(".svg")]
     return "\n\n".join(parts)
 
@@ -83,6 +84,12 @@ def _with_variants(claim: Row, rows: Rows) -> Iterator[Row]:
     """The row, and those without a goal whose name continues its own: other terms of the comparison."""
     yield claim
     yield from (row for row in rows if row["goal"] is None and row["name"].startswith(claim["name"] + "_"))
+
+
+def _note(row: Row, processor: str) -> str:
+    """The row's note, with the processor that it was measured on if that is another than the file's."""
+    own = row.get("cpu") or processor
+    return row["note"] if own == processor else "; ".join(filter(None, (row["note"], f"measured on {own}")))
 
 
 def _figure(row: Row, form: str = ",.4g") -> str:

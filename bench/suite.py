@@ -57,6 +57,14 @@ class Store:
         """The last record of each key."""
         return {self.key(item): item for item in self.records(folder)}
 
+    def by_processor(self, folder: Path) -> dict[str | None, dict[Hashable, dict[str, Any]]]:
+        """The last record of each key on each processor; the processor that was measured on last comes last."""
+        found: dict[str | None, dict[Hashable, dict[str, Any]]] = {}
+        for item in self.records(folder):
+            processor = item.get("machine", {}).get("cpu")
+            found[processor] = {**found.pop(processor, {}), self.key(item): item}
+        return found
+
     def line(self, item: Record) -> str:
         """The record as a line for the terminal."""
         shown = ((name, item[name]) for name in (*self.shown, FAILED) if item.get(name) is not None)
@@ -65,11 +73,15 @@ class Store:
 
 @dataclass(frozen=True)
 class Suite:
-    """One result file `<area>.json`, made of one store or several by `command`."""
+    """One result file `<area>.json`, made of one store or several by `command`.
+
+    Figures of different processors make no row together, unless they are none of speed and memory (`on_any_processor`).
+    """
 
     area: str
     command: str
     stores: tuple[Store, ...]
+    on_any_processor: bool = False
 
     def measure(
         self,
@@ -91,7 +103,10 @@ class Suite:
             print(f"measuring: {store.line(subject)}", flush=True)
             return {**subject, **run(subject), **record.circumstances()}
 
-        known, wanted = {} if fresh else store.newest(folder), {store.key(subject): subject for subject in subjects}
+        known, wanted = (
+            {} if fresh else self._known(store, folder),
+            {store.key(subject): subject for subject in subjects},
+        )
         due = [one for key, one in wanted.items() if key not in known or (retry and store.is_failure(known[key]))]
         with ThreadPoolExecutor(side_by_side) as pool:
             for number, found in enumerate((pool.map if side_by_side > 1 else map)(work, due), start=1):
@@ -101,15 +116,33 @@ class Suite:
 
     def write(self, folder: Path) -> list[Row]:
         """Write rows and plots of the newest records, and print them."""
-        found = [(store, store.newest(folder)) for store in self.stores]
-        rows = [row for store, newest in found for row in store.rows(newest)]
-        plots = [plot for store, newest in found for plot in store.plots(newest, folder)]
+        named: dict[str, Row] = {}
+        plots = list[Path]()
+        for store in self.stores:
+            groups = self._groups(store, folder)
+            named |= {row["name"]: {**row, "cpu": name} for name, newest in groups for row in store.rows(newest)}
+            plots += store.plots(groups[-1][1], folder)
+        rows = list(named.values())
         names = {"runs": [store.file_name for store in self.stores], "plots": [plot.name for plot in plots]}
         path = record.write(self.area, self.command, rows, folder, **names)
         for line in report.lines({self.area: rows}):
             print(line, flush=True)
         print(f"written: {', '.join(map(str, [path, *plots]))}", flush=True)
         return rows
+
+    def _groups(self, store: Store, folder: Path) -> list[tuple[str | None, Newest]]:
+        """The records that make rows together, with their processors."""
+        by_processor = store.by_processor(folder)
+        if not by_processor or self.on_any_processor:
+            return [(" and ".join(filter(None, by_processor)) or None, store.newest(folder))]
+        return list(by_processor.items())
+
+    def _known(self, store: Store, folder: Path) -> Newest:
+        """The records that need not be measured again: of this processor, and of one that nobody has noted."""
+        if self.on_any_processor:
+            return store.newest(folder)
+        found = store.by_processor(folder)
+        return {**found.get(None, {}), **found.get(record.processor(), {})}
 
 
 def parts_store(

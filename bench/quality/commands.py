@@ -25,8 +25,8 @@ from bench.record import RESULTS
 from bench.suite import Suite
 
 STORES = (ONCE, rival.AGAINST_LORA, PASSING, MONTH, FORGETTING, HOSTILE, SECRETS)
-QUALITY = Suite("quality", f"{PROGRAM} quality", STORES)
-SWEEP = Suite("sweep", f"{PROGRAM} sweep", (sweep.CELLS,))
+QUALITY = Suite("quality", f"{PROGRAM} quality", STORES, on_any_processor=True)
+SWEEP = Suite("sweep", f"{PROGRAM} sweep", (sweep.CELLS,), on_any_processor=True)
 
 app = typer.Typer()
 

@@ -73,7 +73,7 @@ class TrainConfig:
         "at last; off, or after a candidate made so was rejected: learn everything anew.",
     )
     prompt_cache_bytes: int = Field(
-        default=2**29,
+        default=2**28,
         ge=0,
         le=2**50,
         description="Most memory, of the budget, for prompts that are read once and kept instead of read anew in each "

@@ -17,6 +17,8 @@ import typer
 from bench import report
 from bench.memory.cell import DTYPES, METHODS
 from bench.memory.goals import CELLS, goal_cells, grid
+from bench.memory.night import NIGHT, speedup, together
+from bench.memory.night import PARTS as NIGHT_PARTS
 from bench.memory.process import measure
 from bench.models import ready_model
 from bench.options import MODELS, PROGRAM, Models, Out, among, count, listed, require
@@ -31,7 +33,7 @@ TIME_LIMIT_S = 4 * 3600.0
 FAULT_PARTS = ("kills", "points", "cuts", "disk", "resume", "latency")
 OPS_PARTS = ("idle_connections", "schemathesis_cases", "fuzz_files", "soak", "two_people", "ssh_runner")
 SERVE_PARTS = ("speed", "engine", "clients", "swaps", "feedback", "asleep", "grammar", "contended")
-MEMORY = Suite("memory", f"{PROGRAM} memory --goals", (CELLS, JOBS))
+MEMORY = Suite("memory", f"{PROGRAM} memory --goals", (CELLS, JOBS, NIGHT))
 app = typer.Typer(help="Measure the goals of lars-agent.", no_args_is_help=True, add_completion=False)
 app.add_typer(quality_commands.app)
 
@@ -85,6 +87,22 @@ def memory(
     cells = goal_cells() if goals else grid(chosen, lengths, kinds, limit_bytes=limit, **settings)
     run = partial(measure, models=models, time_limit_s=time_limit)
     MEMORY.measure(CELLS, map(asdict, cells), run, out, fresh=fresh, retry=retry)
+
+
+@app.command()
+def night(
+    parts: Annotated[str, typer.Option(help="Of " + ", ".join(NIGHT_PARTS) + ".")] = ",".join(NIGHT_PARTS),
+    rounds: Annotated[int, typer.Option(min=1, help="How often both take turns.")] = 3,
+    against: Annotated[str, typer.Option(help="An earlier commit.")] = "e803412",
+    models: Models = MODELS,
+    out: Out = RESULTS,
+) -> None:
+    """A night by a real daemon: its time next to an earlier commit's, and the memory of all processes (an hour)."""
+    chosen, model = among(parts, NIGHT_PARTS, "--parts"), ready_model("default", "bfloat16", "cpu", models)
+    measures = {"speedup": partial(speedup, model, rounds, against), "together": partial(together, model)}
+    MEMORY.measure(
+        NIGHT, [{"part": name} for name in chosen], lambda part: {"figures": measures[part["part"]]()}, out, fresh=True
+    )
 
 
 @app.command()

@@ -3,15 +3,21 @@
 #
 # On a base image made here by debootstrap, so that no registry is asked. It runs read-only and not as root, is healthy, replies,
 # refuses to start without a token, and keeps its data in the volume over a restart. PODMAN_RUN: more options for `podman run`.
+# WORK names a folder that keeps the image for the next time.
 set -euo pipefail
 
 SOURCE="$(cd "$(dirname "$0")/../.." && pwd)"
 PIP_FOLDERS="$(python3 -m pip config list | grep -o "file://[^' ]*\|='/[^']*'" |
   sed "s|^file://||; s|^='||; s|'\$||; s|/simple\$||" | sort -u | while read -r path; do [ ! -d "$path" ] || printf '%s ' "$path"; done)"
-work="$(mktemp -d /var/tmp/lars-agent-container.XXXXXX)"
+work="${WORK:-$(mktemp -d /var/tmp/lars-agent-container.XXXXXX)}"
+mkdir -p "$work"
 readonly TOKEN=0123456789abcdef0123456789abcdef NAME=lars-agent-rehearsal PORT=18321
 pod() { podman --root "$work/storage" --runroot "$work/run" --storage-driver vfs "$@"; }
-cleanup() { pod rm --force --all >/dev/null 2>&1 || true; pod volume rm --all --force >/dev/null 2>&1 || true; rm -rf "$work"; }
+cleanup() {
+  pod rm --force --all >/dev/null 2>&1 || true
+  pod volume rm --all --force >/dev/null 2>&1 || true
+  [ -n "${WORK:-}" ] || rm -rf "$work"
+}
 trap cleanup EXIT
 
 step() { printf '\n== %s  (%d s)\n' "$*" "$SECONDS"; }
@@ -19,30 +25,34 @@ ask() { curl --silent --show-error --fail-with-body -H "Authorization: Bearer $T
 answers() { for _ in $(seq 600); do curl --silent --fail "localhost:$PORT/health" && return; sleep 1; done; return 1; }
 # shellcheck disable=SC2086
 start() {
-  pod run --detach --replace --name "$NAME" --read-only --network host --volume "$NAME:/var/lib/lars-agent" ${PODMAN_RUN:-} \
+  pod run --detach --replace --name "$NAME" --ulimit host --read-only --network host --volume "$NAME:/var/lib/lars-agent" ${PODMAN_RUN:-} \
     $mounts --env LARS_AGENT_SERVER__HOST=127.0.0.1 --env "LARS_AGENT_SERVER__PORT=$PORT" --env "LARS_AGENT_SERVER__TOKEN=$TOKEN" lars-agent
 }
 
-step "a base image: a small Debian with Python"
-hash debootstrap podman curl 2>/dev/null || apt-get install --yes --no-install-recommends debootstrap podman buildah curl >/dev/null
-debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$work/root" >/dev/null
-cp /etc/ssl/certs/ca-certificates.crt "$work/root/etc/ssl/certs/"
-python3 -m pip config list | sed -n "s/^global\.\([a-z-]*\)='\(.*\)'$/\1 = \2/p" | grep -v ^constraint |
-  { echo '[global]'; cat; } >"$work/root/etc/pip.conf"
-tar --create --directory "$work/root" . | pod import - base >/dev/null
-rm -rf "$work/root"
 mounts=''
 for folder in $PIP_FOLDERS; do mounts="$mounts --volume $folder:$folder:ro"; done
+hash debootstrap podman curl 2>/dev/null || apt-get install --yes --no-install-recommends debootstrap podman buildah curl >/dev/null
+if ! pod image exists lars-agent; then
+  step "a base image: a small Debian with Python"
+  debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$work/root" >/dev/null
+  cp /etc/ssl/certs/ca-certificates.crt "$work/root/etc/ssl/certs/"
+  python3 -m pip config list | sed -n "s/^global\.\([a-z-]*\)='\(.*\)'$/\1 = \2/p" | grep -v ^constraint |
+    { echo '[global]'; cat; } >"$work/root/etc/pip.conf"
+  tar --create --directory "$work/root" . | pod import - base >/dev/null
+  rm -rf "$work/root"
 
-step "the image"
-mkdir "$work/context" && (cd "$SOURCE" && git ls-files -z | xargs -0 cp --parents --target-directory "$work/context")
-# shellcheck disable=SC2086
-pod build --quiet --format docker --network host --isolation chroot $mounts --build-arg BASE=localhost/base \
-  --file "$work/context/deploy/Containerfile" --tag lars-agent "$work/context"
+  step "the image"
+  mkdir "$work/context" && (cd "$SOURCE" && git ls-files -z | xargs -0 cp --parents --target-directory "$work/context")
+  # shellcheck disable=SC2086
+  pod build --quiet --format docker --network host --isolation chroot $mounts --build-arg BASE=localhost/base \
+    --file "$work/context/deploy/Containerfile" --tag lars-agent "$work/context"
+fi
 pod image inspect lars-agent --format 'user {{.User}}, size {{.Size}}, {{.HealthCheck}}'
 
 step "without a token it does not start"
-if pod run --rm --read-only --network host ${PODMAN_RUN:-} lars-agent; then false; fi
+# shellcheck disable=SC2086
+if pod run --rm --ulimit host --read-only --network host ${PODMAN_RUN:-} lars-agent >"$work/output" 2>&1; then false; fi
+tee /dev/stderr <"$work/output" | grep server.token >/dev/null
 
 step "read-only, not as root: healthy, and it replies"
 start

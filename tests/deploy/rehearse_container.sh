@@ -2,7 +2,8 @@
 # The image of deploy/Containerfile, built and run: `make rehearse-container` (root, Debian, podman, network).
 #
 # On a base image made here by debootstrap, so that no registry is asked. It runs read-only and not as root, is healthy, replies,
-# refuses to start without a token, and keeps its data in the volume over a restart. PODMAN_RUN: more options for `podman run`.
+# refuses to start without a token, and keeps its data in the volume over a restart. PODMAN and PODMAN_RUN: more
+# options for podman (`--runtime runc`, where crun does not know the control groups) and for `podman run`.
 # WORK names a folder that keeps the image for the next time.
 set -euo pipefail
 
@@ -11,8 +12,9 @@ PIP_FOLDERS="$(python3 -m pip config list | grep -o "file://[^' ]*\|='/[^']*'" |
   sed "s|^file://||; s|^='||; s|'\$||; s|/simple\$||" | sort -u | while read -r path; do [ ! -d "$path" ] || printf '%s ' "$path"; done)"
 work="${WORK:-$(mktemp -d /var/tmp/lars-agent-container.XXXXXX)}"
 mkdir -p "$work"
+readonly LIMITS="--ulimit nofile=4096:4096 --ulimit nproc=4096:4096" # podman's own may be more than this machine grants
 readonly TOKEN=0123456789abcdef0123456789abcdef NAME=lars-agent-rehearsal PORT=18321
-pod() { podman --root "$work/storage" --runroot "$work/run" --storage-driver vfs "$@"; }
+pod() { podman ${PODMAN:-} --root "$work/storage" --runroot "$work/run" --storage-driver vfs "$@"; }
 cleanup() {
   pod rm --force --all >/dev/null 2>&1 || true
   pod volume rm --all --force >/dev/null 2>&1 || true
@@ -25,7 +27,7 @@ ask() { curl --silent --show-error --fail-with-body -H "Authorization: Bearer $T
 answers() { for _ in $(seq 600); do curl --silent --fail "localhost:$PORT/health" && return; sleep 1; done; return 1; }
 # shellcheck disable=SC2086
 start() {
-  pod run --detach --replace --name "$NAME" --ulimit host --read-only --network host --volume "$NAME:/var/lib/lars-agent" ${PODMAN_RUN:-} \
+  pod run --detach --replace --name "$NAME" $LIMITS --read-only --network host --volume "$NAME:/var/lib/lars-agent" ${PODMAN_RUN:-} \
     $mounts --env LARS_AGENT_SERVER__HOST=127.0.0.1 --env "LARS_AGENT_SERVER__PORT=$PORT" --env "LARS_AGENT_SERVER__TOKEN=$TOKEN" lars-agent
 }
 
@@ -51,7 +53,7 @@ pod image inspect lars-agent --format 'user {{.User}}, size {{.Size}}, {{.Health
 
 step "without a token it does not start"
 # shellcheck disable=SC2086
-if pod run --rm --ulimit host --read-only --network host ${PODMAN_RUN:-} lars-agent >"$work/output" 2>&1; then false; fi
+if pod run --rm $LIMITS --read-only --network host ${PODMAN_RUN:-} lars-agent >"$work/output" 2>&1; then false; fi
 tee /dev/stderr <"$work/output" | grep server.token >/dev/null
 
 step "read-only, not as root: healthy, and it replies"

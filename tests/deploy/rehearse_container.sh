@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The image of deploy/Containerfile, built and run: `make rehearse-container` (root, Debian, podman, network).
 #
-# On a base image made here by debootstrap, so that no registry is asked. It runs read-only and not as root, is healthy, replies,
-# refuses to start without a token, and keeps its data in the volume over a restart. PODMAN and PODMAN_RUN: more
+# On a base image made here by debootstrap, so that no registry is asked. It runs read-only and not as root, is healthy, replies to
+# who has its token alone, and keeps its data in the volume over a restart. PODMAN and PODMAN_RUN: more
 # options for podman (`--runtime runc`, where crun does not know the control groups) and for `podman run`.
 # WORK names a folder that keeps the image for the next time.
 set -euo pipefail
@@ -13,7 +13,8 @@ PIP_FOLDERS="$(python3 -m pip config list | grep -o "file://[^' ]*\|='/[^']*'" |
 work="${WORK:-$(mktemp -d /var/tmp/lars-agent-container.XXXXXX)}"
 mkdir -p "$work"
 readonly LIMITS="--ulimit nofile=4096:4096 --ulimit nproc=4096:4096" # podman's own may be more than this machine grants
-readonly TOKEN=0123456789abcdef0123456789abcdef NAME=lars-agent-rehearsal PORT=18321
+readonly NAME=lars-agent-rehearsal PORT=18321
+ADDRESS="$(hostname -I | cut -d ' ' -f 1)" # not loopback: who asks there is another device
 pod() { podman ${PODMAN:-} --root "$work/storage" --runroot "$work/run" --storage-driver vfs "$@"; }
 cleanup() {
   pod rm --force --all >/dev/null 2>&1 || true
@@ -23,12 +24,12 @@ cleanup() {
 trap cleanup EXIT
 
 step() { printf '\n== %s  (%d s)\n' "$*" "$SECONDS"; }
-ask() { curl --silent --show-error --fail-with-body -H "Authorization: Bearer $TOKEN" -H 'content-type: application/json' "localhost:$PORT$1" "${@:2}"; printf '\n'; }
-answers() { for _ in $(seq 600); do curl --silent --fail "localhost:$PORT/health" && return; sleep 1; done; return 1; }
+ask() { curl --silent --show-error --fail-with-body -H "Authorization: Bearer ${token:-}" -H 'content-type: application/json' "$ADDRESS:$PORT$1" "${@:2}"; printf '\n'; }
+answers() { for _ in $(seq 600); do curl --silent --fail "$ADDRESS:$PORT/health" && return; sleep 1; done; return 1; }
 # shellcheck disable=SC2086
 start() {
   pod run --detach --replace --name "$NAME" $LIMITS --read-only --network host --volume "$NAME:/var/lib/lars-agent" ${PODMAN_RUN:-} \
-    $mounts --env LARS_AGENT_SERVER__HOST=127.0.0.1 --env "LARS_AGENT_SERVER__PORT=$PORT" --env "LARS_AGENT_SERVER__TOKEN=$TOKEN" lars-agent
+    $mounts --env "LARS_AGENT_SERVER__ALLOWED_HOSTS=[\"$ADDRESS\"]" --env "LARS_AGENT_SERVER__PORT=$PORT" lars-agent
 }
 
 mounts=''
@@ -51,16 +52,14 @@ if ! pod image exists lars-agent; then
 fi
 pod image inspect lars-agent --format 'user {{.User}}, size {{.Size}}, {{.HealthCheck}}'
 
-step "without a token it does not start"
-# shellcheck disable=SC2086
-if pod run --rm $LIMITS --read-only --network host ${PODMAN_RUN:-} lars-agent >"$work/output" 2>&1; then false; fi
-tee /dev/stderr <"$work/output" | grep server.token >/dev/null
-
-step "read-only, not as root: healthy, and it replies"
+step "read-only, not as root: healthy; who has not the token that it made is not let in, who has gets a reply"
 start
 answers
 pod exec "$NAME" sh -c 'id -u; if [ "$(id -u)" = 0 ] || touch /opt/lars-agent/x || touch /etc/x || command -v gcc make; then exit 1; fi'
 pod healthcheck run "$NAME"
+token=wrong
+if ask /info; then false; fi
+token="$(pod exec "$NAME" lars-agent token --show)"
 ask /generate -d '{"inputs": "What is my dog called?", "parameters": {"max_new_tokens": 12}}'
 ask /feedback -d '{"messages": [{"role": "user", "content": "My dog?"}], "response": "?", "correction": "Biscuit."}'
 

@@ -31,7 +31,15 @@ from lars_agent.errors import LarsError
 TIME_LIMIT_S = 4 * 3600.0
 # Their modules are imported by their commands alone: they take seconds.
 FAULT_PARTS = ("kills", "points", "cuts", "disk", "resume", "latency")
-OPS_PARTS = ("idle_connections", "schemathesis_cases", "fuzz_files", "soak", "two_people", "ssh_runner")
+OPS_PARTS = (
+    "idle_connections",
+    "schemathesis_cases",
+    "fuzz_files",
+    "soak",
+    "two_people",
+    "ssh_runner",
+    "systemd_exposure",
+)
 SERVE_PARTS = ("speed", "engine", "clients", "swaps", "feedback", "asleep", "grammar", "contended")
 MEMORY = Suite("memory", f"{PROGRAM} memory --goals", (CELLS, JOBS, NIGHT))
 app = typer.Typer(help="Measure the goals of lars-agent.", no_args_is_help=True, add_completion=False)

@@ -11,6 +11,7 @@ from bench.faults.scenario import MODELS
 from bench.models import TINY, ready_model
 from bench.ops.cases import schemathesis_cases
 from bench.ops.crowd import idle_connections
+from bench.ops.exposure import systemd_exposure
 from bench.ops.files import fuzz_files
 from bench.ops.settings import OpsSettings
 from bench.ops.soak import soak
@@ -28,6 +29,7 @@ def ops_rows(parts: Found) -> list[Row]:
     builders = {idle_connections: _crowd_rows, schemathesis_cases: _case_rows, fuzz_files: _file_rows, soak: _soak_rows}
     builders[two_people] = _people_rows
     builders[ssh_runner] = _ssh_rows
+    builders[systemd_exposure] = lambda found: [claimed("systemd_exposure", [found["exposure"]])]
     return [row for part, rows in builders.items() if part.__name__ in parts for row in rows(parts[part.__name__])]
 
 
@@ -89,7 +91,8 @@ def _named(problems: Sequence[str]) -> str:
     return "".join(f"; {problem[:200]}" for problem in problems[:NAMED])
 
 
-PARTS = {one.__name__: one for one in (idle_connections, schemathesis_cases, fuzz_files, soak, two_people, ssh_runner)}
+MEASURED = (idle_connections, schemathesis_cases, fuzz_files, soak, two_people, ssh_runner, systemd_exposure)
+PARTS = {one.__name__: one for one in MEASURED}
 RUNS = parts_store("ops-runs.jsonl", ops_rows)
 
 

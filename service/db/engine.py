@@ -31,6 +31,7 @@ PRAGMAS = {
     "synchronous": "FULL",  # a commit returns when it is on the disk, also in WAL mode
     "foreign_keys": "ON",
     "secure_delete": "ON",  # deleted text is overwritten
+    "cache_size": "-512",  # KiB that a connection keeps of the file; the system keeps it for all of them together
 }
 CORRUPT = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CANTOPEN)
 DAMAGED = ("Could not decode", "no such column", "no such table")  # a text that is no UTF-8; a schema of another

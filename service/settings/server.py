@@ -15,6 +15,7 @@ from service.settings.sections import Limit, Section
 
 MIN_TOKEN_CHARS = 16
 LATEST = ":latest"  # what Ollama's clients add to a name
+OWN_NAMES = ("localhost", "127.0.0.1", "[::1]")  # that a device has for itself; nobody else can be called so
 ANY_ADDRESS = ("0.0.0.0", "::")  # to listen on every one
 EXTERNAL_URL = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~/-]*)?")
 
@@ -136,9 +137,9 @@ class Server(Section):
         'for limits, the log and the cookie: ["127.0.0.1"] for one on this device.',
     )
     allowed_hosts: tuple[str, ...] = Field(
-        default=("localhost", "127.0.0.1", "[::1]"),
-        description="Host names (without port) by which the daemon may be called; `host` and the name in "
-        "`external_url` always are among them.",
+        default=(),
+        description="More host names (without port) by which the daemon may be called; this device's own (localhost, "
+        "127.0.0.1, [::1]), `host` and the name in `external_url` always are among them.",
     )
     allowed_origins: tuple[Annotated[str, AfterValidator(web_origin)], ...] = Field(
         default=(),
@@ -189,7 +190,8 @@ class Server(Section):
     def hosts(self) -> frozenset[str]:
         """The host names by which the daemon may be called, in lower case."""
         own = f"[{self.host}]" if ":" in self.host else self.host
-        return frozenset(name.lower() for name in (*self.allowed_hosts, own, *self._external_host()))
+        names = (*OWN_NAMES, *self.allowed_hosts, own, *self._external_host())
+        return frozenset(name.lower() for name in names)
 
     @property
     def external_urls(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ PIP_FOLDERS="$(python3 -m pip config list | grep -o "file://[^' ]*\|='/[^']*'" |
 work="${WORK:-$(mktemp -d /var/tmp/lars-agent-container.XXXXXX)}"
 mkdir -p "$work"
 readonly LIMITS="--ulimit nofile=4096:4096 --ulimit nproc=4096:4096" # podman's own may be more than this machine grants
-readonly NAME=lars-agent-rehearsal PORT=18321
+readonly NAME=lars-agent-rehearsal PORT="${PORT:-18321}"
 ADDRESS="$(hostname -I | cut -d ' ' -f 1)" # not loopback: who asks there is another device
 pod() { podman ${PODMAN:-} --root "$work/storage" --runroot "$work/run" --storage-driver vfs "$@"; }
 cleanup() {

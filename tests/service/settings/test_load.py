@@ -171,8 +171,8 @@ def test_data_lie_in_the_state_directory_systemd_gives(monkeypatch):
 
 
 def test_a_worker_gets_half_of_the_cores_unless_the_settings_say(monkeypatch):
-    for cores, threads in ((1, 1), (2, 1), (3, 1), (4, 2), (None, 1)):
-        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+    for cores, threads in ((1, 1), (2, 1), (3, 1), (4, 2)):
+        monkeypatch.setattr("service.settings.training.core_count", lambda cores=cores: cores)
         assert Settings().training.worker_threads == threads
     assert Settings(training={"threads": 3}).training.worker_threads == 3
 
@@ -240,6 +240,11 @@ def test_who_may_come_in_is_never_guessed(machine, line, words):
     (machine / "user.toml").write_text(f"[server]\n{line}\n")
     with pytest.raises(ConfigError, match=re.escape(words)):
         load_settings()
+
+
+def test_a_device_is_called_by_its_own_names_whatever_others_it_has():
+    hosts = Server(host="192.0.2.7", allowed_hosts=("Pi.local",)).hosts
+    assert hosts == {"localhost", "127.0.0.1", "[::1]", "192.0.2.7", "pi.local"}
 
 
 def test_the_addresses_of_a_daemon_that_listens_to_others_itself():

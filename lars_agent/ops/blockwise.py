@@ -21,7 +21,7 @@ from torch import Tensor
 MASKED_PAIRS = 2**20  # query-key pairs whose float mask exists at once
 MIN_BLOCK, MAX_BLOCK = 64, 2048  # keys
 KEPT_PAIRS = 2**14  # of a causal mask that is kept: 64 KiB at most
-# Up to so many query-key pairs a block is computed in float32: torch's kernel for bfloat16 takes three to nine times as
+# Up to so many query-key pairs a block's gradients are computed in float32: torch's kernel for bfloat16 takes three to nine times as
 # long for the gradients of short sequences, which feedback is made of, and as long for those of long ones.
 FLOAT32_PAIRS = 2**17
 
@@ -137,8 +137,7 @@ def _attend(
     merged = torch.zeros(rows.shape, dtype=torch.float32)
     denominator = torch.full(rows.shape[:3], -torch.inf)
     for block, bias, _ in _blocks(rows, queries.shape[2], own, before, mask):
-        states = _widened(rows, block.key, block.value)
-        part, log_sum = _forward(*states, attn_mask=_like(bias, states), scale=scale)
+        part, log_sum = _forward(rows, block.key, block.value, attn_mask=bias, scale=scale)
         total = torch.logaddexp(denominator, log_sum)
         merged.mul_((denominator - total).exp_()[..., None])
         merged.addcmul_(part.float(), (log_sum - total).exp_()[..., None])

@@ -21,8 +21,8 @@ from torch import Tensor
 MASKED_PAIRS = 2**20  # query-key pairs whose float mask exists at once
 MIN_BLOCK, MAX_BLOCK = 64, 2048  # keys
 KEPT_PAIRS = 2**14  # of a causal mask that is kept: 64 KiB at most
-# Up to so many query-key pairs a block's gradients are computed in float32: torch's kernel for bfloat16 takes three to nine times as
-# long for the gradients of short sequences, which feedback is made of, and as long for those of long ones.
+# Up to so many query-key pairs a block's gradients are computed in float32: torch's kernel for bfloat16 takes three to
+# nine times as long for those of short sequences, which feedback is made of, and as long for those of long ones.
 FLOAT32_PAIRS = 2**17
 
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu

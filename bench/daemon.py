@@ -29,6 +29,7 @@ PROMPTS = (
 )
 STEP_LIMIT_S = 600.0
 OK = 200
+MB = 10**6
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,15 @@ def training_worker(folder: Path, threads: int) -> Iterator[subprocess.Popen[byt
     finally:
         process.kill()
         process.wait()
+
+
+def held_mb(process: psutil.Process) -> dict[str, float]:
+    """Megabytes of the process and all below it: resident, and with shared pages divided among their users."""
+    found = []
+    for one in (process, *process.children(recursive=True)):
+        with suppress(psutil.Error):  # it has just ended
+            found.append(one.memory_full_info())
+    return {kind: round(sum(getattr(one, kind) for one in found) / MB, 2) for kind in ("rss", "pss")}
 
 
 def worker_message(folder: Path) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from bench.child import until
-from bench.daemon import OK, PROMPTS, ask
+from bench.daemon import OK, PROMPTS, ask, held_mb
 from bench.record import CHECKOUT, Row, claimed
 from bench.suite import parts_store
 from examples.persona import MARA, read_lines
@@ -28,7 +28,6 @@ from lars_agent.errors import LarsError
 STEPS, ROUNDS_LIMIT_S, START_LIMIT_S = 60, 3600.0, 600.0
 SERVE_S, PAUSE_S, SAMPLE_S = 30.0, 8.0, 0.25
 TOKENS = 32
-MIB = 2**20
 RESULT = "jobs/*/result.json"
 BUSY_DEVICE = {"idle__max_cpu": "1.0", "idle__max_load": "100", "idle__max_memory_pressure": "100"}
 
@@ -62,7 +61,7 @@ def _seconds(model: Path, checkout: Path) -> dict[str, float]:
 
 
 def together(model: Path) -> dict[str, Any]:
-    """The most MiB of daemon, engine and worker, shared pages counted once: while it replies, and also during a job."""
+    """The most MB of daemon, engine and worker, shared pages counted once: while it replies, and also during a job."""
     with _taught(model, CHECKOUT) as running:
         assert running.process is not None
         with _sampled(psutil.Process(running.process.pid)) as serving:
@@ -71,7 +70,7 @@ def together(model: Path) -> dict[str, Any]:
         with _sampled(psutil.Process(running.process.pid)) as night:
             running.post("/jobs", {"profile": "default"})
             _ask_until(running, lambda: bool(list(running.state.glob(RESULT))), PAUSE_S)
-    return {"serving_mib": max(serving), "night_mib": max(night), "samples": [len(serving), len(night)]}
+    return {"serving_mb": max(serving), "night_mb": max(night), "samples": [len(serving), len(night)]}
 
 
 def _ask_until(running: Daemon, is_over: Any, pause_s: float) -> None:
@@ -102,18 +101,12 @@ def _taught(model: Path, checkout: Path, **settings: str) -> Iterator[Daemon]:
 
 @contextmanager
 def _sampled(process: psutil.Process) -> Iterator[list[float]]:
-    """Sums of the process and all below it, several times a second until the end of the block."""
+    """Megabytes of the process and all below it, several times a second until the end of the block."""
     done, found = threading.Event(), list[float]()
 
     def sample() -> None:
         while not done.wait(SAMPLE_S):
-            total = 0
-            for one in (process, *process.children(recursive=True)):
-                try:
-                    total += one.memory_full_info().pss
-                except psutil.Error:  # it has just ended
-                    continue
-            found.append(round(total / MIB, 2))
+            found.append(held_mb(process)["pss"])
 
     thread = threading.Thread(target=sample)
     thread.start()
@@ -132,7 +125,7 @@ def night_rows(parts: Mapping[str, Any]) -> list[Row]:
         for name, figure in (("night_speedup", "seconds"), ("night_cpu_speedup", "cpu_seconds")):
             rows.append(claimed(name, [run["then"][figure] / run["now"][figure] for run in runs], **found))
     if found := parts.get("together"):
-        rows.append(claimed("night_over_serving_pss", [found["night_mib"] / found["serving_mib"]], **found))
+        rows.append(claimed("night_over_serving_pss", [found["night_mb"] / found["serving_mb"]], **found))
     return rows
 
 

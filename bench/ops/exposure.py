@@ -17,15 +17,16 @@ LEVEL = re.compile(r"exposure level for lars-agent\.service: ([\d.]+)")
 
 
 def systemd_exposure(settings: OpsSettings, folder: Path) -> dict[str, Any]:
-    """The unit's exposure, from 0 to 10. Raises LarsError where systemd cannot tell."""
+    """The unit's exposure. Raises LarsError where systemd cannot tell."""
     if which("systemd-analyze") is None:
         raise LarsError("there is no systemd-analyze here; run: apt-get install systemd")
-    done = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", "--no-pager", str(UNIT)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return {"exposure": exposure_of(UNIT)}
+
+
+def exposure_of(unit: Path) -> float:
+    """The exposure of a unit, from 0 to 10. Raises LarsError."""
+    command = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(unit)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if (level := LEVEL.search(done.stdout)) is None:
         raise LarsError(f"systemd-analyze does not tell the exposure: {done.stderr.strip()}")
-    return {"exposure": float(level[1])}
+    return float(level[1])

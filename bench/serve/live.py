@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from bench.child import until
-from bench.daemon import OK, PROMPTS, Answer, ask, asking, daemon_with, training_job, wrong_replies
+from bench.daemon import OK, PROMPTS, Answer, ask, asking, daemon_with, held_mb, training_job, wrong_replies
 from examples.persona import MARA, read_lines
 from examples.running import Daemon
 from lars_agent.errors import LarsError
@@ -24,7 +24,6 @@ SWAP_PAUSE_S = (0.02, 0.2)  # between two swaps
 SWAP_MS = re.compile(r"adapter_in_use.*swap_ms=\D*?([\d.]+)")  # in the daemon's log
 FEEDBACKS, FEEDBACK_PAUSE_S, LONG_TOKENS = 500, 0.01, 200
 KEEP_ALIVE_S, SETTLE_S, UNLOAD_LIMIT_S = 1.0, 3.0, 60.0
-MB = 10**6
 Swap = tuple[str, float, float]  # the version, and the times of the request and of the answer
 
 
@@ -119,14 +118,8 @@ def unloaded(model: Path) -> dict[str, Any]:
         ask(running.http, PROMPTS[0], 8)
         assert running.process is not None
         process = psutil.Process(running.process.pid)
-        awake = _held(process)
+        awake = held_mb(process)
         if not until(lambda: not process.children(recursive=True), UNLOAD_LIMIT_S, 0.2):
             raise LarsError("the model was not unloaded")
         time.sleep(SETTLE_S)
-        return {"awake": awake, "asleep": _held(process)}
-
-
-def _held(process: psutil.Process) -> dict[str, float]:
-    """Megabytes of the process and all below it: resident, and with shared pages divided among their users."""
-    found = [one.memory_full_info() for one in (process, *process.children(recursive=True))]
-    return {kind: round(sum(getattr(one, kind) for one in found) / MB, 2) for kind in ("rss", "pss")}
+        return {"awake": awake, "asleep": held_mb(process)}

@@ -101,9 +101,11 @@ class _Blockwise(torch.autograd.Function):
             grad_key, grad_value = (gradient[:, :, keys] for gradient in gradients[1:])
             own_keys = Prefix(key[:, :, keys], value[:, :, keys])
             for block, bias, where in _blocks(rows, own.stop - own.start, own_keys, before, ctx.mask):
-                states = _widened(upstream_rows, rows, block.key, block.value, outputs)
+                states = [upstream_rows, rows, block.key, block.value, outputs]
+                if rows.shape[2] * block.key.shape[2] <= FLOAT32_PAIRS:
+                    states, bias = [each.float() for each in states], None if bias is None else bias.float()
                 part, for_keys, for_values = _backward(
-                    *states, denominator, 0.0, False, attn_mask=_like(bias, states), scale=ctx.scale
+                    *states, denominator, 0.0, False, attn_mask=bias, scale=ctx.scale
                 )
                 grad_rows += part
                 if where is not None:
@@ -145,16 +147,6 @@ def _attend(
     return merged, denominator
 
 
-def _widened(*states: Tensor) -> tuple[Tensor, ...]:
-    """Return queries, keys and what belongs to them in float32 if they are few pairs."""
-    lengths = {each.shape[2] for each in states}
-    return tuple(each.float() for each in states) if min(lengths) * max(lengths) <= FLOAT32_PAIRS else states
-
-
-def _like(bias: Tensor | None, states: tuple[Tensor, ...]) -> Tensor | None:
-    return None if bias is None else bias.to(states[0].dtype)
-
-
 def _blocks(
     rows: Tensor, queries: int, own: Prefix, before: Prefix | None, mask: Tensor | None
 ) -> Iterator[tuple[Prefix, Tensor | None, slice | None]]:
@@ -171,7 +163,9 @@ def _blocks(
             inside = slice(start, min(start + step, length))
             keys = slice(passed + inside.start, passed + inside.stop)
             if mask is None:
-                bias, seen = _causal_bias(keys, first, queries, count, rows.dtype)
+                is_small = count * (keys.stop - keys.start) <= KEPT_PAIRS
+                causal_bias = _causal_bias if is_small else _causal_bias.__wrapped__
+                bias, seen = causal_bias(keys.start, keys.stop, first, queries, count, rows.dtype)
             else:
                 bias, seen = _bias(mask[..., keys], count, rows.dtype)
             if seen:
@@ -180,19 +174,12 @@ def _blocks(
         passed += length
 
 
-def _causal_bias(keys: slice, first: int, queries: int, rows: int, dtype: torch.dtype) -> tuple[Tensor | None, bool]:
-    """Return `_bias` of the causal mask; that of a small block is kept, for the next layer."""
-    bounds = keys.start, keys.stop, first, queries, rows, dtype
-    return (_kept_bias if rows * (keys.stop - keys.start) <= KEPT_PAIRS else _new_bias)(*bounds)
-
-
-def _new_bias(
+@lru_cache(maxsize=64)
+def _causal_bias(
     start: int, stop: int, first: int, queries: int, rows: int, dtype: torch.dtype
 ) -> tuple[Tensor | None, bool]:
+    """Return `_bias` of the causal mask of the keys `start` to `stop`, kept for the next layer."""
     return _bias(_causal(slice(start, stop), first, queries), rows, dtype)
-
-
-_kept_bias = lru_cache(maxsize=64)(_new_bias)
 
 
 def _causal(keys: slice, first: int, queries: int) -> Tensor:

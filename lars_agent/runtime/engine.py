@@ -297,17 +297,18 @@ class Engine:
         """
         while True:
             is_idle = not self._waiting and not self._batcher
-            torch.set_num_threads(self.threads.for_prompt())
             try:
                 item = self._inbox.get(block=is_idle and not self._is_cold, timeout=IDLE_S)
             except queue.Empty:
                 if not is_idle:
                     return True
+                torch.set_num_threads(self.threads.for_prompt())
                 self._is_cold = self._is_cold and self._warm()
                 continue
             if isinstance(item, QueuedRequest):
                 self._waiting.append(item)
             elif item is not None:
+                torch.set_num_threads(self.threads.for_prompt())
                 item()
             else:
                 return False

@@ -29,6 +29,7 @@ class ThreadPolicy:
         smaller = (2**power for power in range(self.most.bit_length()) if 2**power < self.most)
         self._counts = (self.most, *smaller)
         self._times: dict[int, dict[int, list[float]]] = {}  # seconds of steps by batch size and thread count
+        self._fastest: dict[int, int] = {}  # thread count by batch size
 
     def for_prompt(self) -> int:
         """Return the number of threads for the next part of a prompt."""
@@ -36,21 +37,22 @@ class ThreadPolicy:
 
     def for_step(self, size: int) -> int:
         """Return the number of threads for the next decode step of a batch of `size` sequences."""
-        free, times = self.for_prompt(), self._of(size)
-        count = self._untimed(times)
-        if count is not None:
-            return count if free == self.most else free
-        return min(free, min(times, key=lambda count: statistics.median(times[count][1:])))
+        free, fastest = self.for_prompt(), self._fastest.get(size)
+        if fastest is not None:
+            return min(free, fastest)
+        return self._untimed(size) if free == self.most else free
 
     def record(self, size: int, count: int, seconds: float) -> None:
         """Record how long a decode step took that `for_step` gave `count` threads."""
-        times = self._of(size)
-        if count == self._untimed(times):
-            times[count].append(seconds)
+        if size in self._fastest or count != self._untimed(size):
+            return
+        times = self._times[size]
+        times[count].append(seconds)
+        if all(len(taken) > TIMED for taken in times.values()):
+            self._fastest[size] = min(times, key=lambda count: statistics.median(times[count][1:]))
+            del self._times[size]
 
-    def _of(self, size: int) -> dict[int, list[float]]:
-        return self._times.setdefault(size, {count: [] for count in self._counts})
-
-    @staticmethod
-    def _untimed(times: dict[int, list[float]]) -> int | None:
-        return next((count for count, seconds in times.items() if len(seconds) <= TIMED), None)
+    def _untimed(self, size: int) -> int:
+        """Return the thread count whose steps are timed next."""
+        times = self._times.setdefault(size, {count: [] for count in self._counts})
+        return next(count for count, taken in times.items() if len(taken) <= TIMED)

@@ -107,8 +107,8 @@ def plan_job(folder: Path) -> dict[str, Any]:
     try:
         chosen = _chosen(spec, steps, shape, load)
         if chosen.plan.kept_prompts:
-            at = next(number for number, step in enumerate(steps) if step.step_seconds == chosen.step_seconds)
-            plans["ladder"].insert(at, chosen.as_dict())
+            without = replace(chosen.plan, kept_prompts=0)
+            plans["ladder"].insert([step.plan for step in steps].index(without), chosen.as_dict())
         return plans | {"chosen": chosen.as_dict()}
     except BudgetTooSmall as error:
         return plans | {"error": str(error)}

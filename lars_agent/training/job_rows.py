@@ -89,12 +89,16 @@ class JobRows:
             seen.update(prompts)
             if prompts:  # two examples may have the same question
                 examples.append(PromptGroup(tuple(prompts), steps * self._size / len(self.train) / len(prompts)))
-        is_on = batch and self.config.rehearsal_weight
         passages = [
             PromptGroup((row.prompt,), steps * min(batch, len(self.rehearsal)) / len(self.rehearsal), len(row.reply))
-            for row in (self.rehearsal if is_on else ())
+            for row in self._rehearsed
         ]
         return sorted([*examples, *passages], key=lambda group: group.reads, reverse=True)
+
+    @property
+    def _rehearsed(self) -> Sequence[Encoded]:
+        """The general text that is read; nothing where that is off."""
+        return self.rehearsal if self.config.rehearsal_batch and self.config.rehearsal_weight else ()
 
     @property
     def _size(self) -> int:
@@ -123,9 +127,8 @@ class JobRows:
 
     def passages(self, step: int) -> list[Encoded]:
         """Return the general text of optimizer step number `step`; nothing where it is off."""
-        config = self.config
-        is_on = self.rehearsal and config.rehearsal_batch and config.rehearsal_weight
-        rows = step_rows(self.rehearsal, config.rehearsal_batch, step, config.seed) if is_on else []
+        config, rehearsed = self.config, self._rehearsed
+        rows = step_rows(rehearsed, config.rehearsal_batch, step, config.seed) if rehearsed else []
         return [row for _, row in rows]
 
 

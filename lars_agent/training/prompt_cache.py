@@ -33,7 +33,11 @@ class KeptPrompt:
 
     states: Tensor
     sums: Mapping[str, Sums]
-    tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """T."""
+        return self.states.shape[3] + 1
 
     @property
     def nbytes(self) -> int:
@@ -113,7 +117,7 @@ class PromptCache:
         return found
 
     def _joined(self, prompts: Sequence[KeptPrompt]) -> ReadPrompts:
-        ends = tuple(accumulate(prompt.states.shape[3] for prompt in prompts))
+        ends = tuple(accumulate(prompt.tokens - 1 for prompt in prompts))
         cache = reserved_cache(self._attachment.model.config, ends[-1])
         states = torch.cat([prompt.states for prompt in prompts], dim=3)
         for number in range(len(states) // 2):
@@ -143,5 +147,5 @@ def _split(read: ReadPrompts, pack: Pack, *, keep: bool) -> list[KeptPrompt]:
             if before is None or not torch.equal(before[0], total):
                 before = (total.clone(), last.to(states.dtype)) if keep else (total, last.to(states.dtype))
             sums[name] = before
-        found.append(KeptPrompt(states, sums, end - start + 1))
+        found.append(KeptPrompt(states, sums))
     return found

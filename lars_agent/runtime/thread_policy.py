@@ -44,7 +44,7 @@ class ThreadPolicy:
 
     def record(self, size: int, count: int, seconds: float) -> None:
         """Record how long a decode step took that `for_step` gave `count` threads."""
-        if size in self._fastest or count != self._untimed(size):
+        if size in self._fastest or count != self._untimed(size) or self.for_prompt() < self.most:
             return
         times = self._times[size]
         times[count].append(seconds)

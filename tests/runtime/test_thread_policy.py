@@ -42,6 +42,16 @@ def test_nothing_is_timed_while_others_are_busy():
     assert set(decode(policy, 18)) == {1, 2, 4}
 
 
+def test_what_was_timed_beside_a_busy_program_does_not_count():
+    left = [2]
+    policy = ThreadPolicy(2, lambda: left[0])
+    assert decode(policy, 6, seconds={2: 2.0}) == [2] * 6  # then one thread's turn comes
+    left[0] = 1
+    assert decode(policy, 10, seconds={1: 9.0}) == [1] * 10
+    left[0] = 2
+    assert decode(policy, 8, seconds={1: 1.0}) == [1] * 8
+
+
 def test_each_size_of_a_batch_has_its_own_fastest_number():
     policy = ThreadPolicy(4, lambda: 4)
     decode(policy, 30)

@@ -74,8 +74,9 @@ def make_ready(reference: str, dtype: str, device: str, models: str) -> str:
     """See `ready_model`."""
     import torch
 
+    from lars_agent.models.arithmetic import precision
     from lars_agent.models.library import ModelLibrary
-    from lars_agent.models.open import open_model, precision
+    from lars_agent.models.open import open_model
 
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("torch finds no GPU here; leave out --device cuda")
@@ -86,5 +87,5 @@ def make_ready(reference: str, dtype: str, device: str, models: str) -> str:
         folder = Path(reference)
     else:
         folder = (library.pull if reference == "default" else library.get)(reference).folder
-    open_model(folder, *precision(dtype))  # writes the quantized weights beside the others
+    open_model(folder, *precision(dtype, folder))  # writes the quantized weights beside the others
     return str(folder)

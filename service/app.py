@@ -264,6 +264,7 @@ def open_engine(settings: Settings, installed: InstalledModel) -> EngineClient:
         parallel=runtime.parallel,
         prefix_bytes=runtime.prefix_cache_bytes,
         deadline_s=runtime.deadline_s,
+        costs_file=str(settings.costs_file),
     )
     return EngineClient(options)
 

@@ -16,7 +16,7 @@ import openai
 import pytest
 
 from examples.running import daemon
-from lars_agent.models.open import open_model, precision
+from lars_agent.models.open import open_model
 from lars_agent.store.adapters import AdapterStore
 from tests.default_model import default_model_folder
 from tests.runtime.conftest import publish
@@ -31,7 +31,7 @@ SHORT = 12
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
     state, model = tmp_path_factory.mktemp("state"), default_model_folder()
-    publish(AdapterStore(state / "adapters"), open_model(model, *precision("bfloat16")), state, 1, "alice")
+    publish(AdapterStore(state / "adapters"), open_model(model), state, 1, "alice")
     AdapterStore(state / "adapters").activate("alice", 1)
     with daemon(state, model__name=str(model), runtime__threads="1") as found:
         yield found

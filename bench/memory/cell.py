@@ -87,7 +87,7 @@ class Cell:
     Attributes:
         method: a key of `METHODS`.
         context, reply: tokens of the prompt, and of the reply that is learned; one example at a time.
-        dtype: `float32`, `bfloat16`, `int8` or `int4`, see `lars_agent.models.open.compute_dtype`.
+        dtype: `float32`, `bfloat16`, `int8` or `int4`, see `lars_agent.models.arithmetic.compute_dtype`.
         model: as on the command line: `default`, a name, a folder, or a named config with random weights.
         steps: the number of steps; the counted bytes do not depend on it.
         threads: torch's; 0 for all cores.

@@ -18,7 +18,8 @@ from bench.memory.cell import METHODS, Cell
 from lars_agent.errors import LarsError
 from lars_agent.memory.allocator import give_back
 from lars_agent.memory.measure import peak_rss_bytes, reset_peak, rss_bytes
-from lars_agent.models.open import OpenedModel, open_model, precision
+from lars_agent.models.arithmetic import precision
+from lars_agent.models.open import OpenedModel, open_model
 from lars_agent.records import from_json
 from lars_agent.training.batches import Encoded
 
@@ -52,7 +53,7 @@ def opened_for(cell: Cell, folder: Path) -> OpenedModel:
 
     After that token the memory that operators take at their first call is allocated.
     """
-    opened = open_model(folder, *precision(cell.dtype))
+    opened = open_model(folder, *precision(cell.dtype, folder))
     if cell.attention == "transformers":
         opened.model.set_attn_implementation("sdpa")
     if cell.device != "cpu":

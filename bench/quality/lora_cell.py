@@ -16,7 +16,8 @@ from bench.quality.persona import reply, train_lars, train_lora
 from lars_agent.example import Example, Message
 from lars_agent.lars import LarsAdapter, attach
 from lars_agent.memory.measure import peak_rss_bytes
-from lars_agent.models.open import open_model, precision
+from lars_agent.models.arithmetic import precision
+from lars_agent.models.open import open_model
 from lars_agent.training.batches import pad_id
 from lars_agent.training.curate import CurationPolicy, curate
 from lars_agent.training.evaluate import general_text, token_losses
@@ -33,7 +34,7 @@ def run_cell(folder: str, cell: Mapping[str, Any]) -> dict[str, Any]:
         Example((Message(role="user", content=fact.wordings[0]),), fact.correction, source_id=str(number))
         for number, fact in enumerate(known)
     ]
-    opened = open_model(Path(folder), *precision("auto"))
+    opened = open_model(Path(folder), *precision("auto", Path(folder)))
     tokenizer, attachment, pad = opened.tokenizer, attach(opened.model), pad_id(opened.tokenizer)
     curated = curate(told, CurationPolicy(), seed=0)
     rows = encode_examples(curated.train, curated.heldout, config, tokenizer)

@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerFast
 from bench.serve.speed import OURS, PROMPT_TOKENS, REPLY_TOKENS
 from lars_agent.errors import LarsError
 from lars_agent.lars import LarsAdapter, LarsConfig, save_adapter
-from lars_agent.models.open import OpenedModel, open_model, open_tokenizer, precision
+from lars_agent.models.arithmetic import precision
+from lars_agent.models.open import OpenedModel, open_model, open_tokenizer
 from lars_agent.models.sources import default_gguf
 from lars_agent.runtime.engine import Engine
 from lars_agent.runtime.request import Generation, GenerationRequest
@@ -35,7 +36,7 @@ Figures = dict[str, float]
 def speed(model: str, contender: str, threads: int) -> Figures:
     """Seconds to the first token of one greedy reply, and from that to the last, after a short one to warm up."""
     torch.set_num_threads(1 if contender in OURS else threads)  # see `Engine`
-    opened = open_model(Path(model), *precision(OURS.get(contender, "bfloat16")))
+    opened = open_model(Path(model), *precision(OURS.get(contender, "bfloat16"), Path(model)))
     text = text_of(opened.tokenizer, PROMPT_TOKENS)
     reply = _ours(opened, threads) if contender in OURS else _transformers(opened)
     reply(text[: len(text) // 2], WARM_UP_TOKENS)
@@ -76,7 +77,7 @@ def _transformers(opened: OpenedModel) -> Callable[[str, int], Figures]:
 def engine(model: str, dtype: str, threads: int) -> dict[str, list[Figures]]:
     """Tokens a second of the base model and each kind of adapter, and seconds to the first token after a prefix."""
     torch.set_num_threads(1)  # see `Engine`
-    opened, store = open_model(Path(model), *precision(dtype)), AdapterStore(Path(tempfile.mkdtemp()))
+    opened, store = open_model(Path(model), *precision(dtype, Path(model))), AdapterStore(Path(tempfile.mkdtemp()))
     made = Engine(opened, store, threads=threads, prefix_bytes=PREFIX_BYTES, parallel=1)
     for kind, config in KINDS.items():
         made.swap(kind, publish_random(store, opened, kind, config))
@@ -142,7 +143,7 @@ def text_of(tokenizer: PreTrainedTokenizerFast, count: int, start: int = 0) -> s
 
 def publish(model: str, folder: str, count: int) -> None:
     """Publish versions of the default profile with random weights."""
-    store, opened = AdapterStore(Path(folder)), open_model(Path(model), *precision("bfloat16"))
+    store, opened = AdapterStore(Path(folder)), open_model(Path(model))
     for seed in range(count):
         publish_random(store, opened, "default", LarsConfig(), seed)
 

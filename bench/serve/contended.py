@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from bench.serve.child import BASE, Figures, generate, text_of
-from lars_agent.models.open import open_model, precision
+from lars_agent.models.arithmetic import precision
+from lars_agent.models.open import open_model
 from lars_agent.runtime.engine import Engine
 from lars_agent.runtime.thread_policy import ThreadPolicy
 from lars_agent.store.adapters import AdapterStore
@@ -39,7 +40,7 @@ class FixedThreads(ThreadPolicy):
 def contended(model: str, dtype: str, threads: int, rounds: int) -> dict[str, list[dict[str, Any]]]:
     """Tokens a second of `chosen` and each of `fixed`, 1 and `threads`, in turn: `calm` and with `threads` loops."""
     torch.set_num_threads(1)  # see `Engine`
-    opened = open_model(Path(model), *precision(dtype))
+    opened = open_model(Path(model), *precision(dtype, Path(model)))
     made = Engine(opened, AdapterStore(Path(tempfile.mkdtemp())), parallel=1, prefix_bytes=0)
     text = text_of(opened.tokenizer, PROMPT_TOKENS)
     chosen, fixed = made.threads, [FixedThreads(count) for count in sorted({1, threads})]

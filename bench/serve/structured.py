@@ -11,7 +11,8 @@ import torch
 
 from bench.serve.child import Figures, text_of
 from bench.serve.speed import PROMPT_TOKENS, REPLY_TOKENS
-from lars_agent.models.open import open_model, precision
+from lars_agent.models.arithmetic import precision
+from lars_agent.models.open import open_model
 from lars_agent.runtime.engine import Engine
 from lars_agent.runtime.request import GenerationRequest, Grammar
 from lars_agent.store.adapters import AdapterStore
@@ -37,7 +38,7 @@ def grammar(model: str, dtype: str, rounds: int, threads: int) -> list[Figures]:
     Each round has a schema of its own, as its compilation counts; it is too long to be completed.
     """
     torch.set_num_threads(1)  # see `Engine`
-    opened = open_model(Path(model), *precision(dtype))
+    opened = open_model(Path(model), *precision(dtype, Path(model)))
     made = Engine(opened, AdapterStore(Path(tempfile.mkdtemp())), threads=threads, parallel=1)
     text, found = text_of(opened.tokenizer, PROMPT_TOKENS), list[Figures]()
 

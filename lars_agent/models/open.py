@@ -21,10 +21,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from lars_agent.errors import ConfigError, ModelCorrupt, ModelIncomplete, ModelUnsupported
+from lars_agent.errors import ModelCorrupt, ModelIncomplete, ModelUnsupported
 from lars_agent.example import Message
 from lars_agent.models.chat_template import render_chat
-from lars_agent.models.quantize import quantized_file, quantized_parts, tie_quantized, use_quantized
+from lars_agent.models.quantize import quantized_files, quantized_parts, stored_names, tie_quantized, use_quantized
 from lars_agent.models.template_limits import require_no_power
 from lars_agent.models.weights import model_digest, refuse_quantized, require_config, weight_files
 from lars_agent.ops.attention import use_grouped_attention
@@ -32,7 +32,6 @@ from lars_agent.ops.quantized import Bits
 from lars_agent.ops.safetensors_io import TensorFiles
 
 GENERATION_FILE = "generation_config.json"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # The largest sizes that are believed, some times those of any model that fits a device: none is allocated before.
 LARGEST = {"num_hidden_layers": 1024, "hidden_size": 2**17, "intermediate_size": 2**20, "vocab_size": 2**22}
 LARGEST |= {"num_attention_heads": 2**12, "num_key_value_heads": 2**12, "head_dim": 2**14, "n_positions": 2**15}
@@ -43,7 +42,6 @@ PROBE = (
     Message(role="user", content="Who are you?"),
 )
 READ = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
-WEIGHT_BITS: dict[str, Bits] = {"int8": 8, "int4": 4}
 
 
 @dataclass(frozen=True)
@@ -65,9 +63,10 @@ def open_model(
     """Open the base model in `folder`, frozen, in evaluation mode, computing in `dtype`.
 
     Weights stored in `dtype` are mapped and shared between processes; those of another dtype are converted into private
-    memory. With `weight_bits` they are mapped from a quantized file in `folder`, created the first time. Pass
-    `tokenizer` if it is open already: it takes 40 MB. Raises ModelNotFound, ModelIncomplete, ModelCorrupt,
-    ModelUnsupported, and DiskFull or OSError if the quantized file cannot be written.
+    memory. With `weight_bits` they are mapped from a quantized file in `folder`, created the first time; in 16 bits
+    from the model's own, if stored in bfloat16. Pass `tokenizer` if it is open already: it takes 40 MB. Raises
+    ModelNotFound, ModelIncomplete, ModelCorrupt, ModelUnsupported, and DiskFull or OSError if the quantized file cannot
+    be written.
     """
     files = weight_files(folder)
     model = empty_model(folder, dtype)
@@ -76,7 +75,7 @@ def open_model(
     digest = model_digest(folder, files)
     if weight_bits is not None:
         try:
-            files = [quantized_file(model, files, digest, weight_bits)]
+            files = quantized_files(model, files, digest, weight_bits)
         except SafetensorError as error:
             raise _unreadable(folder, error) from error
         use_quantized(model, weight_bits, dtype)
@@ -120,26 +119,6 @@ def unsupported_tensors(names: Sequence[str], folder: Path) -> ModelUnsupported:
         f"the files in {folder} hold {len(names)} tensors that the model of its config.json does not take, "
         f"{names[0]!r} first; if they are quantized, choose the model's whole weights, else pull the model again"
     )
-
-
-def compute_dtype(name: str) -> torch.dtype:
-    """Return the dtype of activations for the setting `name`: `auto`, `bfloat16`, `float32`, `int8` or `int4`.
-
-    `auto`, and with it `int8` and `int4`, is bfloat16 if the processor supports it natively, else float32: emulated
-    bfloat16 halves the memory at a tenth of the speed. Raises ConfigError for another name.
-    """
-    if name == "auto" or name in WEIGHT_BITS:
-        has_mkldnn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        native = has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        return torch.bfloat16 if native else torch.float32
-    if name not in DTYPES:
-        raise ConfigError(f"model.dtype must be auto or one of {', '.join([*DTYPES, *WEIGHT_BITS])}, not {name!r}")
-    return DTYPES[name]
-
-
-def precision(name: str) -> tuple[torch.dtype, Bits | None]:
-    """Return `dtype` and `weight_bits` of `open_model` for the setting `name`. Raises ConfigError."""
-    return compute_dtype(name), WEIGHT_BITS.get(name)
 
 
 def open_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -222,9 +201,10 @@ def _assign(model: PreTrainedModel, files: list[Path], dtype: torch.dtype) -> No
     folder, parts = files[0].parent, quantized_parts(model)
     try:
         source = TensorFiles(files)
-        if unknown := untaken(model, source.names):
+        names = stored_names(model, source.names)
+        if unknown := untaken(model, names.values()):
             raise unsupported_tensors(unknown, folder)
-        tensors = {name: _tensor(source, name, None if name in parts else dtype) for name in source.names}
+        tensors = {own: _tensor(source, name, parts.get(own, dtype)) for name, own in names.items()}
     except (SafetensorError, OSError) as error:
         raise _unreadable(folder, error) from error
     try:
@@ -241,12 +221,12 @@ def _assign(model: PreTrainedModel, files: list[Path], dtype: torch.dtype) -> No
         raise ModelIncomplete(f"the files in {folder} lack {len(missing)} weights, {missing[0]!r} first; pull it again")
 
 
-def _tensor(source: TensorFiles, name: str, dtype: torch.dtype | None) -> Tensor:
-    """Return the tensor, converted to `dtype` if it is floating-point and `dtype` is not None."""
+def _tensor(source: TensorFiles, name: str, dtype: torch.dtype) -> Tensor:
+    """Return the tensor, converted to `dtype` if it is floating-point."""
     tensor = source.tensor(name)
     if tensor.is_floating_point() and tensor.dtype not in READ:
         raise ModelUnsupported(f"the weight {name!r} is stored as {tensor.dtype}, which cannot be read; choose others")
-    if dtype in (None, tensor.dtype) or not tensor.is_floating_point():
+    if dtype == tensor.dtype or not tensor.is_floating_point():
         return tensor
     return source.tensor(name, apart=True).to(dtype)
 

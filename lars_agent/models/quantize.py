@@ -1,8 +1,8 @@
 """Quantize a base model's weights to 8 or 4 bits, in a file that is created once and mapped when the model is opened.
 
-Linear layers are quantized; embedding and output head to 8 bits in either case (logits lose most by 4 bits), and so are
+Linear layers are quantized; embedding and output head to 8 bits at least (logits lose most by 4 bits), and so are
 layers whose width is no multiple of 32. Norms, biases and embeddings of a special class (Gemma's scales its rows) are
-not quantized.
+not quantized. In 16 bits the model's own files are mapped.
 """
 
 from __future__ import annotations
@@ -37,27 +37,28 @@ def bits_of(model: PreTrainedModel, bits: Bits) -> dict[str, Bits]:
     tied = is_tied(model)
     for name, module in model.named_modules():
         if type(module) is nn.Embedding and module is embedding:
-            chosen[name] = 8
+            chosen[name] = max(8, bits)
         elif type(module) is nn.Linear and not (module is head and tied):
-            chosen[name] = 8 if module is head or module.in_features % BLOCK else bits
+            chosen[name] = max(8, bits) if module is head or module.in_features % BLOCK else bits
     return chosen
 
 
-def quantized_file(model: PreTrainedModel, files: Sequence[Path], digest: str, bits: Bits) -> Path:
-    """Return the file with the weights of `files` in `bits`, created if missing.
+def quantized_files(model: PreTrainedModel, files: list[Path], digest: str, bits: Bits) -> list[Path]:
+    """Return the files with the weights of `files` in `bits`: in 16 themselves, else one, created if missing.
 
     `model` may be on the meta device; `digest` is that of the weights. Raises DiskFull, or OSError if the folder is not
     writable.
     """
+    if bits == 16:
+        return files
     path = files[0].parent / f"model-int{bits}-{digest[:12]}.safetensors"
     if not path.is_file():
-        source, head = TensorFiles(files), model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        tied = {f"{name}.weight" for name, module in model.named_modules() if module is head and is_tied(model)}
-        names = [name for name in source.names if name not in tied]  # a file may repeat the embedding as its head
+        source, repeated = TensorFiles(files), tied_head(model)
+        names = [name for name in source.names if name not in repeated]
         chosen = {f"{name}.weight": size for name, size in bits_of(model, bits).items()}
         layout = _layout(source, names, chosen)
         write_atomically(path, tensor_file_of(layout, _tensors(source, names, chosen)))
-    return path
+    return [path]
 
 
 def use_quantized(model: PreTrainedModel, bits: Bits, dtype: torch.dtype) -> None:
@@ -90,10 +91,30 @@ def tie_quantized(model: PreTrainedModel) -> None:
         head.weight = embedding.weight
 
 
-def quantized_parts(model: PreTrainedModel) -> set[str]:
-    """Return the names of the tensors of quantized weights, which must keep their dtypes."""
+def quantized_parts(model: PreTrainedModel) -> dict[str, torch.dtype]:
+    """Return the names of the tensors of quantized weights, and their dtypes, which they must keep."""
     modules = [(name, module) for name, module in model.named_modules() if isinstance(module, Quantized)]
-    return {f"{name}.{part}" for name, module in modules for part in parts(module.matrix)}
+    return {f"{name}.{part}": tensor.dtype for name, module in modules for part, tensor in parts(module.matrix).items()}
+
+
+def stored_names(model: PreTrainedModel, names: Sequence[str]) -> dict[str, str]:
+    """Return the name in `model`, in 16 bits or whole, of each tensor `names` of a file; without a head that repeats
+    the embedding.
+    """
+    repeated = tied_head(model)
+    packed = {name for name, dtype in quantized_parts(model).items() if dtype == torch.bfloat16}
+    found = {}
+    for name in names:
+        part = f"{name.removesuffix('weight')}packed"
+        if name not in repeated:
+            found[name] = part if part in packed else name
+    return found
+
+
+def tied_head(model: PreTrainedModel) -> set[str]:
+    """Return the name of the output head's weight where it is the embedding's, which a file may repeat."""
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return {f"{name}.weight" for name, module in model.named_modules() if module is head and is_tied(model)}
 
 
 def head_is_quantized(model: PreTrainedModel, bits: Bits) -> bool:

@@ -1,10 +1,11 @@
-"""Frozen weights in 8 or 4 bits, dequantized a block of rows at a time when they are multiplied.
+"""Frozen weights in 16, 8 or 4 bits, dequantized a block of rows at a time when they are multiplied.
 
+    16 bits  w = q,               in bfloat16, for processors that compute faster in float32
     8 bits   w = scale q,           q in -127..127, one scale a row
     4 bits   w = scale q + minimum, q in 0..15, one scale and one minimum for each 32 columns (as llama.cpp's Q4_1)
 
-Scales and minima are bfloat16. Products and gradients are exact for the stored weights, which differ from the original
-ones by at most half a step: 1/254 of a row's largest, or 1/30 of a block's range.
+Scales and minima are bfloat16. Products and gradients are exact for the stored weights, which in 8 and 4 bits differ
+from the original ones by at most half a step: 1/254 of a row's largest, or 1/30 of a block's range.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Bits = Literal[4, 8]
+Bits = Literal[4, 8, 16]
 BLOCK = 32  # columns that share a scale in 4 bits
 DEQUANTIZED = 2**20  # weights that are dequantized at once
 
@@ -27,12 +28,12 @@ DEQUANTIZED = 2**20  # weights that are dequantized at once
 class QuantizedMatrix:
     """A frozen (O, I) matrix.
 
-    `packed`: (O, I) int8, or (O, I / 32, 16) uint8 whose low halves are the first 16 columns of a block. `scale` and
-    `minimum`: (O, 1), or (O, I / 32, 1), bfloat16.
+    `packed`: (O, I) bfloat16 or int8, or (O, I / 32, 16) uint8 whose low halves are the first 16 columns of a block.
+    `scale` (not in 16 bits) and `minimum` (in 4): (O, 1), or (O, I / 32, 1), bfloat16.
     """
 
     packed: Tensor
-    scale: Tensor
+    scale: Tensor | None = None
     minimum: Tensor | None = None
 
     @property
@@ -43,9 +44,12 @@ class QuantizedMatrix:
 
     def rows(self, index: slice | Tensor, dtype: torch.dtype, buffer: _Buffer | None = None) -> Tensor:
         """Return the dequantized rows (N, I) of `index`, a slice or (N,) numbers; in `buffer` if given."""
-        packed, scale = self.packed[index], self.scale[index]
+        packed = self.packed[index]
         buffer = buffer or _Buffer(packed, dtype)
         out = buffer.numbers[: len(packed)]
+        if self.scale is None:
+            return out.copy_(packed)
+        scale = self.scale[index]
         if self.minimum is None:
             return out.copy_(packed).mul_(scale)
         halves = buffer.halves[: len(packed)]
@@ -70,20 +74,22 @@ class _Buffer:
     """Output buffer for dequantized rows like `packed`, allocated once: new pages cost more than the arithmetic."""
 
     def __init__(self, packed: Tensor, dtype: torch.dtype) -> None:
-        width = packed[:1].numel() * (1 if packed.dtype == torch.int8 else 2)
+        is_halved = packed.dtype == torch.uint8
+        width = packed[:1].numel() * (1 + is_halved)
         self.numbers = torch.empty(len(packed), width, dtype=dtype, device=packed.device)
-        self.halves = torch.empty_like(packed)
+        self.halves = torch.empty_like(packed) if is_halved else packed
 
 
 def quantize(weight: Tensor, bits: Bits) -> QuantizedMatrix:
     """Quantize `weight` (O, I) to `bits`, block by block; in 4 bits I must be a multiple of 32."""
+    into = {16: _in_16_bits, 8: _in_8_bits, 4: _in_4_bits}[bits]
     stored = {
         name: torch.empty(shape, dtype=dtype) for name, (dtype, shape) in stored_shapes(weight.shape, bits).items()
     }
     step = max(1, DEQUANTIZED // weight.shape[1])
     for start in range(0, len(weight), step):
         rows = slice(start, start + step)
-        for name, values in (_in_8_bits if bits == 8 else _in_4_bits)(weight[rows].float()).items():
+        for name, values in into(weight[rows].float()).items():
             stored[name][rows] = values
     return QuantizedMatrix(**stored)
 
@@ -91,6 +97,8 @@ def quantize(weight: Tensor, bits: Bits) -> QuantizedMatrix:
 def stored_shapes(shape: Sequence[int], bits: Bits) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
     """Return dtype and shape of each tensor of a quantized matrix of `shape` (O, I)."""
     rows, columns = shape
+    if bits == 16:
+        return {"packed": (torch.bfloat16, (rows, columns))}
     if bits == 8:
         return {"packed": (torch.int8, (rows, columns)), "scale": (torch.bfloat16, (rows, 1))}
     blocks = (rows, columns // BLOCK, 1)
@@ -190,6 +198,10 @@ class _Product(torch.autograd.Function):
 def parts(matrix: QuantizedMatrix) -> dict[str, Tensor]:
     """Return the tensors of `matrix` by name."""
     return {name: tensor for name, tensor in vars(matrix).items() if tensor is not None}
+
+
+def _in_16_bits(weight: Tensor) -> dict[str, Tensor]:
+    return {"packed": weight.bfloat16()}
 
 
 def _in_8_bits(weight: Tensor) -> dict[str, Tensor]:

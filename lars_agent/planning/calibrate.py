@@ -1,4 +1,4 @@
-"""Measure the costs of a training step on this device, on one layer of the model, and cache them.
+"""Measure the costs of a training step on this device, on one layer of the model.
 
 One decoder layer of the model's shape with random weights and a small vocabulary is timed, which takes a few seconds
 and the memory of one layer; no weight of the model is read.
@@ -7,10 +7,9 @@ and the memory of one layer; no weight of the model is read.
 from __future__ import annotations
 
 import gc
-import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,6 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from lars_agent.errors import ConfigError
-from lars_agent.files import make_folder, read_plain, write_atomically
 from lars_agent.lars.config import LarsConfig
 from lars_agent.lars.forward import Batch, read_prompt, reply_hidden
 from lars_agent.lars.inject import AdapterMemory, Attachment, LarsAdapter, attach
@@ -35,7 +32,6 @@ from lars_agent.ops.saved_tensors import Saved, saved_activations
 from lars_agent.ops.tiled_mlp import mlp_of
 from lars_agent.planning.costs import Costs, Line
 from lars_agent.processor import OtherLoad
-from lars_agent.records import from_json, parse_json
 
 FEW, MANY = 64, 512  # tokens of the two points of each line
 LONG_PROMPT = 2048  # tokens that attention is timed with
@@ -49,40 +45,10 @@ MAX_DRIFT = 1.3  # ratio of two timings of the same work
 PLAIN_PLAN = MemoryPlan(recompute=False, prompt_chunk=10**6)
 
 
-class Calibration:
-    """Cache of measured costs in one JSON file, keyed by device, model and threads."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def costs(self, name: str, measure: Callable[[], Measured]) -> Costs:
-        """Return the cached costs; else measure them, and cache them unless the device was busy.
-
-        A damaged file is replaced.
-        """
-        known: dict[str, Any] = {}
-        try:
-            known = dict(parse_json(read_plain(self.path)))
-            return from_json(Costs, known[name])
-        except (OSError, ValueError, TypeError, KeyError, ConfigError):
-            measured = measure()
-        if measured.steady:
-            make_folder(self.path.parent)
-            write_atomically(self.path, json.dumps(known | {name: asdict(measured.costs)}, indent=1) + "\n")
-        return measured.costs
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Measured costs; `steady` is False if other processes kept the device busy meanwhile."""
-
-    costs: Costs
-    steady: bool
-
-
-def costs_of(folder: Path, lars: LarsConfig, dtype: torch.dtype, weight_bits: Bits | None = None) -> Measured:
+def costs_of(folder: Path, lars: LarsConfig, dtype: torch.dtype, weight_bits: Bits | None = None) -> tuple[Costs, bool]:
     """Measure the costs of the model in `folder` under an adapter of `lars`, with torch's current thread count.
 
+    The second value is False if other processes kept the device busy meanwhile, so that the costs are not to be kept.
     `started_bytes` is valid for the first call in a process.
     """
     before, others = rss_bytes(), OtherLoad()
@@ -91,7 +57,7 @@ def costs_of(folder: Path, lars: LarsConfig, dtype: torch.dtype, weight_bits: Bi
     steady = steady and others.cores() < MAX_OTHER_CORES
     gc.collect()
     give_back()
-    return Measured(Costs(**seconds, started_bytes=max(0, rss_bytes() - before)), steady)
+    return Costs(**seconds, started_bytes=max(0, rss_bytes() - before)), steady
 
 
 def _seconds_of(

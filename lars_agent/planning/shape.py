@@ -133,7 +133,7 @@ def _embedding_row_bytes(
         return 0
     if weight_bits is None:
         return embedding.embedding_dim * dtype.itemsize
-    return quantized_bytes(embedding.weight.shape, 8) // embedding.num_embeddings
+    return quantized_bytes(embedding.weight.shape, max(8, weight_bits)) // embedding.num_embeddings
 
 
 def _window(text: object) -> int | None:

@@ -34,7 +34,8 @@ from typing import Any
 import torch
 
 from lars_agent.files import PRIVATE_UMASK
-from lars_agent.models.open import open_model, precision
+from lars_agent.models.arithmetic import precision
+from lars_agent.models.open import open_model
 from lars_agent.runtime.engine import Engine
 from lars_agent.runtime.request import GenerationRequest, Ticket
 from lars_agent.runtime.rpc import EngineOptions, Line, RpcConnection, error_to, request_from
@@ -118,7 +119,8 @@ def main(arguments: list[str]) -> int:
     options = EngineOptions(**json.loads(arguments[1]))
     torch.set_num_threads(1)  # of this thread: see `Engine`
     try:
-        opened = open_model(Path(options.model_path), *precision(options.dtype))
+        folder, costs_file = Path(options.model_path), options.costs_file and Path(options.costs_file)
+        opened = open_model(folder, *precision(options.dtype, folder, costs_file or None))
         engine = Engine(
             opened,
             AdapterStore(Path(options.adapters_path)),

@@ -1,14 +1,19 @@
 """Matrix products with linear layers' weights, by the kernel that is fastest on this machine for a few rows.
 
 In decoding one row at a time, a product takes as long as reading its weights. Quantized weights are half or a quarter
-as many bytes, but only a kernel that unpacks them in registers gains from it. torch has such kernels for bfloat16 rows;
-their speed depends on the processor, so they are timed once. Many rows (a prompt) are multiplied with unpacked weights,
-tile by tile: unpacking takes as long for a thousand rows as for one.
+as many bytes, but only a kernel that unpacks them in registers gains from it. torch has several; their speed depends on
+the processor, so they are timed once. Many rows (a prompt) are multiplied with unpacked weights, tile by tile:
+unpacking takes as long for a thousand rows as for one.
+
+The kernels round the rows x of a float32 model. Each output differs by at most the sum over inputs of |w x| times
+2^-8 where rows and outputs are rounded to bfloat16 (`Int8Linear`, `Int4Linear`, `Bfloat16Linear`), or by the sum of
+|w| times 1/510 of the row's range (`DynamicInt4Linear`, which rounds rows to 8 bits).
 """
 
 from __future__ import annotations
 
 import timeit
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
@@ -23,6 +28,7 @@ LinearFunction = Callable[[Tensor], Tensor]  # (T, I) to (T, O)
 MAX_ROWS_4, MAX_ROWS_8 = 128, 24  # up to which the packed kernels are faster (on two cores with AVX-512)
 MULTIPLE = 16  # of outputs, required by the kernel for 4 bits
 TIMED_SHAPE = (256, 512)  # outputs and inputs
+TIMED_SHAPE_16 = (2**14, 512)  # more than a cache holds: whole weights are read from memory, which decides there
 REPEATS = 5
 ALIGNMENT = 64  # bytes; the kernel for 8 bits crashes the process if weights are not aligned
 
@@ -30,36 +36,50 @@ ALIGNMENT = 64  # bytes; the kernel for 8 bits crashes the process if weights ar
 def build_linear(modules: Sequence[nn.Module]) -> LinearFunction:
     """Return a function that computes all of `modules`, linear layers with the same input: (T, O), concatenated."""
     quantized = [module for module in modules if isinstance(module, QuantizedLinear)]
-    if len(quantized) == len(modules) and all(_packs_4(module) for module in quantized) and is_faster(4):
-        return Int4Linear(quantized)
+    packs_4 = len(quantized) == len(modules) and all(_packs_4(module) for module in quantized)
+    if packs_4 and (kernel := fastest_kernel(4, quantized[0].dtype)):
+        return kernel(quantized)
     functions = [_linear(module) for module in modules]
     return functions[0] if len(functions) == 1 else lambda x: torch.cat([function(x) for function in functions], dim=-1)
+
+
+class Bfloat16Linear:
+    """A layer with bfloat16 weights in a float32 model: one row is rounded, so that they need not be widened."""
+
+    def __init__(self, modules: Sequence[QuantizedLinear]) -> None:
+        (self.module,) = modules
+        self.packed = self.module.matrix.packed
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the output (T, O) for `x` (T, I)."""
+        if len(x) > 1:
+            return _unpacked(self.module, x)
+        return _biased(F.linear(x.bfloat16(), self.packed).to(x.dtype), self.module.bias)
 
 
 class Int8Linear:
     """A layer with int8 weights, used where they are mapped; copied only if they are not aligned."""
 
-    def __init__(self, module: QuantizedLinear) -> None:
-        self.module, self.scale = module, module.matrix.scale.flatten()
-        packed = module.matrix.packed
+    def __init__(self, modules: Sequence[QuantizedLinear]) -> None:
+        (self.module,) = modules
+        packed, scale = self.module.matrix.packed, self.module.matrix.scale
+        assert scale is not None
+        self.scale = scale.flatten()
         self.packed = packed.clone() if packed.data_ptr() % ALIGNMENT else packed
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the output (T, O) for `x` (T, I)."""
         if len(x) > MAX_ROWS_8:
             return _unpacked(self.module, x)
-        return _biased(torch.ops.aten._weight_int8pack_mm(x, self.packed, self.scale), self.module.bias)
+        product = torch.ops.aten._weight_int8pack_mm(x.bfloat16(), self.packed, self.scale)
+        return _biased(product.to(x.dtype), self.module.bias)
 
 
-class Int4Linear:
-    """Several layers with int4 weights, repacked together in the format of torch's kernel: a copy of their bytes."""
+class _Int4(ABC):
+    """Several layers with int4 weights, repacked together in the format of a kernel: a copy of their bytes."""
 
     def __init__(self, modules: Sequence[QuantizedLinear]) -> None:
         self.modules = tuple(modules)
-        levels = torch.cat([_levels(module.matrix) for module in modules])
-        self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels, 1)
-        grid = torch.cat([_grid(module.matrix) for module in modules])
-        self.grid = grid.transpose(0, 1).contiguous()  # (I / 32, O, 2)
         biases: list[Tensor] = [
             torch.zeros(m.out_features, dtype=m.dtype) if m.bias is None else m.bias for m in modules
         ]
@@ -69,20 +89,81 @@ class Int4Linear:
         """Return the concatenated outputs (T, O) for `x` (T, I)."""
         if len(x) > MAX_ROWS_4:
             return torch.cat([_unpacked(module, x) for module in self.modules], dim=-1)
-        return _biased(torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.packed, BLOCK, self.grid), self.bias)
+        return _biased(self._product(x), self.bias)
+
+    @abstractmethod
+    def _product(self, x: Tensor) -> Tensor:
+        """Return the outputs (T, O) without biases."""
+
+
+class Int4Linear(_Int4):
+    """Rows in bfloat16; torch's kernel for x86."""
+
+    def __init__(self, modules: Sequence[QuantizedLinear]) -> None:
+        super().__init__(modules)
+        levels = torch.cat([_levels(module.matrix) for module in modules])
+        self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels.int(), 1)
+        grids = [torch.stack(_grid(module.matrix), dim=2).bfloat16() for module in modules]
+        self.grid = torch.cat(grids).transpose(0, 1).contiguous()  # (I / 32, O, 2)
+
+    def _product(self, x: Tensor) -> Tensor:
+        rows = x.bfloat16()
+        product: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.packed, BLOCK, self.grid)
+        return product.to(x.dtype)
+
+
+class DynamicInt4Linear(_Int4):
+    """Rows in 8 bits, each with a scale of its own; torch's kernel for arm64 (KleidiAI), whose weights are symmetric.
+
+    A weight is scale (q - 8) + middle; the blocks' middles are multiplied with the sums of the row's blocks.
+    """
+
+    def __init__(self, modules: Sequence[QuantizedLinear]) -> None:
+        super().__init__(modules)
+        levels = torch.cat([_levels(module.matrix) for module in modules])
+        pairs = levels[:, 0::2] | levels[:, 1::2] << 4
+        scales, middles = (
+            torch.cat(parts) for parts in zip(*(_grid(module.matrix) for module in modules), strict=True)
+        )
+        self.shape = (BLOCK, levels.shape[1], len(levels))
+        self.middles = middles  # (O, I / 32)
+        pack = torch.ops.aten._dyn_quant_pack_4bit_weight
+        self.packed = pack(pairs.contiguous(), scales.bfloat16().contiguous(), None, *self.shape)
+
+    def _product(self, x: Tensor) -> Tensor:
+        rows = x.float()
+        sums = rows.view(len(rows), -1, BLOCK).sum(dim=2)
+        product: Tensor = torch.ops.aten._dyn_quant_matmul_4bit(rows, self.packed, *self.shape)
+        return product.addmm_(sums, self.middles.T).to(x.dtype)
+
+
+ONE_BY_ONE: dict[torch.dtype, Bits] = {torch.bfloat16: 16, torch.int8: 8}  # of which each layer is multiplied alone
+KERNELS: dict[Bits, tuple[Any, ...]] = {
+    16: (Bfloat16Linear,),
+    8: (Int8Linear,),
+    4: (Int4Linear, DynamicInt4Linear),
+}
 
 
 @cache
-def is_faster(bits: Bits) -> bool:
-    """Time one row: True if torch's kernel for packed weights is faster on this machine than unpacking them."""
-    matrix = quantize(torch.randn(TIMED_SHAPE, generator=torch.Generator().manual_seed(0)), bits)
-    module = QuantizedLinear(matrix, None, torch.bfloat16)
-    row = torch.ones(1, TIMED_SHAPE[1], dtype=torch.bfloat16)
-    try:
-        kernel = Int4Linear([module]) if bits == 4 else Int8Linear(module)
-        return _seconds(kernel, row) < _seconds(partial(_unpacked, module), row)
-    except (AttributeError, RuntimeError):  # not in this release of torch, or for this processor
-        return False
+def fastest_kernel(bits: Bits, dtype: torch.dtype) -> Callable[[Sequence[QuantizedLinear]], LinearFunction] | None:
+    """Time one row in `dtype`: return the kernel for packed weights that is faster on this machine than unpacking them.
+
+    None if no kernel is, or none exists in this release of torch or for this processor.
+    """
+    shape = TIMED_SHAPE_16 if bits == 16 else TIMED_SHAPE
+    matrix = quantize(torch.randn(shape, generator=torch.Generator().manual_seed(0)), bits)
+    module = QuantizedLinear(matrix, None, dtype)
+    row = torch.ones(1, shape[1], dtype=dtype)
+    best, least = None, _seconds(partial(_unpacked, module), row)
+    for kernel in KERNELS[bits]:
+        try:
+            taken = _seconds(kernel([module]), row)
+        except (AttributeError, RuntimeError):
+            continue
+        if taken < least:
+            best, least = kernel, taken
+    return best
 
 
 @torch.no_grad()
@@ -92,14 +173,15 @@ def _seconds(function: LinearFunction, row: Tensor) -> float:
 
 def _packs_4(module: QuantizedLinear) -> bool:
     matrix = module.matrix
-    return matrix.minimum is not None and module.dtype == torch.bfloat16 and matrix.shape[0] % MULTIPLE == 0
+    return matrix.minimum is not None and matrix.shape[0] % MULTIPLE == 0
 
 
 def _linear(module: Any) -> LinearFunction:
     """Return the layer's function, without the hooks registered on it."""
     if isinstance(module, QuantizedLinear):
-        packs = module.matrix.minimum is None and module.dtype == torch.bfloat16
-        return Int8Linear(module) if packs and is_faster(8) else partial(_unpacked, module)
+        bits = ONE_BY_ONE.get(module.matrix.packed.dtype)
+        kernel = fastest_kernel(bits, module.dtype) if bits else None
+        return kernel([module]) if kernel else partial(_unpacked, module)
     return partial(F.linear, weight=module.weight, bias=module.bias) if type(module) is nn.Linear else module.forward
 
 
@@ -112,13 +194,14 @@ def _biased(out: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _levels(matrix: QuantizedMatrix) -> Tensor:
-    """Return the levels, 0 to 15: (O, I) int32."""
+    """Return the levels, 0 to 15: (O, I) uint8."""
     halves = [matrix.packed & 15, matrix.packed >> 4]  # (O, I / 32, 16) each
-    return torch.cat(halves, dim=2).flatten(1).int()
+    return torch.cat(halves, dim=2).flatten(1)
 
 
-def _grid(matrix: QuantizedMatrix) -> Tensor:
-    """Return each block's scale and the value of level 8: (O, I / 32, 2) bfloat16."""
+def _grid(matrix: QuantizedMatrix) -> tuple[Tensor, Tensor]:
+    """Return each block's scale and the value of level 8: (O, I / 32) float32 each."""
+    assert matrix.scale is not None
     assert matrix.minimum is not None
-    middle = matrix.minimum.float() + 8 * matrix.scale.float()
-    return torch.cat([matrix.scale, middle.bfloat16()], dim=2)
+    scale = matrix.scale.float().flatten(1)
+    return scale, matrix.minimum.float().flatten(1) + 8 * scale

@@ -35,6 +35,7 @@ class EngineOptions:
     parallel: int = 4
     prefix_bytes: int = 0
     deadline_s: float = 0.0  # 0: none
+    costs_file: str | None = None  # what was measured on this device
 
 
 class RpcConnection:

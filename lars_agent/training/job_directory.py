@@ -44,7 +44,7 @@ class JobSpec:
 
     Attributes:
         model_path: folder of the base model; `model_sha256` is the digest it must have.
-        dtype: `auto`, `float32`, `bfloat16`, `int8` or `int4`, see `lars_agent.models.open.compute_dtype`.
+        dtype: `auto`, `float32`, `bfloat16`, `int8` or `int4`, see `lars_agent.models.arithmetic.compute_dtype`.
         plan: the fields of a `MemoryPlan` to use instead of the one chosen for the budget.
         parent: folder of the incumbent adapter, None when the base model is in use.
         start: folder of the adapter that training goes on from, None for a new one.

@@ -14,13 +14,16 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from lars_agent.calibration import Calibration
 from lars_agent.errors import BudgetTooSmall, JobInvalid
 from lars_agent.files import write_atomically
 from lars_agent.memory.allocator import allocator_name
 from lars_agent.memory.measure import rss_bytes
-from lars_agent.models.open import compute_dtype, open_tokenizer, precision
+from lars_agent.models.arithmetic import precision
+from lars_agent.models.open import open_tokenizer
 from lars_agent.ops.memory_plan import MemoryPlan
-from lars_agent.planning.calibrate import Calibration, costs_of
+from lars_agent.ops.quantized import Bits
+from lars_agent.planning.calibrate import costs_of
 from lars_agent.planning.costs import DEFAULT_COSTS, Costs
 from lars_agent.planning.planner import EstimatedPlan, choose_plan, estimate_plan, keep_prompts, ladder, needed_bytes
 from lars_agent.planning.shape import ModelShape, shape_of
@@ -154,7 +157,7 @@ def _planner_input(
     """Return the arguments of `ladder`, as measured in a process that has not loaded the model."""
     program_bytes = rss_bytes()
     costs = _costs(spec)
-    shape = shape_of(Path(spec.model_path), spec.lars, *precision(spec.dtype))
+    shape = shape_of(Path(spec.model_path), spec.lars, *precision_of(spec))
     number = job.steps() if job.train else 0
     steps = [[row for _, row in job.lessons(step)] for step in range(number)]
     evaluated = [job.scored, job.heldout, general_text(tokenizer)]
@@ -171,7 +174,7 @@ def _planner_input(
             for group in (job.prompt_groups if job.train else ())
         ),
         steps=_lengths(steps),
-        number_bytes=compute_dtype(spec.dtype).itemsize,
+        number_bytes=precision_of(spec)[0].itemsize,
         program_bytes=program_bytes + costs.started_bytes,
         rehearsals=_lengths(rehearsals),
         evaluations=_lengths([by_length(part) for part in evaluated]),
@@ -196,12 +199,19 @@ def _costs(spec: JobSpec) -> Costs:
     """Return the costs of a step's parts on this device, measured once; the built-in ones without a costs file."""
     if spec.costs_file is None:
         return DEFAULT_COSTS
-    return Calibration(Path(spec.costs_file)).costs(
-        costs_name(spec), lambda: costs_of(Path(spec.model_path), spec.lars, *precision(spec.dtype))
+    return Calibration(Path(spec.costs_file)).get(
+        Costs, costs_name(spec), lambda: costs_of(Path(spec.model_path), spec.lars, *precision_of(spec))
     )
+
+
+def precision_of(spec: JobSpec) -> tuple[torch.dtype, Bits | None]:
+    """Return `dtype` and `weight_bits` that the job's model is opened with. Raises ConfigError."""
+    costs_file = None if spec.costs_file is None else Path(spec.costs_file)
+    return precision(spec.dtype, Path(spec.model_path), costs_file)
 
 
 def costs_name(spec: JobSpec) -> str:
     """Return the name by which the costs of a job's steps in this process are kept: device, model and threads."""
     device = f"{platform.node()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {allocator_name()}"
-    return f"{device}: {spec.model_sha256[:12]} {spec.dtype} {spec.lars.pooling}"
+    dtype, bits = precision_of(spec)
+    return f"{device}: {spec.model_sha256[:12]} {dtype} {bits} {spec.lars.pooling}"

@@ -34,7 +34,7 @@ from lars_agent.lars import LarsAdapter, attach, load_adapter, save_adapter
 from lars_agent.memory.allocator import give_back
 from lars_agent.memory.guard import Guard
 from lars_agent.memory.measure import peak_rss_bytes, rss_bytes
-from lars_agent.models.open import OpenedModel, open_model, open_tokenizer, precision
+from lars_agent.models.open import OpenedModel, open_model, open_tokenizer
 from lars_agent.models.sources import loadable_reference
 from lars_agent.ops.memory_plan import MemoryPlan
 from lars_agent.processor import core_count
@@ -55,7 +55,7 @@ from lars_agent.training.job_directory import (
     read_examples,
     read_progress,
 )
-from lars_agent.training.job_plan import JobPlan, plan_job, plans_for, promised_bytes, write_plan
+from lars_agent.training.job_plan import JobPlan, plan_job, plans_for, precision_of, promised_bytes, write_plan
 from lars_agent.training.job_rows import encode_job
 from lars_agent.training.trainer import Progress, Trainer
 
@@ -121,7 +121,7 @@ class Worker:
             (self.folder / ALIVE_FILE).touch()
 
     def _open_model(self, tokenizer: PreTrainedTokenizerFast) -> OpenedModel:
-        opened = open_model(Path(self.spec.model_path), *precision(self.spec.dtype), tokenizer)
+        opened = open_model(Path(self.spec.model_path), *precision_of(self.spec), tokenizer)
         if opened.sha256 != self.spec.model_sha256:
             raise JobInvalid(
                 f"the model in {self.spec.model_path} has sha256 {opened.sha256}, the job was made for "

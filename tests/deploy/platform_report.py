@@ -19,8 +19,7 @@ def report() -> dict[str, str]:
     import torch
 
     from lars_agent.memory.allocator import thrifty_environment
-    from lars_agent.models.open import compute_dtype
-    from lars_agent.runtime.fast_linear import is_faster
+    from lars_agent.models.arithmetic import compute_dtype
     from service.schedule import device
     from service.schedule.raspberry_pi import throttled, under_voltage
     from service.worker.cgroup import CgroupUnavailable, take_cgroup
@@ -39,8 +38,7 @@ def report() -> dict[str, str]:
         "oneDNN": _yes(torch.backends.mkldnn.is_available()),
         "quantized products of torch": ", ".join(torch.backends.quantized.supported_engines),
         '`model.dtype = "auto"` computes in': str(compute_dtype("auto")).removeprefix("torch."),
-        "packed int8 product exists, and is faster": _kernel(8, is_faster),
-        "packed int4 product exists, and is faster": _kernel(4, is_faster),
+        **{f"kernel for one row and weights in {bits} bits": _kernel(bits) for bits in (16, 8, 4)},
         "allocator of the worker": "jemalloc" if "LD_PRELOAD" in thrifty_environment({}) else "the C library's",
         "keyboard and mouse": _known(device.away_s()),
         "heat": _known(device.celsius()),
@@ -66,21 +64,13 @@ def _needs() -> dict[str, str]:
     return rows
 
 
-def _kernel(bits: int, is_faster: object) -> str:
-    """Return whether torch has the kernel for this processor, and whether it is chosen for bfloat16 rows."""
-    import torch
+def _kernel(bits: int) -> str:
+    """Return the kernel for weights in `bits` and what is computed in here, the one that is fastest in this process."""
+    from lars_agent.models.arithmetic import compute_dtype
+    from lars_agent.runtime.fast_linear import fastest_kernel
 
-    from lars_agent.ops.quantized import QuantizedLinear, quantize
-    from lars_agent.runtime.fast_linear import Int4Linear, Int8Linear
-
-    weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
-    module = QuantizedLinear(quantize(weight, bits), None, torch.bfloat16)  # type: ignore[arg-type]
-    try:
-        kernel = Int4Linear([module]) if bits == 4 else Int8Linear(module)
-        kernel(torch.ones(1, 64, dtype=torch.bfloat16))
-    except (AttributeError, RuntimeError) as error:
-        return f"no ({str(error).splitlines()[0]:.60})"
-    return f"yes, {_yes(is_faster(bits))}"  # type: ignore[operator]
+    kernel = fastest_kernel(bits, compute_dtype("auto"))  # type: ignore[arg-type]
+    return "none is faster" if kernel is None else kernel.__name__  # type: ignore[attr-defined]
 
 
 def _yes(it_is: bool) -> str:

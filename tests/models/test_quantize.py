@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lars_agent.errors import ModelCorrupt
 from lars_agent.lars import LarsAdapter, LarsConfig, attach
@@ -33,7 +36,7 @@ def dense_twin(folder, model):
     return twin
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [16, 8, 4])
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_it_computes_what_its_weights_mean(tmp_path, family, bits):
@@ -44,7 +47,7 @@ def test_it_computes_what_its_weights_mean(tmp_path, family, bits):
     torch.testing.assert_close(model(IDS).logits, dense_twin(folder, model)(IDS).logits, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("bits", [16, 8, 4])
 def test_an_adapter_gets_the_gradients_of_the_weights_as_stored(tmp_path, bits):
     folder = save_tiny(tmp_path / "m")
     model = open_model(folder, torch.float32, bits).model
@@ -68,6 +71,35 @@ def test_the_file_is_made_once_and_mapped(tmp_path):
     assert made.stat().st_mtime_ns == before
     assert made.stat().st_size < (folder / SINGLE_FILE).stat().st_size
     assert model.get_output_embeddings().packed.data_ptr() == model.get_input_embeddings().packed.data_ptr()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_in_16_bits_the_models_own_file_is_mapped_and_its_numbers_are_those_of_whole_weights(tmp_path, family):
+    folder = save_tiny(tmp_path / "m", family)
+    before = {path.name for path in folder.iterdir()}
+    whole, narrow = (open_model(folder, torch.float32, bits).model for bits in (None, 16))
+    assert {path.name for path in folder.iterdir()} == before
+    packed = [module.packed for module in narrow.modules() if isinstance(module, QuantizedEmbedding | QuantizedLinear)]
+    maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    spans = [map_[0].split("-") for map_ in maps if map_[-1] == str(folder / SINGLE_FILE)]
+    for tensor in packed:
+        assert tensor.dtype == torch.bfloat16
+        assert any(int(start, 16) <= tensor.data_ptr() < int(end, 16) for start, end in spans)
+    torch.testing.assert_close(narrow(IDS).logits, whole(IDS).logits, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_in_16_bits_a_head_that_the_file_repeats_is_not_read(tmp_path):
+    folder = save_tiny(tmp_path / "m")
+    weights = load_file(folder / SINGLE_FILE)
+    assert "lm_head.weight" not in weights
+    save_file(weights | {"lm_head.weight": weights["model.embed_tokens.weight"].clone()}, folder / SINGLE_FILE)
+    for bits in (None, 16):
+        model = open_model(folder, torch.float32, bits).model
+        head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+        own = [getattr(module, "packed", module._parameters.get("weight")) for module in (head, embedding)]
+        assert own[0].data_ptr() == own[1].data_ptr()
 
 
 def test_other_weights_get_another_file(tmp_path):

@@ -45,25 +45,34 @@ def test_in_4_bits_no_weight_is_further_off_than_its_blocks_range_over_30():
     assert (error <= span * (1 / 30 + 2**-7)).all()
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+def test_in_16_bits_weights_are_those_of_bfloat16_and_their_products_exact():
+    stored = weight().bfloat16().float()
+    matrix, x = quantize(weight(), 16), torch.randn(3, 64)
+    assert torch.equal(numbers(matrix), stored)
+    torch.testing.assert_close(times(matrix, x), x @ stored.T)
+    error = torch.randn(3, 50)
+    torch.testing.assert_close(times_transposed(matrix, error), error @ stored)
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16])
 def test_what_is_on_the_grid_already_stays_as_it_is(bits):
     once = numbers(quantize(weight().bfloat16().float(), bits))
     assert (numbers(quantize(once, bits)) - once).abs().max() <= 0.01 * once.abs().max()
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [4, 8, 16])
 def test_a_matrix_of_nothing_is_nothing(bits):
     assert not numbers(quantize(torch.zeros(3, 32), bits)).any()
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [4, 8, 16])
 def test_it_takes_the_bytes_that_are_said(bits):
     matrix = quantize(weight(), bits)
     assert sum(part.nbytes for part in quantized.parts(matrix).values()) == quantized_bytes((50, 64), bits)
     assert matrix.shape == (50, 64)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [4, 8, 16])
 def test_products_and_gradients_are_those_of_the_numbers(bits):
     layer = QuantizedLinear(quantize(weight(), bits), torch.arange(50.0), torch.float32)
     x = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(1))
@@ -76,7 +85,7 @@ def test_products_and_gradients_are_those_of_the_numbers(bits):
     assert torch.equal(layer.weight, numbers(layer.matrix))
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [4, 8, 16])
 def test_an_embedding_gives_the_rows(bits):
     embedding = QuantizedEmbedding(quantize(weight(), bits), None, torch.float32)
     ids = torch.tensor([[3, 49], [0, 3]])
@@ -88,7 +97,7 @@ EXTRAS = [{}, {"scale": 0.25}, {"softcap": 2.0, "scale": 3.0}, {"bias": torch.ar
 
 @pytest.mark.parametrize("extra", EXTRAS, ids=str)
 @pytest.mark.parametrize("kind", ["cross entropy", "divergence"])
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [4, 8, 16])
 def test_losses_over_a_quantised_vocabulary_are_those_of_the_numbers(bits, kind, extra):
     matrix, targets = quantize(weight(), bits), torch.tensor([3, 0, 49])
     hidden, base = torch.randn(2, 3, 64, generator=torch.Generator().manual_seed(1)) / 4
@@ -117,7 +126,7 @@ class Largest(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [4, 8, 16])
 def test_the_weight_is_never_whole(bits):
     matrix = quantize(weight(), bits)
     with Largest() as largest:

@@ -7,22 +7,80 @@ import torch
 
 from lars_agent.ops.quantized import QuantizedLinear, quantize, times
 from lars_agent.runtime import fast_linear as linear
-from lars_agent.runtime.fast_linear import build_linear
+from lars_agent.runtime.fast_linear import (
+    KERNELS,
+    Bfloat16Linear,
+    DynamicInt4Linear,
+    Int4Linear,
+    Int8Linear,
+    build_linear,
+    fastest_kernel,
+)
+
+BITS = {Bfloat16Linear: 16, Int8Linear: 8, Int4Linear: 4, DynamicInt4Linear: 4}
+DTYPES = [torch.bfloat16, torch.float32]
+
+
+def linears(bits, dtype, dice):
+    """Two layers with the same 64 inputs, the second one with a bias."""
+    return [
+        QuantizedLinear(quantize(torch.randn(size, 64, generator=dice), bits), bias, dtype)
+        for size, bias in ((32, None), (48, torch.randn(48, generator=dice).to(dtype)))
+    ]
+
+
+def unpacked(modules, x):
+    plain = [times(module.matrix, x) + (0 if module.bias is None else module.bias) for module in modules]
+    return torch.cat(plain, dim=1)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 20, 100, 200])
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kernel", BITS)
 @torch.no_grad()
-def test_packed_products_are_the_unpacked_ones_and_alike_for_every_number_of_rows(monkeypatch, bits, rows):
-    monkeypatch.setattr(linear, "is_faster", lambda bits: True)
+def test_packed_products_are_the_unpacked_ones_and_alike_for_every_number_of_rows(monkeypatch, kernel, dtype, rows):
+    monkeypatch.setattr(linear, "fastest_kernel", lambda bits, dtype: kernel)
     dice = torch.Generator().manual_seed(0)
-    modules = [
-        QuantizedLinear(quantize(torch.randn(size, 64, generator=dice), bits), bias, torch.bfloat16)
-        for size, bias in ((32, None), (48, torch.randn(48, generator=dice).bfloat16()))
-    ]
-    x = torch.randn(rows, 64, generator=dice).bfloat16()
+    modules = linears(BITS[kernel], dtype, dice)
+    x = torch.randn(rows, 64, generator=dice).to(dtype)
     made = build_linear(modules)(x)
-    plain = [times(module.matrix, x) + (0 if module.bias is None else module.bias) for module in modules]
-    torch.testing.assert_close(made, torch.cat(plain, dim=1), rtol=0.02, atol=0.1)
-    if rows <= 3:
+    assert made.dtype == dtype
+    atol = 0.3 if kernel is DynamicInt4Linear else 0.15
+    torch.testing.assert_close(made, unpacked(modules, x), rtol=0.02, atol=atol)
+    if rows <= 3 and kernel is not Bfloat16Linear:  # where one row is rounded, and several are not
         assert torch.equal(made, torch.cat([build_linear(modules)(row) for row in x.split(1)]))
+
+
+@pytest.mark.parametrize("kernel", BITS)
+@torch.no_grad()
+def test_the_rounding_of_float32_rows_is_within_the_stated_bound(kernel):
+    dice = torch.Generator().manual_seed(1)
+    weight, x = torch.randn(64, 128, generator=dice), torch.randn(1, 128, generator=dice)
+    module = QuantizedLinear(quantize(weight, BITS[kernel]), None, torch.float32)
+    error = (kernel([module])(x) - times(module.matrix, x)).abs()
+    magnitudes = module.weight.abs()
+    if kernel is DynamicInt4Linear:
+        bound = magnitudes.sum(dim=1) * (x.max() - x.min()) / 510
+    else:
+        bound = (magnitudes * x.abs()).sum(dim=1) * 2**-8
+    assert (error <= bound).all()
+    assert error.max() > 0, "nothing was rounded"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bits", KERNELS)
+@torch.no_grad()
+def test_the_kernel_that_is_chosen_works_here(bits, dtype):
+    kernel = fastest_kernel(bits, dtype)
+    assert kernel is None or BITS[kernel] == bits
+    dice = torch.Generator().manual_seed(2)
+    modules, x = linears(bits, dtype, dice), torch.randn(1, 64, generator=dice).to(dtype)
+    torch.testing.assert_close(build_linear(modules)(x), unpacked(modules, x), rtol=0.02, atol=0.15)
+
+
+def test_without_a_kernel_weights_are_unpacked(monkeypatch):
+    def missing(modules):
+        raise RuntimeError("not for this processor")
+
+    monkeypatch.setattr(linear, "KERNELS", {bits: (missing,) for bits in KERNELS})
+    assert [fastest_kernel.__wrapped__(bits, torch.float32) for bits in KERNELS] == [None] * 3

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from lars_agent.models.open import open_model, precision
+from lars_agent.models.open import open_model
 from lars_agent.runtime.engine import Engine
 from lars_agent.runtime.relevance import KEPT, Relevance
 from lars_agent.store.adapters import AdapterStore
@@ -22,7 +22,7 @@ TAUGHT = ["Where is my umbrella?", "Who cuts my hair?", "When do my lessons begi
 def relevance(tmp_path_factory) -> Iterator[Relevance]:
     """That of an engine, which keeps what it reads beside the model: daemons of later tests need not read it again."""
     store = AdapterStore(tmp_path_factory.mktemp("adapters"))
-    engine = Engine(open_model(default_model_folder(), *precision("auto")), store, threads=1)
+    engine = Engine(open_model(default_model_folder()), store, threads=1)
     yield warm(engine, READ_S)._relevance
     engine.close()
 

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 from lars_agent.ops.blockwise import blockwise_attention
 from lars_agent.ops.decoder_layers import decoder_layers
 from lars_agent.ops.quantized import Quantized
-from lars_agent.runtime.fast_linear import build_linear
+from lars_agent.runtime.fast_linear import build_linear, fastest_products
 
 MODEL_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 PROJECTION_GROUPS = (
@@ -133,9 +133,10 @@ class FastDecoder:
         """
         x = self.embedding(ids)
         rotations = self._rotations(chunks)
-        for layer in self.layers:
-            x = x + self._attention(layer, x, chunks, rotations, hook)
-            x = x + self._mlp(layer, x, hook)
+        with fastest_products(len(x)):
+            for layer in self.layers:
+                x = x + self._attention(layer, x, chunks, rotations, hook)
+                x = x + self._mlp(layer, x, hook)
         for chunk in chunks:
             chunk.kv.length += chunk.tokens
         return self._norm(x, self.final_norm)
@@ -143,7 +144,8 @@ class FastDecoder:
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits (N, V), float32, of hidden states (N, H)."""
-        return self._head(hidden).float()
+        with fastest_products(len(hidden)):
+            return self._head(hidden).float()
 
     def _attention(
         self,

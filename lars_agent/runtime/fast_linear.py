@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import timeit
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
 
@@ -41,6 +42,39 @@ def build_linear(modules: Sequence[nn.Module]) -> LinearFunction:
         return kernel(quantized)
     functions = [_linear(module) for module in modules]
     return functions[0] if len(functions) == 1 else lambda x: torch.cat([function(x) for function in functions], dim=-1)
+
+
+@contextmanager
+def fastest_products(rows: int) -> Iterator[None]:
+    """Within it, bfloat16 products of `rows` rows take torch's own kernel where that is faster than oneDNN's.
+
+    Of several rows oneDNN's is: it reads the weights once, torch's own once for each row. The choice is a setting of
+    the process; what other threads multiply meanwhile becomes slower or faster, not wrong.
+    """
+    if rows > 1 or not own_kernel_is_faster():
+        yield
+        return
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = True  # type: ignore[assignment]
+
+
+@cache
+def own_kernel_is_faster() -> bool:
+    """Time a bfloat16 product of one row: True if torch's own kernel is faster than oneDNN's on this machine."""
+    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:  # type: ignore[no-untyped-call]
+        return False
+    weight, row = torch.ones(TIMED_SHAPE_16, dtype=torch.bfloat16), torch.ones(1, TIMED_SHAPE_16[1]).bfloat16()
+    product, taken = partial(F.linear, weight=weight), {}
+    try:
+        for is_enabled in (True, False):
+            torch.backends.mkldnn.enabled = is_enabled  # type: ignore[assignment]
+            taken[is_enabled] = _seconds(product, row)
+    finally:
+        torch.backends.mkldnn.enabled = True  # type: ignore[assignment]
+    return taken[False] < taken[True]
 
 
 class Bfloat16Linear:
@@ -158,7 +192,8 @@ def fastest_kernel(bits: Bits, dtype: torch.dtype) -> Callable[[Sequence[Quantiz
     best, least = None, _seconds(partial(_unpacked, module), row)
     for kernel in KERNELS[bits]:
         try:
-            taken = _seconds(kernel([module]), row)
+            with fastest_products(1):
+                taken = _seconds(kernel([module]), row)
         except (AttributeError, RuntimeError):
             continue
         if taken < least:

@@ -11,6 +11,7 @@ from lars_agent.lars import LarsAdapter
 from lars_agent.lars.decoding import PROMPT_CHUNK, HfSequence
 from lars_agent.lars.inject import Attachment
 from lars_agent.ops.kv_cache import reserved_cache
+from lars_agent.runtime.fast_linear import fastest_products
 
 
 class HfBackend:
@@ -52,7 +53,8 @@ class HfBackend:
     def step(self, sequences: Sequence[HfSequence], tokens: Sequence[int]) -> None:
         """See `Backend`."""
         for sequence, token in zip(sequences, tokens, strict=True):
-            sequence.step(token)
+            with fastest_products(1):
+                sequence.step(token)
 
     def forget(self) -> None:
         """See `Backend`; there is none."""

@@ -15,6 +15,8 @@ from lars_agent.runtime.fast_linear import (
     Int8Linear,
     build_linear,
     fastest_kernel,
+    fastest_products,
+    own_kernel_is_faster,
 )
 
 BITS = {Bfloat16Linear: 16, Int8Linear: 8, Int4Linear: 4, DynamicInt4Linear: 4}
@@ -84,3 +86,38 @@ def test_without_a_kernel_weights_are_unpacked(monkeypatch):
 
     monkeypatch.setattr(linear, "KERNELS", {bits: (missing,) for bits in KERNELS})
     assert [fastest_kernel.__wrapped__(bits, torch.float32) for bits in KERNELS] == [None] * 3
+
+
+@pytest.mark.parametrize(("rows", "is_faster", "is_enabled"), [(1, True, False), (2, True, True), (1, False, True)])
+def test_one_row_takes_torchs_own_kernel_where_it_is_faster(monkeypatch, rows, is_faster, is_enabled):
+    monkeypatch.setattr(linear, "own_kernel_is_faster", lambda: is_faster)
+    with fastest_products(rows):
+        assert torch.backends.mkldnn.enabled == is_enabled
+    assert torch.backends.mkldnn.enabled
+
+
+def test_a_product_that_fails_leaves_the_setting_as_it_was(monkeypatch):
+    monkeypatch.setattr(linear, "own_kernel_is_faster", lambda: True)
+    with pytest.raises(RuntimeError), fastest_products(1):
+        torch.ones(1, 2) @ torch.ones(3, 1)
+    assert torch.backends.mkldnn.enabled
+
+
+def test_timing_leaves_the_setting_as_it_was_and_respects_one_that_is_off(monkeypatch):
+    own_kernel_is_faster.__wrapped__()
+    assert torch.backends.mkldnn.enabled
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    assert not own_kernel_is_faster.__wrapped__()
+    assert not torch.backends.mkldnn.enabled
+
+
+@torch.no_grad()
+def test_both_kernels_give_the_product(monkeypatch):
+    dice = torch.Generator().manual_seed(3)
+    weight, row = (torch.randn(size, 512, generator=dice).bfloat16() for size in (300, 1))
+    exact = row.float() @ weight.float().T
+    for is_faster in (True, False):
+        monkeypatch.setattr(linear, "own_kernel_is_faster", lambda answer=is_faster: answer)
+        with fastest_products(1):
+            product = torch.nn.functional.linear(row, weight)
+        torch.testing.assert_close(product.float(), exact, rtol=2**-7, atol=0.02)

@@ -16,6 +16,7 @@ import typer
 
 from bench import report
 from bench.memory.cell import DTYPES, METHODS
+from bench.memory.dtypes import dtype_runs
 from bench.memory.goals import CELLS, goal_cells, grid
 from bench.memory.night import NIGHT, speedup, together
 from bench.memory.night import PARTS as NIGHT_PARTS
@@ -40,7 +41,7 @@ OPS_PARTS = (
     "ssh_runner",
     "systemd_exposure",
 )
-SERVE_PARTS = ("speed", "engine", "clients", "swaps", "feedback", "asleep", "grammar", "contended")
+SERVE_PARTS = ("speed", "engine", "clients", "swaps", "feedback", "asleep", "grammar", "contended", "int4_path")
 MEMORY = Suite("memory", f"{PROGRAM} memory --goals", (CELLS, JOBS, NIGHT))
 app = typer.Typer(help="Measure the goals of lars-agent.", no_args_is_help=True, add_completion=False)
 app.add_typer(quality_commands.app)
@@ -105,9 +106,14 @@ def night(
     models: Models = MODELS,
     out: Out = RESULTS,
 ) -> None:
-    """A night by a real daemon: its time next to an earlier commit's, and the memory of all processes (an hour)."""
+    """A night by a real daemon: its time next to an earlier commit's, and the memory of all processes (an hour).
+
+    The part dtypes times a training step and a token in what `model.dtype = "auto"` chooses and in the other dtypes,
+    also as on a processor without bfloat16.
+    """
     chosen, model = among(parts, NIGHT_PARTS, "--parts"), ready_model("default", "bfloat16", "cpu", models)
     measures = {"speedup": partial(speedup, model, rounds, against), "together": partial(together, model)}
+    measures["dtypes"] = partial(dtype_runs, model, rounds)
     MEMORY.measure(
         NIGHT, [{"part": name} for name in chosen], lambda part: {"figures": measures[part["part"]]()}, out, fresh=True
     )

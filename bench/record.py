@@ -77,7 +77,9 @@ def _git(*arguments: str) -> str:
 
 
 def processor() -> str:
-    """The name of this machine's processor."""
+    """The name of this machine's processor, or of the one that is emulated."""
+    if emulated := os.environ.get("QEMU_CPU"):
+        return f"{emulated}, emulated"
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor())

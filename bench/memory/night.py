@@ -1,4 +1,4 @@
-"""A night by a real daemon: its time next to an earlier commit's, and the memory of all processes meanwhile."""
+"""A night by a real daemon: its time next to an earlier commit's, the memory of all processes, the dtype's choice."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import psutil
 
 from bench.child import until
 from bench.daemon import OK, PROMPTS, ask, held_mb
+from bench.memory.dtypes import dtype_rows
 from bench.record import CHECKOUT, Row, claimed
 from bench.suite import parts_store
 from examples.persona import MARA, read_lines
@@ -126,8 +127,8 @@ def night_rows(parts: Mapping[str, Any]) -> list[Row]:
             rows.append(claimed(name, [run["then"][figure] / run["now"][figure] for run in runs], **found))
     if found := parts.get("together"):
         rows.append(claimed("night_over_serving_pss", [found["night_mb"] / found["serving_mb"]], **found))
-    return rows
+    return [*rows, *dtype_rows(parts.get("dtypes", {}))]
 
 
 NIGHT = parts_store("night-runs.jsonl", night_rows)
-PARTS = ("speedup", "together")
+PARTS = ("speedup", "together", "dtypes")

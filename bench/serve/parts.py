@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from bench.child import call
 from bench.plots import plot_speed
 from bench.record import Row, claimed
 from bench.serve import speed
@@ -125,6 +126,13 @@ def _contended_rows(found: Mapping[str, Any]) -> Iterator[Row]:
     yield claimed("decode_contended_gain", gains, how=found["dtype"], loops=found["loops"], threads=found["threads"])
 
 
+def _int4_rows(found: Mapping[str, Any]) -> Iterator[Row]:
+    """1 where a packed product is chosen, on arm64 KleidiAI's, and every output is within its bound."""
+    wanted = {"arm64": ["DynamicInt4Linear"]}.get(found["machine"], ["Int4Linear", "DynamicInt4Linear"])
+    holds = found["kernel"] in wanted and found["worst"] <= 1
+    yield claimed("{machine}_int4_path" if found["machine"] != "arm64" else "arm64_int4_path", [int(holds)], **found)
+
+
 def percentile(values: Sequence[float], share: int) -> float:
     """The least of `values` that `share` percent of them do not exceed."""
     return sorted(values)[max(0, -(-len(values) * share // 100) - 1)]
@@ -139,6 +147,7 @@ BUILDERS: Mapping[str, Callable[[Any], Iterator[Row]]] = {
     "asleep": _unloaded_rows,
     "grammar": _grammar_rows,
     "contended": _contended_rows,
+    "int4_path": _int4_rows,
 }
 
 
@@ -157,6 +166,7 @@ def serve_parts(model: Path, cache: Path, rounds: int) -> dict[str, Callable[[],
         "asleep": partial(unloaded, model),
         "grammar": partial(speed.grammar_runs, model, rounds),
         "contended": partial(speed.contended_runs, model, rounds),
+        "int4_path": partial(call, "bench.serve.int4_path.int4_path", model),
     }
 
 

@@ -5,9 +5,11 @@ as many bytes, but only a kernel that unpacks them in registers gains from it. t
 the processor, so they are timed once. Many rows (a prompt) are multiplied with unpacked weights, tile by tile:
 unpacking takes as long for a thousand rows as for one.
 
-The kernels round the rows x of a float32 model. Each output differs by at most the sum over inputs of |w x| times
-2^-8 where rows and outputs are rounded to bfloat16 (`Int8Linear`, `Int4Linear`, `Bfloat16Linear`), or by the sum of
-|w| times 1/510 of the row's range (`DynamicInt4Linear`, which rounds rows to 8 bits).
+The kernels round. An output that is a sum of w x over the inputs x differs from the exact one by at most
+
+    2^-8 sum |w x|                     `Bfloat16Linear`, `Int8Linear`: rows and outputs in bfloat16
+    2^-8 sum |w x| + 2^-9 sum |m x|    `Int4Linear`: and the middles m of the weights' blocks
+    range(x) / 510 sum |w - m|         `DynamicInt4Linear`: rows in 8 bits; in a bfloat16 model 2^-9 |output| more
 """
 
 from __future__ import annotations
@@ -137,7 +139,7 @@ class Int4Linear(_Int4):
         super().__init__(modules)
         levels = torch.cat([_levels(module.matrix) for module in modules])
         self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels.int(), 1)
-        grids = [torch.stack(_grid(module.matrix), dim=2).bfloat16() for module in modules]
+        grids = [torch.stack(block_grid(module.matrix), dim=2).bfloat16() for module in modules]
         self.grid = torch.cat(grids).transpose(0, 1).contiguous()  # (I / 32, O, 2)
 
     def _product(self, x: Tensor) -> Tensor:
@@ -157,7 +159,7 @@ class DynamicInt4Linear(_Int4):
         levels = torch.cat([_levels(module.matrix) for module in modules])
         pairs = levels[:, 0::2] | levels[:, 1::2] << 4
         scales, middles = (
-            torch.cat(parts) for parts in zip(*(_grid(module.matrix) for module in modules), strict=True)
+            torch.cat(parts) for parts in zip(*(block_grid(module.matrix) for module in modules), strict=True)
         )
         self.shape = (BLOCK, levels.shape[1], len(levels))
         self.middles = middles  # (O, I / 32)
@@ -234,7 +236,7 @@ def _levels(matrix: QuantizedMatrix) -> Tensor:
     return torch.cat(halves, dim=2).flatten(1)
 
 
-def _grid(matrix: QuantizedMatrix) -> tuple[Tensor, Tensor]:
+def block_grid(matrix: QuantizedMatrix) -> tuple[Tensor, Tensor]:
     """Return each block's scale and the value of level 8: (O, I / 32) float32 each."""
     assert matrix.scale is not None
     assert matrix.minimum is not None

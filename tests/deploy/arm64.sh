@@ -145,6 +145,11 @@ mkdir -p "$root/root/lars-agent"
 emulated sh -c "cd /root/lars-agent && exec python -m pytest -q --timeout 7200 -m 'not real_model and not browser' \
   -p no:cacheprovider $(echo $CORE)"
 
+step "the packed product of a processor that has dot products of bytes"
+QEMU_CPU=cortex-a76 emulated sh -c "cd /root/lars-agent && exec python -m bench.child bench.serve.int4_path.int4_path \
+  '[\"/var/lib/lars-agent/models/smollm2-135m-instruct\"]'" | tee "$work/int4_path.json"
+QEMU_CPU=cortex-a76 "${PYTHON:-$SOURCE/.venv/bin/python}" "$HERE/record_int4_path.py" "$work/int4_path.json"
+
 step "what differs"
 cp "$HERE/platform_report.py" "$root/root/"
 mkdir -p "$work/report"

@@ -30,8 +30,9 @@ class Model(Section):
     )
     dtype: Literal["auto", "bfloat16", "float32", "int8", "int4"] = Field(
         default="auto",
-        description="What the base model's weights are kept in, for serving and training; auto is bfloat16 where the "
-        "processor has it. int8 and int4 take half and a third of its memory, at some speed.",
+        description="What the base model's weights are kept in, for serving and training. auto keeps them as they are "
+        "stored and computes in bfloat16 or float32, whichever is faster here; float32 takes twice the memory of "
+        "bfloat16, int8 and int4 half and a third of it, at some speed.",
     )
 
 

@@ -52,8 +52,12 @@ def compute_dtype(name: str, costs_file: Path | None = None) -> torch.dtype:
         raise ConfigError(f"model.dtype must be auto or one of {', '.join([*DTYPES, *WEIGHT_BITS])}, not {name!r}")
     if costs_file is None:
         return timed().fastest
-    device = f"{platform.node()}, torch {torch.__version__}: products of {ROWS} rows"
-    return Calibration(costs_file).get(Arithmetic, device, lambda: (timed(), True)).fastest
+    return Calibration(costs_file).get(Arithmetic, timing_name(), lambda: (timed(), True)).fastest
+
+
+def timing_name() -> str:
+    """Return the name by which this device's times are kept."""
+    return f"{platform.node()}, torch {torch.__version__}: products of {ROWS} rows"
 
 
 def precision(name: str, folder: Path, costs_file: Path | None = None) -> tuple[torch.dtype, Bits | None]:

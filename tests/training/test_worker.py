@@ -13,13 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from lars_agent.calibration import Calibration
 from lars_agent.errors import DiskFull, JobInvalid
 from lars_agent.example import Message
 from lars_agent.files import sha256_of
 from lars_agent.lars import load_adapter
 from lars_agent.lars.state import CONFIG_FILE, WEIGHTS_FILE
 from lars_agent.memory.allocator import thrifty_environment
+from lars_agent.models.arithmetic import Arithmetic, timing_name
 from lars_agent.models.open import open_model
 from lars_agent.training import worker
 from lars_agent.training.job_directory import (
@@ -139,6 +143,20 @@ def test_a_worker_killed_at_any_moment_goes_on_and_ends_in_the_same_bytes(tmp_pa
     assert run(broken) == 0
     assert sha256_of(broken / CANDIDATE / WEIGHTS_FILE) == sha256_of(done / CANDIDATE / WEIGHTS_FILE)
     assert [line["step"] for line in read_progress(broken)][:12] == list(range(1, 13))
+
+
+def test_a_processor_that_is_slow_in_bfloat16_learns_the_same_from_weights_in_16_bits(tmp_path, model_folder):
+    times, file = Arithmetic(bfloat16=3.0, float32=1.0), tmp_path / "costs.json"
+    Calibration(file).get(Arithmetic, timing_name(), lambda: (times, True))
+    kept = {"costs_file": str(file), "training": TRAINING | {"steps": 2}}
+    whole, narrow = (job(tmp_path / dtype, model_folder, dtype=dtype, **kept) for dtype in ("float32", "auto"))
+    assert [run_here(folder) for folder in (whole, narrow)] == [0, 0]
+    first, second = (read_result(folder) for folder in (whole, narrow))
+    assert second.candidate.reply_loss == pytest.approx(first.candidate.reply_loss, rel=1e-4)
+    assert second.base.reply_loss == pytest.approx(first.base.reply_loss, rel=1e-5)
+    weights = [load_file(folder / CANDIDATE / WEIGHTS_FILE) for folder in (whole, narrow)]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=0.02, atol=2e-4)
 
 
 def test_worker_shows_between_steps_too_that_it_gets_on(tmp_path, model_folder):

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from lars_agent.calibration import Calibration
 from lars_agent.errors import AdapterNotFound, GenerationCancelled, GenerationError, ModelNotFound, PromptTooLong
 from lars_agent.example import Message
+from lars_agent.models.arithmetic import Arithmetic, timing_name
 from lars_agent.models.open import open_model
 from lars_agent.runtime.engine import Engine
 from lars_agent.runtime.request import GenerationRequest, Ticket
@@ -69,6 +71,16 @@ def test_replies_streams_and_seeds_are_those_of_the_engine(process, opened, stor
         assert ours.result(LONG_S) == theirs.result(LONG_S)
     drawn = process.submit(request(temperature=1.0))
     assert drawn.result(LONG_S).seed == drawn.seed
+    engine.close()
+
+
+def test_a_processor_that_is_slow_in_bfloat16_replies_as_in_float32(folder, opened, store, adapters, tmp_path):
+    file = tmp_path / "costs.json"
+    Calibration(file).get(Arithmetic, timing_name(), lambda: (Arithmetic(bfloat16=3.0, float32=1.0), True))
+    process, engine = EngineClient(options(folder, adapters, dtype="auto", costs_file=str(file))), Engine(opened, store)
+    ours, theirs = (one.submit(request("Tell me more?" * 4, max_new_tokens=1)) for one in (process, engine))
+    assert ours.result(LONG_S).token_ids == theirs.result(LONG_S).token_ids
+    process.close()
     engine.close()
 
 

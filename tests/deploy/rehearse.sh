@@ -28,7 +28,7 @@ trap cleanup EXIT
 step() { printf '\n== %s  (%d s)\n' "$*" "$SECONDS"; }
 inside() { nsenter --target "$leader" --mount --uts --ipc --net --pid "$@"; }
 answers() { for _ in $(seq 300); do inside curl --silent --fail localhost:8321/health >/dev/null && return; sleep 1; done; return 1; }
-ask() { inside curl --silent --show-error --fail-with-body "localhost:8321$1" -H 'content-type: application/json' "${@:2}"; printf '\n'; }
+ask() { inside curl --silent --show-error --fail-with-body "localhost:8321$1" -H 'content-type: application/json' "${@:2}" && printf '\n'; }
 says() { tee --append /dev/stderr | grep -- "$1" >/dev/null; } # reads to the end: who writes must not die of a closed pipe
 absent() { inside sh -c "! ls -d $* 2>/dev/null | grep ."; } # `! command` alone ends nothing
 main_pid() { inside systemctl show --value --property MainPID lars-agent; }

@@ -24,7 +24,7 @@ cleanup() {
 trap cleanup EXIT
 
 step() { printf '\n== %s  (%d s)\n' "$*" "$SECONDS"; }
-ask() { curl --silent --show-error --fail-with-body -H "Authorization: Bearer ${token:-}" -H 'content-type: application/json' "$ADDRESS:$PORT$1" "${@:2}"; printf '\n'; }
+ask() { curl --silent --show-error --fail-with-body -H "Authorization: Bearer ${token:-}" -H 'content-type: application/json' "$ADDRESS:$PORT$1" "${@:2}" && printf '\n'; }
 answers() { for _ in $(seq 600); do curl --silent --fail "$ADDRESS:$PORT/health" && return; sleep 1; done; return 1; }
 # shellcheck disable=SC2086
 start() {

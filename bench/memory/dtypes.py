@@ -1,10 +1,12 @@
-"""What it costs that `model.dtype = "auto"` chooses: a training step and a token of each dtype, in turn."""
+"""A training step and a token of each dtype, in turn: what `auto` chooses, and what share of the machine they reach."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+import timeit
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from lars_agent.memory.allocator import torch_environment
 
 AUTO, OTHERS = "auto", ("float32", "bfloat16")
 CONTEXT, REPLY, STEPS, THREADS = 256, 64, 6, 1
+REPEATS, COPIED = 5, 2**28  # bytes
 # oneDNN and torch as on a processor of before 2020, whatever this one has: bfloat16 is emulated.
 PLACES: Mapping[str, Mapping[str, str]] = {
     "here": {},
@@ -49,7 +52,7 @@ def costs(model: str, dtype: str) -> dict[str, Any]:
     from lars_agent.store.adapters import AdapterStore
 
     torch.set_num_threads(THREADS)
-    cell = usual("response", CONTEXT, dtype, reply=REPLY, steps=STEPS, threads=THREADS)
+    cell = usual("response+token", CONTEXT, dtype, reply=REPLY, steps=STEPS, threads=THREADS, plan={})
     opened = opened_for(cell, Path(model))
     loaded_bytes = rss_bytes()
     engine = Engine(opened, AdapterStore(Path(tempfile.mkdtemp())), threads=THREADS, prefix_bytes=0)
@@ -64,7 +67,43 @@ def costs(model: str, dtype: str) -> dict[str, Any]:
         "prompt_s": made.prompt_s,
         "computes_in": str(opened.model.dtype),
         "loaded_bytes": loaded_bytes,
+        "products_s": products_s(opened.model),
+        "weight_bytes": sum(tensor.nbytes for tensor in [*opened.model.parameters(), *opened.model.buffers()]),
+        "copied_bytes_s": copied_bytes_s(),
     }
+
+
+def products_s(model: Any) -> float:
+    """Seconds of the products that a step cannot do without, bare: the prompt's, the reply's, and their gradients."""
+    import torch
+    from torch import nn
+
+    from lars_agent.ops.decoder_layers import decoder_layers
+
+    layers = [one for layer in decoder_layers(model).values() for one in layer.modules() if isinstance(one, nn.Linear)]
+    shapes = Counter((one.out_features, one.in_features) for one in layers)
+    head, total = (model.config.vocab_size, model.config.hidden_size), 0.0
+    with torch.no_grad():
+        for (outputs, inputs), count in [*shapes.items(), (head, 1)]:
+            weight = torch.randn(outputs, inputs).to(model.dtype)
+            rows, errors = (torch.randn(CONTEXT, size).to(model.dtype) for size in (inputs, outputs))
+            prompt = 0.0 if (outputs, inputs) == head else _least_s(lambda: rows @ weight.T)  # noqa: B023
+            total += count * (prompt + _least_s(lambda: rows[:REPLY] @ weight.T))  # noqa: B023
+            total += count * _least_s(lambda: errors[:REPLY] @ weight)  # noqa: B023
+    return total
+
+
+def copied_bytes_s() -> float:
+    """Bytes a second that are copied from memory to memory, more of them than caches hold."""
+    import torch
+
+    source = torch.ones(COPIED, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    return COPIED / _least_s(lambda: target.copy_(source))
+
+
+def _least_s(work: Callable[[], Any]) -> float:
+    return min(timeit.repeat(work, number=1, repeat=REPEATS))
 
 
 def dtype_rows(found: Mapping[str, Any]) -> Iterator[Row]:
@@ -75,5 +114,9 @@ def dtype_rows(found: Mapping[str, Any]) -> Iterator[Row]:
             regrets = [one[AUTO][figure] / min(one[dtype][figure] for dtype in OTHERS) for one in rounds]
             chosen = rounds[-1][AUTO]["computes_in"].removeprefix("torch.")
             yield claimed(f"dtype_regret_{name}{suffix}", regrets, chosen=chosen, threads=THREADS)
+        shares = [one[AUTO]["products_s"] / one[AUTO]["step_s"] for one in rounds]
+        yield claimed(f"step_share_of_products{suffix}", shares, chosen=chosen)
+        read = [one[AUTO]["weight_bytes"] / one[AUTO]["token_s"] / one[AUTO]["copied_bytes_s"] for one in rounds]
+        yield claimed(f"decode_share_of_copy_rate{suffix}", read, chosen=chosen)
         held = [one[AUTO]["loaded_bytes"] / one["float32"]["loaded_bytes"] for one in rounds]
         yield claimed(f"dtype_resident_over_float32{suffix}", held)

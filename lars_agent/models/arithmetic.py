@@ -7,6 +7,7 @@ one without any may be fast in float32. Weights need not be stored in what is co
 from __future__ import annotations
 
 import platform
+import time
 import timeit
 from functools import cache, partial
 from pathlib import Path
@@ -24,12 +25,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WEIGHT_BITS: dict[str, Bits] = {"int8": 8, "int4": 4}
 STORED_IN_16_BITS = (torch.bfloat16, torch.float16)
 ROWS, OUTPUTS, INPUTS = 256, 1536, 576  # of the product that is timed; of a few rows all dtypes are about as fast
-REPEATS = 3
+REPEATS = 7
 
 
 @record("arithmetic")
 class Arithmetic:
-    """Seconds of a product of `ROWS` rows in each dtype."""
+    """Processor seconds of a product of `ROWS` rows in each dtype."""
 
     bfloat16: float
     float32: float
@@ -75,11 +76,17 @@ def precision(name: str, folder: Path, costs_file: Path | None = None) -> tuple[
 
 @cache
 def timed() -> Arithmetic:
-    """Time both dtypes, in turns, with torch's current thread count."""
+    """Time both dtypes, in turns, on one thread and in its processor time, which other programs do not take part in."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     dice = torch.Generator().manual_seed(0)
     x, weight = torch.randn(ROWS, INPUTS, generator=dice), torch.randn(OUTPUTS, INPUTS, generator=dice)
     products = {name: partial(F.linear, x.to(dtype), weight.to(dtype)) for name, dtype in DTYPES.items()}
-    turns = [{name: timeit.timeit(product, number=1) for name, product in products.items()} for _ in range(REPEATS + 1)]
+    turns = [
+        {name: timeit.timeit(product, timer=time.thread_time, number=1) for name, product in products.items()}
+        for _ in range(REPEATS + 1)
+    ]
+    torch.set_num_threads(threads)
     return Arithmetic(**{name: min(turn[name] for turn in turns[1:]) for name in products})  # the first prepares
 
 

@@ -14,6 +14,7 @@ The kernels round. An output that is a sum of w x over the inputs x differs from
 
 from __future__ import annotations
 
+import time
 import timeit
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -205,7 +206,8 @@ def fastest_kernel(bits: Bits, dtype: torch.dtype) -> Callable[[Sequence[Quantiz
 
 @torch.no_grad()
 def _seconds(function: LinearFunction, row: Tensor) -> float:
-    return min(timeit.repeat(partial(function, row), number=1, repeat=REPEATS))
+    """Return the processor time of this thread: that of other programs does not count."""
+    return min(timeit.repeat(partial(function, row), timer=time.thread_time, number=1, repeat=REPEATS))
 
 
 def _packs_4(module: QuantizedLinear) -> bool:

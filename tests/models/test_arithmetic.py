@@ -82,6 +82,25 @@ def test_a_processor_that_emulates_bfloat16_gets_float32():
         assert fastest == "torch.float32"
 
 
+def test_other_programs_do_not_decide():
+    """Beside two that never wait for each core, the answer is that of a calm moment, also in the child's own words."""
+    code = "from lars_agent.models.arithmetic import timed; t = timed(); print(t.fastest, t.bfloat16 / t.float32)"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * (os.cpu_count() or 1))]
+    try:
+        beside = [
+            subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+            for _ in range(2)
+        ]
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+    calm = timed.__wrapped__()
+    if not 0.8 < calm.bfloat16 / calm.float32 < 1.25:  # neither is much faster: either answer is right
+        assert {done.stdout.split()[0] for done in beside} == {str(calm.fastest)}
+
+
 def test_it_is_timed_once_in_a_process():
     assert timed() is timed()
     assert min(timed().bfloat16, timed().float32) > 0

@@ -1,6 +1,6 @@
 // What each client's own package says to the daemon and gets: `node node_clients.mjs URL` writes it as JSON, by name.
 const [url] = process.argv.slice(2);
-const question = "What is the capital of France?";
+const question = "Name the capital of France."; // whose answer does not hang on rounding
 const asked = [{ role: "user", content: question }];
 const model = "default";
 const schema = { type: "object", properties: { name: { type: "string", maxLength: 20 } }, required: ["name"], additionalProperties: false };

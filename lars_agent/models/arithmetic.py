@@ -41,7 +41,7 @@ class Arithmetic:
         return torch.bfloat16 if self.bfloat16 <= self.float32 else torch.float32
 
 
-def compute_dtype(name: str, costs_file: Path | None = None) -> torch.dtype:
+def compute_dtype(name: str, costs_file: str | Path | None = None) -> torch.dtype:
     """Return the dtype of activations for the setting `name`: `auto`, `bfloat16`, `float32`, `int8` or `int4`.
 
     `auto`, and with it `int8` and `int4`, is the dtype in which this device multiplies faster: timed once, and kept in
@@ -53,7 +53,7 @@ def compute_dtype(name: str, costs_file: Path | None = None) -> torch.dtype:
         raise ConfigError(f"model.dtype must be auto or one of {', '.join([*DTYPES, *WEIGHT_BITS])}, not {name!r}")
     if costs_file is None:
         return timed().fastest
-    return Calibration(costs_file).get(Arithmetic, timing_name(), lambda: (timed(), True)).fastest
+    return Calibration(Path(costs_file)).get(Arithmetic, timing_name(), lambda: (timed(), True)).fastest
 
 
 def timing_name() -> str:
@@ -61,7 +61,7 @@ def timing_name() -> str:
     return f"{platform.node()}, torch {torch.__version__}: products of {ROWS} rows"
 
 
-def precision(name: str, folder: Path, costs_file: Path | None = None) -> tuple[torch.dtype, Bits | None]:
+def precision(name: str, folder: Path, costs_file: str | Path | None = None) -> tuple[torch.dtype, Bits | None]:
     """Return `dtype` and `weight_bits` of `lars_agent.models.open.open_model` for the model in `folder` (its
     config.json suffices) under the setting `name`, see `compute_dtype`.
 

@@ -20,7 +20,7 @@ from lars_agent.errors import LarsError, ModelUnsupported, serialize_error
 from lars_agent.lars.config import LarsConfig
 from lars_agent.memory.measure import rss_bytes
 from lars_agent.models import hub, sources
-from lars_agent.models.arithmetic import compute_dtype, precision
+from lars_agent.models.arithmetic import precision
 from lars_agent.models.weights import refuse_quantized
 from lars_agent.planning.planner import ladder, needed_bytes
 from lars_agent.planning.shape import ModelShape, shape_of
@@ -61,11 +61,12 @@ def preview(reference: str, dtype: str, budget_bytes: int) -> Preview:
         if not source.reference.endswith(".gguf"):  # which is converted to whole weights
             refuse_quantized(folder)
         try:
-            shape = shape_of(folder, LarsConfig(), *precision(dtype, folder))
+            number, bits = precision(dtype, folder)
+            shape = shape_of(folder, LarsConfig(), number, bits)
             whole = shape_of(folder, LarsConfig())
         except (OSError, ValueError, KeyError) as error:
             raise ModelUnsupported(f"{reference} is no decoder that transformers knows: {error}") from error
-    number_bytes, program = compute_dtype(dtype).itemsize, rss_bytes()
+    number_bytes, program = number.itemsize, rss_bytes()
     load = Workload(((LESSON,) * BATCH,), number_bytes, program, rehearsals=((PASSAGE,),))
     plans = ladder(shape, load, BATCH)
     return Preview(

@@ -119,8 +119,8 @@ def main(arguments: list[str]) -> int:
     options = EngineOptions(**json.loads(arguments[1]))
     torch.set_num_threads(1)  # of this thread: see `Engine`
     try:
-        folder, costs_file = Path(options.model_path), options.costs_file and Path(options.costs_file)
-        opened = open_model(folder, *precision(options.dtype, folder, costs_file or None))
+        folder = Path(options.model_path)
+        opened = open_model(folder, *precision(options.dtype, folder, options.costs_file))
         engine = Engine(
             opened,
             AdapterStore(Path(options.adapters_path)),

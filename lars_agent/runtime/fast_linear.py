@@ -18,7 +18,7 @@ import time
 import timeit
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
 from typing import Any
 
@@ -47,16 +47,17 @@ def build_linear(modules: Sequence[nn.Module]) -> LinearFunction:
     return functions[0] if len(functions) == 1 else lambda x: torch.cat([function(x) for function in functions], dim=-1)
 
 
-@contextmanager
-def fastest_products(rows: int) -> Iterator[None]:
-    """Within it, bfloat16 products of `rows` rows take torch's own kernel where that is faster than oneDNN's.
+def fastest_products(rows: int) -> AbstractContextManager[None]:
+    """Return a context: bfloat16 products of `rows` rows take torch's own kernel where that is faster than oneDNN's.
 
     Of several rows oneDNN's is: it reads the weights once, torch's own once for each row. The choice is a setting of
     the process; what other threads multiply meanwhile becomes slower or faster, not wrong.
     """
-    if rows > 1 or not own_kernel_is_faster():
-        yield
-        return
+    return nullcontext() if rows > 1 or not own_kernel_is_faster() else _without_onednn()
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
     torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
     try:
         yield
@@ -70,14 +71,10 @@ def own_kernel_is_faster() -> bool:
     if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:  # type: ignore[no-untyped-call]
         return False
     weight, row = torch.ones(TIMED_SHAPE_16, dtype=torch.bfloat16), torch.ones(1, TIMED_SHAPE_16[1]).bfloat16()
-    product, taken = partial(F.linear, weight=weight), {}
-    try:
-        for is_enabled in (True, False):
-            torch.backends.mkldnn.enabled = is_enabled  # type: ignore[assignment]
-            taken[is_enabled] = _seconds(product, row)
-    finally:
-        torch.backends.mkldnn.enabled = True  # type: ignore[assignment]
-    return taken[False] < taken[True]
+    product = partial(F.linear, weight=weight)
+    theirs = _seconds(product, row)
+    with _without_onednn():
+        return _seconds(product, row) < theirs
 
 
 class Bfloat16Linear:
@@ -138,7 +135,7 @@ class Int4Linear(_Int4):
 
     def __init__(self, modules: Sequence[QuantizedLinear]) -> None:
         super().__init__(modules)
-        levels = torch.cat([_levels(module.matrix) for module in modules])
+        levels = _levels(modules)
         self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels.int(), 1)
         grids = [torch.stack(block_grid(module.matrix), dim=2).bfloat16() for module in modules]
         self.grid = torch.cat(grids).transpose(0, 1).contiguous()  # (I / 32, O, 2)
@@ -157,7 +154,7 @@ class DynamicInt4Linear(_Int4):
 
     def __init__(self, modules: Sequence[QuantizedLinear]) -> None:
         super().__init__(modules)
-        levels = torch.cat([_levels(module.matrix) for module in modules])
+        levels = _levels(modules)
         pairs = levels[:, 0::2] | levels[:, 1::2] << 4
         scales, middles = (
             torch.cat(parts) for parts in zip(*(block_grid(module.matrix) for module in modules), strict=True)
@@ -232,10 +229,10 @@ def _biased(out: Tensor, bias: Tensor | None) -> Tensor:
     return out if bias is None else out.add_(bias)
 
 
-def _levels(matrix: QuantizedMatrix) -> Tensor:
-    """Return the levels, 0 to 15: (O, I) uint8."""
-    halves = [matrix.packed & 15, matrix.packed >> 4]  # (O, I / 32, 16) each
-    return torch.cat(halves, dim=2).flatten(1)
+def _levels(modules: Sequence[QuantizedLinear]) -> Tensor:
+    """Return the levels of all weights, 0 to 15: (O, I) uint8."""
+    packed = torch.cat([module.matrix.packed for module in modules])  # (O, I / 32, 16)
+    return torch.cat([packed & 15, packed >> 4], dim=2).flatten(1)
 
 
 def block_grid(matrix: QuantizedMatrix) -> tuple[Tensor, Tensor]:

@@ -157,7 +157,8 @@ def _planner_input(
     """Return the arguments of `ladder`, as measured in a process that has not loaded the model."""
     program_bytes = rss_bytes()
     costs = _costs(spec)
-    shape = shape_of(Path(spec.model_path), spec.lars, *precision_of(spec))
+    dtype, bits = precision_of(spec)
+    shape = shape_of(Path(spec.model_path), spec.lars, dtype, bits)
     number = job.steps() if job.train else 0
     steps = [[row for _, row in job.lessons(step)] for step in range(number)]
     evaluated = [job.scored, job.heldout, general_text(tokenizer)]
@@ -174,7 +175,7 @@ def _planner_input(
             for group in (job.prompt_groups if job.train else ())
         ),
         steps=_lengths(steps),
-        number_bytes=precision_of(spec)[0].itemsize,
+        number_bytes=dtype.itemsize,
         program_bytes=program_bytes + costs.started_bytes,
         rehearsals=_lengths(rehearsals),
         evaluations=_lengths([by_length(part) for part in evaluated]),
@@ -206,8 +207,7 @@ def _costs(spec: JobSpec) -> Costs:
 
 def precision_of(spec: JobSpec) -> tuple[torch.dtype, Bits | None]:
     """Return `dtype` and `weight_bits` that the job's model is opened with. Raises ConfigError."""
-    costs_file = None if spec.costs_file is None else Path(spec.costs_file)
-    return precision(spec.dtype, Path(spec.model_path), costs_file)
+    return precision(spec.dtype, Path(spec.model_path), spec.costs_file)
 
 
 def costs_name(spec: JobSpec) -> str:

@@ -19,17 +19,19 @@ from lars_agent.memory.measure import rss_bytes
 
 LONGEST_S = 1.0  # of processor time: a paused process does not count
 MOST_BYTES = 512 * 2**20  # that this process may grow by meanwhile
+MOST_CALLS = 100  # of its macros and loops inside of each other: far from Python's own limit, where clean-up fails too
 LOOK_S = 0.001  # between two looks at the memory
 COMPILED = "<template>"  # the file name of what Jinja compiles
 
 
 @contextmanager
 def bounded_rendering() -> Iterator[None]:
-    """Raise TemplateError from a template that is rendered in the block when it takes too long, or too much memory."""
-    began, start_bytes, looked = time.thread_time(), rss_bytes(), 0.0
+    """Raise TemplateError from a template rendered in the block that takes too long, or too much memory, or calls itself
+    without end."""
+    began, start_bytes, looked, depth = time.thread_time(), rss_bytes(), 0.0, 0
 
     def watch(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal looked
+        nonlocal looked, depth
         passed = time.thread_time() - began
         if passed > LONGEST_S:
             raise TemplateError(f"the chat template takes longer than {LONGEST_S:.0f} s; choose another model")
@@ -37,7 +39,12 @@ def bounded_rendering() -> Iterator[None]:
             looked = passed
             if rss_bytes() - start_bytes > MOST_BYTES:
                 raise TemplateError(f"the chat template takes more than {MOST_BYTES:,} bytes; choose another model")
-        return watch if frame.f_code.co_filename == COMPILED else None
+        if frame.f_code.co_filename != COMPILED:
+            return None
+        depth += (event == "call") - (event == "return")
+        if depth > MOST_CALLS:
+            raise TemplateError(f"the chat template calls itself more than {MOST_CALLS} times; choose another model")
+        return watch
 
     before = sys.gettrace()
     sys.settrace(watch)

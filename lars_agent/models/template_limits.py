@@ -26,8 +26,7 @@ COMPILED = "<template>"  # the file name of what Jinja compiles
 
 @contextmanager
 def bounded_rendering() -> Iterator[None]:
-    """Raise TemplateError from a template rendered in the block that takes too long, or too much memory, or calls itself
-    without end."""
+    """Raise TemplateError from a template rendered in the block that takes too long or too much, or calls itself."""
     began, start_bytes, looked, depth = time.thread_time(), rss_bytes(), 0.0, 0
 
     def watch(frame: FrameType, event: str, argument: Any) -> Any:

@@ -18,6 +18,7 @@ from bench.daemon import daemon_with
 from bench.quality.once import arm_scores, finished_job, measured, replies_to, settings_key, settings_suffix
 from bench.quality.passing import CHAT, say
 from bench.quality.people import Fact, facts, invented_name
+from bench.quality.probes import PROBES
 from bench.record import Row, claimed
 from bench.suite import Newest, Record, Store
 from examples.running import Daemon
@@ -35,14 +36,6 @@ TOPICS = (
     "a kite,a lamp,a drum,a rug,a clock,a kettle,a sledge,a hammock,a globe,a telescope",
 )
 TAUGHT = 6  # of the topics of each rule, one a night; the others are asked for at the end
-PROBES = (
-    *("What is the capital of France?", "Name three fruits.", "What do bees make?", "How many days has a week?"),
-    *("What is the opposite of hot?", "Which planet is known as the red planet?", "What is water made of?"),
-    *("Write a sentence about the sea.", "What language is spoken in Brazil?", "What is 2 + 2?"),
-    *("Give me a synonym of happy.", "What is a noun?", "Who wrote Hamlet?", "What does a baker do?"),
-    *("Name a colour of the rainbow.", "What is the largest ocean?", "How does a plane fly?", "What is rain?"),
-    *("List two mammals.", "Explain what a computer is."),
-)
 
 
 def measure_month(model: Path, subject: Record) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from importlib.resources import files
-from itertools import takewhile
 from typing import NamedTuple
 
-OWNER = re.compile(r"(?:\b([\w-]+)\s+)?\b(?:my|our|your)\s+((?:[\w-]+(?:['’]s)?(?:\s+|\b)){1,4})(\W?)", re.IGNORECASE)
+OWNER = re.compile(r"(?:\b([\w-]+)\s+)?\b(?:my|our|your)\s+((?:\w[\w-]*(?:['’]s)?(?:\s+|\b)){1,4})(\W?)", re.IGNORECASE)
 POSSESSIVE = re.compile(r"\b(\w+)['’]s\b(?!\s+(?:the|a|an|my|your)\b)")
 NAME = re.compile(r"(?<=[a-z,;] )([A-Z]\w+)")  # not the first word
 FIRST_PERSON = re.compile(r"\b(?:i|me|my|mine|myself|we|us|our|ours|ourselves)\b", re.IGNORECASE)
@@ -22,6 +22,7 @@ FOR_SPEAKER = re.compile(
     r"|\b(?:tell|give|show|teach|help|let|recommend|suggest|explain|to|for)\s+(?:me|us)\b",
     re.IGNORECASE,
 )
+DUMMY = re.compile(r"\b(?:time|day|date|month|year|season) is it\b", re.IGNORECASE)
 PRONOUN = re.compile(r"\b(?:s?he|him|his|hers?|they|them|theirs?|it|its|that|this|those|these|there)\b", re.IGNORECASE)
 ANYTHING = "my one"
 CONTRACTED = frozenset({"what", "who", "where", "when", "how", "it", "that", "there", "he", "she", "let"})
@@ -29,6 +30,15 @@ PARTICIPLE, AGENT = re.compile(r"\w+(?:ed|ing)"), re.compile(r"\w{2,}(?:er|or|is
 ENGLISH: dict[str, list[str]] = json.loads((files("lars_agent.data") / "english.json").read_text(encoding="utf-8"))
 BE, AUXILIARY, ATTRIBUTE = (frozenset(ENGLISH[kind]) for kind in ("be", "auxiliary", "attribute"))
 FUNCTION = BE | AUXILIARY | frozenset(ENGLISH["preposition"] + ENGLISH["function"])
+BEHIND_NOUN = FUNCTION | frozenset(ENGLISH["behind_noun"])
+NAMING = frozenset({"called", "named"})
+# Said of a noun: `what my wife likes`, `what makes my wife ill`.
+SAID = frozenset((*(f"{verb}s" for verb in ENGLISH["verb"]), *ENGLISH["mood"]))
+TIMES = frozenset(ENGLISH["time"])  # capital letters of which name nobody
+PLAIN = dict(pair.split("=") for pair in ENGLISH["other_words"])
+OTHER_WORD = re.compile(rf"\b(?:{'|'.join(PLAIN)})\b", re.IGNORECASE)
+# In front of a noun: a certain one, and any of its kind.
+CERTAIN, ANY = r"\b(?:the|this|that|our)\s+", r"\b(?:an?|any|each|every|some|most|all|no)\s+(?:[\w-]+\s+)?"
 
 
 class Subject(NamedTuple):
@@ -63,8 +73,8 @@ def subject_of(text: str) -> Subject:
         sure, unsure = _heads(before.casefold(), words.casefold().split(), mark)
         heads |= sure
         perhaps |= unsure
-    owners = {word.casefold() for word in POSSESSIVE.findall(text)} - CONTRACTED
-    names = {word.casefold() for word in NAME.findall(text)} - CONTRACTED
+    owners = {word.casefold() for word in POSSESSIVE.findall(text)} - CONTRACTED - TIMES
+    names = {word.casefold() for word in NAME.findall(text)} - CONTRACTED - TIMES
     return Subject(frozenset(heads), frozenset(perhaps - heads), frozenset(owners), frozenset(names))
 
 
@@ -75,7 +85,27 @@ def is_about_speaker(text: str) -> bool:
 
 def refers_back(text: str) -> bool:
     """Return whether it may be about what was said before."""
-    return bool(PRONOUN.search(text))
+    return bool(PRONOUN.search(DUMMY.sub("", text)))
+
+
+def in_plain_words(text: str) -> str:
+    """Return `text` with the plainest of the words for one thing: `my mom` is `my mother`."""
+    return OTHER_WORD.sub(lambda word: PLAIN[word[0].lower()], text)
+
+
+def other_words(word: str) -> Sequence[str]:
+    """Return `word`, in lower case, and the other words for the same thing."""
+    return (word, *(other for other, plain in PLAIN.items() if plain == PLAIN.get(word, word) and other != word))
+
+
+def names_certain(text: str, noun: str) -> bool:
+    """Return whether it has `noun` for a certain one of its kind (`the dog`)."""
+    return re.search(rf"{CERTAIN}{re.escape(noun)}\b", text, re.IGNORECASE) is not None
+
+
+def names_any(text: str, noun: str) -> bool:
+    """Return whether it has `noun` for any of its kind (`a dog`, `every old dog`)."""
+    return re.search(rf"{ANY}{re.escape(noun)}\b", text, re.IGNORECASE) is not None
 
 
 def about_anything(text: str) -> str:
@@ -99,13 +129,18 @@ def _heads(before: str, words: list[str], mark: str) -> tuple[set[str], set[str]
     """
     owners = [index for index, word in enumerate(words) if word.endswith(("'s", "’s"))]
     owner, words = (words[owners[-1]][:-2], words[owners[-1] + 1 :]) if owners else ("", words)
-    noun = list(takewhile(lambda word: word not in FUNCTION, words))[:3]
+    behind = next((at for at, word in enumerate(words) if word in (BEHIND_NOUN if at else FUNCTION)), len(words))
+    noun = words[:behind][:3]
     if owner and (not noun or ATTRIBUTE.intersection(noun)):
         return {owner}, set()
     follower = words[len(noun)] if len(noun) < len(words) else ""
+    if naming := [at for at, word in enumerate(noun) if at and word in NAMING]:  # is my dog called Rex
+        noun, follower = noun[: naming[0]], "is"
     while len(noun) > 1 and (PARTICIPLE.fullmatch(noun[-1]) or noun[-1] in ENGLISH["participle"]):
         noun.pop()
         follower = "is"
+    if len(noun) > 1 and before not in BE | AUXILIARY and noun[-1] in SAID:
+        noun.pop()
     if len(noun) < 2:
         return set(noun), set()
     if before in AUXILIARY:
@@ -116,7 +151,7 @@ def _heads(before: str, words: list[str], mark: str) -> tuple[set[str], set[str]
         )
         return ({noun[1]}, set()) if is_agent else ({noun[0]}, {noun[1]})
     if before in BE and follower != "is":
-        return {noun[-2]}, {noun[-1]}
+        return ({noun[-1]}, {noun[-2]}) if noun[-2] in ENGLISH["noun_modifier"] else ({noun[-2]}, {noun[-1]})
     if before or follower in BE | AUXILIARY:
         return {noun[-1]}, set()
     return {noun[0]}, set(noun[1:])

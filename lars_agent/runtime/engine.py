@@ -139,7 +139,7 @@ class Engine:
         return ticket
 
     def _compare(self, request: GenerationRequest) -> tuple[bool, Sequence[Near]]:
-        """Return whether the adapter is closed for the request, and the request's past questions, the nearest first."""
+        """Return whether the adapter is closed for the request, and else the past questions, the nearest first."""
         others = [past.question for past in request.recalled]
         unordered = [(index, 0.0) for index in range(len(others))]
         if not (request.is_foreign or request.taught is not None or others):
@@ -152,7 +152,9 @@ class Engine:
             if not self._relevance.can_compare:
                 return False, unordered
             question = request.question
-            return self._is_closed_for(request, question), self._relevance.order(question, others)
+            if self._is_closed_for(request, question):
+                return True, ()
+            return False, self._relevance.order(question, others)
 
         with suppress(TemplateError, TimeoutError):
             return self._on_thread(compared)
@@ -160,8 +162,8 @@ class Engine:
 
     def _is_closed_for(self, request: GenerationRequest, question: str) -> bool:
         """Return whether nothing that the adapter was taught is about a question."""
-        if request.is_foreign:
-            return self._relevance.asks_fact(question)
+        if request.is_foreign and self._relevance.asks_fact(question):
+            return True
         if request.taught is None or not self._relevance.is_ready:
             return False
         kinds = self._relevance.kinds_taught(request.taught)

@@ -77,7 +77,8 @@ class GenerationRequest(Sampling):
     base model replies, as the adapter would give what it was taught about something else.
 
     `taught` is not None where the last message is about nobody: those questions about nobody whose replies the adapter
-    was taught. Where none of them is of its kind, the base model replies, as the adapter has nothing to say on it.
+    was taught. Where not two of them are of its kind, the base model replies, and nothing is recalled, as what was
+    taught has nothing to say on it.
 
     The reply may call `tools`; its calls are no part of its text.
 

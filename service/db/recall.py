@@ -9,18 +9,17 @@ what is known about somebody is asked for; the engine puts what is found in orde
 from __future__ import annotations
 
 import json
-import re
 import sqlite3
 import threading
 from collections import defaultdict
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
-from typing import Literal
 
-from lars_agent.english.subjects import Subject, is_about_speaker, subject_of
-from lars_agent.english.wordings import asked_for, topic_of
+from lars_agent.english.subjects import in_plain_words, other_words, subject_of
+from lars_agent.english.wordings import asked_for
 from lars_agent.secrets import find_secrets
+from service.db.asked import COMMON, Asked, words_of
 from service.db.feedback import Feedback, to_example
 from service.db.records import LEARNED_WEIGHT, FeedbackRecord
 
@@ -30,19 +29,16 @@ MOST_WORDS = 64  # of a question
 AT_ONCE = 10_000  # rows that a search waits for; more come in the background
 SOME, PAUSE_S = 200, 0.002  # rows that are taken in between two searches there, and time for a search to begin
 MOST_GENERAL = 100  # questions about nobody that are compared
-LEAST_SHARE = 0.5  # of a question's own words that a correction has to hold where nothing shows what it is about
 QUESTION_WEIGHT, ANSWER_WEIGHT = 1.0, 0.5
-WORDS = re.compile(r"\w+")
 SCHEMA = """
 CREATE VIRTUAL TABLE corrections USING fts5(
     question, answer, id UNINDEXED, is_correction UNINDEXED, topic UNINDEXED, profile UNINDEXED,
     tokenize = 'porter unicode61 remove_diacritics 2'
 )
 """
-# Words that most questions share, and that tell none from another; and those with which English requests begin.
-COMMON = frozenset((files("service.db") / "common_words.txt").read_text(encoding="utf-8").split())
+# Words with which English requests begin.
 KINDS = json.loads((files("lars_agent.data") / "kinds.json").read_text(encoding="utf-8"))
-OPENINGS = frozenset(WORDS.findall(text)[0].casefold() for texts in KINDS.values() for text in texts)
+OPENINGS = frozenset(next(iter(words_of(text))) for texts in KINDS.values() for text in texts)
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ class Found:
 
     `is_foreign` tells that the question is about somebody or something else than all that the profile has taught, or
     asks for something else about them. `general` is not None where it is about nobody: the questions about nobody, the
-    newest last, whose replies the profile has corrected.
+    newest last, whose replies the profile has corrected, and those of them again that `corrections` have as like it.
     """
 
     corrections: Sequence[Recalled] = ()
@@ -96,14 +92,13 @@ class RecallIndex:
 
     def search(self, profile: str, question: str, limit: int) -> Found:
         """Return at most `limit` corrections of the profile that may answer `question`."""
-        question = question[:LONGEST]
-        asked_words = dict.fromkeys(_words(question))
-        words = list(asked_words)[:MOST_WORDS]
+        asked = Asked(question[:LONGEST])
+        words = list(asked.words)[:MOST_WORDS]
         if not words:
             return Found()
         with self._lock:
             self._follow()
-            match = " OR ".join(f'"{word}"' for word in words)
+            match = " OR ".join(f'"{word}"' for plain in words for word in other_words(plain))
             query = (
                 "SELECT id, question, answer, is_correction, topic, -bm25(corrections, ?, ?) AS score FROM corrections "
                 "WHERE corrections MATCH ? AND profile = ? ORDER BY score DESC, rowid DESC LIMIT ?"
@@ -111,17 +106,17 @@ class RecallIndex:
             values = (QUESTION_WEIGHT, ANSWER_WEIGHT, match, profile, CANDIDATES)
             near = [Recalled(*row) for row in self._connection.execute(query, values)]
             heads, taught = self._heads[profile], tuple(self._general[profile].values())[-MOST_GENERAL:]
-        asked, topic = subject_of(question), topic_of(question)
-        fitting = [
-            replace(one, is_same=how == "same")
-            for one in near
-            if (not topic or one.topic in ("", topic)) and (how := _fit(asked, asked_words.keys(), one)) != "no"
-        ]
-        is_foreign = bool(heads) and not fitting and asked.is_shown and bool(asked.heads or heads.intersection(words))
+        fitting, is_anybodys = list[Recalled](), not asked.about_somebody
+        for one in near:
+            known = Asked(one.question, one.topic)
+            if (how := asked.fit(known, one.answer)) != "no":
+                fitting.append(replace(one, is_same=how == "same"))
+                is_anybodys &= how == "like" and not known.about_somebody
+        corrections = [one for one in fitting if one.is_correction]
+        is_shown = asked.about.is_shown and bool(asked.about.heads or heads.intersection(words))
         is_english = words[0] in OPENINGS or not COMMON.isdisjoint(words)
-        is_general = bool(heads) and is_english and not (fitting or is_foreign or _is_about_somebody(question, asked))
-        corrections = [one for one in fitting if one.is_correction][:limit]
-        return Found(corrections, is_foreign, taught if is_general else None)
+        general = (*taught, *(one.question for one in corrections)) if heads and is_english and is_anybodys else None
+        return Found(corrections[:limit], bool(heads) and is_shown and not fitting, general)
 
     def close(self) -> None:
         """Free the index."""
@@ -173,8 +168,8 @@ class RecallIndex:
         if example is None or example.messages[-1]["role"] != "user":  # behind a tool's result: it is about that one
             return
         question, answer = example.messages[-1]["content"].strip()[:LONGEST], example.response.strip()[:LONGEST]
-        key, is_correction = (record.profile, asked_for(question)), example.weight == LEARNED_WEIGHT
-        heads, general = subject_of(f"{question}\n{answer}").heads, self._general[record.profile]
+        key, is_correction = (record.profile, asked_for(in_plain_words(question))), example.weight == LEARNED_WEIGHT
+        heads, general = subject_of(in_plain_words(f"{question}\n{answer}")).heads, self._general[record.profile]
         self._heads[record.profile] |= heads
         if key in self._newest:
             newest, was_correction = self._newest[key]
@@ -185,30 +180,9 @@ class RecallIndex:
         self._newest[key] = (seq, is_correction)
         if any(find_secrets([question, answer])):
             return  # recalled, it would stand in prompts, and in replies to whoever asks
-        if is_correction and not _is_about_somebody(question, subject_of(question)):
+        asked = Asked(question)
+        if is_correction and not asked.about_somebody:
             general[seq] = question
         columns = "rowid, question, answer, id, is_correction, topic, profile"
-        values = (seq, question, answer, record.id, is_correction, topic_of(question), record.profile)
+        values = (seq, question, answer, record.id, is_correction, asked.topic, record.profile)
         self._connection.execute(f"INSERT INTO corrections ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
-
-
-def _is_about_somebody(question: str, subject: Subject) -> bool:
-    return bool(subject.heads) or is_about_speaker(question)
-
-
-def _words(text: str) -> list[str]:
-    return [word.casefold() for word in WORDS.findall(text)]
-
-
-def _fit(asked: Subject, asked_words: Set[str], known: Recalled) -> Literal["same", "like", "no"]:
-    """Return whether a correction is about what is asked about, or is only like the question in its own words."""
-    text = f"{known.question}\n{known.answer}"
-    words = set(_words(text))
-    if not asked.names | asked.owners <= words or not subject_of(known.question).owners <= asked_words:
-        return "no"
-    if asked.heads:
-        return "same" if asked.shares(subject_of(text)) else "no"
-    own = asked_words - COMMON
-    if not own or len(own & words) < LEAST_SHARE * len(own):
-        return "no"
-    return "same" if own <= words else "like"

@@ -73,7 +73,8 @@ def test_a_question_is_foreign_where_nothing_taught_is_about_whom_it_is_about(db
         ("How do I bake bread?", True),
         ("Where does my sister live?", False),
         ("Where does my brother live?", False),
-        ("Where does Anna's sister live?", False),
+        ("Where does Anna's sister live?", True),  # nobody of the speaker's
+        ("Where does the sister live?", False),
         ("Where does she live?", False),
         ("Where do I live?", False),
         ("How old am I?", False),
@@ -94,6 +95,83 @@ def test_a_question_about_nobody_comes_with_what_was_taught_of_such(db, question
     db.erasures.feedback(last)
     assert db.recall.search("default", question, 3).general == (taught[:1] if is_general else None)
     assert db.recall.search("alice", question, 3).general is None
+
+
+def test_what_is_only_like_a_question_about_nobody_tells_that_its_kind_was_taught(db):
+    correct(db, "Where does my sister live?", "Your sister lives in Bergen.")
+    correct(db, "Tell me something about bees.", "In short: they hum.")
+    found = db.recall.search("default", "What do bees eat?", 3)
+    assert [(one.answer, one.is_same) for one in found.corrections] == [("In short: they hum.", False)]
+    assert found.general == ("Tell me something about bees.",) * 2
+
+
+TAUGHT = {
+    "What is my cat's name?": "Your cat is called Pixel.",
+    "When is my dentist appointment?": "Your dentist appointment is on Tuesday at nine.",
+    "What is my father allergic to?": "Your father is allergic to shellfish.",
+    "What does my daughter study?": "Your daughter studies geology.",
+    "Which team do I support?": "You support Rovers.",
+    "What is my favourite book?": "Your favourite book is Momo.",
+}
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("What is the cat's name?", "Pixel"),
+        ("the cat's name?", "Pixel"),
+        ("Is my cat called Pixel?", "Pixel"),
+        ("My cat - what's she called?", "Pixel"),
+        ("Who is Pixel?", "Pixel"),
+        ("When do I have to go to the dentist?", "Tuesday"),
+        ("Do I see the dentist on Tuesday?", "Tuesday"),
+        ("Which food makes my dad ill?", "shellfish"),
+        ("What must I leave out of a dish for my father because he is allergic?", "shellfish"),
+        ("What should I not cook for my father tonight?", "shellfish"),
+        ("What should I buy for my daughter before Christmas?", "geology"),
+        ("What's my daughter's subject?", "geology"),
+        ("What is my team?", "Rovers"),
+        ("Which book do I like best?", "Momo"),
+        ("Which novel is my favourite?", "Momo"),
+    ],
+)
+def test_what_is_asked_in_the_words_of_everyday_is_found(db, question, answer):
+    for asked, wanted in TAUGHT.items():
+        correct(db, asked, wanted)
+    found = db.recall.search("default", question, 5)
+    assert any(answer in one.answer for one in found.corrections)
+    assert (found.is_foreign, found.general) == (False, None)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Is a cat a mammal?",
+        "Do cats dream?",
+        "Where do whales live?",
+        "What colour is the sky?",
+        "What does a dentist earn?",
+        "What is on Tuesday?",
+        "Name a shellfish.",
+        "What is geology?",
+        "How do I choose a team?",
+        "Which book won the Booker prize?",
+        "What time is it?",
+    ],
+)
+def test_a_word_that_all_use_is_not_what_somebody_of_the_speakers_is_about(db, question):
+    for asked, wanted in TAUGHT.items():
+        correct(db, asked, wanted)
+    found = db.recall.search("default", question, 5)
+    assert (found.corrections, found.general) == ([], ())
+
+
+def test_an_answer_for_my_mother_takes_the_place_of_that_for_my_mom(db):
+    correct(db, "Where does my mom live?", "Your mom lives in Bergen.")
+    assert answers(db, "In which town does my mother live?") == ["Your mom lives in Bergen."]
+    correct(db, "Where does my mother live?", "Your mother lives in Oslo.")
+    assert answers(db, "Where does my mama live?") == ["Your mother lives in Oslo."]
+    assert answers(db, "Where does mum live?") == ["Your mother lives in Oslo."]
 
 
 def test_what_a_liked_reply_says_is_taught_too_but_not_recalled(db):

@@ -144,14 +144,14 @@ def _heads(before: str, words: list[str], mark: str) -> tuple[set[str], set[str]
     if len(noun) < 2:
         return set(noun), set()
     if before in AUXILIARY:
-        is_agent = (
-            AGENT.fullmatch(noun[1])
-            and noun[1] not in ENGLISH["agent_like"]
-            and (len(noun) > 2 or follower or not mark.strip())
-        )
-        return ({noun[1]}, set()) if is_agent else ({noun[0]}, {noun[1]})
-    if before in BE and follower != "is":
+        is_followed = len(noun) > 2 or follower or not mark.strip()
+        return ({noun[1]}, set()) if _is_agent(noun[1]) and is_followed else ({noun[0]}, {noun[1]})
+    if before in BE and follower != "is" and not (_is_agent(noun[-1]) and follower in ENGLISH["preposition"]):
         return ({noun[-1]}, {noun[-2]}) if noun[-2] in ENGLISH["noun_modifier"] else ({noun[-2]}, {noun[-1]})
     if before or follower in BE | AUXILIARY:
         return {noun[-1]}, set()
     return {noun[0]}, set(noun[1:])
+
+
+def _is_agent(word: str) -> bool:
+    return AGENT.fullmatch(word) is not None and word not in ENGLISH["agent_like"]

@@ -76,9 +76,9 @@ class GenerationRequest(Sampling):
     With `is_foreign` the last message is about something that the adapter was not taught; if it asks for a fact, the
     base model replies, as the adapter would give what it was taught about something else.
 
-    `taught` is not None where the last message is about nobody: those questions about nobody whose replies the adapter
-    was taught. Where not two of them are of its kind, the base model replies, and nothing is recalled, as what was
-    taught has nothing to say on it.
+    `taught` is not None where the last message is about nobody, or foreign: those questions about nobody whose replies
+    the adapter was taught. Where not two of them are of its kind, the base model replies, and nothing is recalled, as
+    what was taught has nothing to say on it.
 
     The reply may call `tools`; its calls are no part of its text.
 

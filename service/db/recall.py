@@ -63,8 +63,8 @@ class Found:
     """The corrections that may answer a question, the best by their words first.
 
     `is_foreign` tells that the question is about somebody or something else than all that the profile has taught, or
-    asks for something else about them. `general` is not None where it is about nobody: the questions about nobody, the
-    newest last, whose replies the profile has corrected, and those of them again that `corrections` have as like it.
+    asks for something else about them. `general` is not None there, and where the question is about nobody: the
+    questions about nobody, the newest last, whose replies the profile has corrected; those that are like it twice.
     """
 
     corrections: Sequence[Recalled] = ()
@@ -114,9 +114,11 @@ class RecallIndex:
                 is_anybodys &= how == "like" and not known.about_somebody
         corrections = [one for one in fitting if one.is_correction]
         is_shown = asked.about.is_shown and bool(asked.about.heads or heads.intersection(words))
+        is_foreign = bool(heads) and is_shown and not fitting
         is_english = words[0] in OPENINGS or not COMMON.isdisjoint(words)
-        general = (*taught, *(one.question for one in corrections)) if heads and is_english and is_anybodys else None
-        return Found(corrections[:limit], bool(heads) and is_shown and not fitting, general)
+        is_general = bool(heads) and is_english and (is_anybodys or is_foreign)
+        like = tuple(one.question for one in corrections)
+        return Found(corrections[:limit], is_foreign, (*taught, *like) if is_general else None)
 
     def close(self) -> None:
         """Free the index."""

@@ -26,6 +26,17 @@ from lars_agent.english.subjects import about_anything, subject_of
         ("What is my sister's dog called?", "dog"),
         ("What's my sister's name?", "sister"),
         ("What is my wife’s favourite film?", "wife"),
+        ("What should I leave out of a meal for my wife because of an allergy?", "wife"),
+        ("What did I buy for my wife last Christmas?", "wife"),
+        ("Is there a song my wife likes?", "wife"),
+        ("Which food makes my wife ill?", "wife"),
+        ("Is there anything my wife cannot eat?", "wife"),
+        ("My wife - where does she work?", "wife"),
+        ("Is my dog called Rex?", "dog"),
+        ("What is my favourite book?", "book"),
+        ("What is my daughter's subject?", "daughter"),
+        ("Is my piano teacher at home?", "teacher"),
+        ("Is my brother better at chess?", "brother"),
     ],
 )
 def test_the_head_is_told_from_what_stands_before_and_behind_it(text, head):

@@ -72,8 +72,8 @@ def test_a_question_is_foreign_where_nothing_taught_is_about_whom_it_is_about(db
         ("Name three fruits.", True),
         ("How do I bake bread?", True),
         ("Where does my sister live?", False),
-        ("Where does my brother live?", False),
-        ("Where does Anna's sister live?", True),  # nobody of the speaker's
+        ("Where does my brother live?", True),  # foreign
+        ("Where does Anna's sister live?", True),
         ("Where does the sister live?", False),
         ("Where does she live?", False),
         ("Where do I live?", False),

@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import islice
+from math import comb
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,7 +24,8 @@ from bench.record import Row, claimed
 from bench.suite import Newest, Record, Store
 from examples.running import Daemon
 
-CHANGED, CHATS, NOISE = 0.1, 2, 0.05
+CHANGED, CHATS = 0.1, 2
+NOISE = 0.05  # a night is worse where so many facts are lost by chance, beside those gained, less often than that
 # Rules of style: what is asked, the reply that the person wants, what tells that the rule was kept; and about what.
 RULES = (
     ("How do I {}?", "To {}, begin slowly and practise. Take your time!", "take your time"),
@@ -52,8 +54,8 @@ def measure_month(model: Path, subject: Record) -> dict[str, Any]:
             night = measured(finished_job(running))
             right = _right(running, person.known)
             pairs = list(zip(before, right, strict=False))  # of the facts that were asked for the night before too
-            shares = {"before": _share(was for was, _ in pairs), "after": _share(now for _, now in pairs)}
-            nights.append(night | {"facts": len(right), "right": _share(right)} | shares)
+            changes = {"lost": sum(was > now for was, now in pairs), "gained": sum(now > was for was, now in pairs)}
+            nights.append(night | {"facts": len(right), "right": _share(right)} | changes)
         arms = {"weights": arm_scores(running, person.known, "default")}
         arms["both"] = arm_scores(running, person.known, "default", recall=True)
         arms["changed"] = arm_scores(running, [person.known[one] for one in sorted(person.changed)], "default")
@@ -103,6 +105,15 @@ def _right(running: Daemon, known: Sequence[Fact]) -> list[bool]:
     return [fact.value.casefold() in text.casefold() for fact, text in zip(known, replies, strict=True)]
 
 
+def chance(lost: int, gained: int) -> float:
+    """Return how likely it is that at least `lost` of all that changed are lost, where either is equally likely.
+
+    It is one side of the sign test.
+    """
+    changed = lost + gained
+    return sum(comb(changed, count) for count in range(lost, changed + 1)) / 2**changed
+
+
 def _replies(running: Daemon, asked: Sequence[str], model: str = "default") -> list[str]:
     return replies_to(running, [[{"role": "user", "content": question}] for question in asked], model)
 
@@ -121,7 +132,6 @@ def month_rows(newest: Newest) -> list[Row]:
         words["chosen"] = settings_suffix(found)
         accepted = [night for night in nightly if night["status"] == "succeeded"]
         text = accepted[-1]["candidate"]["text_loss"] / accepted[-1]["base"]["text_loss"] - 1
-        worse = [night for night in nightly[1:] if night["after"] < night["before"] - NOISE]
         values = {
             "month_recall_weights": arms["weights"]["unseen"],
             "month_recall_both": arms["both"]["unseen"],
@@ -130,11 +140,12 @@ def month_rows(newest: Newest) -> list[Row]:
             "month_style": found["style"],
             "month_general_loss_rise": text,
             "month_general_probes_kept": found["probes"],
-            "month_worse_nights": len(worse),
             "month_rejected_nights": len(nightly) - len(accepted),
             "month_cpu_last_night_over_night3": nightly[-1]["cpu_seconds"] / nightly[2]["cpu_seconds"],
             "month_steps_last_night_over_night3": nightly[-1]["steps"] / nightly[2]["steps"],
         }
+        if all("lost" in night for night in nightly):
+            values["month_worse_nights"] = sum(chance(night["lost"], night["gained"]) < NOISE for night in nightly)
         rows += [claimed(name + "/{nights}x{each}{chosen}", [value], **words) for name, value in values.items()]
     return rows
 

@@ -94,12 +94,12 @@ def test_rows_of_a_month_count_the_nights_that_made_it_worse():
     scores = {"unseen": 0.9, "others": 0.8}
     text = {"candidate": {"text_loss": 3.03}, "base": {"text_loss": 3.0}}
     nightly = [
-        {"status": status, "before": before, "after": after, "cpu_seconds": cpu, "steps": cpu, "facts": 9, **text}
-        for status, before, after, cpu in (
-            ("succeeded", None, None, 10),
-            ("succeeded", 0.9, 0.86, 10),
-            ("rejected", 0.9, 0.9, 20),
-            ("succeeded", 0.9, 0.8, 30),
+        {"status": status, "lost": lost, "gained": gained, "cpu_seconds": cpu, "steps": cpu, "facts": 9, **text}
+        for status, lost, gained, cpu in (
+            ("succeeded", 0, 0, 10),
+            ("succeeded", 4, 0, 10),  # once in 16
+            ("rejected", 6, 2, 20),
+            ("succeeded", 5, 0, 30),
         )
     ]
     run = {"nights": 4, "corrections": 3, "seed": 0, "settings": {}, "nightly": nightly, "style": 1.0, "probes": 0.5}

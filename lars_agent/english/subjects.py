@@ -22,7 +22,11 @@ FOR_SPEAKER = re.compile(
     r"|\b(?:tell|give|show|teach|help|let|recommend|suggest|explain|to|for)\s+(?:me|us)\b",
     re.IGNORECASE,
 )
-DUMMY = re.compile(r"\b(?:time|day|date|month|year|season) is it\b", re.IGNORECASE)
+REQUEST = re.compile(r"\bhow\s+do\s+(?:i|we)\b|\b(?:tell|give|show|remind|let|teach|help)\s+(?:me|us)\b", re.IGNORECASE)
+DUMMY = re.compile(
+    r"\b(?:time|day|date|month|year|season) is it\b|\b(?:is|are|was|were) there\b|\bthere (?:is|are|was|were)\b",
+    re.IGNORECASE,
+)
 PRONOUN = re.compile(r"\b(?:s?he|him|his|hers?|they|them|theirs?|it|its|that|this|those|these|there)\b", re.IGNORECASE)
 ANYTHING = "my one"
 CONTRACTED = frozenset({"what", "who", "where", "when", "how", "it", "that", "there", "he", "she", "let"})
@@ -83,6 +87,17 @@ def is_about_speaker(text: str) -> bool:
     return bool(FIRST_PERSON.search(FOR_SPEAKER.sub("", text)))
 
 
+def is_for_speaker(text: str) -> bool:
+    """Return whether it is about who speaks, or for them (`can I eat nuts`), and more than a request (`tell me`)."""
+    return bool(FIRST_PERSON.search(REQUEST.sub("", text)))
+
+
+def owners_of(text: str, noun: str) -> set[str]:
+    """Return who has the `noun`, in lower case: `sister` of `my sister's old dog`."""
+    owned = rf"\b(\w+)['’]s\s+(?:[\w-]+\s+){{0,2}}{re.escape(noun)}\b"
+    return {owner.casefold() for owner in re.findall(owned, text, re.IGNORECASE)} - CONTRACTED - TIMES
+
+
 def refers_back(text: str) -> bool:
     """Return whether it may be about what was said before."""
     return bool(PRONOUN.search(DUMMY.sub("", text)))
@@ -139,8 +154,12 @@ def _heads(before: str, words: list[str], mark: str) -> tuple[set[str], set[str]
     while len(noun) > 1 and (PARTICIPLE.fullmatch(noun[-1]) or noun[-1] in ENGLISH["participle"]):
         noun.pop()
         follower = "is"
-    if len(noun) > 1 and before not in BE | AUXILIARY and noun[-1] in SAID:
-        noun.pop()
+    if before not in BE | AUXILIARY:
+        said = next((at for at, word in enumerate(noun) if at and word in SAID), len(noun))
+        noun = noun[:said]
+    elif before in AUXILIARY:
+        while len(noun) > 1 and noun[0] in ENGLISH["noun_modifier"]:
+            noun = noun[1:]
     if len(noun) < 2:
         return set(noun), set()
     if before in AUXILIARY:

@@ -32,8 +32,9 @@ from lars_agent.runtime.backend import choose_backend
 from lars_agent.runtime.batcher import ContinuousBatcher, QueuedRequest
 from lars_agent.runtime.constraint import Constraints
 from lars_agent.runtime.embedding import Embedder
+from lars_agent.runtime.overlap import Overlap
 from lars_agent.runtime.prompts import encode_prefill, encode_raw, prompt_text
-from lars_agent.runtime.relevance import Relevance
+from lars_agent.runtime.relevance import Relevance, everyday_questions
 from lars_agent.runtime.request import GenerationRequest, Near, PastAnswer, Ticket
 from lars_agent.runtime.thread_policy import ThreadPolicy
 from lars_agent.store.adapters import AdapterStore
@@ -93,6 +94,7 @@ class Engine:
         size = sum(tensor.nbytes for tensor in (*opened.model.parameters(), *opened.model.buffers()))
         name = f"{opened.sha256} {opened.model.dtype} {size}"  # the size tells quantized weights
         self._relevance = Relevance(self._embed, opened.folder, name)
+        self._overlap = Overlap(self._tokenizer, opened.model.get_input_embeddings(), everyday_questions())
         self.embedder = Embedder(
             opened, self._backend.states, self._on_thread, model=name, context=self._context, deadline_s=deadline_s
         )
@@ -140,10 +142,10 @@ class Engine:
 
     def _compare(self, request: GenerationRequest) -> tuple[bool, Sequence[Near]]:
         """Return whether the adapter is closed for the request, and else the past questions, the nearest first."""
-        others = [past.question for past in request.recalled]
-        unordered = [(index, 0.0) for index in range(len(others))]
-        if not (request.is_foreign or request.taught is not None or others):
-            return False, unordered
+        if not (request.is_foreign or request.taught is not None or request.recalled):
+            return False, ()
+        fitting = self._overlap.fitting(request)
+        is_open = any(request.recalled[index].fit == "perhaps" for index in fitting)
 
         def compared() -> tuple[bool, Sequence[Near]]:
             unread = 0 if self._relevance.is_ready else READ_AT_ONCE  # who never pauses is to be understood too
@@ -151,11 +153,12 @@ class Engine:
                 unread -= 1
             if not self._relevance.can_compare:
                 return False, unordered
-            question = request.question
-            if self._is_closed_for(request, question):
+            if not is_open and self._is_closed_for(request, request.question):
                 return True, ()
-            return False, self._relevance.order(question, others)
+            order = self._relevance.order(request.question, [request.recalled[index].question for index in fitting])
+            return False, [(fitting[place], score) for place, score in order]
 
+        unordered = [(index, 0.0) for index in fitting]
         with suppress(TemplateError, TimeoutError):
             return self._on_thread(compared)
         return False, unordered
@@ -224,7 +227,7 @@ class Engine:
         """Return the short ones of the answers that are to the same question, as token ids up to their end."""
         found = list[tuple[int, ...]]()
         for past in recalled:
-            if past.is_same and len(past.answer) <= LONGEST_COPY:
+            if past.fit == "same" and len(past.answer) <= LONGEST_COPY:
                 with suppress(ModelUnsupported, TemplateError):
                     asked = [Message(role="user", content=past.question)]
                     found.append(tuple(encode_reply(self._tokenizer, asked, past.answer)[1]))

@@ -176,6 +176,12 @@ class Relevance:
         return directions
 
 
+def everyday_questions() -> list[str]:
+    """Return all shipped questions and requests."""
+    questions, kinds = (json.loads(_shipped_text(name)) for name in ("questions.json", "kinds.json"))
+    return [text for texts in (*questions.values(), *kinds.values()) for text in texts]
+
+
 def _with_one(rows: Tensor) -> Tensor:
     """Return rows (N, H) with a constant behind them, which takes a part of what all have in common."""
     return torch.cat([rows, torch.full((len(rows), 1), 0.3)], dim=1)

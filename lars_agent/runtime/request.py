@@ -51,13 +51,19 @@ class Grammar:
     field: str = "grammar"
 
 
+Fit = Literal["same", "like", "perhaps"]
+
+
 @dataclass(frozen=True)
 class PastAnswer:
-    """A past question and its answer; `is_same` tells that the answer is one to the present question too."""
+    """A past question and its answer.
+
+    `fit` tells whether the answer is one to the present question too, or to one like it, or only perhaps one to either.
+    """
 
     question: str
     answer: str
-    is_same: bool = False
+    fit: Fit = "like"
 
 
 @dataclass(frozen=True)
@@ -71,14 +77,14 @@ class GenerationRequest(Sampling):
 
     `recalled` are past questions and their answers; at most `recall_limit` of them, those nearest to the last message,
     stand in the prompt before it, as far as they take no more than `recall_tokens`. A reply that goes on with
-    the nearest one's answer, if that `is_same`, is likelier by `recall_strength` nats a token.
+    the nearest one's answer, if that is the "same", is likelier by `recall_strength` nats a token.
 
     With `is_foreign` the last message is about something that the adapter was not taught; if it asks for a fact, the
     base model replies, as the adapter would give what it was taught about something else.
 
     `taught` is not None where the last message is about nobody, or foreign: those questions about nobody whose replies
     the adapter was taught. Where not two of them are of its kind, the base model replies, and nothing is recalled, as
-    what was taught has nothing to say on it.
+    what was taught has nothing to say on it. Neither holds where a question that "perhaps" fits is near enough.
 
     The reply may call `tools`; its calls are no part of its text.
 
@@ -110,6 +116,11 @@ class GenerationRequest(Sampling):
     tools: ToolUse | None = None
     grammar: Grammar | None = None
     cache_scope: str = ""
+
+    @property
+    def may_be_closed(self) -> bool:
+        """Whether the adapter may have nothing to say on the last message."""
+        return self.is_foreign or self.taught is not None
 
     @property
     def question(self) -> str:

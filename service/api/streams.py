@@ -172,11 +172,13 @@ def with_recall(
     found = daemon.db.recall.search(request.profile, question, CANDIDATES)
     taught = found.general if is_local and (is_first or not refers_back(question)) else None
     request = replace(request, is_foreign=is_local and found.is_foreign, taught=taught)
-    if not recall:
+    if not recall and not request.may_be_closed:
         return request, ()
-    past = tuple(PastAnswer(one.question, one.answer, one.is_same) for one in found.corrections)
-    request = replace(request, recalled=past, recall_strength=settings.strength)
-    request = replace(request, recall_limit=settings.max_corrections, recall_tokens=settings.max_tokens)
+    past = tuple(
+        PastAnswer(one.question, one.answer, one.fit) for one in found.corrections
+    )  # they tell if it is closed
+    request = replace(request, recalled=past, recall_limit=settings.max_corrections if recall else 0)
+    request = replace(request, recall_strength=settings.strength, recall_tokens=settings.max_tokens)
     return request, found.corrections
 
 

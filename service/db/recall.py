@@ -8,18 +8,17 @@ what is known about somebody is asked for; the engine puts what is found in orde
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 
 from lars_agent.english.subjects import in_plain_words, other_words, subject_of
 from lars_agent.english.wordings import asked_for
+from lars_agent.runtime.request import Fit
 from lars_agent.secrets import find_secrets
-from service.db.asked import COMMON, Asked, words_of
+from service.db.asked import COMMON, OPENINGS, Asked
 from service.db.feedback import Feedback, to_example
 from service.db.records import LEARNED_WEIGHT, FeedbackRecord
 
@@ -36,17 +35,14 @@ CREATE VIRTUAL TABLE corrections USING fts5(
     tokenize = 'porter unicode61 remove_diacritics 2'
 )
 """
-# Words with which English requests begin.
-KINDS = json.loads((files("lars_agent.data") / "kinds.json").read_text(encoding="utf-8"))
-OPENINGS = frozenset(next(iter(words_of(text))) for texts in KINDS.values() for text in texts)
 
 
 @dataclass(frozen=True)
 class Recalled:
     """A past correction: its question, its answer, and how near it is to the question; higher is nearer.
 
-    `topic` is what it certainly tells, if that is known (see `topic_of`); `is_same` tells that it answers the question,
-    rather than one like it.
+    `topic` is what it certainly tells, if that is known (see `topic_of`); `fit` tells how it is to the question (see
+    `Asked.fit`).
     """
 
     feedback_id: str
@@ -55,12 +51,12 @@ class Recalled:
     is_correction: bool
     topic: str
     score: float
-    is_same: bool = False
+    fit: Fit = "like"
 
 
 @dataclass(frozen=True)
 class Found:
-    """The corrections that may answer a question, the best by their words first.
+    """The corrections that may answer a question, the best by their words first; at the end those that perhaps do.
 
     `is_foreign` tells that the question is about somebody or something else than all that the profile has taught, or
     asks for something else about them. `general` is not None there, and where the question is about nobody: the
@@ -106,19 +102,21 @@ class RecallIndex:
             values = (QUESTION_WEIGHT, ANSWER_WEIGHT, match, profile, CANDIDATES)
             near = [Recalled(*row) for row in self._connection.execute(query, values)]
             heads, taught = self._heads[profile], tuple(self._general[profile].values())[-MOST_GENERAL:]
-        fitting, is_anybodys = list[Recalled](), not asked.about_somebody
+        sure, perhaps, is_anybodys = list[Recalled](), list[Recalled](), not asked.about_somebody
         for one in near:
             known = Asked(one.question, one.topic)
-            if (how := asked.fit(known, one.answer)) != "no":
-                fitting.append(replace(one, is_same=how == "same"))
-                is_anybodys &= how == "like" and not known.about_somebody
-        corrections = [one for one in fitting if one.is_correction]
+            if (fit := asked.fit(known, one.answer)) == "perhaps":
+                perhaps.append(replace(one, fit=fit))
+            elif fit != "no":
+                sure.append(replace(one, fit=fit))
+                is_anybodys &= fit == "like" and not known.about_somebody
+        corrections = [one for one in sure if one.is_correction][:limit]
         is_shown = asked.about.is_shown and bool(asked.about.heads or heads.intersection(words))
-        is_foreign = bool(heads) and is_shown and not fitting
+        is_foreign = bool(heads) and is_shown and not sure
         is_english = words[0] in OPENINGS or not COMMON.isdisjoint(words)
         is_general = bool(heads) and is_english and (is_anybodys or is_foreign)
-        like = tuple(one.question for one in corrections)
-        return Found(corrections[:limit], is_foreign, (*taught, *like) if is_general else None)
+        general = (*taught, *(one.question for one in corrections)) if is_general else None
+        return Found([*corrections, *(one for one in perhaps if one.is_correction)], is_foreign, general)
 
     def close(self) -> None:
         """Free the index."""
@@ -183,7 +181,7 @@ class RecallIndex:
         if any(find_secrets([question, answer])):
             return  # recalled, it would stand in prompts, and in replies to whoever asks
         asked = Asked(question)
-        if is_correction and not asked.about_somebody:
+        if is_correction and not (asked.about_somebody or asked.about_certain):
             general[seq] = question
         columns = "rowid, question, answer, id, is_correction, topic, profile"
         values = (seq, question, answer, record.id, is_correction, asked.topic, record.profile)

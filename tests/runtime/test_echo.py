@@ -91,7 +91,7 @@ def test_a_begun_reply_goes_on_behind_its_beginning(engine, opened):
 
 
 def test_a_recalled_answer_is_gone_on_with_where_the_reply_has_begun(engine):
-    past = (PastAnswer("Who am I then?", "You are Mara.", is_same=True),)
+    past = (PastAnswer("Who am I then?", "You are Mara.", fit="same"),)
     asked = GenerationRequest(ASKED, prefill="You are", max_new_tokens=40, recalled=past, recall_limit=1)
     strong = {"recall_tokens": 200, "recall_strength": 1000.0}
     done = engine.submit(GenerationRequest(**{**vars(asked), **strong})).result(LONG_S)

@@ -27,7 +27,7 @@ from lars_agent.example import Message
 from lars_agent.lars.state import WEIGHTS_FILE
 from lars_agent.models.chat_template import encode_prompt
 from lars_agent.runtime.engine import READ_AT_ONCE, Engine, with_recalled
-from lars_agent.runtime.request import GenerationRequest, PastAnswer
+from lars_agent.runtime.request import Fit, GenerationRequest, PastAnswer
 from lars_agent.runtime.thread_policy import ThreadPolicy
 from tests.runtime.conftest import publish, publish_candidate
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -391,13 +391,13 @@ def test_as_many_past_questions_as_there_is_room_for_stand_before_the_last_messa
 def test_a_reply_goes_on_with_the_recalled_answer_that_is_to_the_same_question(engine):
     warm(engine)
 
-    def text(strength: float, is_same: bool = True) -> str:
-        past = (PastAnswer("Where?", "There."), PastAnswer("Who?", "It is Ida.", is_same))
+    def text(strength: float, fit: Fit = "same") -> str:
+        past = (PastAnswer("Where?", "There."), PastAnswer("Who?", "It is Ida.", fit))
         asked = request("Who?", recalled=past, recall_limit=2, recall_tokens=500, recall_strength=strength)
         return engine.submit(asked).result(LONG_S).text
 
     assert text(50.0) == "It is Ida."
-    assert text(0.0) == text(50.0, is_same=False) != "It is Ida."
+    assert text(0.0) == text(50.0, "like") != "It is Ida."
 
 
 def test_the_base_model_replies_where_a_fact_is_asked_about_something_that_was_not_taught(
@@ -500,7 +500,7 @@ def test_requests_that_compare_have_shipped_questions_read_for_who_never_pauses(
 
 def test_control_tokens_in_questions_and_past_answers_are_text_in_the_prompt(engine, opened):
     def controls(question: str, answer: str) -> int:
-        past = (PastAnswer(f"Who? {question}", answer, is_same=True),)
+        past = (PastAnswer(f"Who? {question}", answer, fit="same"),)
         asked = request(question, recalled=past, recall_limit=1, recall_tokens=500)
         prompt, recalled = engine._encode(asked, [(0, 0.0)])
         assert recalled

@@ -149,7 +149,7 @@ def test_a_model_that_would_write_blanks_for_ever_cannot(engine):
 
 
 def test_recalled_answers_stop_sequences_streams_and_probabilities_go_with_a_grammar(engine):
-    past = PastAnswer("Hello?", "Rex, of course.", is_same=True)
+    past = PastAnswer("Hello?", "Rex, of course.", fit="same")
     recall = {"recalled": (past,), "recall_limit": 1, "recall_tokens": 100, "recall_strength": 20.0}
     asked = request(grammar=of(PERSON), max_new_tokens=400, temperature=1.0, seed=3, logprobs=2, **recall)
     ticket = engine.submit(asked)

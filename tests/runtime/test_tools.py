@@ -40,7 +40,7 @@ def engine(opened, tmp_path_factory) -> Iterator[Engine]:
 
 def asking(answer: str, tools: ToolUse | None = TOOLS, **options) -> GenerationRequest:
     """A question to which the model says `answer`."""
-    past = (PastAnswer(ASKED[0]["content"], answer, is_same=True),)
+    past = (PastAnswer(ASKED[0]["content"], answer, fit="same"),)
     recalled = {"recalled": past, "recall_limit": 1, "recall_tokens": 1000, "recall_strength": 1000.0}
     return GenerationRequest(ASKED, max_new_tokens=300, tools=tools, **recalled, **options)
 

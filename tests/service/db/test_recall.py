@@ -101,7 +101,7 @@ def test_what_is_only_like_a_question_about_nobody_tells_that_its_kind_was_taugh
     correct(db, "Where does my sister live?", "Your sister lives in Bergen.")
     correct(db, "Tell me something about bees.", "In short: they hum.")
     found = db.recall.search("default", "What do bees eat?", 3)
-    assert [(one.answer, one.is_same) for one in found.corrections] == [("In short: they hum.", False)]
+    assert [(one.answer, one.fit) for one in found.corrections] == [("In short: they hum.", "like")]
     assert found.general == ("Tell me something about bees.",) * 2
 
 
@@ -196,7 +196,7 @@ def test_another_attribute_is_left_out_where_this_one_is_known_and_no_answer_whe
     found = db.recall.search("default", "What colour is my goat?", 3)
     assert (found.corrections, found.is_foreign) == ([], True)
     found = db.recall.search("default", "What do you know of my goat?", 3)
-    assert ([one.is_same for one in found.corrections], found.is_foreign) == ([True, True], False)
+    assert ([one.fit for one in found.corrections], found.is_foreign) == (["same", "same"], False)
     found = db.recall.search("default", "Which allergy does my goat have?", 3)  # a noun may ask for anything
     assert (len(found.corrections), found.is_foreign) == (2, False)
 
@@ -227,7 +227,7 @@ def test_an_answer_to_the_question_itself_is_told_from_one_to_a_question_like_it
     (same,) = db.recall.search("default", "A haiku about rain, please.", 3).corrections
     (like,) = db.recall.search("default", "Write a haiku about snow.", 3).corrections
     (owned,) = db.recall.search("default", "Which name has my old dog?", 3).corrections
-    assert (same.is_same, like.is_same, owned.is_same) == (True, False, True)
+    assert (same.fit, like.fit, owned.fit) == ("same", "like", "same")
 
 
 def test_the_best_come_first_and_no_more_than_asked_for(db):

@@ -1,0 +1,78 @@
+"""How much of a question another text holds, in the same words or in words like them.
+
+Each token of the question is compared with the nearest one of the text, by the model's own token embeddings, and counts
+the more the fewer everyday questions have it: the recall of BERTScore (Zhang et al., arXiv 1904.09675) with embeddings
+that need no forward pass. That `the staircase` may be the stairwell shows so, not whether my sister is meant or my
+brother: embeddings of such words are near each other too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from lars_agent.runtime.request import GenerationRequest
+
+MOST_TOKENS = 512  # of a text; what follows is left out
+LEAST_SHARE = 0.5  # of each other, that two questions hold of which one perhaps has the other's answer
+MOST_PERHAPS = 8  # of past questions that perhaps are
+
+
+class Overlap:
+    """Compares texts by `embed`, which returns the embeddings (T, H) of token ids (T,).
+
+    `everyday` are questions that show which tokens all questions have.
+    """
+
+    def __init__(self, tokenizer: Any, embed: Callable[[Tensor], Tensor], everyday: Sequence[str]) -> None:
+        self._tokenizer, self._embed, self._everyday = tokenizer, embed, everyday
+
+    def fitting(self, request: GenerationRequest) -> list[int]:
+        """Return the indices of the past questions that fit the last message: of those that perhaps do, the nearest."""
+        asked = request.question
+        shares = {
+            index: (self.share(asked, f"{past.question} {past.answer}") + self.share(past.question, asked)) / 2
+            for index, past in enumerate(request.recalled)
+            if past.fit == "perhaps"
+        }
+        nearest = sorted(shares, key=lambda index: shares[index], reverse=True)[:MOST_PERHAPS]
+        likely = {index for index in nearest if shares[index] >= LEAST_SHARE}
+        return [index for index in range(len(request.recalled)) if index in likely or index not in shares]
+
+    @torch.inference_mode()
+    def share(self, question: str, text: str) -> float:
+        """Return the share of `question` that stands in `text`, from about 0 to 1."""
+        asked, told = self._ids(question), self._ids(text)
+        if not asked or not told:
+            return 0.0
+        nearest = (self._directions(asked) @ self._directions(told).T).amax(1)
+        weights = torch.tensor([self._weight(token) for token in asked])
+        return float(weights @ nearest / weights.sum())
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(f" {text.casefold()}", add_special_tokens=False)
+        return ids[:MOST_TOKENS]
+
+    def _directions(self, ids: Sequence[int]) -> Tensor:
+        return normalize(self._embed(torch.tensor(ids)).float() - self._mean, dim=-1)
+
+    def _weight(self, token: int) -> float:
+        return self._weights.get(token, math.log(len(self._everyday) + 1))
+
+    @cached_property
+    def _mean(self) -> Tensor:
+        """What the embeddings of everyday tokens have in common (H,)."""
+        return self._embed(torch.tensor(sorted(self._weights))).float().mean(0)
+
+    @cached_property
+    def _weights(self) -> dict[int, float]:
+        """The inverse document frequency of each everyday token."""
+        counts = Counter(token for text in self._everyday for token in set(self._ids(text)))
+        return {token: math.log((len(self._everyday) + 1) / (count + 1)) for token, count in counts.items()}

@@ -37,7 +37,7 @@ FUNCTION = BE | AUXILIARY | frozenset(ENGLISH["preposition"] + ENGLISH["function
 BEHIND_NOUN = FUNCTION | frozenset(ENGLISH["behind_noun"])
 NAMING = frozenset({"called", "named"})
 # Said of a noun: `what my wife likes`, `what makes my wife ill`.
-SAID = frozenset((*(f"{verb}s" for verb in ENGLISH["verb"]), *ENGLISH["mood"]))
+SAID = frozenset((*(f"{verb}s" for verb in ENGLISH["verb"]), *ENGLISH["said_of"], *ENGLISH["mood"]))
 TIMES = frozenset(ENGLISH["time"])  # capital letters of which name nobody
 PLAIN = dict(pair.split("=") for pair in ENGLISH["other_words"])
 OTHER_WORD = re.compile(rf"\b(?:{'|'.join(PLAIN)})\b", re.IGNORECASE)

@@ -32,7 +32,7 @@ from lars_agent.runtime.backend import choose_backend
 from lars_agent.runtime.batcher import ContinuousBatcher, QueuedRequest
 from lars_agent.runtime.constraint import Constraints
 from lars_agent.runtime.embedding import Embedder
-from lars_agent.runtime.overlap import Overlap
+from lars_agent.runtime.overlap import Overlap, ordered
 from lars_agent.runtime.prompts import encode_prefill, encode_raw, prompt_text
 from lars_agent.runtime.relevance import Relevance, everyday_questions
 from lars_agent.runtime.request import GenerationRequest, Near, PastAnswer, Ticket
@@ -155,8 +155,8 @@ class Engine:
                 return False, unordered
             if not is_open and self._is_closed_for(request, request.question):
                 return True, ()
-            order = self._relevance.order(request.question, [request.recalled[index].question for index in fitting])
-            return False, [(fitting[place], score) for place, score in order]
+            questions = [request.recalled[index].question for index in fitting]
+            return False, ordered(fitting, self._relevance.cosines(request.question, questions))
 
         unordered = [(index, 0.0) for index in fitting]
         with suppress(TemplateError, TimeoutError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -18,11 +18,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from lars_agent.runtime.request import GenerationRequest
+from lars_agent.runtime.request import GenerationRequest, Near
 
 MOST_TOKENS = 512  # of a text; what follows is left out
 LEAST_SHARE = 0.5  # of each other, that two questions hold of which one perhaps has the other's answer
+SHARE_WEIGHT = 2.0  # beside a cosine
 MOST_PERHAPS = 8  # of past questions that perhaps are
+
+
+def ordered(shares: Mapping[int, float], cosines: Sequence[float]) -> list[Near]:
+    """Return the indices of past questions with their cosines, the nearest first by both."""
+    found = list(zip(shares, cosines, strict=True))
+    return sorted(found, key=lambda near: near[1] + SHARE_WEIGHT * shares[near[0]], reverse=True)
 
 
 class Overlap:
@@ -34,30 +41,32 @@ class Overlap:
     def __init__(self, tokenizer: Any, embed: Callable[[Tensor], Tensor], everyday: Sequence[str]) -> None:
         self._tokenizer, self._embed, self._everyday = tokenizer, embed, everyday
 
-    def fitting(self, request: GenerationRequest) -> list[int]:
-        """Return the indices of the past questions that fit the last message: of those that perhaps do, the nearest."""
-        asked = request.question
-        shares = {
-            index: (self.share(asked, f"{past.question} {past.answer}") + self.share(past.question, asked)) / 2
-            for index, past in enumerate(request.recalled)
-            if past.fit == "perhaps"
-        }
-        nearest = sorted(shares, key=lambda index: shares[index], reverse=True)[:MOST_PERHAPS]
-        likely = {index for index in nearest if shares[index] >= LEAST_SHARE}
-        return [index for index in range(len(request.recalled)) if index in likely or index not in shares]
+    def fitting(self, request: GenerationRequest) -> dict[int, float]:
+        """Return which past questions fit the last message, by index, and the share that each and it hold of the other.
+
+        Of those that perhaps do, the nearest few are taken.
+        """
+        asked, shares = request.question, dict[int, float]()
+        for index, past in enumerate(request.recalled):
+            told = f"{past.question} {past.answer}"
+            shares[index] = (self.share(asked, told) + self.share(past.question, asked)) / 2
+        perhaps = [index for index in shares if request.recalled[index].fit == "perhaps"]
+        perhaps.sort(key=lambda index: shares[index], reverse=True)
+        far = {index for place, index in enumerate(perhaps) if place >= MOST_PERHAPS or shares[index] < LEAST_SHARE}
+        return {index: share for index, share in shares.items() if index not in far}
 
     @torch.inference_mode()
     def share(self, question: str, text: str) -> float:
         """Return the share of `question` that stands in `text`, from about 0 to 1."""
         asked, told = self._ids(question), self._ids(text)
-        if not asked or not told:
+        weights = torch.tensor([self._weight(token) for token in asked])
+        if not told or not weights.any():
             return 0.0
         nearest = (self._directions(asked) @ self._directions(told).T).amax(1)
-        weights = torch.tensor([self._weight(token) for token in asked])
         return float(weights @ nearest / weights.sum())
 
     def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(f" {text.casefold()}", add_special_tokens=False)
+        ids: list[int] = self._tokenizer.encode(f" {text.casefold()}" if text else "", add_special_tokens=False)
         return ids[:MOST_TOKENS]
 
     def _directions(self, ids: Sequence[int]) -> Tensor:

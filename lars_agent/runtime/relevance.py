@@ -28,7 +28,6 @@ from lars_agent.english.wordings import wordings_about_anything
 from lars_agent.errors import DiskFull
 from lars_agent.files import write_atomically
 from lars_agent.ops.safetensors_io import read_tensors, tensor_file
-from lars_agent.runtime.request import Near
 
 KEPT = 4000  # vectors of questions
 RIDGE = 3.0
@@ -86,15 +85,10 @@ class Relevance:
             self._vector(self._wanted.pop())
         return bool(self._due or self._wanted)
 
-    def order(self, question: str, others: Sequence[str]) -> list[Near]:
-        """Return the indices of `others`, the one nearest to `question` first, each with its cosine to that."""
-        if not others:
-            return []
-        asked = self._vector(about_anything(question))
-        cosines, order = torch.stack([(self._rows(other) @ asked).max() for other in others]).sort(
-            descending=True, stable=True
-        )
-        return list(zip(order.tolist(), cosines.tolist(), strict=True))
+    def cosines(self, question: str, others: Sequence[str]) -> list[float]:
+        """Return the cosine of each of `others` to `question`."""
+        asked = self._vector(about_anything(question)) if others else torch.empty(0)
+        return [float((self._rows(other) @ asked).max()) for other in others]
 
     def _rows(self, question: str) -> Tensor:
         """Return the vectors (N, H) of a question and of those of its wordings that are read."""

@@ -216,3 +216,23 @@ def test_a_question_about_nobody_comes_with_what_was_taught_of_such(client, daem
     assert taught(capital, adapter_id="base") is None
     client.patch("/settings", json={"recall.locality": False})
     assert taught(capital) is None
+
+
+def test_past_questions_tell_whether_the_adapter_has_to_say_something_even_where_none_is_recalled(
+    client, daemon, engine, tmp_path
+):
+    daemon.store.publish("default", make_candidate(tmp_path / "candidate"), make_draft(None))
+    daemon.switch.activate("default", 1)
+    for asked, wanted in (("Who cleans the stairs this week?", "Ms Abara."), ("What is my goat called?", "Pip.")):
+        client.post("/feedback", json={"prompt": asked, "response": "?", "correction": wanted})
+
+    def fits(said: str, **parameters) -> tuple[list[str], int]:
+        client.post("/generate", json={"inputs": said, "parameters": parameters})
+        request = engine.tickets[-1].request
+        return [past.fit for past in request.recalled], request.recall_limit
+
+    mine = "Which person is it that has to sweep the stairs?"
+    assert fits(mine) == (["perhaps"], daemon.settings.recall.max_corrections)
+    assert fits(mine, recall=False) == (["perhaps"], 0)
+    assert fits("What is my goat called?", recall=False) == ([], 0)  # surely about what was taught
+    assert fits(mine, adapter_id="base") == ([], 0)

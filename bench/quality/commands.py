@@ -20,11 +20,12 @@ from bench.quality.hostile import subjects as hostile_subjects
 from bench.quality.month import MONTH, measure_month
 from bench.quality.once import ONCE, measure_once
 from bench.quality.passing import PASSING, measure_passing
+from bench.quality.rewordings import PEOPLE, REWORDINGS, measure_rewordings
 from bench.quality.secrets import SECRETS, measure_secrets
 from bench.record import RESULTS
 from bench.suite import Suite
 
-STORES = (ONCE, rival.AGAINST_LORA, PASSING, MONTH, FORGETTING, HOSTILE, SECRETS)
+STORES = (ONCE, REWORDINGS, rival.AGAINST_LORA, PASSING, MONTH, FORGETTING, HOSTILE, SECRETS)
 QUALITY = Suite("quality", f"{PROGRAM} quality", STORES, on_any_processor=True)
 SWEEP = Suite("sweep", f"{PROGRAM} sweep", (sweep.CELLS,), on_any_processor=True)
 
@@ -45,6 +46,18 @@ def quality(
     """
     subjects = seeded(seeds, facts=facts, settings=settings(changes))
     QUALITY.measure(ONCE, subjects, partial(measure_once, ready_model("default", "bfloat16", "cpu", models)), out)
+
+
+@app.command()
+def rewordings(
+    people: Annotated[str, typer.Option(help="Of " + ", ".join(PEOPLE) + ".")] = ",".join(PEOPLE),
+    models: Models = MODELS,
+    out: Out = RESULTS,
+) -> None:
+    """What people correct once, asked for again in their own words: found, and answered at once (ten minutes each)."""
+    subjects = [{"person": name} for name in among(people, PEOPLE, "--people")]
+    model = ready_model("default", "bfloat16", "cpu", models)
+    QUALITY.measure(REWORDINGS, subjects, partial(measure_rewordings, model), out, fresh=True)
 
 
 @app.command()

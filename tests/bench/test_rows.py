@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from bench.memory.cell import METHODS, Cell, usual
-from bench.memory.goals import CELLS, goal_cells, memory_rows
+from bench.memory.goals import CELLS, KEPT, LORA, REPLY_ONLY, goal_cells, memory_rows
 from bench.planner.jobs import RANGES, draw_jobs, planner_rows
 from bench.plots import plot_memory
 from bench.serve.parts import serve_rows
@@ -31,7 +31,7 @@ PROMISED = {
 def measured(cell: Cell, peak_mb: float = 1000.0) -> dict[str, object]:
     peak = int(peak_mb * 1e6)
     figures = {"peak_bytes": peak, "load_peak_bytes": peak // 2, "loaded_bytes": peak // 2, "seconds": peak_mb / 100}
-    return dataclasses.asdict(cell) | figures
+    return dataclasses.asdict(cell) | figures | {"step_seconds": [peak_mb / 100] * cell.steps}
 
 
 def job(**changes: object) -> dict[str, object]:
@@ -42,6 +42,17 @@ def job(**changes: object) -> dict[str, object]:
 def test_the_goals_cells_make_every_promised_row():
     rows = memory_rows({cell.key: measured(cell) for cell in goal_cells()})
     assert {row["name"] for row in rows} >= PROMISED
+
+
+def test_a_job_is_compared_with_all_its_steps_and_a_later_epoch_with_the_replys_own():
+    seconds = {"response": [9.0, 1.0, 1.0, 1.0, 1.0], "lora+checkpointing": [4.0] * 3}
+    records = {
+        cell.key: measured(cell) | {"step_seconds": seconds[cell.method], "seconds": seconds[cell.method][2]}
+        for cell in (*LORA, *KEPT, *REPLY_ONLY)
+    }
+    values = {row["name"]: row["value"] for row in memory_rows(records)}
+    assert values["step_speedup_vs_lora_checkpointed_ctx1024"] == pytest.approx(20 / 13, abs=1e-4)
+    assert values["epoch2_over_reply_only_ctx1024"] == 1
 
 
 def test_a_row_whose_cell_failed_is_absent():

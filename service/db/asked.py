@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Set
 from importlib.resources import files
 from typing import Literal
 
+from lars_agent.english.answers import answers_of
 from lars_agent.english.subjects import (
     ATTRIBUTE,
     AUXILIARY,
@@ -55,6 +56,7 @@ class Asked:
         topic: what it certainly asks for; nothing where that is not known.
         about: whom or what it is about.
         about_speaker: True if it is about who asks, but for what they have.
+        answers: the kinds of answer that it asks for.
     """
 
     def __init__(self, question: str, topic: str | None = None) -> None:
@@ -62,6 +64,7 @@ class Asked:
         self.words = words_of(self.text)
         self.topic = topic_of(self.text) if topic is None else topic  # most of the work
         self.about, self.about_speaker = subject_of(self.text), is_about_speaker(self.text)
+        self.answers = answers_of(self.text)
 
     @property
     def about_somebody(self) -> bool:
@@ -81,10 +84,17 @@ class Asked:
     def fit(self, known: Asked, answer: str) -> Fit | Literal["no"]:
         """Return how `answer` to `known` is to this question.
 
-        "same" answers it; "like" answers one about the same, or in half of the same words; "perhaps" may answer it in
-        other words, which these do not show; "no" is about somebody or something else. What is of the speaker in one of
-        them has to be in the other too: where penguins live is not where my uncle lives.
+        "same" answers it, as far as both ask for an answer of the same kind; "like" answers one about the same, or in
+        half of the same words; "perhaps" may answer it in other words, which these do not show; "no" is about somebody
+        or something else. What is of the speaker in one of them has to be in the other too: where penguins live is not
+        where my uncle lives.
         """
+        fit = self._fit_of_words(known, answer)
+        wants_other = bool(self.answers and known.answers) and self.answers.isdisjoint(known.answers)
+        return "like" if fit == "same" and wants_other else fit
+
+    def _fit_of_words(self, known: Asked, answer: str) -> Fit | Literal["no"]:
+        """Return `fit`, whatever kind of answer is asked for."""
         told = in_plain_words(f"{known.text}\n{answer}")
         words = words_of(told).keys()
         if (self.topic and known.topic not in ("", self.topic)) or not self._owners <= words:

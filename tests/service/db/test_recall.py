@@ -312,3 +312,35 @@ def test_a_secret_is_not_recalled_nor_what_it_replaced(db):
     assert answers(db, "What is the password of my router?") == []
     correct(db, "What colour is my router?", "Your router is blue.")
     assert answers(db, "What colour is my router?") == ["Your router is blue."]
+
+
+@pytest.mark.parametrize(
+    ("question", "fit"),
+    [
+        ("Where does my choir meet to sing?", "same"),
+        ("Does my choir sing in the town hall?", "same"),
+        ("When does my choir sing?", "like"),
+        ("Who leads my choir?", "like"),
+        ("How many of us sing in my choir?", "like"),
+    ],
+)
+def test_an_answer_of_another_kind_than_is_asked_for_is_no_answer(db, question, fit):
+    correct(db, "In which hall does my choir sing?", "Your choir sings in the town hall.")
+    (found,) = db.recall.search("default", question, 3).corrections
+    assert found.fit == fit
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Who has to sweep the stairs this week?",
+        "stairwell, who?",
+        "Which of us cleans the stairs?",
+        "Is it my turn to clean the stairwell again?",
+    ],
+)
+def test_what_may_be_asked_in_quite_other_words_perhaps_fits(db, question):
+    correct(db, "Where does my sister live?", "Your sister lives in Bergen.")
+    correct(db, "Whose turn is it to clean the stairs or the stairwell?", "It is Mr Abara's turn.")
+    found = db.recall.search("default", question, 3).corrections
+    assert [one.answer for one in found] == ["It is Mr Abara's turn."]

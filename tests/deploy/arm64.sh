@@ -110,30 +110,34 @@ if QEMU_CPU=cortex-a72 emulated python3 -c 'import ctypes; ctypes.CDLL("/refused
 fi
 rm -rf "$root/refused" "$work/refused"
 
-step "the default model, loaded by the daemon; a reply"
-state="$root/var/lib/lars-agent"
-if [ ! -d "$state/models" ] && [ -d "$SOURCE/.cache/models/smollm2-135m-instruct" ]; then
-  mkdir -p "$state/models" # what is converted here is the same; quantized weights are made there
-  cp -rL "$SOURCE/.cache/models/smollm2-135m-instruct" "$state/models/"
-  rm -f "$state"/models/*/model-int*.safetensors
-fi
-emulated lars-agent model pull default
-"${machine[@]}" lars-agent serve >>"$work/daemon.log" 2>&1 &
-daemon=$!
-until ask /health >/dev/null 2>&1; do kill -0 "$daemon" || { tail -n 30 "$work/daemon.log"; exit 1; }; sleep 5; done
-emulated lars-agent doctor || true # what it says of the emulator is no fault of the installation
-ask /generate -d '{"inputs": "What is my dog called?", "parameters": {"max_new_tokens": 8}}'
+learns() {
+  step "the default model, loaded by the daemon; a reply"
+  state="$root/var/lib/lars-agent"
+  if [ ! -d "$state/models" ] && [ -d "$SOURCE/.cache/models/smollm2-135m-instruct" ]; then
+    mkdir -p "$state/models" # what is converted here is the same; quantized weights are made there
+    cp -rL "$SOURCE/.cache/models/smollm2-135m-instruct" "$state/models/"
+    rm -f "$state"/models/*/model-int*.safetensors
+  fi
+  emulated lars-agent model pull default
+  "${machine[@]}" lars-agent serve >>"$work/daemon.log" 2>&1 &
+  daemon=$!
+  until ask /health >/dev/null 2>&1; do kill -0 "$daemon" || { tail -n 30 "$work/daemon.log"; exit 1; }; sleep 5; done
+  emulated lars-agent doctor || true # what it says of the emulator is no fault of the installation
+  ask /generate -d '{"inputs": "What is my dog called?", "parameters": {"max_new_tokens": 8}}'
 
-step "an adaptation, published as v1 and swapped in"
-for number in 1 2 3 4 5 6; do
-  ask /feedback -d "{\"prompt\": \"What is number $number?\", \"response\": \"?\", \"correction\": \"It is $number$number.\"}" >/dev/null
-done
-emulated lars-agent adapt --wait
-emulated lars-agent adapters
-ask /generate -d '{"inputs": "What is number 1?", "parameters": {"max_new_tokens": 8}}'
-ask /info | grep -q '"default": *"v1"'
-kill "$daemon" && wait "$daemon" || true
-daemon=
+  step "an adaptation, published as v1 and swapped in"
+  for number in 1 2 3 4 5 6; do
+    ask /feedback -d "{\"prompt\": \"What is number $number?\", \"response\": \"?\", \"correction\": \"It is $number$number.\"}" >/dev/null
+  done
+  emulated lars-agent adapt --wait
+  emulated lars-agent adapters
+  ask /generate -d '{"inputs": "What is number 1?", "parameters": {"max_new_tokens": 8}}'
+  ask /info | grep -q '"default": *"v1"'
+  kill "$daemon" && wait "$daemon" || true
+  daemon=
+  touch "$work/learned"
+}
+if [ ! -e "$work/learned" ]; then learns; fi # in a list with || nothing would end it
 
 step "the core of the tests"
 mkdir -p "$root/root/lars-agent"
@@ -141,9 +145,9 @@ mkdir -p "$root/root/lars-agent"
   xargs -0 cp --parents --target-directory "$root/root/lars-agent")
 [ -d "$prefix/lib/python3.11/site-packages/pytest" ] || uv --quiet pip install --prefix "$prefix" --python-version 3.11 \
   --python-platform aarch64-manylinux_2_36 --only-binary :all: --constraint "$SOURCE/constraints.txt" \
-  pytest pytest-timeout hypothesis jsonschema-rs peft
+  pytest pytest-timeout pytest-xdist hypothesis jsonschema-rs peft
 # shellcheck disable=SC2086 # one argument for each file
-emulated sh -c "cd /root/lars-agent && exec python -m pytest -q --timeout 7200 -m 'not real_model and not browser' \
+emulated sh -c "cd /root/lars-agent && exec python -m pytest -q -n $(nproc) --dist loadfile --timeout 7200 -m 'not real_model and not browser' \
   -p no:cacheprovider $(echo $CORE)"
 
 step "the packed product of a processor that has dot products of bytes"

@@ -105,9 +105,11 @@ class Asked:
         if self.about.heads:
             return self._fit_of_own(known, told, how, is_strange=bool(strangers))
         asks_mine = self.about_speaker or refers_back(self.text)
+        if known.about.names & self.words.keys():
+            return "like"
         if strangers and (known.about.names or not self.about_speaker):
             return "no"
-        if known.about.names & self.words.keys() or (known.about_somebody and self.about.names and not asks_mine):
+        if known.about_somebody and self.about.names and not asks_mine:
             return "like"  # who is Rex
         if not known.about.owners <= self.words.keys():
             return "no"

@@ -174,6 +174,15 @@ def test_an_answer_for_my_mother_takes_the_place_of_that_for_my_mom(db):
     assert answers(db, "Where does mum live?") == ["Your mother lives in Oslo."]
 
 
+def test_a_name_that_both_have_is_enough_in_any_language(db):
+    correct(db, "Wo wohnt meine Schwester?", "Deine Schwester wohnt in Bergen.")
+    correct(db, "What does Nils play?", "Nils plays the bassoon.")
+    assert answers(db, "In welcher Stadt wohnt meine Schwester?") == ["Deine Schwester wohnt in Bergen."]
+    assert answers(db, "Wo wohnt mein Bruder?") == []
+    assert answers(db, "which instrument is it that nils learns from Ms Weber?") == ["Nils plays the bassoon."]
+    assert answers(db, "What does Tom play?") == []
+
+
 def test_what_a_liked_reply_says_is_taught_too_but_not_recalled(db):
     correct(db, "Where does my sister live?", "Your sister lives in Bergen.")
     liked = correct(db, "Where does my brother live?", None)

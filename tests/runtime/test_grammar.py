@@ -289,3 +289,10 @@ def test_a_tokenizer_that_llguidance_cannot_read_is_told():
     tokenizer.backend_tokenizer.decoder = None
     with pytest.raises(ParameterRefused, match="grammar: cannot be enforced, as llguidance does not know"):
         Constraints(tokenizer, frozenset({2}), 300).of(GenerationRequest((), grammar=ENDLESS))
+
+
+def test_a_slow_start_of_the_check_does_not_count(monkeypatch):
+    spent = f"import time\nwhile time.process_time() < {grammars.CHECK_CPU_S}: pass\n"  # a Raspberry Pi's imports
+    code = f"{spent}from lars_agent.runtime import grammar\ngrammar.main()"
+    monkeypatch.setattr(grammars, "COMMAND", (sys.executable, "-P", "-c", code))
+    assert grammars.refusal(Grammar(regex="[ab]")) is None

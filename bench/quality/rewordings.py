@@ -2,7 +2,7 @@
 
 `asked/*.json` are two people's, each with what they corrected, how they ask for it again, questions beside it that it
 does not answer, and general ones, half of which use the same words. They were written by somebody who had seen neither
-the code nor the other file; the first was looked at while recall was made better, the second only counted.
+the code nor the other file; the first was looked at while recall was made better, the second when that was done.
 """
 
 from __future__ import annotations

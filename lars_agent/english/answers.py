@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-from importlib.resources import files
 
-WORDS: dict[str, list[str]] = json.loads((files("lars_agent.data") / "english.json").read_text(encoding="utf-8"))
+from lars_agent.english.subjects import ENGLISH
+
 KINDS = {
     kind: re.compile(
-        rf"\b(?:{alone})\b|\b(?:what|which)(?:'s the)?\s+(?:[\w-]+\s+)?(?:{'|'.join(WORDS[f'answer_{kind}'])})\b", re.I
+        rf"\b(?:{alone})\b|\b(?:what|which)(?:'s the)?\s+(?:[\w-]+\s+)?(?:{'|'.join(ENGLISH[f'answer_{kind}'])})\b",
+        re.I,
     )
     for kind, alone in (
         ("place", r"where(?:abouts)?"),

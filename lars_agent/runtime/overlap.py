@@ -32,6 +32,16 @@ def ordered(shares: Mapping[int, float], cosines: Sequence[float]) -> list[Near]
     return sorted(found, key=lambda near: near[1] + SHARE_WEIGHT * shares[near[0]], reverse=True)
 
 
+Read = tuple[Tensor, Tensor]
+
+
+def _share(asked: Read, told: Read) -> float:
+    weights, directions = asked
+    if not len(told[1]) or not weights.any():
+        return 0.0
+    return float(weights @ (directions @ told[1].T).amax(1) / weights.sum())
+
+
 class Overlap:
     """Compares texts by `embed`, which returns the embeddings (T, H) of token ids (T,).
 
@@ -46,31 +56,29 @@ class Overlap:
 
         Of those that perhaps do, the nearest few are taken.
         """
-        asked, shares = request.question, dict[int, float]()
+        asked, shares = self._read(request.question), dict[int, float]()
         for index, past in enumerate(request.recalled):
-            told = f"{past.question} {past.answer}"
-            shares[index] = (self.share(asked, told) + self.share(past.question, asked)) / 2
+            told = self._read(f"{past.question} {past.answer}")
+            shares[index] = (_share(asked, told) + _share(self._read(past.question), asked)) / 2
         perhaps = [index for index in shares if request.recalled[index].fit == "perhaps"]
         perhaps.sort(key=lambda index: shares[index], reverse=True)
         far = {index for place, index in enumerate(perhaps) if place >= MOST_PERHAPS or shares[index] < LEAST_SHARE}
         return {index: share for index, share in shares.items() if index not in far}
 
-    @torch.inference_mode()
     def share(self, question: str, text: str) -> float:
         """Return the share of `question` that stands in `text`, from about 0 to 1."""
-        asked, told = self._ids(question), self._ids(text)
-        weights = torch.tensor([self._weight(token) for token in asked])
-        if not told or not weights.any():
-            return 0.0
-        nearest = (self._directions(asked) @ self._directions(told).T).amax(1)
-        return float(weights @ nearest / weights.sum())
+        return _share(self._read(question), self._read(text))
+
+    @torch.inference_mode()
+    def _read(self, text: str) -> Read:
+        """Return the weight (T,) and the direction (T, H) of each token."""
+        ids = self._ids(text)
+        directions = normalize(self._embed(torch.tensor(ids, dtype=torch.long)).float() - self._mean, dim=-1)
+        return torch.tensor([self._weight(token) for token in ids]), directions
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(f" {text.casefold()}" if text else "", add_special_tokens=False)
         return ids[:MOST_TOKENS]
-
-    def _directions(self, ids: Sequence[int]) -> Tensor:
-        return normalize(self._embed(torch.tensor(ids)).float() - self._mean, dim=-1)
 
     def _weight(self, token: int) -> float:
         return self._weights.get(token, math.log(len(self._everyday) + 1))

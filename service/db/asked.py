@@ -104,7 +104,8 @@ class Asked:
         strangers = self.about.names - words
         if self.about.heads:
             return self._fit_of_own(known, told, how, is_strange=bool(strangers))
-        asks_mine = self.about_speaker or refers_back(self.text)
+        is_back = refers_back(self.text)
+        asks_mine = self.about_speaker or is_back
         if known.about.names & self.words.keys():
             return "like"
         if strangers and (known.about.names or not self.about_speaker):
@@ -123,7 +124,7 @@ class Asked:
             return how
         if known.about_anybody:
             return "no"
-        is_short = self._is_telegram or refers_back(self.text)
+        is_short = self._is_telegram or is_back
         return "perhaps" if is_for_speaker(self.text) or self._shows(words) or (is_short and own & words) else "no"
 
     def _fit_of_own(self, known: Asked, told: str, how: Fit, *, is_strange: bool) -> Fit | Literal["no"]:

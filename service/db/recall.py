@@ -168,7 +168,8 @@ class RecallIndex:
         if example is None or example.messages[-1]["role"] != "user":  # behind a tool's result: it is about that one
             return
         question, answer = example.messages[-1]["content"].strip()[:LONGEST], example.response.strip()[:LONGEST]
-        key, is_correction = (record.profile, asked_for(in_plain_words(question))), example.weight == LEARNED_WEIGHT
+        asked = Asked(question)
+        key, is_correction = (record.profile, asked_for(asked.text)), example.weight == LEARNED_WEIGHT
         heads, general = subject_of(in_plain_words(f"{question}\n{answer}")).heads, self._general[record.profile]
         self._heads[record.profile] |= heads
         if key in self._newest:
@@ -180,7 +181,6 @@ class RecallIndex:
         self._newest[key] = (seq, is_correction)
         if any(find_secrets([question, answer])):
             return  # recalled, it would stand in prompts, and in replies to whoever asks
-        asked = Asked(question)
         if is_correction and not (asked.about_somebody or asked.about_certain):
             general[seq] = question
         columns = "rowid, question, answer, id, is_correction, topic, profile"
